@@ -1,1 +1,12 @@
-//! Sluice.
+//! Sluice: a Kubernetes operator that sizes database connection pools.
+//!
+//! ```text
+//! Prometheus ──signals──▶ decide ──plan──▶ controller ──annotations──▶ kubelet ──files──▶ agent ──▶ PgBouncer
+//!      ▲                                       ▲                                            │
+//!      └──────────────── metrics ──────────────┼──────────── GET /status (proof) ◀──────────┘
+//! ```
+//!
+//! [`contract`], `decide` and the machine of the agent are pure: values in, values out, the time as an argument.
+//! `tests/purity.rs` holds them to it. Everything that touches the world is a shell around them.
+
+pub mod contract;

@@ -1,0 +1,90 @@
+//! What is fixed for a pod's whole life, because it was decided when the pod was admitted.
+
+use serde::{Deserialize, Serialize};
+
+use super::{ContractError, Document};
+
+/// The environment variable `SLUICE_INJECTION` of the sidecar.
+///
+/// The database's address stands here and not in an annotation, so that whoever may patch a pod cannot redirect it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Injection {
+    /// Version of the document.
+    pub v: u32,
+    /// Name of the pool: the key in both annotations.
+    pub pool: String,
+    /// Namespace of the pool.
+    pub namespace: String,
+    /// The database.
+    pub upstream: Upstream,
+    /// How the application reaches the pooler.
+    pub client: ClientSide,
+}
+
+/// The database behind the pooler.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Upstream {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Name of the database, the same on both sides of the pooler.
+    pub database: String,
+    /// TLS towards the database.
+    pub tls: ServerTls,
+}
+
+/// TLS towards the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServerTls {
+    /// How much is verified.
+    pub mode: ServerTlsMode,
+    /// True: verify against the CA bundle in the configuration volume; false: against the image's own trust store.
+    pub own_ca: bool,
+}
+
+/// PostgreSQL's `sslmode`, without the modes that fall back to plain text unasked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServerTlsMode {
+    /// Plain text.
+    Disabled,
+    /// Encrypted, the certificate is not verified.
+    Require,
+    /// The certificate's chain is verified.
+    VerifyCa,
+    /// The chain and the host name are verified.
+    VerifyFull,
+}
+
+/// How the application reaches the pooler.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientSide {
+    /// TCP port on the pod's loopback addresses.
+    pub port: u16,
+    /// Most client connections that the pooler accepts.
+    pub max_connections: u32,
+}
+
+impl Document for Injection {
+    const NAME: &'static str = "environment variable SLUICE_INJECTION";
+    const VERSION: u32 = 1;
+
+    fn check(&self) -> Result<(), ContractError> {
+        let wrong =
+            |message: &str| Err(ContractError::Inconsistent { document: Self::NAME, message: message.to_owned() });
+        if self.pool.is_empty() || self.namespace.is_empty() {
+            return wrong("pool and namespace must not be empty");
+        }
+        if self.upstream.host.is_empty() || self.upstream.database.is_empty() || self.upstream.port == 0 {
+            return wrong("upstream needs a host, a port and a database");
+        }
+        if self.client.port == 0 || self.client.max_connections == 0 {
+            return wrong("client needs a port and at least one connection");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,56 @@
+//! Names of the metrics that the agent exports and the operator queries.
+//!
+//! Every series carries [`POOL`] and [`POOL_NAMESPACE`]; Prometheus adds `namespace` and `pod`. The pod's uid stands on
+//! [`AGENT_INFO`] only, so that a restart does not begin new series everywhere.
+
+/// Label: name of the pool.
+pub const POOL: &str = "pool";
+/// Label: namespace of the pool.
+pub const POOL_NAMESPACE: &str = "pool_namespace";
+/// Label: what a connection does.
+pub const STATE: &str = "state";
+/// Label: over how many seconds a peak was taken (`5s`, `30s`).
+pub const WINDOW: &str = "window";
+
+/// Gauge, always 1, labels `pod_uid` and `version`.
+pub const AGENT_INFO: &str = "sluice_agent_info";
+/// Counter: transactions finished.
+pub const TRANSACTIONS: &str = "sluice_transactions_total";
+/// Counter: seconds spent in transactions.
+pub const TRANSACTION_SECONDS: &str = "sluice_transaction_seconds_total";
+/// Counter: seconds that clients waited for a server connection.
+pub const WAIT_SECONDS: &str = "sluice_wait_seconds_total";
+/// Counter: server connections assigned to clients; the divisor of the wait.
+pub const SERVER_ASSIGNMENTS: &str = "sluice_server_assignments_total";
+/// Counter: server connections opened.
+pub const SERVER_OPENS: &str = "sluice_server_opens_total";
+/// Counter: client logins.
+pub const CLIENT_LOGINS: &str = "sluice_client_logins_total";
+/// Histogram of the wait for a server connection in seconds: means of one second, weighted with its assignments.
+pub const WAIT_HISTOGRAM: &str = "sluice_wait_duration_seconds";
+/// Gauge by [`STATE`] `active|idle|used|tested|login|being_canceled`: server connections; their sum is what is held.
+pub const SERVER_CONNECTIONS: &str = "sluice_server_connections";
+/// Gauge by [`STATE`] `active|waiting`: client connections.
+pub const CLIENT_CONNECTIONS: &str = "sluice_client_connections";
+/// Gauge: server connections idle in transaction past the leak threshold; absent where it cannot be seen.
+pub const LEAKED: &str = "sluice_leaked_server_connections";
+/// Gauge by [`WINDOW`]: largest demand (busy and waiting, leaks not) of the last seconds.
+pub const DEMAND_PEAK: &str = "sluice_demand_peak";
+/// Gauge by [`WINDOW`]: most clients waiting at once in the last seconds.
+pub const WAITING_PEAK: &str = "sluice_waiting_peak";
+/// Gauge: the limit that the pooler works with, read back.
+pub const LIMIT: &str = "sluice_limit";
+/// Gauge: the share in force.
+pub const SHARE: &str = "sluice_share";
+/// Gauge: the floor in force.
+pub const FLOOR: &str = "sluice_floor";
+/// Gauge: the revision in force.
+pub const REVISION: &str = "sluice_revision";
+/// Gauge: number of the newest grant in force.
+pub const GRANT_SEQ: &str = "sluice_grant_seq";
+/// Gauge: Unix time in seconds of the reading that the other series come from.
+pub const SAMPLE_TIME: &str = "sluice_sample_timestamp_seconds";
+/// Counter by `reason`: decisions of the agent's loop that changed the limit.
+pub const DECISIONS: &str = "sluice_agent_decisions_total";
+/// Counter by `reason`: restarts of the pooler.
+pub const POOLER_RESTARTS: &str = "sluice_pooler_restarts_total";

@@ -1,0 +1,24 @@
+//! PURE: what the operator and the sidecar's agent say to each other.
+//!
+//! The operator writes two pod annotations, [`REVISION_ANNOTATION`](names::REVISION_ANNOTATION) and
+//! [`GRANT_ANNOTATION`](names::GRANT_ANNOTATION); the kubelet projects both as files; the agent reads them and answers
+//! over HTTP with a [`StatusReport`]. What is fixed for a pod's whole life travels once, in the sidecar's environment, as
+//! an [`Injection`]. Every document carries a version `v`; a document of a newer version is refused with
+//! [`ContractError::NewerVersion`] and changes nothing.
+
+mod document;
+mod grant;
+mod injection;
+pub mod metrics;
+pub mod names;
+mod revision;
+mod status;
+
+pub use document::{ContractError, Document};
+pub use grant::{GrantDocument, PodGrant};
+pub use injection::{ClientSide, Injection, ServerTls, ServerTlsMode, Upstream};
+pub use revision::{
+    Algorithm, Behavior, HealthSettings, LimitSource, Objective, PoolMode, PoolRevision, RevisionDocument,
+    ScalingPolicy, ScalingPolicyType, ScalingRules, ScalingSettings, SelectPolicy, Settings,
+};
+pub use status::{Held, LimitsReadBack, SlotStatus, StatusReport};

@@ -1,0 +1,62 @@
+//! Names that are frozen once a pod has been injected, and addresses that both sides must agree on.
+
+/// Opt-in label on a namespace or a pod template.
+pub const INJECT_LABEL: &str = "sluice.dev/inject";
+/// The value of [`INJECT_LABEL`] that opts in.
+pub const INJECT_ENABLED: &str = "enabled";
+/// Label on an injected pod: the name of its pool.
+pub const POOL_LABEL: &str = "sluice.dev/pool";
+/// Label on an injected pod: the name of its budget, where the pool names one.
+pub const BUDGET_LABEL: &str = "sluice.dev/budget";
+/// Pod annotation: the revision to run, a [`RevisionDocument`](super::RevisionDocument).
+pub const REVISION_ANNOTATION: &str = "sluice.dev/revision";
+/// Pod annotation: what the pod may open, a [`GrantDocument`](super::GrantDocument).
+pub const GRANT_ANNOTATION: &str = "sluice.dev/grant";
+/// Every label and annotation of ours starts with this.
+pub const PREFIX: &str = "sluice.dev/";
+
+/// The sidecar container.
+pub const SIDECAR_CONTAINER: &str = "sluice";
+/// The init container that copies the agent's binary.
+pub const BINARY_CONTAINER: &str = "sluice-bin";
+/// Volume with the agent's binary.
+pub const BINARY_VOLUME: &str = "sluice-bin";
+/// Memory-backed volume with everything that must not reach a disk: rendered files, sockets.
+pub const RUN_VOLUME: &str = "sluice-run";
+/// Volume that outlives a container restart: the last configuration that worked, without secrets.
+pub const STATE_VOLUME: &str = "sluice-state";
+/// Projected volume with the two annotations and the credentials.
+pub const CONFIG_VOLUME: &str = "sluice-config";
+
+/// Where [`BINARY_VOLUME`] is mounted.
+pub const BINARY_DIR: &str = "/sluice/bin";
+/// Where [`RUN_VOLUME`] is mounted.
+pub const RUN_DIR: &str = "/sluice/run";
+/// Where [`STATE_VOLUME`] is mounted.
+pub const STATE_DIR: &str = "/sluice/state";
+/// Where [`CONFIG_VOLUME`] is mounted.
+pub const CONFIG_DIR: &str = "/sluice/config";
+/// File under [`CONFIG_DIR`]: the revision annotation.
+pub const REVISION_FILE: &str = "revision";
+/// File under [`CONFIG_DIR`]: the grant annotation.
+pub const GRANT_FILE: &str = "grant";
+/// File under [`CONFIG_DIR`]: the user name of the database.
+pub const USERNAME_FILE: &str = "credentials/username";
+/// File under [`CONFIG_DIR`]: the password of the database.
+pub const PASSWORD_FILE: &str = "credentials/password";
+/// File under [`CONFIG_DIR`]: the CA bundle that verifies the database's certificate.
+pub const SERVER_CA_FILE: &str = "server-ca/ca.crt";
+
+/// Environment variable of the sidecar that holds the [`Injection`](super::Injection).
+pub const INJECTION_VARIABLE: &str = "SLUICE_INJECTION";
+/// Environment variable of the sidecar: the pod's uid (downward API).
+pub const POD_UID_VARIABLE: &str = "SLUICE_POD_UID";
+/// Environment variable of the sidecar: the pod's name (downward API).
+pub const POD_NAME_VARIABLE: &str = "SLUICE_POD_NAME";
+/// Environment variable of the sidecar: the pod's namespace (downward API).
+pub const POD_NAMESPACE_VARIABLE: &str = "SLUICE_POD_NAMESPACE";
+
+/// Name of the agent's HTTP port (`/metrics`, `/status`, `/healthz`, `/readyz`), by which Prometheus finds it.
+pub const METRICS_PORT_NAME: &str = "sluice-metrics";
+/// Number of that port.
+pub const METRICS_PORT: u16 = 9130;

@@ -1,0 +1,202 @@
+//! The settings of one revision, every default and class already merged in.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ContractError, Document};
+
+/// The annotation `sluice.dev/revision`: what this pod is to run, keyed by pool.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RevisionDocument {
+    /// Version of the document.
+    pub v: u32,
+    /// One revision per pool of the pod.
+    pub pools: BTreeMap<String, PoolRevision>,
+}
+
+/// One numbered, immutable set of settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PoolRevision {
+    /// Number of the revision, as in the `ControllerRevision`.
+    pub revision: u64,
+    /// What it says.
+    pub settings: Settings,
+}
+
+/// What a revision says. Never secrets, never rendered text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    /// When a server connection goes back to the pool.
+    pub pool_mode: PoolMode,
+    /// PgBouncer parameters from the allow-list of `spec.pgbouncer.parameters`, by their PgBouncer names.
+    #[serde(default)]
+    pub parameters: BTreeMap<String, String>,
+    /// Health checks and leaks.
+    pub health: HealthSettings,
+    /// How the limit is decided.
+    pub scaling: ScalingSettings,
+}
+
+/// PgBouncer's `pool_mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PoolMode {
+    /// A client keeps its server connection until it disconnects.
+    Session,
+    /// A client holds a server connection for one transaction.
+    #[default]
+    Transaction,
+}
+
+/// Health checks and leaks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthSettings {
+    /// Sent to the database to see that it answers.
+    pub validation_query: String,
+    /// Seconds between two checks.
+    pub period_seconds: u32,
+    /// Seconds that a client waits for a server connection before the pooler gives up.
+    pub query_wait_timeout_seconds: u32,
+    /// Seconds that a server connection may be idle in transaction before it counts as leaked.
+    pub leak_threshold_seconds: u32,
+}
+
+/// How the limit is decided. Sizes are server connections.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScalingSettings {
+    /// The algorithm.
+    pub algorithm: Algorithm,
+    /// Where the pod's limit comes from.
+    pub limit_source: LimitSource,
+    /// What the clients were promised.
+    pub objective: Objective,
+    /// Desired busy share of the size, for [`Algorithm::TargetUtilization`].
+    pub target_utilization_percent: u32,
+    /// Rates, windows and tolerance.
+    pub behavior: Behavior,
+}
+
+/// How the size is computed from the load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Algorithm {
+    /// Queueing demand with self-choosing windows and headroom (`docs/sizing.md`).
+    #[default]
+    Adaptive,
+    /// The HPA's ratio rule on busy over size.
+    TargetUtilization,
+    /// The classic load-factor formula.
+    LoadFactor,
+}
+
+/// Where the pod's limit comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LimitSource {
+    /// The agent decides each second between floor and share.
+    #[default]
+    LocalReaction,
+    /// The limit is the share: the operator decides alone.
+    Share,
+}
+
+/// What the clients were promised: at most `max_waiting_percent` of the transactions wait longer than `wait_milliseconds`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Objective {
+    /// Wait for a server connection, in milliseconds.
+    pub wait_milliseconds: u32,
+    /// Share of the transactions that may wait longer, in percent.
+    pub max_waiting_percent: f64,
+}
+
+/// The HPA's `behavior`, both directions resolved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Behavior {
+    /// Growth.
+    pub scale_up: ScalingRules,
+    /// Shrink.
+    pub scale_down: ScalingRules,
+}
+
+/// The HPA's `HPAScalingRules`, resolved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScalingRules {
+    /// Seconds over which the safest recommendation counts.
+    pub stabilization_window_seconds: u32,
+    /// Which policy wins.
+    pub select_policy: SelectPolicy,
+    /// The rates. Empty: no limit of the rate.
+    pub policies: Vec<ScalingPolicy>,
+    /// Relative change below which nothing changes: 0.05 is 5 %.
+    pub tolerance: f64,
+}
+
+/// Which of several policies wins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SelectPolicy {
+    /// The one that allows the largest change.
+    #[default]
+    Max,
+    /// The one that allows the smallest change.
+    Min,
+    /// No change in this direction.
+    Disabled,
+}
+
+/// One rate: at most `value` within `period_seconds`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScalingPolicy {
+    /// Unit of `value`.
+    #[serde(rename = "type")]
+    pub type_: ScalingPolicyType,
+    /// How much.
+    pub value: u32,
+    /// Within how many seconds.
+    pub period_seconds: u32,
+}
+
+/// Unit of a policy's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ScalingPolicyType {
+    /// Server connections.
+    Connections,
+    /// Percent of the size at the beginning of the period.
+    Percent,
+}
+
+impl Document for RevisionDocument {
+    const NAME: &'static str = "annotation sluice.dev/revision";
+    const VERSION: u32 = 1;
+
+    fn check(&self) -> Result<(), ContractError> {
+        for (pool, PoolRevision { settings, .. }) in &self.pools {
+            let wrong = |message: &str| {
+                Err(ContractError::Inconsistent { document: Self::NAME, message: format!("pool {pool}: {message}") })
+            };
+            let percent = settings.scaling.objective.max_waiting_percent;
+            if !(percent > 0.0 && percent < 100.0) {
+                return wrong("objective.maxWaitingPercent must lie between 0 and 100");
+            }
+            if settings.scaling.objective.wait_milliseconds == 0 {
+                return wrong("objective.waitMilliseconds must be at least 1");
+            }
+            if !(1..=100).contains(&settings.scaling.target_utilization_percent) {
+                return wrong("targetUtilizationPercent must lie between 1 and 100");
+            }
+            for rules in [&settings.scaling.behavior.scale_up, &settings.scaling.behavior.scale_down] {
+                if !(0.0..1.0).contains(&rules.tolerance) {
+                    return wrong("behavior tolerance must be at least 0 and below 1");
+                }
+                if rules.policies.iter().any(|policy| policy.value == 0 || policy.period_seconds == 0) {
+                    return wrong("behavior policies need a value and a period of at least 1");
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,74 @@
+//! What the agent answers on `GET /status`: the proof of a change.
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /status` of the agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusReport {
+    /// Version of the document.
+    pub v: u32,
+    /// Uid of the pod. Pod addresses are reused: an answer with another uid is not an answer.
+    pub pod_uid: String,
+    /// Name of the pool.
+    pub pool: String,
+    /// Revision that the pooler runs, read back from it; none before the first start.
+    pub revision: Option<u64>,
+    /// Revision that the annotation asks for.
+    pub wanted_revision: Option<u64>,
+    /// Epoch of the newest grant that was applied.
+    pub epoch: u64,
+    /// The newest grant whose share is in force in the pooler, read back.
+    pub seq: u64,
+    /// Share of that grant.
+    pub share: u32,
+    /// Limits read back from the pooler's console; none while it does not answer.
+    pub limits: Option<LimitsReadBack>,
+    /// Server connections open now; none while unknown. Never guessed.
+    pub held: Option<Held>,
+    /// Pooler process.
+    pub slot: SlotStatus,
+    /// Why the newest revision or grant is not in force, in a sentence; empty when it is.
+    pub message: String,
+}
+
+/// Limits read back from the pooler's console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitsReadBack {
+    /// `default_pool_size`: the limit that the pooler works with.
+    pub pool_size: u32,
+    /// `max_db_connections`: the bound that no state of the pooler passes.
+    pub max_db_connections: u32,
+    /// `min_pool_size`.
+    pub min_pool_size: u32,
+    /// True while the database is paused on the console, as it is with a share of 0.
+    pub paused: bool,
+}
+
+/// Server connections by what they do. `held` is their sum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Held {
+    /// All that are open, logging in or being cancelled included.
+    pub held: u32,
+    /// Linked to a client.
+    pub active: u32,
+    /// Of the active: idle in transaction longer than the leak threshold. None where it cannot be seen.
+    pub leaked: Option<u32>,
+    /// Clients that wait for a server connection.
+    pub waiting: u32,
+}
+
+/// The pooler process in its slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SlotStatus {
+    /// No process yet.
+    Starting,
+    /// Accepts clients and its console answers.
+    Serving,
+    /// The process runs and its console does not answer.
+    NotAnswering,
+    /// The process ended and will be started again.
+    Down,
+}
