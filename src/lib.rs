@@ -9,4 +9,5 @@
 //! [`contract`], `decide` and the machine of the agent are pure: values in, values out, the time as an argument.
 //! `tests/purity.rs` holds them to it. Everything that touches the world is a shell around them.
 
+pub mod api;
 pub mod contract;

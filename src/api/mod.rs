@@ -1,0 +1,46 @@
+//! The kinds of `sluice.dev/v1alpha1`, their rules and their vocabulary.
+//!
+//! A field that a [`ConnectionPoolClass`] can supply is an `Option` and has no schema default: the API server would
+//! write a default into the object and the class could never win. The effective value (pool, else class, else built-in)
+//! is computed in `decide::effective`.
+
+mod budget;
+mod class;
+pub mod conditions;
+mod crd;
+mod pool;
+mod pool_status;
+mod pooler;
+mod rollout;
+mod scaling;
+
+pub use budget::{
+    AllowedNamespaces, BudgetAdmission, BudgetCapacity, BudgetFencing, BudgetServer, CapacitySource, ConnectionBudget,
+    ConnectionBudgetSpec, ConnectionBudgetStatus, NamespaceFrom, NamespacedSecretRef, PoolUse, Reserved,
+};
+pub use class::{ClassUpstream, ConnectionPoolClass, ConnectionPoolClassSpec, IS_DEFAULT_CLASS_ANNOTATION};
+pub use crd::{crds, crds_yaml};
+pub use pool::{
+    BudgetRef, ClassRef, ConnectionPool, ConnectionPoolSpec, Engine, Gateway, LabelOperator, LabelRequirement, Mode,
+    Role, SecretKeyRef, SecretRef, Selector, Sharing, Topology, UpstreamSpec, Workload,
+};
+pub use pool_status::{
+    Confidence, ConnectionPoolStatus, Effective, GatewayStatus, LastDecision, Load, PodCounts, Recommendation,
+    RevisionStatus,
+};
+pub use pooler::{
+    ClientAuth, ClientSpec, ClientTls, ClientTlsMode, EnvTemplate, HealthSpec, LeakAction, PgBouncerPoolMode,
+    PgBouncerSpec, ResourceAmounts, ServerTlsModeSpec, ServerTlsSpec, SidecarResources, SidecarSpec,
+};
+pub use rollout::{AnalysisMetric, AnalysisSpec, AnalysisStep, BlueGreen, Canary, CanaryStep, Pause, RolloutSpec};
+pub use scaling::{
+    AlgorithmSpec, BehaviorPolicy, BehaviorPolicyType, BehaviorRules, BehaviorSelectPolicy, BehaviorSpec,
+    LocalReaction, MetricsSpec, ObjectiveSpec, ScalingSpec, Signal, SignalOverride,
+};
+
+/// API group.
+pub const GROUP: &str = "sluice.dev";
+/// API version.
+pub const VERSION: &str = "v1alpha1";
+/// Field manager of the operator's server-side applies.
+pub const FIELD_MANAGER: &str = "sluice-operator";

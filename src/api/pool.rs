@@ -1,0 +1,306 @@
+//! `ConnectionPool`: which workload talks to which database, and within which bounds.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    BehaviorSpec, ClientSpec, ConnectionPoolStatus, HealthSpec, PgBouncerSpec, RolloutSpec, ScalingSpec, ServerTlsSpec,
+    SidecarSpec,
+};
+
+/// A pool of server connections for one workload: Sluice puts a pooler beside every pod that the selector matches,
+/// reads the live load, works out how many server connections are needed and sets every pooler accordingly.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "sluice.dev",
+    version = "v1alpha1",
+    kind = "ConnectionPool",
+    plural = "connectionpools",
+    shortname = "cpool",
+    category = "sluice",
+    namespaced,
+    status = "ConnectionPoolStatus",
+    derive = "PartialEq",
+    doc = "A pool of server connections for one workload: sized from live load, shared out over its pods, explained in status.",
+    validation = Rule::new("self.metadata.name.size() <= 63").message("the name is stamped on pods as a label value: at most 63 characters").field_path(".metadata.name"),
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
+    printcolumn(name = "Size", type_ = "integer", json_path = ".status.currentSize"),
+    printcolumn(name = "Target", type_ = "integer", json_path = ".status.recommendation.target"),
+    printcolumn(name = "Share", type_ = "integer", json_path = ".status.share"),
+    printcolumn(name = "Demand", type_ = "string", json_path = ".status.load.demand"),
+    printcolumn(name = "Waiting", type_ = "integer", json_path = ".status.load.waiting"),
+    printcolumn(name = "Pods", type_ = "integer", json_path = ".status.pods.matched"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Min", type_ = "integer", json_path = ".status.effective.minAllowed", priority = 1),
+    printcolumn(name = "Max", type_ = "integer", json_path = ".status.effective.maxAllowed", priority = 1),
+    printcolumn(name = "Uncapped", type_ = "integer", json_path = ".status.recommendation.uncappedTarget", priority = 1),
+    printcolumn(name = "Revision", type_ = "integer", json_path = ".status.revision.updated", priority = 1),
+    printcolumn(name = "Budget", type_ = "string", json_path = ".spec.budgetRef.name", priority = 1),
+    printcolumn(name = "Class", type_ = "string", json_path = ".status.effective.class", priority = 1),
+    printcolumn(name = "LastScale", type_ = "date", json_path = ".status.lastScaleTime", priority = 1)
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.mode != 'Recommend' || (has(self.scaling) && has(self.scaling.fixedLimitPerPod))").message("mode Recommend changes nothing, so every pod needs scaling.fixedLimitPerPod, the limit that its pooler runs with").field_path(".scaling.fixedLimitPerPod"),
+    validation = Rule::new("self.mode == 'Recommend' || !has(self.scaling) || !has(self.scaling.fixedLimitPerPod)").message("scaling.fixedLimitPerPod is for mode Recommend only; with mode Apply use minAllowed and maxAllowed").field_path(".scaling.fixedLimitPerPod"),
+    validation = Rule::new("self.topology == 'Gateway' || !has(self.gateway)").message("gateway is for topology Gateway only").field_path(".gateway")
+)]
+pub struct ConnectionPoolSpec {
+    /// The class that supplies what this pool leaves out. Without it: the class annotated
+    /// `sluice.dev/is-default-class: "true"`, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_ref: Option<ClassRef>,
+    /// What is pooled. Cannot be changed.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("engine cannot be changed; create another pool"))]
+    pub engine: Engine,
+    /// Where the pooler runs. Cannot be changed.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("topology cannot be changed; create another pool"))]
+    pub topology: Topology,
+    /// Apply: targets are put into force. Recommend: everything is computed and told, nothing changes.
+    #[serde(default)]
+    pub mode: Mode,
+    /// True freezes automation: limits, shares and revisions stay as they are. Traffic never stops.
+    #[serde(default)]
+    pub paused: bool,
+    /// Whose pods get a pooler.
+    pub workload: Workload,
+    /// The database.
+    pub upstream: UpstreamSpec,
+    /// How the application reaches the pooler. Fixed when a pod is created: a change needs a restart of the pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<ClientSpec>,
+    /// The ledger of the database server that this pool draws from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget_ref: Option<BudgetRef>,
+    /// Who gets what when a budget is contended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sharing: Option<Sharing>,
+    /// How the size follows the load.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<ScalingSpec>,
+    /// How fast the size may change: the HorizontalPodAutoscaler's `behavior`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behavior: Option<BehaviorSpec>,
+    /// The pooler.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pgbouncer: Option<PgBouncerSpec>,
+    /// Health checks and leaks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthSpec>,
+    /// How a change of the settings is rolled out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutSpec>,
+    /// The sidecar container. Fixed when a pod is created: a change needs a restart of the pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sidecar: Option<SidecarSpec>,
+    /// The shared poolers of topology Gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Gateway>,
+}
+
+/// Names a `ConnectionPoolClass`.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+pub struct ClassRef {
+    /// Name of the class.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// Names a `ConnectionBudget`.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+pub struct BudgetRef {
+    /// Name of the budget.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+}
+
+/// What is pooled.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub enum Engine {
+    /// PostgreSQL behind PgBouncer.
+    #[default]
+    PostgreSQL,
+}
+
+/// Where the pooler runs.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub enum Topology {
+    /// One pooler beside every pod of the workload.
+    #[default]
+    Sidecar,
+    /// Shared poolers of their own.
+    Gateway,
+    /// No pooler of ours: recommendations only.
+    External,
+}
+
+/// Whether targets are put into force.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub enum Mode {
+    /// Targets are put into force.
+    #[default]
+    Apply,
+    /// Targets are computed and told; every pod runs with `scaling.fixedLimitPerPod`.
+    Recommend,
+}
+
+/// Whose pods get a pooler.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+pub struct Workload {
+    /// Labels of the pods, in the pool's namespace. Of two pools that match one pod, the older has it.
+    pub selector: Selector,
+}
+
+/// A label selector that selects something.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)").message("an empty selector would match every pod of the namespace; name at least one label"))]
+pub struct Selector {
+    /// Labels that must all have these values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub match_labels: BTreeMap<String, String>,
+    /// Requirements that must all hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub match_expressions: Vec<LabelRequirement>,
+}
+
+/// One requirement of a label selector.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+pub struct LabelRequirement {
+    /// The label.
+    #[schemars(length(min = 1, max = 317))]
+    pub key: String,
+    /// How it is compared.
+    pub operator: LabelOperator,
+    /// With what.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(max = 63)))]
+    pub values: Vec<String>,
+}
+
+/// How a label is compared.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+pub enum LabelOperator {
+    /// One of the values.
+    In,
+    /// None of the values.
+    NotIn,
+    /// Present.
+    Exists,
+    /// Absent.
+    DoesNotExist,
+}
+
+impl From<&Selector> for LabelSelector {
+    fn from(selector: &Selector) -> Self {
+        let requirements = selector.match_expressions.iter().map(|requirement| LabelSelectorRequirement {
+            key: requirement.key.clone(),
+            operator: match requirement.operator {
+                LabelOperator::In => "In",
+                LabelOperator::NotIn => "NotIn",
+                LabelOperator::Exists => "Exists",
+                LabelOperator::DoesNotExist => "DoesNotExist",
+            }
+            .to_owned(),
+            values: (!requirement.values.is_empty()).then(|| requirement.values.clone()),
+        });
+        Self {
+            match_labels: (!selector.match_labels.is_empty()).then(|| selector.match_labels.clone()),
+            match_expressions: (!selector.match_expressions.is_empty()).then(|| requirements.collect()),
+        }
+    }
+}
+
+/// The database.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpstreamSpec {
+    /// Host name or address of the database server. Fixed when a pod is created.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9]([A-Za-z0-9._:-]*[A-Za-z0-9])?$"))]
+    pub host: String,
+    /// TCP port.
+    #[serde(default = "default_port")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+    /// Name of the database.
+    #[schemars(length(min = 1, max = 63))]
+    pub database: String,
+    /// Which role of the server is expected.
+    #[serde(default)]
+    pub role: Role,
+    /// Secret in the pool's namespace with the keys `username` and `password`. Fixed when a pod is created; its content
+    /// is followed.
+    pub credentials_ref: SecretRef,
+    /// TLS towards the database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ServerTlsSpec>,
+}
+
+const fn default_port() -> u16 {
+    5432
+}
+
+/// Which role of the server is expected.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub enum Role {
+    /// It takes writes.
+    #[default]
+    Primary,
+    /// It does not matter.
+    Any,
+}
+
+/// Names a Secret in the same namespace.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+pub struct SecretRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// Names a key of a Secret in the same namespace.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+pub struct SecretKeyRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key in the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// Who gets what when a budget is contended.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+pub struct Sharing {
+    /// Weight of the pool among pools of the same priority.
+    #[serde(default = "default_weight")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub weight: u32,
+    /// Higher priorities are served first, above everyone's minimum.
+    #[serde(default)]
+    #[schemars(range(min = -1000, max = 1000))]
+    pub priority: i32,
+}
+
+const fn default_weight() -> u32 {
+    100
+}
+
+/// The shared poolers of topology Gateway.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+pub struct Gateway {
+    /// Number of poolers. No default, so that a HorizontalPodAutoscaler can own it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub replicas: Option<u32>,
+}

@@ -1,0 +1,185 @@
+//! Status of a `ConnectionPool`. `kubectl describe` sorts fields by name: shallow, with sentences in messages.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What size, why this size, what limits it, what happened last.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectionPoolStatus {
+    /// Generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// All of it in one sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub summary: Option<String>,
+    /// Sum of the limits of the pods, in server connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current_size: Option<u32>,
+    /// Sum of the shares of the pods, in server connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<u32>,
+    /// When the target changed last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_scale_time: Option<Time>,
+    /// What the load asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recommendation: Option<Recommendation>,
+    /// The load that was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<Load>,
+    /// The last decision that changed something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_decision: Option<LastDecision>,
+    /// Pods, counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods: Option<PodCounts>,
+    /// Revisions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<RevisionStatus>,
+    /// What is in force after class and built-in defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effective: Option<Effective>,
+    /// What the pooler can do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 63)))]
+    pub capabilities: Vec<String>,
+    /// The shared poolers of topology Gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<GatewayStatus>,
+    /// Ready, Accepted, Injected, PodsCurrent, Proven, ScalingActive, AbleToScale, ScalingLimited, and others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_string()]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// What the load asks for, in server connections of the whole pool.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Recommendation {
+    /// Within every bound: what is put into force.
+    pub target: u32,
+    /// Below this, clients would be expected to wait.
+    pub lower_bound: u32,
+    /// Above this, connections would be expected to idle.
+    pub upper_bound: u32,
+    /// What it would be without minAllowed, maxAllowed and share.
+    pub uncapped_target: u32,
+    /// How much has been seen.
+    pub confidence: Confidence,
+}
+
+/// How much has been seen of the load.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub enum Confidence {
+    /// Less than the learning time, or signals are missing.
+    #[default]
+    Low,
+    /// Some hours have not been seen yet.
+    Medium,
+    /// Enough.
+    High,
+}
+
+/// The load that was seen, the whole pool.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Load {
+    /// Busy server connections that the load asks for, waiting clients included, leaks not.
+    #[schemars(length(max = 16))]
+    pub demand: String,
+    /// Server connections open.
+    pub held: u32,
+    /// Server connections linked to a client.
+    pub active: u32,
+    /// Clients that wait.
+    pub waiting: u32,
+    /// Server connections idle in transaction past the threshold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaked: Option<u32>,
+    /// 95th percentile of the wait, from means of one second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_p95_milliseconds: Option<u32>,
+    /// Age of the oldest sample of it, in seconds.
+    pub age_seconds: u32,
+}
+
+/// The last decision that changed something.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+pub struct LastDecision {
+    /// Identifies it in logs, events and here.
+    #[schemars(length(max = 63))]
+    pub id: String,
+    /// What decided it.
+    #[schemars(length(max = 63))]
+    pub reason: String,
+    /// Target before.
+    pub from: u32,
+    /// Target after.
+    pub to: u32,
+    /// In words, with the numbers.
+    #[schemars(length(max = 1024))]
+    pub message: String,
+    /// When.
+    pub time: Time,
+}
+
+/// Pods, counted.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub struct PodCounts {
+    /// That the selector matches.
+    pub matched: u32,
+    /// With a sidecar.
+    pub injected: u32,
+    /// Of them: created with what is in force now.
+    pub current: u32,
+    /// Of them: that run what they should, read back.
+    pub proven: u32,
+    /// Of them: seen in Prometheus.
+    pub reporting: u32,
+}
+
+/// Revisions.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RevisionStatus {
+    /// That new pods get.
+    pub stable: u64,
+    /// That is being rolled out, or stable.
+    pub updated: u64,
+    /// Hashes of the settings that failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10), inner(length(max = 63)))]
+    pub failed_hashes: Vec<String>,
+}
+
+/// What is in force after class and built-in defaults.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Effective {
+    /// The class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub class: Option<String>,
+    /// Generation of the class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_generation: Option<i64>,
+    /// Least target.
+    pub min_allowed: u32,
+    /// Greatest target.
+    pub max_allowed: u32,
+}
+
+/// The shared poolers of topology Gateway.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub struct GatewayStatus {
+    /// Number of poolers.
+    pub replicas: u32,
+    /// Selector of their pods.
+    #[schemars(length(max = 512))]
+    pub selector: String,
+}

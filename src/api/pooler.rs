@@ -1,0 +1,183 @@
+//! The pooler and its surroundings: client side, TLS, PgBouncer, health, the sidecar container.
+
+use std::collections::BTreeMap;
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::SecretKeyRef;
+
+/// How the application reaches the pooler.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientSpec {
+    /// TCP port on the pod's loopback addresses. Default: the port of the database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1024, max = 65535))]
+    pub port: Option<u16>,
+    /// How clients log in. Default: SameCredentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<ClientAuth>,
+    /// TLS between application and pooler, which share the pod's loopback. Default: Disabled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClientTls>,
+    /// Most client connections of one pod. Default: 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_connections: Option<u32>,
+    /// Environment of the application's containers; an existing variable of the name is replaced. Default: PGHOST,
+    /// PGPORT and PGSSLMODE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
+    pub env: Option<Vec<EnvTemplate>>,
+}
+
+/// How clients log in to the pooler.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+pub enum ClientAuth {
+    /// With the user name and password of `upstream.credentialsRef`, as without a pooler.
+    SameCredentials,
+}
+
+/// TLS between application and pooler.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+pub struct ClientTls {
+    /// How.
+    pub mode: ClientTlsMode,
+}
+
+/// TLS between application and pooler.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+pub enum ClientTlsMode {
+    /// Plain text over the pod's loopback.
+    Disabled,
+}
+
+/// One environment variable of the application.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+pub struct EnvTemplate {
+    /// Name of the variable.
+    #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z_][A-Za-z0-9_]*$"))]
+    pub name: String,
+    /// Its value; `{host}`, `{port}` and `{database}` stand for the pooler's.
+    #[schemars(length(max = 1024))]
+    pub template: String,
+}
+
+/// TLS towards the database.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.caRef) || self.mode in ['VerifyCa', 'VerifyFull']").message("caRef is used with mode VerifyCa or VerifyFull only").field_path(".caRef"))]
+pub struct ServerTlsSpec {
+    /// How much is verified. There is no mode that falls back to plain text unasked.
+    pub mode: ServerTlsModeSpec,
+    /// CA bundle. Default: the trust store of the pooler's image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_ref: Option<SecretKeyRef>,
+}
+
+/// How much of the database's certificate is verified.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+pub enum ServerTlsModeSpec {
+    /// Plain text.
+    Disabled,
+    /// Encrypted, not verified.
+    Require,
+    /// The chain.
+    VerifyCa,
+    /// The chain and the host name.
+    VerifyFull,
+}
+
+/// The pooler.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PgBouncerSpec {
+    /// Image with PgBouncer 1.24.1 or later. Fixed when a pod is created. Default: the operator's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub image: Option<String>,
+    /// When a server connection goes back to the pool. Default: transaction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool_mode: Option<PgBouncerPoolMode>,
+    /// PgBouncer settings by their own names; only those on Sluice's allow-list, with the type that they have there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32), inner(length(max = 128)))]
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// When a server connection goes back to the pool.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PgBouncerPoolMode {
+    /// When the client disconnects.
+    Session,
+    /// When the transaction ends.
+    Transaction,
+}
+
+/// Health checks and leaks.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthSpec {
+    /// Sent to the database to see that it answers. Default: select 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub validation_query: Option<String>,
+    /// Seconds between two checks. Default: 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub period_seconds: Option<u32>,
+    /// Seconds that a client waits for a server connection before the pooler gives up. Default: 30.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub query_wait_timeout_seconds: Option<u32>,
+    /// Seconds idle in transaction after which a server connection counts as leaked. Default: 300.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86_400))]
+    pub leak_threshold_seconds: Option<u32>,
+    /// What is done about a leak. Default: Report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leak_action: Option<LeakAction>,
+}
+
+/// What is done about a leak.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+pub enum LeakAction {
+    /// It is told: condition, metric, event.
+    Report,
+}
+
+/// The sidecar container.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub struct SidecarSpec {
+    /// Requests and limits. Default: requests 10m and 32Mi, limit 64Mi of memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<SidecarResources>,
+}
+
+/// Requests and limits of the sidecar.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub struct SidecarResources {
+    /// What the scheduler sets aside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<ResourceAmounts>,
+    /// What the container may use at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<ResourceAmounts>,
+}
+
+/// Amounts of CPU and memory.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub struct ResourceAmounts {
+    /// CPU as a Kubernetes quantity: 10m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), regex(pattern = r"^[0-9]+(\.[0-9]+)?m?$"))]
+    pub cpu: Option<String>,
+    /// Memory as a Kubernetes quantity: 64Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), regex(pattern = r"^[0-9]+(\.[0-9]+)?([KMGT]i?|k)?$"))]
+    pub memory: Option<String>,
+}
