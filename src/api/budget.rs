@@ -1,5 +1,7 @@
 //! `ConnectionBudget`: the ledger of one database server.
 
+#![allow(clippy::duplicated_attributes)] // the printcolumns of one kind share their type
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;

@@ -1,5 +1,7 @@
 //! `ConnectionPoolClass`: what pools have in common.
 
+#![allow(clippy::duplicated_attributes)] // the printcolumns of one kind share their type
+
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,7 @@
 //! `ConnectionPool`: which workload talks to which database, and within which bounds.
 
+#![allow(clippy::duplicated_attributes)] // the printcolumns of one kind share their type
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};

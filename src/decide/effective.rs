@@ -1,0 +1,442 @@
+//! What is in force for a pool: the pool's own value, else its class's, else the built-in one.
+//!
+//! The schema has no defaults for these fields (`api`), so this is the only place where they are decided. What one object
+//! alone makes wrong, the schema refuses; what the merge makes wrong is a [`Refusal`], shown as `Accepted=False`.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    api::{
+        AlgorithmSpec, BehaviorPolicyType, BehaviorRules, BehaviorSelectPolicy, BehaviorSpec, ClientSpec,
+        ConnectionPoolClass, ConnectionPoolClassSpec, ConnectionPoolSpec, EnvTemplate, HealthSpec,
+        IS_DEFAULT_CLASS_ANNOTATION, LocalReaction, Mode, PgBouncerPoolMode, PgBouncerSpec, ResourceAmounts,
+        ScalingSpec, SecretKeyRef, ServerTlsModeSpec, ServerTlsSpec, SidecarResources, Topology,
+    },
+    contract::{
+        Algorithm, Behavior, HealthSettings, LimitSource, Objective, PoolMode, ScalingPolicy, ScalingPolicyType,
+        ScalingRules, ScalingSettings, SelectPolicy, ServerTlsMode, Settings,
+    },
+};
+
+/// What is in force for a pool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EffectivePool {
+    /// Name and generation of the class that was merged in.
+    pub class: Option<(String, Option<i64>)>,
+    /// Least target of the whole pool, in server connections.
+    pub min_allowed: u32,
+    /// Greatest target of the whole pool, in server connections.
+    pub max_allowed: u32,
+    /// What every pod may always hold, in server connections.
+    pub floor_per_pod: u32,
+    /// The limit of every pod: `Some` in mode Recommend, and only there.
+    pub fixed_limit_per_pod: Option<u32>,
+    /// What a revision says.
+    pub settings: Settings,
+    /// What is fixed when a pod is created.
+    pub pod: PodBound,
+}
+
+/// What is fixed when a pod is created: a change reaches running pods by their restart only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodBound {
+    /// TCP port of the pooler on the pod's loopback addresses.
+    pub client_port: u16,
+    /// Most client connections of one pod.
+    pub max_client_connections: u32,
+    /// Environment of the application's containers.
+    pub env: Vec<EnvTemplate>,
+    /// TLS towards the database.
+    pub server_tls: ServerTlsMode,
+    /// CA bundle for it.
+    pub server_ca: Option<SecretKeyRef>,
+    /// Image of the pooler; none: the operator's default.
+    pub pgbouncer_image: Option<String>,
+    /// Requests and limits of the sidecar.
+    pub resources: SidecarResources,
+}
+
+/// Why a pool cannot be put into force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Reason of the condition `Accepted`.
+    pub reason: &'static str,
+    /// What is wrong, where, and what to do.
+    pub message: String,
+}
+
+/// The class of a pool: the one that it names, else the default class; of several default classes the oldest.
+///
+/// # Errors
+/// [`Refusal`] `ClassNotFound` when the pool names a class that does not exist.
+pub fn class_of<'a>(
+    pool: &ConnectionPoolSpec,
+    classes: impl IntoIterator<Item = &'a ConnectionPoolClass>,
+) -> Result<Option<&'a ConnectionPoolClass>, Refusal> {
+    let name_of = |class: &ConnectionPoolClass| class.metadata.name.clone().unwrap_or_default();
+    let mut classes = classes.into_iter();
+    if let Some(wanted) = &pool.class_ref {
+        return classes.find(|class| name_of(class) == wanted.name).map(Some).ok_or_else(|| Refusal {
+            reason: "ClassNotFound",
+            message: format!(
+                "spec.classRef.name: no ConnectionPoolClass {:?}; create it, or name one that `kubectl get cpclass` lists",
+                wanted.name
+            ),
+        });
+    }
+    Ok(classes
+        .filter(|class| {
+            let annotations = class.metadata.annotations.as_ref();
+            annotations.and_then(|all| all.get(IS_DEFAULT_CLASS_ANNOTATION)).is_some_and(|value| value == "true")
+        })
+        .min_by_key(|class| (class.metadata.creation_timestamp.clone().map(|time| time.0), name_of(class))))
+}
+
+/// Merges a pool, its class and the built-in values.
+///
+/// # Errors
+/// [`Refusal`] when the merged values contradict each other.
+pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>) -> Result<EffectivePool, Refusal> {
+    let none = ConnectionPoolClassSpec::default();
+    let class_spec = class.map_or(&none, |class| &class.spec);
+
+    let scaling = Layers::new(pool.scaling.as_ref(), class_spec.scaling.as_ref());
+    let min_allowed = scaling.get(|s| s.min_allowed).unwrap_or(5);
+    let max_allowed = scaling.get(|s| s.max_allowed).unwrap_or(100);
+    let floor_per_pod = scaling.get(|s| s.floor_per_pod).unwrap_or(1);
+    if min_allowed > max_allowed {
+        return Err(Refusal {
+            reason: "InvalidBounds",
+            message: format!(
+                "minAllowed {min_allowed} ({}) exceeds maxAllowed {max_allowed} ({}); raise spec.scaling.maxAllowed or lower spec.scaling.minAllowed",
+                scaling.origin(|s| s.min_allowed),
+                scaling.origin(|s| s.max_allowed),
+            ),
+        });
+    }
+    if floor_per_pod > max_allowed {
+        return Err(Refusal {
+            reason: "InvalidBounds",
+            message: format!(
+                "floorPerPod {floor_per_pod} exceeds maxAllowed {max_allowed}: not even one pod could have its floor; lower spec.scaling.floorPerPod"
+            ),
+        });
+    }
+    let pgbouncer = Layers::new(pool.pgbouncer.as_ref(), class_spec.pgbouncer.as_ref());
+    let settings = Settings {
+        pool_mode: pool_mode(&pgbouncer),
+        parameters: parameters(&pgbouncer),
+        health: health(&Layers::new(pool.health.as_ref(), class_spec.health.as_ref())),
+        scaling: scaling_settings(
+            pool.mode,
+            &scaling,
+            &Layers::new(pool.behavior.as_ref(), class_spec.behavior.as_ref()),
+        )?,
+    };
+    if settings.pool_mode == PoolMode::Session && settings.scaling.algorithm == Algorithm::Adaptive {
+        return Err(Refusal {
+            reason: "AdaptiveNeedsTransactionMode",
+            message:
+                "pgbouncer.poolMode session keeps a server connection for an idle client, so transaction time says \
+                      nothing about demand; set spec.scaling.algorithm to TargetUtilization, or poolMode to transaction"
+                    .to_owned(),
+        });
+    }
+    if pool.topology != Topology::Sidecar {
+        return Err(Refusal {
+            reason: "UnsupportedTopology",
+            message: format!(
+                "spec.topology {:?} is not built yet; create the pool with topology Sidecar",
+                pool.topology
+            ),
+        });
+    }
+    Ok(EffectivePool {
+        class: class.map(|class| (class.metadata.name.clone().unwrap_or_default(), class.metadata.generation)),
+        min_allowed,
+        max_allowed,
+        floor_per_pod,
+        fixed_limit_per_pod: pool
+            .scaling
+            .as_ref()
+            .and_then(|s| s.fixed_limit_per_pod)
+            .filter(|_| pool.mode == Mode::Recommend),
+        settings,
+        pod: pod_bound(pool, class_spec, &pgbouncer),
+    })
+}
+
+/// The two places that a value can come from.
+struct Layers<'a, T> {
+    pool: Option<&'a T>,
+    class: Option<&'a T>,
+}
+
+impl<'a, T> Layers<'a, T> {
+    const fn new(pool: Option<&'a T>, class: Option<&'a T>) -> Self {
+        Self { pool, class }
+    }
+
+    fn get<V>(&self, field: impl Fn(&'a T) -> Option<V>) -> Option<V> {
+        self.pool.and_then(&field).or_else(|| self.class.and_then(&field))
+    }
+
+    fn origin<V>(&self, field: impl Fn(&'a T) -> Option<V>) -> &'static str {
+        if self.pool.and_then(&field).is_some() {
+            "from the pool"
+        } else if self.class.and_then(&field).is_some() {
+            "from its class"
+        } else {
+            "built in"
+        }
+    }
+
+    fn within<U>(&self, group: impl Fn(&'a T) -> Option<&'a U>) -> Layers<'a, U> {
+        Layers { pool: self.pool.and_then(&group), class: self.class.and_then(&group) }
+    }
+}
+
+fn pool_mode(pgbouncer: &Layers<'_, PgBouncerSpec>) -> PoolMode {
+    match pgbouncer.get(|p| p.pool_mode) {
+        Some(PgBouncerPoolMode::Session) => PoolMode::Session,
+        Some(PgBouncerPoolMode::Transaction) | None => PoolMode::Transaction,
+    }
+}
+
+fn parameters(pgbouncer: &Layers<'_, PgBouncerSpec>) -> BTreeMap<String, String> {
+    let layer = |spec: Option<&PgBouncerSpec>| spec.map(|p| p.parameters.clone()).unwrap_or_default();
+    let mut merged = layer(pgbouncer.class);
+    merged.extend(layer(pgbouncer.pool));
+    merged
+}
+
+fn health(health: &Layers<'_, HealthSpec>) -> HealthSettings {
+    HealthSettings {
+        validation_query: health.get(|h| h.validation_query.clone()).unwrap_or_else(|| "select 1".to_owned()),
+        period_seconds: health.get(|h| h.period_seconds).unwrap_or(10),
+        query_wait_timeout_seconds: health.get(|h| h.query_wait_timeout_seconds).unwrap_or(30),
+        leak_threshold_seconds: health.get(|h| h.leak_threshold_seconds).unwrap_or(300),
+    }
+}
+
+fn scaling_settings(
+    mode: Mode,
+    scaling: &Layers<'_, ScalingSpec>,
+    behavior: &Layers<'_, BehaviorSpec>,
+) -> Result<ScalingSettings, Refusal> {
+    let algorithm = match scaling.get(|s| s.algorithm) {
+        Some(AlgorithmSpec::Adaptive) | None => Algorithm::Adaptive,
+        Some(AlgorithmSpec::TargetUtilization) => Algorithm::TargetUtilization,
+        Some(AlgorithmSpec::LoadFactor) => Algorithm::LoadFactor,
+    };
+    let objective = scaling.within(|s| s.objective.as_ref());
+    let percent = objective.get(|o| o.max_waiting_percent.as_deref()).unwrap_or("1");
+    Ok(ScalingSettings {
+        algorithm,
+        limit_source: match (mode, scaling.get(|s| s.local_reaction)) {
+            (Mode::Recommend, _) | (Mode::Apply, Some(LocalReaction::Disabled)) => LimitSource::Share,
+            (Mode::Apply, Some(LocalReaction::Enabled) | None) => LimitSource::LocalReaction,
+        },
+        objective: Objective {
+            wait_milliseconds: objective.get(|o| o.wait_milliseconds).unwrap_or(20),
+            max_waiting_percent: decimal("scaling.objective.maxWaitingPercent", percent)?,
+        },
+        target_utilization_percent: scaling.get(|s| s.target_utilization_percent).unwrap_or(70),
+        behavior: Behavior {
+            scale_up: rules("scaleUp", &behavior.within(|b| b.scale_up.as_ref()), default_scale_up(algorithm))?,
+            scale_down: rules("scaleDown", &behavior.within(|b| b.scale_down.as_ref()), default_scale_down(algorithm))?,
+        },
+    })
+}
+
+/// The HPA's defaults for growth; Adaptive has no rate and no tolerance, because its own were measured without
+/// (`docs/sizing.md`).
+fn default_scale_up(algorithm: Algorithm) -> ScalingRules {
+    let rate = |type_, value| ScalingPolicy { type_, value, period_seconds: 15 };
+    let adaptive = algorithm == Algorithm::Adaptive;
+    ScalingRules {
+        stabilization_window_seconds: 0,
+        select_policy: SelectPolicy::Max,
+        policies: if adaptive {
+            Vec::new()
+        } else {
+            vec![rate(ScalingPolicyType::Percent, 100), rate(ScalingPolicyType::Connections, 4)]
+        },
+        tolerance: if adaptive { 0.0 } else { 0.1 },
+    }
+}
+
+/// The HPA's defaults for shrinking, but for Adaptive, which chooses its window itself.
+fn default_scale_down(algorithm: Algorithm) -> ScalingRules {
+    let adaptive = algorithm == Algorithm::Adaptive;
+    ScalingRules {
+        stabilization_window_seconds: if adaptive { 0 } else { 300 },
+        select_policy: SelectPolicy::Max,
+        policies: if adaptive {
+            Vec::new()
+        } else {
+            vec![ScalingPolicy { type_: ScalingPolicyType::Percent, value: 100, period_seconds: 15 }]
+        },
+        tolerance: if adaptive { 0.0 } else { 0.1 },
+    }
+}
+
+fn rules(direction: &str, layers: &Layers<'_, BehaviorRules>, built_in: ScalingRules) -> Result<ScalingRules, Refusal> {
+    let policies = layers.get(|r| r.policies.as_ref()).map(|policies| {
+        let resolved = policies.iter().map(|policy| ScalingPolicy {
+            type_: match policy.type_ {
+                BehaviorPolicyType::Connections => ScalingPolicyType::Connections,
+                BehaviorPolicyType::Percent => ScalingPolicyType::Percent,
+            },
+            value: policy.value,
+            period_seconds: policy.period_seconds,
+        });
+        resolved.collect()
+    });
+    let tolerance = layers.get(|r| r.tolerance.as_deref());
+    Ok(ScalingRules {
+        stabilization_window_seconds: layers
+            .get(|r| r.stabilization_window_seconds)
+            .unwrap_or(built_in.stabilization_window_seconds),
+        select_policy: match layers.get(|r| r.select_policy) {
+            Some(BehaviorSelectPolicy::Max) => SelectPolicy::Max,
+            Some(BehaviorSelectPolicy::Min) => SelectPolicy::Min,
+            Some(BehaviorSelectPolicy::Disabled) => SelectPolicy::Disabled,
+            None => built_in.select_policy,
+        },
+        policies: policies.unwrap_or(built_in.policies),
+        tolerance: match tolerance {
+            Some(text) => decimal(&format!("behavior.{direction}.tolerance"), text)?,
+            None => built_in.tolerance,
+        },
+    })
+}
+
+/// A decimal that the API carries as a string, because the API conventions forbid floating point.
+fn decimal(field: &str, text: &str) -> Result<f64, Refusal> {
+    text.parse().ok().filter(|value: &f64| value.is_finite() && *value >= 0.0).ok_or_else(|| Refusal {
+        reason: "InvalidNumber",
+        message: format!("spec.{field}: {text:?} is not a decimal number; write it like \"0.05\""),
+    })
+}
+
+fn pod_bound(
+    pool: &ConnectionPoolSpec,
+    class: &ConnectionPoolClassSpec,
+    pgbouncer: &Layers<'_, PgBouncerSpec>,
+) -> PodBound {
+    let client: Layers<'_, ClientSpec> = Layers::new(pool.client.as_ref(), class.client.as_ref());
+    let class_tls = class.upstream.as_ref().and_then(|upstream| upstream.tls.as_ref());
+    let tls: Option<&ServerTlsSpec> = pool.upstream.tls.as_ref().or(class_tls);
+    let resources = Layers::new(
+        pool.sidecar.as_ref().and_then(|sidecar| sidecar.resources.as_ref()),
+        class.sidecar.as_ref().and_then(|sidecar| sidecar.resources.as_ref()),
+    );
+    let amounts = |layers: Layers<'_, ResourceAmounts>, cpu: Option<&str>, memory: &str| ResourceAmounts {
+        cpu: layers.get(|a| a.cpu.clone()).or_else(|| cpu.map(str::to_owned)),
+        memory: Some(layers.get(|a| a.memory.clone()).unwrap_or_else(|| memory.to_owned())),
+    };
+    PodBound {
+        client_port: client.get(|c| c.port).unwrap_or(pool.upstream.port),
+        max_client_connections: client.get(|c| c.max_connections).unwrap_or(1000),
+        env: client.get(|c| c.env.clone()).unwrap_or_else(default_env),
+        server_tls: match tls.map(|tls| tls.mode) {
+            Some(ServerTlsModeSpec::Disabled) => ServerTlsMode::Disabled,
+            Some(ServerTlsModeSpec::Require) => ServerTlsMode::Require,
+            Some(ServerTlsModeSpec::VerifyCa) => ServerTlsMode::VerifyCa,
+            Some(ServerTlsModeSpec::VerifyFull) | None => ServerTlsMode::VerifyFull,
+        },
+        server_ca: tls.and_then(|tls| tls.ca_ref.clone()),
+        pgbouncer_image: pgbouncer.get(|p| p.image.clone()).filter(|image| !image.is_empty()),
+        resources: SidecarResources {
+            requests: Some(amounts(resources.within(|r| r.requests.as_ref()), Some("10m"), "32Mi")),
+            limits: Some(amounts(resources.within(|r| r.limits.as_ref()), None, "64Mi")),
+        },
+    }
+}
+
+/// What libpq reads: the application finds the pooler without a change of its code.
+fn default_env() -> Vec<EnvTemplate> {
+    [("PGHOST", "{host}"), ("PGPORT", "{port}"), ("PGSSLMODE", "disable")]
+        .map(|(name, template)| EnvTemplate { name: name.to_owned(), template: template.to_owned() })
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(extra: &str) -> ConnectionPoolSpec {
+        serde_yaml::from_str(&format!(
+            "workload: {{selector: {{matchLabels: {{app: shop}}}}}}\n\
+             upstream: {{host: pg, database: shop, credentialsRef: {{name: shop-db}}}}\n{extra}"
+        ))
+        .expect("the fixture is a pool")
+    }
+
+    fn class(spec: &str) -> ConnectionPoolClass {
+        serde_yaml::from_str(&format!(
+            "apiVersion: sluice.dev/v1alpha1\nkind: ConnectionPoolClass\nmetadata: {{name: production, generation: 2}}\nspec: {spec}"
+        ))
+        .expect("the fixture is a class")
+    }
+
+    #[test]
+    fn a_pool_alone_gets_the_built_in_values() {
+        let merged = effective(&pool("mode: Apply"), None).expect("accepted");
+        assert_eq!((merged.min_allowed, merged.max_allowed, merged.floor_per_pod), (5, 100, 1));
+        assert_eq!(merged.settings.scaling.algorithm, Algorithm::Adaptive);
+        assert_eq!(merged.settings.scaling.limit_source, LimitSource::LocalReaction);
+        assert_eq!(merged.pod.server_tls, ServerTlsMode::VerifyFull, "nothing falls back to plain text unasked");
+        assert_eq!(merged.pod.client_port, 5432);
+    }
+
+    #[test]
+    fn the_pool_wins_over_its_class_and_the_class_over_the_built_in_value() {
+        let class = class("{scaling: {minAllowed: 20, maxAllowed: 50}, pgbouncer: {parameters: {a: '1', b: '1'}}}");
+        let merged = effective(&pool("scaling: {maxAllowed: 60}\npgbouncer: {parameters: {b: '2'}}"), Some(&class));
+        let merged = merged.expect("accepted");
+        assert_eq!((merged.min_allowed, merged.max_allowed), (20, 60));
+        assert_eq!(merged.settings.parameters, BTreeMap::from([("a".into(), "1".into()), ("b".into(), "2".into())]));
+        assert_eq!(merged.class, Some(("production".to_owned(), Some(2))));
+    }
+
+    #[test]
+    fn bounds_that_only_the_merge_makes_wrong_are_refused_and_say_where_each_comes_from() {
+        let refusal = effective(&pool("scaling: {maxAllowed: 10}"), Some(&class("{scaling: {minAllowed: 20}}")));
+        let refusal = refusal.expect_err("refused");
+        assert_eq!(refusal.reason, "InvalidBounds");
+        assert!(refusal.message.contains("20 (from its class)") && refusal.message.contains("10 (from the pool)"));
+    }
+
+    #[test]
+    fn an_unknown_class_is_refused_with_the_command_that_lists_classes() {
+        let refusal = class_of(&pool("classRef: {name: gone}"), []).expect_err("refused");
+        assert_eq!(refusal.reason, "ClassNotFound");
+        assert!(refusal.message.contains("kubectl get cpclass"));
+    }
+
+    #[test]
+    fn the_default_class_is_used_when_the_pool_names_none() {
+        let mut default = class("{}");
+        default.metadata.annotations = Some(BTreeMap::from([(IS_DEFAULT_CLASS_ANNOTATION.into(), "true".into())]));
+        let classes = [class("{}"), default.clone()];
+        assert_eq!(class_of(&pool("mode: Apply"), &classes).expect("accepted"), Some(&default));
+    }
+
+    #[test]
+    fn session_mode_refuses_adaptive_and_takes_target_utilization() {
+        let session = "pgbouncer: {poolMode: session}\n";
+        let refusal = effective(&pool(session), None).expect_err("refused");
+        assert_eq!(refusal.reason, "AdaptiveNeedsTransactionMode");
+        let merged = effective(&pool(&format!("{session}scaling: {{algorithm: TargetUtilization}}")), None);
+        assert_eq!(merged.expect("accepted").settings.scaling.behavior.scale_down.stabilization_window_seconds, 300);
+    }
+
+    #[test]
+    fn recommend_keeps_every_pod_at_its_fixed_limit() {
+        let merged = effective(&pool("mode: Recommend\nscaling: {fixedLimitPerPod: 8}"), None).expect("accepted");
+        assert_eq!(merged.fixed_limit_per_pod, Some(8));
+        assert_eq!(merged.settings.scaling.limit_source, LimitSource::Share);
+    }
+}

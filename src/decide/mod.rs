@@ -1,0 +1,5 @@
+//! PURE: everything that Sluice decides. Inputs and the time in, a value out: no clock, no IO, no client, no async.
+//!
+//! The same code runs in the operator, in the agent, in the backtest and in property tests.
+
+pub mod effective;
