@@ -71,3 +71,61 @@ pub trait Document: Serialize + DeserializeOwned {
         serde_json::to_string(self).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::{ContractError, Document};
+    use crate::contract::{GrantDocument, PodGrant, RevisionDocument};
+
+    fn grant(share: u32, granted: u32, floor: u32) -> GrantDocument {
+        let grant = PodGrant { seq: 7, share, granted, floor };
+        GrantDocument { v: 1, epoch: 3, pools: BTreeMap::from([("shop".to_owned(), grant)]) }
+    }
+
+    #[test]
+    fn a_document_of_a_newer_version_is_refused_even_where_its_shape_changed() {
+        let refused = GrantDocument::parse(r#"{"v": 2, "pools": ["another", "shape"]}"#).expect_err("refused");
+        assert!(matches!(refused, ContractError::NewerVersion { found: 2, supported: 1, .. }), "{refused}");
+    }
+
+    #[test]
+    fn a_grant_whose_floor_or_share_exceeds_what_is_granted_is_refused() {
+        for forged in [grant(9, 8, 1), grant(2, 8, 3)] {
+            let refused = GrantDocument::parse(&forged.render()).expect_err("refused");
+            assert!(matches!(refused, ContractError::Inconsistent { .. }), "{refused}");
+        }
+    }
+
+    #[test]
+    fn nonsense_in_a_revision_is_refused_with_the_name_of_the_annotation() {
+        for text in ["", "{", "null", "[]", "7", "{\"v\": -1}", "{\"v\": 1}", "{\"v\": 1, \"pools\": {\"shop\": {}}}"] {
+            let refused = RevisionDocument::parse(text).expect_err("refused");
+            assert!(refused.to_string().contains("sluice.dev/revision"), "{refused}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_grant_reads_back_as_it_was_written(floor in 0..10_u32, more in 0..10_u32, unproven in 0..10_u32) {
+            let written = grant(floor + more, floor + more + unproven, floor);
+            prop_assert_eq!(GrantDocument::parse(&written.render()).expect("good"), written);
+        }
+
+        #[test]
+        fn a_truncated_grant_is_refused_at_every_length(cut in 0..80_usize) {
+            let text = grant(4, 6, 1).render();
+            prop_assume!(cut < text.len());
+            prop_assert!(GrantDocument::parse(&text[..cut]).is_err());
+        }
+
+        #[test]
+        fn no_text_makes_the_reader_panic(text in ".*") {
+            let _ = GrantDocument::parse(&text);
+            let _ = RevisionDocument::parse(&text);
+        }
+    }
+}
