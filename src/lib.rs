@@ -10,5 +10,6 @@
 //! `tests/purity.rs` holds them to it. Everything that touches the world is a shell around them.
 
 pub mod api;
+pub mod cli;
 pub mod contract;
 pub mod decide;

@@ -1,2 +1,10 @@
-//! sluice
-fn main() {}
+//! `sluice`: the operator and the command line.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use sluice::cli::Cli;
+
+fn main() -> ExitCode {
+    Cli::parse().run()
+}

@@ -21,7 +21,7 @@ use super::{Engine, Selector};
     status = "ConnectionBudgetStatus",
     derive = "PartialEq",
     doc = "The ledger of one database server: what it can carry, and who may open how much of it.",
-    validation = Rule::new("self.metadata.name.size() <= 63").message("the name is stamped on pods as a label value: at most 63 characters").field_path(".metadata.name"),
+    validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name is stamped on pods as a label value: at most 63 characters"),
     printcolumn(name = "Capacity", type_ = "integer", json_path = ".status.capacity"),
     printcolumn(name = "Granted", type_ = "integer", json_path = ".status.granted"),
     printcolumn(name = "Held", type_ = "integer", json_path = ".status.held"),

@@ -28,7 +28,7 @@ use super::{
     status = "ConnectionPoolStatus",
     derive = "PartialEq",
     doc = "A pool of server connections for one workload: sized from live load, shared out over its pods, explained in status.",
-    validation = Rule::new("self.metadata.name.size() <= 63").message("the name is stamped on pods as a label value: at most 63 characters").field_path(".metadata.name"),
+    validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name is stamped on pods as a label value: at most 63 characters"),
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
     printcolumn(name = "Size", type_ = "integer", json_path = ".status.currentSize"),
     printcolumn(name = "Target", type_ = "integer", json_path = ".status.recommendation.target"),
@@ -168,7 +168,7 @@ pub struct Workload {
 pub struct Selector {
     /// Labels that must all have these values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 16))]
+    #[schemars(extend("maxProperties" = 16, "additionalProperties" = serde_json::json!({"type": "string", "maxLength": 63})))]
     pub match_labels: BTreeMap<String, String>,
     /// Requirements that must all hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

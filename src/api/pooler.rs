@@ -104,7 +104,7 @@ pub struct PgBouncerSpec {
     pub pool_mode: Option<PgBouncerPoolMode>,
     /// PgBouncer settings by their own names; only those on Sluice's allow-list, with the type that they have there.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32), inner(length(max = 128)))]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = serde_json::json!({"type": "string", "maxLength": 128})))]
     pub parameters: BTreeMap<String, String>,
 }
 

@@ -1,0 +1,108 @@
+//! The committed custom resource definitions are the ones that the types yield.
+
+use std::{fs, path::Path};
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use serde_json::Value;
+use sluice::api::{crds, crds_yaml};
+
+fn committed(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds").join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn the_committed_definitions_do_not_drift_from_the_types() {
+    for (name, yaml) in crds_yaml().expect("renders") {
+        assert!(committed(&name) == yaml, "crds/{name} is out of date: run `cargo run -- crd --out crds`");
+    }
+}
+
+#[test]
+fn every_definition_stays_far_below_what_a_client_side_apply_can_carry() {
+    for (name, yaml) in crds_yaml().expect("renders") {
+        assert!(yaml.len() < 200 * 1024, "crds/{name} has {} bytes", yaml.len());
+    }
+}
+
+/// Kubernetes reads YAML 1.1, where a bare `on` is true and `1:20` is 80.
+#[test]
+fn the_committed_definitions_parse_back_to_the_types_and_hold_no_yaml_1_1_surprise() {
+    for (crd, (name, _)) in crds().iter().zip(crds_yaml().expect("renders")) {
+        let text = committed(&name);
+        let read: CustomResourceDefinition = serde_yaml::from_str(&text).expect("valid YAML");
+        assert_eq!(serde_json::to_value(&read).expect("JSON"), serde_json::to_value(crd).expect("JSON"), "{name}");
+        for line in text.lines() {
+            let scalar = line.trim_start().trim_start_matches("- ");
+            let scalar = scalar.split_once(": ").map_or(scalar, |(_, value)| value).trim();
+            let lower = scalar.to_ascii_lowercase();
+            assert!(!matches!(&*lower, "on" | "off" | "yes" | "no" | "y" | "n"), "crds/{name}: bare {line:?}");
+            let sexagesimal = scalar.split(':').count() > 1 && scalar.bytes().all(|b| b.is_ascii_digit() || b == b':');
+            assert!(!sexagesimal, "crds/{name}: bare {line:?}");
+        }
+    }
+}
+
+/// Walks a schema: `visit` sees every node with its path.
+fn walk(path: &str, node: &Value, visit: &mut impl FnMut(&str, &Value)) {
+    visit(path, node);
+    for (field, child) in node["properties"].as_object().into_iter().flatten() {
+        walk(&format!("{path}.{field}"), child, visit);
+    }
+    for key in ["items", "additionalProperties"] {
+        if node[key].is_object() {
+            walk(&format!("{path}[]"), &node[key], visit);
+        }
+    }
+}
+
+fn schemas() -> Vec<(String, Value)> {
+    let whole = crds().into_iter().map(|crd| {
+        let schema = crd.spec.versions[0].schema.as_ref().expect("a schema");
+        let schema = serde_json::to_value(schema.open_api_v3_schema.as_ref()).expect("JSON");
+        (crd.spec.names.kind, schema)
+    });
+    whole.collect()
+}
+
+/// Without bounds the API server must assume the worst of every CEL rule, and a client could fill etcd.
+#[test]
+fn every_list_map_and_string_is_bounded() {
+    let mut unbounded = Vec::new();
+    for (kind, schema) in schemas() {
+        walk(&kind, &schema, &mut |path, node| {
+            // Condition is Kubernetes' own type: its lists are bounded by their own maxItems, its strings by the writer.
+            if path.contains(".conditions[]") {
+                return;
+            }
+            let closed = !node["enum"].is_null() || !node["format"].is_null();
+            let bounded = match node["type"].as_str() {
+                Some("array") => node["maxItems"].is_u64(),
+                Some("string") => closed || node["maxLength"].is_u64(),
+                Some("object") => !node["additionalProperties"].is_object() || node["maxProperties"].is_u64(),
+                Some("integer" | "number") => {
+                    path.contains(".status.") || path.ends_with("Generation") || node["maximum"].is_number()
+                }
+                _ => true,
+            };
+            if !bounded {
+                unbounded.push(format!("{path}: {node}"));
+            }
+        });
+    }
+    assert!(unbounded.is_empty(), "without a bound:\n{}", unbounded.join("\n"));
+}
+
+#[test]
+fn every_field_says_what_it_is() {
+    let mut silent = Vec::new();
+    for (kind, schema) in schemas() {
+        walk(&kind, &schema, &mut |path, node| {
+            let own = path.contains('.') && !path.ends_with("[]") && !path.contains(".metadata");
+            if own && node["description"].as_str().is_none_or(str::is_empty) {
+                silent.push(path.to_owned());
+            }
+        });
+    }
+    assert!(silent.is_empty(), "`kubectl explain` would say nothing of:\n{}", silent.join("\n"));
+}

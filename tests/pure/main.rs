@@ -1,0 +1,4 @@
+//! What `cargo test` proves with Rust alone: properties, snapshots, purity and drift.
+#![allow(missing_docs)]
+
+mod crds;
