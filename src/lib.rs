@@ -12,4 +12,7 @@
 pub mod api;
 pub mod cli;
 pub mod contract;
+pub mod controller;
 pub mod decide;
+pub mod http;
+pub mod telemetry;

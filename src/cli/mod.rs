@@ -1,8 +1,9 @@
 //! The subcommands of `sluice`, one file each.
 
 pub mod crd;
+pub mod operator;
 
-use std::process::ExitCode;
+use std::{fmt::Write, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -18,6 +19,8 @@ pub struct Cli {
 enum Command {
     /// Print the custom resource definitions, or write them into a directory.
     Crd(crd::CrdArgs),
+    /// Run the operator: controller, webhook, health and metrics.
+    Operator(Box<operator::OperatorArgs>),
 }
 
 impl Cli {
@@ -25,19 +28,28 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let outcome: Result<(), Box<dyn std::error::Error>> = match self.command {
             Command::Crd(args) => crd::run(&args).map_err(Into::into),
+            Command::Operator(args) => operator::run(*args).map_err(Into::into),
         };
         match outcome {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                let mut line = format!("sluice: {error}");
-                let mut cause = error.source();
-                while let Some(inner) = cause {
-                    line.push_str(&format!(": {inner}"));
-                    cause = inner.source();
-                }
-                eprintln!("{line}");
+                eprintln!("sluice: {}", with_causes(error.as_ref()));
                 ExitCode::FAILURE
             }
         }
     }
+}
+
+/// An error and its causes in one line. Some errors tell their cause themselves: it is not told twice.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let text = inner.to_string();
+        if !line.contains(&text) {
+            let _ = write!(line, ": {text}");
+        }
+        cause = inner.source();
+    }
+    line
 }

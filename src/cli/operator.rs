@@ -1,0 +1,104 @@
+//! `sluice operator`: everything that runs in the operator's pod.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::Args;
+use thiserror::Error;
+
+use crate::{
+    controller::{self, OperatorError},
+    telemetry::{self, LogFormat, TelemetryError},
+};
+
+/// Flags of `sluice operator`; each has an environment variable.
+#[derive(Args, Clone, Debug)]
+pub struct OperatorArgs {
+    /// Namespace that the operator runs in: its Lease, its certificates.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "sluice-system")]
+    pub namespace: String,
+    /// Name of this pod: its identity in the leader election.
+    #[arg(long, env = "POD_NAME", default_value = "sluice-operator")]
+    pub pod_name: String,
+    /// Service account of the operator: the only one that may write `sluice.dev/*` on pods.
+    #[arg(long, env = "SLUICE_SERVICE_ACCOUNT", default_value = "sluice-operator")]
+    pub service_account: String,
+    /// File that says where Prometheus is and how to log in there. Without it pools hold their size.
+    #[arg(long, env = "SLUICE_PROMETHEUS_CONFIG", value_name = "FILE")]
+    pub prometheus_config: Option<PathBuf>,
+    /// Image that sluice-agent is copied from.
+    #[arg(long, env = "SLUICE_AGENT_IMAGE", default_value = "sluice:latest")]
+    pub agent_image: String,
+    /// Image of PgBouncer for pools that name none.
+    #[arg(long, env = "SLUICE_PGBOUNCER_IMAGE", default_value = "pgbouncer:1.24.1")]
+    pub pgbouncer_image: String,
+    /// Pull policy of both images.
+    #[arg(long, env = "SLUICE_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
+    pub image_pull_policy: String,
+    /// Address of `/metrics`, `/healthz` and `/readyz`.
+    #[arg(long, env = "SLUICE_HTTP_BIND", default_value = "0.0.0.0:8080")]
+    pub http_bind: SocketAddr,
+    /// Address of the webhook.
+    #[arg(long, env = "SLUICE_WEBHOOK_BIND", default_value = "0.0.0.0:9443")]
+    pub webhook_bind: SocketAddr,
+    /// Service in front of the webhook: the name in its certificate.
+    #[arg(long, env = "SLUICE_WEBHOOK_SERVICE", default_value = "sluice-webhook")]
+    pub webhook_service: String,
+    /// Secret that keeps the webhook's certificates.
+    #[arg(long, env = "SLUICE_WEBHOOK_SECRET", default_value = "sluice-webhook-certs")]
+    pub webhook_secret: String,
+    /// Name of the MutatingWebhookConfiguration whose caBundle is kept.
+    #[arg(long, env = "SLUICE_WEBHOOK_CONFIGURATION", default_value = "sluice")]
+    pub webhook_configuration: String,
+    /// Name of the Lease of the leader election.
+    #[arg(long, env = "SLUICE_LEASE_NAME", default_value = "sluice-operator")]
+    pub lease_name: String,
+    /// Seconds between two readings of Prometheus.
+    #[arg(long, env = "SLUICE_TICK_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=300))]
+    pub tick_seconds: u64,
+    /// Shape of the log lines.
+    #[arg(long, env = "SLUICE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
+    pub log_format: LogFormat,
+    /// What is logged: a level, or target=level pairs.
+    #[arg(long, env = "SLUICE_LOG_LEVEL", default_value = "info")]
+    pub log_level: String,
+}
+
+impl OperatorArgs {
+    /// Time between two readings of Prometheus.
+    pub const fn tick(&self) -> Duration {
+        Duration::from_secs(self.tick_seconds)
+    }
+}
+
+/// Why the operator ended.
+#[derive(Debug, Error)]
+pub enum OperatorCliError {
+    /// Logs could not be set up.
+    #[error("setting up logs: {0}")]
+    Telemetry(#[from] TelemetryError),
+    /// The async runtime could not be started.
+    #[error("starting the runtime: {0}")]
+    Runtime(#[source] std::io::Error),
+    /// The operator itself.
+    #[error(transparent)]
+    Operator(#[from] OperatorError),
+}
+
+/// Runs until SIGTERM, or until the lease is lost.
+///
+/// # Errors
+/// [`OperatorCliError`].
+pub fn run(args: OperatorArgs) -> Result<(), OperatorCliError> {
+    telemetry::init(args.log_format, &args.log_level)?;
+    // kube and reqwest must agree on one provider before the first client exists; a second call changes nothing
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(OperatorCliError::Runtime)?;
+    let outcome = runtime.block_on(controller::run(args));
+    // a lost lease must end writes now, not when the last request has been answered
+    runtime.shutdown_background();
+    Ok(outcome?)
+}

@@ -1,0 +1,231 @@
+//! The operator's own metrics.
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+use tokio::time::Instant;
+
+/// Labels of what belongs to one pool.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PoolLabels {
+    /// Namespace of the pool.
+    pub pool_namespace: String,
+    /// Name of the pool.
+    pub pool: String,
+}
+
+/// What was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum WriteKind {
+    /// Grant or revision of a pod.
+    Pod,
+    /// Status of a pool or budget.
+    Status,
+    /// A `ControllerRevision`.
+    Revision,
+    /// An event.
+    Event,
+    /// A class.
+    Class,
+}
+
+/// How a write or a question ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Outcome {
+    /// As asked.
+    Done,
+    /// Somebody else wrote first, or the object is gone.
+    Conflict,
+    /// Refused or failed.
+    Failed,
+    /// No answer in time: it may have happened.
+    NoAnswer,
+}
+
+/// How asking an agent ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum ProofOutcome {
+    /// An answer of the pod that was asked.
+    Answered,
+    /// An answer of another pod: addresses are reused.
+    OtherPod,
+    /// No answer, or none that could be read.
+    Unreachable,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WriteLabels {
+    kind: WriteKind,
+    outcome: Outcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProofLabels {
+    outcome: ProofOutcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WatchLabels {
+    watch: String,
+}
+
+/// The operator's own metrics; cheap to clone.
+#[derive(Clone)]
+pub struct Metrics {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    registry: Registry,
+    decisions: Family<ReasonLabels, Counter>,
+    target: Family<PoolLabels, Gauge>,
+    share: Family<PoolLabels, Gauge>,
+    size: Family<PoolLabels, Gauge>,
+    pods: Family<PoolLabels, Gauge>,
+    reconcile_seconds: Histogram,
+    reconcile_errors: Family<ReasonLabels, Counter>,
+    tick_seconds: Histogram,
+    queries: Counter,
+    failed_queries: Counter,
+    writes: Family<WriteLabels, Counter>,
+    proofs: Family<ProofLabels, Counter>,
+    watch_errors: Family<WatchLabels, Counter>,
+    watch_age_seconds: Family<WatchLabels, Gauge>,
+    leader: Gauge,
+    watched_at: Mutex<BTreeMap<&'static str, Instant>>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("sluice_operator");
+        let inner = Inner {
+            decisions: register(&mut registry, "decisions", "Decisions that were put into force or told, by reason"),
+            target: register(&mut registry, "target", "Server connections that a pool should have"),
+            share: register(&mut registry, "share", "Server connections that the pods of a pool may open"),
+            size: register(&mut registry, "size", "Sum of the limits of the pods of a pool"),
+            pods: register(&mut registry, "pods", "Pods of a pool with a sidecar"),
+            reconcile_seconds: seconds(&mut registry, "reconcile_duration", "One pool: observe, plan, apply, report"),
+            reconcile_errors: register(&mut registry, "reconcile_errors", "Reconciles that failed, by what failed"),
+            tick_seconds: seconds(&mut registry, "tick_duration", "All pools: queries, load, decisions"),
+            queries: register(&mut registry, "queries", "Queries sent to Prometheus"),
+            failed_queries: register(
+                &mut registry,
+                "queries_failed",
+                "Queries that Prometheus did not answer usefully",
+            ),
+            writes: register(&mut registry, "writes", "Writes to the API server, by what and how they ended"),
+            proofs: register(&mut registry, "proof_requests", "Questions to agents, by how they ended"),
+            watch_errors: register(&mut registry, "watch_errors", "Errors of a watch"),
+            watch_age_seconds: register(&mut registry, "watch_age_seconds", "Time since a watch last said anything"),
+            leader: register(&mut registry, "leader", "1 while this process is the one writer"),
+            watched_at: Mutex::default(),
+            registry,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+}
+
+fn register<M>(registry: &mut Registry, name: &str, help: &str) -> M
+where
+    M: prometheus_client::registry::Metric + Clone + Default,
+{
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+fn seconds(registry: &mut Registry, name: &str, help: &str) -> Histogram {
+    let histogram = Histogram::new([0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 15.0]);
+    registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
+    histogram
+}
+
+impl Metrics {
+    /// Counts a decision.
+    pub fn decided(&self, reason: &str) {
+        self.inner.decisions.get_or_create(&ReasonLabels { reason: reason.to_owned() }).inc();
+    }
+
+    /// Sizes of a pool, in server connections, and its injected pods.
+    pub fn pool(&self, pool: &PoolLabels, target: Option<u32>, share: u32, size: Option<u32>, pods: usize) {
+        if let Some(target) = target {
+            self.inner.target.get_or_create(pool).set(i64::from(target));
+        }
+        if let Some(size) = size {
+            self.inner.size.get_or_create(pool).set(i64::from(size));
+        }
+        self.inner.share.get_or_create(pool).set(i64::from(share));
+        self.inner.pods.get_or_create(pool).set(i64::try_from(pods).unwrap_or(i64::MAX));
+    }
+
+    /// Forgets a pool that is gone.
+    pub fn pool_gone(&self, pool: &PoolLabels) {
+        for family in [&self.inner.target, &self.inner.share, &self.inner.size, &self.inner.pods] {
+            family.remove(pool);
+        }
+    }
+
+    /// One reconcile, and what failed in it.
+    pub fn reconciled(&self, took: Duration, failed: Option<&'static str>) {
+        self.inner.reconcile_seconds.observe(took.as_secs_f64());
+        if let Some(reason) = failed {
+            self.inner.reconcile_errors.get_or_create(&ReasonLabels { reason: reason.to_owned() }).inc();
+        }
+    }
+
+    /// One tick and its queries.
+    pub fn ticked(&self, took: Duration, queries: u64, failed: u64) {
+        self.inner.tick_seconds.observe(took.as_secs_f64());
+        self.inner.queries.inc_by(queries);
+        self.inner.failed_queries.inc_by(failed);
+    }
+
+    /// One write.
+    pub fn wrote(&self, kind: WriteKind, outcome: Outcome) {
+        self.inner.writes.get_or_create(&WriteLabels { kind, outcome }).inc();
+    }
+
+    /// One question to an agent.
+    pub fn asked(&self, outcome: ProofOutcome) {
+        self.inner.proofs.get_or_create(&ProofLabels { outcome }).inc();
+    }
+
+    /// A watch said something.
+    pub fn watched(&self, watch: &'static str) {
+        self.inner.watched_at.lock().insert(watch, Instant::now());
+    }
+
+    /// A watch failed.
+    pub fn watch_failed(&self, watch: &'static str) {
+        self.inner.watch_errors.get_or_create(&WatchLabels { watch: watch.to_owned() }).inc();
+    }
+
+    /// Whether this process is the one writer.
+    pub fn leader(&self, leads: bool) {
+        self.inner.leader.set(i64::from(leads));
+    }
+
+    /// All of it as OpenMetrics text.
+    ///
+    /// # Errors
+    /// When the text cannot be formatted, which only happens out of memory.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        for (watch, at) in self.inner.watched_at.lock().iter() {
+            let age = i64::try_from(at.elapsed().as_secs()).unwrap_or(i64::MAX);
+            self.inner.watch_age_seconds.get_or_create(&WatchLabels { watch: (*watch).to_owned() }).set(age);
+        }
+        let mut text = String::new();
+        encode(&mut text, &self.inner.registry)?;
+        Ok(text)
+    }
+}
