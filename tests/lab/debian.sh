@@ -106,3 +106,16 @@ wrap() {
 exec $unroot'$tree/$loader' --argv0 '${3/.aside/}' --library-path '$tree/usr/lib/$TRIPLET' '$tree/$2' "\$@"
 WRAPPER
 }
+
+# relink DIRECTORY PROGRAM...: makes programs below DIRECTORY find loader and libraries there without a wrapper, for those that
+# start themselves again by /proc/self/exe.
+relink() {
+  local from=$1 tree=${1%.aside} loader program
+  shift
+  loader=$(cd "$from" && find usr/lib64 usr/lib "usr/lib/$TRIPLET" -maxdepth 1 -name 'ld-linux-*.so.*' -print -quit)
+  for program in "$@"; do
+    # from the unpacked tree, so nothing of the machine is needed for it either
+    "$from/$loader" --library-path "$from/usr/lib/$TRIPLET" "$from/usr/bin/patchelf" \
+      --set-interpreter "$tree/$loader" --force-rpath --set-rpath "$tree/usr/lib/$TRIPLET" "$from/$program"
+  done
+}

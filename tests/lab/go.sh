@@ -1,0 +1,39 @@
+# Kubernetes, etcd, helm and CoreDNS, built from the Go module proxy by the wrapper modules in go/.
+# shellcheck shell=bash
+
+compile_go() { # DIRECTORY MODULE PACKAGE LDFLAGS
+  (
+    cd "$LAB/go/$2"
+    export GOMODCACHE=$SLUICE_CACHE/go/mod GOCACHE=$SLUICE_CACHE/go/build GOFLAGS='-mod=readonly -modcacherw -buildvcs=false'
+    export CGO_ENABLED=0 GOTOOLCHAIN=local GOWORK=off
+    nice go build -trimpath -ldflags "-s -w $4" -o "$1/$2" "$3"
+  )
+}
+
+# go_binary MODULE PACKAGE GIGABYTES [LDFLAGS]: builds go/MODULE and prints the path of the binary. A cold build needs GIGABYTES of disk.
+go_binary() {
+  local module=$1 package=$2 gigabytes=$3 ldflags=${4:-} binary
+  command -v go > /dev/null || die "go is not there: this level is built from Go modules (Go 1.25 or newer)"
+  binary=$SLUICE_CACHE/bin/$module-$(key "$(go env GOVERSION)" "$ARCH" "$ldflags" "$(digest "$LAB/go/$module")")
+  [ -e "$binary" ] || say "building $module (see README.md for how long that takes)"
+  once "$binary" "$gigabytes" compile_go "$module" "$package" "$ldflags"
+  echo "$binary/$module"
+}
+
+labtool_binary() { go_binary labtool . 1; }
+etcd_binary() { go_binary etcd . 2; }
+helm_binary() { go_binary helm helm.sh/helm/v3/cmd/helm 3 "-X helm.sh/helm/v3/internal/version.version=v$HELM_VERSION"; }
+coredns_binary() { go_binary coredns . 3; }
+kubernetes_binary() {
+  local package flags=()
+  for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
+    flags+=(-X "$package.gitVersion=v$KUBERNETES_VERSION" -X "$package.gitMajor=1" -X "$package.gitTreeState=clean"
+      -X "$package.gitMinor=$(cut -d. -f2 <<< "$KUBERNETES_VERSION")" -X "$package.buildDate=1970-01-01T00:00:00Z")
+  done
+  go_binary kubernetes . 8 "${flags[*]}"
+}
+
+# pinned MODULE REQUIREMENT VERSION: a wrapper module and versions.env must not disagree.
+pinned() {
+  grep -qE "$2 v${3//./\\.}( |\$)" "$LAB/go/$1/go.mod" || die "go/$1/go.mod does not require $2 v$3, as versions.env says"
+}

@@ -1,0 +1,3 @@
+module sluice.dev/lab/labtool
+
+go 1.24
