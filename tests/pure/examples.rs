@@ -27,7 +27,8 @@ fn documents() -> Vec<(String, Value)> {
             } else if path.extension().is_some_and(|extension| extension == "yaml") {
                 let text = fs::read_to_string(&path).expect("a text");
                 for document in serde_yaml::Deserializer::from_str(&text) {
-                    let value = Value::deserialize(document).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+                    let value =
+                        Value::deserialize(document).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
                     documents.push((path.display().to_string(), value));
                 }
             }
@@ -82,7 +83,7 @@ fn every_example_parses_without_losing_a_field() {
             Some("Secret") => assert_parses::<Secret>(&file, &document),
             Some("PodMonitor") => assert_eq!(document["apiVersion"], "monitoring.coreos.com/v1", "{file}"),
             None => {
-                assert!(document["scrape_configs"].is_array(), "{file}: neither an object nor a scrape configuration")
+                assert!(document["scrape_configs"].is_array(), "{file}: neither an object nor a scrape configuration");
             }
             Some(kind) => panic!("{file}: no test knows kind {kind}; add it here"),
         }
