@@ -16,6 +16,7 @@ use crate::{
         Algorithm, Behavior, HealthSettings, LimitSource, Objective, PoolMode, ScalingPolicy, ScalingPolicyType,
         ScalingRules, ScalingSettings, SelectPolicy, ServerTlsMode, Settings,
     },
+    decide::behavior::default_for,
 };
 
 /// What is in force for a pool.
@@ -229,6 +230,7 @@ fn scaling_settings(
         Some(AlgorithmSpec::TargetUtilization) => Algorithm::TargetUtilization,
         Some(AlgorithmSpec::LoadFactor) => Algorithm::LoadFactor,
     };
+    let built_in = default_for(algorithm);
     let objective = scaling.within(|s| s.objective.as_ref());
     let percent = objective.get(|o| o.max_waiting_percent.as_deref()).unwrap_or("1");
     Ok(ScalingSettings {
@@ -243,42 +245,10 @@ fn scaling_settings(
         },
         target_utilization_percent: scaling.get(|s| s.target_utilization_percent).unwrap_or(70),
         behavior: Behavior {
-            scale_up: rules("scaleUp", &behavior.within(|b| b.scale_up.as_ref()), default_scale_up(algorithm))?,
-            scale_down: rules("scaleDown", &behavior.within(|b| b.scale_down.as_ref()), default_scale_down(algorithm))?,
+            scale_up: rules("scaleUp", &behavior.within(|b| b.scale_up.as_ref()), built_in.scale_up)?,
+            scale_down: rules("scaleDown", &behavior.within(|b| b.scale_down.as_ref()), built_in.scale_down)?,
         },
     })
-}
-
-/// The HPA's defaults for growth; Adaptive has no rate and no tolerance, because its own were measured without
-/// (`docs/sizing.md`).
-fn default_scale_up(algorithm: Algorithm) -> ScalingRules {
-    let rate = |type_, value| ScalingPolicy { type_, value, period_seconds: 15 };
-    let adaptive = algorithm == Algorithm::Adaptive;
-    ScalingRules {
-        stabilization_window_seconds: 0,
-        select_policy: SelectPolicy::Max,
-        policies: if adaptive {
-            Vec::new()
-        } else {
-            vec![rate(ScalingPolicyType::Percent, 100), rate(ScalingPolicyType::Connections, 4)]
-        },
-        tolerance: if adaptive { 0.0 } else { 0.1 },
-    }
-}
-
-/// The HPA's defaults for shrinking, but for Adaptive, which chooses its window itself.
-fn default_scale_down(algorithm: Algorithm) -> ScalingRules {
-    let adaptive = algorithm == Algorithm::Adaptive;
-    ScalingRules {
-        stabilization_window_seconds: if adaptive { 0 } else { 300 },
-        select_policy: SelectPolicy::Max,
-        policies: if adaptive {
-            Vec::new()
-        } else {
-            vec![ScalingPolicy { type_: ScalingPolicyType::Percent, value: 100, period_seconds: 15 }]
-        },
-        tolerance: if adaptive { 0.0 } else { 0.1 },
-    }
 }
 
 fn rules(direction: &str, layers: &Layers<'_, BehaviorRules>, built_in: ScalingRules) -> Result<ScalingRules, Refusal> {

@@ -1,0 +1,34 @@
+//! What may overrule the wish of a sizing algorithm. One file per guard, asked in this order:
+//!
+//! | guard | holds or changes | reasons |
+//! |---|---|---|
+//! | [`signal`] | no sample, a stale one, figures that cannot be: the size is held, never shrunk | `NoData`, `InvalidData` |
+//! | [`stalled`] | nothing finishes: the size is held | `DatabaseStalled` |
+//! | [`knee`] | a saturated database gets no more connections | `DatabaseSaturated` |
+//! | [`rates`] | windows and policies of `behavior` | `ScaleUpStabilized` ... `ScaleDownLimit` |
+//! | [`bounds`] | minimum, maximum, share: the share always wins | `MinSize`, `MaxSize`, `Share` |
+//! | [`automation`] | `paused`, `mode: Recommend`: nothing changes | `Paused`, `RecommendOnly` |
+//!
+//! A guard returns a [`Limit`] when it changes the wish and nothing when it does not.
+
+pub mod automation;
+pub mod bounds;
+pub mod knee;
+pub mod rates;
+pub mod signal;
+pub mod stalled;
+
+use serde::{Deserialize, Serialize};
+
+use super::sizing::Reason;
+
+/// One guard's say: the size that it leaves, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// Server connections of the whole pool.
+    pub size: u32,
+    /// Which guard.
+    pub reason: Reason,
+    /// In words, with the figures.
+    pub message: String,
+}

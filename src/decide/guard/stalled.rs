@@ -1,0 +1,14 @@
+//! A database that finishes nothing says nothing about demand. The circuit breaker owns what follows.
+
+use super::Limit;
+use crate::decide::sizing::{Reading, Reason};
+
+/// Holds `target` while nothing finishes although connections are busy and clients wait.
+pub fn check(reading: Option<&Reading>, target: u32) -> Option<Limit> {
+    let reading = reading.filter(|reading| reading.stalled)?;
+    let message = format!(
+        "no transaction finished in {:.0} s with {:.0} server connections busy and {:.0} clients waiting: holding {target}",
+        reading.dt_seconds, reading.active, reading.waiting
+    );
+    Some(Limit { size: target, reason: Reason::DatabaseStalled, message })
+}

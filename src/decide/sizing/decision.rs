@@ -1,0 +1,170 @@
+//! What a step decided, and why.
+
+use serde::{Deserialize, Serialize};
+
+use crate::decide::guard::Limit;
+
+/// Why the size is what it is. The names appear in status, events, metrics and logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Reason {
+    /// The load asks for it.
+    Demand,
+    /// Clients wait this second although the connections are busy.
+    WaitingClients,
+    /// No sample newer than the last one: the size is held.
+    NoData,
+    /// Figures that cannot be: the size is held.
+    InvalidData,
+    /// Nothing finishes while connections are busy and clients wait: the size is held.
+    DatabaseStalled,
+    /// More connections brought no more throughput: the size is capped.
+    DatabaseSaturated,
+    /// A recommendation within the stabilisation window was lower.
+    ScaleUpStabilized,
+    /// A recommendation within the stabilisation window was higher.
+    ScaleDownStabilized,
+    /// The policies of `behavior.scaleUp` allow no more.
+    ScaleUpLimit,
+    /// The policies of `behavior.scaleDown` allow no less.
+    ScaleDownLimit,
+    /// `minAllowed`, or the floors of the pods.
+    MinSize,
+    /// `maxAllowed`.
+    MaxSize,
+    /// What the budget granted.
+    Share,
+    /// `spec.paused`: nothing changes.
+    Paused,
+    /// `mode: Recommend`: nothing changes.
+    RecommendOnly,
+}
+
+impl Reason {
+    /// Every reason, for metrics that want each series from the start.
+    pub const ALL: [Self; 15] = [
+        Self::Demand,
+        Self::WaitingClients,
+        Self::NoData,
+        Self::InvalidData,
+        Self::DatabaseStalled,
+        Self::DatabaseSaturated,
+        Self::ScaleUpStabilized,
+        Self::ScaleDownStabilized,
+        Self::ScaleUpLimit,
+        Self::ScaleDownLimit,
+        Self::MinSize,
+        Self::MaxSize,
+        Self::Share,
+        Self::Paused,
+        Self::RecommendOnly,
+    ];
+
+    /// The name as it appears to users.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Demand => "Demand",
+            Self::WaitingClients => "WaitingClients",
+            Self::NoData => "NoData",
+            Self::InvalidData => "InvalidData",
+            Self::DatabaseStalled => "DatabaseStalled",
+            Self::DatabaseSaturated => "DatabaseSaturated",
+            Self::ScaleUpStabilized => "ScaleUpStabilized",
+            Self::ScaleDownStabilized => "ScaleDownStabilized",
+            Self::ScaleUpLimit => "ScaleUpLimit",
+            Self::ScaleDownLimit => "ScaleDownLimit",
+            Self::MinSize => "MinSize",
+            Self::MaxSize => "MaxSize",
+            Self::Share => "Share",
+            Self::Paused => "Paused",
+            Self::RecommendOnly => "RecommendOnly",
+        }
+    }
+
+    /// True when the load could not be judged, so that the size was held.
+    pub const fn is_hold(self) -> bool {
+        matches!(self, Self::NoData | Self::InvalidData | Self::DatabaseStalled)
+    }
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How much a recommendation is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Confidence {
+    /// Less than 15 minutes of samples, or none now, or a queue longer than half the size hides the demand.
+    Low,
+    /// At least 15 minutes of samples.
+    Medium,
+    /// At least four hours of samples, the half-life of what `Adaptive` learns.
+    High,
+}
+
+/// What `status.recommendation` shows. Server connections of the whole pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Recommendation {
+    /// The size to set, every guard and bound applied except `Paused` and `RecommendOnly`.
+    pub target: u32,
+    /// Below this the objective is missed at the load as it is now.
+    pub lower_bound: u32,
+    /// Enough for the largest load of the last two hours, with headroom.
+    pub upper_bound: u32,
+    /// What the load asks for before any guard or bound.
+    pub uncapped_target: u32,
+    /// How much it is worth.
+    pub confidence: Confidence,
+}
+
+/// One of the pairs that `Adaptive` chooses from.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Setting {
+    /// Seconds for which the largest demand counts.
+    pub window_seconds: f64,
+    /// Multiple of that demand.
+    pub headroom: f64,
+}
+
+/// The figures behind a wish.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    /// Busy server connections that the load asks for, all pods together; waiting clients included, leaks not.
+    pub demand: f64,
+    /// Mean service time of a transaction in seconds; 0 before the first one.
+    pub service_seconds: f64,
+    /// The setting followed (`Adaptive`).
+    pub setting: Option<Setting>,
+    /// Factor that the error budget puts on the price of a violation (`Adaptive`).
+    pub price: Option<f64>,
+    /// Seconds of samples that the choice rests on, recent ones weighing more (`Adaptive`).
+    pub learned_seconds: f64,
+    /// Least size that keeps the objective at the load as it is now.
+    pub lower: u32,
+    /// Size for the largest load remembered.
+    pub upper: u32,
+}
+
+/// The outcome of one step. Sizes are server connections of the whole pool.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Decision {
+    /// The size to set now; the size asked for before when nothing is to change.
+    pub size: u32,
+    /// What decided it: the last guard that changed the wish, or what the wish came from.
+    pub reason: Reason,
+    /// The reason in words, with its figures.
+    pub message: String,
+    /// For `status.recommendation`.
+    pub recommendation: Recommendation,
+    /// Size for the load as it has been, before guards; clients that wait this second are not in it.
+    pub base: u32,
+    /// The figures behind it.
+    pub explanation: Explanation,
+    /// Every guard that changed the wish, in order.
+    pub limits: Vec<Limit>,
+}

@@ -1,0 +1,129 @@
+//! The readings of several pods as one pool.
+//!
+//! Counters of pods are never added: a pod that restarts or goes would look like a database that went backwards. Each
+//! pod's own difference gives its rates; the pool's counters grow by the sum of the rates. A pod whose newest reading
+//! is old keeps its last rates for a while, so that one late scrape does not look like a lull.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::sample::{Sample, SampleError};
+
+/// A pod's last rates count for this long after its newest reading.
+const STALE_SECONDS: f64 = 60.0;
+
+/// One pod's reading.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PodSample<'a> {
+    /// What tells pods apart: the uid, or the name where there is none. A new process of the same pod may keep it.
+    pub pod: &'a str,
+    /// Its gauges and counters.
+    pub sample: Sample,
+}
+
+/// Growth of the counters per second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Rates {
+    transactions: f64,
+    transaction_seconds: f64,
+    wait_seconds: f64,
+    assignments: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Pod {
+    last: Sample,
+    rates: Option<Rates>,
+}
+
+/// Merges the readings of the pods into one stream of samples.
+///
+/// ```
+/// use sluice::decide::sizing::{Fleet, PodSample, Sample};
+///
+/// let mut fleet = Fleet::default();
+/// let pod = |pod, at_seconds, transactions| PodSample {
+///     pod,
+///     sample: Sample { at_seconds, transactions, active: 2.0, ..Sample::default() },
+/// };
+/// fleet.merge(&[pod("a", 1.0, 1000.0), pod("b", 3.0, 5.0)]);
+/// let merged = fleet.merge(&[pod("a", 16.0, 1150.0), pod("b", 18.0, 2.0)]).unwrap().unwrap(); // b restarted
+/// assert_eq!((merged.at_seconds, merged.active), (18.0, 4.0));
+/// ```
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Fleet {
+    pods: BTreeMap<String, Pod>,
+    total: Option<Sample>,
+}
+
+impl Fleet {
+    /// Takes in the newest reading of every pod that has one. None when no pod's is new.
+    ///
+    /// # Errors
+    /// [`SampleError`] when a figure cannot be; nothing is taken in then.
+    pub fn merge(&mut self, samples: &[PodSample]) -> Result<Option<Sample>, SampleError> {
+        samples.iter().try_for_each(|pod| pod.sample.check())?;
+        let Some(newest) = samples.iter().map(|pod| pod.sample.at_seconds).max_by(f64::total_cmp) else {
+            return Ok(None);
+        };
+        let mut any = false;
+        for PodSample { pod, sample } in samples {
+            any |= self.update(pod, sample);
+        }
+        self.pods.retain(|name, pod| {
+            newest - pod.last.at_seconds <= STALE_SECONDS && samples.iter().any(|sample| sample.pod == name)
+        });
+        if !any {
+            return Ok(None);
+        }
+        let before = self.total.unwrap_or_default();
+        let dt = if self.total.is_some() { newest - before.at_seconds } else { 0.0 };
+        if self.total.is_some() && dt <= 0.0 {
+            self.total = Some(Sample { at_seconds: newest, ..before });
+            return Ok(None); // the clock was set back, or only an older reading came late
+        }
+        let mut total = Sample { at_seconds: newest, waiting: 0.0, active: 0.0, leaked: 0.0, ..before };
+        for pod in self.pods.values() {
+            total.waiting += pod.last.waiting;
+            total.active += pod.last.active;
+            total.leaked += pod.last.leaked;
+            let rates = pod.rates.unwrap_or_default();
+            total.transactions += rates.transactions * dt;
+            total.transaction_seconds += rates.transaction_seconds * dt;
+            total.wait_seconds += rates.wait_seconds * dt;
+            total.assignments += rates.assignments * dt;
+        }
+        self.total = Some(total);
+        Ok(Some(total))
+    }
+
+    /// Pods that count now.
+    pub fn pods(&self) -> usize {
+        self.pods.len()
+    }
+
+    /// True when the reading was new.
+    fn update(&mut self, name: &str, sample: &Sample) -> bool {
+        let Some(pod) = self.pods.get_mut(name) else {
+            self.pods.insert(name.to_owned(), Pod { last: *sample, rates: None });
+            return true;
+        };
+        let dt = sample.at_seconds - pod.last.at_seconds;
+        if dt == 0.0 {
+            return false;
+        }
+        if dt > 0.0 {
+            let restarted = sample.restarted_since(&pod.last);
+            let rate = |now: f64, before: f64| if restarted { now } else { (now - before).max(0.0) } / dt;
+            pod.rates = Some(Rates {
+                transactions: rate(sample.transactions, pod.last.transactions),
+                transaction_seconds: rate(sample.transaction_seconds, pod.last.transaction_seconds),
+                wait_seconds: rate(sample.wait_seconds, pod.last.wait_seconds),
+                assignments: rate(sample.assignments, pod.last.assignments),
+            });
+        }
+        pod.last = *sample;
+        true
+    }
+}

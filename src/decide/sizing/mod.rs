@@ -1,0 +1,496 @@
+//! PURE: how many server connections a pool needs.
+//!
+//! A [`Sizer`] is the state of one pool (or of one pod, in the agent). Each tick it takes an [`Observation`] and returns
+//! a [`Decision`] with its reason, message, recommendation and figures. Nothing here reads a clock: the same
+//! observations give the same decisions in the operator, the agent, `sluice decide` and the backtest.
+//!
+//! | caller | observes | bounds | interval |
+//! |---|---|---|---|
+//! | operator | all pods of the pool, merged by [`Fleet`] | `minAllowed`, `maxAllowed`; no share | its tick, 15 s |
+//! | agent | its own pod, `pods: 1` | floor and share as `min` and `max`, and the share | 1 s |
+//! | `sluice decide`, backtest | what the line or the model says | the line's | the line's |
+//!
+//! ```
+//! use sluice::contract::{Algorithm, Objective};
+//! use sluice::decide::sizing::{Automation, Bounds, Observation, Reason, Sample, Sizer, SizingSettings};
+//!
+//! let settings = SizingSettings::new(Algorithm::Adaptive, Objective { wait_milliseconds: 20, max_waiting_percent: 1.0 });
+//! let mut sizer = Sizer::default(); // one per pool; keep it, it learns
+//! let mut size = 5;
+//! for tick in 1..=60_u32 {
+//!     let now = f64::from(tick) * 15.0;
+//!     let sample = Sample {
+//!         at_seconds: now - 8.0,
+//!         active: 8.0,
+//!         transactions: now * 100.0,         // 100 a second
+//!         transaction_seconds: now * 8.0,    // of 80 ms each: 8 busy connections
+//!         assignments: now * 100.0,
+//!         ..Sample::default()
+//!     };
+//!     let decision = sizer.decide(&settings, &Observation {
+//!         now_seconds: now,
+//!         interval_seconds: 15.0,
+//!         pods: 1,
+//!         current: size, // what the poolers work with now
+//!         target: size,  // what was asked for last
+//!         bounds: Bounds { min: 5, max: 100, share: None },
+//!         automation: Automation::Apply,
+//!         samples: &[sample],
+//!     });
+//!     size = decision.size;
+//! }
+//! assert!((10..=16).contains(&size), "{size}");
+//!
+//! // nothing new: hold, and say so
+//! let held = sizer.decide(&settings, &Observation {
+//!     now_seconds: 915.0, interval_seconds: 15.0, pods: 1, current: size, target: size,
+//!     bounds: Bounds { min: 5, max: 100, share: None }, automation: Automation::Apply, samples: &[],
+//! });
+//! assert_eq!((held.size, held.reason), (size, Reason::NoData));
+//! ```
+
+mod adaptive;
+mod algorithm;
+mod decision;
+mod demand;
+mod fleet;
+mod load;
+mod load_factor;
+mod sample;
+mod settings;
+mod staffing;
+mod target_utilization;
+
+use serde::{Deserialize, Serialize};
+
+pub use adaptive::AdaptiveParameters;
+pub use decision::{Confidence, Decision, Explanation, Reason, Recommendation, Setting};
+pub use demand::Reading;
+pub use fleet::{Fleet, PodSample};
+pub use sample::{Sample, SampleError};
+pub use settings::SizingSettings;
+
+use self::{
+    adaptive::Adaptive,
+    algorithm::{Context, News, SizingAlgorithm, Whole, Wish},
+    demand::Meter,
+    load_factor::LoadFactor,
+    target_utilization::TargetUtilization,
+};
+use super::{
+    behavior::{BehaviorState, Urgency, Wanted},
+    guard::{self, Limit, knee::Knee, signal::Signal},
+};
+use crate::contract::Algorithm;
+
+/// Samples this much too early still count as `sample_seconds` apart.
+const EARLY_SECONDS: f64 = 0.5;
+/// Samples closer than this are the same one.
+const SAME_SECONDS: f64 = 1e-3;
+/// A wider sample is needed when transactions are longer than it: so many service times.
+const SERVICE_TIMES_PER_SAMPLE: f64 = 4.0;
+/// And never wider than this.
+const WIDEST_SAMPLE_SECONDS: f64 = 600.0;
+/// A gap counts as at most this much learning.
+const LONGEST_STEP_SECONDS: f64 = 60.0;
+/// Seconds of samples for [`Confidence::Medium`] and [`Confidence::High`].
+const MEDIUM_SECONDS: f64 = 900.0;
+const HIGH_SECONDS: f64 = 4.0 * 3600.0;
+
+/// Between which sizes the pool may move. Clamped in this order: minimum, maximum, share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// At least this many server connections.
+    pub min: u32,
+    /// At most this many. Wins over `min`.
+    pub max: u32,
+    /// What the budget granted; none while nothing shares the server. Wins over both.
+    pub share: Option<u32>,
+}
+
+impl Bounds {
+    /// The largest size that no bound forbids.
+    pub fn most(&self) -> u32 {
+        self.share.map_or(self.max, |share| share.min(self.max))
+    }
+
+    /// The smallest size that no bound forbids.
+    pub fn least(&self) -> u32 {
+        self.min.min(self.most())
+    }
+}
+
+/// Whether a decision is carried out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Automation {
+    /// Yes.
+    #[default]
+    Apply,
+    /// `mode: Recommend`: never; the size stays, the recommendation tells what it would be.
+    Recommend,
+    /// `paused`: not now.
+    Paused,
+}
+
+/// What is known at one tick. Sizes and figures are of the whole pool: all pods together.
+#[derive(Clone, Copy, Debug)]
+pub struct Observation<'a> {
+    /// The time of the decision, in seconds on the clock of the samples.
+    pub now_seconds: f64,
+    /// Seconds between two decisions.
+    pub interval_seconds: f64,
+    /// Pods that hold poolers. 0 counts as 1.
+    pub pods: u32,
+    /// Size that the poolers work with now.
+    pub current: u32,
+    /// Size asked for last; the same as `current` when nothing is on its way.
+    pub target: u32,
+    /// Between which sizes.
+    pub bounds: Bounds,
+    /// Whether the decision is carried out.
+    pub automation: Automation,
+    /// Readings since the last decision, oldest first. Repeated ones do no harm; none is no news.
+    pub samples: &'a [Sample],
+}
+
+/// A change of the size that may or may not have been applied.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Asked {
+    at_seconds: f64,
+    from: u32,
+    to: u32,
+}
+
+/// The algorithm's own state.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum State {
+    Adaptive(Box<Adaptive>),
+    TargetUtilization(TargetUtilization),
+    LoadFactor(LoadFactor),
+}
+
+impl State {
+    fn new(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::Adaptive => Self::Adaptive(Box::default()),
+            Algorithm::TargetUtilization => Self::TargetUtilization(TargetUtilization::default()),
+            Algorithm::LoadFactor => Self::LoadFactor(LoadFactor::default()),
+        }
+    }
+
+    fn runs(&self) -> Algorithm {
+        match self {
+            Self::Adaptive(_) => Algorithm::Adaptive,
+            Self::TargetUtilization(_) => Algorithm::TargetUtilization,
+            Self::LoadFactor(_) => Algorithm::LoadFactor,
+        }
+    }
+
+    fn algorithm(&mut self) -> &mut dyn SizingAlgorithm {
+        match self {
+            Self::Adaptive(state) => state.as_mut(),
+            Self::TargetUtilization(state) => state,
+            Self::LoadFactor(state) => state,
+        }
+    }
+}
+
+/// The sizing of one pool: a few KiB that learn. Losing them costs 15 minutes of caution and nothing else.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Sizer {
+    slow: Meter,
+    quick: Meter,
+    knee: Knee,
+    behavior: BehaviorState,
+    state: State,
+    last_now: Option<f64>,
+    /// Recommended last, where recommendations are not carried out.
+    recommended: Option<u32>,
+    asked: Option<Asked>,
+    seen_seconds: f64,
+    /// Clients hide the demand: more than half the size waited at the newest reading.
+    hidden: bool,
+}
+
+impl Default for Sizer {
+    fn default() -> Self {
+        Self {
+            slow: Meter::default(),
+            quick: Meter::default(),
+            knee: Knee::default(),
+            behavior: BehaviorState::default(),
+            state: State::new(Algorithm::default()),
+            last_now: None,
+            recommended: None,
+            asked: None,
+            seen_seconds: 0.0,
+            hidden: false,
+        }
+    }
+}
+
+/// What the new samples say.
+struct Read {
+    /// The newest slow reading.
+    slow: Option<Reading>,
+    /// One reading per sample.
+    quick: Vec<Reading>,
+    /// Seconds in which no figure moved although connections were busy.
+    still_seconds: Option<f64>,
+}
+
+/// The decision as it grows along the chain of guards.
+struct Draft {
+    size: u32,
+    reason: Reason,
+    message: String,
+    limits: Vec<Limit>,
+}
+
+impl Draft {
+    fn apply(&mut self, limit: Option<Limit>) {
+        if let Some(limit) = limit {
+            self.size = limit.size;
+            self.reason = limit.reason;
+            self.message.clone_from(&limit.message);
+            self.limits.push(limit);
+        }
+    }
+}
+
+impl Sizer {
+    /// Decides once. Deterministic: the same state, settings and observation give the same decision.
+    pub fn decide(&mut self, settings: &SizingSettings, observation: &Observation) -> Decision {
+        if self.state.runs() != settings.algorithm {
+            self.state = State::new(settings.algorithm);
+        }
+        let now = self.tick(observation);
+        // a recommendation that nobody carries out builds on the one before
+        let target = match observation.automation {
+            Automation::Apply => observation.target,
+            Automation::Recommend | Automation::Paused => self.recommended.unwrap_or(observation.target),
+        };
+        self.confirm(settings, target);
+        let context = Self::context(settings, observation, target, now);
+        let (fresh, signal) = self.fresh(observation);
+        let Read { slow, quick, still_seconds } = self.read(settings, &fresh, &context);
+        let signal = still_seconds.map_or(signal, |seconds| Signal::Still { seconds });
+
+        let bounds = &observation.bounds;
+        let held = guard::signal::check(signal, target).or_else(|| guard::stalled::check(slow.as_ref(), target));
+        let (wish, mut draft) = match held {
+            Some(limit) => {
+                if limit.reason == Reason::DatabaseStalled {
+                    self.hidden = true;
+                }
+                let wish = Wish { size: limit.size, base: limit.size, reason: limit.reason };
+                let mut draft =
+                    Draft { size: limit.size, reason: limit.reason, message: String::new(), limits: Vec::new() };
+                draft.apply(Some(limit));
+                (wish, draft)
+            }
+            None => {
+                self.pursue(settings, &News { samples: &fresh, quick: &quick, slow: slow.as_ref() }, &context, bounds)
+            }
+        };
+        draft.apply(guard::bounds::check(draft.size, bounds));
+
+        let recommended = draft.size;
+        self.recommended = Some(recommended);
+        draft.apply(guard::automation::check(observation.automation, recommended, observation.target));
+        self.asked = (recommended != target).then_some(Asked { at_seconds: now, from: target, to: recommended });
+
+        let explanation = self.state.algorithm().explain(&context);
+        let clamp = |size: u32| size.clamp(bounds.least(), bounds.most());
+        Decision {
+            size: draft.size,
+            reason: draft.reason,
+            message: draft.message,
+            recommendation: Recommendation {
+                target: recommended,
+                lower_bound: clamp(explanation.lower).min(recommended),
+                upper_bound: clamp(explanation.upper).max(recommended),
+                uncapped_target: wish.size,
+                confidence: self.confidence(wish.reason),
+            },
+            base: wish.base,
+            explanation,
+            limits: draft.limits,
+        }
+    }
+
+    /// The time, which never runs backwards for what is remembered.
+    fn tick(&mut self, observation: &Observation) -> f64 {
+        let now =
+            if observation.now_seconds.is_finite() { observation.now_seconds } else { self.last_now.unwrap_or(0.0) };
+        if self.last_now.is_some_and(|last| now < last) {
+            self.behavior.rewind(now);
+            self.knee.rewind(now);
+            self.state.algorithm().rewind(now);
+        }
+        self.last_now = Some(now);
+        now
+    }
+
+    /// A change counts for the policies once the caller shows it as asked for.
+    fn confirm(&mut self, settings: &SizingSettings, target: u32) {
+        if let Some(asked) = self.asked.take().filter(|asked| asked.to == target) {
+            self.behavior.scaled(&settings.behavior, asked.at_seconds, asked.from, asked.to);
+        }
+    }
+
+    fn context<'a>(settings: &'a SizingSettings, observation: &Observation, target: u32, now: f64) -> Context<'a> {
+        let pods = observation.pods.max(1);
+        let bounds = &observation.bounds;
+        Context {
+            now_seconds: now,
+            interval_seconds: Some(observation.interval_seconds).filter(|s| s.is_finite() && *s > 0.0).unwrap_or(1.0),
+            pods: f64::from(pods),
+            current: f64::from(observation.current.max(1)) / f64::from(pods),
+            target: target.div_ceil(pods),
+            min: (bounds.min / pods).max(1),
+            max: bounds.max.div_ceil(pods).max(1),
+            tolerance_up: settings.behavior.scale_up.tolerance,
+            tolerance_down: settings.behavior.scale_down.tolerance,
+            wait_seconds: f64::from(settings.objective.wait_milliseconds) / 1000.0,
+            violation_share: settings.objective.max_waiting_percent / 100.0,
+            target_utilization: f64::from(settings.target_utilization_percent.max(1)) / 100.0,
+            adaptive: &settings.adaptive,
+            pool: Whole { current: observation.current, target, min: bounds.min, max: bounds.max },
+        }
+    }
+
+    /// The samples that are new and can be.
+    fn fresh(&self, observation: &Observation) -> (Vec<Sample>, Signal) {
+        let mut fresh: Vec<Sample> = Vec::new();
+        let mut signal = Signal::Absent;
+        for sample in observation.samples {
+            let last = fresh.last().or(self.quick.previous());
+            if let Err(error) = sample.check() {
+                signal = Signal::Invalid(error);
+            } else if last.is_some_and(|last| (sample.at_seconds - last.at_seconds).abs() < SAME_SECONDS) {
+                if signal == Signal::Absent {
+                    signal = Signal::Stale { age_seconds: observation.now_seconds - sample.at_seconds };
+                }
+            } else {
+                fresh.push(*sample);
+            }
+        }
+        if !fresh.is_empty() {
+            signal = Signal::Fresh;
+        }
+        (fresh, signal)
+    }
+
+    /// Feeds the meters and the algorithm's memory. Returns the newest slow reading and every quick one.
+    fn read(&mut self, settings: &SizingSettings, fresh: &[Sample], context: &Context) -> Read {
+        let mut read = Read { slow: None, quick: Vec::with_capacity(fresh.len()), still_seconds: None };
+        for sample in fresh {
+            let since = self.slow.previous().map(|last| (sample.at_seconds - last.at_seconds, sample.repeats(last)));
+            let due = since
+                .is_none_or(|(seconds, _)| seconds >= self.sample_seconds(settings) - EARLY_SECONDS || seconds < 0.0);
+            if due {
+                read.still_seconds = since.and_then(|(seconds, repeats)| repeats.then_some(seconds));
+            }
+            if due && read.still_seconds.is_none() {
+                read.slow = self.slow.add(sample, settings.leak_threshold_seconds);
+                if let Some(reading) = &read.slow {
+                    self.seen_seconds += reading.dt_seconds.min(LONGEST_STEP_SECONDS);
+                    self.hidden = reading.waiting > 0.5 * context.current * context.pods;
+                    self.state.algorithm().learn(reading, context);
+                }
+            }
+            read.quick.extend(self.quick.add(sample, settings.leak_threshold_seconds));
+        }
+        read
+    }
+
+    /// Seconds between two samples that are learned: more than transactions take.
+    fn sample_seconds(&self, settings: &SizingSettings) -> f64 {
+        match self.slow.service_seconds() {
+            Some(service) if service > settings.sample_seconds => {
+                (SERVICE_TIMES_PER_SAMPLE * service).min(WIDEST_SAMPLE_SECONDS)
+            }
+            _ => settings.sample_seconds,
+        }
+    }
+
+    /// The algorithm's wish and the guards that depend on it.
+    fn pursue(&mut self, settings: &SizingSettings, news: &News, context: &Context, bounds: &Bounds) -> (Wish, Draft) {
+        let wish = self.state.algorithm().wish(*news, context);
+        if let Some(reading) = news.slow {
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // sizes
+            let per_pod = |size: u32| (f64::from(size) / context.pods).round() as u32;
+            let sizes = guard::knee::Sizes {
+                current: per_pod(context.pool.current).max(1),
+                wanted: per_pod(wish.base),
+                min: context.min,
+                max: context.max,
+                pods: context.pods,
+            };
+            self.knee.learn(reading, &sizes);
+        }
+        let message = self.explain(&wish, settings, context);
+        let mut draft = Draft { size: wish.size, reason: wish.reason, message, limits: Vec::new() };
+        let mut urgency = Urgency::None;
+        if wish.reason == Reason::WaitingClients {
+            urgency = Urgency::ClientsWait;
+        }
+        if let Some(cap) = self.knee.cap() {
+            if news.slow.is_some() {
+                self.state.algorithm().cap(cap);
+            }
+            let limit = self.knee.check(draft.size, context.pods);
+            if limit.is_some() {
+                urgency = Urgency::DatabaseSaturated;
+            }
+            draft.apply(limit);
+        }
+        let wanted = Wanted {
+            now_seconds: context.now_seconds,
+            current: context.pool.target,
+            desired: draft.size,
+            min: bounds.least(),
+            max: bounds.most(),
+            urgency,
+        };
+        draft.apply(guard::rates::check(&mut self.behavior, &settings.behavior, &wanted, bounds));
+        (wish, draft)
+    }
+
+    /// The wish in words.
+    fn explain(&mut self, wish: &Wish, settings: &SizingSettings, context: &Context) -> String {
+        let why = self.state.algorithm().explain(context);
+        let waiting = self.quick.previous().map_or(0.0, |sample| sample.waiting);
+        let rule = match settings.algorithm {
+            Algorithm::Adaptive => {
+                let setting = why.setting.unwrap_or(Setting { window_seconds: 0.0, headroom: 1.0 });
+                format!(
+                    "{:.0} ms each; headroom {} on the largest of {:.0} s, at most {} % to wait longer than {} ms",
+                    1000.0 * why.service_seconds,
+                    setting.headroom,
+                    setting.window_seconds,
+                    settings.objective.max_waiting_percent,
+                    settings.objective.wait_milliseconds,
+                )
+            }
+            Algorithm::TargetUtilization => format!("at {} % utilization", settings.target_utilization_percent),
+            Algorithm::LoadFactor => "by the load factor".to_owned(),
+        };
+        if wish.reason == Reason::WaitingClients {
+            format!("{waiting:.0} clients wait: {} until the queue is gone, {} without them", wish.size, wish.base)
+        } else {
+            format!("{:.1} busy on {:.0} pods, {rule}: {}", why.demand, context.pods, wish.size)
+        }
+    }
+
+    fn confidence(&self, reason: Reason) -> Confidence {
+        if reason.is_hold() || self.hidden || self.seen_seconds < MEDIUM_SECONDS {
+            Confidence::Low
+        } else if self.seen_seconds < HIGH_SECONDS {
+            Confidence::Medium
+        } else {
+            Confidence::High
+        }
+    }
+}
