@@ -1,4 +1,6 @@
 //! What `cargo test` proves with Rust alone: properties, snapshots, purity and drift.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::panic)]
 
+mod chart;
 mod crds;
+mod examples;

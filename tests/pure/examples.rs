@@ -1,0 +1,136 @@
+//! Every manifest under `examples/` means what it says: it parses into our types (or Kubernetes') without losing a field,
+//! and the parts of an example fit together.
+
+use std::{fs, path::Path};
+
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Namespace, Secret},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use sluice::{
+    api::{ConnectionBudget, ConnectionPool, ConnectionPoolClass},
+    contract::names,
+    decide,
+};
+
+/// Every document of every YAML file under `examples/`, with the file's name.
+fn documents() -> Vec<(String, Value)> {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("examples")];
+    let mut documents = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("examples/ can be read") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "yaml") {
+                let text = fs::read_to_string(&path).expect("a text");
+                for document in serde_yaml::Deserializer::from_str(&text) {
+                    let value =
+                        Value::deserialize(document).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+                    documents.push((path.display().to_string(), value));
+                }
+            }
+        }
+    }
+    documents
+}
+
+fn of_kind<T: DeserializeOwned>(kind: &str) -> Vec<(String, T)> {
+    let parsed: Vec<_> = documents()
+        .into_iter()
+        .filter(|(_, document)| document["kind"] == kind)
+        .map(|(file, document)| (file, serde_json::from_value(document).expect("parses; see the other test")))
+        .collect();
+    assert!(!parsed.is_empty(), "no example of kind {kind}");
+    parsed
+}
+
+/// Asserts that everything in `written` is in `read`: what the types do not know would be missing there.
+fn assert_kept(path: &str, written: &Value, read: &Value) {
+    match written {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                assert_kept(&format!("{path}.{name}"), value, &read[name]);
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                assert_kept(&format!("{path}[{index}]"), item, &read[index]);
+            }
+        }
+        scalar => assert_eq!(scalar, read, "{path}: unknown field, or read as something else"),
+    }
+}
+
+fn assert_parses<T: DeserializeOwned + Serialize>(file: &str, document: &Value) {
+    let parsed: T = serde_json::from_value(document.clone()).unwrap_or_else(|error| panic!("{file}: {error}"));
+    assert_kept(file, document, &serde_json::to_value(parsed).expect("JSON"));
+}
+
+#[test]
+fn every_example_parses_without_losing_a_field() {
+    for (file, document) in documents() {
+        match document["kind"].as_str() {
+            Some("ConnectionPool") => assert_parses::<ConnectionPool>(&file, &document),
+            Some("ConnectionPoolClass") => assert_parses::<ConnectionPoolClass>(&file, &document),
+            Some("ConnectionBudget") => assert_parses::<ConnectionBudget>(&file, &document),
+            Some("Deployment") => assert_parses::<Deployment>(&file, &document),
+            Some("Namespace") => assert_parses::<Namespace>(&file, &document),
+            Some("ConfigMap") => assert_parses::<ConfigMap>(&file, &document),
+            // what is written as stringData is read as it is
+            Some("Secret") => assert_parses::<Secret>(&file, &document),
+            Some("PodMonitor") => assert_eq!(document["apiVersion"], "monitoring.coreos.com/v1", "{file}"),
+            None => {
+                assert!(document["scrape_configs"].is_array(), "{file}: neither an object nor a scrape configuration");
+            }
+            Some(kind) => panic!("{file}: no test knows kind {kind}; add it here"),
+        }
+    }
+}
+
+#[test]
+fn every_example_pool_makes_sense_together_with_the_built_in_values() {
+    for (file, pool) in of_kind::<ConnectionPool>("ConnectionPool") {
+        decide::effective::effective(&pool.spec, None).unwrap_or_else(|refusal| panic!("{file}: {}", refusal.message));
+    }
+}
+
+#[test]
+fn the_example_pool_selects_every_example_workload_of_its_namespace() {
+    let pools = of_kind::<ConnectionPool>("ConnectionPool");
+    let (_, pool) = pools.iter().find(|(file, _)| file.contains("/shop/")).expect("the shop's pool");
+    for (file, deployment) in of_kind::<Deployment>("Deployment") {
+        let template = deployment.spec.expect("a spec").template.metadata.expect("metadata");
+        let labels = template.labels.unwrap_or_default();
+        assert_eq!(deployment.metadata.namespace, pool.metadata.namespace, "{file}");
+        for (label, value) in &pool.spec.workload.selector.match_labels {
+            assert_eq!(labels.get(label), Some(value), "{file}: not selected by the pool");
+        }
+    }
+}
+
+#[test]
+fn the_example_namespace_is_opted_in_and_the_credentials_have_the_keys_that_a_pool_reads() {
+    for (file, namespace) in of_kind::<Namespace>("Namespace") {
+        let labels = namespace.metadata.labels.unwrap_or_default();
+        assert_eq!(labels.get(names::INJECT_LABEL).map(String::as_str), Some(names::INJECT_ENABLED), "{file}");
+    }
+    for (file, secret) in of_kind::<Secret>("Secret") {
+        let data = secret.string_data.unwrap_or_default();
+        assert!(data.contains_key("username") && data.contains_key("password"), "{file}");
+    }
+}
+
+#[test]
+fn the_scrape_examples_look_for_the_port_that_the_agent_has() {
+    for (file, document) in documents() {
+        if document["kind"] == "PodMonitor" {
+            assert_eq!(document["spec"]["podMetricsEndpoints"][0]["port"], names::METRICS_PORT_NAME, "{file}");
+            assert_eq!(document["spec"]["selector"]["matchExpressions"][0]["key"], names::POOL_LABEL, "{file}");
+        } else if let Some(job) = document["scrape_configs"].get(0) {
+            assert_eq!(job["relabel_configs"][0]["regex"], names::METRICS_PORT_NAME, "{file}");
+        }
+    }
+}
