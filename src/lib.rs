@@ -16,3 +16,4 @@ pub mod controller;
 pub mod decide;
 pub mod http;
 pub mod telemetry;
+pub mod webhook;

@@ -13,6 +13,7 @@ mod pool_status;
 mod pooler;
 mod rollout;
 mod scaling;
+mod selector;
 
 pub use budget::{
     AllowedNamespaces, BudgetAdmission, BudgetCapacity, BudgetFencing, BudgetServer, CapacitySource, ConnectionBudget,
@@ -37,6 +38,7 @@ pub use scaling::{
     AlgorithmSpec, BehaviorPolicy, BehaviorPolicyType, BehaviorRules, BehaviorSelectPolicy, BehaviorSpec,
     LocalReaction, MetricsSpec, ObjectiveSpec, ScalingSpec, Signal, SignalOverride,
 };
+pub use selector::pool_of_labels;
 
 /// API group.
 pub const GROUP: &str = "sluice.dev";

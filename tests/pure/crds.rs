@@ -8,7 +8,7 @@ use sluice::api::{crds, crds_yaml};
 
 fn committed(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds").join(name);
-    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    fs::read_to_string(path).expect("committed under crds/")
 }
 
 #[test]

@@ -1,0 +1,9 @@
+//! Admission: what happens to a pod before it exists.
+//!
+//! [`admission`] and [`inject`] are pure: a pod, the pools of its namespace and the operator's settings in, a verdict
+//! out. [`server`] is the HTTPS endpoint around them, [`lookup`] where it finds pools and classes.
+
+pub mod admission;
+pub mod inject;
+pub mod lookup;
+pub mod server;
