@@ -30,7 +30,7 @@ coredns-token,lab:coredns,6,"system:masters"
 prometheus-token,lab:prometheus,7,"system:masters"
 TOKENS
   local user
-  for user in admin controllers scheduler proxy node0 coredns prometheus; do
+  for user in admin controllers scheduler proxy node0 coredns; do
     cat > "$RUN/kubeconfig/$user" <<CONFIG
 apiVersion: v1
 kind: Config
@@ -63,7 +63,7 @@ up_api() {
     --token-auth-file "$RUN/tokens.csv" --allow-privileged=true --profiling=false \
     --service-account-issuer https://kubernetes.default.svc --service-account-key-file "$RUN/certs/sa.key" \
     --service-account-signing-key-file "$RUN/certs/sa.key" --enable-admission-plugins NodeRestriction \
-    --audit-policy-file "$RUN/audit-policy.yaml" --audit-log-path "$RUN/audit.log" "${level[@]}"
+    --kubelet-preferred-address-types InternalIP --audit-policy-file "$RUN/audit-policy.yaml" --audit-log-path "$RUN/audit.log" "${level[@]}"
   wait_for 60 "API server ready" in_lab kubectl get --raw /readyz
 }
 
@@ -89,7 +89,7 @@ up_node() {
   wait_for 60 "node ready" in_lab kubectl wait --for=condition=Ready node/node0 --timeout=0
   wait_for 60 "default service account" in_lab kubectl get serviceaccount default
   wait_for 30 "PostgreSQL ready" in_lab pg_isready -q -h $NODE_IP
-  wait_for 30 "Prometheus ready" in_lab promtool check ready --url http://$NODE_IP:9090
+  wait_for 30 "Prometheus ready" in_lab promtool query instant http://$NODE_IP:9090 1
   wait_for 30 "DNS ready" in_lab grep -q CoreDNS- "$RUN/log/coredns.log"
 }
 
@@ -191,7 +191,7 @@ global: {scrape_interval: ${SLUICE_SCRAPE:-15s}, scrape_timeout: ${SLUICE_SCRAPE
 scrape_configs:
   # every container port of these names, of init containers (which sidecars are) too
   - job_name: pods
-    kubernetes_sd_configs: [{role: pod, kubeconfig_file: $RUN/kubeconfig/prometheus}]
+    file_sd_configs: [{files: [$RUN/targets.json]}]
     relabel_configs:
       - {source_labels: [__meta_kubernetes_pod_container_port_name], regex: sluice-metrics|metrics, action: keep}
       - {source_labels: [__meta_kubernetes_pod_phase], regex: Succeeded|Failed, action: drop}
@@ -199,24 +199,31 @@ scrape_configs:
       - {source_labels: [__meta_kubernetes_pod_name], target_label: pod}
       - {source_labels: [__meta_kubernetes_pod_container_name], target_label: container}
 CONFIG
+  # Debian's Prometheus has no Kubernetes discovery: this gives it the same labels
+  start targets "$BIN/labtool" targets https://127.0.0.1:6443 "$RUN/certs/ca.crt" prometheus-token "$RUN/targets.json"
   start prometheus "$BIN/prometheus" --config.file="$RUN/prometheus.yaml" --storage.tsdb.path="$RUN/prometheus" \
     --web.listen-address=$NODE_IP:9090 --web.enable-lifecycle
 }
 
 start_coredns() {
   cat > "$RUN/Corefile" <<CONFIG
-. {
+cluster.local in-addr.arpa {
   bind $NODE_IP
   errors
-  hosts {
-    $NODE_IP node0 postgres.sluice.test prometheus.sluice.test
-    fallthrough
-  }
-  kubernetes cluster.local in-addr.arpa {
+  kubernetes {
     kubeconfig $RUN/kubeconfig/coredns
     pods insecure
     ttl 5
   }
+}
+sluice.test {
+  bind $NODE_IP
+  hosts {
+    $NODE_IP postgres.sluice.test prometheus.sluice.test
+  }
+}
+. {
+  bind $NODE_IP
   template ANY ANY {
     rcode NXDOMAIN
   }

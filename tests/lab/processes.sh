@@ -108,7 +108,7 @@ stop() {
 }
 
 # cgroups of the lab: one directory in each hierarchy (v1) or in the only one (v2)
-cgroups() { find /sys/fs/cgroup -maxdepth 2 -type d -name "sluice-$SLUICE_LAB" -not -path '*/unified/*' 2> /dev/null || :; }
+cgroups() { find /sys/fs/cgroup -maxdepth 2 -type d -name "sluice-$SLUICE_LAB" 2> /dev/null || :; }
 
 make_cgroups() {
   if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
@@ -117,7 +117,7 @@ make_cgroups() {
   fi
   local hierarchy
   for hierarchy in /sys/fs/cgroup/*/; do
-    case $hierarchy in */unified/ | */systemd/) ;; *) mkdir -p "$hierarchy/sluice-$SLUICE_LAB" ;; esac
+    case $hierarchy in */unified/) ;; *) mkdir -p "$hierarchy/sluice-$SLUICE_LAB" ;; esac
   done
   # a cpuset takes no process before it has cpus and memory
   local file

@@ -3,6 +3,7 @@
 //	labtool init                        PID 1 of the lab's namespaces: brings loopback up, reaps, ends on SIGTERM
 //	labtool pause                       PID 1 of a pod: reaps, ends on SIGTERM
 //	labtool certs DIR NAME-OR-IP...     a CA, a serving certificate for these names, a service account key
+//	labtool targets URL CA TOKEN FILE   keeps the pods' ports in FILE for Prometheus
 //	labtool image OUT TAG ROOT [flags]  packs a directory as an image archive for `ctr images import`
 package main
 
@@ -31,6 +32,8 @@ func main() {
 		pause()
 	case "certs":
 		err = certs(args[0], args[1:])
+	case "targets":
+		err = targets(args[0], args[1], args[2], args[3])
 	case "image":
 		err = image(args)
 	default:
