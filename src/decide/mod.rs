@@ -5,4 +5,5 @@
 pub mod behavior;
 pub mod effective;
 pub mod guard;
+pub mod shares;
 pub mod sizing;

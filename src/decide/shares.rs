@@ -1,0 +1,527 @@
+//! What each pod of a pool may open: divided by demand, moved without ever exceeding the whole.
+//!
+//! # Use
+//! Call [`step`] each tick, and again as soon as a write of the last plan was confirmed or a proof came in: it is cheap and
+//! idle when there is nothing to do. Write every [`Write`] of the [`Plan`] with the pod's uid and resourceVersion, in
+//! the order given, as many as the write limiter allows; what was not written comes again. Poll the pods in
+//! [`Plan::awaited`] for their proof.
+//!
+//! # The invariant
+//! At every instant, and whichever of the writes of whichever plans happened: the sum of `granted` over all pods is at
+//! most [`Division::most`]. It holds because
+//! - a shrink writes the lower `share` and leaves `granted`; only a [`Proof`] lowers `granted`, by a write of its own;
+//! - growth raises both, within what the annotations *as read* leave free, never on the strength of a write of the
+//!   same plan. So any subset of a plan's writes, in any order, is safe, and a new leader needs the annotations alone.
+//!
+//! What the caller owes:
+//! - every pod object that exists is passed, terminating ones too, until all its containers have ended;
+//! - [`Pod::grant`] is the newest grant that was read *or written*: a cache may lag behind one's own writes. While the
+//!   outcome of a write is unknown, pass the larger `granted` of the two;
+//! - one caller at a time (the leader).
+//!
+//! When the whole is lowered below what is granted, shares shrink at once, and nothing grows until proofs made room.
+//!
+//! # Who gets how much
+//! Floors first, oldest pod first; then the mean demand, then what serves it (square-root staffing, or the peak of a burst), in
+//! proportion where it does not fit; then room for the floors of pods that may appear ([`headroom`]); all the rest in
+//! proportion to the mean demand, because a share is a right and not a reservation. Numbers are integers by the method of
+//! the largest remainder. A pod whose demand is unknown keeps what it has. Terminating pods never grow.
+//!
+//! Each move is an API write, a kubelet sync and a fan-out to every watcher, so shares move only when a pod is short: it
+//! has no floor yet, its load presses on its share, or its share is far (40 %) from what its load deserves. Then few pods
+//! give, those that need it least.
+
+mod divide;
+#[cfg(test)]
+mod tests;
+
+use std::cmp::{Ordering, Reverse};
+
+use crate::contract::PodGrant;
+use divide::{Claim, divide, evenly};
+
+/// One pod of the pool that has a sidecar.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pod<'a> {
+    /// Uid of the pod: breaks ties of the age.
+    pub uid: &'a str,
+    /// Unix time of its creation, in seconds: older pods get their floors first.
+    pub created_seconds: i64,
+    /// Where in its life it is.
+    pub phase: PodPhase,
+    /// The newest grant that was read or written. None: no annotation yet, or one without this pool.
+    pub grant: Option<PodGrant>,
+    /// What the agent reported last. None: not asked, or no answer.
+    pub proof: Option<Proof>,
+    /// What the load asks of it. None: unknown, which is never zero; the pod then keeps its share.
+    pub demand: Option<PodDemand>,
+}
+
+/// Where in its life a pod is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodPhase {
+    /// Not bound to a node: it cannot open anything yet, and gets no share.
+    Unscheduled,
+    /// Bound to a node, and not being deleted.
+    Running,
+    /// Being deleted; its containers have not all ended. It may keep what it has, and never grows.
+    Terminating,
+}
+
+/// What an agent reported, by `/status` or by its metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proof {
+    /// The newest grant whose share is in force in the pooler, read back.
+    pub seq: u64,
+    /// Share of that grant.
+    pub share: u32,
+    /// Server connections open then.
+    pub held: u32,
+}
+
+/// Server connections that the load asks of one pod: busy ones and waiting clients, leaks not.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PodDemand {
+    /// Mean of the last minute or so.
+    pub mean: f64,
+    /// Largest of the last half minute, second by second.
+    pub peak: f64,
+}
+
+/// What is divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Division {
+    /// All of `max_allowed`, by demand: the agents decide the limit within the share.
+    ByDemand {
+        /// What all pods together may open.
+        max_allowed: u32,
+    },
+    /// The target, evenly: limit and share are the same (`localReaction: Disabled`).
+    Target {
+        /// The target of the pool.
+        target: u32,
+        /// What all pods together may open.
+        max_allowed: u32,
+    },
+    /// The same for every pod, whatever the sum (`mode: Recommend`).
+    Fixed {
+        /// The limit of every pod.
+        limit_per_pod: u32,
+    },
+}
+
+impl Division {
+    /// The bound of the sum of `granted`. None with [`Division::Fixed`], which bounds each pod and not the sum.
+    pub const fn most(self) -> Option<u32> {
+        match self {
+            Self::ByDemand { max_allowed } | Self::Target { max_allowed, .. } => Some(max_allowed),
+            Self::Fixed { .. } => None,
+        }
+    }
+}
+
+/// A write of one pod's grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// Index into the pods that were passed.
+    pub pod: usize,
+    /// What to write, `seq` already counted on.
+    pub grant: PodGrant,
+    /// What the write does.
+    pub move_: Move,
+}
+
+/// What a write does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Move {
+    /// Lowers the share. `granted` stays until the pod is proven to hold no more than the new share.
+    Shrink,
+    /// Lowers `granted` to the share: the pod was proven.
+    Settle,
+    /// Raises the share.
+    Grow,
+    /// Only the floor changes, or the first grant of a pod that has to wait.
+    Refloor,
+}
+
+/// Why pods have less than their floor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// Every pod has its floor, or will when the plan is through.
+    None,
+    /// The floors of all pods exceed the whole: they were lowered so that each pod gets something.
+    FloorLowered {
+        /// The floor in force.
+        floor: u32,
+    },
+    /// More pods than connections (`ScalingLimited`, reason `TooManyPods`): the youngest have none and their clients queue.
+    TooManyPods {
+        /// Pods without a share.
+        waiting: u32,
+    },
+}
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The writes, most urgent first.
+    pub writes: Vec<Write>,
+    /// The share that each pod is on its way to, in the order of the pods passed.
+    pub shares: Vec<u32>,
+    /// Pods whose shrink is written and not proven: their proof is awaited. Indices into the pods passed.
+    pub awaited: Vec<usize>,
+    /// Sum of what is counted for the pods now, before the writes.
+    pub granted: u32,
+    /// Whether the floors fit.
+    pub shortage: Shortage,
+}
+
+/// Decides what to write now. `floor_per_pod` is what every pod may always hold; at least 1 is taken.
+///
+/// Pure and deterministic: the order of `pods` does not matter.
+pub fn step(pods: &[Pod], floor_per_pod: u32, division: Division) -> Plan {
+    let mut order: Vec<usize> = (0..pods.len()).collect();
+    order.sort_by_key(|&pod| (pods[pod].created_seconds, pods[pod].uid));
+    let members: Vec<Member> = order.iter().map(|&pod| Member::new(&pods[pod])).collect();
+    let aim = match division {
+        Division::Fixed { limit_per_pod } => Aim::fixed(&members, limit_per_pod),
+        Division::Target { target, max_allowed } => {
+            Aim::target(&members, Whole { most: max_allowed, floor: floor_per_pod }, target)
+        }
+        Division::ByDemand { max_allowed } => {
+            Aim::by_demand(&members, Whole { most: max_allowed, floor: floor_per_pod })
+        }
+    };
+    let granted = sum(members.iter().map(|member| member.counted));
+    let free = division.most().map_or(u64::MAX, |most| u64::from(most).saturating_sub(granted));
+
+    let mut writes = writes(&members, &aim, &reach(&members, &aim, free));
+    for write in &mut writes {
+        write.pod = order[write.pod];
+    }
+    let mut shares = vec![0; pods.len()];
+    for (&pod, &share) in order.iter().zip(&aim.shares) {
+        shares[pod] = share;
+    }
+    let mut awaited: Vec<usize> =
+        order.iter().zip(&members).filter(|(_, member)| member.counted > member.share).map(|(&pod, _)| pod).collect();
+    awaited.sort_unstable();
+    Plan { writes, shares, awaited, granted: u32::try_from(granted).unwrap_or(u32::MAX), shortage: aim.shortage }
+}
+
+/// Server connections to leave free for the floors of pods that may appear: a rolling update's default surge of 25 % of
+/// the pods, rounded up as the Deployment controller does, or those that wait for a node if they are more.
+pub fn headroom(running: u32, unscheduled: u32, floor: u32) -> u32 {
+    running.div_ceil(4).max(unscheduled).saturating_mul(floor)
+}
+
+/// A pod with what it has. Members stand oldest first.
+#[derive(Clone, Copy)]
+struct Member {
+    phase: PodPhase,
+    demand: Option<PodDemand>,
+    /// The annotation.
+    grant: Option<PodGrant>,
+    /// What it may open.
+    share: u32,
+    /// What is counted for it: the annotation, or what it was seen to hold if that is more.
+    counted: u32,
+    /// What would be counted once its proof is written down.
+    settled: u32,
+}
+
+impl Member {
+    fn new(pod: &Pod) -> Self {
+        let PodGrant { seq, share, granted, .. } = pod.grant.unwrap_or_default();
+        let granted = granted.max(share);
+        let held = pod.proof.map_or(0, |proof| proof.held);
+        let proven = pod.proof.is_some_and(|proof| proof.seq >= seq && proof.share <= share && proof.held <= share);
+        Self {
+            phase: pod.phase,
+            demand: pod.demand,
+            grant: pod.grant,
+            share,
+            counted: granted.max(held),
+            settled: if proven { share } else { granted },
+        }
+    }
+
+    /// True when its load is more than its share serves: clients wait, or are about to.
+    fn is_pressed(&self) -> bool {
+        self.demand.is_some_and(|demand| {
+            let busy = ceil(demand.mean + demand.mean.max(0.0).sqrt());
+            busy.max(demand.burst().unwrap_or(0)) > self.share
+        })
+    }
+}
+
+impl PodDemand {
+    /// What serves this load: the mean and twice its root, as for Poisson arrivals (Halfin-Whitt 1981), which, unlike the
+    /// largest of a few samples, is steady; or the peak where chance does not explain it.
+    fn need(self) -> u32 {
+        ceil(self.mean + 2.0 * self.mean.max(0.0).sqrt()).max(self.burst().unwrap_or(0))
+    }
+
+    /// The peak, where it is further above the mean than chance takes Poisson arrivals in half a minute.
+    fn burst(self) -> Option<u32> {
+        let mean = self.mean.max(0.0);
+        (self.peak > mean + 4.0 * mean.sqrt() + 3.0).then(|| ceil(self.peak))
+    }
+}
+
+/// What bounds the shares together, and each from below.
+#[derive(Clone, Copy)]
+struct Whole {
+    most: u32,
+    floor: u32,
+}
+
+/// Where the shares are to go, member by member.
+struct Aim {
+    shares: Vec<u32>,
+    floor: u32,
+    /// Left free for the floors of pods that may appear.
+    reserve: u64,
+    shortage: Shortage,
+}
+
+impl Aim {
+    fn fixed(members: &[Member], limit: u32) -> Self {
+        let share = |member: &Member| if member.phase == PodPhase::Running { limit } else { member.share };
+        Self { shares: members.iter().map(share).collect(), floor: limit, reserve: 0, shortage: Shortage::None }
+    }
+
+    /// The target over the running pods, evenly; what is left over goes to those that have more already.
+    fn target(members: &[Member], whole: Whole, target: u32) -> Self {
+        let Claims { of_each: claims, floor, shortage } = Claims::of(members, whole);
+        let mut shares: Vec<u32> = claims.iter().map(|claim| claim.floor).collect();
+        let running: Vec<usize> = (0..members.len())
+            .filter(|&index| members[index].phase == PodPhase::Running && claims[index].floor > 0)
+            .collect();
+        let floors_of_running = sum(running.iter().map(|&index| shares[index]));
+        let most = u64::from(whole.most) + floors_of_running - sum(shares.iter().copied());
+        let had: Vec<u32> = running.iter().map(|&index| members[index].share).collect();
+        let divided = evenly(u64::from(target).clamp(floors_of_running, most), &had);
+        for (index, share) in running.into_iter().zip(divided) {
+            shares[index] = share;
+        }
+        // what the target leaves, pods that end may keep
+        let mut left = u64::from(whole.most) - sum(shares.iter().copied());
+        for (member, share) in members.iter().zip(&mut shares) {
+            if member.phase != PodPhase::Running {
+                give(share, member.share, &mut left);
+            }
+        }
+        Self { shares, floor, reserve: 0, shortage }
+    }
+
+    /// All there is, by demand; but only as many moves as somebody needs.
+    fn by_demand(members: &[Member], whole: Whole) -> Self {
+        let Claims { of_each: claims, floor, shortage } = Claims::of(members, whole);
+        let count = |phase| members.iter().filter(|member| member.phase == phase).count();
+        let [running, unscheduled] = [PodPhase::Running, PodPhase::Unscheduled].map(count).map(to_u32);
+        let headroom = headroom(running, unscheduled, floor);
+        let ideal = divide(whole.most, &claims, headroom);
+        let (shares, reserve) = move_few(members, &claims, &ideal, whole.most, headroom);
+        Self { shares, floor, reserve, shortage }
+    }
+}
+
+/// What each member claims, the floor in force, and whether the floors fit.
+struct Claims {
+    of_each: Vec<Claim>,
+    floor: u32,
+    shortage: Shortage,
+}
+
+impl Claims {
+    fn of(members: &[Member], whole: Whole) -> Self {
+        let claims_floor = |member: &Member| member.phase == PodPhase::Running || member.share > 0;
+        let mut claimants: Vec<usize> = (0..members.len()).filter(|&index| claims_floor(&members[index])).collect();
+        let wanted = whole.floor.max(1);
+        let floor = wanted.min((whole.most / to_u32(claimants.len()).max(1)).max(1));
+        let fitting = usize::try_from(whole.most / floor).unwrap_or(usize::MAX).min(claimants.len());
+        let waiting = claimants.split_off(fitting);
+        let waiting = waiting.iter().filter(|&&index| members[index].phase == PodPhase::Running).count();
+        let shortage = match to_u32(waiting) {
+            0 if floor < wanted => Shortage::FloorLowered { floor },
+            0 => Shortage::None,
+            waiting => Shortage::TooManyPods { waiting },
+        };
+
+        let means: Vec<f64> = members.iter().filter_map(|member| member.demand).map(|demand| demand.mean).collect();
+        let typical = if means.is_empty() { 1.0 } else { means.iter().sum::<f64>() / f64::from(to_u32(means.len())) };
+        let mut claims = vec![Claim::default(); members.len()];
+        for index in claimants {
+            claims[index] = claim(&members[index], floor, typical);
+        }
+        Self { of_each: claims, floor, shortage }
+    }
+}
+
+/// What a member claims. `typical` is the mean demand of those whose demand is known.
+fn claim(member: &Member, floor: u32, typical: f64) -> Claim {
+    let share = member.share;
+    let (mean, peak, weight) = match member.demand {
+        Some(demand) => (ceil(demand.mean), demand.need(), demand.mean),
+        // what it has is what it is taken to need
+        None if share > 0 => (share, share, f64::from(share)),
+        None => (0, 0, typical),
+    };
+    if member.phase == PodPhase::Running {
+        Claim {
+            floor,
+            mean: mean.max(floor),
+            peak: peak.max(floor),
+            weight: weigh(weight),
+            held: share,
+            most: u32::MAX,
+        }
+    } else {
+        let floor = floor.min(share);
+        Claim {
+            floor,
+            mean: mean.clamp(floor, share),
+            peak: peak.clamp(floor, share),
+            weight: 0,
+            held: share,
+            most: share,
+        }
+    }
+}
+
+/// From the shares as they are towards the ideal ones, with few moves. Returns the shares and what stays free.
+fn move_few(members: &[Member], claims: &[Claim], ideal: &[u32], most: u32, headroom: u32) -> (Vec<u32>, u64) {
+    let most = u64::from(most);
+    let now: Vec<u32> = members.iter().map(|member| member.share).collect();
+
+    // who is short grows to what it deserves
+    let grows = |index: usize| is_short(&members[index], &claims[index], ideal[index]);
+    let mut shares: Vec<u32> =
+        (0..members.len()).map(|index| if grows(index) { ideal[index] } else { now[index] }).collect();
+    // the room for pods to come is restored once half of it is gone
+    let free = most.saturating_sub(sum(now.iter().copied()));
+    let wanted = (most - sum(ideal.iter().copied())).min(u64::from(headroom));
+    let restores = free * 2 < wanted && wanted * 2 >= u64::from(headroom);
+    let reserve = if restores { wanted } else { free.min(wanted) };
+
+    // a few give much of what they do not need, rather than many a little; then all down to what they deserve
+    let mut over = (sum(shares.iter().copied()) + reserve).saturating_sub(most);
+    take(
+        &mut shares,
+        &mut over,
+        |index| if grows(index) { u32::MAX } else { claims[index].peak.max(ideal[index] / 4 * 3) },
+        2,
+    );
+    take(&mut shares, &mut over, |index| ideal[index], 1);
+    // what nobody has goes to those who are furthest below
+    let mut left = most.saturating_sub(sum(shares.iter().copied()) + reserve);
+    let mut takers: Vec<usize> = (0..members.len()).filter(|&index| shares[index] < ideal[index]).collect();
+    takers.sort_by_key(|&index| Reverse(ideal[index] - shares[index]));
+    for index in takers {
+        give(&mut shares[index], ideal[index], &mut left);
+    }
+    (shares, reserve)
+}
+
+/// Takes what is `over` from those who have most above their `least`, if that is `worth` a write.
+fn take(shares: &mut [u32], over: &mut u64, least: impl Fn(usize) -> u32, worth: u32) {
+    let above = |shares: &[u32], index: usize| shares[index].saturating_sub(least(index));
+    let mut donors: Vec<usize> = (0..shares.len()).filter(|&index| above(shares, index) >= worth).collect();
+    donors.sort_by_key(|&index| Reverse(above(shares, index)));
+    for index in donors {
+        let given = above(shares, index).min(u32::try_from(*over).unwrap_or(u32::MAX));
+        shares[index] -= given;
+        *over -= u64::from(given);
+    }
+}
+
+/// True when a member's share is worth moving others for.
+fn is_short(member: &Member, claim: &Claim, ideal: u32) -> bool {
+    let (now, missing) = (member.share, ideal.saturating_sub(member.share));
+    let far = missing >= 3 && u64::from(missing) * 5 >= u64::from(now) * 2;
+    missing > 0 && (now < claim.floor || far || (member.is_pressed() && missing >= now.div_ceil(5)))
+}
+
+/// The share that each member can reach now, with `free` connections counted for nobody.
+fn reach(members: &[Member], aim: &Aim, mut free: u64) -> Vec<u32> {
+    // within what is counted for it anyway, growth costs nothing
+    let mut shares: Vec<u32> = members
+        .iter()
+        .zip(&aim.shares)
+        .map(|(member, &wanted)| wanted.min(member.share.max(member.counted.min(wanted))))
+        .collect();
+    for (share, &wanted) in shares.iter_mut().zip(&aim.shares) {
+        give(share, aim.floor.min(wanted), &mut free);
+    }
+    let proofs_to_come =
+        members.iter().zip(&aim.shares).any(|(member, &wanted)| member.counted > member.share || wanted < member.share);
+    for pressed in [true, false] {
+        for ((member, share), &wanted) in members.iter().zip(&mut shares).zip(&aim.shares) {
+            if *share >= wanted || member.is_pressed() != pressed {
+                continue;
+            }
+            let missing = u64::from(wanted - *share);
+            let can = if pressed { missing.min(free) } else { missing.min(free.saturating_sub(aim.reserve)) };
+            // a part is worth a write if no more is to come, or if it is a good part and clients wait
+            if can == missing || !proofs_to_come || (pressed && can * 2 >= missing) {
+                let mut can = can;
+                free -= can;
+                give(share, wanted, &mut can);
+            }
+        }
+    }
+    shares
+}
+
+/// The writes that bring the shares to `reached`, most urgent first: floors, what makes room, the rest.
+fn writes(members: &[Member], aim: &Aim, reached: &[u32]) -> Vec<Write> {
+    let mut ranked = Vec::new();
+    for (index, (member, &share)) in members.iter().zip(reached).enumerate() {
+        let old = member.grant.unwrap_or_default();
+        let floor = aim.floor.min(share);
+        let granted = if share < member.share { member.settled.max(member.share) } else { member.settled.max(share) };
+        if (old.share, old.granted, old.floor) == (share, granted, floor) {
+            continue;
+        }
+        let (rank, move_) = match share.cmp(&member.share) {
+            Ordering::Greater if member.share < floor => (0, Move::Grow),
+            Ordering::Greater => (2, Move::Grow),
+            Ordering::Less => (1, Move::Shrink),
+            Ordering::Equal if granted < old.granted => (1, Move::Settle),
+            Ordering::Equal => (2, Move::Refloor),
+        };
+        ranked.push((rank, Write { pod: index, grant: PodGrant { seq: old.seq + 1, share, granted, floor }, move_ }));
+    }
+    ranked.sort_by_key(|&(rank, _)| rank);
+    ranked.into_iter().map(|(_, write)| write).collect()
+}
+
+/// Raises `share` towards `wanted` by as much as is left.
+fn give(share: &mut u32, wanted: u32, left: &mut u64) {
+    let given = u64::from(wanted.saturating_sub(*share)).min(*left);
+    *left -= given;
+    *share += u32::try_from(given).unwrap_or(0);
+}
+
+/// Whole connections for a demand.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturates; NaN becomes 0
+fn ceil(demand: f64) -> u32 {
+    demand.max(0.0).ceil() as u32
+}
+
+/// Weight of a mean demand in thousandths: integers divide the same everywhere. A quarter of a connection more for everyone,
+/// so that an idle pod gets a little and two idle ones get the same.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturates; NaN becomes 0
+fn weigh(mean: f64) -> u64 {
+    const IDLE: u64 = 250;
+    ((mean.clamp(0.0, 1e9) * 1000.0) as u64) + IDLE
+}
+
+fn to_u32(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+fn sum(shares: impl Iterator<Item = u32>) -> u64 {
+    shares.map(u64::from).sum()
+}

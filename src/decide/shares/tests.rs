@@ -1,0 +1,526 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const fn grant(seq: u64, share: u32, granted: u32) -> PodGrant {
+    PodGrant { seq, share, granted, floor: 1 }
+}
+
+fn pod(uid: &str, grant: Option<PodGrant>, demand: Option<f64>) -> Pod<'_> {
+    let demand = demand.map(|demand| PodDemand { mean: demand, peak: demand });
+    Pod { uid, created_seconds: 0, phase: PodPhase::Running, grant, proof: None, demand }
+}
+
+fn by_demand(max_allowed: u32) -> Division {
+    Division::ByDemand { max_allowed }
+}
+
+/// A small world of pods that do what they are told at once: writes land, agents apply and report.
+struct Quiet<'a> {
+    pods: Vec<Pod<'a>>,
+    writes: usize,
+}
+
+impl<'a> Quiet<'a> {
+    fn new(pods: impl IntoIterator<Item = Pod<'a>>) -> Self {
+        Self { pods: pods.into_iter().collect(), writes: 0 }
+    }
+
+    /// One tick: plans until nothing is left to write, with proofs between.
+    fn tick(&mut self, floor: u32, division: Division) -> Plan {
+        for _ in 0..20 {
+            let plan = step(&self.pods, floor, division);
+            if plan.writes.is_empty() {
+                return plan;
+            }
+            self.writes += plan.writes.len();
+            for Write { pod, grant, .. } in plan.writes {
+                self.pods[pod].grant = Some(grant);
+                self.pods[pod].proof = Some(Proof { seq: grant.seq, share: grant.share, held: grant.share });
+            }
+        }
+        panic!("no rest after 20 rounds: {:?}", self.pods);
+    }
+
+    fn shares(&self) -> Vec<u32> {
+        self.pods.iter().map(|pod| pod.grant.map_or(0, |grant| grant.share)).collect()
+    }
+
+    fn demand(&mut self, pod: usize, demand: f64) {
+        self.pods[pod].demand = Some(PodDemand { mean: demand, peak: demand });
+    }
+}
+
+#[test]
+fn two_pods_with_load_nine_to_one_share_twenty_accordingly_within_two_ticks() {
+    for scale in [0.1, 0.5, 1.0, 1.5, 2.0] {
+        let even = Some(grant(1, 10, 10));
+        let mut world = Quiet::new([pod("busy", even, Some(9.0 * scale)), pod("idle", even, Some(scale))]);
+        // first tick: the shrink alone can be written
+        let plan = step(&world.pods, 1, by_demand(20));
+        assert_eq!(plan.writes.iter().map(|write| (write.pod, write.move_)).collect::<Vec<_>>(), [(1, Move::Shrink)]);
+        let Write { grant, .. } = plan.writes[0];
+        assert_eq!(grant.granted, 10);
+        world.pods[1].grant = Some(grant);
+        world.pods[1].proof = Some(Proof { seq: grant.seq, share: grant.share, held: 1 });
+        // second tick: the proof is in
+        world.tick(1, by_demand(20));
+        assert!(world.shares()[0] >= 14, "load {}: {:?}", 9.0 * scale, world.shares());
+    }
+}
+
+#[test]
+fn when_prometheus_stops_the_shares_stay() {
+    let mut world = Quiet::new([pod("busy", None, Some(9.0)), pod("idle", None, Some(1.0))]);
+    world.tick(1, by_demand(20));
+    let before = world.shares();
+    for pod in &mut world.pods {
+        pod.demand = None;
+    }
+    world.writes = 0;
+    world.tick(1, by_demand(20));
+    assert_eq!((world.shares(), world.writes), (before, 0));
+}
+
+#[test]
+fn a_new_pod_gets_its_floor_out_of_the_headroom_at_once() {
+    let mut world = Quiet::new(["a", "b", "c"].map(|uid| pod(uid, None, Some(2.0))));
+    world.tick(1, by_demand(30));
+    world.pods.push(Pod { created_seconds: 100, ..pod("new", None, None) });
+    let plan = step(&world.pods, 1, by_demand(30));
+    let first = plan.writes[0];
+    assert_eq!((first.pod, first.move_), (3, Move::Grow));
+    assert!(first.grant.share >= 1);
+    world.tick(1, by_demand(30));
+    assert!(world.shares()[3] >= 5, "and then its part: {:?}", world.shares());
+}
+
+#[test]
+fn a_new_pod_gets_its_floor_after_one_proof_when_demand_left_no_headroom() {
+    let mut world = Quiet::new(["a", "b"].map(|uid| pod(uid, None, Some(30.0))));
+    world.tick(1, by_demand(10));
+    assert_eq!(world.shares(), [5, 5]);
+    world.pods.push(Pod { created_seconds: 100, ..pod("new", None, None) });
+    world.tick(1, by_demand(10));
+    assert_eq!(world.shares().iter().sum::<u32>(), 10);
+    assert_eq!(world.shares()[2], 1);
+}
+
+#[test]
+fn more_pods_than_connections_leaves_the_youngest_without_and_says_so() {
+    let mut world = Quiet::new((0..5).map(|age| Pod {
+        created_seconds: 100 - age,
+        ..pod(["e", "d", "c", "b", "a"][usize::try_from(age).unwrap()], None, None)
+    }));
+    let plan = world.tick(4, by_demand(3));
+    assert_eq!(plan.shortage, Shortage::TooManyPods { waiting: 2 });
+    assert_eq!(world.shares(), [0, 0, 1, 1, 1], "the oldest were passed last");
+}
+
+#[test]
+fn floors_that_do_not_fit_are_lowered_for_everyone() {
+    let mut world = Quiet::new(["a", "b", "c"].map(|uid| pod(uid, None, None)));
+    let plan = world.tick(4, by_demand(7));
+    assert_eq!(plan.shortage, Shortage::FloorLowered { floor: 2 });
+    assert!(world.shares().iter().all(|&share| share >= 2));
+}
+
+#[test]
+fn a_lowered_whole_shrinks_at_once_and_grows_nobody() {
+    let mut world = Quiet::new([pod("a", None, Some(9.0)), pod("b", None, Some(1.0))]);
+    world.tick(1, by_demand(20));
+    let plan = step(&world.pods, 1, by_demand(6));
+    assert!(!plan.writes.is_empty());
+    assert!(plan.writes.iter().all(|write| write.move_ == Move::Shrink), "{:?}", plan.writes);
+    world.tick(1, by_demand(6));
+    assert_eq!(world.pods.iter().map(|pod| pod.grant.unwrap().granted).sum::<u32>(), 6);
+}
+
+#[test]
+fn a_terminating_pod_is_counted_and_never_grows() {
+    let mut world = Quiet::new([pod("old", None, Some(5.0)), pod("new", None, Some(5.0))]);
+    world.tick(1, by_demand(12));
+    let share = world.shares()[0];
+    world.pods[0].phase = PodPhase::Terminating;
+    world.demand(0, 50.0);
+    world.demand(1, 50.0);
+    world.tick(1, by_demand(12));
+    assert!(world.shares()[0] <= share && world.shares()[0] >= 1);
+    assert_eq!(world.shares().iter().sum::<u32>(), 12);
+    world.pods.remove(0);
+    world.tick(1, by_demand(12));
+    assert_eq!(world.shares(), [12], "its part returns when it is gone");
+}
+
+#[test]
+fn an_unscheduled_pod_gets_nothing_and_is_kept_room_for() {
+    let mut world = Quiet::new([pod("a", None, Some(1.0))]);
+    world.pods.extend(["b", "c", "d"].map(|uid| Pod { phase: PodPhase::Unscheduled, ..pod(uid, None, None) }));
+    let plan = world.tick(2, by_demand(20));
+    assert_eq!(world.shares(), [14, 0, 0, 0]);
+    assert_eq!(plan.granted, 14);
+}
+
+#[test]
+fn a_proof_of_an_older_grant_or_of_more_connections_proves_nothing() {
+    let shrunk = Some(grant(5, 4, 10));
+    for proof in
+        [Proof { seq: 4, share: 4, held: 1 }, Proof { seq: 5, share: 4, held: 5 }, Proof { seq: 6, share: 9, held: 1 }]
+    {
+        let pods =
+            [Pod { proof: Some(proof), ..pod("a", shrunk, Some(4.0)) }, pod("b", Some(grant(1, 10, 10)), Some(16.0))];
+        let plan = step(&pods, 1, by_demand(20));
+        assert!(plan.writes.iter().all(|write| write.move_ == Move::Shrink), "{proof:?}: {:?}", plan.writes);
+        assert_eq!(plan.awaited, [0]);
+    }
+    let proof = Some(Proof { seq: 5, share: 4, held: 4 });
+    let pods = [Pod { proof, ..pod("a", shrunk, Some(4.0)) }, pod("b", Some(grant(1, 10, 10)), Some(16.0))];
+    assert_eq!(step(&pods, 1, by_demand(20)).writes[0].grant, grant(6, 4, 4));
+}
+
+#[test]
+fn with_the_target_divided_the_shares_sum_up_to_it() {
+    let division = |target| Division::Target { target, max_allowed: 20 };
+    let mut world = Quiet::new(["a", "b", "c"].map(|uid| pod(uid, None, None)));
+    for (target, shares) in [(11, [4, 4, 3]), (10, [4, 3, 3]), (12, [4, 4, 4]), (1, [1, 1, 1]), (50, [7, 7, 6])] {
+        world.tick(1, division(target));
+        assert_eq!(world.shares(), shares, "target {target}");
+    }
+}
+
+#[test]
+fn a_raised_target_is_granted_without_waiting_for_a_proof() {
+    let mut world = Quiet::new(["a", "b"].map(|uid| pod(uid, None, None)));
+    world.tick(1, Division::Target { target: 8, max_allowed: 20 });
+    let plan = step(&world.pods, 1, Division::Target { target: 12, max_allowed: 20 });
+    assert_eq!(
+        plan.writes.iter().map(|write| (write.grant.share, write.grant.granted)).collect::<Vec<_>>(),
+        [(6, 6); 2]
+    );
+}
+
+#[test]
+fn recommend_gives_every_pod_its_fixed_limit_as_floor_and_share() {
+    let mut world = Quiet::new(["a", "b"].map(|uid| pod(uid, None, Some(90.0))));
+    world.tick(1, Division::Fixed { limit_per_pod: 8 });
+    assert!(world.pods.iter().all(|pod| pod.grant == Some(PodGrant { seq: 1, share: 8, granted: 8, floor: 8 })));
+}
+
+/// Uniform numbers in 0..1, the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        f64::from(u32::try_from(self.0 >> 33).unwrap()) / f64::from(1_u32 << 31)
+    }
+
+    /// Knuth's Poisson numbers.
+    fn poisson(&mut self, mean: f64) -> f64 {
+        let (mut product, mut count) = (self.next(), 0.0);
+        while product > (-mean).exp() {
+            product *= self.next();
+            count += 1.0;
+        }
+        count
+    }
+}
+
+#[test]
+fn an_hour_of_steady_poisson_load_moves_shares_seldom() {
+    // busy connections of each second are Poisson; transactions of 40 ms, so the mean of 15 s is good to a few percent
+    let mut random = Random(1);
+    let uids: Vec<String> = (0..10).map(|uid| uid.to_string()).collect();
+    for (mean, whole, most_writes) in [(5.0, 100, 120), (0.5, 30, 30), (7.5, 100, 60), (9.5, 100, 60), (20.0, 100, 60)]
+    {
+        let mut world = Quiet::new(uids.iter().map(|uid| pod(uid, None, Some(mean))));
+        world.tick(1, by_demand(whole));
+        world.writes = 0;
+        for _ in 0..240 {
+            for pod in &mut world.pods {
+                let seconds: Vec<f64> = (0..30).map(|_| random.poisson(mean)).collect();
+                let gauss = (0..12).map(|_| random.next()).sum::<f64>() - 6.0;
+                let near = mean + gauss * (2.0 * mean * 0.04 / 15.0).sqrt();
+                pod.demand = Some(PodDemand { mean: near, peak: seconds.into_iter().fold(0.0, f64::max) });
+            }
+            world.tick(1, by_demand(whole));
+        }
+        println!("mean {mean} on each of ten pods, {whole} to divide: {} writes an hour", world.writes);
+        assert!(world.writes <= most_writes, "mean {mean}: {} writes", world.writes);
+    }
+}
+
+#[test]
+fn a_rolling_update_costs_a_few_writes_per_pod() {
+    let uids: Vec<String> = (0..40).map(|uid| format!("{uid:02}")).collect();
+    let mut world = Quiet::new(uids[..20].iter().map(|uid| pod(uid, None, Some(3.0))));
+    world.tick(1, by_demand(120));
+    world.writes = 0;
+    for (age, uid) in (1..).zip(&uids[20..]) {
+        world.pods.push(Pod { created_seconds: age, ..pod(uid, None, None) });
+        world.tick(1, by_demand(120));
+        let newest = world.pods.len() - 1;
+        world.demand(newest, 3.0);
+        world.pods[0].phase = PodPhase::Terminating;
+        world.demand(0, 0.0);
+        world.tick(1, by_demand(120));
+        world.pods.remove(0);
+        world.tick(1, by_demand(120));
+    }
+    println!("{} writes for 20 pods replaced", world.writes);
+    assert!(world.writes <= 20 * 8, "{} writes", world.writes);
+    assert!(world.shares().iter().all(|&share| share >= 3), "{:?}", world.shares());
+}
+
+// ---- a world that misbehaves
+
+#[derive(Clone, Debug)]
+enum Happening {
+    Arrives {
+        unscheduled: bool,
+    },
+    IsScheduled(usize),
+    BeginsToEnd(usize),
+    Ends(usize),
+    Demands(usize, Option<(u8, u8)>),
+    /// The caller plans; the writes whose bit is set happen, backwards if told.
+    Plans {
+        written: u64,
+        backwards: bool,
+    },
+    /// The kubelet shows the newest grant to the agent.
+    Projects(usize),
+    /// The agent opens or closes connections within what it was told last, and makes a report.
+    Works(usize, u8),
+    /// A report arrives, maybe late; it stays under way and may arrive again.
+    Reports(usize),
+    LosesReports,
+    LeaderRestarts,
+    WholeBecomes(u8),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        2 => any::<bool>().prop_map(|unscheduled| Happening::Arrives { unscheduled }),
+        1 => any::<usize>().prop_map(Happening::IsScheduled),
+        1 => any::<usize>().prop_map(Happening::BeginsToEnd),
+        1 => any::<usize>().prop_map(Happening::Ends),
+        4 => (any::<usize>(), proptest::option::of((0..40_u8, 0..40_u8))).prop_map(|(pod, demand)| Happening::Demands(pod, demand)),
+        8 => (any::<u64>(), any::<u64>(), any::<bool>()).prop_map(|(a, b, backwards)| Happening::Plans { written: a | b, backwards }),
+        6 => any::<usize>().prop_map(Happening::Projects),
+        6 => (any::<usize>(), any::<u8>()).prop_map(|(pod, held)| Happening::Works(pod, held)),
+        6 => any::<usize>().prop_map(Happening::Reports),
+        1 => Just(Happening::LosesReports),
+        1 => Just(Happening::LeaderRestarts),
+        1 => (1..60_u8).prop_map(Happening::WholeBecomes),
+    ]
+}
+
+#[derive(Clone, Debug, Default)]
+struct RealPod {
+    phase: Option<PodPhase>,
+    created: i64,
+    /// The annotation.
+    grant: Option<PodGrant>,
+    /// What the agent was told last and put into force.
+    applied: PodGrant,
+    held: u32,
+    demand: Option<PodDemand>,
+    /// What the leader heard last.
+    proof: Option<Proof>,
+    under_way: Vec<Proof>,
+}
+
+#[derive(Debug, Default)]
+struct World {
+    pods: BTreeMap<String, RealPod>,
+    born: i64,
+}
+
+impl World {
+    fn uid(&self, pod: usize) -> Option<String> {
+        self.pods.keys().nth(pod.checked_rem(self.pods.len())?).cloned()
+    }
+
+    fn pod(&mut self, pod: usize) -> Option<&mut RealPod> {
+        let uid = self.uid(pod)?;
+        self.pods.get_mut(&uid)
+    }
+
+    fn seen(&self) -> Vec<Pod<'_>> {
+        self.pods
+            .iter()
+            .map(|(uid, real)| Pod {
+                uid,
+                created_seconds: real.created,
+                phase: real.phase.unwrap_or(PodPhase::Running),
+                grant: real.grant,
+                proof: real.proof,
+                demand: real.demand,
+            })
+            .collect()
+    }
+
+    fn granted(&self) -> u32 {
+        self.pods.values().filter_map(|pod| pod.grant).map(|grant| grant.granted).sum()
+    }
+
+    fn write(&mut self, planned_for: &[(String, Option<PodGrant>)], write: Write) {
+        let (uid, read) = &planned_for[write.pod];
+        let pod = self.pods.get_mut(uid).unwrap();
+        assert_eq!(pod.grant, *read);
+        pod.grant = Some(write.grant);
+    }
+
+    /// Everything that is under way arrives, until there is rest.
+    fn settle(&mut self, floor: u32, division: Division) -> Plan {
+        for _ in 0..50 {
+            for pod in self.pods.values_mut() {
+                pod.applied = pod.grant.unwrap_or_default();
+                pod.held = pod.held.min(pod.applied.share);
+                pod.proof = Some(Proof { seq: pod.applied.seq, share: pod.applied.share, held: pod.held });
+            }
+            let plan = step(&self.seen(), floor, division);
+            if plan.writes.is_empty() {
+                return plan;
+            }
+            let read: Vec<_> = self.pods.iter().map(|(uid, pod)| (uid.clone(), pod.grant)).collect();
+            for write in plan.writes {
+                self.write(&read, write);
+            }
+        }
+        panic!("no rest: {self:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_no_more_is_granted_than_there_is_and_in_the_end_all_of_it(
+        happenings in proptest::collection::vec(happening(), 1..120),
+        floor in 1..4_u32,
+        mut whole in 1..40_u32,
+        divided_evenly in proptest::option::of(0..60_u32),
+    ) {
+        let division = |max_allowed| match divided_evenly {
+            Some(target) => Division::Target { target, max_allowed },
+            None => Division::ByDemand { max_allowed },
+        };
+        let mut world = World::default();
+        for happening in happenings {
+            let before = world.granted();
+            match happening {
+                Happening::Arrives { unscheduled } => {
+                    let phase = if unscheduled { PodPhase::Unscheduled } else { PodPhase::Running };
+                    world.born += 1;
+                    let pod = RealPod { phase: Some(phase), created: world.born / 2, ..RealPod::default() };
+                    world.pods.insert(format!("{:03}", (world.born * 37) % 1000), pod);
+                }
+                Happening::IsScheduled(pod) => if let Some(pod) = world.pod(pod) && pod.phase == Some(PodPhase::Unscheduled) {
+                    pod.phase = Some(PodPhase::Running);
+                },
+                Happening::BeginsToEnd(pod) => if let Some(pod) = world.pod(pod) {
+                    pod.phase = Some(PodPhase::Terminating);
+                },
+                Happening::Ends(pod) => if let Some(uid) = world.uid(pod) && world.pods[&uid].phase == Some(PodPhase::Terminating) {
+                    world.pods.remove(&uid);
+                },
+                Happening::Demands(pod, demand) => if let Some(pod) = world.pod(pod) {
+                    pod.demand = demand.map(|(mean, peak)| PodDemand { mean: f64::from(mean) / 2.0, peak: f64::from(peak) });
+                },
+                Happening::Plans { written, backwards } => {
+                    let read: Vec<_> = world.pods.iter().map(|(uid, pod)| (uid.clone(), pod.grant)).collect();
+                    let mut writes = step(&world.seen(), floor, division(whole)).writes;
+                    if backwards {
+                        writes.reverse();
+                    }
+                    for (index, write) in writes.into_iter().enumerate() {
+                        if written >> (index % 64) & 1 == 1 {
+                            world.write(&read, write);
+                            prop_assert!(world.granted() <= before.max(whole), "{} granted of {whole}: {world:?}", world.granted());
+                        }
+                    }
+                }
+                Happening::Projects(pod) => if let Some(pod) = world.pod(pod) {
+                    pod.applied = pod.grant.unwrap_or_default();
+                },
+                Happening::Works(pod, wish) => if let Some(pod) = world.pod(pod) {
+                    // above the share connections can only close
+                    let most = pod.applied.share.max(pod.held);
+                    pod.held = u32::from(wish).min(most);
+                    let report = Proof { seq: pod.applied.seq, share: pod.applied.share, held: pod.held };
+                    pod.under_way.push(report);
+                },
+                Happening::Reports(pod) => if let Some(pod) = world.pod(pod) && !pod.under_way.is_empty() {
+                    let oldest = pod.under_way.len() / 2;
+                    pod.proof = Some(pod.under_way[oldest]);
+                },
+                Happening::LosesReports => for pod in world.pods.values_mut() {
+                    pod.under_way.clear();
+                },
+                Happening::LeaderRestarts => for pod in world.pods.values_mut() {
+                    pod.proof = None;
+                },
+                Happening::WholeBecomes(becomes) => whole = u32::from(becomes),
+            }
+            for (uid, pod) in &world.pods {
+                let granted = pod.grant.unwrap_or_default().granted;
+                prop_assert!(pod.held.max(pod.applied.share) <= granted, "{uid} may open more than is counted: {pod:?}");
+                if let Some(PodGrant { share, granted, floor, .. }) = pod.grant {
+                    prop_assert!(floor <= share && share <= granted);
+                }
+            }
+        }
+
+        let plan = world.settle(floor, division(whole));
+        let shares: Vec<u32> = plan.shares.clone();
+        let running = world.pods.values().filter(|pod| pod.phase == Some(PodPhase::Running)).count();
+        let unscheduled = world.pods.values().filter(|pod| pod.phase == Some(PodPhase::Unscheduled)).count();
+        let sum = shares.iter().sum::<u32>();
+        prop_assert!(plan.awaited.is_empty());
+        prop_assert_eq!(plan.granted, sum);
+        if running > 0 {
+            match division(whole) {
+                Division::ByDemand { .. } => {
+                    let spared = headroom(u32::try_from(running).unwrap(), u32::try_from(unscheduled).unwrap(), floor);
+                    prop_assert!(sum + spared >= whole, "{sum} of {whole}, {spared} spared: {world:?}");
+                }
+                Division::Target { target, .. } => {
+                    prop_assert!(sum >= target.min(whole) , "{sum} of target {target}, {whole}: {world:?}");
+                }
+                Division::Fixed { .. } => {}
+            }
+            if plan.shortage == Shortage::None {
+                for ((uid, pod), share) in world.pods.iter().zip(&shares) {
+                    prop_assert!(pod.phase != Some(PodPhase::Running) || *share >= floor, "{uid} has {share}: {world:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_order_in_which_pods_are_passed_does_not_matter(
+        shares in proptest::collection::vec((0..20_u32, 0..5_i64, proptest::option::of(0.0..30.0_f64)), 1..12),
+        whole in 1..60_u32,
+        turn in 0..12_usize,
+    ) {
+        let uids: Vec<String> = (0..shares.len()).map(|uid| uid.to_string()).collect();
+        let mut pods: Vec<Pod> = uids.iter().zip(&shares).map(|(uid, &(share, created_seconds, demand))| Pod {
+            created_seconds,
+            ..pod(uid, Some(grant(1, share, share)), demand)
+        }).collect();
+        let outcome = |pods: &[Pod]| {
+            let plan = step(pods, 1, by_demand(whole));
+            let writes: Vec<_> = plan.writes.iter().map(|write| (pods[write.pod].uid.to_owned(), write.grant)).collect();
+            let shares: BTreeMap<_, _> = pods.iter().map(|pod| pod.uid.to_owned()).zip(plan.shares).collect();
+            (writes, shares)
+        };
+        let first = outcome(&pods);
+        let turn = turn % pods.len();
+        pods.rotate_left(turn);
+        prop_assert_eq!(first, outcome(&pods));
+    }
+}
