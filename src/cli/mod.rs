@@ -1,6 +1,7 @@
 //! The subcommands of `sluice`, one file each.
 
 pub mod crd;
+pub mod decide;
 pub mod operator;
 
 use std::{fmt::Write, process::ExitCode};
@@ -19,6 +20,8 @@ pub struct Cli {
 enum Command {
     /// Print the custom resource definitions, or write them into a directory.
     Crd(crd::CrdArgs),
+    /// Decide on observations: one JSON object per line in, one per line out.
+    Decide(decide::DecideArgs),
     /// Run the operator: controller, webhook, health and metrics.
     Operator(Box<operator::OperatorArgs>),
 }
@@ -28,6 +31,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let outcome: Result<(), Box<dyn std::error::Error>> = match self.command {
             Command::Crd(args) => crd::run(&args).map_err(Into::into),
+            Command::Decide(args) => decide::run(&args).map_err(Into::into),
             Command::Operator(args) => operator::run(*args).map_err(Into::into),
         };
         match outcome {

@@ -54,6 +54,7 @@ mod algorithm;
 mod decision;
 mod demand;
 mod fleet;
+mod line;
 mod load;
 mod load_factor;
 mod sample;
@@ -67,6 +68,7 @@ pub use adaptive::AdaptiveParameters;
 pub use decision::{Confidence, Decision, Explanation, Reason, Recommendation, Setting};
 pub use demand::Reading;
 pub use fleet::{Fleet, PodSample};
+pub use line::{AnswerLine, LineError, ObservationLine, OwnedObservation, SampleLine, SizesOf};
 pub use sample::{Sample, SampleError};
 pub use settings::SizingSettings;
 

@@ -1,0 +1,209 @@
+//! `sluice decide`: the sizing of operator and agent on lines of JSON.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, BufRead, Write},
+};
+
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use crate::{
+    contract::{Algorithm, Behavior, Objective},
+    decide::sizing::{AdaptiveParameters, LineError, ObservationLine, Sizer, SizingSettings},
+};
+
+/// A longer line is refused; no observation comes near it.
+const LONGEST_LINE: u64 = 1 << 20;
+/// Pools in one stream.
+const MOST_POOLS: usize = 100_000;
+
+/// Decide on observations: one JSON object per line in, one per line out.
+///
+/// The decisions are those of the operator and of the agent: the same code, no clock, no randomness. A line that cannot
+/// be read is answered with an "error" and the size held; the stream goes on.
+#[derive(Debug, Args)]
+pub struct DecideArgs {
+    #[command(flatten)]
+    sizing: SizingArgs,
+}
+
+/// How the size is to be computed; shared by `decide` and `backtest`.
+#[derive(Clone, Debug, Args)]
+pub struct SizingArgs {
+    /// Algorithm.
+    #[arg(long, value_enum, default_value_t = AlgorithmArg::Adaptive)]
+    algorithm: AlgorithmArg,
+    /// Desired busy share of the size in percent, for target-utilization.
+    #[arg(long, default_value_t = 70, value_parser = clap::value_parser!(u32).range(1..=100))]
+    target_utilization_percent: u32,
+    /// Windows, policies and tolerance as JSON, merged over the algorithm's defaults:
+    /// '{"scaleDown":{"stabilizationWindowSeconds":300}}'.
+    #[arg(long, value_name = "JSON")]
+    behavior: Option<String>,
+    /// Seconds idle in transaction after which a connection counts as leaked.
+    #[arg(long, value_name = "SECONDS")]
+    leak_threshold_seconds: Option<f64>,
+    /// Seconds between two samples that are learned.
+    #[arg(long, default_value_t = 15.0, value_name = "SECONDS")]
+    sample_seconds: f64,
+    /// A parameter of adaptive, for instance price=20. May be repeated.
+    #[arg(long = "adaptive", value_name = "NAME=VALUE")]
+    adaptive: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum AlgorithmArg {
+    Adaptive,
+    TargetUtilization,
+    LoadFactor,
+}
+
+/// Why `decide` or `backtest` refused its flags, or stopped.
+#[derive(Debug, Error)]
+pub enum DecideError {
+    /// A flag that cannot be.
+    #[error("{flag}: {message}")]
+    Flag {
+        /// Which.
+        flag: &'static str,
+        /// What is wrong and what to write.
+        message: String,
+    },
+    /// Standard input or output broke.
+    #[error("cannot {doing}")]
+    Stream {
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl SizingArgs {
+    /// The settings that the flags ask for, with the objective of the built-in defaults.
+    ///
+    /// # Errors
+    /// [`DecideError::Flag`] names the flag and what it may hold.
+    pub fn settings(&self) -> Result<SizingSettings, DecideError> {
+        let algorithm = match self.algorithm {
+            AlgorithmArg::Adaptive => Algorithm::Adaptive,
+            AlgorithmArg::TargetUtilization => Algorithm::TargetUtilization,
+            AlgorithmArg::LoadFactor => Algorithm::LoadFactor,
+        };
+        let objective = Objective { wait_milliseconds: 20, max_waiting_percent: 1.0 };
+        let mut settings = SizingSettings::new(algorithm, objective);
+        settings.target_utilization_percent = self.target_utilization_percent;
+        if let Some(text) = &self.behavior {
+            settings.behavior = behavior(&settings.behavior, text)?;
+        }
+        settings.adaptive = adaptive(&self.adaptive)?;
+        let seconds = |flag, value: f64| {
+            let message = format!("{value} is not a number of seconds above 0");
+            if value.is_finite() && value > 0.0 { Ok(value) } else { Err(DecideError::Flag { flag, message }) }
+        };
+        settings.sample_seconds = seconds("--sample-seconds", self.sample_seconds)?;
+        settings.leak_threshold_seconds =
+            self.leak_threshold_seconds.map(|value| seconds("--leak-threshold-seconds", value)).transpose()?;
+        Ok(settings)
+    }
+}
+
+fn behavior(defaults: &Behavior, text: &str) -> Result<Behavior, DecideError> {
+    let wrong = |source: serde_json::Error| DecideError::Flag { flag: "--behavior", message: source.to_string() };
+    let mut merged = serde_json::to_value(defaults).map_err(wrong)?;
+    json_patch::merge(&mut merged, &serde_json::from_str(text).map_err(wrong)?);
+    serde_json::from_value(merged).map_err(wrong)
+}
+
+fn adaptive(pairs: &[String]) -> Result<AdaptiveParameters, DecideError> {
+    let wrong = |message| DecideError::Flag { flag: "--adaptive", message };
+    let mut parameters = serde_json::Map::new();
+    for pair in pairs {
+        let parsed = pair.split_once('=').and_then(|(name, value)| Some((name, value.parse::<f64>().ok()?)));
+        let (name, value) = parsed
+            .filter(|(_, value)| value.is_finite())
+            .ok_or_else(|| wrong(format!("{pair:?} is not NAME=NUMBER, for instance price=20")))?;
+        parameters.insert(name.to_owned(), json!(value));
+    }
+    serde_json::from_value(Value::Object(parameters)).map_err(|error| wrong(error.to_string()))
+}
+
+/// Runs `sluice decide` on standard input and output.
+///
+/// # Errors
+/// [`DecideError`]: a flag that cannot be, or a stream that broke. Never for what a line holds.
+pub fn run(args: &DecideArgs) -> Result<(), DecideError> {
+    let settings = args.sizing.settings()?;
+    decide_lines(&settings, io::stdin().lock(), io::stdout().lock())
+}
+
+/// Answers every line of `input`.
+///
+/// # Errors
+/// [`DecideError::Stream`] when reading or writing fails.
+pub fn decide_lines(
+    settings: &SizingSettings,
+    mut input: impl BufRead,
+    mut output: impl Write,
+) -> Result<(), DecideError> {
+    let mut pools: BTreeMap<Option<String>, Pool> = BTreeMap::new();
+    let mut line = Vec::new();
+    for number in 1_u64.. {
+        let read = read_line(&mut input, &mut line);
+        if !read.map_err(|source| DecideError::Stream { doing: "read the observations", source })? {
+            break;
+        }
+        let text = String::from_utf8_lossy(&line);
+        if text.trim().is_empty() {
+            continue;
+        }
+        let answer = answer(settings, &mut pools, text.trim()).unwrap_or_else(|error| {
+            eprintln!("sluice: line {number}: {error}");
+            let held = pools.values().next().filter(|_| pools.len() == 1).map(|pool| pool.size);
+            json!({"size": held, "reason": "InvalidData", "error": format!("line {number}: {error}")})
+        });
+        writeln!(output, "{answer}")
+            .and_then(|()| output.flush())
+            .map_err(|source| DecideError::Stream { doing: "write the decisions", source })?;
+    }
+    Ok(())
+}
+
+/// One pool of the stream.
+#[derive(Default)]
+struct Pool {
+    sizer: Sizer,
+    /// The last answer.
+    size: u32,
+}
+
+fn answer(
+    settings: &SizingSettings,
+    pools: &mut BTreeMap<Option<String>, Pool>,
+    text: &str,
+) -> Result<Value, LineError> {
+    let line = ObservationLine::parse(text)?;
+    let settings = line.settings(settings)?;
+    let observation = line.observation()?;
+    if pools.len() >= MOST_POOLS && !pools.contains_key(&line.pool) {
+        pools.clear(); // begin to learn anew rather than grow without end
+    }
+    let pool = pools.entry(line.pool.clone()).or_default();
+    let answer = line.answer(&pool.sizer.decide(&settings, &observation.observation()));
+    pool.size = answer.size;
+    Ok(serde_json::to_value(answer)?)
+}
+
+/// Reads one line of bounded length; the rest of a longer one is skipped and the line made unreadable.
+fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
+    line.clear();
+    let read = io::Read::take(&mut *input, LONGEST_LINE).read_until(b'\n', line)?;
+    if read as u64 == LONGEST_LINE && line.last() != Some(&b'\n') {
+        input.skip_until(b'\n')?;
+        line.truncate(64);
+    }
+    Ok(read > 0)
+}
