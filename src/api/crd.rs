@@ -20,3 +20,20 @@ pub fn crds_yaml() -> Result<Vec<(String, String)>, serde_yaml::Error> {
         .map(|crd| Ok((format!("{}.yaml", crd.spec.names.plural), serde_yaml::to_string(&crd)?)))
         .collect()
 }
+
+/// The definitions as the chart's template: helm upgrades them with the chart and keeps them when it is uninstalled, because
+/// with a definition every object of its kind would go.
+///
+/// # Errors
+/// Never in practice: the definitions are built from constants.
+pub fn crds_chart_template() -> Result<String, serde_yaml::Error> {
+    let mut template = "{{- if .Values.crds.install }}\n".to_owned();
+    for mut crd in crds() {
+        let annotations = crd.metadata.annotations.get_or_insert_default();
+        annotations.insert("helm.sh/resource-policy".to_owned(), "keep".to_owned());
+        template.push_str("---\n");
+        template.push_str(&serde_yaml::to_string(&crd)?);
+    }
+    template.push_str("{{- end }}\n");
+    Ok(template)
+}

@@ -20,7 +20,7 @@ pub use budget::{
     ConnectionBudgetSpec, ConnectionBudgetStatus, NamespaceFrom, NamespacedSecretRef, PoolUse, Reserved,
 };
 pub use class::{ClassUpstream, ConnectionPoolClass, ConnectionPoolClassSpec, IS_DEFAULT_CLASS_ANNOTATION};
-pub use crd::{crds, crds_yaml};
+pub use crd::{crds, crds_chart_template, crds_yaml};
 pub use pool::{
     BudgetRef, ClassRef, ConnectionPool, ConnectionPoolSpec, Engine, Gateway, LabelOperator, LabelRequirement, Mode,
     Role, SecretKeyRef, SecretRef, Selector, Sharing, Topology, UpstreamSpec, Workload,

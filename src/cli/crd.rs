@@ -1,6 +1,7 @@
 //! `sluice crd`: the custom resource definitions.
 
 use std::{
+    fs,
     io::{self, Write},
     path::PathBuf,
 };
@@ -8,7 +9,7 @@ use std::{
 use clap::Args;
 use thiserror::Error;
 
-use crate::api::crds_yaml;
+use crate::api::{crds_chart_template, crds_yaml};
 
 /// Arguments of `sluice crd`.
 #[derive(Debug, Args)]
@@ -16,6 +17,9 @@ pub struct CrdArgs {
     /// Write one file per kind into this directory instead of printing all of them.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Write them as a template of the chart in this directory.
+    #[arg(long, value_name = "CHART")]
+    chart: Option<PathBuf>,
 }
 
 /// Why the definitions could not be written.
@@ -38,18 +42,24 @@ pub enum CrdError {
     Print(#[source] io::Error),
 }
 
-/// Prints the definitions as one YAML stream for `kubectl apply -f -`, or writes one file per kind.
+/// Prints the definitions as one YAML stream for `kubectl apply -f -`, or writes the files that are committed.
 ///
 /// # Errors
 /// [`CrdError`]: a file or standard output could not be written.
 pub fn run(args: &CrdArgs) -> Result<(), CrdError> {
-    for (name, yaml) in crds_yaml()? {
-        match &args.out {
-            Some(directory) => {
-                let path = directory.join(name);
-                std::fs::write(&path, yaml).map_err(|source| CrdError::Write { path, source })?;
-            }
-            None => write!(io::stdout(), "---\n{yaml}").map_err(CrdError::Print)?,
+    let write = |path: PathBuf, text: &str| fs::write(&path, text).map_err(|source| CrdError::Write { path, source });
+    if let Some(chart) = &args.chart {
+        write(chart.join("templates/crds.yaml"), &crds_chart_template()?)?;
+    }
+    let definitions = crds_yaml()?;
+    if let Some(directory) = &args.out {
+        for (name, yaml) in &definitions {
+            write(directory.join(name), yaml)?;
+        }
+    }
+    if args.chart.is_none() && args.out.is_none() {
+        for (_, yaml) in &definitions {
+            write!(io::stdout(), "---\n{yaml}").map_err(CrdError::Print)?;
         }
     }
     Ok(())

@@ -4,18 +4,29 @@ use std::{fs, path::Path};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::Value;
-use sluice::api::{crds, crds_yaml};
+use sluice::api::{crds, crds_chart_template, crds_yaml};
+
+const REGENERATE: &str = "run `cargo run -- crd --out crds --chart charts/sluice`";
+
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect(REGENERATE)
+}
 
 fn committed(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds").join(name);
-    fs::read_to_string(path).expect("committed under crds/")
+    read(&format!("crds/{name}"))
 }
 
 #[test]
 fn the_committed_definitions_do_not_drift_from_the_types() {
     for (name, yaml) in crds_yaml().expect("renders") {
-        assert!(committed(&name) == yaml, "crds/{name} is out of date: run `cargo run -- crd --out crds`");
+        assert!(committed(&name) == yaml, "crds/{name} is out of date: {REGENERATE}");
     }
+    let template = crds_chart_template().expect("renders");
+    assert!(
+        read("charts/sluice/templates/crds.yaml") == template,
+        "the chart's definitions are out of date: {REGENERATE}"
+    );
+    assert_eq!(template.matches("{{").count(), 2, "a description would be read as a template");
 }
 
 #[test]
