@@ -128,7 +128,9 @@ CONFIG
   start containerd "$BIN/containerd" -c "$RUN/containerd/config.toml"
   wait_for 30 "containerd ready" ctr_lab version
   local image
-  for image in "$IMAGES"/*.tar; do load "$image"; done
+  for image in "$IMAGES"/*.tar "$(product_archive)"; do
+    [ ! -f "$image" ] || load "$image"
+  done
   lap "images loaded"
 }
 

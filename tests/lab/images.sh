@@ -35,3 +35,38 @@ build_images() {
   once "$images" 2 pack_images "$tool" "$pgbouncer" "$shop"
   echo "$images"
 }
+
+# --- the product's own image
+
+# image_tag: names the image after what it is built from, so that a change of the sources is a change of the image.
+image_tag() { digest "$TOP/src" "$TOP/Cargo.toml" "$TOP/Cargo.lock" "$TOP/rust-toolchain.toml" "$TOP/Containerfile"; }
+
+# product_archive: where the archive of the image of these sources is, built or not.
+product_archive() { echo "$SLUICE_CACHE/images/sluice-$(image_tag)/sluice.tar"; }
+
+# build_image: builds the product's image with buildah from the Containerfile.
+build_image() { once "$(dirname "$(product_archive)")" 4 make_image; }
+
+make_image() { # DIRECTORY
+  local into=$1 buildah triple tag
+  tag=sluice.test/sluice:$(image_tag)
+  buildah=$(buildah_tree)/bin.lab/buildah
+  triple=$(uname -m)-unknown-linux-gnu
+  say "building $tag"
+  (
+    cd "$TOP"
+    # optimised, but not to the last: this image is built again after each change
+    export CARGO_TARGET_DIR=$SLUICE_CACHE/target/image RUSTFLAGS='-C target-feature=+crt-static' CARGO_INCREMENTAL=0
+    export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+    nice cargo build --release --locked --bins --target "$triple"
+    cp "$CARGO_TARGET_DIR/$triple"/release/{sluice,sluice-agent} "$into/"
+  )
+  # a storage of its own, no registry, no configuration of the system
+  echo '{"default": [{"type": "insecureAcceptAnything"}]}' > "$into/policy.json"
+  : > "$into/registries.conf"
+  local store=(--root "$into/store/root" --runroot "$into/store/run" --storage-driver vfs --registries-conf "$into/registries.conf")
+  "$buildah" "${store[@]}" build --isolation chroot --signature-policy "$into/policy.json" --timestamp 0 --quiet \
+    --build-arg BINARIES=. --file "$TOP/Containerfile" --tag "$tag" "$into" > /dev/null
+  "$buildah" "${store[@]}" push --signature-policy "$into/policy.json" --quiet "$tag" "docker-archive:$into/sluice.tar:$tag"
+  rm -rf "$into/store" "$into/policy.json" "$into/registries.conf"
+}
