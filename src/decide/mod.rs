@@ -5,5 +5,6 @@
 pub mod behavior;
 pub mod effective;
 pub mod guard;
+pub mod load;
 pub mod shares;
 pub mod sizing;
