@@ -11,6 +11,7 @@ mod crd;
 mod pool;
 mod pool_status;
 mod pooler;
+pub mod reasons;
 mod rollout;
 mod scaling;
 mod selector;

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use super::leader::LeaderError;
-use crate::http::HttpError;
+use crate::{http::HttpError, webhook::server::WebhookError};
 
 /// Why the operator ended.
 #[derive(Debug, Error)]
@@ -20,6 +20,12 @@ pub enum OperatorError {
     /// The HTTP server ended.
     #[error(transparent)]
     Http(#[from] HttpError),
+    /// The webhook's server ended.
+    #[error(transparent)]
+    Webhook(#[from] WebhookError),
+    /// The tasks of the leader ended, which they never should.
+    #[error("the leader has nothing left to do; this process ends so that another takes over")]
+    Idle,
     /// The lease was lost.
     #[error(transparent)]
     Leader(#[from] LeaderError),

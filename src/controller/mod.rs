@@ -1,47 +1,104 @@
 //! The shell around `decide`: observe, decide, apply, prove, report.
 //!
-//! Every replica watches, serves the webhook and answers for its health. Only the leader writes.
+//! ```text
+//! watches (a task each) ──┐                  ┌─▶ pods/status, ControllerRevisions (apply, paced)
+//! agents' answers (prove) ┼─▶ queue ─▶ look ─┼─▶ agents to ask (prove)
+//! tick: load, sizing ─────┘   plan = decide  └─▶ status, events (told only when something is new)
+//! ```
+//!
+//! Every replica watches pools, classes and revisions, serves the webhook and answers for its health. Only the leader
+//! watches pods and writes. Nothing is remembered that cannot be rebuilt from annotations, status and the agents.
 
+mod apply;
+mod budgets;
+mod classes;
 mod error;
+mod events;
 mod leader;
+mod memory;
+mod observe;
+mod pods;
+mod prove;
+mod queue;
+mod reconcile;
+mod revision;
+mod status;
+mod tick;
+mod watch;
 
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum_server::Handle;
+use futures::{StreamExt, channel::mpsc};
 use jiff::Timestamp;
-use kube::{Client, Config};
-use tokio::signal::unix::{SignalKind, signal};
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use kube::{
+    Api, Client, Config, ResourceExt,
+    runtime::{
+        applier,
+        controller::{self, ReconcileRequest},
+        reflector::ObjectRef,
+    },
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 
 pub use error::OperatorError;
 
-use crate::{
-    cli::operator::OperatorArgs,
-    http::{self, Metrics, Readiness},
+use self::{
+    observe::Stores,
+    pods::{PodIndex, PoolKey},
+    queue::Queue,
+    reconcile::Context,
+    watch::Vitals,
 };
+use crate::{
+    api::{ConnectionPool, ConnectionPoolClass},
+    cli::operator::OperatorArgs,
+    contract::names::POOL_LABEL,
+    http::{self, Metrics, PoolLabels, Readiness},
+    webhook::{
+        certificates::{CertificateKeeper, CertificateSettings},
+        inject::InjectionSettings,
+        lookup::ClusterLookup,
+        server,
+    },
+};
+
+/// Pools that are looked at at once.
+const CONCURRENCY: u16 = 16;
+/// Time between two attempts to get a certificate.
+const CERTIFICATE_RETRY: Duration = Duration::from_secs(5);
+/// The gate of the webhook.
+const WEBHOOK_GATE: &str = "webhook";
 
 /// Runs the operator until SIGTERM or SIGINT, or until something that it cannot do without has ended.
 ///
 /// # Errors
 /// [`OperatorError`] names what ended.
 pub async fn run(args: OperatorArgs) -> Result<(), OperatorError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(OperatorError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(OperatorError::Signals)?;
     let stop = CancellationToken::new();
-    let metrics = Metrics::default();
-    let readiness = Readiness::default();
+    let vitals = Vitals { metrics: Metrics::default(), readiness: Readiness::default() };
+    let client = client().await?;
 
-    let mut config = Config::infer().await.map_err(|source| OperatorError::Config(Box::new(source)))?;
-    // retries are ours: kube's own would hold a call for minutes and carry a write past the end of the lease
-    config.default_retry = false;
-    let client = Client::try_from(config).map_err(|source| OperatorError::Client(Box::new(source)))?;
-
+    let (queue, requests) = queue::queue();
+    let stores = watch_all(&client, &queue, &vitals);
     let identity = format!("{}_{}", args.pod_name, Timestamp::now().as_millisecond());
     let candidate = leader::Candidate::new(client.clone(), &args.namespace, &args.lease_name, identity);
 
-    let mut terminate = signal(SignalKind::terminate()).map_err(OperatorError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(OperatorError::Signals)?;
-    let serving = http::serve(args.http_bind, readiness.clone(), metrics.clone(), stop.clone());
-    let leading = lead(&candidate, &metrics);
+    let serving = http::serve(args.http_bind, vitals.readiness.clone(), vitals.metrics.clone(), stop.clone());
+    let admitting = admit(&client, &stores, &args, &vitals, &stop);
+    let leading = lead(&candidate, &client, &stores, queue, requests, &args, &vitals);
 
     let outcome = tokio::select! {
         served = serving => served.map_err(OperatorError::Http),
-        ended = leading => ended,
+        admitted = admitting => admitted,
+        lost = leading => Err(lost),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
@@ -50,12 +107,243 @@ pub async fn run(args: OperatorArgs) -> Result<(), OperatorError> {
     outcome
 }
 
-/// Waits for the lease and holds it. Returns only when it is lost.
-async fn lead(candidate: &leader::Candidate, metrics: &Metrics) -> Result<(), OperatorError> {
-    let lease = candidate.acquire().await;
-    metrics.leader(true);
-    tracing::info!(epoch = candidate.leadership().epoch(), "this process is the leader");
-    let lost = candidate.hold(lease).await;
-    metrics.leader(false);
-    Err(OperatorError::Leader(lost))
+async fn client() -> Result<Client, OperatorError> {
+    let mut config = Config::infer().await.map_err(|source| OperatorError::Config(Box::new(source)))?;
+    // retries are ours: kube's own would hold a call for minutes and carry a write past the end of the lease
+    config.default_retry = false;
+    Client::try_from(config).map_err(|source| OperatorError::Client(Box::new(source)))
+}
+
+/// The watches that every replica has. What changes asks for a look at the pools that it concerns.
+fn watch_all(client: &Client, queue: &Queue, vitals: &Vitals) -> Stores {
+    let asking = queue.clone();
+    // a pool's own status comes back through its watch: only a new generation is news
+    let mut generations = std::collections::HashMap::new();
+    let pools = watch::into_store(
+        Api::<ConnectionPool>::all(client.clone()),
+        None,
+        "ConnectionPool",
+        vitals.clone(),
+        move |pool: ConnectionPool| {
+            let key = PoolKey { namespace: pool.namespace().unwrap_or_default(), name: pool.name_any() };
+            let now = (pool.uid(), pool.metadata.generation, pool.metadata.deletion_timestamp.is_some());
+            let is_news = generations.insert(key.clone(), now.clone()) != Some(now);
+            let asking = asking.clone();
+            async move {
+                if is_news {
+                    asking.ask(&key, "pool").await;
+                }
+            }
+        },
+    );
+    // an edit of a class is an edit of each pool that names it, or that names none
+    let (asking, known) = (queue.clone(), pools.clone());
+    let classes = watch::into_store(
+        Api::<ConnectionPoolClass>::all(client.clone()),
+        None,
+        "ConnectionPoolClass",
+        vitals.clone(),
+        move |class: ConnectionPoolClass| {
+            let concerned: Vec<PoolKey> = known
+                .state()
+                .into_iter()
+                .filter(|pool| pool.spec.class_ref.as_ref().is_none_or(|named| named.name == class.name_any()))
+                .filter_map(|pool| Some(PoolKey { namespace: pool.namespace()?, name: pool.name_any() }))
+                .collect();
+            let asking = asking.clone();
+            async move {
+                for pool in concerned {
+                    asking.ask(&pool, "class").await;
+                }
+            }
+        },
+    );
+    let (asking, known) = (queue.clone(), pools.clone());
+    let budgets = watch::into_store(
+        Api::all(client.clone()),
+        None,
+        "ConnectionBudget",
+        vitals.clone(),
+        move |budget: crate::api::ConnectionBudget| {
+            let concerned: Vec<PoolKey> = known
+                .state()
+                .into_iter()
+                .filter(|pool| pool.spec.budget_ref.as_ref().is_some_and(|named| named.name == budget.name_any()))
+                .filter_map(|pool| Some(PoolKey { namespace: pool.namespace()?, name: pool.name_any() }))
+                .collect();
+            let asking = asking.clone();
+            async move {
+                for pool in concerned {
+                    asking.ask(&pool, "budget").await;
+                }
+            }
+        },
+    );
+    let asking = queue.clone();
+    let revisions = watch::into_store(
+        Api::<ControllerRevision>::all(client.clone()),
+        Some(POOL_LABEL),
+        "ControllerRevision",
+        vitals.clone(),
+        move |revision: ControllerRevision| {
+            let concerned = watch::pool_of_revision(&revision);
+            let asking = asking.clone();
+            async move {
+                if let Some(pool) = concerned {
+                    asking.ask(&pool, "revision").await;
+                }
+            }
+        },
+    );
+    Stores { pools, classes, budgets, revisions }
+}
+
+/// Serves the webhook for ever, its certificate kept alive.
+async fn admit(
+    client: &Client,
+    stores: &Stores,
+    args: &OperatorArgs,
+    vitals: &Vitals,
+    stop: &CancellationToken,
+) -> Result<(), OperatorError> {
+    vitals.readiness.wait(WEBHOOK_GATE, "no certificate yet");
+    let settings = CertificateSettings::for_service(
+        &args.namespace,
+        &args.webhook_service,
+        &args.webhook_secret,
+        &args.webhook_configuration,
+    );
+    let keeper = loop {
+        match CertificateKeeper::start(client.clone(), settings.clone()).await {
+            Ok(keeper) => break keeper,
+            Err(error) => {
+                let error = crate::cli::with_causes(&error);
+                tracing::warn!(error, "no certificate for the webhook; trying again");
+                vitals.readiness.wait(WEBHOOK_GATE, &format!("no certificate: {error}"));
+                sleep(CERTIFICATE_RETRY).await;
+            }
+        }
+    };
+    let tls = keeper.tls();
+    let readiness = vitals.readiness.clone();
+    let keeping = keeper.run(stop.clone(), move |looked| match looked {
+        Ok(_) => readiness.open(WEBHOOK_GATE),
+        Err(error) => {
+            let error = crate::cli::with_causes(error);
+            tracing::warn!(error, "keeping the webhook's certificate");
+            readiness.wait(WEBHOOK_GATE, &error);
+        }
+    });
+    let revisions = stores.revisions.clone();
+    let stable = move |pool: &ConnectionPool| {
+        let objects = revisions.state();
+        let own = objects
+            .iter()
+            .map(AsRef::as_ref)
+            .filter(|object: &&ControllerRevision| object.namespace() == pool.namespace());
+        revision::stable(pool, own)
+    };
+    let lookup = ClusterLookup::new(client.clone(), stores.pools.clone(), stores.classes.clone(), stable);
+    let injection = InjectionSettings {
+        agent_image: args.agent_image.clone(),
+        pgbouncer_image: args.pgbouncer_image.clone(),
+        image_pull_policy: Some(args.image_pull_policy.clone()),
+        image_pull_secrets: Vec::new(),
+        run_as_user: Some(65532),
+    };
+    let handle: Handle<SocketAddr> = Handle::new();
+    let serving = server::serve(args.webhook_bind, tls, server::router(lookup, injection), handle);
+    let (served, ()) = tokio::join!(serving, keeping);
+    served.map_err(OperatorError::Webhook)
+}
+
+/// Waits for the lease, works while it is held, and says why it was lost.
+async fn lead(
+    candidate: &leader::Candidate,
+    client: &Client,
+    stores: &Stores,
+    queue: Queue,
+    mut requests: mpsc::Receiver<ReconcileRequest<ConnectionPool>>,
+    args: &OperatorArgs,
+    vitals: &Vitals,
+) -> OperatorError {
+    let acquiring = candidate.acquire();
+    tokio::pin!(acquiring);
+    // whoever does not lead looks at no pool; the queue must not fill up meanwhile
+    let lease = loop {
+        tokio::select! {
+            lease = &mut acquiring => break lease,
+            _ = requests.next() => {}
+        }
+    };
+    let leadership = candidate.leadership();
+    vitals.metrics.leader(true);
+    tracing::info!(epoch = leadership.epoch(), "this process is the leader");
+
+    // the pods are listed only now, so that what the last leader wrote is in the list
+    let pods = Arc::new(PodIndex::default());
+    watch::pods(client.clone(), pods.clone(), queue.clone(), vitals.clone());
+    let prover = Arc::new(prove::Prover::default());
+    tokio::spawn(prover.clone().run(queue.clone(), vitals.metrics.clone()));
+    let context = Arc::new(Context {
+        client: client.clone(),
+        leadership: leadership.clone(),
+        stores: stores.clone(),
+        pods,
+        prover,
+        writer: apply::Writer::new(client.clone(), leadership, vitals.metrics.clone()),
+        events: events::Events::new(client.clone(), args.pod_name.clone()),
+        memories: memory::Memories::default(),
+        queue,
+        metrics: vitals.metrics.clone(),
+    });
+    let working = async {
+        tokio::join!(
+            classes::ensure(client, &context.writer),
+            budgets::run(context.clone()),
+            tick::run(context.clone(), args.tick()),
+            look_at_pools(context.clone(), requests),
+        )
+    };
+    let ended = tokio::select! {
+        lost = candidate.hold(lease) => OperatorError::Leader(lost),
+        _ = working => OperatorError::Idle,
+    };
+    vitals.metrics.leader(false);
+    ended
+}
+
+/// Looks at the pools of the queue, never at one twice at a time.
+async fn look_at_pools(context: Arc<Context>, requests: mpsc::Receiver<ReconcileRequest<ConnectionPool>>) {
+    let pools = context.stores.pools.clone();
+    // the scheduler drops what the store does not have yet
+    if let Err(error) = pools.wait_until_ready().await {
+        tracing::error!(%error, "the watch of pools has ended");
+        return;
+    }
+    let config = controller::Config::default().concurrency(CONCURRENCY);
+    let looks = applier(
+        |pool, context| Box::pin(reconcile::reconcile(pool, context)),
+        |pool, error, context| reconcile::on_error(&pool, error, &context),
+        context.clone(),
+        pools,
+        requests.map(Ok::<_, Infallible>),
+        config,
+    );
+    looks
+        .for_each(|outcome| {
+            if let Err(controller::Error::ObjectNotFound(gone)) = outcome {
+                forget(&context, &gone.erase());
+            }
+            std::future::ready(())
+        })
+        .await;
+}
+
+/// A pool is gone: its pods keep their last grant, and nobody asks them any more.
+fn forget(context: &Context, gone: &ObjectRef<kube::core::DynamicObject>) {
+    let key = PoolKey { namespace: gone.namespace.clone().unwrap_or_default(), name: gone.name.clone() };
+    context.memories.forget(&key);
+    context.prover.expect(&key, &[], &[]);
+    context.metrics.pool_gone(&PoolLabels { pool_namespace: key.namespace, pool: key.name });
 }

@@ -4,4 +4,3 @@
 mod chart;
 mod crds;
 mod examples;
-mod sizing;

@@ -1,0 +1,72 @@
+//! Reasons of the operator's conditions and events. They are stable: alerts and scripts match them.
+//!
+//! Reasons of decisions are those of `decide::sizing::Reason`; reasons of a refused spec come with the refusal.
+
+/// `Ready`: everything is as it should be.
+pub const IN_FORCE: &str = "InForce";
+/// `Ready`, `Injected`: the selector matches no pod.
+pub const NO_PODS: &str = "NoPods";
+/// `Accepted`: spec and class make sense together.
+pub const VALID: &str = "Valid";
+/// `Accepted`: the budget that the pool names does not exist.
+pub const BUDGET_NOT_FOUND: &str = "BudgetNotFound";
+/// `Accepted`: an older pool selects the same pods.
+pub const SELECTOR_OVERLAPS: &str = "SelectorOverlaps";
+/// `Accepted`: the settings cannot be rendered into a configuration of the pooler.
+pub const CANNOT_RENDER: &str = "CannotRender";
+/// Other conditions while the pool is not accepted.
+pub const NOT_ACCEPTED: &str = "NotAccepted";
+/// `Injected`: every pod has a sidecar.
+pub const ALL_INJECTED: &str = "AllInjected";
+/// `Injected`: some pods are older than the pool or the webhook.
+pub const PODS_WITHOUT_SIDECAR: &str = "PodsWithoutSidecar";
+/// `PodsCurrent`: every pod was created with what is in force.
+pub const UP_TO_DATE: &str = "UpToDate";
+/// `PodsCurrent`: a change reaches running pods by their restart only.
+pub const RESTART_REQUIRED: &str = "RestartRequired";
+/// `Proven`: every pod runs what it should, read back.
+pub const ALL_PROVEN: &str = "AllProven";
+/// `Proven`: a change is on its way.
+pub const AWAITING_PROOF: &str = "AwaitingProof";
+/// `Proven`: an agent does not answer.
+pub const AGENT_UNREACHABLE: &str = "AgentUnreachable";
+/// `Proven`: an agent says why it cannot put a change into force.
+pub const NOT_APPLIED: &str = "NotApplied";
+/// `ScalingActive`: the load is known.
+pub const SIGNALS_FRESH: &str = "SignalsFresh";
+/// `ScalingActive`: nothing has been decided yet.
+pub const STARTING: &str = "Starting";
+/// `AbleToScale`: a change could be put into force.
+pub const READY_FOR_CHANGE: &str = "ReadyForChange";
+/// `AbleToScale`: a change failed and is tried again later.
+pub const BACKOFF_AFTER_FAILURE: &str = "BackoffAfterFailure";
+/// `AbleToScale`: `mode: Recommend`.
+pub const RECOMMEND_ONLY: &str = "RecommendOnly";
+/// `AbleToScale`, `Paused`: `paused: true`.
+pub const PAUSED: &str = "Paused";
+/// `Paused`: `paused: false`.
+pub const NOT_PAUSED: &str = "NotPaused";
+/// `ScalingLimited`: nothing limits the target.
+pub const WITHIN_BOUNDS: &str = "WithinBounds";
+/// `ScalingLimited`: more pods than connections.
+pub const TOO_MANY_PODS: &str = "TooManyPods";
+/// `ScalingLimited`: the floors of all pods exceed the whole.
+pub const FLOOR_LOWERED: &str = "FloorLowered";
+/// `Progressing`: every pod runs the newest revision.
+pub const ROLLOUT_COMPLETE: &str = "RolloutComplete";
+/// `Progressing`: the newest revision is being rolled out.
+pub const ROLLING_OUT: &str = "RollingOut";
+/// `Progressing`: no progress within `rollout.progressDeadlineSeconds`.
+pub const PROGRESS_DEADLINE_EXCEEDED: &str = "ProgressDeadlineExceeded";
+/// `UpstreamHealthy`, `LeakDetected`: nobody can see it.
+pub const NOT_OBSERVED: &str = "NotObserved";
+/// `LeakDetected`: connections are held idle in transaction.
+pub const IDLE_IN_TRANSACTION: &str = "IdleInTransaction";
+/// `LeakDetected`: none are.
+pub const NO_LEAK: &str = "NoLeak";
+/// Budget, `LedgerActive`: this version keeps no ledger.
+pub const LEDGER_NOT_KEPT: &str = "NotKeptYet";
+/// Event: the target changed.
+pub const RESIZED: &str = "Resized";
+/// Event: a revision was created.
+pub const REVISION_CREATED: &str = "RevisionCreated";

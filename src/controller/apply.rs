@@ -1,0 +1,199 @@
+//! Writes: paced, each with a deadline, each saying how it ended.
+
+use std::time::Duration;
+
+use k8s_openapi::api::{apps::v1::ControllerRevision, core::v1::Pod};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
+use parking_lot::Mutex;
+use serde_json::{Map, Value, json};
+use thiserror::Error;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::{leader::Leadership, pods::PoolKey, revision};
+use crate::{
+    api::{ConnectionPool, FIELD_MANAGER},
+    contract::{Document, names},
+    decide::plan::{NewRevision, PodPatch},
+    http::{Metrics, Outcome, WriteKind},
+};
+
+/// Longest that one write may take.
+pub const WRITE_DEADLINE: Duration = Duration::from_secs(5);
+/// Least time between two writes on pods: each is a kubelet's sync and a fan-out to every watcher of pods.
+const POD_WRITE_SPACING: Duration = Duration::from_millis(20);
+
+/// How a write failed.
+#[derive(Debug, Error)]
+pub enum WriteError {
+    /// Somebody else wrote first, or the object is gone or another one of its name: look again.
+    #[error("{what}: it changed meanwhile")]
+    Conflict {
+        /// What was written.
+        what: String,
+    },
+    /// The API server refused or could not be reached.
+    #[error("{what}: {source}")]
+    Failed {
+        /// What was written.
+        what: String,
+        /// What the client said.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// No answer in time. It may have happened.
+    #[error("{what}: no answer within {} s", WRITE_DEADLINE.as_secs())]
+    NoAnswer {
+        /// What was written.
+        what: String,
+    },
+    /// This process is not the leader any more.
+    #[error("{what}: not written, this process is no longer the leader")]
+    NotLeader {
+        /// What was to be written.
+        what: String,
+    },
+}
+
+impl WriteError {
+    /// True when the write may have happened although no answer says so.
+    pub fn is_doubtful(&self) -> bool {
+        match self {
+            Self::NoAnswer { .. } => true,
+            Self::Failed { source, .. } => !matches!(source.as_ref(), kube::Error::Api(status) if status.code < 500),
+            Self::Conflict { .. } | Self::NotLeader { .. } => false,
+        }
+    }
+
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Conflict { .. } => Outcome::Conflict,
+            Self::NoAnswer { .. } => Outcome::NoAnswer,
+            Self::Failed { .. } | Self::NotLeader { .. } => Outcome::Failed,
+        }
+    }
+}
+
+/// The one place that writes.
+pub struct Writer {
+    client: Client,
+    leadership: Leadership,
+    metrics: Metrics,
+    next_pod_write: Mutex<Option<Instant>>,
+}
+
+impl Writer {
+    /// A writer that writes only while `leadership` lasts.
+    pub fn new(client: Client, leadership: Leadership, metrics: Metrics) -> Self {
+        Self { client, leadership, metrics, next_pod_write: Mutex::default() }
+    }
+
+    /// Writes revision and grant of a pod as one merge patch through `pods/status`: nothing else of the pod can change
+    /// that way. Uid and resourceVersion hold it to the very object that the plan was made from.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub async fn pod(&self, pool: &PoolKey, patch: &PodPatch) -> Result<Pod, WriteError> {
+        let mut annotations = Map::new();
+        if let Some(revision) = &patch.revision {
+            annotations.insert(names::REVISION_ANNOTATION.to_owned(), Value::String(revision.render()));
+        }
+        if let Some(grant) = &patch.grant {
+            annotations.insert(names::GRANT_ANNOTATION.to_owned(), Value::String(grant.render()));
+        }
+        let body = json!({"metadata": {
+            "uid": patch.uid, "resourceVersion": patch.resource_version, "annotations": annotations,
+        }});
+        self.pace().await;
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &pool.namespace);
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let what = format!("grant and revision of pod {}/{}", pool.namespace, patch.name);
+        self.write(WriteKind::Pod, what, pods.patch_status(&patch.name, &params, &Patch::Merge(&body))).await
+    }
+
+    /// Creates a revision.
+    ///
+    /// # Errors
+    /// [`WriteError::Conflict`] when its number is taken.
+    pub async fn create_revision(
+        &self,
+        pool: &ConnectionPool,
+        new: &NewRevision,
+    ) -> Result<ControllerRevision, WriteError> {
+        let object = revision::object(pool, new);
+        let namespace = pool.metadata.namespace.as_deref().unwrap_or_default();
+        let revisions: Api<ControllerRevision> = Api::namespaced(self.client.clone(), namespace);
+        let what = format!("ControllerRevision {namespace}/{}", revision::name(pool, new.number));
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        self.write(WriteKind::Revision, what, revisions.create(&params, &object)).await
+    }
+
+    /// Deletes a revision that the history limit drops.
+    ///
+    /// # Errors
+    /// [`WriteError`]; one that is gone already is none.
+    pub async fn delete_revision(&self, namespace: &str, name: &str) -> Result<(), WriteError> {
+        let revisions: Api<ControllerRevision> = Api::namespaced(self.client.clone(), namespace);
+        let what = format!("ControllerRevision {namespace}/{name}");
+        let params = DeleteParams::default();
+        match self.write(WriteKind::Revision, what, revisions.delete(name, &params)).await {
+            Ok(_) | Err(WriteError::Conflict { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Applies a status by server-side apply.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub async fn status<K>(&self, api: &Api<K>, name: &str, body: &Value, what: String) -> Result<K, WriteError>
+    where
+        K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+    {
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        self.write(WriteKind::Status, what, api.patch_status(name, &params, &Patch::Apply(body))).await
+    }
+
+    /// Runs one write while this process is the leader, within the deadline, and counts how it ended.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub async fn write<T>(
+        &self,
+        kind: WriteKind,
+        what: String,
+        call: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, WriteError> {
+        let result = if self.leadership.epoch().is_none() {
+            Err(WriteError::NotLeader { what })
+        } else {
+            match timeout(WRITE_DEADLINE, call).await {
+                Err(_) => Err(WriteError::NoAnswer { what }),
+                Ok(Ok(value)) => Ok(value),
+                // 409: stale resourceVersion; 404: gone; 422 on a pod: another uid
+                Ok(Err(kube::Error::Api(status)))
+                    if matches!(status.code, 404 | 409) || (status.code == 422 && kind == WriteKind::Pod) =>
+                {
+                    tracing::debug!(what, code = status.code, message = status.message, "write not taken");
+                    Err(WriteError::Conflict { what })
+                }
+                Ok(Err(source)) => Err(WriteError::Failed { what, source: Box::new(source) }),
+            }
+        };
+        self.metrics.wrote(kind, result.as_ref().err().map_or(Outcome::Done, WriteError::outcome));
+        result
+    }
+
+    /// Waits for its turn: 50 writes on pods a second.
+    async fn pace(&self) {
+        let turn = {
+            let mut next = self.next_pod_write.lock();
+            let turn = next.map_or_else(Instant::now, |next| next.max(Instant::now()));
+            *next = Some(turn + POD_WRITE_SPACING);
+            turn
+        };
+        sleep_until(turn).await;
+    }
+}

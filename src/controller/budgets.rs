@@ -1,0 +1,99 @@
+//! `ConnectionBudget`s: accepted and told of. This version keeps no ledger and says so.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use kube::{Api, ResourceExt};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{reconcile::Context, status};
+use crate::api::{
+    CapacitySource, ConnectionBudget, ConnectionBudgetStatus, ConnectionPool,
+    conditions::{ConditionStatus, LEDGER_ACTIVE, Observed, READY, merge},
+    reasons,
+};
+
+/// Time between two looks at all budgets.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// Tells of all budgets for ever.
+pub async fn run(context: Arc<Context>) {
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut told: HashMap<String, ConnectionBudgetStatus> = HashMap::new();
+    loop {
+        ticks.tick().await;
+        if context.leadership.epoch().is_none() || !context.pods.is_synced() {
+            continue;
+        }
+        let pools = context.stores.pools.state();
+        for budget in context.stores.budgets.state() {
+            let uid = budget.uid().unwrap_or_default();
+            let users: Vec<&ConnectionPool> = pools
+                .iter()
+                .map(AsRef::as_ref)
+                .filter(|pool| pool.spec.budget_ref.as_ref().is_some_and(|named| named.name == budget.name_any()))
+                .collect();
+            let before = told.get(&uid).or(budget.status.as_ref());
+            let status = status_of(&budget, &users, &context, before, Timestamp::now());
+            if before == Some(&status) {
+                continue;
+            }
+            let budgets: Api<ConnectionBudget> = Api::all(context.client.clone());
+            let body = status::body::<ConnectionBudget>(&status);
+            let what = format!("status of ConnectionBudget {}", budget.name_any());
+            match context.writer.status(&budgets, &budget.name_any(), &body, what).await {
+                Ok(_) => {
+                    told.insert(uid, status);
+                }
+                Err(error) => tracing::warn!(%error, "telling of a budget"),
+            }
+        }
+        told.retain(|uid, _| context.stores.budgets.state().iter().any(|budget| budget.uid().as_ref() == Some(uid)));
+    }
+}
+
+fn status_of(
+    budget: &ConnectionBudget,
+    users: &[&ConnectionPool],
+    context: &Context,
+    before: Option<&ConnectionBudgetStatus>,
+    now: Timestamp,
+) -> ConnectionBudgetStatus {
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let pods: usize = users
+        .iter()
+        .filter_map(|pool| {
+            let key = super::pods::PoolKey { namespace: pool.namespace()?, name: pool.name_any() };
+            Some(context.pods.of(&key).len())
+        })
+        .sum();
+    let message = "this version divides maxAllowed of each pool over its pods and keeps no ledger of the server: the sum of \
+                   the pools' maxAllowed is yours to keep below the capacity";
+    let observed = [READY, LEDGER_ACTIVE].map(|type_| Observed {
+        type_,
+        status: ConditionStatus::False,
+        reason: reasons::LEDGER_NOT_KEPT,
+        message: message.to_owned(),
+    });
+    let old = before.map(|before| before.conditions.as_slice()).unwrap_or_default();
+    ConnectionBudgetStatus {
+        observed_generation: budget.metadata.generation,
+        capacity: capacity(budget),
+        pools: Some(count(users.len())),
+        pods: Some(count(pods)),
+        conditions: merge(old, observed.into(), budget.metadata.generation, now),
+        ..ConnectionBudgetStatus::default()
+    }
+}
+
+/// What the server can carry less what is reserved, where it is given.
+fn capacity(budget: &ConnectionBudget) -> Option<u32> {
+    let connections = match budget.spec.capacity.source {
+        CapacitySource::Fixed => budget.spec.capacity.connections?,
+        CapacitySource::Server => return None,
+    };
+    let reserved = budget.spec.reserved.unwrap_or_default();
+    let percent = u64::from(connections) * u64::from(reserved.percent) / 100;
+    Some(connections.saturating_sub(reserved.connections.max(u32::try_from(percent).unwrap_or(u32::MAX))))
+}

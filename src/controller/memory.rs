@@ -1,0 +1,67 @@
+//! What the leader remembers of a pool between two looks. Losing it costs caution and nothing else: it is rebuilt from
+//! annotations, status and what agents say.
+
+use std::{collections::HashMap, sync::Arc};
+
+use kube::ResourceExt;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::pods::PoolKey;
+use crate::{
+    api::{ConnectionPool, ConnectionPoolStatus},
+    decide::{
+        plan::{Failure, Progress, RevisionSeen, SizingSeen, Uninjected, UnixSeconds},
+        shares::PodDemand,
+        sizing::Sizer,
+    },
+};
+
+/// What is remembered of one pool.
+#[derive(Default)]
+pub struct PoolMemory {
+    /// Uid of the pool: another one of its name starts anew.
+    pub uid: String,
+    /// What its sizing has learned.
+    pub sizer: Sizer,
+    /// The target asked for last.
+    pub target: Option<u32>,
+    /// What the last tick said.
+    pub sizing: Option<SizingSeen>,
+    /// What the load asks of each pod, by its name.
+    pub demands: HashMap<String, PodDemand>,
+    /// How far a rollout has come.
+    pub progress: Option<Progress>,
+    /// The status as it was written last, and when.
+    pub told: Option<(ConnectionPoolStatus, UnixSeconds)>,
+    /// Revisions that were created and have not come back through the watch.
+    pub created: Vec<RevisionSeen>,
+    /// Pods without a sidecar: what was counted, when, and for which generation of the pool.
+    pub uninjected: Option<(Uninjected, Instant, i64)>,
+    /// The last change that failed.
+    pub failure: Option<Failure>,
+}
+
+/// What is remembered of all pools.
+#[derive(Default)]
+pub struct Memories {
+    pools: Mutex<HashMap<PoolKey, Arc<Mutex<PoolMemory>>>>,
+}
+
+impl Memories {
+    /// What is remembered of a pool; nothing if it is another one than before. Lock it for moments only.
+    pub fn of(&self, key: &PoolKey, pool: &ConnectionPool) -> Arc<Mutex<PoolMemory>> {
+        let uid = pool.uid().unwrap_or_default();
+        let mut pools = self.pools.lock();
+        let memory = pools.entry(key.clone()).or_default();
+        if memory.lock().uid != uid {
+            *memory = Arc::new(Mutex::new(PoolMemory { uid, ..PoolMemory::default() }));
+        }
+        memory.clone()
+    }
+
+    /// Forgets a pool.
+    pub fn forget(&self, key: &PoolKey) {
+        self.pools.lock().remove(key);
+    }
+}

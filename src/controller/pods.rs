@@ -1,0 +1,349 @@
+//! The injected pods, trimmed to what plans are made from, by pool.
+//!
+//! Fed by a watch and by the answers to our own writes, because a plan that is made from a cache which lags behind
+//! them could hand out the same connections twice. An answer is newer than what the watch has delivered so far if its
+//! resourceVersion is: those of one kind are compared as numbers, as client-go does. A write whose outcome is unknown
+//! leaves a doubt: until the object has changed, the larger of both figures is counted.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use k8s_openapi::api::core::v1::Pod;
+use parking_lot::RwLock;
+
+use crate::{
+    contract::{Document, GrantDocument, Injection, RevisionDocument, names},
+    decide::{
+        plan::{Annotation, SidecarSeen, UnixSeconds},
+        shares::PodPhase,
+    },
+    webhook::inject::injection_of,
+};
+
+/// Namespace and name of a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PoolKey {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl std::fmt::Display for PoolKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What is kept of a pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodFacts {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// Version of the object.
+    pub resource_version: String,
+    /// When it was created.
+    pub created: UnixSeconds,
+    /// Its labels: another pool may select them too.
+    pub labels: BTreeMap<String, String>,
+    /// Where in its life it is.
+    pub phase: PodPhase,
+    /// Whether its sidecar runs.
+    pub sidecar: SidecarSeen,
+    /// Address of its agent.
+    pub address: Option<String>,
+    /// What it was injected with, where this build can read it.
+    pub injection: Option<Injection>,
+    /// The annotation `sluice.dev/revision`.
+    pub revision: Annotation<RevisionDocument>,
+    /// The annotation `sluice.dev/grant`.
+    pub grant: Annotation<GrantDocument>,
+    /// The most that may be counted for it beside the annotation: a write whose outcome is unknown.
+    pub doubtful_granted: u32,
+}
+
+/// A pod as the API server told it.
+enum Told {
+    /// It has a sidecar of this pool.
+    Member(PoolKey, Box<PodFacts>),
+    /// It has none, or all its containers have ended: it holds nothing.
+    Nothing,
+}
+
+fn told(pod: &Pod) -> Told {
+    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    if matches!(phase, Some("Succeeded" | "Failed")) {
+        return Told::Nothing;
+    }
+    let label = pod.metadata.labels.as_ref().and_then(|labels| labels.get(names::POOL_LABEL));
+    let (pool, injection) = match (injection_of(pod), label) {
+        // what was fixed at admission says more than a label, which anybody may write
+        (Some(Ok(injection)), _) => (injection.pool.clone(), Some(injection)),
+        (Some(Err(_)), Some(label)) => (label.clone(), None),
+        _ => return Told::Nothing,
+    };
+    let status = pod.status.as_ref();
+    let sidecar = status
+        .and_then(|status| status.init_container_statuses.as_ref())
+        .and_then(|containers| containers.iter().find(|container| container.name == names::SIDECAR_CONTAINER))
+        .and_then(|container| container.state.as_ref())
+        .is_some_and(|state| state.running.is_some());
+    let is_placed = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).is_some_and(|node| !node.is_empty());
+    let facts = PodFacts {
+        name: pod.metadata.name.clone().unwrap_or_default(),
+        uid: pod.metadata.uid.clone().unwrap_or_default(),
+        resource_version: pod.metadata.resource_version.clone().unwrap_or_default(),
+        created: pod.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
+        labels: pod.metadata.labels.clone().unwrap_or_default(),
+        phase: if pod.metadata.deletion_timestamp.is_some() {
+            PodPhase::Terminating
+        } else if is_placed {
+            PodPhase::Running
+        } else {
+            PodPhase::Unscheduled
+        },
+        sidecar: if sidecar { SidecarSeen::Running } else { SidecarSeen::NotRunning },
+        address: status.and_then(|status| status.pod_ip.clone()).filter(|address| !address.is_empty()),
+        injection,
+        revision: annotation(pod, names::REVISION_ANNOTATION),
+        grant: annotation(pod, names::GRANT_ANNOTATION),
+        doubtful_granted: 0,
+    };
+    Told::Member(PoolKey { namespace, name: pool }, Box::new(facts))
+}
+
+fn annotation<T: Document>(pod: &Pod, name: &str) -> Annotation<T> {
+    match pod.metadata.annotations.as_ref().and_then(|annotations| annotations.get(name)) {
+        None => Annotation::Missing,
+        Some(text) => match T::parse(text) {
+            Ok(document) => Annotation::Read(document),
+            Err(error) => Annotation::Unreadable { why: error.to_string(), last: None },
+        },
+    }
+}
+
+#[derive(Default)]
+struct Inner {
+    /// By namespace and name of the pod.
+    pods: HashMap<(String, String), (PoolKey, PodFacts)>,
+    /// Names of the pods of each pool.
+    pools: HashMap<PoolKey, BTreeSet<String>>,
+    /// Pods of a list that has begun and not ended.
+    listed: Option<HashSet<(String, String)>>,
+    synced: bool,
+}
+
+/// The index. All methods are short and never wait.
+#[derive(Default)]
+pub struct PodIndex {
+    inner: RwLock<Inner>,
+}
+
+impl PodIndex {
+    /// A list begins: what it does not mention is gone.
+    pub fn list_begins(&self) {
+        self.inner.write().listed = Some(HashSet::new());
+    }
+
+    /// A list has ended. Returns the pools that lost pods by it.
+    pub fn list_ends(&self) -> Vec<PoolKey> {
+        let mut inner = self.inner.write();
+        inner.synced = true;
+        let Some(listed) = inner.listed.take() else { return Vec::new() };
+        let gone: Vec<(String, String)> = inner.pods.keys().filter(|pod| !listed.contains(*pod)).cloned().collect();
+        gone.iter().filter_map(|pod| inner.remove(pod)).collect()
+    }
+
+    /// True once a whole list was taken in: before, counting pods would find too few.
+    pub fn is_synced(&self) -> bool {
+        self.inner.read().synced
+    }
+
+    /// Takes in a pod. Returns the pools that it concerns.
+    pub fn apply(&self, pod: &Pod) -> Vec<PoolKey> {
+        let key = key_of(pod);
+        let mut inner = self.inner.write();
+        if let Some(listed) = inner.listed.as_mut() {
+            listed.insert(key.clone());
+        }
+        let known = inner.pods.get(&key);
+        if let Some((_, known)) = known
+            && Some(known.uid.as_str()) == pod.metadata.uid.as_deref()
+            && is_older(pod.metadata.resource_version.as_deref(), &known.resource_version)
+        {
+            return Vec::new();
+        }
+        match told(pod) {
+            Told::Nothing => inner.remove(&key).into_iter().collect(),
+            Told::Member(pool, mut facts) => {
+                if let Some((_, known)) = known.filter(|(_, known)| known.uid == facts.uid) {
+                    remember(&mut facts.grant, &known.grant);
+                    remember(&mut facts.revision, &known.revision);
+                    if facts.resource_version == known.resource_version {
+                        facts.doubtful_granted = known.doubtful_granted;
+                    }
+                }
+                let mut concerned: Vec<PoolKey> =
+                    inner.remove(&key).filter(|before| *before != pool).into_iter().collect();
+                inner.pools.entry(pool.clone()).or_default().insert(facts.name.clone());
+                inner.pods.insert(key, (pool.clone(), *facts));
+                concerned.push(pool);
+                concerned
+            }
+        }
+    }
+
+    /// A pod is gone. Returns the pool that it belonged to.
+    pub fn delete(&self, pod: &Pod) -> Option<PoolKey> {
+        let key = key_of(pod);
+        let mut inner = self.inner.write();
+        let same =
+            inner.pods.get(&key).is_some_and(|(_, known)| Some(known.uid.as_str()) == pod.metadata.uid.as_deref());
+        if same { inner.remove(&key) } else { None }
+    }
+
+    /// A write that raises what is counted to `granted` has no known outcome: until the object changes, it counts.
+    pub fn doubt(&self, pool: &PoolKey, name: &str, uid: &str, resource_version: &str, granted: u32) {
+        let mut inner = self.inner.write();
+        if let Some((_, facts)) = inner.pods.get_mut(&(pool.namespace.clone(), name.to_owned()))
+            && facts.uid == uid
+            && facts.resource_version == resource_version
+        {
+            facts.doubtful_granted = facts.doubtful_granted.max(granted);
+        }
+    }
+
+    /// The pods of a pool.
+    pub fn of(&self, pool: &PoolKey) -> Vec<PodFacts> {
+        let inner = self.inner.read();
+        let Some(names) = inner.pools.get(pool) else { return Vec::new() };
+        names
+            .iter()
+            .filter_map(|name| inner.pods.get(&(pool.namespace.clone(), name.clone())))
+            .map(|(_, facts)| facts.clone())
+            .collect()
+    }
+
+    /// Which other pools of the namespace have pods with labels that `selects` picks, and how many.
+    pub fn others(&self, pool: &PoolKey, selects: impl Fn(&BTreeMap<String, String>) -> bool) -> BTreeMap<String, u32> {
+        let inner = self.inner.read();
+        let mut others = BTreeMap::new();
+        for (other, facts) in inner.pods.values() {
+            if other.namespace == pool.namespace && other.name != pool.name && selects(&facts.labels) {
+                *others.entry(other.name.clone()).or_default() += 1;
+            }
+        }
+        others
+    }
+}
+
+impl Inner {
+    fn remove(&mut self, pod: &(String, String)) -> Option<PoolKey> {
+        let (pool, _) = self.pods.remove(pod)?;
+        if let Some(names) = self.pools.get_mut(&pool) {
+            names.remove(&pod.1);
+            if names.is_empty() {
+                self.pools.remove(&pool);
+            }
+        }
+        Some(pool)
+    }
+}
+
+fn key_of(pod: &Pod) -> (String, String) {
+    (pod.metadata.namespace.clone().unwrap_or_default(), pod.metadata.name.clone().unwrap_or_default())
+}
+
+/// Keeps what an annotation said before it was damaged.
+fn remember<T: Clone>(now: &mut Annotation<T>, before: &Annotation<T>) {
+    if let Annotation::Unreadable { last, .. } = now {
+        *last = before.last_known().cloned();
+    }
+}
+
+fn is_older(version: Option<&str>, than: &str) -> bool {
+    match (version.and_then(|version| version.parse::<u64>().ok()), than.parse::<u64>()) {
+        (Some(version), Ok(than)) => version < than,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(version: u64, uid: &str, grant: &str) -> Pod {
+        let injection = r#"{"v":1,"pool":"shop","namespace":"ns","upstream":{"host":"pg","port":5432,"database":"d","tls":{"mode":"Disabled","ownCa":false}},"client":{"port":5432,"maxConnections":10}}"#;
+        serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "a", "namespace": "ns", "uid": uid, "resourceVersion": version.to_string(),
+                "labels": {"sluice.dev/pool": "shop"}, "annotations": {"sluice.dev/grant": grant}},
+            "spec": {"nodeName": "n", "containers": [], "initContainers": [{"name": "sluice", "restartPolicy": "Always",
+                "command": ["/sluice/bin/sluice-agent"],
+                "env": [{"name": "SLUICE_INJECTION", "value": injection}]}]},
+            "status": {"podIP": "10.0.0.1", "phase": "Running"},
+        }))
+        .expect("the fixture is a pod")
+    }
+
+    fn grant(share: u32) -> String {
+        format!(r#"{{"v":1,"epoch":1,"pools":{{"shop":{{"seq":1,"share":{share},"granted":{share},"floor":1}}}}}}"#)
+    }
+
+    fn shop() -> PoolKey {
+        PoolKey { namespace: "ns".to_owned(), name: "shop".to_owned() }
+    }
+
+    fn share_of(index: &PodIndex) -> Option<u32> {
+        index.of(&shop()).first()?.grant.last_known()?.pools.get("shop").map(|grant| grant.share)
+    }
+
+    #[test]
+    fn an_event_that_is_older_than_our_own_write_does_not_take_it_back() {
+        let index = PodIndex::default();
+        index.apply(&pod(5, "u", &grant(3)));
+        index.apply(&pod(9, "u", &grant(7))); // the answer to our write
+        assert!(index.apply(&pod(6, "u", &grant(3))).is_empty(), "the watch lags behind");
+        assert_eq!(share_of(&index), Some(7));
+    }
+
+    #[test]
+    fn a_pod_that_was_created_anew_under_its_name_starts_from_nothing() {
+        let index = PodIndex::default();
+        index.apply(&pod(9, "old", &grant(7)));
+        index.apply(&pod(3, "new", &grant(1)));
+        assert_eq!(share_of(&index), Some(1));
+        assert_eq!(index.delete(&pod(10, "old", &grant(7))), None, "the end of the old one is old news");
+        assert_eq!(index.of(&shop()).len(), 1);
+    }
+
+    #[test]
+    fn a_write_of_unknown_outcome_counts_until_the_object_has_changed() {
+        let index = PodIndex::default();
+        index.apply(&pod(5, "u", &grant(3)));
+        index.doubt(&shop(), "a", "u", "5", 12);
+        index.apply(&pod(5, "u", &grant(3)));
+        assert_eq!(index.of(&shop())[0].doubtful_granted, 12);
+        index.apply(&pod(6, "u", &grant(3)));
+        assert_eq!(index.of(&shop())[0].doubtful_granted, 0);
+    }
+
+    #[test]
+    fn a_damaged_annotation_leaves_the_last_good_one_known() {
+        let index = PodIndex::default();
+        index.apply(&pod(5, "u", &grant(3)));
+        index.apply(&pod(6, "u", "{\"v\":1,\"epo"));
+        assert_eq!(share_of(&index), Some(3));
+        assert!(matches!(index.of(&shop())[0].grant, Annotation::Unreadable { .. }));
+    }
+
+    #[test]
+    fn what_a_new_list_does_not_mention_is_gone() {
+        let index = PodIndex::default();
+        index.apply(&pod(5, "u", &grant(3)));
+        index.list_begins();
+        assert_eq!(index.list_ends(), vec![shop()]);
+        assert!(index.is_synced() && index.of(&shop()).is_empty());
+    }
+}

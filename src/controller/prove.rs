@@ -1,0 +1,230 @@
+//! Asking agents what they run: `GET http://POD:9130/status`.
+//!
+//! Pods with something unproven are asked often, all others in a slow sweep. An answer with another uid is not an
+//! answer: addresses are reused.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
+
+use super::{
+    pods::{PodFacts, PoolKey},
+    queue::Queue,
+};
+use crate::{
+    cli::with_causes,
+    contract::{StatusReport, names::METRICS_PORT},
+    decide::plan::{Expectation, Proof, SidecarSeen},
+    http::{Metrics, ProofOutcome},
+};
+
+/// Longest that one question may take.
+const ASK_DEADLINE: Duration = Duration::from_secs(2);
+/// Longest answer that is read.
+const LARGEST_ANSWER_BYTES: usize = 64 << 10;
+/// Questions at once.
+const CONCURRENCY: usize = 32;
+/// First pause before an unproven pod is asked again; it grows by half each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Longest pause before an unproven pod is asked again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// All pods are asked this often.
+const SWEEP: Duration = Duration::from_mins(1);
+/// Never idle for longer, whatever is due.
+const LONGEST_IDLE: Duration = Duration::from_secs(1);
+
+/// One pod as the prover sees it.
+struct Subject {
+    pool: PoolKey,
+    address: String,
+    /// The annotations that it was last asked about, by the version of the object.
+    version: String,
+    is_open: bool,
+    due: Instant,
+    pause: Duration,
+    proof: Proof,
+}
+
+/// What agents said, and the task that asks them.
+#[derive(Default)]
+pub struct Prover {
+    subjects: Mutex<HashMap<String, Subject>>,
+    wake: Notify,
+}
+
+impl Prover {
+    /// What the agent of a pod said last.
+    pub fn proof(&self, uid: &str) -> Proof {
+        self.subjects.lock().get(uid).map_or(Proof::NotAsked, |subject| subject.proof.clone())
+    }
+
+    /// Sets what the pods of a pool must be seen to run. Pods that are not mentioned are forgotten.
+    pub fn expect(&self, pool: &PoolKey, pods: &[PodFacts], expected: &[Expectation]) {
+        let now = Instant::now();
+        let mut subjects = self.subjects.lock();
+        let mut mentioned = HashSet::new();
+        for pod in pods {
+            let Some(address) = &pod.address else { continue };
+            if pod.sidecar != SidecarSeen::Running {
+                continue;
+            }
+            mentioned.insert(pod.uid.as_str());
+            let is_open = expected.iter().any(|expected| expected.uid == pod.uid && expected.is_open);
+            let subject = subjects.entry(pod.uid.clone()).or_insert_with(|| Subject {
+                pool: pool.clone(),
+                address: address.clone(),
+                version: String::new(),
+                is_open,
+                due: now,
+                pause: FIRST_PAUSE,
+                proof: Proof::NotAsked,
+            });
+            subject.address.clone_from(address);
+            // something new to prove: be quick again
+            if is_open && (subject.version != pod.resource_version || !subject.is_open) {
+                subject.pause = FIRST_PAUSE;
+                subject.due = subject.due.min(now + FIRST_PAUSE);
+            }
+            subject.version.clone_from(&pod.resource_version);
+            subject.is_open = is_open;
+        }
+        subjects.retain(|uid, subject| subject.pool != *pool || mentioned.contains(uid.as_str()));
+        drop(subjects);
+        self.wake.notify_one();
+    }
+
+    /// Asks for ever. A pool whose pods said something new is looked at.
+    pub async fn run(self: Arc<Self>, queue: Queue, metrics: Metrics) {
+        let client = match reqwest::Client::builder()
+            .timeout(ASK_DEADLINE)
+            .pool_idle_timeout(Duration::from_secs(5))
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .build()
+        {
+            Ok(client) => client,
+            Err(error) => {
+                tracing::error!(error = with_causes(&error), "building the client that asks agents");
+                return;
+            }
+        };
+        loop {
+            let (due, next) = self.due(Instant::now());
+            stream::iter(due)
+                .for_each_concurrent(CONCURRENCY, |(uid, address)| {
+                    let (client, metrics, queue) = (&client, &metrics, &queue);
+                    let prover = &self;
+                    async move {
+                        let answer = ask(client, &address, &uid).await;
+                        metrics.asked(match &answer {
+                            Ok(_) => ProofOutcome::Answered,
+                            Err(AskError::OtherPod) => ProofOutcome::OtherPod,
+                            Err(AskError::Unreachable(_)) => ProofOutcome::Unreachable,
+                        });
+                        if let Some(pool) = prover.answered(&uid, answer) {
+                            queue.ask(&pool, "proof").await;
+                        }
+                    }
+                })
+                .await;
+            let pause = next.saturating_duration_since(Instant::now()).min(LONGEST_IDLE);
+            let _ = timeout(pause.max(Duration::from_millis(20)), self.wake.notified()).await;
+        }
+    }
+
+    /// Who is to be asked now, and when somebody is due next.
+    fn due(&self, now: Instant) -> (Vec<(String, String)>, Instant) {
+        let subjects = self.subjects.lock();
+        let due = subjects.iter().filter(|(_, subject)| subject.due <= now);
+        let due = due.map(|(uid, subject)| (uid.clone(), subject.address.clone())).collect();
+        let next = subjects.values().map(|subject| subject.due).filter(|due| *due > now).min();
+        (due, next.unwrap_or(now + LONGEST_IDLE))
+    }
+
+    /// Takes in an answer. Returns the pool when it says something new.
+    fn answered(&self, uid: &str, answer: Result<StatusReport, AskError>) -> Option<PoolKey> {
+        let mut subjects = self.subjects.lock();
+        let subject = subjects.get_mut(uid)?;
+        let now = Instant::now();
+        let proof = match answer {
+            Ok(report) => Proof::Report(Box::new(report)),
+            Err(AskError::OtherPod) => {
+                unreachable_since(&subject.proof, "another pod answers at its address".to_owned())
+            }
+            Err(AskError::Unreachable(error)) => unreachable_since(&subject.proof, error),
+        };
+        let is_new = differs(&subject.proof, &proof);
+        subject.proof = proof;
+        if subject.is_open || matches!(subject.proof, Proof::Unreachable { .. }) {
+            subject.due = now + subject.pause;
+            subject.pause = (subject.pause * 3 / 2).min(LONGEST_PAUSE);
+        } else {
+            subject.due = now + spread(uid);
+            subject.pause = FIRST_PAUSE;
+        }
+        is_new.then(|| subject.pool.clone())
+    }
+}
+
+/// The sweep, spread so that pods which started together are not asked together for ever.
+fn spread(uid: &str) -> Duration {
+    let sum: u32 = uid.bytes().fold(0, |sum: u32, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
+    SWEEP.saturating_sub(Duration::from_millis(u64::from(sum % 15_000)))
+}
+
+fn unreachable_since(before: &Proof, error: String) -> Proof {
+    let (since, last) = match before {
+        Proof::Unreachable { since, last, .. } => (*since, last.clone()),
+        Proof::Report(report) => (Timestamp::now().as_second(), Some(report.clone())),
+        Proof::NotAsked => (Timestamp::now().as_second(), None),
+    };
+    Proof::Unreachable { since, error, last }
+}
+
+/// Whether a plan could come out otherwise. Who is busy changes every second and does not matter.
+fn differs(before: &Proof, after: &Proof) -> bool {
+    let essence = |proof: &Proof| {
+        proof.report().map(|report| {
+            let held = report.held.map(|held| held.held);
+            (report.revision, report.epoch, report.seq, report.share, report.limits, held, report.message.clone())
+        })
+    };
+    std::mem::discriminant(before) != std::mem::discriminant(after) || essence(before) != essence(after)
+}
+
+enum AskError {
+    OtherPod,
+    Unreachable(String),
+}
+
+async fn ask(client: &reqwest::Client, address: &str, uid: &str) -> Result<StatusReport, AskError> {
+    let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+    let unreachable = |error: &dyn std::error::Error| AskError::Unreachable(with_causes(error));
+    let asked = async {
+        let answer = client.get(format!("http://{host}:{METRICS_PORT}/status")).send().await;
+        let mut answer = answer.and_then(reqwest::Response::error_for_status).map_err(|error| unreachable(&error))?;
+        let mut body = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(|error| unreachable(&error))? {
+            body.extend_from_slice(&chunk);
+            if body.len() > LARGEST_ANSWER_BYTES {
+                return Err(AskError::Unreachable(format!("its answer is longer than {LARGEST_ANSWER_BYTES} bytes")));
+            }
+        }
+        serde_json::from_slice::<StatusReport>(&body)
+            .map_err(|error| AskError::Unreachable(format!("its answer is not a status report: {error}")))
+    };
+    let report = timeout(ASK_DEADLINE, asked)
+        .await
+        .unwrap_or_else(|_| Err(AskError::Unreachable(format!("no answer within {} s", ASK_DEADLINE.as_secs()))))?;
+    if report.pod_uid == uid { Ok(report) } else { Err(AskError::OtherPod) }
+}

@@ -1,0 +1,310 @@
+//! One pool, once: observe, decide, apply, prove, report.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use kube::{Api, Client, ResourceExt, runtime::controller::Action};
+use parking_lot::Mutex;
+use thiserror::Error;
+use tokio::time::Instant;
+
+use super::{
+    apply::{WriteError, Writer},
+    events::Events,
+    leader::Leadership,
+    memory::{Memories, PoolMemory},
+    observe::{self, Stores},
+    pods::{PodIndex, PoolKey},
+    prove::Prover,
+    queue::Queue,
+    revision, status,
+};
+use crate::{
+    api::ConnectionPool,
+    decide::plan::{self, Expectation, Failure, Observed, Plan},
+    http::{Metrics, PoolLabels},
+};
+
+/// Look again after this long when somebody else wrote first: the watch brings the news as well.
+const AFTER_CONFLICT: Duration = Duration::from_millis(250);
+/// First pause after a failed change; it doubles each time.
+const FIRST_BACKOFF_SECONDS: i64 = 1;
+/// Longest pause after a failed change.
+const LONGEST_BACKOFF_SECONDS: i64 = 300;
+
+/// Everything that the leader works with.
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// Whether this process may write.
+    pub leadership: Leadership,
+    /// The stores of the watches.
+    pub stores: Stores,
+    /// The injected pods.
+    pub pods: Arc<PodIndex>,
+    /// What agents said.
+    pub prover: Arc<Prover>,
+    /// The one place that writes.
+    pub writer: Writer,
+    /// The one place that publishes events.
+    pub events: Events,
+    /// What is remembered of the pools.
+    pub memories: Memories,
+    /// Which pools to look at next.
+    pub queue: Queue,
+    /// Metrics of the operator.
+    pub metrics: Metrics,
+}
+
+/// What failed in one look at a pool; it is looked at again.
+#[derive(Debug, Error)]
+pub enum ReconcileError {
+    /// A write failed.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The object has no namespace.
+    #[error("a ConnectionPool without a namespace")]
+    NoNamespace,
+}
+
+impl ReconcileError {
+    /// A stable name of what failed, for metrics.
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::Write(WriteError::Conflict { .. }) => "Conflict",
+            Self::Write(WriteError::Failed { .. }) => "WriteFailed",
+            Self::Write(WriteError::NoAnswer { .. }) => "NoAnswer",
+            Self::Write(WriteError::NotLeader { .. }) => "NotLeader",
+            Self::NoNamespace => "NoNamespace",
+        }
+    }
+}
+
+/// Looks at one pool.
+///
+/// # Errors
+/// [`ReconcileError`]: a write failed; what was written before it stands, and the next look goes on from there.
+pub async fn reconcile(pool: Arc<ConnectionPool>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let started = Instant::now();
+    let outcome = look(&pool, &context).await;
+    context.metrics.reconciled(started.elapsed(), outcome.as_ref().err().map(ReconcileError::category));
+    outcome
+}
+
+/// What to do after a failed look.
+pub fn on_error(pool: &ConnectionPool, error: &ReconcileError, context: &Context) -> Action {
+    if matches!(error, ReconcileError::Write(WriteError::Conflict { .. } | WriteError::NotLeader { .. })) {
+        tracing::debug!(pool = %ObjectName(pool), %error, "look again");
+        return Action::requeue(AFTER_CONFLICT);
+    }
+    tracing::warn!(pool = %ObjectName(pool), %error, "a change failed");
+    let Some(namespace) = pool.namespace() else { return Action::await_change() };
+    let memory = context.memories.of(&PoolKey { namespace, name: pool.name_any() }, pool);
+    let retry_at = memory.lock().failure.as_ref().map(|failure| failure.retry_at);
+    let seconds =
+        retry_at.map_or(1, |retry_at| retry_at - Timestamp::now().as_second()).clamp(1, LONGEST_BACKOFF_SECONDS);
+    Action::requeue(Duration::from_secs(u64::try_from(seconds).unwrap_or(1)))
+}
+
+struct ObjectName<'a>(&'a ConnectionPool);
+
+impl std::fmt::Display for ObjectName<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.0.namespace().unwrap_or_default(), self.0.name_any())
+    }
+}
+
+async fn look(pool: &Arc<ConnectionPool>, context: &Context) -> Result<Action, ReconcileError> {
+    let key = PoolKey { namespace: pool.namespace().ok_or(ReconcileError::NoNamespace)?, name: pool.name_any() };
+    let Some(epoch) = context.leadership.epoch() else { return Ok(Action::await_change()) };
+    if !context.pods.is_synced() {
+        // counting pods now would find too few, and hand out what others have
+        return Ok(Action::requeue(AFTER_CONFLICT));
+    }
+    if pool.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let memory = context.memories.of(&key, pool);
+    count_uninjected(pool, &key, context, &memory).await;
+
+    let now = Timestamp::now();
+    let plan = observe_and_plan(pool, &key, context, &memory, epoch, now);
+    let applied = apply(pool, &key, context, &memory, &plan).await;
+    prove(&key, context, &plan);
+    note_outcome(&memory, &applied, now.as_second());
+    let told = tell(pool, &key, context, &memory, plan, now).await;
+    let wrote = applied?;
+    told?;
+    // the answers to our own writes are in the index: see at once whether there is more to do
+    Ok(if wrote { Action::requeue(AFTER_CONFLICT) } else { Action::await_change() })
+}
+
+fn observe_and_plan(
+    pool: &ConnectionPool,
+    key: &PoolKey,
+    context: &Context,
+    memory: &Mutex<PoolMemory>,
+    epoch: u64,
+    now: Timestamp,
+) -> Plan {
+    let facts = context.pods.of(key);
+    let mut memory = memory.lock();
+    let around = context.stores.around(key, pool, &context.pods, &memory.created);
+    let pods = observe::pods(facts, &context.prover, &memory);
+    let told = memory.told.as_ref().map(|(told, _)| told).or(pool.status.as_ref());
+    let observed = Observed {
+        now: now.as_second(),
+        epoch,
+        pool,
+        told,
+        effective: around.effective.as_ref(),
+        budget: around.budget,
+        rival: around.rival,
+        pods: &pods,
+        uninjected: memory.uninjected.as_ref().map(|(counted, ..)| counted.clone()),
+        injection: around.injection.as_ref(),
+        revisions: &around.revisions,
+        taken_numbers: &around.taken_numbers,
+        sizing: memory.sizing.as_ref(),
+        failure: memory.failure.as_ref(),
+    };
+    let plan = plan::plan(&observed, memory.progress, None);
+    memory.progress = plan.progress;
+    let labels = PoolLabels { pool_namespace: key.namespace.clone(), pool: key.name.clone() };
+    let target = plan.report.recommendation.map(|recommendation| recommendation.target);
+    context.metrics.pool(&labels, target, plan.report.share, plan.report.current_size, pods.len());
+    plan
+}
+
+/// Carries a plan out. Returns whether any pod was written.
+async fn apply(
+    pool: &ConnectionPool,
+    key: &PoolKey,
+    context: &Context,
+    memory: &Mutex<PoolMemory>,
+    plan: &Plan,
+) -> Result<bool, WriteError> {
+    if let Some(new) = &plan.create {
+        let created = context.writer.create_revision(pool, new).await?;
+        tracing::info!(pool = %key, revision = new.number, "revision created");
+        memory.lock().created.push(revision::seen(&created));
+    }
+    let decision = plan.report.change.as_ref().map(|change| change.id.as_str()).unwrap_or_default();
+    let mut wrote = false;
+    let mut failed = None;
+    for patch in &plan.patches {
+        match context.writer.pod(key, patch).await {
+            Ok(pod) => {
+                let grant = patch.grant.as_ref().and_then(|grant| grant.pools.get(&key.name));
+                tracing::info!(
+                    pool = %key, pod = patch.name, decision,
+                    move_ = ?patch.move_, share = grant.map(|grant| grant.share), granted = grant.map(|grant| grant.granted),
+                    seq = grant.map(|grant| grant.seq),
+                    revision = patch.revision.as_ref().and_then(|document| document.pools.get(&key.name)).map(|pool| pool.revision),
+                    "pod written"
+                );
+                context.pods.apply(&pod);
+                wrote = true;
+            }
+            Err(error) => {
+                if error.is_doubtful()
+                    && let Some(granted) = patch.granted
+                {
+                    context.pods.doubt(key, &patch.name, &patch.uid, &patch.resource_version, granted);
+                }
+                let is_conflict = matches!(error, WriteError::Conflict { .. });
+                let is_worse = failed.as_ref().is_none_or(|failed| matches!(failed, WriteError::Conflict { .. }));
+                if is_worse {
+                    failed = Some(error);
+                }
+                // another pod may well take its write; a server that does not answer will not
+                if !is_conflict {
+                    break;
+                }
+            }
+        }
+    }
+    for name in &plan.prune {
+        context.writer.delete_revision(&key.namespace, name).await?;
+        memory.lock().created.retain(|created| created.name != *name);
+    }
+    failed.map_or(Ok(wrote), Err)
+}
+
+/// Sets what the pods must be seen to run: what was open, and whatever has just been written.
+fn prove(key: &PoolKey, context: &Context, plan: &Plan) {
+    let expected: Vec<Expectation> = plan
+        .expected
+        .iter()
+        .map(|expected| Expectation {
+            is_open: expected.is_open || plan.patches.iter().any(|patch| patch.uid == expected.uid),
+            ..expected.clone()
+        })
+        .collect();
+    context.prover.expect(key, &context.pods.of(key), &expected);
+}
+
+/// Remembers a failure for the backoff, and forgets it after a success.
+fn note_outcome(memory: &Mutex<PoolMemory>, applied: &Result<bool, WriteError>, now: i64) {
+    let mut memory = memory.lock();
+    match applied {
+        Ok(true) => memory.failure = None,
+        Ok(false) => {
+            // nothing to write is a success only once it was time to try
+            if memory.failure.as_ref().is_some_and(|failure| now >= failure.retry_at) {
+                memory.failure = None;
+            }
+        }
+        Err(WriteError::Conflict { .. } | WriteError::NotLeader { .. }) => {}
+        Err(error) => {
+            let times = memory.failure.as_ref().map_or(0, |failure| failure.times) + 1;
+            let pause = FIRST_BACKOFF_SECONDS << times.saturating_sub(1).min(10);
+            let retry_at = now + pause.min(LONGEST_BACKOFF_SECONDS);
+            memory.failure = Some(Failure { times, retry_at, error: error.to_string() });
+        }
+    }
+}
+
+/// Status and events, from the same plan.
+async fn tell(
+    pool: &ConnectionPool,
+    key: &PoolKey,
+    context: &Context,
+    memory: &Mutex<PoolMemory>,
+    plan: Plan,
+    now: Timestamp,
+) -> Result<(), WriteError> {
+    for event in plan.events {
+        context.events.publish(&context.writer, pool, event).await;
+    }
+    let (told, at) = match memory.lock().told.clone() {
+        Some((told, at)) => (Some(told), at),
+        None => (pool.status.clone(), 0),
+    };
+    let status = status::status(pool, told.as_ref(), plan.report, now);
+    if !status::is_due(told.as_ref(), &status, now.as_second() - at) {
+        return Ok(());
+    }
+    let pools: Api<ConnectionPool> = Api::namespaced(context.client.clone(), &key.namespace);
+    let body = status::body::<ConnectionPool>(&status);
+    context.writer.status(&pools, &key.name, &body, format!("status of ConnectionPool {key}")).await?;
+    memory.lock().told = Some((status, now.as_second()));
+    Ok(())
+}
+
+async fn count_uninjected(pool: &ConnectionPool, key: &PoolKey, context: &Context, memory: &Mutex<PoolMemory>) {
+    let generation = pool.metadata.generation.unwrap_or_default();
+    if !observe::is_count_due(&memory.lock(), generation) {
+        return;
+    }
+    match observe::count_uninjected(&context.client, &context.stores, key, pool).await {
+        Ok(counted) => memory.lock().uninjected = Some((counted, Instant::now(), generation)),
+        Err(error) => {
+            tracing::warn!(pool = %key, %error, "the last count stands");
+            let mut memory = memory.lock();
+            if let Some((_, at, of)) = memory.uninjected.as_mut() {
+                (*at, *of) = (Instant::now(), generation);
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The status of a pool: what the plan reports, with times, written only when it is worth a write.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::Resource;
+use serde_json::{Value, json};
+
+use crate::{
+    api::{ConnectionPool, ConnectionPoolStatus, LastDecision, conditions},
+    decide::plan::{Report, UnixSeconds},
+};
+
+/// Figures that jitter are written at most this often, in seconds.
+const QUIET_SECONDS: i64 = 60;
+/// Longest sentence in the status, in bytes.
+const SENTENCE_BYTES: usize = 1024;
+
+/// The status that a report makes. `told` is what was written last: what did not change keeps its time.
+pub fn status(
+    pool: &ConnectionPool,
+    told: Option<&ConnectionPoolStatus>,
+    report: Report,
+    now: Timestamp,
+) -> ConnectionPoolStatus {
+    let old = told.map(|told| told.conditions.as_slice()).unwrap_or_default();
+    let last_change = report.last_change();
+    ConnectionPoolStatus {
+        observed_generation: pool.metadata.generation,
+        summary: Some(shortened(report.summary)),
+        current_size: report.current_size.or_else(|| told.and_then(|told| told.current_size)),
+        share: Some(report.share),
+        last_scale_time: last_change.map(time).or_else(|| told.and_then(|told| told.last_scale_time.clone())),
+        recommendation: report.recommendation.or_else(|| told.and_then(|told| told.recommendation)),
+        load: report.load,
+        last_decision: report
+            .change
+            .map(|change| LastDecision {
+                id: change.id,
+                reason: change.reason,
+                from: change.from,
+                to: change.to,
+                message: shortened(change.message),
+                time: time(change.at),
+            })
+            .or_else(|| told.and_then(|told| told.last_decision.clone())),
+        pods: Some(report.pods),
+        revision: report.revision,
+        effective: report.effective.or_else(|| told.and_then(|told| told.effective.clone())),
+        capabilities: report.capabilities,
+        gateway: None,
+        conditions: conditions::merge(old, report.conditions, pool.metadata.generation, now),
+    }
+}
+
+fn time(at: UnixSeconds) -> Time {
+    Time(Timestamp::from_second(at).unwrap_or_default())
+}
+
+fn shortened(mut text: String) -> String {
+    let mut end = text.len().min(SENTENCE_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
+}
+
+/// Whether a status is worth a write: at once when a condition, a reason, a target or a count of pods changes; for other
+/// figures at most once a minute.
+pub fn is_due(told: Option<&ConnectionPoolStatus>, new: &ConnectionPoolStatus, seconds_since: i64) -> bool {
+    let Some(told) = told else { return true };
+    told != new && (essence(told) != essence(new) || seconds_since >= QUIET_SECONDS)
+}
+
+/// What may not wait.
+fn essence(status: &ConnectionPoolStatus) -> Value {
+    let conditions: Vec<_> = status
+        .conditions
+        .iter()
+        .map(|condition| (&condition.type_, &condition.status, &condition.reason, condition.observed_generation))
+        .collect();
+    // who is proven or reports moves with every change of a share
+    let pods = status.pods.map(|pods| (pods.matched, pods.injected, pods.current));
+    json!([
+        conditions,
+        status.observed_generation,
+        status.recommendation.map(|recommendation| recommendation.target),
+        status.last_decision.as_ref().map(|decision| &decision.id),
+        status.revision,
+        status.effective,
+        pods,
+    ])
+}
+
+/// The body of the server-side apply.
+pub fn body<K: Resource<DynamicType = ()>>(status: &impl serde::Serialize) -> Value {
+    json!({"apiVersion": K::api_version(&()), "kind": K::kind(&()), "status": status})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Confidence, Load, Recommendation};
+
+    fn status(target: u32, demand: &str) -> ConnectionPoolStatus {
+        ConnectionPoolStatus {
+            recommendation: Some(Recommendation {
+                target,
+                lower_bound: 1,
+                upper_bound: 9,
+                uncapped_target: target,
+                confidence: Confidence::Low,
+            }),
+            load: Some(Load { demand: demand.to_owned(), ..Load::default() }),
+            ..ConnectionPoolStatus::default()
+        }
+    }
+
+    #[test]
+    fn a_changed_target_is_told_at_once_and_jitter_waits_for_its_minute() {
+        let told = status(5, "3.1");
+        assert!(is_due(None, &told, 0));
+        assert!(is_due(Some(&told), &status(6, "3.1"), 0));
+        assert!(!is_due(Some(&told), &status(5, "3.2"), 59));
+        assert!(is_due(Some(&told), &status(5, "3.2"), 60));
+        assert!(!is_due(Some(&told), &told, 3600), "nothing new is never written");
+    }
+}

@@ -1,0 +1,368 @@
+//! The conditions of a pool, from what is known and what was decided. `Ready` sums up the others.
+
+use super::{
+    Figures,
+    observed::{Annotation, BudgetSeen, Observed, PodSeen, Proof, SidecarSeen},
+    revision::Rollout,
+};
+use crate::{
+    api::{
+        Mode,
+        conditions::{
+            ABLE_TO_SCALE, ACCEPTED, ConditionStatus, INJECTED, LEAK_DETECTED, Observed as Condition, PAUSED,
+            PODS_CURRENT, PROGRESSING, PROVEN, READY, SCALING_ACTIVE, SCALING_LIMITED, UPSTREAM_HEALTHY,
+        },
+        reasons,
+    },
+    contract::names::METRICS_PORT,
+    decide::{shares::Shortage, sizing::Reason},
+};
+
+/// An agent that has not answered for so long is told of; a container takes a moment to start.
+const UNREACHABLE_AFTER_SECONDS: i64 = 15;
+
+fn condition(type_: &'static str, status: ConditionStatus, reason: &'static str, message: String) -> Condition {
+    Condition { type_, status, reason, message }
+}
+
+fn yes(type_: &'static str, reason: &'static str, message: impl Into<String>) -> Condition {
+    condition(type_, ConditionStatus::True, reason, message.into())
+}
+
+fn no(type_: &'static str, reason: &'static str, message: impl Into<String>) -> Condition {
+    condition(type_, ConditionStatus::False, reason, message.into())
+}
+
+fn unknown(type_: &'static str, reason: &'static str, message: impl Into<String>) -> Condition {
+    condition(type_, ConditionStatus::Unknown, reason, message.into())
+}
+
+/// All conditions, `Ready` first.
+pub(super) fn all(
+    observed: &Observed,
+    rollout: &Rollout,
+    figures: &Figures,
+    cannot_render: Option<&str>,
+) -> Vec<Condition> {
+    let mut all = vec![
+        accepted(observed, cannot_render),
+        injected(observed),
+        pods_current(observed),
+        proven(observed, figures),
+        scaling_active(observed),
+        able_to_scale(observed),
+        scaling_limited(observed, figures),
+        progressing(observed, rollout),
+        unknown(
+            UPSTREAM_HEALTHY,
+            reasons::NOT_OBSERVED,
+            "this version does not ask the database; see the application's own errors",
+        ),
+        leak_detected(observed),
+        paused(observed),
+    ];
+    all.insert(0, ready(&all));
+    all
+}
+
+/// The first thing that is not as it should be.
+fn ready(others: &[Condition]) -> Condition {
+    let sums_up = [ACCEPTED, INJECTED, PROVEN, SCALING_ACTIVE, PODS_CURRENT, PROGRESSING, ABLE_TO_SCALE];
+    let worst = sums_up.iter().find_map(|type_| {
+        let condition = others.iter().find(|condition| condition.type_ == *type_)?;
+        let deliberate = [reasons::RECOMMEND_ONLY, reasons::PAUSED].contains(&condition.reason);
+        (condition.status != ConditionStatus::True && !deliberate).then_some(condition)
+    });
+    match worst {
+        None => yes(READY, reasons::IN_FORCE, "every pod runs what it should and the target follows the load"),
+        Some(worst) => Condition { type_: READY, status: ConditionStatus::False, ..worst.clone() },
+    }
+}
+
+fn accepted(observed: &Observed, cannot_render: Option<&str>) -> Condition {
+    if let Err(refusal) = observed.effective {
+        return no(ACCEPTED, refusal.reason, refusal.message.clone());
+    }
+    if let Some(why) = cannot_render {
+        return no(
+            ACCEPTED,
+            reasons::CANNOT_RENDER,
+            format!("{why}; the last revision stays in force until the spec is mended"),
+        );
+    }
+    if let Some(rival) = &observed.rival {
+        let has = match rival.pods {
+            0 => "has every pod that both select".to_owned(),
+            pods => format!("has {pods} of the pods that both select"),
+        };
+        return no(
+            ACCEPTED,
+            reasons::SELECTOR_OVERLAPS,
+            format!(
+                "spec.workload.selector overlaps with the older ConnectionPool {}, which {has}; narrow one of the two \
+                 selectors and restart the pods",
+                rival.pool
+            ),
+        );
+    }
+    if let BudgetSeen::Missing(name) = &observed.budget {
+        return no(
+            ACCEPTED,
+            reasons::BUDGET_NOT_FOUND,
+            format!(
+                "spec.budgetRef.name: no ConnectionBudget {name:?}; create it or correct the name; until then maxAllowed \
+                 alone bounds this pool"
+            ),
+        );
+    }
+    yes(ACCEPTED, reasons::VALID, "spec and class make sense together")
+}
+
+fn injected(observed: &Observed) -> Condition {
+    let with = observed.pods.len();
+    let namespace = observed.pool.metadata.namespace.as_deref().unwrap_or_default();
+    match &observed.uninjected {
+        None => unknown(INJECTED, reasons::STARTING, "the pods without a sidecar have not been counted yet"),
+        Some(without) if without.pods > 0 => {
+            let restart = if without.owners.is_empty() {
+                "delete them, so that their controller creates them anew".to_owned()
+            } else {
+                format!("run: kubectl -n {namespace} rollout restart {}", without.owners.join(" "))
+            };
+            no(
+                INJECTED,
+                reasons::PODS_WITHOUT_SIDECAR,
+                format!(
+                    "{} of {} pods have no sidecar: they are older than this pool or were not opted in with the label \
+                     sluice.dev/inject: enabled; their connections bypass the pool; {restart}",
+                    without.pods,
+                    with + usize::try_from(without.pods).unwrap_or_default(),
+                ),
+            )
+        }
+        Some(_) if with == 0 => no(
+            INJECTED,
+            reasons::NO_PODS,
+            format!(
+                "spec.workload.selector matches no pod in namespace {namespace}; compare it with \
+                 `kubectl -n {namespace} get pods --show-labels`, or scale the workload up"
+            ),
+        ),
+        Some(_) => yes(INJECTED, reasons::ALL_INJECTED, format!("all {with} pods have a sidecar")),
+    }
+}
+
+/// True when the pod was created with what a new one would get.
+pub(super) fn is_current(observed: &Observed, pod: &PodSeen) -> bool {
+    match (observed.injection, &pod.injection) {
+        (Some(wanted), Some(has)) => wanted == has,
+        _ => true,
+    }
+}
+
+fn pods_current(observed: &Observed) -> Condition {
+    let namespace = observed.pool.metadata.namespace.as_deref().unwrap_or_default();
+    let old: Vec<&PodSeen> = observed.pods.iter().filter(|pod| !is_current(observed, pod)).collect();
+    match old.first() {
+        None => yes(PODS_CURRENT, reasons::UP_TO_DATE, "every pod was created with what is in force now"),
+        Some(first) => no(
+            PODS_CURRENT,
+            reasons::RESTART_REQUIRED,
+            format!(
+                "{} of {} pods were created with another upstream, client side or TLS, which cannot change in a running \
+                 pod; restart their workload, for a Deployment with: kubectl -n {namespace} rollout restart deployment/{}",
+                old.len(),
+                observed.pods.len(),
+                deployment_of(&first.name),
+            ),
+        ),
+    }
+}
+
+/// The name of the Deployment that a pod's name is made from: without the hashes of ReplicaSet and pod.
+fn deployment_of(pod: &str) -> &str {
+    let mut parts = pod.rsplitn(3, '-');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(_), Some(_), Some(deployment)) => deployment,
+        _ => pod,
+    }
+}
+
+fn proven(observed: &Observed, figures: &Figures) -> Condition {
+    let pods = observed.pods.len();
+    let unreachable: Vec<(&PodSeen, &String)> = observed
+        .pods
+        .iter()
+        .filter(|pod| pod.sidecar == SidecarSeen::Running)
+        .filter_map(|pod| match &pod.proof {
+            Proof::Unreachable { since, error, .. } if observed.now - since >= UNREACHABLE_AFTER_SECONDS => {
+                Some((pod, error))
+            }
+            _ => None,
+        })
+        .collect();
+    if let Some((pod, error)) = unreachable.first() {
+        return no(
+            PROVEN,
+            reasons::AGENT_UNREACHABLE,
+            format!(
+                "the agents of {} of {pods} pods do not answer, {} among them ({error}); if a NetworkPolicy or a strict mesh \
+                 stands between, allow ingress from the operator's pods to TCP port {METRICS_PORT} of the pods with the label \
+                 sluice.dev/pool; nothing grows on the strength of an unproven shrink",
+                unreachable.len(),
+                pod.name,
+            ),
+        );
+    }
+    let complaint = observed.pods.iter().find_map(|pod| match &pod.proof {
+        Proof::Report(report) if !report.message.is_empty() => Some((pod, report.message.as_str())),
+        _ => None,
+    });
+    let damaged = observed.pods.iter().find_map(|pod| match (&pod.grant, &pod.revision) {
+        (Annotation::Unreadable { why, .. }, _) | (_, Annotation::Unreadable { why, .. }) => Some((pod, why.as_str())),
+        _ => None,
+    });
+    if let Some((pod, why)) = complaint.or(damaged) {
+        return no(PROVEN, reasons::NOT_APPLIED, format!("pod {}: {why}", pod.name));
+    }
+    if figures.proven < pods {
+        return no(
+            PROVEN,
+            reasons::AWAITING_PROOF,
+            format!("{} of {pods} pods are proven to run what they should", figures.proven),
+        );
+    }
+    yes(PROVEN, reasons::ALL_PROVEN, format!("all {pods} pods run what they should, read back from their poolers"))
+}
+
+fn scaling_active(observed: &Observed) -> Condition {
+    if observed.effective.is_err() {
+        return no(SCALING_ACTIVE, reasons::NOT_ACCEPTED, "no target without a valid spec: see Accepted");
+    }
+    let Some(sizing) = observed.sizing else {
+        return unknown(SCALING_ACTIVE, reasons::STARTING, "nothing has been decided since the operator started");
+    };
+    if let Some(trouble) = &sizing.trouble {
+        return no(SCALING_ACTIVE, trouble.reason, trouble.message.clone());
+    }
+    let decision = &sizing.decision;
+    if decision.reason.is_hold() {
+        return no(SCALING_ACTIVE, decision.reason.as_str(), decision.message.clone());
+    }
+    yes(SCALING_ACTIVE, reasons::SIGNALS_FRESH, decision.message.clone())
+}
+
+fn able_to_scale(observed: &Observed) -> Condition {
+    let spec = &observed.pool.spec;
+    match (&observed.failure, spec.paused, spec.mode) {
+        (_, true, _) => no(ABLE_TO_SCALE, reasons::PAUSED, "spec.paused is true: nothing changes until it is false"),
+        (_, _, Mode::Recommend) => no(
+            ABLE_TO_SCALE,
+            reasons::RECOMMEND_ONLY,
+            "spec.mode is Recommend: the target is told and not put into force; set it to Apply for that",
+        ),
+        (Some(failure), ..) => no(
+            ABLE_TO_SCALE,
+            reasons::BACKOFF_AFTER_FAILURE,
+            format!("the last change failed {} times in a row and is tried again: {}", failure.times, failure.error),
+        ),
+        _ => yes(ABLE_TO_SCALE, reasons::READY_FOR_CHANGE, "the last change was put into force"),
+    }
+}
+
+fn scaling_limited(observed: &Observed, figures: &Figures) -> Condition {
+    let Ok(effective) = observed.effective else {
+        return unknown(SCALING_LIMITED, reasons::NOT_ACCEPTED, "no target without a valid spec: see Accepted");
+    };
+    match figures.shortage {
+        Shortage::TooManyPods { waiting } => {
+            return yes(
+                SCALING_LIMITED,
+                reasons::TOO_MANY_PODS,
+                format!(
+                    "maxAllowed {} is less than the number of pods: the {waiting} youngest have no connection and their \
+                     clients queue; raise spec.scaling.maxAllowed or run fewer pods",
+                    effective.max_allowed,
+                ),
+            );
+        }
+        Shortage::FloorLowered { floor } => {
+            return yes(
+                SCALING_LIMITED,
+                reasons::FLOOR_LOWERED,
+                format!(
+                    "floorPerPod {} times the number of pods exceeds maxAllowed {}: every pod has a floor of {floor} instead",
+                    effective.floor_per_pod, effective.max_allowed,
+                ),
+            );
+        }
+        Shortage::None => {}
+    }
+    let limits = observed.sizing.map(|sizing| sizing.decision.limits.as_slice()).unwrap_or_default();
+    let limit = limits
+        .iter()
+        .rev()
+        .find(|limit| !limit.reason.is_hold() && !matches!(limit.reason, Reason::Paused | Reason::RecommendOnly));
+    match limit {
+        Some(limit) => yes(SCALING_LIMITED, limit.reason.as_str(), limit.message.clone()),
+        None => no(SCALING_LIMITED, reasons::WITHIN_BOUNDS, "nothing keeps the target from what the load asks for"),
+    }
+}
+
+fn progressing(observed: &Observed, rollout: &Rollout) -> Condition {
+    let Rollout { updated, stable, members, proven, .. } = rollout;
+    if observed.effective.is_err() {
+        return unknown(PROGRESSING, reasons::NOT_ACCEPTED, "nothing is rolled out without a valid spec: see Accepted");
+    }
+    if rollout.is_stuck {
+        return no(
+            PROGRESSING,
+            reasons::PROGRESS_DEADLINE_EXCEEDED,
+            format!(
+                "revision {updated} runs on {proven} of {members} pods and has not come further within the deadline; new \
+                 pods get revision {stable}; see Proven for what the pods say"
+            ),
+        );
+    }
+    if proven < members {
+        return yes(
+            PROGRESSING,
+            reasons::ROLLING_OUT,
+            format!("revision {updated} runs on {proven} of {members} pods; new pods get revision {stable}"),
+        );
+    }
+    yes(PROGRESSING, reasons::ROLLOUT_COMPLETE, format!("revision {updated} runs on all {members} pods"))
+}
+
+fn leak_detected(observed: &Observed) -> Condition {
+    let threshold = observed.effective.map_or(0, |effective| effective.settings.health.leak_threshold_seconds);
+    match observed.sizing.and_then(|sizing| sizing.load).and_then(|load| load.leaked) {
+        None => unknown(
+            LEAK_DETECTED,
+            reasons::NOT_OBSERVED,
+            "no agent can tell whether connections are idle in transaction",
+        ),
+        Some(0) => no(
+            LEAK_DETECTED,
+            reasons::NO_LEAK,
+            format!("no server connection has been idle in transaction for {threshold} s"),
+        ),
+        Some(leaked) => yes(
+            LEAK_DETECTED,
+            reasons::IDLE_IN_TRANSACTION,
+            format!(
+                "{leaked} server connections have been idle in transaction for {threshold} s or more: the application holds \
+                 them without working; they do not count as demand; find them with: select pid, query_start, query from \
+                 pg_stat_activity where state = 'idle in transaction'"
+            ),
+        ),
+    }
+}
+
+fn paused(observed: &Observed) -> Condition {
+    if observed.pool.spec.paused {
+        yes(PAUSED, reasons::PAUSED, "spec.paused is true: limits, shares and revisions stay as they are")
+    } else {
+        no(PAUSED, reasons::NOT_PAUSED, "spec.paused is false")
+    }
+}

@@ -1,0 +1,132 @@
+//! What each pod may open: [`shares`](crate::decide::shares), fed with what is known, and its answer as annotations.
+
+use std::collections::BTreeMap;
+
+use super::observed::{Annotation, Observed, PodSeen, Proof};
+use crate::{
+    contract::{Document, GrantDocument, LimitSource, PodGrant},
+    decide::{
+        effective::EffectivePool,
+        shares::{self, Division, Move, Pod},
+    },
+};
+
+/// The grants of a pool.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Grants {
+    /// What to write on which pod (index), most urgent first.
+    pub writes: Vec<(usize, PodGrant, Option<Move>)>,
+    /// Sum of the shares in force.
+    pub share: u32,
+    /// Sum of what is counted.
+    pub granted: u32,
+    /// Whether the floors fit.
+    pub shortage: shares::Shortage,
+    /// Pods whose shrink is written and not proven (index).
+    pub awaited: Vec<usize>,
+}
+
+/// What is divided, from what is in force.
+pub(super) fn division(effective: &EffectivePool, target: u32) -> Division {
+    match (effective.fixed_limit_per_pod, effective.settings.scaling.limit_source) {
+        (Some(limit_per_pod), _) => Division::Fixed { limit_per_pod },
+        (None, LimitSource::Share) => Division::Target { target, max_allowed: effective.max_allowed },
+        (None, LimitSource::LocalReaction) => Division::ByDemand { max_allowed: effective.max_allowed },
+    }
+}
+
+pub(super) fn plan(observed: &Observed, floor_per_pod: u32, division: Division, frozen: bool) -> Grants {
+    let name = observed.pool.metadata.name.as_deref().unwrap_or_default();
+    let pods: Vec<Pod> = observed.pods.iter().map(|pod| as_pod(pod, name, division)).collect();
+    let plan = shares::step(&pods, floor_per_pod, division);
+
+    let mut writes: Vec<(usize, PodGrant, Option<Move>)> = plan
+        .writes
+        .iter()
+        // frozen: what runs keeps what it has; what starts must have something
+        .filter(|write| {
+            !frozen || write.move_ == Move::Settle || pods[write.pod].grant.is_none_or(|grant| grant.seq == 0)
+        })
+        .map(|write| (write.pod, write.grant, Some(write.move_)))
+        .collect();
+    // an annotation that is damaged or gone is mended even if nothing moves
+    for (index, (pod, known)) in observed.pods.iter().zip(&pods).enumerate() {
+        let is_ours = matches!(&pod.grant, Annotation::Read(document) if document.pools.contains_key(name));
+        if let (false, Some(grant)) = (is_ours, known.grant)
+            && writes.iter().all(|(written, ..)| *written != index)
+        {
+            writes.push((index, PodGrant { seq: grant.seq + 1, ..grant }, None));
+        }
+    }
+    let shares_now = pods.iter().filter_map(|pod| pod.grant).map(|grant| grant.share);
+    Grants {
+        writes,
+        share: shares_now.fold(0, u32::saturating_add),
+        granted: plan.granted,
+        shortage: plan.shortage,
+        awaited: plan.awaited,
+    }
+}
+
+/// A pod as the division of shares sees it.
+fn as_pod<'a>(pod: &'a PodSeen, pool: &str, division: Division) -> Pod<'a> {
+    let report = pod.proof.report().filter(|report| report.pool == pool);
+    let annotated = pod.grant.last_known().and_then(|document| document.pools.get(pool)).copied();
+    let grant = match (annotated, &pod.grant, report) {
+        (Some(grant), ..) => Some(grant),
+        // the annotation is lost: what the agent works with is what it has
+        (None, _, Some(report)) if report.seq > 0 => {
+            Some(PodGrant { seq: report.seq, share: report.share, granted: report.share, floor: 0 })
+        }
+        // damaged, and nobody remembers: all of it may have been granted
+        (None, Annotation::Unreadable { .. }, _) => {
+            Some(PodGrant { granted: division.most().unwrap_or_default(), ..PodGrant::default() })
+        }
+        (None, ..) => None,
+    };
+    let grant = grant.map(|grant| PodGrant {
+        // never behind what the agent has seen, or it would take the next grant for an old one
+        seq: grant.seq.max(report.map_or(0, |report| report.seq)),
+        granted: grant.granted.max(pod.doubtful_granted),
+        ..grant
+    });
+    let grant = match grant {
+        None if pod.doubtful_granted > 0 => Some(PodGrant { granted: pod.doubtful_granted, ..PodGrant::default() }),
+        grant => grant,
+    };
+    Pod {
+        uid: &pod.uid,
+        created_seconds: pod.created,
+        phase: pod.phase,
+        grant,
+        proof: proof(&pod.proof, pool),
+        demand: pod.demand,
+    }
+}
+
+/// What the agent proved: the share in force by the console's own answer, and what is open.
+fn proof(proof: &Proof, pool: &str) -> Option<shares::Proof> {
+    let report = proof.report().filter(|report| report.pool == pool)?;
+    let held = report.held?.held;
+    // the share counts as in force only as far as the pooler's own bound says so
+    let bound = report.limits.map_or(report.share, |limits| if limits.paused { 0 } else { limits.max_db_connections });
+    Some(shares::Proof { seq: report.seq, share: report.share.max(bound), held })
+}
+
+/// The document for a pod, the entries of its other pools kept.
+pub(super) fn document(pod: &PodSeen, pool: &str, epoch: u64, grant: PodGrant) -> GrantDocument {
+    // a Lease that was deleted counts from 1 again; an agent that has seen more would take the grant for an old one
+    let seen = pod.grant.last_known().map(|document| document.epoch).max(pod.proof.report().map(|report| report.epoch));
+    let epoch = epoch.max(seen.unwrap_or_default());
+    let mut pools: BTreeMap<String, PodGrant> =
+        pod.grant.last_known().map(|document| document.pools.clone()).unwrap_or_default();
+    pools.insert(pool.to_owned(), grant);
+    GrantDocument { v: GrantDocument::VERSION, epoch, pools }
+}
+
+/// True when the agent read the newest grant back from its pooler.
+pub(super) fn is_proven(pod: &PodSeen, pool: &str) -> bool {
+    let Some(grant) = pod.grant.last_known().and_then(|document| document.pools.get(pool)) else { return false };
+    let Proof::Report(report) = &pod.proof else { return false };
+    report.pool == pool && report.seq >= grant.seq && report.share == grant.share
+}

@@ -1,0 +1,221 @@
+//! PURE: one pool at one moment: what was observed in, everything to do and to tell out.
+//!
+//! The shell carries the plan out in the order of its fields: the revision before the pods that are to run it, the pods
+//! before the status that tells of them. It may stop between any two writes: the next plan is made from what is there.
+
+mod conditions;
+mod grants;
+mod observed;
+mod report;
+mod revision;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+pub use observed::{
+    Annotation, BudgetSeen, Change, Failure, LoadSeen, Observed, PodSeen, Proof, RevisionSeen, Rival, SidecarSeen,
+    SizingSeen, Trouble, Uninjected, UnixSeconds,
+};
+pub use report::{EventKind, EventNote, Report};
+pub use revision::{NewRevision, Progress};
+
+use crate::{
+    contract::{Document, GrantDocument, RevisionDocument},
+    decide::{
+        effective::EffectivePool,
+        shares::{Move, Shortage},
+    },
+};
+
+/// Everything to do and to tell.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// To create first. When that fails, no pod is told.
+    pub create: Option<NewRevision>,
+    /// Writes on pods, most urgent first.
+    pub patches: Vec<PodPatch>,
+    /// What every pod must be seen to run.
+    pub expected: Vec<Expectation>,
+    /// Status and conditions.
+    pub report: Report,
+    /// Events.
+    pub events: Vec<EventNote>,
+    /// Names of revisions that the history limit drops.
+    pub prune: Vec<String>,
+    /// To be given back with the next [`Observed`].
+    pub progress: Option<Progress>,
+}
+
+/// One write on one pod: a merge patch of its annotations.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodPatch {
+    /// Name of the pod.
+    pub name: String,
+    /// Its uid: another pod of the name is not meant.
+    pub uid: String,
+    /// The version that the plan was made from: whoever wrote since has won.
+    pub resource_version: String,
+    /// The annotation `sluice.dev/revision`, if it changes.
+    pub revision: Option<RevisionDocument>,
+    /// The annotation `sluice.dev/grant`, if it changes.
+    pub grant: Option<GrantDocument>,
+    /// What is counted for the pod of this pool once the write is through, in server connections.
+    pub granted: Option<u32>,
+    /// What the write of the grant does.
+    pub move_: Option<Move>,
+}
+
+/// What a pod must be seen to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expectation {
+    /// Uid of the pod.
+    pub uid: String,
+    /// True while something that the annotations say has not been read back.
+    pub is_open: bool,
+}
+
+/// Figures that several parts of the report need.
+#[derive(Clone, Copy, Debug)]
+struct Figures {
+    /// Target in force, in server connections.
+    target: Option<u32>,
+    /// Sum of the shares in force.
+    share: u32,
+    /// Pods proven to run what they should.
+    proven: usize,
+    shortage: Shortage,
+}
+
+/// Makes the plan. `progress` is what the last plan of this pool returned; `cannot_render` says why the pooler's driver
+/// refuses the settings.
+pub fn plan(observed: &Observed, progress: Option<Progress>, cannot_render: Option<&str>) -> Plan {
+    let name = observed.pool.metadata.name.as_deref().unwrap_or_default();
+    let Ok(effective) = observed.effective else { return refused(observed, name) };
+    let frozen = observed.pool.spec.paused;
+    let may_write = observed.failure.is_none_or(|failure| observed.now >= failure.retry_at);
+
+    let rollout_spec = observed.pool.spec.rollout.as_ref();
+    let canary = rollout_spec.and_then(|rollout| rollout.canary.as_ref());
+    let pace = revision::Pace {
+        max_unavailable: as_usize(canary.and_then(|canary| canary.max_unavailable).unwrap_or(1)),
+        history_limit: as_usize(rollout_spec.and_then(|rollout| rollout.revision_history_limit).unwrap_or(10)),
+        deadline_seconds: rollout_spec.and_then(|rollout| rollout.progress_deadline_seconds).unwrap_or(600).into(),
+        frozen: frozen || cannot_render.is_some(),
+    };
+    // settings that cannot work are never rolled out: what the newest revision says stays
+    let newest = observed.revisions.iter().max_by_key(|revision| revision.number);
+    let settings = match cannot_render {
+        None => Some(&effective.settings),
+        Some(_) => newest.and_then(|revision| revision.settings.as_ref()),
+    };
+    let rollout = settings.map(|settings| revision::plan(observed, settings, pace, progress)).unwrap_or_default();
+
+    let target = target(observed, effective);
+    let grants = grants::plan(observed, effective.floor_per_pod, grants::division(effective, target), frozen);
+
+    let mut patches = BTreeMap::new();
+    let mut order = Vec::new();
+    for (index, grant, move_) in &grants.writes {
+        let pod = &observed.pods[*index];
+        order.push(*index);
+        patches.insert(
+            *index,
+            PodPatch {
+                grant: Some(grants::document(pod, name, observed.epoch, *grant)),
+                granted: Some(grant.granted),
+                move_: *move_,
+                ..empty_patch(pod)
+            },
+        );
+    }
+    for (index, revision) in &rollout.writes {
+        let pod = &observed.pods[*index];
+        let patch = patches.entry(*index).or_insert_with(|| {
+            order.push(*index);
+            empty_patch(pod)
+        });
+        let mut pools = pod.revision.last_known().map(|document| document.pools.clone()).unwrap_or_default();
+        pools.insert(name.to_owned(), revision.clone());
+        patch.revision = Some(RevisionDocument { v: RevisionDocument::VERSION, pools });
+    }
+    let patches: Vec<PodPatch> = order.iter().filter_map(|index| patches.remove(index)).filter(|_| may_write).collect();
+
+    let expected: Vec<Expectation> = observed
+        .pods
+        .iter()
+        .enumerate()
+        .map(|(index, pod)| Expectation {
+            uid: pod.uid.clone(),
+            is_open: grants.awaited.contains(&index) || !is_proven(pod, name),
+        })
+        .collect();
+    let figures = Figures {
+        target: Some(target),
+        share: grants.share,
+        proven: observed.pods.iter().filter(|pod| is_proven(pod, name)).count(),
+        shortage: grants.shortage,
+    };
+    let report = report::report(observed, &rollout, &figures, cannot_render);
+    let events = report::events(observed, &rollout, &report);
+    Plan {
+        create: rollout.create.filter(|_| may_write),
+        patches,
+        expected,
+        report,
+        events,
+        prune: rollout.prune,
+        progress: rollout.progress,
+    }
+}
+
+/// A pool that cannot be put into force: what runs goes on running, and the status says why.
+fn refused(observed: &Observed, name: &str) -> Plan {
+    let proven = observed.pods.iter().filter(|pod| is_proven(pod, name)).count();
+    let shares = observed.pods.iter().filter_map(|pod| pod.grant.last_known()?.pools.get(name));
+    let figures = Figures {
+        target: None,
+        share: shares.fold(0, |sum: u32, grant| sum.saturating_add(grant.share)),
+        proven,
+        shortage: Shortage::None,
+    };
+    let rollout = revision::Rollout::default();
+    let report = report::report(observed, &rollout, &figures, None);
+    let events = report::events(observed, &rollout, &report);
+    Plan { create: None, patches: Vec::new(), expected: Vec::new(), report, events, prune: Vec::new(), progress: None }
+}
+
+/// The target in force: what the sizing decided, and before it has, what was in force.
+fn target(observed: &Observed, effective: &EffectivePool) -> u32 {
+    let before = || {
+        let told = observed.told.and_then(|status| status.recommendation).map(|recommendation| recommendation.target);
+        let name = observed.pool.metadata.name.as_deref().unwrap_or_default();
+        let shares = observed.pods.iter().filter_map(|pod| pod.grant.last_known()?.pools.get(name));
+        let share = shares.fold(0, |sum: u32, grant| sum.saturating_add(grant.share));
+        told.or((share > 0).then_some(share)).unwrap_or(effective.min_allowed)
+    };
+    let wanted = observed.sizing.map_or_else(before, |sizing| sizing.decision.size);
+    wanted.clamp(effective.min_allowed, effective.max_allowed)
+}
+
+/// True when grant and revision of the pod were read back from its pooler.
+fn is_proven(pod: &PodSeen, pool: &str) -> bool {
+    let wanted = pod.revision.last_known().and_then(|document| document.pools.get(pool));
+    wanted.is_some_and(|wanted| revision::runs(pod, pool, wanted.revision)) && grants::is_proven(pod, pool)
+}
+
+fn empty_patch(pod: &PodSeen) -> PodPatch {
+    PodPatch {
+        name: pod.name.clone(),
+        uid: pod.uid.clone(),
+        resource_version: pod.resource_version.clone(),
+        revision: None,
+        grant: None,
+        granted: None,
+        move_: None,
+    }
+}
+
+fn as_usize(count: u32) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,250 @@
+//! Everything that a plan is made from.
+
+use crate::{
+    api::{ConnectionPool, ConnectionPoolStatus},
+    contract::{GrantDocument, Injection, RevisionDocument, Settings, StatusReport},
+    decide::{
+        effective::{EffectivePool, Refusal},
+        shares::{PodDemand, PodPhase},
+        sizing::Decision,
+    },
+};
+
+/// Unix time in whole seconds.
+pub type UnixSeconds = i64;
+
+/// Everything that is known of one pool at one moment.
+#[derive(Clone, Debug)]
+pub struct Observed<'a> {
+    /// The time.
+    pub now: UnixSeconds,
+    /// Term of the leader: stamped on every grant.
+    pub epoch: u64,
+    /// The pool.
+    pub pool: &'a ConnectionPool,
+    /// What was told last: its status as written, which may be newer than the one in `pool`.
+    pub told: Option<&'a ConnectionPoolStatus>,
+    /// What is in force, or why nothing can be.
+    pub effective: Result<&'a EffectivePool, &'a Refusal>,
+    /// Whether the budget that it names exists.
+    pub budget: BudgetSeen,
+    /// An older pool that selects the same pods.
+    pub rival: Option<Rival>,
+    /// Its pods with a sidecar, in any order. Pods whose containers have all ended are left out.
+    pub pods: &'a [PodSeen],
+    /// Pods that the selector matches and that have no sidecar; none while nobody has counted.
+    pub uninjected: Option<Uninjected>,
+    /// What a pod that were created now would be injected with.
+    pub injection: Option<&'a Injection>,
+    /// Its revisions, in any order.
+    pub revisions: &'a [RevisionSeen],
+    /// Numbers that are taken by objects which are not its own.
+    pub taken_numbers: &'a [u64],
+    /// What the sizing said last; none before the first tick.
+    pub sizing: Option<&'a SizingSeen>,
+    /// The last change that failed.
+    pub failure: Option<&'a Failure>,
+}
+
+/// Whether the budget exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BudgetSeen {
+    /// The pool names none.
+    NotNamed,
+    /// It exists.
+    Found,
+    /// It does not.
+    Missing(String),
+}
+
+/// An older pool that selects the same pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rival {
+    /// Its name.
+    pub pool: String,
+    /// Pods that both select and that it has.
+    pub pods: u32,
+}
+
+/// A pod with a sidecar.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodSeen {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// Version of the object that was read.
+    pub resource_version: String,
+    /// When it was created.
+    pub created: UnixSeconds,
+    /// Where in its life it is.
+    pub phase: PodPhase,
+    /// Whether its sidecar runs.
+    pub sidecar: SidecarSeen,
+    /// What it was injected with; none where that cannot be read.
+    pub injection: Option<Injection>,
+    /// The annotation `sluice.dev/revision`.
+    pub revision: Annotation<RevisionDocument>,
+    /// The annotation `sluice.dev/grant`.
+    pub grant: Annotation<GrantDocument>,
+    /// The most that may be counted for it, where the outcome of a write is unknown.
+    pub doubtful_granted: u32,
+    /// What its agent said last.
+    pub proof: Proof,
+    /// What its load asks for.
+    pub demand: Option<PodDemand>,
+    /// True when Prometheus has figures of it.
+    pub reporting: bool,
+}
+
+/// Whether the sidecar runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SidecarSeen {
+    /// Not yet, or not now.
+    NotRunning,
+    /// Its container runs.
+    Running,
+}
+
+/// An annotation as it was read.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Annotation<T> {
+    /// There is none.
+    Missing,
+    /// It says this.
+    Read(T),
+    /// It cannot be read, and why. `last` is what was read before, where anybody remembers.
+    Unreadable {
+        /// Why.
+        why: String,
+        /// What was read before.
+        last: Option<T>,
+    },
+}
+
+impl<T> Annotation<T> {
+    /// What it says, or said when it could be read last.
+    pub const fn last_known(&self) -> Option<&T> {
+        match self {
+            Self::Read(document) | Self::Unreadable { last: Some(document), .. } => Some(document),
+            Self::Missing | Self::Unreadable { last: None, .. } => None,
+        }
+    }
+}
+
+/// What an agent said.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Proof {
+    /// It has not been asked yet.
+    NotAsked,
+    /// It answered, with the uid of this pod.
+    Report(Box<StatusReport>),
+    /// It does not answer.
+    Unreachable {
+        /// Since when.
+        since: UnixSeconds,
+        /// The last error.
+        error: String,
+        /// What it said before that.
+        last: Option<Box<StatusReport>>,
+    },
+}
+
+impl Proof {
+    /// The newest answer, old or not. What it proved about a grant stays true until the annotation changes.
+    pub fn report(&self) -> Option<&StatusReport> {
+        match self {
+            Self::Report(report) | Self::Unreachable { last: Some(report), .. } => Some(report),
+            Self::NotAsked | Self::Unreachable { last: None, .. } => None,
+        }
+    }
+}
+
+/// Pods without a sidecar.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Uninjected {
+    /// How many.
+    pub pods: u32,
+    /// What owns some of them, as `kubectl rollout restart` takes it: `deployment/shop`. At most five.
+    pub owners: Vec<String>,
+}
+
+/// A `ControllerRevision` of the pool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RevisionSeen {
+    /// Name of the object.
+    pub name: String,
+    /// Its number.
+    pub number: u64,
+    /// When it was created.
+    pub created: UnixSeconds,
+    /// What it says; none when that cannot be read.
+    pub settings: Option<Settings>,
+}
+
+/// What the sizing said.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SizingSeen {
+    /// The decision of the last tick.
+    pub decision: Decision,
+    /// The load of the last tick; none while nobody knows.
+    pub load: Option<LoadSeen>,
+    /// Why the load is not known: reason and message.
+    pub trouble: Option<Trouble>,
+    /// The last decision that changed the target.
+    pub change: Option<Change>,
+}
+
+/// The load of a whole pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LoadSeen {
+    /// Server connections open.
+    pub held: u32,
+    /// Server connections linked to a client.
+    pub active: u32,
+    /// Clients that wait.
+    pub waiting: u32,
+    /// Server connections idle in transaction past the threshold; none where nobody can see it.
+    pub leaked: Option<u32>,
+    /// 95th percentile of the wait.
+    pub wait_p95_milliseconds: Option<u32>,
+    /// Age of the oldest sample in it.
+    pub age_seconds: u32,
+}
+
+/// Why the load is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Reason of `ScalingActive`.
+    pub reason: &'static str,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// A decision that changed the target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Identifies it in logs, events and status.
+    pub id: String,
+    /// What decided it.
+    pub reason: String,
+    /// Target before.
+    pub from: u32,
+    /// Target after.
+    pub to: u32,
+    /// In words, with the numbers.
+    pub message: String,
+    /// When.
+    pub at: UnixSeconds,
+}
+
+/// A change that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// How often in a row.
+    pub times: u32,
+    /// No change before this.
+    pub retry_at: UnixSeconds,
+    /// What failed.
+    pub error: String,
+}

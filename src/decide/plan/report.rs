@@ -1,0 +1,271 @@
+//! What is told: the status of the pool and its events, from the same values that were decided on.
+
+use super::{
+    Figures, conditions,
+    observed::{Change, Observed, Proof, UnixSeconds},
+    revision::Rollout,
+};
+use crate::{
+    api::{
+        Confidence, Effective, Load, Mode, PodCounts, Recommendation, RevisionStatus,
+        conditions::{
+            ABLE_TO_SCALE, ACCEPTED, ConditionStatus, INJECTED, LEAK_DETECTED, Observed as Condition, PODS_CURRENT,
+            PROGRESSING, PROVEN, SCALING_ACTIVE, SCALING_LIMITED,
+        },
+        reasons,
+    },
+    decide::sizing,
+};
+
+/// What the pooler of a sidecar can do: names of `status.capabilities`.
+const CAPABILITIES: [&str; 2] = ["OnlineResize", "ClientIdleTimeout"];
+
+/// The status of a pool, without the times that the shell adds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// All of it in one sentence.
+    pub summary: String,
+    /// Sum of the limits of the pods, read back; none while no pod has told.
+    pub current_size: Option<u32>,
+    /// Sum of the shares of the pods.
+    pub share: u32,
+    /// What the load asks for.
+    pub recommendation: Option<Recommendation>,
+    /// The load that was seen.
+    pub load: Option<Load>,
+    /// The last decision that changed the target.
+    pub change: Option<Change>,
+    /// Pods, counted.
+    pub pods: PodCounts,
+    /// Revisions; none before the first.
+    pub revision: Option<RevisionStatus>,
+    /// What is in force after class and built-in defaults.
+    pub effective: Option<Effective>,
+    /// What the pooler can do.
+    pub capabilities: Vec<String>,
+    /// The conditions.
+    pub conditions: Vec<Condition>,
+}
+
+/// Whether an event is good news.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// It is.
+    Normal,
+    /// Somebody should look.
+    Warning,
+}
+
+/// An event to publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventNote {
+    /// Whether it is good news.
+    pub kind: EventKind,
+    /// Why, in CamelCase: stable.
+    pub reason: String,
+    /// What was done or found about what.
+    pub action: &'static str,
+    /// In words, with the numbers.
+    pub note: String,
+}
+
+pub(super) fn report(observed: &Observed, rollout: &Rollout, figures: &Figures, cannot_render: Option<&str>) -> Report {
+    let decision = observed.sizing.map(|sizing| &sizing.decision);
+    let recommendation = decision.map(|decision| {
+        let sizing::Recommendation { target, lower_bound, upper_bound, uncapped_target, confidence } =
+            decision.recommendation;
+        Recommendation { target, lower_bound, upper_bound, uncapped_target, confidence: as_api(confidence) }
+    });
+    let load = observed.sizing.and_then(|sizing| {
+        let load = sizing.load?;
+        Some(Load {
+            demand: format!("{:.1}", sizing.decision.explanation.demand),
+            held: load.held,
+            active: load.active,
+            waiting: load.waiting,
+            leaked: load.leaked,
+            wait_p95_milliseconds: load.wait_p95_milliseconds,
+            age_seconds: load.age_seconds,
+        })
+    });
+    let limits: Vec<u32> = observed
+        .pods
+        .iter()
+        .filter_map(|pod| match &pod.proof {
+            Proof::Report(report) => report.limits.map(|limits| if limits.paused { 0 } else { limits.pool_size }),
+            _ => None,
+        })
+        .collect();
+    let current_size = (!limits.is_empty()).then(|| limits.iter().sum());
+    let effective = observed.effective.ok().map(|effective| Effective {
+        class: effective.class.as_ref().map(|(name, _)| name.clone()),
+        class_generation: effective.class.as_ref().and_then(|(_, generation)| *generation),
+        min_allowed: effective.min_allowed,
+        max_allowed: effective.max_allowed,
+    });
+    let conditions = conditions::all(observed, rollout, figures, cannot_render);
+    let told = observed.told;
+    Report {
+        summary: summary(observed, figures, current_size, &conditions),
+        current_size,
+        share: figures.share,
+        recommendation,
+        load,
+        change: observed.sizing.and_then(|sizing| sizing.change.clone()),
+        pods: counts(observed, figures),
+        revision: if rollout.updated > 0 {
+            let failed_hashes =
+                told.and_then(|told| told.revision.as_ref()).map(|told| told.failed_hashes.clone()).unwrap_or_default();
+            Some(RevisionStatus { stable: rollout.stable, updated: rollout.updated, failed_hashes })
+        } else {
+            told.and_then(|told| told.revision.clone())
+        },
+        effective,
+        capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
+        conditions,
+    }
+}
+
+fn counts(observed: &Observed, figures: &Figures) -> PodCounts {
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let injected = count(observed.pods.len());
+    PodCounts {
+        matched: injected + observed.uninjected.as_ref().map_or(0, |uninjected| uninjected.pods),
+        injected,
+        current: count(observed.pods.iter().filter(|pod| conditions::is_current(observed, pod)).count()),
+        proven: count(figures.proven),
+        reporting: count(observed.pods.iter().filter(|pod| pod.reporting).count()),
+    }
+}
+
+/// All of it in one sentence.
+fn summary(observed: &Observed, figures: &Figures, size: Option<u32>, conditions: &[Condition]) -> String {
+    let pods = observed.pods.len();
+    let size = size.map_or_else(|| "Size unknown".to_owned(), |size| format!("Size {size}"));
+    let of = format!("{size} of share {} on {pods} pods", figures.share);
+    let Some(sizing) = observed.sizing else {
+        return match figures.target {
+            Some(target) => format!("{of}; target {target} until the load is known"),
+            None => format!("{of}; {}", first_problem(conditions)),
+        };
+    };
+    let decision = &sizing.decision;
+    let target = decision.recommendation.target;
+    let why = if sizing.trouble.is_some() || decision.reason.is_hold() {
+        format!("held: {}", decision.message)
+    } else {
+        decision.message.clone()
+    };
+    let limited = conditions
+        .iter()
+        .find(|condition| condition.type_ == SCALING_LIMITED && condition.status == ConditionStatus::True)
+        .map_or_else(|| "nothing limits it".to_owned(), |condition| format!("limited by {}", condition.reason));
+    let automation = match (observed.pool.spec.paused, observed.pool.spec.mode) {
+        (true, _) => " (paused)",
+        (_, Mode::Recommend) => " (recommended only)",
+        _ => "",
+    };
+    format!("{of}; target {target}{automation}: {why}; {limited}")
+}
+
+fn first_problem(conditions: &[Condition]) -> String {
+    conditions
+        .iter()
+        .find(|condition| condition.status == ConditionStatus::False)
+        .map_or_else(String::new, |condition| condition.message.clone())
+}
+
+const fn as_api(confidence: sizing::Confidence) -> Confidence {
+    match confidence {
+        sizing::Confidence::Low => Confidence::Low,
+        sizing::Confidence::Medium => Confidence::Medium,
+        sizing::Confidence::High => Confidence::High,
+    }
+}
+
+/// Events: a target that changed, a revision that was created, conditions that turned.
+pub(super) fn events(observed: &Observed, rollout: &Rollout, report: &Report) -> Vec<EventNote> {
+    let mut events = Vec::new();
+    let told = observed.told;
+    let told_change = told.and_then(|told| told.last_decision.as_ref()).map(|decision| decision.id.as_str());
+    if let Some(change) = &report.change
+        && told_change != Some(change.id.as_str())
+    {
+        let Change { id, from, to, message, reason, .. } = change;
+        events.push(EventNote {
+            kind: EventKind::Normal,
+            reason: reasons::RESIZED.to_owned(),
+            action: if to > from { "Grow" } else { "Shrink" },
+            note: format!("target {from} -> {to} ({reason}): {message} (decision {id})"),
+        });
+    }
+    if let Some(create) = &rollout.create {
+        events.push(EventNote {
+            kind: EventKind::Normal,
+            reason: reasons::REVISION_CREATED.to_owned(),
+            action: "CreateRevision",
+            note: format!("revision {} holds the settings of generation {}", create.number, generation(observed)),
+        });
+    }
+    for condition in &report.conditions {
+        if let Some(event) = turned(observed, condition) {
+            events.push(event);
+        }
+    }
+    events
+}
+
+fn generation(observed: &Observed) -> i64 {
+    observed.pool.metadata.generation.unwrap_or_default()
+}
+
+/// The event of a condition that is worse than it was, or good again.
+fn turned(observed: &Observed, condition: &Condition) -> Option<EventNote> {
+    // which status is bad news; the others do not make events
+    let bad = match condition.type_ {
+        ACCEPTED | INJECTED | PODS_CURRENT | PROVEN | SCALING_ACTIVE | ABLE_TO_SCALE | PROGRESSING => {
+            ConditionStatus::False
+        }
+        SCALING_LIMITED | LEAK_DETECTED => ConditionStatus::True,
+        _ => return None,
+    };
+    // on their way, or asked for
+    let is_calm = [
+        reasons::AWAITING_PROOF,
+        reasons::NOT_ACCEPTED,
+        reasons::NO_PODS,
+        reasons::PAUSED,
+        reasons::RECOMMEND_ONLY,
+        "MinSize",
+    ];
+    let before = observed.told.and_then(|told| told.conditions.iter().find(|told| told.type_ == condition.type_));
+    let was_bad =
+        before.is_some_and(|before| before.status == bad.as_str() && !is_calm.contains(&before.reason.as_str()));
+    let is_bad = condition.status == bad && !is_calm.contains(&condition.reason);
+    let same_reason = before.is_some_and(|before| before.reason == condition.reason);
+    if is_bad && !(was_bad && same_reason) {
+        return Some(EventNote {
+            kind: EventKind::Warning,
+            reason: condition.reason.to_owned(),
+            action: condition.type_,
+            note: condition.message.clone(),
+        });
+    }
+    if was_bad && !is_bad && condition.status != ConditionStatus::Unknown && condition.reason != reasons::AWAITING_PROOF
+    {
+        return Some(EventNote {
+            kind: EventKind::Normal,
+            reason: condition.reason.to_owned(),
+            action: condition.type_,
+            note: condition.message.clone(),
+        });
+    }
+    None
+}
+
+impl Report {
+    /// When the target changed last.
+    pub fn last_change(&self) -> Option<UnixSeconds> {
+        self.change.as_ref().map(|change| change.at)
+    }
+}

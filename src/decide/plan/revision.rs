@@ -1,0 +1,181 @@
+//! Which revision each pod is to run.
+//!
+//! A change of the settings becomes a new numbered revision. Pods that have none get the stable one at once; the others
+//! change a few at a time (`rollout.canary.maxUnavailable`), the next only after the last was proven. Canary steps,
+//! analysis and rollback decide here too, once they exist: between "who may change next" and "what counts as stable".
+
+use super::observed::{Annotation, Observed, PodSeen, Proof, RevisionSeen, SidecarSeen, UnixSeconds};
+use crate::{
+    contract::{PoolRevision, Settings},
+    decide::shares::PodPhase,
+};
+
+/// A revision to create.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewRevision {
+    /// Its number.
+    pub number: u64,
+    /// What it says.
+    pub settings: Settings,
+}
+
+/// How far a rollout has come, to be given back the next time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The revision that is rolled out.
+    pub revision: u64,
+    /// Pods proven to run it.
+    pub proven: usize,
+    /// Since when it is so many.
+    pub since: UnixSeconds,
+}
+
+/// The revisions of a pool and of its pods.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Rollout {
+    /// To create before any pod is told.
+    pub create: Option<NewRevision>,
+    /// Names of the objects that the history limit drops.
+    pub prune: Vec<String>,
+    /// What new pods get.
+    pub stable: u64,
+    /// What all pods are to run.
+    pub updated: u64,
+    /// What to write on which pod (index).
+    pub writes: Vec<(usize, PoolRevision)>,
+    /// Pods that are to run a revision and may be asked whether they do.
+    pub members: usize,
+    /// Of them: proven to run `updated`.
+    pub proven: usize,
+    /// True when `proven` has not risen within the deadline.
+    pub is_stuck: bool,
+    /// To be given back.
+    pub progress: Option<Progress>,
+}
+
+/// What bounds a rollout.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    pub max_unavailable: usize,
+    pub history_limit: usize,
+    pub deadline_seconds: i64,
+    /// Pods that run something keep it.
+    pub frozen: bool,
+}
+
+pub(super) fn plan(observed: &Observed, settings: &Settings, pace: Pace, before: Option<Progress>) -> Rollout {
+    let name = observed.pool.metadata.name.as_deref().unwrap_or_default();
+    let mut revisions: Vec<&RevisionSeen> = observed.revisions.iter().collect();
+    revisions.sort_by_key(|revision| revision.number);
+    let told = observed.told.and_then(|status| status.revision.as_ref());
+
+    let newest = revisions.last().copied().filter(|newest| newest.settings.as_ref() == Some(settings));
+    let (updated, create) = if let Some(newest) = newest {
+        (newest.number, None)
+    } else {
+        let used = revisions.iter().map(|revision| revision.number);
+        let on_pods = observed.pods.iter().filter_map(|pod| on_pod(pod, name)).map(|pool| pool.revision);
+        let taken = observed.taken_numbers.iter().copied();
+        let number = used.chain(on_pods).chain(taken).chain(told.map(|told| told.updated)).max().unwrap_or(0) + 1;
+        (number, Some(NewRevision { number, settings: settings.clone() }))
+    };
+    let known = |number: u64| -> Option<PoolRevision> {
+        let settings = if number == updated {
+            Some(settings)
+        } else {
+            revisions.iter().find(|revision| revision.number == number).and_then(|revision| revision.settings.as_ref())
+        };
+        settings.map(|settings| PoolRevision { revision: number, settings: settings.clone() })
+    };
+    let target = PoolRevision { revision: updated, settings: settings.clone() };
+
+    let members: Vec<usize> =
+        (0..observed.pods.len()).filter(|&pod| observed.pods[pod].phase != PodPhase::Terminating).collect();
+    let proven = members.iter().filter(|&&pod| runs(&observed.pods[pod], name, updated)).count();
+    let stable = if proven == members.len() {
+        updated
+    } else {
+        let newest_running = observed.pods.iter().filter_map(|pod| on_pod(pod, name)).map(|pool| pool.revision).max();
+        let before = told.map(|told| told.stable).filter(|&stable| known(stable).is_some());
+        before.or(newest_running.filter(|&running| known(running).is_some())).unwrap_or(updated)
+    };
+    let stable_revision = known(stable).unwrap_or_else(|| target.clone());
+
+    let mut writes = Vec::new();
+    let mut waiting = Vec::new();
+    let mut in_flight = 0;
+    for &index in &members {
+        let pod = &observed.pods[index];
+        match on_pod(pod, name) {
+            // nothing runs there yet, or what was in force before the first revision: there is nothing to lose
+            None | Some(PoolRevision { revision: 0, .. }) => writes.push((index, stable_revision.clone())),
+            Some(running) if *running == target => {
+                if pod.sidecar == SidecarSeen::Running && !runs(pod, name, updated) {
+                    in_flight += 1;
+                }
+            }
+            // a number with other settings than its revision has: not ours
+            Some(running) if known(running.revision).is_some_and(|known| known != *running) => {
+                writes.push((index, stable_revision.clone()));
+            }
+            Some(_) if matches!(pod.revision, Annotation::Unreadable { .. }) => {
+                writes.push((index, stable_revision.clone()));
+            }
+            Some(_) if !pace.frozen => waiting.push(index),
+            Some(_) => {}
+        }
+    }
+    waiting.sort_by_key(|&index| {
+        let pod = &observed.pods[index];
+        (pod.sidecar == SidecarSeen::Running, pod.created, &pod.uid)
+    });
+    let free = pace.max_unavailable.max(1).saturating_sub(in_flight);
+    let mut running = 0;
+    for index in waiting {
+        if observed.pods[index].sidecar == SidecarSeen::Running {
+            if running == free {
+                break;
+            }
+            running += 1;
+        }
+        writes.push((index, target.clone()));
+    }
+
+    let progress = match before {
+        Some(before) if before.revision == updated && before.proven == proven => before,
+        _ => Progress { revision: updated, proven, since: observed.now },
+    };
+    let is_stuck = proven < members.len() && !pace.frozen && observed.now - progress.since > pace.deadline_seconds;
+    let in_use: Vec<u64> = observed.pods.iter().filter_map(|pod| on_pod(pod, name)).map(|pool| pool.revision).collect();
+    let surplus = (revisions.len() + usize::from(create.is_some())).saturating_sub(pace.history_limit.max(1));
+    let prune = revisions
+        .iter()
+        .filter(|revision| {
+            revision.number != stable && revision.number != updated && !in_use.contains(&revision.number)
+        })
+        .take(surplus)
+        .map(|revision| revision.name.clone())
+        .collect();
+    Rollout {
+        create,
+        prune,
+        stable,
+        updated,
+        writes,
+        members: members.len(),
+        proven,
+        is_stuck,
+        progress: Some(progress),
+    }
+}
+
+/// What the pod's annotation says of this pool.
+fn on_pod<'a>(pod: &'a PodSeen, pool: &str) -> Option<&'a PoolRevision> {
+    pod.revision.last_known().and_then(|document| document.pools.get(pool))
+}
+
+/// True when the pod's agent read `revision` back from its pooler.
+pub(super) fn runs(pod: &PodSeen, pool: &str, revision: u64) -> bool {
+    on_pod(pod, pool).is_some_and(|on_pod| on_pod.revision == revision)
+        && matches!(&pod.proof, Proof::Report(report) if report.revision == Some(revision))
+}
