@@ -15,5 +15,6 @@ pub mod contract;
 pub mod controller;
 pub mod decide;
 pub mod http;
+pub mod signals;
 pub mod telemetry;
 pub mod webhook;

@@ -4,3 +4,4 @@
 mod chart;
 mod crds;
 mod examples;
+mod sizing;

@@ -97,7 +97,7 @@ pub enum LineError {
     #[error("not an observation: {0}")]
     Malformed(#[from] serde_json::Error),
     /// A figure that cannot be.
-    #[error("{field} is {value}; expected {expected}")]
+    #[error("{field} is {value:?}; expected {expected}")]
     OutOfRange {
         /// Which field.
         field: &'static str,

@@ -362,20 +362,22 @@ impl Sizer {
         }
     }
 
-    /// The samples that are new and can be.
+    /// The samples that are new and can be. When all are older than the last one seen, the clock was set back.
     fn fresh(&self, observation: &Observation) -> (Vec<Sample>, Signal) {
+        let seen = self.quick.previous().map(|last| last.at_seconds + SAME_SECONDS);
+        let set_back = seen
+            .is_some_and(|seen| observation.samples.iter().all(|sample| sample.at_seconds < seen - 2.0 * SAME_SECONDS));
+        let mut newest = seen.filter(|_| !set_back);
         let mut fresh: Vec<Sample> = Vec::new();
         let mut signal = Signal::Absent;
         for sample in observation.samples {
-            let last = fresh.last().or(self.quick.previous());
             if let Err(error) = sample.check() {
                 signal = Signal::Invalid(error);
-            } else if last.is_some_and(|last| (sample.at_seconds - last.at_seconds).abs() < SAME_SECONDS) {
-                if signal == Signal::Absent {
-                    signal = Signal::Stale { age_seconds: observation.now_seconds - sample.at_seconds };
-                }
-            } else {
+            } else if newest.is_none_or(|newest| sample.at_seconds > newest) {
+                newest = Some(sample.at_seconds + SAME_SECONDS);
                 fresh.push(*sample);
+            } else if signal == Signal::Absent {
+                signal = Signal::Stale { age_seconds: observation.now_seconds - sample.at_seconds };
             }
         }
         if !fresh.is_empty() {

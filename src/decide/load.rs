@@ -1,0 +1,433 @@
+//! PURE: from what the pods of a pool reported to one observation of the pool.
+//!
+//! # Use
+//! Keep one [`LoadState`] per pool. Each tick, pass what was read to [`LoadState::step`], whether anything was read or
+//! not, and look at [`Load::judgement`]:
+//! - [`Judgement::New`]: pass its sample to the pool's `Sizer`. With [`Completeness::LowerBound`] some pods are missing, so the
+//!   load is at least what was seen: let the target grow, never shrink.
+//! - [`Judgement::Unchanged`]: no pod was scraped since the last tick. Decide nothing; the last decision stands.
+//! - [`Judgement::Hold`]: the load cannot be judged. Pass no sample to the `Sizer` (it holds with `NoData`) and show the
+//!   reason in `ScalingActive=False`.
+//!
+//! [`Load::demands`] and [`Load::proofs`] go to [`shares::step`](super::shares::step); [`Load::figures`] to the status.
+//!
+//! # What is counted
+//! The counters of pods are never added: [`Fleet`] sums the rates of each pod over its own interval, so pods may come, go and
+//! restart. A reading is known by its sample time, which the agent sets when it reads the pooler: a scrape of an agent
+//! whose pooler hangs is not news. A reading is fresh while it is younger than `stale_after_seconds`, by its
+//! sample time and by when it was first seen here, whichever is older: an agent whose clock is ahead cannot look fresh for
+//! longer than one whose clock is right.
+//!
+//! # When pods are missing
+//! Absent is never zero. A pod that should report and does not makes the sum a lower bound. When fewer than half of the
+//! pods report, the sum says more about the scraping than about the load, and everything is held.
+
+use std::collections::BTreeMap;
+
+use super::{
+    shares::{PodDemand, Proof},
+    sizing::{Fleet, PodSample, Sample},
+};
+use crate::api;
+
+/// A figure, and whether it can be used.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Signal<T> {
+    /// It can.
+    Fresh {
+        /// The figure.
+        value: T,
+        /// Seconds since it was measured.
+        age_seconds: f64,
+    },
+    /// It was measured too long ago.
+    Stale {
+        /// Seconds since then.
+        age_seconds: f64,
+    },
+    /// Nobody reported it. Never the same as zero.
+    Absent,
+}
+
+/// What one pod reported, all of it out of one scrape. Numbers are finite and not negative.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PodFigures {
+    /// Gauges and counters of the pooler; its time is the agent's own, in Unix seconds. `leaked` is 0 where unknown.
+    pub sample: Sample,
+    /// Server connections idle in transaction past the threshold. None where the agent cannot see them.
+    pub leaked: Option<f64>,
+    /// Server connections open.
+    pub held: Option<f64>,
+    /// The limit that the pooler works with.
+    pub limit: Option<f64>,
+    /// Largest demand of the last 30 s, second by second.
+    pub demand_peak: Option<f64>,
+    /// Most clients waiting at once in the last 30 s.
+    pub waiting_peak: Option<f64>,
+    /// The newest grant in force, its share, and what is held: the slower way to a proof.
+    pub proof: Option<Proof>,
+}
+
+/// A pod whose load counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpectedPod<'a> {
+    /// Name: how Prometheus knows it.
+    pub name: &'a str,
+    /// Uid: a new pod may take the name of an old one.
+    pub uid: &'a str,
+    /// Whether it has to report.
+    pub stage: Stage,
+}
+
+/// Whether a pod has to report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Its sidecar started less than a minute ago, or not yet: it may.
+    Starting,
+    /// It has to.
+    Running,
+    /// It is being deleted: it may.
+    Ending,
+}
+
+/// What was read of one pool at one tick.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadInput<'a> {
+    /// Time at which the queries were evaluated, in Unix seconds.
+    pub now_seconds: f64,
+    /// The pods with a sidecar that exist.
+    pub expected: &'a [ExpectedPod<'a>],
+    /// What the pods reported, by pod name; or why nothing could be read.
+    pub read: Result<&'a BTreeMap<String, PodFigures>, &'a str>,
+    /// What the user's own queries yielded for the whole pool; or why they yielded nothing.
+    pub overrides: &'a BTreeMap<api::Signal, Result<f64, String>>,
+    /// Seconds after which a reading is too old.
+    pub stale_after_seconds: f64,
+}
+
+/// What one tick says about the load of a pool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Load {
+    /// Whether there is something to decide on.
+    pub judgement: Judgement,
+    /// The figures for the status; none while no pod reports.
+    pub figures: Option<LoadFigures>,
+    /// Pods that report.
+    pub reporting: u32,
+    /// What each pod's load asks for, by pod name: fresh ones only. Whoever is missing here is unknown.
+    pub demands: BTreeMap<String, PodDemand>,
+    /// What each pod reported of its grant, by pod name: fresh ones only.
+    pub proofs: BTreeMap<String, Proof>,
+}
+
+/// Whether there is something to decide on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Judgement {
+    /// A new observation.
+    New {
+        /// All pods together; counters only ever grow.
+        sample: Sample,
+        /// Whether pods are missing in it.
+        completeness: Completeness,
+    },
+    /// Nothing new was scraped.
+    Unchanged,
+    /// The load cannot be judged.
+    Hold {
+        /// Why, as a word.
+        reason: HoldReason,
+        /// Why, and what to do.
+        message: String,
+    },
+}
+
+/// Whether pods are missing in an observation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completeness {
+    /// Every pod that has to report did.
+    Complete,
+    /// Pods are missing: the load is at least this. The target may grow, and must not shrink.
+    LowerBound {
+        /// How many.
+        missing: u32,
+    },
+}
+
+/// Why the load cannot be judged: reasons of `ScalingActive=False`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HoldReason {
+    /// Prometheus did not answer, or not usefully.
+    PrometheusUnavailable,
+    /// No pod has a series.
+    NoMetrics,
+    /// Every series is too old.
+    StaleMetrics,
+    /// Fewer than half of the pods report.
+    TooFewPodsReport,
+    /// A query of the user's own yielded nothing usable.
+    InvalidOverride,
+    /// The pool has no pod with a sidecar.
+    NoPods,
+}
+
+impl HoldReason {
+    /// The name as it appears to users.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PrometheusUnavailable => "PrometheusUnavailable",
+            Self::NoMetrics => "NoMetrics",
+            Self::StaleMetrics => "StaleMetrics",
+            Self::TooFewPodsReport => "TooFewPodsReport",
+            Self::InvalidOverride => "InvalidOverride",
+            Self::NoPods => "NoPods",
+        }
+    }
+}
+
+/// The load of a pool in figures, the fresh pods together. Server connections unless said.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LoadFigures {
+    /// Busy ones that the load asks for, waiting clients included, leaks not.
+    pub demand: f64,
+    /// Open.
+    pub held: f64,
+    /// Linked to a client.
+    pub active: f64,
+    /// Clients that wait.
+    pub waiting: f64,
+    /// Idle in transaction past the threshold. None where no pod can see them.
+    pub leaked: Option<f64>,
+    /// Sum of the limits that the poolers work with.
+    pub size: f64,
+    /// Seconds since the oldest of these readings.
+    pub oldest_age_seconds: f64,
+}
+
+/// What is remembered of a pool between ticks. Losing it costs one tick: a baseline for the counters.
+#[derive(Clone, Debug, Default)]
+pub struct LoadState {
+    pods: BTreeMap<String, PodState>,
+    fleet: Fleet,
+    last: Option<Sample>,
+    /// The user's own counters as they were read last.
+    counters: BTreeMap<api::Signal, f64>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct PodState {
+    uid: String,
+    figures: PodFigures,
+    /// When a reading with this sample time was seen first.
+    seen_seconds: f64,
+    /// Mean demand; none before the second reading.
+    mean: Option<f64>,
+}
+
+impl PodState {
+    fn age_seconds(&self, now_seconds: f64) -> f64 {
+        (now_seconds - self.figures.sample.at_seconds).max(now_seconds - self.seen_seconds).max(0.0)
+    }
+
+    fn demand(&self) -> PodDemand {
+        let now = self.figures.sample.busy() + self.figures.sample.waiting;
+        let mean = self.mean.unwrap_or(now);
+        PodDemand { mean, peak: self.figures.demand_peak.unwrap_or(now).max(mean) }
+    }
+}
+
+impl LoadState {
+    /// Takes in what was read at one tick.
+    pub fn step(&mut self, input: &LoadInput) -> Load {
+        if let Ok(read) = input.read {
+            self.take_in(input, read);
+        }
+        self.pods.retain(|name, pod| input.expected.iter().any(|known| known.name == name && known.uid == pod.uid));
+
+        let now = input.now_seconds;
+        let fresh: BTreeMap<&str, &PodState> = input
+            .expected
+            .iter()
+            .filter_map(|known| Some((known.name, self.pods.get(known.name)?)))
+            .filter(|(_, pod)| pod.age_seconds(now) <= input.stale_after_seconds)
+            .collect();
+        let demands = fresh.iter().map(|(&name, pod)| (name.to_owned(), pod.demand())).collect();
+        let proofs = fresh.iter().filter_map(|(&name, pod)| Some((name.to_owned(), pod.figures.proof?))).collect();
+        let figures = figures(&fresh, now);
+        let reporting = u32::try_from(fresh.len()).unwrap_or(u32::MAX);
+
+        let missing = if all_overridden(input) { 0 } else { missing(input, &fresh) };
+        let samples: Vec<PodSample> =
+            fresh.iter().map(|(&pod, state)| PodSample { pod, sample: state.figures.sample }).collect();
+        let judgement = match self.hold(input, &fresh) {
+            Some((reason, message)) => Judgement::Hold { reason, message },
+            None => self.observe(input, &samples, missing),
+        };
+        Load { judgement, figures, reporting, demands, proofs }
+    }
+
+    fn take_in(&mut self, input: &LoadInput, read: &BTreeMap<String, PodFigures>) {
+        for known in input.expected {
+            let Some(figures) = read.get(known.name) else { continue };
+            let before = self.pods.get(known.name).filter(|pod| pod.uid == known.uid);
+            let state = match before {
+                Some(pod) if pod.figures.sample.at_seconds.total_cmp(&figures.sample.at_seconds).is_eq() => continue,
+                Some(pod) => PodState {
+                    uid: pod.uid.clone(),
+                    figures: *figures,
+                    seen_seconds: input.now_seconds,
+                    mean: mean_demand(pod, figures),
+                },
+                None => PodState {
+                    uid: known.uid.to_owned(),
+                    figures: *figures,
+                    seen_seconds: input.now_seconds,
+                    mean: None,
+                },
+            };
+            self.pods.insert(known.name.to_owned(), state);
+        }
+    }
+
+    /// Why the load cannot be judged, if it cannot.
+    fn hold(&self, input: &LoadInput, fresh: &BTreeMap<&str, &PodState>) -> Option<(HoldReason, String)> {
+        for (signal, result) in input.overrides {
+            match result {
+                Ok(value) if value.is_finite() && *value >= 0.0 => {}
+                Ok(value) => {
+                    let message = format!("the query for {signal:?} yielded {value}, which no count can be");
+                    return Some((HoldReason::InvalidOverride, message));
+                }
+                Err(message) => return Some((HoldReason::InvalidOverride, message.clone())),
+            }
+        }
+        if all_overridden(input) {
+            return None;
+        }
+        if input.expected.is_empty() {
+            let message = "no pod has a sidecar yet; pods created from now on get one, others after a restart";
+            return Some((HoldReason::NoPods, message.to_owned()));
+        }
+        if let Err(message) = input.read {
+            return Some((HoldReason::PrometheusUnavailable, message.to_owned()));
+        }
+        let pods = input.expected.len();
+        if fresh.is_empty() {
+            let ages = self.pods.values().map(|pod| pod.age_seconds(input.now_seconds));
+            return Some(ages.min_by(f64::total_cmp).map_or_else(
+                || {
+                    let message = format!(
+                        "Prometheus has no series of the {pods} pods; check that it scrapes the port {} and adds the label pod",
+                        crate::contract::names::METRICS_PORT_NAME
+                    );
+                    (HoldReason::NoMetrics, message)
+                },
+                |age| {
+                    let message = format!(
+                        "the newest reading of the {pods} pods is {age:.0} s old, more than {} s; check the targets in Prometheus and the clocks of the nodes",
+                        input.stale_after_seconds
+                    );
+                    (HoldReason::StaleMetrics, message)
+                },
+            ));
+        }
+        let must = input.expected.iter().filter(|pod| pod.stage == Stage::Running);
+        let (reports, silent): (Vec<_>, Vec<_>) = must.partition(|pod| fresh.contains_key(pod.name));
+        (reports.len() < silent.len()).then(|| {
+            let example = silent.first().map_or("", |pod: &&ExpectedPod| pod.name);
+            let message = format!(
+                "{} of {} pods report, {example} does not; check the targets in Prometheus",
+                reports.len(),
+                reports.len() + silent.len()
+            );
+            (HoldReason::TooFewPodsReport, message)
+        })
+    }
+
+    /// One observation of the pool, if anything is new.
+    fn observe(&mut self, input: &LoadInput, samples: &[PodSample], missing: u32) -> Judgement {
+        // a reading that cannot be was refused when it was read
+        let merged = self.fleet.merge(samples).unwrap_or_default();
+        let mut sample = if all_overridden(input) {
+            Sample { at_seconds: input.now_seconds, ..self.last.unwrap_or_default() }
+        } else if let Some(merged) = merged {
+            merged
+        } else {
+            return Judgement::Unchanged;
+        };
+        let last = self.last.unwrap_or(sample);
+        for (&signal, value) in input.overrides {
+            let Ok(value) = *value else { continue };
+            let before = self.counters.insert(signal, value).unwrap_or(value);
+            // a counter that fell was started again
+            let since = if value < before { value } else { value - before };
+            match signal {
+                api::Signal::WaitingClients => sample.waiting = value,
+                api::Signal::ActiveConnections => (sample.active, sample.leaked) = (value, 0.0),
+                api::Signal::Transactions => {
+                    sample.transactions = last.transactions + since;
+                    sample.assignments = last.assignments + since;
+                }
+                api::Signal::TransactionSeconds => sample.transaction_seconds = last.transaction_seconds + since,
+                api::Signal::WaitSeconds => sample.wait_seconds = last.wait_seconds + since,
+            }
+        }
+        self.last = Some(sample);
+        let completeness = if missing == 0 { Completeness::Complete } else { Completeness::LowerBound { missing } };
+        Judgement::New { sample, completeness }
+    }
+}
+
+/// True when every signal comes from the user's own queries: then no pod has to report.
+fn all_overridden(input: &LoadInput) -> bool {
+    use api::Signal::{ActiveConnections, TransactionSeconds, Transactions, WaitSeconds, WaitingClients};
+    [WaitingClients, ActiveConnections, Transactions, TransactionSeconds, WaitSeconds]
+        .iter()
+        .all(|signal| input.overrides.contains_key(signal))
+}
+
+/// Pods that have to report and do not.
+fn missing(input: &LoadInput, fresh: &BTreeMap<&str, &PodState>) -> u32 {
+    let silent = input.expected.iter().filter(|pod| pod.stage == Stage::Running && !fresh.contains_key(pod.name));
+    u32::try_from(silent.count()).unwrap_or(u32::MAX)
+}
+
+fn figures(fresh: &BTreeMap<&str, &PodState>, now_seconds: f64) -> Option<LoadFigures> {
+    let sum = |of: fn(&PodState) -> f64| fresh.values().map(|pod| of(pod)).sum();
+    (!fresh.is_empty()).then(|| LoadFigures {
+        demand: sum(|pod| pod.demand().mean),
+        held: sum(|pod| pod.figures.held.unwrap_or(0.0)),
+        active: sum(|pod| pod.figures.sample.active),
+        waiting: sum(|pod| pod.figures.sample.waiting),
+        leaked: fresh.values().filter_map(|pod| pod.figures.leaked).reduce(|sum, leaked| sum + leaked),
+        size: sum(|pod| pod.figures.limit.unwrap_or(0.0)),
+        oldest_age_seconds: fresh.values().map(|pod| pod.age_seconds(now_seconds)).fold(0.0, f64::max),
+    })
+}
+
+/// Mean demand of a pod: seconds in transactions per second, and the clients that wait; smoothed, but a change beyond
+/// what chance explains is taken over at once (sizing.md, `level`).
+fn mean_demand(before: &PodState, now: &PodFigures) -> Option<f64> {
+    /// Time constant of the smoothing.
+    const TAU_SECONDS: f64 = 30.0;
+    /// Variance of service times over their squared mean, plus one for the arrivals.
+    const SPREAD: f64 = 2.5;
+    let (earlier, later) = (&before.figures.sample, &now.sample);
+    let dt = later.at_seconds - earlier.at_seconds;
+    if dt <= 0.0 {
+        return before.mean; // the node's clock was set back
+    }
+    let since = |earlier: f64, later: f64| if later < earlier { later } else { later - earlier };
+    let seconds = since(earlier.transaction_seconds, later.transaction_seconds);
+    let done = since(earlier.transactions, later.transactions);
+    // what ends in this interval may have begun long before it (a leak): no more than could work was busy
+    let most = [earlier.busy(), later.busy(), now.limit.unwrap_or(0.0), now.demand_peak.unwrap_or(0.0)];
+    let busy = (seconds / dt).min(most.into_iter().fold(0.0, f64::max));
+    let demand = busy + later.waiting;
+    let Some(mean) = before.mean else { return Some(demand) };
+    let service_seconds = if done > 0.0 { (seconds / done).min(dt) } else { dt };
+    let noise = (mean.max(0.3) * service_seconds * SPREAD / dt).sqrt() + 0.05 * mean;
+    if (demand - mean).abs() > 3.0 * noise {
+        return Some(demand);
+    }
+    Some(mean + (1.0 - (-dt / TAU_SECONDS).exp()) * (demand - mean))
+}

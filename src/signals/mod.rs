@@ -1,0 +1,93 @@
+//! Where the load comes from: Prometheus, asked with one query per signal for all pools.
+//!
+//! # Use
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use sluice::signals::{DEFAULT_SERVER, PoolKey, Servers};
+//!
+//! let servers = Servers::from_file("/etc/sluice/prometheus/prometheus.yaml".as_ref())?; // once
+//! let server = servers.get(DEFAULT_SERVER).ok_or("no such server")?; // spec.scaling.metrics.prometheusRef
+//!
+//! let now_seconds = 1_763_700_000.0; // the time of the tick, in Unix seconds
+//! let readings = server.read(now_seconds).await?; // once a tick for all pools that name this server
+//! let pool = PoolKey::new("shop", "shop");
+//! for (pod, figures) in readings.pods_of(&pool) {
+//!     println!("{pod}: {} busy, {} waiting", figures.sample.active, figures.sample.waiting);
+//! }
+//! for problem in &readings.problems {
+//!     println!("{problem}"); // series that were refused, and why
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//! [`decide::load`](crate::decide::load) makes one observation per pool of it. What fails is an error that names the
+//! server, the signal and what to do; then pass its text to `LoadInput::read` as it is: everything holds.
+//!
+//! # What is asked
+//! Every query of a tick is evaluated at the same instant. Their number, [`QUERIES_PER_READ`], does not depend on how many pools
+//! there are. Series are grouped by pool, pod, job and instance:
+//! - A pod scraped by two jobs has two sets of series: the set with the newest sample time is used, whole, and the other not at
+//!   all. Two Prometheus replicas behind a querier that does not deduplicate yield the larger value of each: never a sum.
+//! - The time of a sample is the agent's own ([`SAMPLE_TIME`](crate::contract::metrics::SAMPLE_TIME)), because an instant query
+//!   returns the time of its evaluation. It is asked first and last: a pod that was scraped in between is left out of this
+//!   reading, since some figures would be of one scrape and some of the next.
+//! - What cannot be (NaN, infinite, negative, a pool of another namespace) is refused, pod by pod.
+//! - An answer with warnings is partial, and not used at all.
+
+mod collect;
+mod configuration;
+mod error;
+mod prometheus;
+mod query;
+mod response;
+use std::collections::{BTreeMap, HashMap};
+
+pub use crate::decide::load::{PodFigures, Signal};
+pub use collect::{Problem, Refusal};
+pub use configuration::{BasicAuthFiles, ConfigurationError, DEFAULT_SERVER, ServerConfiguration};
+pub use error::{Asked, ReadError, ReadFailure};
+pub use prometheus::{OverrideQuery, Server, Servers};
+pub use query::QUERIES_PER_READ;
+
+/// Namespace and name of a pool.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PoolKey {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl PoolKey {
+    /// The key of a pool.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl std::fmt::Display for PoolKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What one server said at one instant, all pools.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Readings {
+    /// When the queries were evaluated, in Unix seconds.
+    pub at_seconds: f64,
+    /// What the pods reported, by pool and pod name.
+    pub pools: HashMap<PoolKey, BTreeMap<String, PodFigures>>,
+    /// Series that were refused, and why; the first of each kind.
+    pub problems: Vec<Problem>,
+    /// Size of the answers in bytes.
+    pub bytes: usize,
+}
+
+impl Readings {
+    /// What the pods of a pool reported, by pod name. Empty: nothing, which is not the same as no load.
+    pub fn pods_of(&self, pool: &PoolKey) -> &BTreeMap<String, PodFigures> {
+        static NONE: BTreeMap<String, PodFigures> = BTreeMap::new();
+        self.pools.get(pool).unwrap_or(&NONE)
+    }
+}

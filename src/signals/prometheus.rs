@@ -1,0 +1,386 @@
+//! Asking Prometheus.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
+use prometheus_http_query::Client;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    PoolKey, Readings,
+    collect::Collector,
+    configuration::{self, ConfigurationError, ServerConfiguration},
+    error::{Asked, ReadError, ReadFailure},
+    query::{Figure, sample_time},
+    response::{Answer, Data, Series, Status},
+};
+use crate::{api, contract::metrics};
+
+/// Queries under way at once, to one server.
+const CONCURRENT_QUERIES: usize = 4;
+/// A whole reading may take this many times as long as one query.
+const QUERY_TIMES_PER_READ: u32 = 2;
+/// Longest text of an error that is kept, in characters.
+const KEPT_CHARACTERS: usize = 300;
+/// Largest file with a secret, in bytes.
+const LARGEST_SECRET: u64 = 1 << 20;
+
+/// The servers of the configuration, by name.
+#[derive(Debug, Default)]
+pub struct Servers {
+    by_name: BTreeMap<String, Server>,
+}
+
+impl Servers {
+    /// Reads the configuration file. The servers are not asked yet.
+    ///
+    /// # Errors
+    /// [`ConfigurationError`] names the file, the server and the field.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigurationError> {
+        Ok(configuration::read(path)?.into_iter().map(|(name, server)| Server::new(name, server)).collect())
+    }
+
+    /// The server of this name.
+    pub fn get(&self, name: &str) -> Option<&Server> {
+        self.by_name.get(name)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Server> {
+        self.by_name.values()
+    }
+}
+
+impl FromIterator<Server> for Servers {
+    fn from_iter<I: IntoIterator<Item = Server>>(servers: I) -> Self {
+        Self { by_name: servers.into_iter().map(|server| (server.name.clone(), server)).collect() }
+    }
+}
+
+/// One Prometheus, or whatever speaks its HTTP API (Thanos, Mimir, VictoriaMetrics).
+#[derive(Debug)]
+pub struct Server {
+    name: String,
+    configuration: ServerConfiguration,
+    connection: Mutex<Option<Connection>>,
+}
+
+/// A connection pool, and the CA bundle that it was made with.
+struct Connection {
+    ca: Option<Vec<u8>>,
+    client: Client,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connection")
+    }
+}
+
+/// The user's own query in place of a signal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OverrideQuery {
+    /// The pool that it is for.
+    pub pool: PoolKey,
+    /// The signal that it replaces.
+    pub signal: api::Signal,
+    /// PromQL that yields one number for the whole pool.
+    pub query: String,
+}
+
+impl Server {
+    /// A server of the configuration. It is not asked yet.
+    pub fn new(name: impl Into<String>, configuration: ServerConfiguration) -> Self {
+        Self { name: name.into(), configuration, connection: Mutex::default() }
+    }
+
+    /// Its name in the configuration.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How it is reached.
+    pub fn configuration(&self) -> &ServerConfiguration {
+        &self.configuration
+    }
+
+    /// Reads the figures of every pod of every pool as of `now_seconds` (Unix time), with
+    /// [`QUERIES_PER_READ`](super::QUERIES_PER_READ) queries.
+    ///
+    /// # Errors
+    /// [`ReadError`]: any query that fails fails the whole, because figures of different ticks do not go together.
+    pub async fn read(&self, now_seconds: f64) -> Result<Readings, ReadError> {
+        let most = self.configuration.timeout() * QUERY_TIMES_PER_READ;
+        let session = self.session(now_seconds, Instant::now() + most).await?;
+        let mut collector = Collector::default();
+        let times = sample_time();
+
+        let body = session.fetch(&times, metrics::SAMPLE_TIME).await?;
+        let mut bytes = body.len();
+        collector.begin(&session.vector(&body, metrics::SAMPLE_TIME)?);
+        let mut answers = stream::iter(Figure::ALL)
+            .map(|figure| {
+                let session = &session;
+                async move { Ok((figure, session.fetch(&figure.query(), figure.metric()).await?)) }
+            })
+            .buffer_unordered(CONCURRENT_QUERIES);
+        while let Some((figure, body)) = answers.try_next().await? {
+            bytes += body.len();
+            collector.add(figure, &session.vector(&body, figure.metric())?);
+        }
+        let body = session.fetch(&times, metrics::SAMPLE_TIME).await?;
+        bytes += body.len();
+        collector.end(&session.vector(&body, metrics::SAMPLE_TIME)?);
+        Ok(collector.finish(now_seconds, bytes))
+    }
+
+    /// The 95th percentile of the wait for a server connection over the last two minutes, in seconds, by pool; from means
+    /// of one second. Pools without traffic are missing. For the status: once a minute is often enough.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn wait_p95_seconds(&self, now_seconds: f64) -> Result<HashMap<PoolKey, f64>, ReadError> {
+        let histogram = metrics::WAIT_HISTOGRAM;
+        let query =
+            format!("histogram_quantile(0.95, sum by (pool_namespace, pool, le) (rate({histogram}_bucket[2m])))");
+        let session = self.session(now_seconds, Instant::now() + self.configuration.timeout()).await?;
+        let body = session.fetch(&query, histogram).await?;
+        let key = |series: &Series| PoolKey::new(series.metric.pool_namespace.clone(), series.metric.pool.clone());
+        let series = session.vector(&body, histogram)?;
+        Ok(series.iter().filter_map(|series| Some((key(series), series.value?.value().ok()?))).collect())
+    }
+
+    /// Asks the users' own queries as of `now_seconds` (Unix time), a few at a time; all of them within twice the time of
+    /// one query. The results are in the order of the queries.
+    ///
+    /// What the age of such a value is cannot be seen: Prometheus uses samples of up to five minutes ago.
+    pub async fn read_overrides(&self, now_seconds: f64, queries: &[OverrideQuery]) -> Vec<Result<f64, ReadError>> {
+        let deadline = Instant::now() + self.configuration.timeout() * QUERY_TIMES_PER_READ;
+        stream::iter(queries)
+            .map(|query| async move { self.session(now_seconds, deadline).await?.read_override(query).await })
+            .buffered(CONCURRENT_QUERIES)
+            .collect()
+            .await
+    }
+
+    /// Everything that one tick needs. Secrets are read anew: they change under running processes.
+    async fn session(&self, now_seconds: f64, deadline: Instant) -> Result<Session<'_>, ReadError> {
+        let configuration = &self.configuration;
+        let authorization = if let Some(path) = &configuration.bearer_token_file {
+            let token = self.secret("the bearer token", path).await?;
+            Some(self.header("the bearer token", path, format!("Bearer {token}"))?)
+        } else if let Some(files) = &configuration.basic_auth {
+            let name = self.secret("the user name", &files.username_file).await?;
+            let password = self.secret("the password", &files.password_file).await?;
+            let login = STANDARD.encode(format!("{name}:{password}"));
+            Some(self.header("the password", &files.password_file, format!("Basic {login}"))?)
+        } else {
+            None
+        };
+        let client = self.client().await?;
+        Ok(Session { server: self, client, authorization, now_seconds, deadline })
+    }
+
+    /// The client, made anew when the CA bundle has changed.
+    async fn client(&self) -> Result<Client, ReadError> {
+        let ca = match &self.configuration.ca_file {
+            Some(path) => Some(self.file("the CA bundle", path).await?),
+            None => None,
+        };
+        let mut connection = self.connection.lock().await;
+        if let Some(connection) = connection.as_ref().filter(|connection| connection.ca == ca) {
+            return Ok(connection.client.clone());
+        }
+        // whoever links this may have installed one already: then that one is used
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("sluice/", env!("CARGO_PKG_VERSION")))
+            .pool_idle_timeout(Duration::from_mins(1))
+            .default_headers(self.headers());
+        if let (Some(pem), Some(path)) = (&ca, &self.configuration.ca_file) {
+            let certificates = reqwest::Certificate::from_pem_bundle(pem).unwrap_or_default();
+            if certificates.is_empty() {
+                return Err(self.invalid("the CA bundle", path));
+            }
+            builder = builder.tls_certs_only(certificates);
+        } else if !self.configuration.is_tls() {
+            // an image without certificates has none to load
+            builder = builder.tls_certs_only([]);
+        }
+        let client = builder.build().map_err(|source| self.failed(ReadFailure::Client { source }))?;
+        let client = Client::from(client, self.configuration.url.trim_end_matches('/'))
+            .map_err(|source| self.failed(ReadFailure::Url { source }))?;
+        *connection = Some(Connection { ca, client: client.clone() });
+        Ok(client)
+    }
+
+    fn headers(&self) -> HeaderMap {
+        let headers = self.configuration.headers.iter().filter_map(|(name, value)| {
+            let mut value = HeaderValue::try_from(value).ok()?;
+            value.set_sensitive(true);
+            Some((HeaderName::try_from(name).ok()?, value))
+        });
+        headers.collect()
+    }
+
+    fn header(&self, what: &'static str, path: &Path, text: String) -> Result<HeaderValue, ReadError> {
+        let mut value = HeaderValue::try_from(text).map_err(|_| self.invalid(what, path))?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    /// A secret in a file, without the line end that editors add.
+    async fn secret(&self, what: &'static str, path: &Path) -> Result<String, ReadError> {
+        let bytes = self.file(what, path).await?;
+        let text = String::from_utf8(bytes).map_err(|_| self.invalid(what, path))?;
+        let text = text.trim_end_matches(['\r', '\n']);
+        if text.is_empty() { Err(self.invalid(what, path)) } else { Ok(text.to_owned()) }
+    }
+
+    async fn file(&self, what: &'static str, path: &Path) -> Result<Vec<u8>, ReadError> {
+        let failed = |source| self.failed(ReadFailure::File { what, path: path.to_owned(), source });
+        if tokio::fs::metadata(path).await.map_err(failed)?.len() > LARGEST_SECRET {
+            return Err(self.invalid(what, path));
+        }
+        tokio::fs::read(path).await.map_err(failed)
+    }
+
+    fn invalid(&self, what: &'static str, path: &Path) -> ReadError {
+        self.failed(ReadFailure::InvalidFile { what, path: path.to_owned() })
+    }
+
+    fn failed(&self, failure: ReadFailure) -> ReadError {
+        ReadError { server: self.name.clone(), asked: Asked::Access, failure: Box::new(failure) }
+    }
+}
+
+/// One tick's dealings with a server.
+struct Session<'a> {
+    server: &'a Server,
+    client: Client,
+    authorization: Option<HeaderValue>,
+    now_seconds: f64,
+    deadline: Instant,
+}
+
+impl Session<'_> {
+    /// The answer to one of Sluice's own queries.
+    async fn fetch(&self, query: &str, metric: &'static str) -> Result<Vec<u8>, ReadError> {
+        self.ask(query, || Asked::Metric(metric)).await
+    }
+
+    /// Sends one query and reads the answer, within the deadline and the bound on its size.
+    async fn ask(&self, query: &str, asked: impl Fn() -> Asked) -> Result<Vec<u8>, ReadError> {
+        let timeout = self.server.configuration.timeout();
+        let own = Instant::now() + timeout;
+        match timeout_at(own.min(self.deadline), self.exchange(query)).await {
+            Ok(answer) => answer.map_err(|failure| self.failed(asked(), failure)),
+            // the time of the whole may have ended before that of the query
+            Err(_) if self.deadline < own => {
+                let seconds = (timeout * QUERY_TIMES_PER_READ).as_secs_f64();
+                Err(self.failed(Asked::All, ReadFailure::Deadline { seconds }))
+            }
+            Err(_) => Err(self.failed(asked(), ReadFailure::Deadline { seconds: timeout.as_secs_f64() })),
+        }
+    }
+
+    fn failed(&self, asked: Asked, failure: ReadFailure) -> ReadError {
+        ReadError { server: self.server.name.clone(), asked, failure: Box::new(failure) }
+    }
+
+    async fn exchange(&self, query: &str) -> Result<Vec<u8>, ReadFailure> {
+        let limit = self.server.configuration.max_response_bytes;
+        let timeout = self.server.configuration.timeout().as_millis();
+        let mut request = self
+            .client
+            .query(query)
+            .query("time", format!("{:.3}", self.now_seconds))
+            .timeout(i64::try_from(timeout).unwrap_or(i64::MAX));
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization.clone());
+        }
+        let failed = |source| ReadFailure::Connection { source };
+        let mut response = request.get_raw().await.map_err(|error| failed(error.into()))?;
+        let status = response.status();
+        let announced = usize::try_from(response.content_length().unwrap_or(0)).unwrap_or(usize::MAX);
+        if announced > limit {
+            return Err(ReadFailure::TooLarge { limit });
+        }
+        let mut body = Vec::with_capacity(announced);
+        while let Some(chunk) = response.chunk().await.map_err(|error| failed(error.into()))? {
+            if body.len() + chunk.len() > limit {
+                return Err(ReadFailure::TooLarge { limit });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        if status.is_success() {
+            return Ok(body);
+        }
+        // what is not Prometheus' JSON may be anything, a login page among others: it is not shown
+        let message = serde_json::from_slice::<Answer>(&body).map(|answer| message(&answer)).unwrap_or_default();
+        Err(ReadFailure::Status { status: status.as_u16(), message })
+    }
+
+    /// The series in the answer to one of Sluice's own queries.
+    fn vector<'a>(&self, body: &'a [u8], metric: &'static str) -> Result<Vec<Series<'a>>, ReadError> {
+        let series = data(body).and_then(|data| match data {
+            Data::Vector(series) => Ok(series),
+            other => Err(ReadFailure::ResultType { found: other.type_name(), needed: "vector" }),
+        });
+        series.map_err(|failure| self.failed(Asked::Metric(metric), failure))
+    }
+
+    async fn read_override(&self, wanted: &OverrideQuery) -> Result<f64, ReadError> {
+        let OverrideQuery { pool, signal, query } = wanted;
+        let asked = || Asked::Override { pool: pool.clone(), signal: *signal, query: query.clone() };
+        let body = self.ask(query, asked).await?;
+        one_number(&body).map_err(|failure| self.failed(asked(), failure))
+    }
+}
+
+/// The result in an answer.
+fn data(body: &[u8]) -> Result<Data<'_>, ReadFailure> {
+    let answer: Answer = serde_json::from_slice(body).map_err(|source| ReadFailure::Malformed { source })?;
+    if answer.status == Status::Error {
+        return Err(ReadFailure::Status { status: 200, message: message(&answer) });
+    }
+    if let Some(warning) = answer.warnings.first() {
+        return Err(ReadFailure::Warning { warning: shorten(warning) });
+    }
+    answer.data.ok_or(ReadFailure::ResultType { found: "nothing", needed: "vector" })
+}
+
+/// The number in an answer: a scalar, or the one element of a vector.
+fn one_number(body: &[u8]) -> Result<f64, ReadFailure> {
+    let (found, point) = match data(body)? {
+        Data::Scalar(point) => ("scalar", Some(point)),
+        Data::Vector(series) if series.len() > 1 => {
+            return Err(ReadFailure::SeveralSeries { count: series.len() });
+        }
+        Data::Vector(series) => ("histogram", series.first().ok_or(ReadFailure::NoSeries)?.value),
+        other => (other.type_name(), None),
+    };
+    let point = point.ok_or(ReadFailure::ResultType { found, needed: "scalar, or vector of one element" })?;
+    point.value().map_err(|value| ReadFailure::Value { value: shorten(value) })
+}
+
+/// What the server said about a failure.
+fn message(answer: &Answer) -> String {
+    let texts = [answer.error_type.as_ref(), answer.error.as_ref()];
+    shorten(&texts.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(": "))
+}
+
+fn shorten(text: &str) -> String {
+    text.chars().take(KEPT_CHARACTERS).collect()
+}

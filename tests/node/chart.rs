@@ -1,0 +1,232 @@
+//! The chart, by the real helm: installed, upgraded and uninstalled under load, with no right too many and none too few.
+
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+
+use serde_json::Value;
+
+use crate::cluster::{
+    OPERATOR, RELEASE, SYSTEM, alone, apply, audit_mark, audited, condition, get, helm_upgrade, kubectl, psql, run,
+    until, until_condition, with_operator,
+};
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+/// A pool, its credentials and two pods that place orders all the time, in a namespace of their own.
+fn shop(namespace: &str) -> String {
+    let address = std::env::var("PGHOST").expect("run this through tests/run node");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/shop");
+    let mut manifests = String::new();
+    for file in ["1-namespace.yaml", "2-secret.yaml", "3-connectionpool.yaml", "4-deployment.yaml"] {
+        manifests += &fs::read_to_string(folder.join(file)).expect("an example");
+        manifests += "\n---\n";
+    }
+    manifests
+        .replace("pg-main-rw.db.svc", &address)
+        .replace("namespace: shop\n", &format!("namespace: {namespace}\n"))
+        .replace(
+            "kind: Namespace\nmetadata:\n  name: shop\n",
+            &format!("kind: Namespace\nmetadata:\n  name: {namespace}\n"),
+        )
+}
+
+fn database() {
+    if psql("SELECT count(*) FROM pg_roles WHERE rolname = 'shop'") == "0\n" {
+        psql("CREATE ROLE shop LOGIN PASSWORD 'change-me'");
+        psql("CREATE DATABASE shop OWNER shop");
+    }
+    let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/shop/schema.sql");
+    let schema = schema.to_str().expect("UTF-8");
+    run(
+        "env",
+        &["PGUSER=shop", "PGPASSWORD=change-me", "psql", "-qX", "-v", "ON_ERROR_STOP=1", "-d", "shop", "-f", schema],
+    );
+}
+
+/// What must not change while the chart does: pods, their containers, and how often those were started.
+fn data_plane(namespace: &str) -> BTreeSet<String> {
+    let pods = get(&format!("pods --namespace={namespace} --selector=app=shop"));
+    let pods = pods["items"].as_array().expect("a list");
+    let containers = pods.iter().flat_map(|pod| {
+        let status = &pod["status"];
+        let all = [&status["containerStatuses"], &status["initContainerStatuses"]];
+        let all: Vec<Value> = all.into_iter().filter_map(Value::as_array).flatten().cloned().collect();
+        all.into_iter().map(|container| {
+            let (name, count) = (&container["name"], &container["restartCount"]);
+            format!("{} {name} {} restarts {count}", pod["metadata"]["uid"], container["containerID"])
+        })
+    });
+    containers.collect()
+}
+
+/// What pgbench says of every client that lost its connection or its transaction.
+fn client_failures(namespace: &str) -> Vec<String> {
+    let logs = kubectl(&format!("logs --namespace={namespace} --selector=app=shop --container=orders --tail=-1"));
+    let progress = logs.lines().filter(|line| line.starts_with("progress:")).count();
+    assert!(progress > 0, "pgbench has reported nothing: {logs}");
+    logs.lines()
+        .filter(|line| line.contains("aborted") || line.contains("error") || line.contains("FATAL"))
+        .filter(|line| !line.starts_with("progress:"))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn operator_pods() -> BTreeSet<String> {
+    let pods = get(&format!("pods --namespace={SYSTEM} --selector=app.kubernetes.io/instance={RELEASE}"));
+    let pods = pods["items"].as_array().expect("a list").iter();
+    pods.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
+        .map(|pod| pod["metadata"]["uid"].to_string())
+        .collect()
+}
+
+#[test]
+#[ignore = "needs a node: tests/run node"]
+fn installing_upgrading_and_uninstalling_the_operator_touches_no_client_and_uses_every_right_it_has() {
+    let _alone = alone();
+    let mark = audit_mark();
+    database();
+
+    helm_upgrade(&[]);
+    apply(&shop("chart"));
+    kubectl("rollout status deployment/shop --namespace=chart --timeout=2m");
+    until_condition("chart", "shop", "Injected", "True", MINUTE);
+    until_condition("chart", "shop", "Proven", "True", MINUTE);
+    until_condition("chart", "shop", "ScalingActive", "True", 2 * MINUTE);
+    let before = data_plane("chart");
+    assert!(before.iter().any(|container| container.contains("\"sluice\"")), "no sidecar: {before:?}");
+
+    // the chart changes: every replica is replaced
+    let operators = operator_pods();
+    helm_upgrade(&["--set-string", "podAnnotations.example\\.com/generation=2"]);
+    assert!(operators.is_disjoint(&operator_pods()), "an operator's pod outlived the upgrade");
+    assert_eq!(data_plane("chart"), before, "the upgrade touched a pod");
+
+    // the pool is still followed, by the new leader
+    apply(&shop("chart").replace("maxAllowed: 60", "maxAllowed: 40"));
+    until("share of 40", MINUTE, || {
+        let share = get("connectionpool shop --namespace=chart")["status"]["share"].clone();
+        if share == 40 { Ok(()) } else { Err(share.to_string()) }
+    });
+
+    every_right_is_used(mark);
+
+    // the operator goes: definitions, pools and poolers stay
+    run("helm", &["uninstall", RELEASE, "--namespace", SYSTEM, "--wait"]);
+    assert_eq!(get("connectionpool shop --namespace=chart")["spec"]["scaling"]["maxAllowed"], 40);
+    assert_eq!(data_plane("chart"), before, "the uninstallation touched a pod");
+
+    // and comes back: everything is as it was
+    helm_upgrade(&[]);
+    until("the new operator's status", MINUTE, || {
+        apply(&shop("chart").replace("maxAllowed: 60", "maxAllowed: 50"));
+        let share = get("connectionpool shop --namespace=chart")["status"]["share"].clone();
+        if share == 50 { Ok(()) } else { Err(share.to_string()) }
+    });
+    until_condition("chart", "shop", "Proven", "True", MINUTE);
+    assert_eq!(data_plane("chart"), before, "the reinstallation touched a pod");
+    assert_eq!(client_failures("chart"), Vec::<String>::new(), "clients lost something");
+    kubectl("delete namespace chart --wait=false");
+}
+
+#[test]
+#[ignore = "needs a node: tests/run node"]
+fn the_example_shop_runs_injected_in_a_namespace_that_enforces_restricted_pods() {
+    let _operator = with_operator();
+    database();
+    let opt_in = "sluice.dev/inject: enabled\n";
+    apply(
+        &shop("restricted").replace(opt_in, &format!("{opt_in}    pod-security.kubernetes.io/enforce: restricted\n")),
+    );
+    kubectl("rollout status deployment/shop --namespace=restricted --timeout=2m");
+    until_condition("restricted", "shop", "Proven", "True", MINUTE);
+    assert!(data_plane("restricted").iter().any(|container| container.contains("\"sluice\"")));
+    kubectl("delete namespace restricted --wait=false");
+}
+
+/// Verb, group and resource, with its subresource.
+type Right = (String, String, String);
+
+fn rights(kind: &str, namespace: &str) -> BTreeSet<Right> {
+    let roles = get(&format!("{kind} --selector=app.kubernetes.io/instance={RELEASE}{namespace}"));
+    let strings = |list: &Value| -> Vec<String> {
+        list.as_array().into_iter().flatten().filter_map(|item| item.as_str().map(str::to_owned)).collect()
+    };
+    let of_users = |role: &&Value| {
+        !role["metadata"]["name"].as_str().is_some_and(|name| name.ends_with("-view") || name.ends_with("-edit"))
+    };
+    let mut rights = BTreeSet::new();
+    for rule in roles["items"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(of_users)
+        .filter_map(|role| role["rules"].as_array())
+        .flatten()
+    {
+        for group in strings(&rule["apiGroups"]) {
+            for resource in strings(&rule["resources"]) {
+                for verb in strings(&rule["verbs"]) {
+                    rights.insert((verb, group.clone(), resource.clone()));
+                }
+            }
+        }
+    }
+    rights
+}
+
+/// Makes the operator do what it does seldom, then holds what it asked for against what it may ask for.
+fn every_right_is_used(mark: u64) {
+    // a budget, for its status
+    let budget = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/budget/connectionbudget.yaml");
+    apply(&fs::read_to_string(budget).expect("an example"));
+    // more revisions than are kept
+    for timeout in [31, 32, 33] {
+        kubectl(&format!(
+            "patch connectionpool shop --namespace=chart --type=merge --patch={{\"spec\":{{\"rollout\":{{\"revisionHistoryLimit\":1}},\"health\":{{\"queryWaitTimeoutSeconds\":{timeout}}}}}}}"
+        ));
+        let revision = || get("connectionpool shop --namespace=chart")["status"]["revision"]["updated"].as_u64();
+        until("a new revision", MINUTE, || {
+            let seen = get("controllerrevisions --namespace=chart");
+            let wanted = seen["items"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|revision| revision.to_string().contains(&timeout.to_string()));
+            if wanted { Ok(()) } else { Err(format!("revision {:?}", revision())) }
+        });
+    }
+    // a certificate that nobody can use
+    kubectl(&format!(
+        "patch secret {RELEASE}-webhook-tls --namespace={SYSTEM} --type=merge --patch={{\"data\":{{\"tls.crt\":\"Z29uZQ==\"}}}}"
+    ));
+    let wanted: BTreeSet<Right> =
+        rights("clusterroles", "").into_iter().chain(rights("roles", &format!(" --namespace={SYSTEM}"))).collect();
+    assert!(wanted.len() > 10, "the roles were not found: {wanted:?}");
+
+    until("every right of the operator is used", 3 * MINUTE, || {
+        let requests = audited(OPERATOR, mark);
+        let refused: Vec<_> = requests
+            .iter()
+            .filter(|request| request["responseStatus"]["code"] == 403)
+            .filter(|request| request["annotations"]["authorization.k8s.io/decision"] == "forbid")
+            .map(|request| format!("{} {}", request["verb"], request["requestURI"]))
+            .collect();
+        assert!(refused.is_empty(), "the operator lacks rights: {refused:?}");
+        let used: BTreeSet<Right> = requests.iter().map(right_of).collect();
+        let unused: Vec<_> = wanted.difference(&used).collect();
+        if unused.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("never used: {unused:?}; pool: {}", condition("chart", "shop", "Ready")))
+        }
+    });
+}
+
+fn right_of(request: &Value) -> Right {
+    let object = &request["objectRef"];
+    let text = |field: &str| object[field].as_str().unwrap_or_default().to_owned();
+    let resource = match text("subresource") {
+        subresource if subresource.is_empty() => text("resource"),
+        subresource => format!("{}/{subresource}", text("resource")),
+    };
+    (request["verb"].as_str().unwrap_or_default().to_owned(), text("apiGroup"), resource)
+}

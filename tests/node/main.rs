@@ -1,0 +1,5 @@
+//! What only a whole node can show: kubelet, containerd, DNS, helm, PostgreSQL and Prometheus, all real.
+#![allow(missing_docs, clippy::panic)]
+
+mod chart;
+mod cluster;
