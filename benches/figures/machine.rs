@@ -1,0 +1,30 @@
+//! What the samples were taken on.
+
+use std::{fs, path::Path, process::Command};
+
+use serde_json::{Map, Value, json};
+
+use crate::{Failure, process::output};
+
+/// The machine and the sources, as they are when the measurement begins.
+pub fn describe() -> Result<Map<String, Value>, Failure> {
+    let cpu = fs::read_to_string("/proc/cpuinfo")?;
+    let model =
+        cpu.lines().find_map(|line| line.strip_prefix("model name")).map(|text| text.trim_matches([':', ' ', '\t']));
+    let memory = fs::read_to_string("/proc/meminfo")?;
+    let kibibytes =
+        memory.lines().find_map(|line| line.strip_prefix("MemTotal:")).and_then(|text| text.split_whitespace().next());
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let git = |words: &[&str]| output(Command::new("git").arg("-C").arg(top).args(words));
+    let changed = !git(&["status", "--porcelain", "--", "src", "Cargo.lock"])?.trim().is_empty();
+    let mut described = Map::new();
+    described.insert("time".into(), json!(jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()));
+    described.insert("commit".into(), json!(git(&["rev-parse", "HEAD"])?.trim()));
+    described.insert("uncommittedChanges".into(), json!(changed));
+    described.insert("cpu".into(), json!(model));
+    described.insert("cores".into(), json!(std::thread::available_parallelism()?.get()));
+    described.insert("memoryMebibytes".into(), json!(kibibytes.map_or(Ok(0), str::parse::<u64>)? / 1024));
+    described.insert("kernel".into(), json!(fs::read_to_string("/proc/sys/kernel/osrelease")?.trim()));
+    described.insert("loadAverageAtStart".into(), json!(fs::read_to_string("/proc/loadavg")?.split(' ').next()));
+    Ok(described)
+}

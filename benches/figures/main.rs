@@ -1,0 +1,48 @@
+//! Figures of the whole product, measured on real parts: `benches/run overhead | reaction | memory | sharing`.
+//!
+//! Each figure has a directory of its own: `mod.rs` measures, `report.rs` (PURE) turns the raw samples into the printed
+//! figures. The samples are written to `benches/results/NAME` together with the machine and the commit, and a test computes the
+//! printed figures from them again.
+
+mod machine;
+#[path = "../overhead/mod.rs"]
+mod overhead;
+mod process;
+mod results;
+mod statistics;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use results::Results;
+
+/// Why a figure could not be measured; told as it is.
+type Failure = Box<dyn std::error::Error>;
+
+#[derive(Debug, Parser)]
+#[command(name = "benches/run", about = "Measures figures of the product on real parts")]
+struct Options {
+    #[command(subcommand)]
+    figure: Figure,
+}
+
+#[derive(Debug, Subcommand)]
+enum Figure {
+    /// CPU seconds of the sidecar per million queries: PgBouncer alone against agent and PgBouncer.
+    Overhead(overhead::Options),
+}
+
+fn main() -> ExitCode {
+    // `cargo bench` and `cargo test` add a word of their own
+    let words = std::env::args().filter(|word| word != "--bench");
+    let measured = match Options::parse_from(words).figure {
+        Figure::Overhead(options) => overhead::run(&options),
+    };
+    match measured.and_then(|results: Results| results.tell()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("benches/run: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
