@@ -27,6 +27,7 @@ use super::{
     namespaced,
     status = "ConnectionPoolStatus",
     derive = "PartialEq",
+    scale(spec_replicas_path = ".spec.gateway.replicas", status_replicas_path = ".status.gateway.replicas", label_selector_path = ".status.gateway.selector"),
     doc = "A pool of server connections for one workload: sized from live load, shared out over its pods, explained in status.",
     validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name is stamped on pods as a label value: at most 63 characters"),
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
@@ -168,7 +169,7 @@ pub struct Workload {
 pub struct Selector {
     /// Labels that must all have these values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 16, "additionalProperties" = serde_json::json!({"type": "string", "maxLength": 63})))]
+    #[schemars(extend("maxProperties" = 16, "additionalProperties" = serde_json::json!({"type": "string", "maxLength": 63, "pattern": "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"})))]
     pub match_labels: BTreeMap<String, String>,
     /// Requirements that must all hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -177,7 +178,8 @@ pub struct Selector {
 }
 
 /// One requirement of a label selector.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[x_kube(validation = Rule::new("(self.operator in ['In', 'NotIn']) == (has(self.values) && size(self.values) > 0)").message("values go with operators In and NotIn, and only there").field_path(".values"))]
 pub struct LabelRequirement {
     /// The label.
     #[schemars(length(min = 1, max = 317))]

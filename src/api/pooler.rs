@@ -159,7 +159,11 @@ pub struct SidecarSpec {
 }
 
 /// Requests and limits of the sidecar.
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[x_kube(
+    validation = Rule::new("!has(self.requests) || !has(self.limits) || !has(self.requests.cpu) || !has(self.limits.cpu) || quantity(self.requests.cpu).compareTo(quantity(self.limits.cpu)) <= 0").message("limits.cpu must not be below requests.cpu").field_path(".limits.cpu"),
+    validation = Rule::new("!has(self.requests) || !has(self.limits) || !has(self.requests.memory) || !has(self.limits.memory) || quantity(self.requests.memory).compareTo(quantity(self.limits.memory)) <= 0").message("limits.memory must not be below requests.memory").field_path(".limits.memory")
+)]
 pub struct SidecarResources {
     /// What the scheduler sets aside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -174,10 +178,10 @@ pub struct SidecarResources {
 pub struct ResourceAmounts {
     /// CPU as a Kubernetes quantity: 10m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 16), regex(pattern = r"^[0-9]+(\.[0-9]+)?m?$"))]
+    #[schemars(length(max = 16), regex(pattern = r"^([1-9][0-9]*(\.[0-9]+)?|0\.0*[1-9][0-9]*)m?$"))]
     pub cpu: Option<String>,
     /// Memory as a Kubernetes quantity: 64Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 16), regex(pattern = r"^[0-9]+(\.[0-9]+)?([KMGT]i?|k)?$"))]
+    #[schemars(length(max = 16), regex(pattern = r"^[1-9][0-9]*(\.[0-9]+)?([KMGT]i|[kMGT])?$"))]
     pub memory: Option<String>,
 }

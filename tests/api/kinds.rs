@@ -1,0 +1,407 @@
+//! The kinds on a real API server: what is refused, and how it reads.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::autoscaling::v1::Scale;
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+use sluice::api::{ConnectionPool, crds};
+
+use crate::cluster::{Cluster, examples, kubectl, object, parse, pool};
+
+/// Sends an object as `kubectl apply --dry-run=server --validate=strict` would; the answer is what the user reads.
+async fn refusal(client: &Client, namespace: Option<&str>, plural: &str, body: &Value) -> Result<(), String> {
+    let scope = namespace.map(|name| format!("namespaces/{name}/")).unwrap_or_default();
+    let path = format!("/apis/sluice.dev/v1alpha1/{scope}{plural}?dryRun=All&fieldValidation=Strict");
+    let request = http::Request::post(path).header("content-type", "application/json");
+    let request = request.body(serde_json::to_vec(body).expect("JSON")).expect("a request");
+    match client.request::<Value>(request).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) => Err(status.message.clone()),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Sets a field by its dotted path; numbers index lists. Null removes it.
+fn set(object: &mut Value, path: &str, value: Value) {
+    let pointer = format!("/{}", path.replace('.', "/"));
+    let (parent, field) = pointer.rsplit_once('/').expect("a path");
+    let mut node = object;
+    for token in parent.split('/').skip(1) {
+        node = match token.parse::<usize>() {
+            Ok(index) => &mut node[index],
+            Err(_) => &mut node[token],
+        };
+    }
+    match (field.parse::<usize>(), value) {
+        (Ok(index), value) => node[index] = value,
+        (Err(_), Value::Null) => drop(node.as_object_mut().expect("an object").remove(field)),
+        (Err(_), value) => node[field] = value,
+    }
+}
+
+struct Case {
+    field: &'static str,
+    value: Value,
+    /// What the message must hold: the path of the field, and why.
+    told: &'static [&'static str],
+}
+
+fn case(field: &'static str, value: Value, told: &'static [&'static str]) -> Case {
+    Case { field, value, told }
+}
+
+async fn refuses(cluster: &Cluster, plural: &str, namespaced: bool, valid: &Value, cases: Vec<Case>) {
+    let namespace = namespaced.then_some(cluster.namespace.as_str());
+    refusal(&cluster.client, namespace, plural, valid).await.expect("the valid object is accepted");
+    let mut wrong = Vec::new();
+    for Case { field, value, told } in cases {
+        let mut body = valid.clone();
+        set(&mut body, field, value.clone());
+        match refusal(&cluster.client, namespace, plural, &body).await {
+            Ok(()) => wrong.push(format!("{field} = {value}: accepted")),
+            Err(message) => {
+                let missing: Vec<_> = told.iter().filter(|part| !message.contains(**part)).collect();
+                if !missing.is_empty() {
+                    wrong.push(format!("{field} = {value}: the message lacks {missing:?}: {message}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{plural}:\n{}", wrong.join("\n"));
+}
+
+fn complete_pool() -> Value {
+    let mut value: Value = parse(&pool("shop"));
+    value["spec"]["scaling"] =
+        json!({"minAllowed": 5, "maxAllowed": 100, "objective": {"waitMilliseconds": 20, "maxWaitingPercent": "0.5"}});
+    value["spec"]["behavior"] =
+        json!({"scaleUp": {"policies": [{"type": "Percent", "value": 100, "periodSeconds": 15}], "tolerance": "0.05"}});
+    value["spec"]["client"] = json!({"port": 5432, "env": [{"name": "PGHOST", "template": "{host}"}, {"name": "PGPORT", "template": "{port}"}]});
+    value["spec"]["pgbouncer"] = json!({"poolMode": "transaction", "parameters": {"server_round_robin": "0"}});
+    value["spec"]["upstream"]["tls"] = json!({"mode": "VerifyFull", "caRef": {"name": "pg-ca", "key": "ca.crt"}});
+    value["spec"]["sidecar"] =
+        json!({"resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "64Mi"}}});
+    value["spec"]["rollout"] =
+        json!({"canary": {"steps": [{"setWeight": 10}, {"pause": {"duration": "2m"}}, {"analysis": {}}]}});
+    value
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_pool_that_makes_no_sense_is_refused_with_the_field_and_what_is_wrong() {
+    let cluster = Cluster::new("kinds", &json!({})).await;
+    let many: serde_json::Map<String, Value> = (0..33).map(|n| (format!("p{n}"), json!("1"))).collect();
+    let cases = vec![
+        // bounds
+        case(
+            "spec.scaling.minAllowed",
+            json!(101),
+            &["spec.scaling.minAllowed", "minAllowed must not exceed maxAllowed"],
+        ),
+        case("spec.scaling.minAllowed", json!(0), &["spec.scaling.minAllowed", "greater than or equal to 1"]),
+        case("spec.scaling.maxAllowed", json!(-5), &["spec.scaling.maxAllowed", "greater than or equal to 1"]),
+        case("spec.scaling.maxAllowed", json!(100_001), &["spec.scaling.maxAllowed", "less than or equal to 100000"]),
+        case(
+            "spec.scaling.maxAllowed",
+            json!(9_223_372_036_854_775_807_i64),
+            &["spec.scaling.maxAllowed", "less than or equal to"],
+        ),
+        case("spec.scaling.maxAllowed", json!("100"), &["spec.scaling.maxAllowed", "must be of type integer"]),
+        case("spec.scaling.maxAllowed", json!(10.5), &["spec.scaling.maxAllowed", "must be of type integer"]),
+        case("spec.scaling.floorPerPod", json!(0), &["spec.scaling.floorPerPod"]),
+        case("spec.scaling.targetUtilizationPercent", json!(101), &["spec.scaling.targetUtilizationPercent"]),
+        case("spec.scaling.objective.waitMilliseconds", json!(0), &["spec.scaling.objective.waitMilliseconds"]),
+        case("spec.scaling.objective.maxWaitingPercent", json!("0"), &["spec.scaling.objective.maxWaitingPercent"]),
+        case("spec.scaling.objective.maxWaitingPercent", json!("100"), &["spec.scaling.objective.maxWaitingPercent"]),
+        case("spec.scaling.objective.maxWaitingPercent", json!("NaN"), &["spec.scaling.objective.maxWaitingPercent"]),
+        case("spec.scaling.algorithm", json!("adaptive"), &["spec.scaling.algorithm", "Adaptive"]),
+        case("spec.behavior.scaleUp.policies", json!([]), &["spec.behavior.scaleUp.policies", "at least 1"]),
+        case(
+            "spec.behavior.scaleUp.policies.0.periodSeconds",
+            json!(0),
+            &["spec.behavior.scaleUp.policies[0].periodSeconds"],
+        ),
+        case(
+            "spec.behavior.scaleUp.policies.0.type",
+            json!("Pods"),
+            &["spec.behavior.scaleUp.policies[0].type", "Connections"],
+        ),
+        case("spec.behavior.scaleUp.tolerance", json!("1"), &["spec.behavior.scaleUp.tolerance"]),
+        // unknown fields
+        case("spec.scalling", json!({}), &["unknown field \"spec.scalling\""]),
+        case("spec.scaling.maxSize", json!(10), &["unknown field \"spec.scaling.maxSize\""]),
+        // what does not belong together
+        case("spec.mode", json!("Recommend"), &["spec.scaling.fixedLimitPerPod", "mode Recommend"]),
+        case("spec.scaling.fixedLimitPerPod", json!(8), &["spec.scaling.fixedLimitPerPod", "mode Recommend only"]),
+        case("spec.gateway", json!({"replicas": 2}), &["spec.gateway", "topology Gateway only"]),
+        case("spec.engine", json!("MySQL"), &["spec.engine", "PostgreSQL"]),
+        case("spec.upstream.tls.mode", json!("Require"), &["spec.upstream.tls.caRef", "VerifyCa or VerifyFull only"]),
+        // selectors
+        case("spec.workload.selector", json!({}), &["spec.workload.selector", "empty selector"]),
+        case("spec.workload.selector", json!({"matchLabels": {}}), &["spec.workload.selector", "empty selector"]),
+        case("spec.workload.selector.matchLabels", json!({"app": "a b"}), &["spec.workload.selector.matchLabels"]),
+        case(
+            "spec.workload.selector.matchExpressions",
+            json!([{"key": "app", "operator": "In"}]),
+            &["matchExpressions[0].values", "In and NotIn"],
+        ),
+        case(
+            "spec.workload.selector.matchExpressions",
+            json!([{"key": "app", "operator": "Exists", "values": ["x"]}]),
+            &["matchExpressions[0].values", "In and NotIn"],
+        ),
+        case("spec.workload", Value::Null, &["spec.workload", "Required"]),
+        // the database
+        case("spec.upstream.host", json!(""), &["spec.upstream.host"]),
+        case("spec.upstream.host", json!("pg;port=1"), &["spec.upstream.host"]),
+        case("spec.upstream.host", json!("pg\nuser=x"), &["spec.upstream.host"]),
+        case("spec.upstream.port", json!(0), &["spec.upstream.port"]),
+        case("spec.upstream.port", json!(65_536), &["spec.upstream.port"]),
+        case("spec.upstream.database", json!(""), &["spec.upstream.database"]),
+        case("spec.upstream.credentialsRef", Value::Null, &["spec.upstream.credentialsRef", "Required"]),
+        // the application's side
+        case("spec.client.port", json!(80), &["spec.client.port"]),
+        case("spec.client.maxConnections", json!(0), &["spec.client.maxConnections"]),
+        case("spec.client.env.0.name", json!("PG HOST"), &["spec.client.env[0].name"]),
+        case("spec.client.env.1.name", json!("PGHOST"), &["spec.client.env[1]", "Duplicate"]),
+        // the pooler
+        case("spec.pgbouncer.poolMode", json!("statement"), &["spec.pgbouncer.poolMode"]),
+        case("spec.pgbouncer.parameters", Value::Object(many), &["spec.pgbouncer.parameters", "at most 32"]),
+        case(
+            "spec.pgbouncer.parameters.server_round_robin",
+            json!("x".repeat(129)),
+            &["spec.pgbouncer.parameters.server_round_robin"],
+        ),
+        case("spec.sidecar.resources.requests.cpu", json!("10 m"), &["spec.sidecar.resources.requests.cpu"]),
+        case("spec.sidecar.resources.requests.cpu", json!("0"), &["spec.sidecar.resources.requests.cpu"]),
+        case("spec.sidecar.resources.limits.memory", json!("64K"), &["spec.sidecar.resources.limits.memory"]),
+        case(
+            "spec.sidecar.resources.requests.memory",
+            json!("128Mi"),
+            &["spec.sidecar.resources.limits.memory", "below requests.memory"],
+        ),
+        case(
+            "spec.sidecar.resources.limits.cpu",
+            json!("5m"),
+            &["spec.sidecar.resources.limits.cpu", "below requests.cpu"],
+        ),
+        // rollout
+        case(
+            "spec.rollout.canary.steps.0",
+            json!({"setWeight": 10, "pause": {}}),
+            &["spec.rollout.canary.steps[0]", "exactly one"],
+        ),
+        case(
+            "spec.rollout.canary.steps.1.pause.duration",
+            json!("2 minutes"),
+            &["spec.rollout.canary.steps[1].pause.duration"],
+        ),
+        // the object itself
+        case("metadata.name", json!("a".repeat(64)), &["metadata.name", "63"]),
+        case("spec", Value::Null, &["spec", "Required"]),
+    ];
+    refuses(&cluster, "connectionpools", true, &complete_pool(), cases).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_budget_or_class_that_makes_no_sense_is_refused_with_the_field_and_what_is_wrong() {
+    let cluster = Cluster::new("kinds", &json!({})).await;
+    let budget: Value = parse(
+        "apiVersion: sluice.dev/v1alpha1\nkind: ConnectionBudget\nmetadata: {name: pg-main}\nspec:\n  \
+         server: {hosts: [pg-main-rw.db.svc], port: 5432}\n  capacity: {source: Fixed, connections: 200}\n  \
+         reserved: {connections: 10, percent: 5}\n  allowedNamespaces: {from: All}\n  fencing: {nodeLostSeconds: 300}\n",
+    );
+    let secret = json!({"namespace": "sluice-system", "name": "pg-main-monitor"});
+    refuses(
+        &cluster,
+        "connectionbudgets",
+        false,
+        &budget,
+        vec![
+            case("spec.capacity.connections", Value::Null, &["spec.capacity.connections", "source Fixed"]),
+            case("spec.capacity.connections", json!(0), &["spec.capacity.connections"]),
+            case("spec.capacity.source", json!("Server"), &["spec.capacity", "source Fixed", "source Server"]),
+            case("spec.capacity.credentialsRef", secret, &["spec.capacity.credentialsRef", "source Server"]),
+            case("spec.server.hosts", json!([]), &["spec.server.hosts", "at least 1"]),
+            case("spec.server.port", json!(0), &["spec.server.port"]),
+            case("spec.reserved.percent", json!(91), &["spec.reserved.percent"]),
+            case("spec.reserved.connections", json!(-1), &["spec.reserved.connections"]),
+            case(
+                "spec.allowedNamespaces.from",
+                json!("Selector"),
+                &["spec.allowedNamespaces.selector", "from: Selector"],
+            ),
+            case(
+                "spec.allowedNamespaces.selector",
+                json!({"matchLabels": {"a": "b"}}),
+                &["spec.allowedNamespaces.selector"],
+            ),
+            case("spec.fencing.nodeLostSeconds", json!(1), &["spec.fencing.nodeLostSeconds"]),
+            case("metadata.name", json!("a".repeat(64)), &["metadata.name", "63"]),
+        ],
+    )
+    .await;
+
+    let class: Value = parse(
+        "apiVersion: sluice.dev/v1alpha1\nkind: ConnectionPoolClass\nmetadata: {name: production}\nspec: {scaling: {minAllowed: 20, maxAllowed: 50}}\n",
+    );
+    refuses(
+        &cluster,
+        "connectionpoolclasses",
+        false,
+        &class,
+        vec![
+            case(
+                "spec.scaling.minAllowed",
+                json!(51),
+                &["spec.scaling.minAllowed", "minAllowed must not exceed maxAllowed"],
+            ),
+            case("spec.scaling.fixedLimitPerPod", json!(8), &["spec.scaling.fixedLimitPerPod", "not to a class"]),
+            case("spec.workload", json!({}), &["unknown field \"spec.workload\""]),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn what_a_class_may_supply_is_never_written_into_a_pool() {
+    let cluster = Cluster::new("kinds", &json!({})).await;
+    let created: ConnectionPool = cluster.create(&pool("shop")).await.expect("accepted");
+    let stored = serde_json::to_value(&created.spec).expect("JSON");
+    for group in ["client", "scaling", "behavior", "pgbouncer", "health", "rollout", "sidecar", "gateway"] {
+        assert!(stored.get(group).is_none(), "the API server wrote {group}: {stored}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn engine_and_topology_of_a_pool_cannot_be_changed() {
+    let cluster = Cluster::new("kinds", &json!({})).await;
+    let pools: Api<ConnectionPool> = cluster.api();
+    cluster.create::<ConnectionPool>(&pool("shop")).await.expect("accepted");
+    let patch = Patch::Merge(json!({"spec": {"topology": "External"}}));
+    let refused = pools.patch("shop", &PatchParams::default(), &patch).await.expect_err("refused").to_string();
+    assert!(refused.contains("spec.topology") && refused.contains("topology cannot be changed"), "{refused}");
+    let patch = Patch::Merge(json!({"spec": {"engine": "MySQL"}}));
+    let refused = pools.patch("shop", &PatchParams::default(), &patch).await.expect_err("refused").to_string();
+    assert!(refused.contains("spec.engine"), "{refused}");
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn names_that_are_hostile_to_configuration_files_are_stored_as_they_are() {
+    let cluster = Cluster::new("kinds", &json!({})).await;
+    for (index, database) in
+        ["sh'op", "sh\"op", "sh;op", "sh%op", "a=b", "größe", "a\nb", "$(PATH)", "$$"].iter().enumerate()
+    {
+        let mut body: Value = parse(&pool(&format!("shop-{index}")));
+        body["spec"]["upstream"]["database"] = json!(database);
+        let stored = cluster.api::<ConnectionPool>().create(&PostParams::default(), &object(body)).await;
+        assert_eq!(stored.expect("accepted").spec.upstream.database, *database);
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn kubectl_get_shows_the_columns_with_their_values() {
+    let cluster = Cluster::new("kinds", &json!({})).await;
+    let pools: Api<ConnectionPool> = cluster.api();
+    let mut body: Value = parse(&pool("shop"));
+    body["spec"]["budgetRef"] = json!({"name": "pg-main"});
+    pools.create(&PostParams::default(), &object(body)).await.expect("accepted");
+    let status = json!({"status": {
+        "currentSize": 37, "share": 60, "lastScaleTime": "2026-11-21T00:00:00Z",
+        "recommendation": {"target": 41, "lowerBound": 33, "upperBound": 58, "uncappedTarget": 43, "confidence": "High"},
+        "load": {"demand": "29.4", "held": 35, "active": 29, "waiting": 2, "ageSeconds": 9},
+        "pods": {"matched": 6, "injected": 6, "current": 6, "proven": 6, "reporting": 6},
+        "revision": {"stable": 7, "updated": 8},
+        "effective": {"class": "production", "minAllowed": 20, "maxAllowed": 50},
+        "conditions": [{"type": "Ready", "status": "False", "reason": "Learning", "message": "m", "lastTransitionTime": "2026-11-21T00:00:00Z"}],
+    }});
+    pools.patch_status("shop", &PatchParams::default(), &Patch::Merge(status)).await.expect("accepted");
+    let table = |wide: &[&str]| {
+        let output = kubectl(&[&["get", "cpool", "-n", &cluster.namespace], wide].concat(), "");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).expect("text");
+        text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect::<Vec<_>>()
+    };
+    let rows = table(&[]);
+    let columns = "NAME MODE SIZE TARGET SHARE DEMAND WAITING PODS READY REASON AGE";
+    assert_eq!(rows[0].join(" "), columns);
+    assert_eq!(rows[1][..10].join(" "), "shop Apply 37 41 60 29.4 2 6 False Learning");
+    let rows = table(&["-o", "wide"]);
+    assert_eq!(rows[0].join(" "), format!("{columns} MIN MAX UNCAPPED REVISION BUDGET CLASS LASTSCALE"));
+    assert_eq!(rows[1][11..17].join(" "), "20 50 43 8 pg-main production");
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn kubectl_explain_says_something_of_every_field() {
+    let _cluster = Cluster::new("kinds", &json!({})).await;
+    let mut silent = Vec::new();
+    for crd in crds() {
+        let schema =
+            crd.spec.versions[0].schema.clone().and_then(|schema| schema.open_api_v3_schema).expect("a schema");
+        let spec = serde_json::to_value(&schema).expect("JSON")["properties"]["spec"].clone();
+        for path in objects(&format!("{}.spec", crd.spec.names.plural), &spec) {
+            let output = kubectl(&["explain", &path], "");
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(output.status.success(), "{path}: {}", String::from_utf8_lossy(&output.stderr));
+            if text.contains("<no description>") || !text.contains("DESCRIPTION:") {
+                silent.push(format!("{path}:\n{text}"));
+            }
+        }
+    }
+    assert!(silent.is_empty(), "{}", silent.join("\n"));
+}
+
+fn objects(path: &str, node: &Value) -> Vec<String> {
+    let node = if node["items"].is_object() { &node["items"] } else { node };
+    let Some(properties) = node["properties"].as_object() else { return Vec::new() };
+    let below = properties.iter().flat_map(|(field, child)| objects(&format!("{path}.{field}"), child));
+    std::iter::once(path.to_owned()).chain(below).collect()
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn kubectl_scale_fails_on_a_sidecar_pool_and_works_on_a_gateway() {
+    let cluster = Cluster::new("kinds", &json!({})).await;
+    let pools: Api<ConnectionPool> = cluster.api();
+    cluster.create::<ConnectionPool>(&pool("shop")).await.expect("accepted");
+    let scaled = kubectl(&["scale", "connectionpool/shop", "--replicas=3", "-n", &cluster.namespace], "");
+    let told = String::from_utf8_lossy(&scaled.stderr).into_owned();
+    assert!(!scaled.status.success() && told.contains("gateway is for topology Gateway only"), "{told}");
+
+    let mut gateway: Value = parse(&pool("shared"));
+    gateway["spec"]["topology"] = json!("Gateway");
+    gateway["spec"]["gateway"] = json!({"replicas": 2});
+    pools.create(&PostParams::default(), &object(gateway)).await.expect("accepted");
+    let status = json!({"status": {"gateway": {"replicas": 2, "selector": "app=shared"}}});
+    pools.patch_status("shared", &PatchParams::default(), &Patch::Merge(status)).await.expect("accepted");
+    let scaled = kubectl(&["scale", "connectionpool/shared", "--replicas=3", "-n", &cluster.namespace], "");
+    assert!(scaled.status.success(), "{}", String::from_utf8_lossy(&scaled.stderr));
+    let scale: Scale = pools.get_scale("shared").await.expect("a scale");
+    assert_eq!(scale.spec.and_then(|spec| spec.replicas), Some(3));
+    assert_eq!(scale.status.and_then(|status| status.selector).as_deref(), Some("app=shared"));
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn the_examples_are_accepted_as_strictly_as_kubectl_can() {
+    let cluster = Cluster::new("kinds", &json!({})).await;
+    let mut kinds = BTreeSet::new();
+    for (path, mut example) in examples() {
+        example["metadata"].as_object_mut().expect("metadata").remove("namespace");
+        kinds.insert(example["kind"].to_string());
+        let args = ["apply", "--dry-run=server", "--validate=strict", "-n", &cluster.namespace, "-f", "-"];
+        let output = kubectl(&args, &example.to_string());
+        assert!(output.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&output.stderr));
+    }
+    assert_eq!(kinds.len(), 3, "an example of every kind: {kinds:?}");
+}

@@ -1,0 +1,296 @@
+//! The webhook as the API server calls it: real pods, our server in this process, the chart's configuration.
+
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+};
+
+use axum_server::Handle;
+use k8s_openapi::{
+    api::core::v1::{Pod, Secret},
+    jiff::Timestamp,
+};
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, PostParams},
+    runtime::reflector,
+};
+use serde_json::{Value, json};
+use sluice::{
+    api::{ConnectionPool, ConnectionPoolClass},
+    contract::{Document, GrantDocument, RevisionDocument, names},
+    webhook::{
+        certificates::{CertificateKeeper, CertificateSettings},
+        inject::{InjectionSettings, injection_of},
+        lookup::ClusterLookup,
+        server,
+    },
+};
+use tokio::task::JoinHandle;
+
+use crate::cluster::{Cluster, ForNow, chart, eventually, object, parse, pool};
+
+/// A namespace with the chart's webhooks in front of its pods.
+struct Injected {
+    cluster: Cluster,
+    configuration: ForNow,
+    handle: Handle<SocketAddr>,
+    server: JoinHandle<()>,
+}
+
+fn settings() -> InjectionSettings {
+    InjectionSettings {
+        agent_image: "registry.test/sluice:1".to_owned(),
+        pgbouncer_image: "registry.test/pgbouncer:1.24.1".to_owned(),
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        image_pull_secrets: Vec::new(),
+        run_as_user: Some(65532),
+    }
+}
+
+impl Injected {
+    /// Starts the server and has the API server call it. The watches have delivered nothing yet: every answer needs a live
+    /// read, as in the first second of a cluster's life.
+    async fn new(test: &str, labels: Value) -> Self {
+        let cluster = Cluster::new(test, &labels).await;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let address = listener.local_addr().expect("an address");
+        drop(listener);
+        let configuration = point_webhooks_at(&cluster, address).await;
+        let certificates = CertificateSettings {
+            namespace: cluster.namespace.clone(),
+            secret: "sluice-webhook-tls".to_owned(),
+            configuration: cluster.namespace.clone(),
+            names: vec![Ipv4Addr::LOCALHOST.to_string()],
+        };
+        let mut keeper = CertificateKeeper::start(cluster.client.clone(), certificates).await.expect("a certificate");
+        keeper.look(Timestamp::now()).await.expect("trusted");
+        let (pools, _) = reflector::store::<ConnectionPool>();
+        let (classes, _) = reflector::store::<ConnectionPoolClass>();
+        let lookup = ClusterLookup::new(cluster.client.clone(), pools, classes, |_: &ConnectionPool| None);
+        let handle = Handle::new();
+        let serving = server::serve(address, keeper.tls(), server::router(lookup, settings()), handle.clone());
+        let server = tokio::spawn(async move { serving.await.expect("serves") });
+        handle.listening().await.expect("listens");
+        let injected = Self { cluster, configuration, handle, server };
+        injected.in_force().await;
+        injected
+    }
+
+    /// The API server learns of a configuration within a moment: until then pods pass by it.
+    async fn in_force(&self) {
+        let probe = json!({"metadata": {"generateName": "probe-", "labels": {"sluice.dev/inject": "enabled", "probe": "x"}},
+            "spec": restricted_spec()});
+        let dry = PostParams { dry_run: true, ..PostParams::default() };
+        eventually("the webhook is called", || async {
+            let outcome = self.pods().create(&dry, &object(probe.clone())).await;
+            outcome.err().filter(|error| error.to_string().contains("no ConnectionPool"))
+        })
+        .await;
+    }
+
+    fn pods(&self) -> Api<Pod> {
+        self.cluster.api()
+    }
+
+    async fn create(&self, pod: Value) -> kube::Result<Pod> {
+        self.pods().create(&PostParams::default(), &object(pod)).await
+    }
+
+    async fn end(self) {
+        self.handle.shutdown();
+        self.server.await.expect("ended");
+        self.configuration.end().await;
+    }
+}
+
+async fn point_webhooks_at(cluster: &Cluster, address: SocketAddr) -> ForNow {
+    let mut value = chart("templates/webhook.yaml", "sluice-system").remove(0);
+    value["metadata"]["name"] = json!(cluster.namespace);
+    for webhook in value["webhooks"].as_array_mut().expect("webhooks") {
+        webhook["clientConfig"] = json!({"url": format!("https://{address}/inject")});
+        let expressions = webhook["namespaceSelector"]["matchExpressions"].as_array_mut().expect("a list");
+        expressions
+            .push(json!({"key": "kubernetes.io/metadata.name", "operator": "In", "values": [cluster.namespace]}));
+    }
+    cluster.apply_for_now(&value).await
+}
+
+fn restricted_spec() -> Value {
+    json!({
+        "securityContext": {"runAsNonRoot": true, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [{
+            "name": "app", "image": "registry.test/app:1",
+            "env": [{"name": "URL", "value": "postgres://$(PGHOST)/"}, {"name": "PGHOST", "value": "pg-main-rw.db.svc"}],
+            "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}
+        }],
+        "initContainers": [{
+            "name": "migrate", "image": "registry.test/app:1",
+            "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}
+        }]
+    })
+}
+
+fn shop(name: Value, labels: Value) -> Value {
+    let mut pod = json!({"metadata": {"labels": labels}, "spec": restricted_spec()});
+    pod["metadata"].as_object_mut().expect("an object").extend(name.as_object().expect("an object").clone());
+    pod
+}
+
+fn names_of(containers: Option<&Vec<k8s_openapi::api::core::v1::Container>>) -> Vec<String> {
+    containers.into_iter().flatten().map(|container| container.name.clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_pod_that_asks_for_it_starts_with_the_pooler_under_restricted_pod_security() {
+    let injected = Injected::new("inject", json!({"pod-security.kubernetes.io/enforce": "restricted"})).await;
+    let mut with_ca: Value = parse(&pool("shop"));
+    with_ca["spec"]["upstream"]["tls"] = json!({"mode": "VerifyFull", "caRef": {"name": "pg-ca", "key": "root.pem"}});
+    with_ca["spec"]["budgetRef"] = json!({"name": "pg-main"});
+    let pools: Api<ConnectionPool> = injected.cluster.api();
+    pools.create(&PostParams::default(), &object(with_ca)).await.expect("a pool");
+    // What a user brings along is overwritten, not merged.
+    let mut pod = shop(
+        json!({"generateName": "shop-"}),
+        json!({"app": "shop", "sluice.dev/inject": "enabled", "sluice.dev/pool": "other"}),
+    );
+    pod["metadata"]["annotations"] = json!({"sluice.dev/grant": "{\"v\":1,\"epoch\":9,\"pools\":{\"shop\":{\"seq\":9,\"share\":900,\"granted\":900,\"floor\":1}}}"});
+    let pod = injected.create(pod).await.expect("accepted");
+
+    let spec = pod.spec.as_ref().expect("a spec");
+    assert_eq!(names_of(spec.init_containers.as_ref()), ["sluice-bin", "sluice", "migrate"]);
+    assert_eq!(names_of(Some(&spec.containers)), ["app"]);
+    let sidecar = &spec.init_containers.as_ref().expect("init containers")[1];
+    assert_eq!(sidecar.restart_policy.as_deref(), Some("Always"));
+    let token = "/var/run/secrets/kubernetes.io/serviceaccount";
+    for container in &spec.init_containers.as_ref().expect("init containers")[..2] {
+        let mounts = container.volume_mounts.as_deref().unwrap_or_default();
+        let at_token: Vec<_> = mounts.iter().filter(|mount| mount.mount_path == token).collect();
+        assert_eq!(at_token.len(), 1, "{}: {mounts:?}", container.name);
+        assert_eq!(at_token[0].name, names::BINARY_VOLUME, "the application's token is not ours to hold");
+    }
+    let app = spec.containers[0].volume_mounts.as_deref().unwrap_or_default();
+    assert!(app.iter().any(|mount| mount.mount_path == token), "the application keeps its token: {app:?}");
+    let env: Vec<_> = spec.containers[0].env.iter().flatten().map(|variable| variable.name.as_str()).collect();
+    assert_eq!(env, ["PGHOST", "PGPORT", "PGSSLMODE", "URL"]);
+
+    assert_eq!(pod.labels()[names::POOL_LABEL], "shop");
+    assert_eq!(pod.labels()[names::BUDGET_LABEL], "pg-main");
+    let grant = GrantDocument::parse(&pod.annotations()[names::GRANT_ANNOTATION]).expect("a grant");
+    assert_eq!((grant.epoch, grant.pools["shop"].share, grant.pools["shop"].granted), (0, 0, 0));
+    RevisionDocument::parse(&pod.annotations()[names::REVISION_ANNOTATION]).expect("a revision");
+    let injection = injection_of(&pod).expect("a sidecar").expect("valid");
+    assert_eq!((injection.upstream.host.as_str(), injection.upstream.tls.own_ca), ("pg-main-rw.db.svc", true));
+
+    // A copy of the running pod, as `kubectl get -o yaml | kubectl create -f -` makes it, has one pooler too.
+    let mut copy = pod.clone();
+    copy.metadata = object(json!({"name": "copy", "labels": pod.labels(), "annotations": pod.annotations()}));
+    copy.status = None;
+    let copy = injected.pods().create(&PostParams::default(), &copy).await.expect("accepted");
+    assert_eq!(names_of(copy.spec.and_then(|spec| spec.init_containers).as_ref()), ["sluice-bin", "sluice", "migrate"]);
+    injected.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn who_asked_decides_what_happens_to_a_pod_without_a_pool() {
+    let injected = Injected::new("without", json!({"sluice.dev/inject": "enabled"})).await;
+    let asking = shop(json!({"name": "asking"}), json!({"app": "shop", "sluice.dev/inject": "enabled"}));
+    let refused = injected.create(asking.clone()).await.expect_err("refused").to_string();
+    assert!(refused.contains("no ConnectionPool in namespace") && refused.contains("remove the label"), "{refused}");
+
+    let forged = json!({"app": "shop", "sluice.dev/pool": "shop"});
+    let started = injected.create(shop(json!({"name": "by-namespace"}), forged)).await.expect("starts without");
+    assert_eq!(names_of(started.spec.as_ref().and_then(|spec| spec.init_containers.as_ref())), ["migrate"]);
+    assert!(!started.labels().contains_key(names::POOL_LABEL), "a forged label is taken off");
+    let bare = json!({"metadata": {"name": "bare"}, "spec": {"containers": [{"name": "app", "image": "app"}]}});
+    injected.create(bare).await.expect("a pod without any label starts");
+
+    // The pool appears, no watch has told of it yet: one live read finds it.
+    injected.cluster.create::<ConnectionPool>(&pool("shop")).await.expect("a pool");
+    let started = injected.create(asking).await.expect("starts");
+    assert_eq!(started.labels()[names::POOL_LABEL], "shop");
+    let started = injected.create(shop(json!({"name": "second"}), json!({"app": "shop"}))).await.expect("starts");
+    assert_eq!(started.labels()[names::POOL_LABEL], "shop", "the namespace asks for all pods that have a pool");
+    let opted_out = json!({"app": "shop", "sluice.dev/inject": "disabled"});
+    let out = injected.create(shop(json!({"name": "out"}), opted_out)).await.expect("starts");
+    assert!(!out.labels().contains_key(names::POOL_LABEL));
+    let mut host = shop(json!({"name": "host"}), json!({"app": "shop", "sluice.dev/inject": "enabled"}));
+    host["spec"]["hostNetwork"] = json!(true);
+    let host = injected.create(host).await.expect("starts without");
+    assert!(injection_of(&host).is_none());
+    injected.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_pool_that_is_not_accepted_keeps_its_pods_waiting_and_says_why() {
+    let injected = Injected::new("refused", json!({})).await;
+    let mut lost: Value = parse(&pool("shop"));
+    lost["spec"]["classRef"] = json!({"name": injected.cluster.namespace});
+    let pools: Api<ConnectionPool> = injected.cluster.api();
+    pools.create(&PostParams::default(), &object(lost)).await.expect("a class may come later");
+    let pod = || shop(json!({"generateName": "shop-"}), json!({"app": "shop", "sluice.dev/inject": "enabled"}));
+    let refused = injected.create(pod()).await.expect_err("refused").to_string();
+    assert!(refused.contains("ClassNotFound") && refused.contains("kubectl get cpclass"), "{refused}");
+    let class = json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "ConnectionPoolClass",
+        "metadata": {"name": injected.cluster.namespace}, "spec": {"client": {"port": 6000}}});
+    let class = injected.cluster.apply_for_now(&class).await;
+    let started = injected.create(pod()).await.expect("the class is there");
+    assert_eq!(injection_of(&started).expect("a sidecar").expect("valid").client.port, 6000);
+    class.end().await;
+    injected.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_dry_run_shows_the_pooler_and_leaves_nothing_behind() {
+    let injected = Injected::new("dry", json!({})).await;
+    injected.cluster.create::<ConnectionPool>(&pool("shop")).await.expect("a pool");
+    let secrets = || async { injected.cluster.api::<Secret>().list(&ListParams::default()).await.expect("listed") };
+    let before: BTreeSet<_> = secrets().await.iter().map(ResourceExt::resource_version).collect();
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    let pod = shop(json!({"name": "shop"}), json!({"app": "shop", "sluice.dev/inject": "enabled"}));
+    let shown = injected.pods().create(&dry, &object(pod)).await.expect("accepted");
+    assert!(injection_of(&shown).is_some());
+    assert!(injected.pods().get_opt("shop").await.expect("read").is_none());
+    let after: BTreeSet<_> = secrets().await.iter().map(ResourceExt::resource_version).collect();
+    assert_eq!(before, after);
+    injected.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn with_the_webhook_down_pods_that_opted_in_wait_and_all_others_start() {
+    let injected = Injected::new("down", json!({})).await;
+    injected.cluster.create::<ConnectionPool>(&pool("shop")).await.expect("a pool");
+    injected.handle.shutdown();
+    let asking = || shop(json!({"generateName": "shop-"}), json!({"app": "shop", "sluice.dev/inject": "enabled"}));
+    let refused =
+        eventually("a pod that opted in is refused", || async { injected.create(asking()).await.err() }).await;
+    assert!(refused.to_string().contains("pod.inject.sluice.dev"), "{refused}");
+    injected.create(shop(json!({"generateName": "other-"}), json!({"app": "shop"}))).await.expect("not opted in");
+    injected.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_new_certificate_is_served_without_a_restart_and_trusted() {
+    let injected = Injected::new("rotate", json!({})).await;
+    injected.cluster.create::<ConnectionPool>(&pool("shop")).await.expect("a pool");
+    let pod = || shop(json!({"generateName": "shop-"}), json!({"app": "shop", "sluice.dev/inject": "enabled"}));
+    injected.create(pod()).await.expect("the first certificate");
+    let settings = |names: &[&str]| CertificateSettings {
+        namespace: injected.cluster.namespace.clone(),
+        secret: "sluice-webhook-tls".to_owned(),
+        configuration: injected.cluster.namespace.clone(),
+        names: names.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    // Another replica, of a release whose Service has one more name, signs a new certificate into the Secret.
+    let mut other =
+        CertificateKeeper::start(injected.cluster.client.clone(), settings(&["127.0.0.1", "webhook.svc"])).await;
+    other.as_mut().expect("starts").look(Timestamp::now()).await.expect("looks");
+    injected.create(pod()).await.expect("the old certificate is still trusted: the same authority signed both");
+    injected.end().await;
+}
