@@ -56,14 +56,13 @@ up_api() {
     --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 \
     --listen-peer-urls http://127.0.0.1:2380 --initial-advertise-peer-urls http://127.0.0.1:2380 \
     --initial-cluster lab=http://127.0.0.1:2380
-  local level=("$@")
   start kube-apiserver "$BIN/kube-apiserver" --etcd-servers http://127.0.0.1:2379 --secure-port 6443 --bind-address 0.0.0.0 \
     --advertise-address $NODE_IP --service-cluster-ip-range $SERVICE_CIDR --authorization-mode Node,RBAC \
     --tls-cert-file "$RUN/certs/apiserver.crt" --tls-private-key-file "$RUN/certs/apiserver.key" \
     --token-auth-file "$RUN/tokens.csv" --allow-privileged=true --profiling=false \
     --service-account-issuer https://kubernetes.default.svc --service-account-key-file "$RUN/certs/sa.key" \
     --service-account-signing-key-file "$RUN/certs/sa.key" --enable-admission-plugins NodeRestriction \
-    --kubelet-preferred-address-types InternalIP --audit-policy-file "$RUN/audit-policy.yaml" --audit-log-path "$RUN/audit.log" "${level[@]}"
+    --kubelet-preferred-address-types InternalIP --audit-policy-file "$RUN/audit-policy.yaml" --audit-log-path "$RUN/audit.log"
   wait_for 60 "API server ready" in_lab kubectl get --raw /readyz
 }
 

@@ -10,6 +10,7 @@ esac
 
 # debian_mirror: the Debian mirror that this machine already uses, else the public one.
 debian_mirror() {
+  # shellcheck disable=SC2016 # apt's own variables
   apt-get indextargets --format '$(REPO_URI) $(ORIGIN) $(CODENAME)' 'Created-By: Packages' 2>/dev/null |
     awk '$1 ~ /\/debian\/?$/ {print $1; exit}' | grep . || echo http://deb.debian.org/debian/
 }

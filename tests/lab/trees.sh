@@ -26,6 +26,11 @@ prepare_prometheus() {
   wrap "$1" usr/bin/promtool "$1/bin.lab/promtool"
 }
 
+prepare_shellcheck() {
+  mkdir "$1/bin.lab"
+  wrap "$1" usr/bin/shellcheck "$1/bin.lab/shellcheck"
+}
+
 # These start themselves again (/proc/self/exe) or are started by each other: no wrappers.
 prepare_node() {
   local program programs=(usr/bin/{containerd,containerd-shim-runc-v2,ctr,ip} usr/sbin/{runc,nft})
@@ -43,7 +48,7 @@ prepare_buildah() {
 prepare_shop() {
   local applet
   mv "$1/usr/lib/postgresql/$POSTGRES_VERSION"/bin/{psql,pgbench} "$1/usr/bin/"
-  rm -rf "$1"/usr/lib/postgresql "$1"/usr/share/{postgresql,postgresql-common} "$1"/etc "$1"/var
+  (cd "$1" && rm -rf usr/lib/postgresql usr/share/postgresql usr/share/postgresql-common etc var)
   # /bin is /usr/bin here
   for applet in $("$1/usr/bin/busybox" --list); do
     [ -e "$1/usr/bin/$applet" ] || ln -s busybox "$1/usr/bin/$applet"
@@ -56,3 +61,4 @@ prometheus_tree() { debian_tree prometheus "$PROMETHEUS_SUITE" prometheus "$PROM
 node_tree() { debian_tree node "$CONTAINERD_SUITE" containerd "$CONTAINERD_VERSION" prepare_node; }
 buildah_tree() { debian_tree buildah "$BUILDAH_SUITE" buildah "$BUILDAH_VERSION" prepare_buildah; }
 shop_tree() { debian_tree shop "$POSTGRES_SUITE" "postgresql-$POSTGRES_VERSION" "$POSTGRES_VERSION" prepare_shop; }
+shellcheck_tree() { debian_tree shellcheck "$SHELLCHECK_SUITE" shellcheck "$SHELLCHECK_VERSION" prepare_shellcheck; }
