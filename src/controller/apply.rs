@@ -12,12 +12,13 @@ use serde_json::{Map, Value, json};
 use thiserror::Error;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{leader::Leadership, pods::PoolKey, revision};
+use super::{leader::Leadership, revision};
 use crate::{
     api::{ConnectionPool, FIELD_MANAGER},
     contract::{Document, names},
     decide::plan::{NewRevision, PodPatch},
     http::{Metrics, Outcome, WriteKind},
+    signals::PoolKey,
 };
 
 /// Longest that one write may take.

@@ -12,6 +12,7 @@ use crate::api::{
     conditions::{ConditionStatus, LEDGER_ACTIVE, Observed, READY, merge},
     reasons,
 };
+use crate::signals::PoolKey;
 
 /// Time between two looks at all budgets.
 const EVERY: Duration = Duration::from_secs(5);
@@ -64,7 +65,7 @@ fn status_of(
     let pods: usize = users
         .iter()
         .filter_map(|pool| {
-            let key = super::pods::PoolKey { namespace: pool.namespace()?, name: pool.name_any() };
+            let key = PoolKey { namespace: pool.namespace()?, name: pool.name_any() };
             Some(context.pods.of(&key).len())
         })
         .sum();

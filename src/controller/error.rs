@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use super::leader::LeaderError;
-use crate::{http::HttpError, webhook::server::WebhookError};
+use crate::{http::HttpError, signals::ConfigurationError, webhook::server::WebhookError};
 
 /// Why the operator ended.
 #[derive(Debug, Error)]
@@ -14,6 +14,9 @@ pub enum OperatorError {
     /// The client could not be built.
     #[error("building the client of the API server: {0}")]
     Client(#[source] Box<kube::Error>),
+    /// The configuration of Prometheus is wrong.
+    #[error("--prometheus-config: {0}")]
+    Prometheus(#[from] ConfigurationError),
     /// Signals could not be awaited.
     #[error("waiting for signals: {0}")]
     Signals(#[source] std::io::Error),

@@ -1,20 +1,24 @@
 //! What the leader remembers of a pool between two looks. Losing it costs caution and nothing else: it is rebuilt from
 //! annotations, status and what agents say.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use kube::ResourceExt;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::pods::PoolKey;
 use crate::{
     api::{ConnectionPool, ConnectionPoolStatus},
     decide::{
+        load::LoadState,
         plan::{Failure, Progress, RevisionSeen, SizingSeen, Uninjected, UnixSeconds},
-        shares::PodDemand,
+        shares::{PodDemand, Proof},
         sizing::Sizer,
     },
+    signals::PoolKey,
 };
 
 /// What is remembered of one pool.
@@ -29,7 +33,11 @@ pub struct PoolMemory {
     /// What the last tick said.
     pub sizing: Option<SizingSeen>,
     /// What the load asks of each pod, by its name.
-    pub demands: HashMap<String, PodDemand>,
+    pub demands: BTreeMap<String, PodDemand>,
+    /// What Prometheus says of each pod's grant, by its name: the slower way to a proof.
+    pub proofs: BTreeMap<String, Proof>,
+    /// What the load was made of.
+    pub load: LoadState,
     /// How far a rollout has come.
     pub progress: Option<Progress>,
     /// The status as it was written last, and when.

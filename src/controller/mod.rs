@@ -48,18 +48,13 @@ use tokio_util::sync::CancellationToken;
 
 pub use error::OperatorError;
 
-use self::{
-    observe::Stores,
-    pods::{PodIndex, PoolKey},
-    queue::Queue,
-    reconcile::Context,
-    watch::Vitals,
-};
+use self::{observe::Stores, pods::PodIndex, queue::Queue, reconcile::Context, watch::Vitals};
 use crate::{
     api::{ConnectionPool, ConnectionPoolClass},
     cli::operator::OperatorArgs,
     contract::names::POOL_LABEL,
     http::{self, Metrics, PoolLabels, Readiness},
+    signals::{PoolKey, Servers},
     webhook::{
         certificates::{CertificateKeeper, CertificateSettings},
         inject::InjectionSettings,
@@ -84,6 +79,8 @@ pub async fn run(args: OperatorArgs) -> Result<(), OperatorError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(OperatorError::Signals)?;
     let stop = CancellationToken::new();
     let vitals = Vitals { metrics: Metrics::default(), readiness: Readiness::default() };
+    // a file that cannot be read is told of before anything else: waiting does not mend it
+    let servers = args.prometheus_config.as_deref().map(Servers::from_file).transpose()?;
     let client = client().await?;
 
     let (queue, requests) = queue::queue();
@@ -93,7 +90,7 @@ pub async fn run(args: OperatorArgs) -> Result<(), OperatorError> {
 
     let serving = http::serve(args.http_bind, vitals.readiness.clone(), vitals.metrics.clone(), stop.clone());
     let admitting = admit(&client, &stores, &args, &vitals, &stop);
-    let leading = lead(&candidate, &client, &stores, queue, requests, &args, &vitals);
+    let leading = lead(&candidate, &client, &stores, (queue, requests), &args, servers, &vitals);
 
     let outcome = tokio::select! {
         served = serving => served.map_err(OperatorError::Http),
@@ -262,9 +259,9 @@ async fn lead(
     candidate: &leader::Candidate,
     client: &Client,
     stores: &Stores,
-    queue: Queue,
-    mut requests: mpsc::Receiver<ReconcileRequest<ConnectionPool>>,
+    (queue, mut requests): (Queue, mpsc::Receiver<ReconcileRequest<ConnectionPool>>),
     args: &OperatorArgs,
+    servers: Option<Servers>,
     vitals: &Vitals,
 ) -> OperatorError {
     let acquiring = candidate.acquire();
@@ -301,7 +298,7 @@ async fn lead(
         tokio::join!(
             classes::ensure(client, &context.writer),
             budgets::run(context.clone()),
-            tick::run(context.clone(), args.tick()),
+            tick::run(context.clone(), servers, args.tick()),
             look_at_pools(context.clone(), requests),
         )
     };

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     memory::PoolMemory,
-    pods::{PodFacts, PodIndex, PoolKey},
+    pods::{PodFacts, PodIndex},
     prove::Prover,
     revision,
 };
@@ -26,6 +26,7 @@ use crate::{
         effective::{EffectivePool, Refusal, class_of, effective},
         plan::{BudgetSeen, PodSeen, RevisionSeen, Rival, Uninjected},
     },
+    signals::PoolKey,
     webhook::inject::PodPool,
 };
 
@@ -173,7 +174,6 @@ pub fn pods(facts: Vec<PodFacts>, prover: &Prover, memory: &PoolMemory) -> Vec<P
                 proof: prover.proof(&facts.uid),
                 reporting: demand.is_some(),
                 demand,
-                name: facts.name,
                 uid: facts.uid,
                 resource_version: facts.resource_version,
                 created: facts.created,
@@ -183,6 +183,8 @@ pub fn pods(facts: Vec<PodFacts>, prover: &Prover, memory: &PoolMemory) -> Vec<P
                 revision: facts.revision,
                 grant: facts.grant,
                 doubtful_granted: facts.doubtful_granted,
+                measured: memory.proofs.get(&facts.name).copied(),
+                name: facts.name,
             }
         })
         .collect()

@@ -16,23 +16,9 @@ use crate::{
         plan::{Annotation, SidecarSeen, UnixSeconds},
         shares::PodPhase,
     },
+    signals::PoolKey,
     webhook::inject::injection_of,
 };
-
-/// Namespace and name of a pool.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PoolKey {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-}
-
-impl std::fmt::Display for PoolKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
 
 /// What is kept of a pod.
 #[derive(Clone, Debug, PartialEq)]

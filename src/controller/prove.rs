@@ -17,15 +17,13 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{
-    pods::{PodFacts, PoolKey},
-    queue::Queue,
-};
+use super::{pods::PodFacts, queue::Queue};
 use crate::{
     cli::with_causes,
     contract::{StatusReport, names::METRICS_PORT},
     decide::plan::{Expectation, Proof, SidecarSeen},
     http::{Metrics, ProofOutcome},
+    signals::PoolKey,
 };
 
 /// Longest that one question may take.

@@ -6,8 +6,7 @@ use kube::runtime::{
     reflector::ObjectRef,
 };
 
-use super::pods::PoolKey;
-use crate::api::ConnectionPool;
+use crate::{api::ConnectionPool, signals::PoolKey};
 
 /// Requests that fit; the scheduler behind it keeps one per pool.
 const CAPACITY: usize = 4096;

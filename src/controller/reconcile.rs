@@ -14,7 +14,7 @@ use super::{
     leader::Leadership,
     memory::{Memories, PoolMemory},
     observe::{self, Stores},
-    pods::{PodIndex, PoolKey},
+    pods::PodIndex,
     prove::Prover,
     queue::Queue,
     revision, status,
@@ -23,6 +23,7 @@ use crate::{
     api::ConnectionPool,
     decide::plan::{self, Expectation, Failure, Observed, Plan},
     http::{Metrics, PoolLabels},
+    signals::PoolKey,
 };
 
 /// Look again after this long when somebody else wrote first: the watch brings the news as well.

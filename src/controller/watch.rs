@@ -16,13 +16,11 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{
-    pods::{PodIndex, PoolKey},
-    queue::Queue,
-};
+use super::{pods::PodIndex, queue::Queue};
 use crate::{
     contract::names::POOL_LABEL,
     http::{Metrics, Readiness},
+    signals::PoolKey,
 };
 
 /// Seconds after which the API server ends a watch: load balancers drop what is silent for 240 s.

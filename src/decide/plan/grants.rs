@@ -99,7 +99,7 @@ fn as_pod<'a>(pod: &'a PodSeen, pool: &str, division: Division) -> Pod<'a> {
         created_seconds: pod.created,
         phase: pod.phase,
         grant,
-        proof: proof(&pod.proof, pool),
+        proof: proof(&pod.proof, pool).or(pod.measured),
         demand: pod.demand,
     }
 }

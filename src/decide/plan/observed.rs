@@ -5,7 +5,7 @@ use crate::{
     contract::{GrantDocument, Injection, RevisionDocument, Settings, StatusReport},
     decide::{
         effective::{EffectivePool, Refusal},
-        shares::{PodDemand, PodPhase},
+        shares::{self, PodDemand, PodPhase},
         sizing::Decision,
     },
 };
@@ -91,6 +91,8 @@ pub struct PodSeen {
     pub doubtful_granted: u32,
     /// What its agent said last.
     pub proof: Proof,
+    /// What Prometheus says of its grant: slower, and all there is while the agent cannot be asked.
+    pub measured: Option<shares::Proof>,
     /// What its load asks for.
     pub demand: Option<PodDemand>,
     /// True when Prometheus has figures of it.
@@ -198,6 +200,8 @@ pub struct SizingSeen {
 /// The load of a whole pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LoadSeen {
+    /// Busy server connections that the load asks for, waiting clients included, leaks not.
+    pub demand: f64,
     /// Server connections open.
     pub held: u32,
     /// Server connections linked to a client.

@@ -79,7 +79,7 @@ pub(super) fn report(observed: &Observed, rollout: &Rollout, figures: &Figures, 
     let load = observed.sizing.and_then(|sizing| {
         let load = sizing.load?;
         Some(Load {
-            demand: format!("{:.1}", sizing.decision.explanation.demand),
+            demand: format!("{:.1}", load.demand),
             held: load.held,
             active: load.active,
             waiting: load.waiting,
