@@ -22,6 +22,9 @@
 //! Absent is never zero. A pod that should report and does not makes the sum a lower bound. When fewer than half of the
 //! pods report, the sum says more about the scraping than about the load, and everything is held.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use super::{

@@ -267,8 +267,8 @@ fn target(labels: &Labels) -> Target {
     }
 }
 
-/// Writes the labels that identify a target into `key`. Label values cannot hold the separator: 0xFF is not UTF-8, and
-/// U+001F is no character of a name.
+/// Writes the labels that identify a target into `key`. A separator inside a label value makes more of them than an
+/// honest key has, so it can only ever collide with another forged one.
 fn join(key: &mut String, labels: &Labels) {
     key.clear();
     let parts: [&Cow<str>; 6] =

@@ -141,6 +141,9 @@ pub enum ReadFailure {
         #[source]
         source: serde_json::Error,
     },
+    /// A success without a result.
+    #[error("the answer has no result; check its url")]
+    NoResult,
     /// An answer of another type.
     #[error("the result is a {found}, needed is a {needed}")]
     ResultType {
@@ -211,6 +214,7 @@ const fn hint(status: u16) -> &'static str {
         401 => "; check bearerTokenFile or basicAuth",
         403 => "; the account may not query",
         404 => "; check the path of its url",
+        429 | 500..=599 => "; it is asked again at the next tick",
         _ => "",
     }
 }

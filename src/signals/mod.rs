@@ -40,6 +40,9 @@ mod error;
 mod prometheus;
 mod query;
 mod response;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashMap};
 
 pub use crate::decide::load::{PodFigures, Signal};

@@ -358,7 +358,7 @@ fn data(body: &[u8]) -> Result<Data<'_>, ReadFailure> {
     if let Some(warning) = answer.warnings.first() {
         return Err(ReadFailure::Warning { warning: shorten(warning) });
     }
-    answer.data.ok_or(ReadFailure::ResultType { found: "nothing", needed: "vector" })
+    answer.data.ok_or(ReadFailure::NoResult)
 }
 
 /// The number in an answer: a scalar, or the one element of a vector.

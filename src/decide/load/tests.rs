@@ -1,0 +1,413 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// A pool whose pods are scraped every 15 s and judged every 15 s.
+#[derive(Default)]
+struct Pool {
+    state: LoadState,
+    read: BTreeMap<String, PodFigures>,
+    overrides: BTreeMap<api::Signal, Result<f64, String>>,
+    now: f64,
+}
+
+impl Pool {
+    fn tick(&mut self, expected: &[&str]) -> Load {
+        self.tick_of(&expected.iter().map(|name| running(name)).collect::<Vec<_>>(), None)
+    }
+
+    fn tick_of(&mut self, expected: &[ExpectedPod], failed: Option<&str>) -> Load {
+        self.now += 15.0;
+        self.state.step(&LoadInput {
+            now_seconds: self.now,
+            expected,
+            read: failed.map_or(Ok(&self.read), Err),
+            overrides: &self.overrides,
+            stale_after_seconds: 90.0,
+        })
+    }
+
+    /// A pod reports: `busy` connections since it reported last.
+    fn report(&mut self, pod: &str, busy: f64, waiting: f64) {
+        let at_seconds = self.now + 10.0;
+        let before = self.read.get(pod).map(|figures| figures.sample);
+        let dt = before.map_or(0.0, |before| at_seconds - before.at_seconds);
+        let before = before.unwrap_or_default();
+        let sample = Sample {
+            at_seconds,
+            waiting,
+            active: busy,
+            leaked: 0.0,
+            transactions: before.transactions + busy * dt * 20.0,
+            transaction_seconds: before.transaction_seconds + busy * dt,
+            wait_seconds: before.wait_seconds + waiting * dt,
+            assignments: before.assignments + busy * dt * 20.0,
+        };
+        self.read.insert(pod.to_owned(), figures_of(sample));
+    }
+}
+
+fn figures_of(sample: Sample) -> PodFigures {
+    PodFigures {
+        sample,
+        leaked: Some(sample.leaked),
+        held: Some(sample.active + 2.0),
+        limit: Some(20.0),
+        demand_peak: None,
+        waiting_peak: None,
+        proof: None,
+    }
+}
+
+fn running(name: &str) -> ExpectedPod<'_> {
+    ExpectedPod { name, uid: name, stage: Stage::Running }
+}
+
+fn close(left: f64, right: f64) -> bool {
+    (left - right).abs() < 1e-6
+}
+
+fn sample_of(load: &Load) -> Sample {
+    match load.judgement {
+        Judgement::New { sample, .. } => sample,
+        ref other => panic!("{other:?}"),
+    }
+}
+
+fn hold_of(load: &Load) -> (HoldReason, &str) {
+    match &load.judgement {
+        Judgement::Hold { reason, message } => (*reason, message),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn two_pods_make_one_pool_whose_counters_grow_by_both_rates() {
+    let mut pool = Pool::default();
+    pool.report("a", 9.0, 0.0);
+    pool.report("b", 1.0, 0.0);
+    let first = sample_of(&pool.tick(&["a", "b"]));
+    pool.report("a", 9.0, 4.0);
+    pool.report("b", 1.0, 0.0);
+    let load = pool.tick(&["a", "b"]);
+    let second = sample_of(&load);
+    assert!(close(second.transaction_seconds - first.transaction_seconds, 150.0), "{second:?}");
+    assert!(close(second.active, 10.0) && close(second.waiting, 4.0));
+    assert_eq!(load.reporting, 2);
+    let figures = load.figures.unwrap();
+    assert!(close(figures.demand, 14.0) && close(figures.held, 14.0) && close(figures.size, 40.0), "{figures:?}");
+    assert!(close(figures.oldest_age_seconds, 5.0));
+    assert!(close(load.demands["a"].mean, 13.0) && close(load.demands["b"].mean, 1.0), "{:?}", load.demands);
+}
+
+#[test]
+fn a_reading_that_was_seen_is_no_news() {
+    let mut pool = Pool::default();
+    pool.report("a", 1.0, 0.0);
+    assert!(matches!(pool.tick(&["a"]).judgement, Judgement::New { .. }));
+    assert_eq!(pool.tick(&["a"]).judgement, Judgement::Unchanged);
+}
+
+#[test]
+fn when_every_reading_is_old_everything_holds_and_nobody_has_a_demand() {
+    let mut pool = Pool::default();
+    pool.report("a", 1.0, 0.0);
+    pool.tick(&["a"]);
+    pool.now += 90.0;
+    let load = pool.tick(&["a"]);
+    assert_eq!(
+        hold_of(&load),
+        (
+            HoldReason::StaleMetrics,
+            "the newest reading of the 1 pods is 110 s old, more than 90 s; check the targets in Prometheus and the clocks of the nodes"
+        )
+    );
+    assert!(load.demands.is_empty() && load.proofs.is_empty() && load.figures.is_none());
+}
+
+#[test]
+fn an_agent_whose_clock_is_ahead_does_not_look_fresh_for_longer() {
+    let mut pool = Pool::default();
+    pool.report("a", 1.0, 0.0);
+    pool.read.get_mut("a").unwrap().sample.at_seconds += 3600.0;
+    pool.tick(&["a"]);
+    pool.now += 90.0;
+    assert_eq!(hold_of(&pool.tick(&["a"])).0, HoldReason::StaleMetrics);
+}
+
+#[test]
+fn an_agent_whose_clock_is_behind_is_held_and_not_believed() {
+    let mut pool = Pool { now: 1000.0, ..Pool::default() };
+    pool.report("a", 1.0, 0.0);
+    pool.read.get_mut("a").unwrap().sample.at_seconds -= 600.0;
+    assert_eq!(hold_of(&pool.tick(&["a"])).0, HoldReason::StaleMetrics);
+}
+
+#[test]
+fn no_series_is_not_no_load() {
+    let mut pool = Pool::default();
+    let load = pool.tick(&["a", "b"]);
+    assert_eq!(
+        hold_of(&load),
+        (
+            HoldReason::NoMetrics,
+            "Prometheus has no series of the 2 pods; check that it scrapes the port sluice-metrics and adds the label pod"
+        )
+    );
+}
+
+#[test]
+fn a_pool_without_pods_holds() {
+    assert_eq!(hold_of(&Pool::default().tick(&[])).0, HoldReason::NoPods);
+}
+
+#[test]
+fn when_prometheus_fails_its_words_are_kept_and_the_demands_of_fresh_pods_too() {
+    let mut pool = Pool::default();
+    pool.report("a", 3.0, 0.0);
+    pool.tick(&["a"]);
+    let load = pool.tick_of(&[running("a")], Some("Prometheus \"default\": down"));
+    assert_eq!(hold_of(&load), (HoldReason::PrometheusUnavailable, "Prometheus \"default\": down"));
+    assert!(load.demands.contains_key("a"), "it is 20 s old");
+}
+
+#[test]
+fn a_pod_that_is_missing_makes_a_lower_bound() {
+    let mut pool = Pool::default();
+    pool.report("a", 3.0, 0.0);
+    pool.report("b", 3.0, 0.0);
+    let load = pool.tick(&["a", "b", "c"]);
+    let Judgement::New { completeness, .. } = load.judgement else { panic!("{load:?}") };
+    assert_eq!(completeness, Completeness::LowerBound { missing: 1 });
+}
+
+#[test]
+fn when_fewer_than_half_of_the_pods_report_everything_holds() {
+    let mut pool = Pool::default();
+    pool.report("a", 3.0, 0.0);
+    assert!(matches!(pool.tick(&["a", "b"]).judgement, Judgement::New { .. }), "half is enough");
+    pool.report("a", 3.0, 0.0);
+    let load = pool.tick(&["a", "b", "c"]);
+    assert_eq!(
+        hold_of(&load),
+        (HoldReason::TooFewPodsReport, "1 of 3 pods report, b does not; check the targets in Prometheus")
+    );
+}
+
+#[test]
+fn pods_that_start_or_end_may_be_silent() {
+    let mut pool = Pool::default();
+    pool.report("a", 3.0, 0.0);
+    let silent = |name, stage| ExpectedPod { stage, ..running(name) };
+    let expected =
+        [running("a"), silent("b", Stage::Starting), silent("c", Stage::Starting), silent("d", Stage::Ending)];
+    let load = pool.tick_of(&expected, None);
+    let Judgement::New { completeness, .. } = load.judgement else { panic!("{load:?}") };
+    assert_eq!(completeness, Completeness::Complete);
+}
+
+#[test]
+fn a_pod_that_left_takes_its_gauges_along_and_leaves_the_counters_growing() {
+    let mut pool = Pool::default();
+    for _ in 0..3 {
+        pool.report("a", 5.0, 0.0);
+        pool.report("b", 5.0, 0.0);
+        pool.tick(&["a", "b"]);
+    }
+    let before = pool.state.last.unwrap();
+    pool.report("a", 5.0, 0.0);
+    let load = pool.tick(&["a"]); // Prometheus still has the series of b
+    let after = sample_of(&load);
+    assert!(close(after.active, 5.0));
+    assert!(close(after.transaction_seconds - before.transaction_seconds, 75.0), "{before:?} {after:?}");
+    assert!(!load.demands.contains_key("b"));
+}
+
+#[test]
+fn a_new_pod_of_an_old_name_begins_anew() {
+    let mut pool = Pool::default();
+    pool.report("db-0", 5.0, 0.0);
+    pool.tick(&["db-0"]);
+    pool.report("db-0", 5.0, 0.0);
+    pool.tick(&["db-0"]);
+    let reborn = ExpectedPod { name: "db-0", uid: "other", stage: Stage::Starting };
+    pool.read.clear();
+    let load = pool.tick_of(&[reborn], None);
+    assert_eq!(load.reporting, 0, "what the old one said is not its");
+}
+
+#[test]
+fn a_restarted_agent_counts_from_zero_and_nothing_goes_backwards() {
+    let mut pool = Pool::default();
+    for _ in 0..3 {
+        pool.report("a", 5.0, 0.0);
+        pool.tick(&["a"]);
+    }
+    let before = pool.state.last.unwrap();
+    let at_seconds = pool.now + 10.0;
+    let restarted =
+        Sample { at_seconds, active: 5.0, transactions: 100.0, transaction_seconds: 60.0, ..Sample::default() };
+    pool.read.insert("a".to_owned(), figures_of(restarted));
+    let load = pool.tick(&["a"]);
+    let after = sample_of(&load);
+    assert!(close(after.transactions - before.transactions, 100.0), "{before:?} {after:?}");
+    assert!(load.demands["a"].mean <= 5.0 + 1e-6);
+}
+
+#[test]
+fn a_leak_that_ends_after_hours_is_not_a_demand() {
+    let mut pool = Pool::default();
+    for _ in 0..3 {
+        pool.report("a", 5.0, 0.0);
+        pool.tick(&["a"]);
+    }
+    pool.report("a", 5.0, 0.0);
+    pool.read.get_mut("a").unwrap().sample.transaction_seconds += 7200.0;
+    let load = pool.tick(&["a"]);
+    assert!(load.demands["a"].mean <= 20.0, "no more than its limit could have worked: {:?}", load.demands);
+}
+
+#[test]
+fn a_leaked_connection_is_no_demand() {
+    let mut pool = Pool::default();
+    for _ in 0..3 {
+        pool.report("a", 0.0, 0.0);
+        let sample = &mut pool.read.get_mut("a").unwrap().sample;
+        (sample.active, sample.leaked) = (4.0, 4.0);
+        let load = pool.tick(&["a"]);
+        assert!(close(load.demands["a"].mean, 0.0), "{:?}", load.demands);
+    }
+}
+
+#[test]
+fn a_tenfold_load_is_taken_over_at_once_and_noise_is_smoothed() {
+    let mut pool = Pool::default();
+    for _ in 0..10 {
+        pool.report("a", 5.0, 0.0);
+        pool.tick(&["a"]);
+    }
+    pool.report("a", 5.4, 0.0);
+    let noisy = pool.tick(&["a"]).demands["a"].mean;
+    assert!((5.0..5.3).contains(&noisy), "{noisy}");
+    pool.report("a", 50.0, 0.0);
+    pool.read.get_mut("a").unwrap().limit = Some(60.0);
+    let jumped = pool.tick(&["a"]).demands["a"].mean;
+    assert!(jumped > 49.0, "{jumped}");
+}
+
+#[test]
+fn an_override_takes_the_place_of_its_signal_for_the_whole_pool() {
+    let mut pool = Pool::default();
+    pool.report("a", 5.0, 0.0);
+    pool.overrides.insert(api::Signal::WaitingClients, Ok(12.0));
+    let sample = sample_of(&pool.tick(&["a"]));
+    assert!(close(sample.waiting, 12.0) && close(sample.active, 5.0));
+}
+
+#[test]
+fn an_override_that_yields_nothing_holds_with_its_words() {
+    let mut pool = Pool::default();
+    pool.report("a", 5.0, 0.0);
+    pool.overrides
+        .insert(api::Signal::WaitingClients, Err("pool shop/shop, query \"x\": it yields no series".to_owned()));
+    let load = pool.tick(&["a"]);
+    assert_eq!(hold_of(&load), (HoldReason::InvalidOverride, "pool shop/shop, query \"x\": it yields no series"));
+    pool.overrides.insert(api::Signal::WaitingClients, Ok(f64::NAN));
+    assert_eq!(hold_of(&pool.tick(&["a"])).0, HoldReason::InvalidOverride);
+}
+
+#[test]
+fn with_every_signal_overridden_no_pod_has_to_report_and_counters_may_restart() {
+    use api::Signal::{ActiveConnections, TransactionSeconds, Transactions, WaitSeconds, WaitingClients};
+    let mut pool = Pool::default();
+    let mut tick = |transactions: f64| {
+        for signal in [WaitingClients, ActiveConnections, TransactionSeconds, WaitSeconds] {
+            pool.overrides.insert(signal, Ok(1.0));
+        }
+        pool.overrides.insert(Transactions, Ok(transactions));
+        sample_of(&pool.tick(&[])).transactions
+    };
+    assert!(close(tick(1000.0), 0.0));
+    assert!(close(tick(1100.0), 100.0));
+    assert!(close(tick(40.0), 140.0), "it was started again");
+}
+
+#[derive(Clone, Debug)]
+enum Happening {
+    Reports(usize, f64),
+    Restarts(usize),
+    Comes(usize),
+    Goes(usize),
+    PrometheusFails,
+    SeriesVanish(usize),
+    Ticks,
+    TimePasses(f64),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let pod = 0..5_usize;
+    prop_oneof![
+        6 => (pod.clone(), 0.0..50.0_f64).prop_map(|(pod, busy)| Happening::Reports(pod, busy)),
+        1 => pod.clone().prop_map(Happening::Restarts),
+        2 => pod.clone().prop_map(Happening::Comes),
+        1 => pod.clone().prop_map(Happening::Goes),
+        1 => Just(Happening::PrometheusFails),
+        1 => pod.prop_map(Happening::SeriesVanish),
+        8 => Just(Happening::Ticks),
+        1 => (0.0..200.0_f64).prop_map(Happening::TimePasses),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_counters_never_fall_and_what_is_unknown_is_never_zero(
+        happenings in proptest::collection::vec(happening(), 1..100),
+    ) {
+        let names: Vec<String> = (0..5).map(|pod| format!("pod-{pod}")).collect();
+        let mut pool = Pool { now: 10_000.0, ..Pool::default() };
+        let mut alive = [true, true, false, false, false];
+        let mut last: Option<Sample> = None;
+        for happening in happenings {
+            let failed = matches!(happening, Happening::PrometheusFails).then_some("down");
+            match happening {
+                Happening::Reports(pod, busy) => pool.report(&names[pod], busy, 0.0),
+                Happening::Restarts(pod) => if let Some(figures) = pool.read.get_mut(&names[pod]) {
+                    figures.sample = Sample { at_seconds: figures.sample.at_seconds, ..Sample::default() };
+                },
+                Happening::Comes(pod) => alive[pod] = true,
+                Happening::Goes(pod) => alive[pod] = false,
+                Happening::SeriesVanish(pod) => { pool.read.remove(&names[pod]); }
+                Happening::TimePasses(seconds) => pool.now += seconds,
+                Happening::Ticks | Happening::PrometheusFails => {
+                    let expected: Vec<ExpectedPod> = (0..5).filter(|&pod| alive[pod]).map(|pod| running(&names[pod])).collect();
+                    let load = pool.tick_of(&expected, failed);
+                    let fresh = load.demands.len();
+                    prop_assert_eq!(usize::try_from(load.reporting).unwrap(), fresh);
+                    prop_assert!(fresh <= expected.len());
+                    prop_assert_eq!(load.figures.is_some(), fresh > 0);
+                    if fresh == 0 || failed.is_some() {
+                        let held = matches!(load.judgement, Judgement::Hold { .. });
+                        prop_assert!(held);
+                    }
+                    if let Judgement::New { sample, completeness } = load.judgement {
+                        prop_assert!(sample.check().is_ok());
+                        prop_assert!(fresh * 2 >= expected.len());
+                        prop_assert_eq!(completeness == Completeness::Complete, fresh == expected.len());
+                        if let Some(last) = last {
+                            prop_assert!(sample.transactions >= last.transactions);
+                            prop_assert!(sample.transaction_seconds >= last.transaction_seconds);
+                            prop_assert!(sample.wait_seconds >= last.wait_seconds);
+                            prop_assert!(sample.assignments >= last.assignments);
+                        }
+                        last = Some(sample);
+                    }
+                    for demand in load.demands.values() {
+                        prop_assert!(demand.mean.is_finite() && demand.mean >= 0.0 && demand.peak >= demand.mean);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,580 @@
+//! What no real Prometheus says on demand: broken, slow, huge and hostile answers, from a scripted server on loopback.
+//! The real one stands in `tests/parts`.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{RawQuery, State},
+    http::{HeaderMap, Response},
+};
+use tempfile::TempDir;
+
+use super::{configuration::parse, *};
+use crate::api;
+
+/// What the server answers to a query, by the decoded query.
+type Script = Arc<dyn Fn(&str) -> Response<Body> + Send + Sync>;
+
+#[derive(Clone)]
+struct Scripted {
+    script: Script,
+    seen: Arc<Mutex<Vec<(String, HeaderMap)>>>,
+}
+
+async fn answer(State(scripted): State<Scripted>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response<Body> {
+    let url = format!("http://x/?{}", query.unwrap_or_default());
+    let url = reqwest::Url::parse(&url).unwrap();
+    let query = url.query_pairs().find(|(name, _)| name == "query").unwrap().1.into_owned();
+    scripted.seen.lock().unwrap().push((query.clone(), headers));
+    (scripted.script)(&query)
+}
+
+/// Starts a server; the runtime of the test ends it.
+async fn serve(script: impl Fn(&str) -> Response<Body> + Send + Sync + 'static) -> (Scripted, SocketAddr) {
+    let scripted = Scripted { script: Arc::new(script), seen: Arc::default() };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = Router::new().route("/api/v1/query", axum::routing::get(answer)).with_state(scripted.clone());
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    (scripted, address)
+}
+
+fn server(address: SocketAddr) -> Server {
+    let configuration =
+        ServerConfiguration { timeout_seconds: 1, ..ServerConfiguration::new(format!("http://{address}/")) };
+    Server::new("default", configuration)
+}
+
+fn json(status: u16, body: impl Into<Body>) -> Response<Body> {
+    Response::builder().status(status).header("content-type", "application/json").body(body.into()).unwrap()
+}
+
+fn vector(series: &[(&str, &str)]) -> Response<Body> {
+    let series: Vec<String> = series
+        .iter()
+        .map(|(pod, value)| {
+            format!(
+                r#"{{"metric":{{"pool_namespace":"shop","pool":"shop","namespace":"shop","pod":"{pod}","job":"j","instance":"{pod}:9130"}},"value":[1000.5,"{value}"]}}"#
+            )
+        })
+        .collect();
+    json(200, format!(r#"{{"status":"success","data":{{"resultType":"vector","result":[{}]}}}}"#, series.join(",")))
+}
+
+/// One message per outcome, so that a test shows what a user reads.
+async fn read_error(script: impl Fn(&str) -> Response<Body> + Send + Sync + 'static) -> String {
+    let (_, address) = serve(script).await;
+    let error = server(address).read(1000.0).await.unwrap_err().to_string();
+    assert!(!error.contains("127.0.0.1"), "the address is in the configuration: {error}");
+    error
+}
+
+fn wanted(query: &str) -> OverrideQuery {
+    OverrideQuery { pool: PoolKey::new("shop", "shop"), signal: api::Signal::WaitingClients, query: query.to_owned() }
+}
+
+#[tokio::test]
+async fn a_reading_takes_the_same_number_of_queries_for_any_number_of_pods() {
+    for pods in [1, 50] {
+        let (scripted, address) = serve(move |_| {
+            let names: Vec<String> = (0..pods).map(|pod| format!("p{pod}")).collect();
+            vector(&names.iter().map(|name| (name.as_str(), "7")).collect::<Vec<_>>())
+        })
+        .await;
+        let readings = server(address).read(1000.0).await.unwrap();
+        assert_eq!(readings.pods_of(&PoolKey::new("shop", "shop")).len(), pods);
+        assert_eq!(scripted.seen.lock().unwrap().len(), QUERIES_PER_READ);
+    }
+}
+
+#[tokio::test]
+async fn no_series_at_all_is_an_empty_reading_and_not_a_zero() {
+    let (_, address) = serve(|_| vector(&[])).await;
+    let readings = server(address).read(1000.0).await.unwrap();
+    assert!(readings.pools.is_empty() && readings.problems.is_empty());
+}
+
+#[tokio::test]
+async fn a_pod_scraped_while_it_is_read_is_left_out_of_that_reading() {
+    let times = Mutex::new(0);
+    let (_, address) = serve(move |query| {
+        if !query.contains("sluice_sample_timestamp_seconds") {
+            return vector(&[("calm", "1"), ("moved", "1")]);
+        }
+        let mut times = times.lock().unwrap();
+        *times += 1;
+        vector(&[("calm", "900"), ("moved", if *times == 1 { "900" } else { "915" })])
+    })
+    .await;
+    let readings = server(address).read(1000.0).await.unwrap();
+    assert_eq!(readings.pods_of(&PoolKey::new("shop", "shop")).keys().collect::<Vec<_>>(), ["calm"]);
+}
+
+#[tokio::test]
+async fn answers_that_are_no_success_say_what_to_do() {
+    let bad_data = r#"{"status":"error","errorType":"bad_data","error":"parse error: unexpected end"}"#;
+    let messages = [
+        read_error(move |_| json(400, bad_data)).await,
+        read_error(|_| json(401, "Unauthorized")).await,
+        read_error(|_| json(403, "{}")).await,
+        read_error(|_| json(404, "404 page not found")).await,
+        read_error(|_| json(429, "")).await,
+        read_error(|_| json(503, "<html>secret internals</html>")).await,
+        read_error(move |_| json(200, bad_data)).await,
+    ];
+    insta::assert_snapshot!(messages.join("\n"), @r#"
+    Prometheus "default", sluice_sample_timestamp_seconds: HTTP 400 Bad Request: bad_data: parse error: unexpected end; correct the query
+    Prometheus "default", sluice_sample_timestamp_seconds: HTTP 401 Unauthorized; check bearerTokenFile or basicAuth
+    Prometheus "default", sluice_sample_timestamp_seconds: HTTP 403 Forbidden; the account may not query
+    Prometheus "default", sluice_sample_timestamp_seconds: HTTP 404 Not Found; check the path of its url
+    Prometheus "default", sluice_sample_timestamp_seconds: HTTP 429 Too Many Requests; it is asked again at the next tick
+    Prometheus "default", sluice_sample_timestamp_seconds: HTTP 503 Service Unavailable; it is asked again at the next tick
+    Prometheus "default", sluice_sample_timestamp_seconds: HTTP 200 OK: bad_data: parse error: unexpected end
+    "#);
+}
+
+#[tokio::test]
+async fn answers_that_cannot_be_trusted_are_not_used() {
+    let messages = [
+        read_error(|_| json(200, "<html>please log in</html>")).await,
+        read_error(|_| json(200, r#"{"status":"success","data":{"resultType":"vector","result":["#)).await,
+        read_error(|_| json(200, r#"{"status":"success","data":{"resultType":"matrix","result":[]}}"#)).await,
+        read_error(|_| json(200, r#"{"status":"success","data":{"resultType":"scalar","result":[1,"2"]}}"#)).await,
+        read_error(|_| json(200, r#"{"status":"success","data":{"resultType":"string","result":[1,"x"]}}"#)).await,
+        read_error(|_| json(200, r#"{"status":"success"}"#)).await,
+        read_error(|_| {
+            json(
+                200,
+                r#"{"status":"success","data":{"resultType":"vector","result":[]},"warnings":["No StoreAPIs matched for this query"]}"#,
+            )
+        })
+        .await,
+    ];
+    insta::assert_snapshot!(messages.join("\n"), @r#"
+    Prometheus "default", sluice_sample_timestamp_seconds: the answer is not that of a Prometheus API (expected value at line 1 column 1); check its url
+    Prometheus "default", sluice_sample_timestamp_seconds: the answer is not that of a Prometheus API (EOF while parsing a list at line 1 column 60); check its url
+    Prometheus "default", sluice_sample_timestamp_seconds: the result is a matrix, needed is a vector
+    Prometheus "default", sluice_sample_timestamp_seconds: the result is a scalar, needed is a vector
+    Prometheus "default", sluice_sample_timestamp_seconds: the result is a string, needed is a vector
+    Prometheus "default", sluice_sample_timestamp_seconds: the answer has no result; check its url
+    Prometheus "default", sluice_sample_timestamp_seconds: the answer may be incomplete and is not used: No StoreAPIs matched for this query
+    "#);
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_end_in_time_is_given_up() {
+    // never an answer, and one that drips for ever
+    let silent = read_error(|query| {
+        let drip = futures::stream::pending::<Result<Vec<u8>, std::io::Error>>();
+        if query.contains("timestamp") { vector(&[("a", "1")]) } else { json(200, Body::from_stream(drip)) }
+    });
+    let dripping = read_error(|_| {
+        let drip = futures::stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Some((Ok::<_, std::io::Error>(b" ".to_vec()), ()))
+        });
+        json(200, Body::from_stream(drip))
+    });
+    let (silent, dripping) = tokio::join!(silent, dripping);
+    assert!(silent.ends_with("no answer in 1.0 s; raise timeoutSeconds, or look at its load"), "{silent}");
+    assert_eq!(
+        dripping,
+        "Prometheus \"default\", sluice_sample_timestamp_seconds: no answer in 1.0 s; raise timeoutSeconds, or look at its load"
+    );
+}
+
+#[tokio::test]
+async fn an_answer_beyond_the_bound_is_not_read() {
+    for announced in [true, false] {
+        let (_, address) = serve(move |_| {
+            if announced {
+                return json(200, vec![b' '; 100_000]);
+            }
+            let endless = futures::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 1000]));
+            json(200, Body::from_stream(endless))
+        })
+        .await;
+        let configuration =
+            ServerConfiguration { max_response_bytes: 50_000, ..ServerConfiguration::new(format!("http://{address}")) };
+        let error = Server::new("default", configuration).read(1000.0).await.unwrap_err();
+        assert!(matches!(*error.failure, ReadFailure::TooLarge { limit: 50_000 }), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed_because_the_token_would_go_along() {
+    let (elsewhere, other) = serve(|_| vector(&[])).await;
+    let error = read_error(move |_| {
+        Response::builder()
+            .status(302)
+            .header("location", format!("http://{other}/api/v1/query?query=x"))
+            .body(Body::empty())
+            .unwrap()
+    })
+    .await;
+    assert!(error.ends_with("HTTP 302 Found; redirects are not followed: use the address that it names"), "{error}");
+    assert!(elsewhere.seen.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_named_with_the_cause() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let error = server(address).read(1000.0).await.unwrap_err().to_string();
+    assert!(error.contains("Connection refused") && error.contains("NetworkPolicies"), "{error}");
+}
+
+#[tokio::test]
+async fn one_query_that_fails_fails_the_reading() {
+    let error =
+        read_error(
+            |query| {
+                if query.contains("sluice_wait_seconds_total") { json(500, "") } else { vector(&[("a", "1")]) }
+            },
+        )
+        .await;
+    assert_eq!(
+        error,
+        "Prometheus \"default\", sluice_wait_seconds_total: HTTP 500 Internal Server Error; it is asked again at the next tick"
+    );
+}
+
+#[tokio::test]
+async fn an_override_is_one_finite_number_or_an_error_that_names_it() {
+    let (_, address) = serve(|query| {
+        let result = match query {
+            "scalar" => r#""scalar","result":[1,"3.5"]"#,
+            "one" => r#""vector","result":[{"metric":{},"value":[1,"4"]}]"#,
+            "two" => r#""vector","result":[{"metric":{"a":"1"},"value":[1,"4"]},{"metric":{},"value":[1,"4"]}]"#,
+            "none" => r#""vector","result":[]"#,
+            "nan" => r#""vector","result":[{"metric":{},"value":[1,"NaN"]}]"#,
+            "infinite" => r#""scalar","result":[1,"+Inf"]"#,
+            "negative" => r#""scalar","result":[1,"-1"]"#,
+            "histogram" => r#""vector","result":[{"metric":{},"histogram":[1,{"count":"1","sum":"2"}]}]"#,
+            "range" => r#""matrix","result":[{"metric":{},"values":[[1,"4"]]}]"#,
+            _ => return json(400, r#"{"status":"error","errorType":"bad_data","error":"1:3: parse error"}"#),
+        };
+        json(200, format!(r#"{{"status":"success","data":{{"resultType":{result}}}}}"#))
+    })
+    .await;
+    let long = format!("sum({})", "x".repeat(300));
+    let queries = ["scalar", "one", "two", "none", "nan", "infinite", "negative", "histogram", "range", long.as_str()]
+        .map(wanted);
+    let results = server(address).read_overrides(1000.0, &queries).await;
+    let shown: Vec<String> = results
+        .iter()
+        .map(|result| result.as_ref().map_or_else(ToString::to_string, |value| format!("{value}")))
+        .collect();
+    insta::assert_snapshot!(shown.join("\n"), @r#"
+    3.5
+    4
+    Prometheus "default", pool shop/shop, spec.scaling.metrics.overrides[WaitingClients].query "two": it yields 2 series, needed is one number; aggregate them, for example with sum(...)
+    Prometheus "default", pool shop/shop, spec.scaling.metrics.overrides[WaitingClients].query "none": it yields no series; append `or vector(0)` if that means zero
+    Prometheus "default", pool shop/shop, spec.scaling.metrics.overrides[WaitingClients].query "nan": it yields NaN; needed is a finite number of at least 0
+    Prometheus "default", pool shop/shop, spec.scaling.metrics.overrides[WaitingClients].query "infinite": it yields +Inf; needed is a finite number of at least 0
+    Prometheus "default", pool shop/shop, spec.scaling.metrics.overrides[WaitingClients].query "negative": it yields -1; needed is a finite number of at least 0
+    Prometheus "default", pool shop/shop, spec.scaling.metrics.overrides[WaitingClients].query "histogram": the result is a histogram, needed is a scalar, or vector of one element
+    Prometheus "default", pool shop/shop, spec.scaling.metrics.overrides[WaitingClients].query "range": the result is a matrix, needed is a scalar, or vector of one element
+    Prometheus "default", pool shop/shop, spec.scaling.metrics.overrides[WaitingClients].query "sum(xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"...: HTTP 400 Bad Request: bad_data: 1:3: parse error; correct the query
+    "#);
+}
+
+#[tokio::test]
+async fn many_slow_overrides_end_together_in_time() {
+    let (scripted, address) =
+        serve(|_| json(200, Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>()))).await;
+    let begun = std::time::Instant::now();
+    let results = server(address).read_overrides(1000.0, &vec![wanted("slow"); 100]).await;
+    assert_eq!(results.len(), 100);
+    assert!(results.iter().all(|result| matches!(*result.as_ref().unwrap_err().failure, ReadFailure::Deadline { .. })));
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(scripted.seen.lock().unwrap().len() <= 12, "bounded: {}", scripted.seen.lock().unwrap().len());
+}
+
+fn authorization(scripted: &Scripted) -> String {
+    let seen = scripted.seen.lock().unwrap();
+    seen.last()
+        .and_then(|(_, headers)| headers.get("authorization"))
+        .map_or_else(String::new, |value| value.to_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn a_rotated_token_is_used_at_the_next_tick() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("token");
+    let (scripted, address) = serve(|_| vector(&[])).await;
+    let configuration = ServerConfiguration {
+        bearer_token_file: Some(file.clone()),
+        ..ServerConfiguration::new(format!("http://{address}"))
+    };
+    let server = Server::new("default", configuration);
+    for token in ["first", "second"] {
+        fs::write(&file, format!("{token}\n")).unwrap();
+        server.read(1000.0).await.unwrap();
+        assert_eq!(authorization(&scripted), format!("Bearer {token}"));
+    }
+    for (broken, why) in [("", "is not valid"), ("se\u{1}cret", "is not valid"), ("se\ncret", "is not valid")] {
+        fs::write(&file, broken).unwrap();
+        let error = server.read(1000.0).await.unwrap_err().to_string();
+        assert!(error.contains(why) && error.contains("check the Secret") && !error.contains("cret\""), "{error}");
+    }
+    fs::remove_file(&file).unwrap();
+    let error = server.read(1000.0).await.unwrap_err().to_string();
+    assert!(error.starts_with("Prometheus \"default\", access: reading the bearer token from "), "{error}");
+}
+
+#[tokio::test]
+async fn basic_auth_and_headers_are_sent_and_never_shown() {
+    let directory = TempDir::new().unwrap();
+    let file = |name: &str, text: &str| {
+        fs::write(directory.path().join(name), text).unwrap();
+        directory.path().join(name)
+    };
+    let (scripted, address) = serve(|_| json(401, "")).await;
+    let configuration = ServerConfiguration {
+        basic_auth: Some(BasicAuthFiles {
+            username_file: file("user", "reader"),
+            password_file: file("password", "pässwort:1"),
+        }),
+        headers: BTreeMap::from([("X-Scope-OrgID".to_owned(), "tenant-7".to_owned())]),
+        ..ServerConfiguration::new(format!("http://{address}"))
+    };
+    let server = Server::new("default", configuration);
+    let error = server.read(1000.0).await.unwrap_err();
+    assert_eq!(authorization(&scripted), "Basic cmVhZGVyOnDDpHNzd29ydDox");
+    assert_eq!(scripted.seen.lock().unwrap()[0].1["x-scope-orgid"], "tenant-7");
+    for shown in [error.to_string(), format!("{error:?}"), format!("{server:?}")] {
+        assert!(!shown.contains("wort:1") && !shown.contains("cmVhZGVy"), "{shown}");
+    }
+    assert_eq!(error.to_string().matches("bearerTokenFile or basicAuth").count(), 1);
+}
+
+#[test]
+fn the_configuration_that_the_chart_writes_is_read() {
+    let text = "
+servers:
+  archive:
+    basicAuth:
+      passwordFile: /etc/sluice/prometheus-secrets/archive/password
+      usernameFile: /etc/sluice/prometheus-secrets/archive/username
+    url: http://thanos-query.monitoring.svc:9090
+  default:
+    bearerTokenFile: /etc/sluice/prometheus-secrets/default/token
+    caFile: /etc/sluice/prometheus-secrets/default/ca.crt
+    headers:
+      X-Scope-OrgID: shop
+    timeoutSeconds: 3
+    url: https://prometheus.example.com/tenant
+";
+    let servers = parse(text, "prometheus.yaml".as_ref()).unwrap();
+    assert_eq!(servers.keys().collect::<Vec<_>>(), ["archive", DEFAULT_SERVER]);
+    assert_eq!(servers[DEFAULT_SERVER].timeout(), Duration::from_secs(3));
+    assert_eq!(servers["archive"].timeout(), Duration::from_secs(5));
+}
+
+#[test]
+fn a_configuration_that_cannot_work_is_refused_with_the_field() {
+    let messages: Vec<String> = [
+        "servers: {default: {url: 'ftp://x'}}",
+        "servers: {default: {url: 'prometheus:9090'}}",
+        "servers: {default: {url: 'http://user:hunter2@x'}}",
+        "servers: {default: {url: 'http://x/?query=1'}}",
+        "servers: {default: {url: ''}}",
+        "servers: {default: {}}",
+        "servers: {default: {url: 'http://x', caFile: /ca}}",
+        "servers: {default: {url: 'http://x', timeoutSeconds: 0}}",
+        "servers: {default: {url: 'http://x', timeoutSeconds: -1}}",
+        "servers: {default: {url: 'http://x', staleAfterSeconds: 1}}",
+        "servers: {default: {url: 'http://x', maxResponseBytes: 1}}",
+        "servers: {default: {url: 'http://x', bearerToken: hunter2}}",
+        "servers: {default: {url: 'http://x', bearerTokenFile: /t, basicAuth: {usernameFile: /u, passwordFile: /p}}}",
+        "servers: {default: {url: 'http://x', bearerTokenFile: /t, headers: {authorization: x}}}",
+        "servers: {default: {url: 'http://x', headers: {'a b': x}}}",
+        "servers: {default: {url: 'http://x', headers: {a: \"hunter2\\n\"}}}",
+        "server: {}",
+        "servers: [1]",
+        "{",
+    ]
+    .into_iter()
+    .map(|text| parse(text, "prometheus.yaml".as_ref()).map_or_else(|error| error.to_string(), |_| panic!("{text}")))
+    .collect();
+    assert!(messages.iter().all(|message| !message.contains("hunter2")), "{messages:#?}");
+    insta::assert_snapshot!(messages.join("\n"), @r#"
+    the Prometheus configuration prometheus.yaml, servers.default.url: "ftp://x" must begin with http:// or https:// and name a host
+    the Prometheus configuration prometheus.yaml, servers.default.url: "prometheus:9090" must begin with http:// or https:// and name a host
+    the Prometheus configuration prometheus.yaml, servers.default.url: must not hold a password: it would appear in logs; use basicAuth
+    the Prometheus configuration prometheus.yaml, servers.default.url: "http://x/?query=1" must end with the path
+    the Prometheus configuration prometheus.yaml, servers.default.url: "": relative URL without a base
+    the Prometheus configuration prometheus.yaml is not valid: servers.default: missing field `url` at line 1 column 20
+    the Prometheus configuration prometheus.yaml, servers.default.caFile: needs a url that begins with https://
+    the Prometheus configuration prometheus.yaml, servers.default.timeoutSeconds: 0 must lie between 1 and 60
+    the Prometheus configuration prometheus.yaml is not valid: servers.default.timeoutSeconds: invalid type: integer `-1`, expected u32 at line 1 column 54
+    the Prometheus configuration prometheus.yaml, servers.default.staleAfterSeconds: 1 must lie between 15 and 3600
+    the Prometheus configuration prometheus.yaml, servers.default.maxResponseBytes: 1 must lie between 1024 and 1073741824
+    the Prometheus configuration prometheus.yaml is not valid: servers.default: unknown field `bearerToken`, expected one of `url`, `bearerTokenFile`, `basicAuth`, `caFile`, `headers`, `timeoutSeconds`, `staleAfterSeconds`, `maxResponseBytes` at line 1 column 38
+    the Prometheus configuration prometheus.yaml, servers.default.bearerTokenFile: excludes basicAuth: both set the header Authorization
+    the Prometheus configuration prometheus.yaml, servers.default.headers: Authorization is set by bearerTokenFile or basicAuth
+    the Prometheus configuration prometheus.yaml, servers.default.headers: "a b" is not the name of a header
+    the Prometheus configuration prometheus.yaml, servers.default.headers: the value of "a" is not that of a header
+    the Prometheus configuration prometheus.yaml is not valid: unknown field `server`, expected `servers`
+    the Prometheus configuration prometheus.yaml is not valid: servers: invalid type: sequence, expected a map at line 1 column 10
+    the Prometheus configuration prometheus.yaml is not valid: did not find expected node content at line 2 column 1, while parsing a flow node
+    "#);
+}
+
+#[test]
+fn a_file_that_is_missing_is_named() {
+    let error = Servers::from_file("/nowhere/prometheus.yaml".as_ref()).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "reading the Prometheus configuration /nowhere/prometheus.yaml: No such file or directory (os error 2)"
+    );
+}
+
+// ---- collecting
+
+mod collecting {
+    use super::super::{
+        Problem, Readings, Refusal,
+        collect::Collector,
+        query::Figure,
+        response::{Answer, Data},
+    };
+
+    fn series(elements: &[(&str, &str)]) -> String {
+        let elements: Vec<String> = elements
+            .iter()
+            .map(|(labels, value)| format!(r#"{{"metric":{{{labels}}},"value":[1,"{value}"]}}"#))
+            .collect();
+        format!(r#"{{"status":"success","data":{{"resultType":"vector","result":[{}]}}}}"#, elements.join(","))
+    }
+
+    fn labels(pod: &str, job: &str) -> String {
+        format!(
+            r#""pool_namespace":"shop","pool":"shop","namespace":"shop","pod":"{pod}","job":"{job}","instance":"10.0.0.1:9130""#
+        )
+    }
+
+    /// Reads one tick: the same elements for every figure, sample times apart.
+    fn collect(times: &[(&str, &str)], figures: impl Fn(Figure) -> Vec<(String, String)>) -> Readings {
+        let mut collector = Collector::default();
+        let text = series(times);
+        let Some(Data::Vector(times)) = serde_json::from_str::<Answer>(&text).unwrap().data else { panic!() };
+        collector.begin(&times);
+        for figure in Figure::ALL {
+            let elements = figures(figure);
+            let text =
+                series(&elements.iter().map(|(labels, value)| (labels.as_str(), value.as_str())).collect::<Vec<_>>());
+            let Some(Data::Vector(series)) = serde_json::from_str::<Answer>(&text).unwrap().data else { panic!() };
+            collector.add(figure, &series);
+        }
+        collector.end(&times);
+        collector.finish(1000.0, 0)
+    }
+
+    fn only(readings: &Readings) -> crate::decide::load::PodFigures {
+        assert_eq!(readings.pools.len(), 1, "{readings:?}");
+        let pods = readings.pools.values().next().unwrap();
+        assert_eq!(pods.len(), 1, "{readings:?}");
+        *pods.values().next().unwrap()
+    }
+
+    #[test]
+    fn a_pod_that_two_jobs_scrape_counts_once_with_the_newest_set() {
+        for (old, new) in [("a", "b"), ("b", "a")] {
+            let (old, new) = (labels("shop-1", old), labels("shop-1", new));
+            let readings = collect(&[(&old, "990"), (&new, "995")], |_| {
+                vec![(old.clone(), "70".into()), (new.clone(), "7".into())]
+            });
+            let figures = only(&readings);
+            assert_eq!(
+                (figures.sample.at_seconds, figures.sample.active, figures.sample.transactions),
+                (995.0, 7.0, 7.0)
+            );
+        }
+    }
+
+    #[test]
+    fn of_two_sets_of_the_same_time_it_is_always_the_same_one() {
+        let (a, b) = (labels("shop-1", "a"), labels("shop-1", "b"));
+        for times in [[(a.as_str(), "990"), (b.as_str(), "990")], [(b.as_str(), "990"), (a.as_str(), "990")]] {
+            let readings = collect(&times, |_| vec![(a.clone(), "1".into()), (b.clone(), "2".into())]);
+            assert!((only(&readings).sample.active - 1.0).abs() < f64::EPSILON);
+        }
+    }
+
+    #[test]
+    fn a_figure_that_cannot_be_leaves_the_pod_out_and_is_named() {
+        for value in ["NaN", "+Inf", "-Inf", "-1", "", "many"] {
+            let (good, bad) = (labels("good", "j"), labels("bad", "j"));
+            let readings = collect(&[(&good, "990"), (&bad, "990")], |figure| {
+                let broken = if figure == Figure::TransactionSeconds { value } else { "1" };
+                vec![(good.clone(), "1".into()), (bad.clone(), broken.into())]
+            });
+            assert_eq!(readings.pools.values().next().unwrap().keys().collect::<Vec<_>>(), ["good"]);
+            assert_eq!(
+                readings.problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                [format!(
+                    "sluice_transaction_seconds_total of pod \"bad\", pool shop/shop, is {value:?}, which cannot be; the pod is left out"
+                )]
+            );
+        }
+    }
+
+    #[test]
+    fn a_pod_cannot_speak_for_a_pool_of_another_namespace() {
+        let forged =
+            r#""pool_namespace":"shop","pool":"shop","namespace":"evil","pod":"shop-1","job":"j","instance":"i""#;
+        let readings = collect(&[(forged, "990")], |_| vec![(forged.to_owned(), "1".into())]);
+        assert!(readings.pools.is_empty());
+        assert!(matches!(readings.problems[..], [Problem { refusal: Refusal::ForeignNamespace, count: 1, .. }]));
+    }
+
+    #[test]
+    fn a_scrape_configuration_without_the_label_pod_is_told() {
+        let bare = r#""pool_namespace":"shop","pool":"shop","job":"j","instance":"i""#;
+        let readings = collect(&[(bare, "990")], |_| vec![(bare.to_owned(), "1".into())]);
+        assert!(readings.pools.is_empty());
+        assert_eq!(
+            readings.problems[0].to_string(),
+            "sluice_sample_timestamp_seconds of pool shop/shop has no label pod; add it in the scrape configuration (examples/prometheus)"
+        );
+    }
+
+    #[test]
+    fn what_an_agent_cannot_see_is_unknown_and_what_it_must_see_is_needed() {
+        let pod = labels("shop-1", "j");
+        let without = |missing: Figure| {
+            collect(&[(&pod, "990")], |figure| if figure == missing { vec![] } else { vec![(pod.clone(), "3".into())] })
+        };
+        assert_eq!(only(&without(Figure::Leaked)).leaked, None);
+        assert_eq!(only(&without(Figure::GrantSeq)).proof, None);
+        assert!(
+            (only(&without(Figure::Assignments)).sample.assignments - 3.0).abs() < f64::EPSILON,
+            "transactions instead"
+        );
+        for needed in
+            [Figure::Active, Figure::Waiting, Figure::Transactions, Figure::TransactionSeconds, Figure::WaitSeconds]
+        {
+            let readings = without(needed);
+            assert!(readings.pools.is_empty());
+            assert!(matches!(readings.problems[..], [Problem { refusal: Refusal::Incomplete, .. }]), "{needed:?}");
+        }
+    }
+
+    #[test]
+    fn names_with_quotes_and_non_ascii_characters_stay_what_they_are() {
+        let odd = r#""pool_namespace":"shop","pool":"sh\"op\\ \u00e9\n","namespace":"shop","pod":"p\u001f\"","job":"j","instance":"i""#;
+        let readings = collect(&[(odd, "990")], |_| vec![(odd.to_owned(), "1".into())]);
+        let (pool, pods) = readings.pools.iter().next().unwrap();
+        assert_eq!((pool.name.as_str(), pods.keys().next().unwrap().as_str()), ("sh\"op\\ é\n", "p\u{1f}\""));
+    }
+}
