@@ -4,7 +4,7 @@ CREATE TABLE IF NOT EXISTS orders (id bigserial PRIMARY KEY, placed_at timestamp
 
 -- How long one order takes, in milliseconds, on average. The demo makes the database slower by changing it.
 CREATE TABLE IF NOT EXISTS pace (milliseconds double precision NOT NULL);
-INSERT INTO pace SELECT 40 WHERE NOT EXISTS (SELECT FROM pace);
+INSERT INTO pace SELECT 100 WHERE NOT EXISTS (SELECT FROM pace);
 
 -- Keeps its server connection busy for a random time around that: exponential, cut off at five times the mean.
 CREATE OR REPLACE FUNCTION work() RETURNS void LANGUAGE sql AS $$
