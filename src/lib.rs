@@ -9,12 +9,14 @@
 //! [`contract`], `decide` and the machine of the agent are pure: values in, values out, the time as an argument.
 //! `tests/purity.rs` holds them to it. Everything that touches the world is a shell around them.
 
+pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod contract;
 pub mod controller;
 pub mod decide;
 pub mod http;
+pub mod pooler;
 pub mod signals;
 pub mod telemetry;
 pub mod webhook;

@@ -1,2 +1,53 @@
-//! agent
-fn main() {}
+//! `sluice-agent`: runs PgBouncer beside an application, within what the operator granted.
+
+use std::{io::Write, process::ExitCode};
+
+use clap::Parser;
+use sluice::agent::{
+    install,
+    options::{Command, Options, RunOptions},
+    probe, run,
+};
+
+fn main() -> ExitCode {
+    match Options::parse().command {
+        Command::Run(options) => agent(*options),
+        Command::Install { destination } => match install::install(&destination) {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        },
+        Command::Probe { port } => {
+            if probe::is_ready(port) {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+fn agent(options: RunOptions) -> ExitCode {
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_max_level(options.log)
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error),
+    };
+    match runtime.block_on(run::run(options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn fail(error: &dyn std::fmt::Display) -> ExitCode {
+    // Nobody is left to tell when standard error is closed.
+    let _ = writeln!(std::io::stderr(), "sluice-agent: {error}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,304 @@
+//! What `GET /metrics` answers. Names stand in [`crate::contract::metrics`].
+
+use std::{fmt, sync::atomic::AtomicU64};
+
+use parking_lot::Mutex;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet, text},
+    metrics::{MetricType, counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+use crate::{
+    contract::{Injection, metrics as names},
+    pooler::pgbouncer::tables::{Pools, Stats},
+};
+
+type Float = Gauge<f64, AtomicU64>;
+type Seconds = Counter<f64, AtomicU64>;
+
+/// Upper bounds of the buckets of the wait, in seconds. 0.02 is the default objective.
+const WAIT_BUCKETS: [f64; 14] =
+    [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+/// One label.
+type Label = [(&'static str, &'static str); 1];
+/// No label.
+type Nothing = [(&'static str, &'static str); 0];
+
+/// A histogram that takes many observations of one value at once.
+#[derive(Debug, Default)]
+struct WaitHistogram(Mutex<Waits>);
+
+#[derive(Debug, Default)]
+struct Waits {
+    buckets: [u64; WAIT_BUCKETS.len() + 1],
+    sum: f64,
+    count: u64,
+}
+
+impl WaitHistogram {
+    fn observe(&self, seconds: f64, times: u64) {
+        let bucket = WAIT_BUCKETS.iter().position(|bound| seconds <= *bound).unwrap_or(WAIT_BUCKETS.len());
+        let mut waits = self.0.lock();
+        waits.buckets[bucket] += times;
+        waits.sum += seconds * times as f64;
+        waits.count += times;
+    }
+}
+
+/// Shared between the registry and the one who feeds it.
+#[derive(Debug, Clone, Default)]
+struct SharedWaits(std::sync::Arc<WaitHistogram>);
+
+impl EncodeMetric for SharedWaits {
+    fn encode(&self, mut encoder: MetricEncoder) -> fmt::Result {
+        let waits = self.0.0.lock();
+        let bounds = WAIT_BUCKETS.iter().copied().chain([f64::MAX]);
+        let buckets: Vec<(f64, u64)> = bounds.zip(waits.buckets).collect();
+        encoder.encode_histogram::<NoLabelSet>(waits.sum, waits.count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AgentLabels {
+    pod_uid: String,
+    version: &'static str,
+    pooler_version: String,
+}
+
+/// The metrics of one agent.
+pub struct Metrics {
+    registry: Registry,
+    info: Family<AgentLabels, Gauge>,
+    transactions: Counter,
+    transaction_seconds: Seconds,
+    wait_seconds: Seconds,
+    assignments: Counter,
+    opens: Counter,
+    logins: Counter,
+    waits: SharedWaits,
+    servers: Family<Label, Gauge>,
+    clients: Family<Label, Gauge>,
+    leaked: Family<Nothing, Gauge>,
+    demand_peak: Family<Label, Float>,
+    waiting_peak: Family<Label, Float>,
+    limit: Family<Nothing, Gauge>,
+    share: Gauge,
+    floor: Gauge,
+    revision: Family<Nothing, Gauge>,
+    grant_seq: Gauge,
+    sample_time: Family<Nothing, Float>,
+    decisions: Family<Label, Counter>,
+    restarts: Family<Label, Counter>,
+    errors: Family<Label, Counter>,
+    refused: Family<[(&'static str, &'static str); 2], Gauge>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    /// Registers everything, with the labels of the pool on every series.
+    pub fn new(injection: &Injection) -> Self {
+        let labels = [(names::POOL, &injection.pool), (names::POOL_NAMESPACE, &injection.namespace)];
+        let mut registry =
+            Registry::with_labels(labels.map(|(name, value)| (name.into(), value.clone().into())).into_iter());
+        let metrics = Self {
+            registry: Registry::default(),
+            info: Family::default(),
+            transactions: Counter::default(),
+            transaction_seconds: Counter::default(),
+            wait_seconds: Counter::default(),
+            assignments: Counter::default(),
+            opens: Counter::default(),
+            logins: Counter::default(),
+            waits: SharedWaits::default(),
+            servers: Family::default(),
+            clients: Family::default(),
+            leaked: Family::default(),
+            demand_peak: Family::default(),
+            waiting_peak: Family::default(),
+            limit: Family::default(),
+            share: Gauge::default(),
+            floor: Gauge::default(),
+            revision: Family::default(),
+            grant_seq: Gauge::default(),
+            sample_time: Family::default(),
+            decisions: Family::default(),
+            restarts: Family::default(),
+            errors: Family::default(),
+            refused: Family::default(),
+        };
+        // The library appends `_total` to the names of counters.
+        let counter = |name: &'static str| name.trim_end_matches("_total");
+        let m = &metrics;
+        registry.register(names::AGENT_INFO, "Version and pod of the agent", m.info.clone());
+        registry.register(counter(names::TRANSACTIONS), "Transactions finished", m.transactions.clone());
+        registry.register(
+            counter(names::TRANSACTION_SECONDS),
+            "Seconds spent in finished transactions",
+            m.transaction_seconds.clone(),
+        );
+        registry.register(
+            counter(names::WAIT_SECONDS),
+            "Seconds that clients waited for a server connection",
+            m.wait_seconds.clone(),
+        );
+        registry.register(
+            counter(names::SERVER_ASSIGNMENTS),
+            "Server connections assigned to clients",
+            m.assignments.clone(),
+        );
+        registry.register(counter(names::SERVER_OPENS), "Server connections opened", m.opens.clone());
+        registry.register(counter(names::CLIENT_LOGINS), "Client connections that arrived", m.logins.clone());
+        registry.register(
+            names::WAIT_HISTOGRAM,
+            "Wait for a server connection: means of one second, weighted with their assignments",
+            m.waits.clone(),
+        );
+        registry.register(names::SERVER_CONNECTIONS, "Server connections by state", m.servers.clone());
+        registry.register(names::CLIENT_CONNECTIONS, "Client connections by state", m.clients.clone());
+        registry.register(
+            names::LEAKED,
+            "Server connections idle in transaction past the leak threshold; absent where it cannot be seen",
+            m.leaked.clone(),
+        );
+        registry.register(names::DEMAND_PEAK, "Largest demand of the last seconds", m.demand_peak.clone());
+        registry.register(
+            names::WAITING_PEAK,
+            "Most clients waiting at once in the last seconds",
+            m.waiting_peak.clone(),
+        );
+        registry.register(names::LIMIT, "Limit that the pooler works with, read back", m.limit.clone());
+        registry.register(names::SHARE, "Share in force", m.share.clone());
+        registry.register(names::FLOOR, "Floor in force", m.floor.clone());
+        registry.register(names::REVISION, "Revision in force", m.revision.clone());
+        registry.register(names::GRANT_SEQ, "Number of the newest grant in force", m.grant_seq.clone());
+        registry.register(
+            names::SAMPLE_TIME,
+            "Unix time of the reading that the other series come from",
+            m.sample_time.clone(),
+        );
+        registry.register(counter(names::DECISIONS), "Decisions that changed the limit", m.decisions.clone());
+        registry.register(counter(names::POOLER_RESTARTS), "Restarts of the pooler", m.restarts.clone());
+        registry.register(counter(names::POOLER_ERRORS), "Errors in the pooler's log", m.errors.clone());
+        registry.register(
+            names::CONFIG_REFUSED,
+            "1 while a document is refused and what was in force stays",
+            m.refused.clone(),
+        );
+        for state in ["Exited", "Hung", "NeverAnswered"] {
+            drop(m.restarts.get_or_create(&[("reason", state)]));
+        }
+        Self { registry, ..metrics }
+    }
+
+    /// The text that Prometheus reads.
+    ///
+    /// # Errors
+    /// [`fmt::Error`]: never, while labels can be written.
+    pub fn render(&self) -> Result<String, fmt::Error> {
+        let mut answer = String::with_capacity(8192);
+        text::encode(&mut answer, &self.registry)?;
+        Ok(answer)
+    }
+
+    /// Who we are.
+    pub fn set_info(&self, pod_uid: &str, pooler_version: &str) {
+        self.info.clear();
+        let labels = AgentLabels {
+            pod_uid: pod_uid.to_owned(),
+            version: env!("CARGO_PKG_VERSION"),
+            pooler_version: pooler_version.to_owned(),
+        };
+        self.info.get_or_create(&labels).set(1);
+    }
+
+    /// Takes in what one reading added and showed.
+    pub fn observe(&self, added: Stats, pools: Pools, leaked: Option<u32>, unix_seconds: f64) {
+        self.transactions.inc_by(added.transactions);
+        self.transaction_seconds.inc_by(added.transaction_microseconds as f64 / 1e6);
+        self.wait_seconds.inc_by(added.wait_microseconds as f64 / 1e6);
+        self.assignments.inc_by(added.assignments);
+        if added.assignments > 0 {
+            let mean = added.wait_microseconds as f64 / 1e6 / added.assignments as f64;
+            self.waits.0.observe(mean, added.assignments);
+        }
+        for (state, count) in [
+            ("active", pools.active),
+            ("idle", pools.idle),
+            ("used", pools.used),
+            ("tested", pools.tested),
+            ("login", pools.login),
+            ("being_canceled", pools.being_canceled),
+        ] {
+            self.servers.get_or_create(&[(names::STATE, state)]).set(count.into());
+        }
+        for (state, count) in [("active", pools.clients_active), ("waiting", pools.clients_waiting)] {
+            self.clients.get_or_create(&[(names::STATE, state)]).set(count.into());
+        }
+        match leaked {
+            Some(count) => drop(self.leaked.get_or_create(&[]).set(count.into())),
+            None => self.leaked.clear(),
+        }
+        self.sample_time.get_or_create(&[]).set(unix_seconds);
+    }
+
+    /// The peaks over one window.
+    pub fn set_peaks(&self, window: &'static str, demand: f64, waiting: f64) {
+        self.demand_peak.get_or_create(&[(names::WINDOW, window)]).set(demand);
+        self.waiting_peak.get_or_create(&[(names::WINDOW, window)]).set(waiting);
+    }
+
+    /// Sockets that appeared since the last reading.
+    pub fn add_arrivals(&self, opens: u64, logins: u64) {
+        self.opens.inc_by(opens);
+        self.logins.inc_by(logins);
+    }
+
+    /// The grant and revision in force, and the limit read back; None while unknown.
+    pub fn set_in_force(&self, seq: u64, share: u32, floor: u32, limit: Option<u32>, revision: Option<u64>) {
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.grant_seq.set(gauge(seq));
+        self.share.set(share.into());
+        self.floor.set(floor.into());
+        match limit {
+            Some(limit) => drop(self.limit.get_or_create(&[]).set(limit.into())),
+            None => self.limit.clear(),
+        }
+        match revision {
+            Some(revision) => drop(self.revision.get_or_create(&[]).set(gauge(revision))),
+            None => self.revision.clear(),
+        }
+    }
+
+    /// Counts a decision that changed the limit.
+    pub fn count_decision(&self, reason: &'static str) {
+        self.decisions.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// Counts a restart of the pooler.
+    pub fn count_restart(&self, reason: &'static str) {
+        self.restarts.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// Counts an error of the pooler.
+    pub fn count_error(&self, reason: &'static str) {
+        self.errors.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// Which documents are refused now, and why.
+    pub fn set_refused(&self, refusals: impl Iterator<Item = (&'static str, &'static str)>) {
+        self.refused.clear();
+        for (document, reason) in refusals {
+            self.refused.get_or_create(&[("document", document), ("reason", reason)]).set(1);
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! The pooler's process: finding the program, starting, stopping, and its log.
+
+use std::{
+    ffi::OsStr,
+    io,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use thiserror::Error;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, ChildStderr, Command},
+    sync::mpsc,
+    time::timeout,
+};
+
+use crate::pooler::pgbouncer::{
+    log::{PoolerError, classify},
+    version::{OLDEST, Support, Version},
+};
+
+/// Where images keep the program when it is not in PATH.
+const PLACES: &[&str] = &[
+    "/usr/sbin/pgbouncer",
+    "/usr/bin/pgbouncer",
+    "/usr/local/bin/pgbouncer",
+    "/usr/local/sbin/pgbouncer",
+    "/opt/bitnami/pgbouncer/bin/pgbouncer",
+    "/opt/pgbouncer/bin/pgbouncer",
+    "/opt/pgbouncer/pgbouncer",
+    "/bin/pgbouncer",
+];
+/// File descriptors beside clients and servers: sockets, log, console, name resolution.
+const SPARE_DESCRIPTORS: u64 = 64;
+
+/// Why the pooler cannot be run.
+#[derive(Debug, Error)]
+pub enum ProcessError {
+    /// The program is nowhere.
+    #[error("no pgbouncer program in PATH or in {}; use an image with PgBouncer {OLDEST} or later, or set SLUICE_PGBOUNCER", PLACES.join(", "))]
+    NotFound,
+    /// It could not be started.
+    #[error("starting {program}: {source}")]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// It did not tell its version.
+    #[error("{program} -V tells no version of PgBouncer; use an image with PgBouncer {OLDEST} or later")]
+    NoVersion {
+        /// The program.
+        program: PathBuf,
+    },
+    /// It is too old.
+    #[error("{program} is PgBouncer {version}, and Sluice needs {OLDEST} or later; set pgbouncer.image to a newer one")]
+    TooOld {
+        /// The program.
+        program: PathBuf,
+        /// Its version.
+        version: Version,
+    },
+    /// Its version could not be asked for.
+    #[error("{program} -V did not end within {} s", deadline.as_secs())]
+    VersionDeadline {
+        /// The program.
+        program: PathBuf,
+        /// How long was waited.
+        deadline: Duration,
+    },
+}
+
+/// Finds the program.
+///
+/// # Errors
+/// [`ProcessError::NotFound`].
+pub fn find(given: Option<&Path>, path: Option<&OsStr>) -> Result<PathBuf, ProcessError> {
+    if let Some(given) = given {
+        return Ok(given.to_owned());
+    }
+    let in_path = path.into_iter().flat_map(std::env::split_paths).map(|directory| directory.join("pgbouncer"));
+    in_path.chain(PLACES.iter().map(PathBuf::from)).find(|file| file.is_file()).ok_or(ProcessError::NotFound)
+}
+
+/// Asks the program for its version, and refuses one that is too old.
+///
+/// # Errors
+/// [`ProcessError`].
+pub async fn version(program: &Path) -> Result<Version, ProcessError> {
+    let deadline = Duration::from_secs(5);
+    let output = Command::new(program).arg("-V").stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = timeout(deadline, output)
+        .await
+        .map_err(|_| ProcessError::VersionDeadline { program: program.to_owned(), deadline })?
+        .map_err(|source| ProcessError::Start { program: program.to_owned(), source })?;
+    let version = Version::find(&String::from_utf8_lossy(&output.stdout))
+        .ok_or_else(|| ProcessError::NoVersion { program: program.to_owned() })?;
+    match version.support() {
+        Support::Refused => Err(ProcessError::TooOld { program: program.to_owned(), version }),
+        Support::Warned | Support::Full => Ok(version),
+    }
+}
+
+/// Raises the bound of open files to what the system allows. Answers a sentence when that is too few.
+pub fn raise_file_limit(clients: u32, servers: u32) -> Option<String> {
+    let needed = u64::from(clients) + u64::from(servers) + SPARE_DESCRIPTORS;
+    let now = getrlimit(Resource::Nofile);
+    if now.current.is_some_and(|soft| soft < needed) {
+        let raised = Rlimit { current: now.maximum.map(|hard| hard.max(1)), maximum: now.maximum };
+        // Refused only above the hard bound, which is not asked for.
+        let _ = setrlimit(Resource::Nofile, raised);
+    }
+    let allowed = getrlimit(Resource::Nofile).current?;
+    (allowed < needed).then(|| {
+        format!(
+            "the container may open {allowed} files and {clients} clients need {needed}; lower client.maxConnections or raise the limit"
+        )
+    })
+}
+
+/// One running process.
+pub struct Pooler {
+    child: Child,
+    pid: Option<Pid>,
+}
+
+impl Pooler {
+    /// Starts the program with a configuration. Its log goes, line by line, to `errors`.
+    ///
+    /// # Errors
+    /// [`ProcessError::Start`].
+    pub fn start(program: &Path, ini: &Path, errors: mpsc::Sender<PoolerError>) -> Result<Self, ProcessError> {
+        let mut child = Command::new(program)
+            .arg(ini)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|source| ProcessError::Start { program: program.to_owned(), source })?;
+        if let Some(stderr) = child.stderr.take() {
+            tokio::spawn(follow_log(stderr, errors));
+        }
+        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        Ok(Self { child, pid })
+    }
+
+    /// Whether it has ended, and how.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// Ends it at once, whatever it does, and waits until it is gone.
+    pub async fn kill(&mut self) {
+        // Fails only for a process that has ended already.
+        let _ = self.child.kill().await;
+    }
+
+    /// Asks it to end when the running transactions have ended; new clients are not accepted any more (SIGINT is
+    /// PgBouncer's `SHUTDOWN WAIT_FOR_SERVERS`).
+    pub fn ask_to_end(&self) {
+        if let Some(pid) = self.pid {
+            // Fails only for a process that has ended already.
+            let _ = kill_process(pid, Signal::INT);
+        }
+    }
+
+    /// Waits for its end, at most so long. False when it still runs.
+    pub async fn wait_at_most(&mut self, deadline: Duration) -> bool {
+        timeout(deadline, self.child.wait()).await.is_ok()
+    }
+}
+
+/// Longest line of the log that is looked at; the rest of a longer one is read and dropped with it.
+const LONGEST_LINE: usize = 4096;
+/// Lines repeated in our own log per second; the counters count all.
+const LINES_PER_SECOND: u32 = 5;
+
+async fn follow_log(stderr: ChildStderr, errors: mpsc::Sender<PoolerError>) {
+    let mut reader = BufReader::with_capacity(LONGEST_LINE, stderr);
+    let mut line = Vec::new();
+    let (mut window, mut told) = (tokio::time::Instant::now(), 0);
+    loop {
+        let Ok(chunk) = reader.fill_buf().await else { return };
+        if chunk.is_empty() {
+            return;
+        }
+        let newline = chunk.iter().position(|&byte| byte == b'\n');
+        let used = newline.map_or(chunk.len(), |at| at + 1);
+        let room = LONGEST_LINE.saturating_sub(line.len());
+        line.extend_from_slice(&chunk[..newline.unwrap_or(used).min(room)]);
+        reader.consume(used);
+        if newline.is_none() {
+            continue;
+        }
+        let text = String::from_utf8_lossy(&line);
+        if let Some(error) = classify(&text) {
+            if window.elapsed() >= Duration::from_secs(1) {
+                (window, told) = (tokio::time::Instant::now(), 0);
+            }
+            if told < LINES_PER_SECOND {
+                told += 1;
+                tracing::warn!(reason = error.as_str(), "pgbouncer: {text}");
+            }
+            // A full queue drops the count of a flood, never the process.
+            let _ = errors.try_send(error);
+        } else {
+            tracing::debug!("pgbouncer: {text}");
+        }
+        line.clear();
+    }
+}

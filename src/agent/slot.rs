@@ -1,0 +1,333 @@
+//! One place that a revision runs in: its files, its process, its console, and what was read back from it.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+use super::{
+    files::write_whole,
+    process::{Pooler, ProcessError},
+};
+use crate::{
+    contract::LimitsReadBack,
+    pooler::pgbouncer::{
+        console::{Console, ConsoleError},
+        limits::{Step, Wanted, next_step},
+        log::PoolerError,
+        parameters::{self, Effect},
+        render::Rendered,
+    },
+};
+
+/// How long an answer of the console may take.
+const CONSOLE_DEADLINE: Duration = Duration::from_millis(400);
+/// Steps taken in one go; more would mean that the console plays with us.
+const MOST_STEPS: usize = 12;
+
+/// Why the slot is not as it should be.
+#[derive(Debug, Error)]
+pub enum SlotError {
+    /// A file could not be written.
+    #[error("writing {path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The process could not be started.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// The console did not answer as it should.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    /// It said yes and did nothing.
+    #[error("PgBouncer answered {step:?} and still shows {limits:?}; the change is not in force")]
+    NotApplied {
+        /// What was asked.
+        step: Step,
+        /// What is read back.
+        limits: LimitsReadBack,
+    },
+    /// After a RELOAD, values differ from the file.
+    #[error("PgBouncer did not take over {names} from the new revision; it is not in force", names = names.join(", "))]
+    NotReloaded {
+        /// The parameters.
+        names: Vec<String>,
+    },
+    /// A change that only a new process takes over.
+    #[error("RestartRequired: {names} change only when the pod restarts", names = names.join(", "))]
+    RestartRequired {
+        /// The parameters.
+        names: Vec<String>,
+    },
+}
+
+/// How far the limits are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// As wanted, read back.
+    InForce,
+    /// More is held than the share allows; transactions have to end first.
+    Releasing {
+        /// Server connections that have to go.
+        excess: u32,
+    },
+}
+
+/// One slot.
+pub struct Slot {
+    directory: PathBuf,
+    database: String,
+    /// The console.
+    pub console: Console,
+    pooler: Option<Pooler>,
+    /// What was read back last; None when nothing was since the process started.
+    pub limits: Option<LimitsReadBack>,
+    /// What the process was given to read.
+    rendered: Option<Rendered>,
+    lifetime_shortened: bool,
+}
+
+impl Slot {
+    /// An empty slot.
+    pub fn new(directory: &Path, port: u16, database: &str) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            database: database.to_owned(),
+            console: Console::new(directory, port, CONSOLE_DEADLINE),
+            pooler: None,
+            limits: None,
+            rendered: None,
+            lifetime_shortened: false,
+        }
+    }
+
+    /// Where the auth file stands.
+    pub fn auth_file(directory: &Path) -> PathBuf {
+        directory.join("users.txt")
+    }
+
+    fn write(&self, rendered: &Rendered) -> Result<PathBuf, SlotError> {
+        let ini = self.directory.join("pgbouncer.ini");
+        for (path, text) in [(Self::auth_file(&self.directory), &rendered.auth_file), (ini.clone(), &rendered.ini)] {
+            write_whole(&path, text.as_bytes()).map_err(|source| SlotError::File { path, source })?;
+        }
+        Ok(ini)
+    }
+
+    /// Writes the files and starts a process.
+    ///
+    /// # Errors
+    /// [`SlotError`].
+    pub fn start(
+        &mut self,
+        program: &Path,
+        rendered: Rendered,
+        errors: mpsc::Sender<PoolerError>,
+    ) -> Result<(), SlotError> {
+        self.console.disconnect();
+        self.limits = None;
+        self.lifetime_shortened = false;
+        let ini = self.write(&rendered)?;
+        self.pooler = Some(Pooler::start(program, &ini, errors)?);
+        self.rendered = Some(rendered);
+        Ok(())
+    }
+
+    /// Whether the process runs. A process that has ended is forgotten, and how it ended is logged.
+    pub fn is_running(&mut self) -> bool {
+        if let Some(status) = self.pooler.as_mut().and_then(Pooler::ended) {
+            tracing::warn!(%status, "pgbouncer ended");
+            self.forget();
+        }
+        self.pooler.is_some()
+    }
+
+    /// Ends the process at once.
+    pub async fn kill(&mut self) {
+        if let Some(pooler) = &mut self.pooler {
+            pooler.kill().await;
+        }
+        self.forget();
+    }
+
+    fn forget(&mut self) {
+        self.pooler = None;
+        self.limits = None;
+        self.console.disconnect();
+    }
+
+    /// Lets running transactions finish, at most so long, and ends the process.
+    pub async fn end(&mut self, grace: Duration) {
+        let Some(pooler) = &mut self.pooler else { return };
+        pooler.ask_to_end();
+        if !pooler.wait_at_most(grace).await {
+            tracing::warn!(
+                seconds = grace.as_secs(),
+                "transactions still run at the end of the grace period; they are cut"
+            );
+            pooler.kill().await;
+        }
+        self.forget();
+    }
+
+    /// Reads the limits back.
+    ///
+    /// # Errors
+    /// [`SlotError::Console`].
+    pub async fn read_limits(&mut self) -> Result<LimitsReadBack, SlotError> {
+        let limits = self.console.limits(&self.database).await?;
+        self.limits = Some(limits);
+        Ok(limits)
+    }
+
+    /// Brings the limits to what is wanted, step by step, each read back.
+    ///
+    /// # Errors
+    /// [`SlotError`]; what was read back last stays in [`Slot::limits`].
+    pub async fn converge(&mut self, wanted: Wanted, mut held: Option<u32>) -> Result<Progress, SlotError> {
+        let mut now = match self.limits {
+            Some(limits) => limits,
+            None => self.read_limits().await?,
+        };
+        let mut last = Step::Done;
+        for _ in 0..MOST_STEPS {
+            let step = next_step(&now, held, wanted);
+            if step != Step::Done && step == last {
+                return Err(SlotError::NotApplied { step, limits: now });
+            }
+            match step {
+                Step::Done => {
+                    self.restore_lifetime().await?;
+                    return Ok(Progress::InForce);
+                }
+                Step::AwaitRelease { excess } => {
+                    return Ok(Progress::Releasing { excess });
+                }
+                Step::Pause => self.console.pause(&self.database).await?,
+                Step::Resume => self.console.resume(&self.database).await?,
+                Step::PoolSize(n) => self.console.set("default_pool_size", &n.to_string()).await?,
+                Step::MinPoolSize(n) => self.console.set("min_pool_size", &n.to_string()).await?,
+                Step::MaxDbConnections(n) => self.console.set("max_db_connections", &n.to_string()).await?,
+            }
+            last = step;
+            now = self.read_limits().await?;
+            held = Some(self.console.pools(&self.database).await?.held());
+        }
+        Err(SlotError::NotApplied { step: last, limits: now })
+    }
+
+    /// Makes busy server connections close as their transactions end, although clients wait for them: PgBouncer closes a
+    /// connection past `server_lifetime` instead of handing it on, about one per `1 s / pool size`.
+    ///
+    /// # Errors
+    /// [`SlotError::Console`].
+    pub async fn shorten_lifetime(&mut self) -> Result<(), SlotError> {
+        if !self.lifetime_shortened {
+            self.console.set("server_lifetime", "1").await?;
+            self.lifetime_shortened = true;
+        }
+        Ok(())
+    }
+
+    async fn restore_lifetime(&mut self) -> Result<(), SlotError> {
+        if self.lifetime_shortened {
+            let configured = self.rendered.as_ref().and_then(|rendered| {
+                rendered.parameters.iter().find(|(name, _)| name == "server_lifetime").map(|(_, value)| value.clone())
+            });
+            if let Some(configured) = configured {
+                self.console.set("server_lifetime", &configured).await?;
+            }
+            self.lifetime_shortened = false;
+        }
+        Ok(())
+    }
+
+    /// Whether the process was given something else than `rendered`, its limits left aside (those are changed by SET).
+    pub fn differs_from(&self, rendered: &Rendered) -> bool {
+        let fixed = |rendered: &Rendered| -> Vec<(String, String)> {
+            rendered.parameters.iter().filter(|(name, _)| !is_limit(name)).cloned().collect()
+        };
+        self.rendered.as_ref().is_none_or(|now| {
+            now.auth_file != rendered.auth_file
+                || databases_of(&now.ini) != databases_of(&rendered.ini)
+                || fixed(now) != fixed(rendered)
+        })
+    }
+
+    /// Gives the process new files and has it take them over; everything is read back.
+    ///
+    /// # Errors
+    /// [`SlotError`]: `RestartRequired` when only a new process would take over the rest.
+    pub async fn reload(&mut self, rendered: Rendered) -> Result<(), SlotError> {
+        self.write(&rendered)?;
+        self.console.reload().await?;
+        self.lifetime_shortened = false;
+        self.rendered = Some(rendered);
+        self.limits = None;
+        let config = self.console.config().await?;
+        let names = self.rendered.as_ref().map_or_else(Vec::new, |rendered| differences(&rendered.parameters, &config));
+        let (restart, missed): (Vec<String>, Vec<String>) = names.into_iter().partition(|name| needs_restart(name));
+        self.read_limits().await?;
+        if !missed.is_empty() {
+            return Err(SlotError::NotReloaded { names: missed });
+        }
+        if !restart.is_empty() {
+            return Err(SlotError::RestartRequired { names: restart });
+        }
+        Ok(())
+    }
+}
+
+fn is_limit(name: &str) -> bool {
+    matches!(name, "default_pool_size" | "min_pool_size" | "max_db_connections")
+}
+
+fn needs_restart(name: &str) -> bool {
+    matches!(name, "listen_addr" | "listen_port" | "unix_socket_dir" | "unix_socket_mode")
+        || parameters::find(name).is_some_and(|parameter| parameter.effect == Effect::Restart)
+}
+
+fn databases_of(ini: &str) -> Option<&str> {
+    ini.split_once("[pgbouncer]").map(|(databases, _)| databases)
+}
+
+/// Names of the parameters whose value in force is not the rendered one.
+fn differences(rendered: &[(String, String)], in_force: &BTreeMap<String, String>) -> Vec<String> {
+    let same = |a: &str, b: &str| match (a.parse::<f64>(), b.parse::<f64>()) {
+        (Ok(a), Ok(b)) => (a - b).abs() < 1e-6,
+        _ => a == b,
+    };
+    // SHOW CONFIG cuts long values to 255 bytes and prints the mode of the socket in its own way.
+    let comparable = |name: &str, value: &str| value.len() < 250 && name != "unix_socket_mode";
+    rendered
+        .iter()
+        .filter(|(name, value)| {
+            comparable(name, value) && in_force.get(name).is_none_or(|in_force| !same(value, in_force))
+        })
+        .map(|(name, _)| name.clone())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_compared_as_numbers_where_they_are_numbers() {
+        let rendered = [("server_login_retry", "1.250"), ("pool_mode", "transaction"), ("pkt_buf", "4096")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let in_force = [("server_login_retry", "1.25"), ("pool_mode", "session")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+        assert_eq!(differences(&rendered, &in_force), ["pool_mode", "pkt_buf"]);
+    }
+}

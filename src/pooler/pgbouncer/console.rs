@@ -1,0 +1,226 @@
+//! PgBouncer's admin console over its unix socket.
+//!
+//! The console speaks the simple query protocol only. Every call has a deadline; after any failure the connection is
+//! dropped and the next call makes a new one. Being the same user as the PgBouncer process is what logs us in.
+
+use std::{path::PathBuf, time::Duration};
+
+use thiserror::Error;
+use tokio::{net::UnixStream, task::JoinHandle, time::timeout};
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
+
+use super::tables::{self, Database, Pools, Server, Stats, Table, TableError};
+use crate::contract::LimitsReadBack;
+
+/// Why a command had no good answer.
+#[derive(Debug, Error)]
+pub enum ConsoleError {
+    /// The socket could not be opened.
+    #[error("connecting to the console at {path}: {source}")]
+    Connect {
+        /// The socket.
+        path: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The console refused the command, or spoke another protocol.
+    #[error("{command}: {source}")]
+    Command {
+        /// The command.
+        command: String,
+        /// What the client library said.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    /// No answer in time.
+    #[error("{command}: no answer within {} ms", deadline.as_millis())]
+    Deadline {
+        /// The command.
+        command: String,
+        /// How long was waited.
+        deadline: Duration,
+    },
+    /// The answer has another shape.
+    #[error(transparent)]
+    Answer(#[from] TableError),
+}
+
+struct Session {
+    client: Client,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// A client of the console of one PgBouncer.
+pub struct Console {
+    socket: PathBuf,
+    deadline: Duration,
+    session: Option<Session>,
+}
+
+impl Console {
+    /// A client that connects when it is first used. The socket's name follows from the directory and the port.
+    pub fn new(socket_dir: &std::path::Path, port: u16, deadline: Duration) -> Self {
+        Self { socket: socket_dir.join(format!(".s.PGSQL.{port}")), deadline, session: None }
+    }
+
+    /// Forgets the connection, because the process behind it has changed.
+    pub fn disconnect(&mut self) {
+        self.session = None;
+    }
+
+    /// Runs one command.
+    ///
+    /// # Errors
+    /// [`ConsoleError`]; the connection is dropped then.
+    pub async fn run(&mut self, command: &str) -> Result<Table, ConsoleError> {
+        self.run_within(command, self.deadline).await
+    }
+
+    async fn run_within(&mut self, command: &str, deadline: Duration) -> Result<Table, ConsoleError> {
+        let answer = timeout(deadline, self.ask(command))
+            .await
+            .unwrap_or_else(|_| Err(ConsoleError::Deadline { command: command.to_owned(), deadline }));
+        if answer.is_err() {
+            self.session = None;
+        }
+        answer
+    }
+
+    async fn ask(&mut self, command: &str) -> Result<Table, ConsoleError> {
+        let failed = |source| ConsoleError::Command { command: command.to_owned(), source };
+        let session = match &mut self.session {
+            Some(session) if !session.client.is_closed() => session,
+            slot => slot.insert(connect(&self.socket).await?),
+        };
+        let messages = session.client.simple_query(command).await.map_err(failed)?;
+        let mut table = Table::default();
+        for message in messages {
+            match message {
+                SimpleQueryMessage::RowDescription(columns) => {
+                    table.columns = columns.iter().map(|column| column.name().to_owned()).collect();
+                }
+                SimpleQueryMessage::Row(row) => {
+                    let cells = (0..row.len()).map(|index| row.try_get(index).map(|cell| cell.map(str::to_owned)));
+                    table.rows.push(cells.collect::<Result<_, _>>().map_err(failed)?);
+                }
+                _ => {}
+            }
+        }
+        Ok(table)
+    }
+
+    /// `SHOW POOLS` of one database.
+    ///
+    /// # Errors
+    /// [`ConsoleError`].
+    pub async fn pools(&mut self, database: &str) -> Result<Pools, ConsoleError> {
+        Ok(tables::pools(&self.run("SHOW POOLS").await?, database)?)
+    }
+
+    /// `SHOW STATS` of one database.
+    ///
+    /// # Errors
+    /// [`ConsoleError`].
+    pub async fn stats(&mut self, database: &str) -> Result<Stats, ConsoleError> {
+        Ok(tables::stats(&self.run("SHOW STATS").await?, database)?)
+    }
+
+    /// `SHOW SERVERS` of one database.
+    ///
+    /// # Errors
+    /// [`ConsoleError`].
+    pub async fn servers(&mut self, database: &str) -> Result<Vec<Server>, ConsoleError> {
+        Ok(tables::servers(&self.run("SHOW SERVERS").await?, database)?)
+    }
+
+    /// `SHOW DATABASES` of one database.
+    ///
+    /// # Errors
+    /// [`ConsoleError`].
+    pub async fn database(&mut self, database: &str) -> Result<Database, ConsoleError> {
+        Ok(tables::database(&self.run("SHOW DATABASES").await?, database)?)
+    }
+
+    /// `SHOW CONFIG`.
+    ///
+    /// # Errors
+    /// [`ConsoleError`].
+    pub async fn config(&mut self) -> Result<std::collections::BTreeMap<String, String>, ConsoleError> {
+        Ok(tables::config(&self.run("SHOW CONFIG").await?)?)
+    }
+
+    /// The limits in force.
+    ///
+    /// # Errors
+    /// [`ConsoleError`].
+    pub async fn limits(&mut self, database: &str) -> Result<LimitsReadBack, ConsoleError> {
+        let config = self.config().await?;
+        let paused = self.database(database).await?.paused;
+        Ok(LimitsReadBack {
+            pool_size: tables::config_number(&config, "default_pool_size")?,
+            max_db_connections: tables::config_number(&config, "max_db_connections")?,
+            min_pool_size: tables::config_number(&config, "min_pool_size")?,
+            paused,
+        })
+    }
+
+    /// `SET` of a number. Says nothing about whether it took effect: read back.
+    ///
+    /// # Errors
+    /// [`ConsoleError`].
+    pub async fn set(&mut self, parameter: &'static str, value: &str) -> Result<(), ConsoleError> {
+        self.run(&format!("SET {parameter} = '{value}'")).await.map(|_| ())
+    }
+
+    /// `PAUSE` of a database. PgBouncer answers only when no server connection is linked any more; the pause itself is
+    /// in force at once. So the wait is cut short and counts as success; whether it is paused is read back.
+    ///
+    /// # Errors
+    /// [`ConsoleError`].
+    pub async fn pause(&mut self, database: &str) -> Result<(), ConsoleError> {
+        match self.run_within(&format!("PAUSE \"{database}\""), Duration::from_millis(50)).await {
+            Ok(_) | Err(ConsoleError::Deadline { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// `RESUME` of a database.
+    ///
+    /// # Errors
+    /// [`ConsoleError`].
+    pub async fn resume(&mut self, database: &str) -> Result<(), ConsoleError> {
+        self.run(&format!("RESUME \"{database}\"")).await.map(|_| ())
+    }
+
+    /// `RELOAD`. Before PgBouncer 1.25 errors in the file are not reported: read back.
+    ///
+    /// # Errors
+    /// [`ConsoleError`].
+    pub async fn reload(&mut self) -> Result<(), ConsoleError> {
+        self.run("RELOAD").await.map(|_| ())
+    }
+}
+
+async fn connect(socket: &std::path::Path) -> Result<Session, ConsoleError> {
+    let stream = UnixStream::connect(socket)
+        .await
+        .map_err(|source| ConsoleError::Connect { path: socket.display().to_string(), source })?;
+    let mut config = Config::new();
+    config.user("pgbouncer").dbname("pgbouncer").application_name("sluice-agent");
+    let (client, connection) = config
+        .connect_raw(stream, NoTls)
+        .await
+        .map_err(|source| ConsoleError::Command { command: "login".to_owned(), source })?;
+    // Ends with the client or with the socket; what it says reaches the caller through the client.
+    let driver = tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    Ok(Session { client, driver })
+}

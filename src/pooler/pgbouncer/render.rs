@@ -1,0 +1,327 @@
+//! PURE: the files that PgBouncer reads, from the settings of a revision, the limits of a grant and the credentials.
+//!
+//! The password stands in the auth file alone: PgBouncer takes it from there for the forced user of the `[databases]`
+//! entry as well as for the login of clients, a line break in it can be written there, and no message of PgBouncer's
+//! about a line of its configuration can show it. Whatever PgBouncer cannot represent is refused with the field named,
+//! and every rendered text is read back by PgBouncer's rules ([`super::ini`]) before it is handed out.
+
+use std::fmt::{self, Write as _};
+
+use thiserror::Error;
+
+use super::{
+    ini::{self, IniError},
+    parameters::{self, PARAMETERS, ParameterError},
+};
+use crate::contract::{Injection, PoolMode, ServerTlsMode, Settings};
+
+/// User name and password of the database, the same on both sides of the pooler.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// User name.
+    pub username: String,
+    /// Password, in plain text.
+    pub password: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+/// The three bounds that PgBouncer is started with, in server connections; never 0 but for `min_pool_size`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// `default_pool_size`: the limit.
+    pub pool_size: u32,
+    /// `min_pool_size`: kept open without clients.
+    pub min_pool_size: u32,
+    /// `max_db_connections`: the share.
+    pub max_db_connections: u32,
+}
+
+/// Addresses and files of the machine that PgBouncer runs on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Addresses to listen on for clients.
+    pub listen_addresses: Vec<String>,
+    /// Directory of the unix socket with the console.
+    pub socket_dir: String,
+    /// Where the auth file will stand.
+    pub auth_file: String,
+    /// Bundle that verifies the database's certificate, where the TLS mode verifies it.
+    pub ca_file: Option<String>,
+    /// Milliseconds between two attempts to log in to a database that refused one; spread over the pods.
+    pub login_retry_milliseconds: u32,
+}
+
+/// What is rendered from.
+#[derive(Clone, Debug)]
+pub struct RenderInput<'a> {
+    /// What is fixed for the pod.
+    pub injection: &'a Injection,
+    /// The revision.
+    pub settings: &'a Settings,
+    /// The bounds in force.
+    pub limits: Limits,
+    /// User and password.
+    pub credentials: &'a Credentials,
+    /// Where it runs.
+    pub place: &'a Place,
+}
+
+/// The rendered files.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Rendered {
+    /// The configuration. Holds no password.
+    pub ini: String,
+    /// The auth file. Secret.
+    pub auth_file: String,
+    /// Every parameter of `[pgbouncer]` with its value, for the comparison with what `SHOW CONFIG` answers.
+    pub parameters: Vec<(String, String)>,
+}
+
+impl fmt::Debug for Rendered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rendered").field("ini", &self.ini).finish_non_exhaustive()
+    }
+}
+
+/// Why nothing was rendered.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RenderError {
+    /// PgBouncer has no way to write this value.
+    #[error("{field}: {reason}")]
+    Unrepresentable {
+        /// Path of the field.
+        field: &'static str,
+        /// Why, and what to do.
+        reason: &'static str,
+    },
+    /// A parameter is not allowed, or of the wrong type.
+    #[error(transparent)]
+    Parameter(#[from] ParameterError),
+    /// The database's certificate must be verified and there is nothing to verify it with.
+    #[error(
+        "upstream.tls: mode {mode} needs a CA bundle; name one in upstream.tls.caRef or use an image with a trust store"
+    )]
+    NoCa {
+        /// The mode.
+        mode: &'static str,
+    },
+    /// A limit of 0 would mean "without limit" to PgBouncer.
+    #[error("a limit of 0 cannot be rendered: PgBouncer reads it as no limit; pause the database instead")]
+    ZeroLimit,
+    /// PgBouncer would not read back what was meant.
+    #[error("the rendered configuration does not read back: {0}")]
+    ReadBack(#[from] IniError),
+    /// PgBouncer would read something else than what was meant.
+    #[error("the rendered configuration reads back differently at {what}")]
+    Different {
+        /// Where.
+        what: String,
+    },
+}
+
+/// The longest database name in bytes (PgBouncer's `MAX_DBNAME` and PostgreSQL's `NAMEDATALEN`, less the final NUL).
+const LONGEST_DATABASE: usize = 63;
+/// The longest user name in bytes (PgBouncer's `MAX_USERNAME` less the final NUL).
+const LONGEST_USER: usize = 127;
+/// The longest password in bytes, counted as it stands in the auth file (PgBouncer's `MAX_PASSWORD` less the final NUL).
+const LONGEST_PASSWORD: usize = 2047;
+
+/// On every server connection: PostgreSQL 14 and later then notice that the pooler is gone while a query runs, instead of
+/// running it on behind a slot that the pooler has already given to the next client. Earlier versions select no row.
+const CONNECT_QUERY: &str =
+    "select set_config(name, '5000', false) from pg_settings where name = 'client_connection_check_interval'";
+
+fn refuse<T>(field: &'static str, reason: &'static str) -> Result<T, RenderError> {
+    Err(RenderError::Unrepresentable { field, reason })
+}
+
+/// Checks that PgBouncer can represent a database name.
+///
+/// # Errors
+/// [`RenderError::Unrepresentable`].
+pub fn check_database(name: &str) -> Result<(), RenderError> {
+    let field = "upstream.database";
+    if name.is_empty() || name.len() > LONGEST_DATABASE {
+        return refuse(field, "must have 1 to 63 bytes");
+    }
+    if name == "pgbouncer" {
+        return refuse(field, "PgBouncer reserves this name for its console");
+    }
+    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-')) {
+        return refuse(field, "PgBouncer 1.24 can only name databases of ASCII letters, digits, '_', '.' and '-'");
+    }
+    Ok(())
+}
+
+/// Checks that PgBouncer can represent a host.
+///
+/// # Errors
+/// [`RenderError::Unrepresentable`].
+pub fn check_host(host: &str) -> Result<(), RenderError> {
+    let field = "upstream.host";
+    if host.is_empty() || host.len() > 253 {
+        return refuse(field, "must have 1 to 253 characters");
+    }
+    if !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-' | b':')) {
+        return refuse(field, "must be one host name or address: letters, digits, '_', '.', '-' and ':'");
+    }
+    Ok(())
+}
+
+/// Checks that PgBouncer can represent user name and password.
+///
+/// # Errors
+/// [`RenderError::Unrepresentable`].
+pub fn check_credentials(credentials: &Credentials) -> Result<(), RenderError> {
+    let Credentials { username, password } = credentials;
+    let doubled = |text: &str, quote: char| text.len() + text.matches(quote).count();
+    let user_field = "credentials/username";
+    if username.is_empty() || doubled(username, '"') > LONGEST_USER {
+        return refuse(user_field, "must have 1 to 127 bytes, each '\"' counted twice");
+    }
+    if username.contains(['\n', '\0']) {
+        return refuse(user_field, "PgBouncer cannot write a line break or a NUL in a user name");
+    }
+    let password_field = "credentials/password";
+    if password.is_empty() || doubled(password, '"') > LONGEST_PASSWORD {
+        return refuse(password_field, "must have 1 to 2047 bytes, each '\"' counted twice");
+    }
+    if password.contains('\0') {
+        return refuse(password_field, "PgBouncer cannot write a NUL in a password");
+    }
+    if looks_hashed(password) {
+        return refuse(
+            password_field,
+            "PgBouncer would take it for a hash (md5... or SCRAM-SHA-256$...); choose another one",
+        );
+    }
+    Ok(())
+}
+
+/// Whether PgBouncer would take a password for a stored secret instead of plain text.
+fn looks_hashed(password: &str) -> bool {
+    let md5 = password.strip_prefix("md5");
+    md5.is_some_and(|hash| hash.len() == 32 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        || password.starts_with("SCRAM-SHA-256$")
+}
+
+fn quote(text: &str, with: char) -> String {
+    let doubled: String = [with, with].iter().collect();
+    format!("{with}{}{with}", text.replace(with, &doubled))
+}
+
+/// Renders the files.
+///
+/// # Errors
+/// [`RenderError`]; nothing is rendered then.
+pub fn render(input: &RenderInput<'_>) -> Result<Rendered, RenderError> {
+    let RenderInput { injection, settings, limits, credentials, .. } = *input;
+    check_database(&injection.upstream.database)?;
+    check_host(&injection.upstream.host)?;
+    check_credentials(credentials)?;
+    parameters::check_all(&settings.parameters)?;
+    if limits.pool_size == 0 || limits.max_db_connections == 0 {
+        return Err(RenderError::ZeroLimit);
+    }
+
+    let connection_string = [
+        ("host", injection.upstream.host.clone()),
+        ("port", injection.upstream.port.to_string()),
+        ("dbname", injection.upstream.database.clone()),
+        ("user", credentials.username.clone()),
+        ("connect_query", CONNECT_QUERY.to_owned()),
+    ];
+    let parameters = parameters_of(input)?;
+
+    let mut ini = String::from("[databases]\n");
+    let pairs: Vec<String> =
+        connection_string.iter().map(|(key, value)| format!("{key}={}", quote(value, '\''))).collect();
+    // Writing to a String cannot fail.
+    let _ = writeln!(ini, "{} = {}\n\n[pgbouncer]", injection.upstream.database, pairs.join(" "));
+    for (name, value) in &parameters {
+        let _ = writeln!(ini, "{name} = {value}");
+    }
+    let auth_file = format!("{} {}\n", quote(&credentials.username, '"'), quote(&credentials.password, '"'));
+    let rendered = Rendered { ini, auth_file, parameters };
+    read_back(&rendered, &injection.upstream.database, &connection_string, credentials)?;
+    Ok(rendered)
+}
+
+fn parameters_of(input: &RenderInput<'_>) -> Result<Vec<(String, String)>, RenderError> {
+    let RenderInput { injection, settings, limits, place, .. } = *input;
+    let mut parameters: Vec<(String, String)> = Vec::with_capacity(PARAMETERS.len() + 24);
+    let mut set = |name: &str, value: String| parameters.push((name.to_owned(), value));
+
+    set("listen_addr", place.listen_addresses.join(","));
+    set("listen_port", injection.client.port.to_string());
+    set("unix_socket_dir", place.socket_dir.clone());
+    set("unix_socket_mode", "0600".to_owned());
+    set("auth_type", "scram-sha-256".to_owned());
+    set("auth_file", place.auth_file.clone());
+    set(
+        "pool_mode",
+        match settings.pool_mode {
+            PoolMode::Session => "session",
+            PoolMode::Transaction => "transaction",
+        }
+        .to_owned(),
+    );
+    set("default_pool_size", limits.pool_size.to_string());
+    set("min_pool_size", limits.min_pool_size.min(limits.pool_size).to_string());
+    set("max_db_connections", limits.max_db_connections.to_string());
+    set("max_user_connections", "0".to_owned());
+    set("reserve_pool_size", "0".to_owned());
+    set("max_client_conn", injection.client.max_connections.to_string());
+    set("query_wait_timeout", settings.health.query_wait_timeout_seconds.to_string());
+    let retry = place.login_retry_milliseconds;
+    set("server_login_retry", format!("{}.{:03}", retry / 1000, retry % 1000));
+    let mode = match injection.upstream.tls.mode {
+        ServerTlsMode::Disabled => "disable",
+        ServerTlsMode::Require => "require",
+        ServerTlsMode::VerifyCa => "verify-ca",
+        ServerTlsMode::VerifyFull => "verify-full",
+    };
+    set("server_tls_sslmode", mode.to_owned());
+    if matches!(injection.upstream.tls.mode, ServerTlsMode::VerifyCa | ServerTlsMode::VerifyFull) {
+        set("server_tls_ca_file", place.ca_file.clone().ok_or(RenderError::NoCa { mode })?);
+    }
+    for parameter in PARAMETERS {
+        let given = settings.parameters.get(parameter.name).map(String::as_str);
+        set(parameter.name, given.unwrap_or(parameter.default).to_owned());
+    }
+    Ok(parameters)
+}
+
+/// Reads the rendered texts by PgBouncer's rules and compares them with what was meant.
+fn read_back(
+    rendered: &Rendered,
+    database: &str,
+    connection_string: &[(&str, String)],
+    credentials: &Credentials,
+) -> Result<(), RenderError> {
+    let different = |what: &str| Err(RenderError::Different { what: what.to_owned() });
+    let entries = ini::parse(&rendered.ini)?;
+    let (databases, others): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.section == "databases");
+    let [entry] = databases.as_slice() else { return different("[databases]") };
+    let pairs = ini::parse_connection_string(&entry.key, &entry.value)?;
+    let meant = connection_string.iter().map(|(key, value)| (*key, value.as_str()));
+    if entry.key != database || !meant.eq(pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()))) {
+        return different("[databases]");
+    }
+    let read = others.iter().map(|entry| (entry.section.as_str(), entry.key.as_str(), entry.value.as_str()));
+    if !read.eq(rendered.parameters.iter().map(|(name, value)| ("pgbouncer", name.as_str(), value.as_str()))) {
+        return different("[pgbouncer]");
+    }
+    match ini::parse_auth_file(&rendered.auth_file)?.as_slice() {
+        [(user, password)] if *user == credentials.username && *password == credentials.password => Ok(()),
+        _ => different("the auth file"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::contract::Document as _;
+
+fn injection() -> Injection {
+    Injection::parse(
+        r#"{"v":1,"pool":"shop","namespace":"shop",
+            "upstream":{"host":"pg-main-rw.db.svc","port":5432,"database":"shop","tls":{"mode":"Disabled","ownCa":false}},
+            "client":{"port":5432,"maxConnections":1000}}"#,
+    )
+    .unwrap()
+}
+
+fn settings() -> Settings {
+    serde_json::from_str(
+        r#"{"poolMode":"Transaction","parameters":{"server_round_robin":"1"},
+            "health":{"validationQuery":"select 1","periodSeconds":10,"queryWaitTimeoutSeconds":30,"leakThresholdSeconds":300},
+            "scaling":{"algorithm":"Adaptive","limitSource":"Share","objective":{"waitMilliseconds":20,"maxWaitingPercent":1.0},
+              "targetUtilizationPercent":70,"behavior":{
+                "scaleUp":{"stabilizationWindowSeconds":0,"selectPolicy":"Max","policies":[],"tolerance":0.0},
+                "scaleDown":{"stabilizationWindowSeconds":0,"selectPolicy":"Max","policies":[],"tolerance":0.05}}}}"#,
+    )
+    .unwrap()
+}
+
+fn place() -> Place {
+    Place {
+        listen_addresses: vec!["127.0.0.1".into(), "::1".into()],
+        socket_dir: "/sluice/run".into(),
+        auth_file: "/sluice/run/users.txt".into(),
+        ca_file: None,
+        login_retry_milliseconds: 1250,
+    }
+}
+
+const LIMITS: Limits = Limits { pool_size: 4, min_pool_size: 1, max_db_connections: 10 };
+
+fn render_with(injection: &Injection, username: &str, password: &str) -> Result<Rendered, RenderError> {
+    let credentials = Credentials { username: username.into(), password: password.into() };
+    render(&RenderInput {
+        injection,
+        settings: &settings(),
+        limits: LIMITS,
+        credentials: &credentials,
+        place: &place(),
+    })
+}
+
+#[test]
+fn the_rendered_configuration_is_as_reviewed() {
+    let rendered = render_with(&injection(), "shop", "secret").unwrap();
+    insta::assert_snapshot!(rendered.ini);
+    assert_eq!(rendered.auth_file, "\"shop\" \"secret\"\n");
+}
+
+#[test]
+fn the_password_stands_in_the_auth_file_alone() {
+    let rendered = render_with(&injection(), "shop", "hush-hush").unwrap();
+    assert!(!rendered.ini.contains("hush"));
+    assert!(!format!("{rendered:?}").contains("hush"));
+}
+
+#[test]
+fn what_pgbouncer_cannot_represent_is_refused_with_its_field() {
+    let field = |result: Result<Rendered, RenderError>| match result {
+        Err(RenderError::Unrepresentable { field, .. }) => field,
+        other => panic!("{other:?}"),
+    };
+    for name in ["", "pgbouncer", "a b", "caf\u{e9}", "a'b", "a\nb", "*", &"x".repeat(64)] {
+        let mut injection = injection();
+        injection.upstream.database = name.into();
+        assert_eq!(field(render_with(&injection, "u", "p")), "upstream.database", "{name:?}");
+    }
+    for host in ["", "a,b", "a b", "/tmp", "a'b", "a\nb"] {
+        let mut injection = injection();
+        injection.upstream.host = host.into();
+        assert_eq!(field(render_with(&injection, "u", "p")), "upstream.host", "{host:?}");
+    }
+    for user in ["", "a\nb", &"\"".repeat(64), &"x".repeat(128)] {
+        assert_eq!(field(render_with(&injection(), user, "p")), "credentials/username", "{user:?}");
+    }
+    let hash = format!("md5{}", "0123456789abcdef".repeat(2));
+    for password in ["", "a\0b", &hash, "SCRAM-SHA-256$4096:x$y:z", &"x".repeat(2048)] {
+        assert_eq!(field(render_with(&injection(), "u", password)), "credentials/password", "{password:?}");
+    }
+}
+
+#[test]
+fn verification_without_a_ca_is_refused() {
+    let mut injection = injection();
+    injection.upstream.tls.mode = ServerTlsMode::VerifyFull;
+    assert_eq!(render_with(&injection, "u", "p"), Err(RenderError::NoCa { mode: "verify-full" }));
+}
+
+#[test]
+fn a_limit_of_zero_is_never_rendered() {
+    let credentials = Credentials { username: "u".into(), password: "p".into() };
+    let limits = Limits { max_db_connections: 0, ..LIMITS };
+    let (injection, settings, place) = (injection(), settings(), place());
+    let input =
+        RenderInput { injection: &injection, settings: &settings, limits, credentials: &credentials, place: &place };
+    assert_eq!(render(&input), Err(RenderError::ZeroLimit));
+}
+
+proptest! {
+    #[test]
+    fn any_credentials_are_read_back_as_they_are_or_refused(
+        username in prop_oneof![any::<String>(), "[a'\";%=\\\\ \n\r\t\\[\\]#]{1,20}"],
+        password in prop_oneof![any::<String>(), "[a'\";%=\\\\ \n\r\t\\[\\]#]{1,40}"],
+    ) {
+        match render_with(&injection(), &username, &password) {
+            Ok(rendered) => {
+                let entries = ini::parse(&rendered.ini).unwrap();
+                prop_assert_eq!(entries.len(), 1 + rendered.parameters.len());
+                let pairs = ini::parse_connection_string("shop", &entries[0].value).unwrap();
+                prop_assert_eq!(&pairs[3], &("user".to_owned(), username.clone()));
+                prop_assert_eq!(ini::parse_auth_file(&rendered.auth_file).unwrap(), vec![(username, password)]);
+            }
+            Err(error) => prop_assert!(matches!(error, RenderError::Unrepresentable { .. }), "{}", error),
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! PURE: what PgBouncer's console answers, column by column, by name.
+//!
+//! Columns come and go between versions: unknown ones are ignored, a missing one is an error that names it. A figure
+//! that is not a number is an error too; nothing is guessed.
+
+use std::collections::BTreeMap;
+
+use thiserror::Error;
+
+/// One answer of the console: names of the columns, and rows of texts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// Names of the columns.
+    pub columns: Vec<String>,
+    /// Rows; a cell is None where the console sent NULL.
+    pub rows: Vec<Vec<Option<String>>>,
+}
+
+/// Why an answer could not be understood.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum TableError {
+    /// A column that is needed is not there.
+    #[error("the answer to {command} has no column {column}; this PgBouncer is not one that Sluice knows")]
+    MissingColumn {
+        /// The command.
+        command: &'static str,
+        /// The column.
+        column: &'static str,
+    },
+    /// A cell is not what its column should hold.
+    #[error("the answer to {command} holds {value:?} in column {column}, which is not a number")]
+    NotANumber {
+        /// The command.
+        command: &'static str,
+        /// The column.
+        column: &'static str,
+        /// What stands there.
+        value: String,
+    },
+    /// The database is not in the answer.
+    #[error("the answer to {command} does not mention database {database}")]
+    MissingDatabase {
+        /// The command.
+        command: &'static str,
+        /// The database.
+        database: String,
+    },
+}
+
+/// `SHOW POOLS` of one database, its pools added up. Numbers of connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pools {
+    /// Clients that are linked to a server connection or idle.
+    pub clients_active: u32,
+    /// Clients that wait for a server connection.
+    pub clients_waiting: u32,
+    /// Server connections linked to a client.
+    pub active: u32,
+    /// Server connections ready for a client.
+    pub idle: u32,
+    /// Server connections idle for long, to be checked before use.
+    pub used: u32,
+    /// Server connections being checked or reset.
+    pub tested: u32,
+    /// Server connections that log in.
+    pub login: u32,
+    /// Server connections kept until their cancel request is through.
+    pub being_canceled: u32,
+    /// How long the first waiting client has waited, in microseconds.
+    pub longest_wait_microseconds: u64,
+}
+
+impl Pools {
+    /// Server connections open now: all states together.
+    pub fn held(&self) -> u32 {
+        [self.active, self.idle, self.used, self.tested, self.login, self.being_canceled]
+            .into_iter()
+            .fold(0, u32::saturating_add)
+    }
+}
+
+/// `SHOW STATS` of one database: counters since the process started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Transactions finished.
+    pub transactions: u64,
+    /// Time in transactions, microseconds.
+    pub transaction_microseconds: u64,
+    /// Time that clients waited for a server connection, microseconds.
+    pub wait_microseconds: u64,
+    /// Server connections given to clients.
+    pub assignments: u64,
+}
+
+/// `SHOW DATABASES` of one database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Database {
+    /// Paused on the console.
+    pub paused: bool,
+    /// Server connections that count towards `max_db_connections`.
+    pub connections: u32,
+}
+
+/// One row of `SHOW SERVERS`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Number of the socket, counted over all sockets of the process.
+    pub id: u64,
+    /// Whether a client is linked to it.
+    pub linked: bool,
+    /// Own address of the connection.
+    pub local_address: String,
+    /// Own port of the connection.
+    pub local_port: u16,
+}
+
+struct Rows<'a> {
+    command: &'static str,
+    table: &'a Table,
+}
+
+impl<'a> Rows<'a> {
+    fn new(command: &'static str, table: &'a Table) -> Self {
+        Self { command, table }
+    }
+
+    fn column(&self, column: &'static str) -> Result<usize, TableError> {
+        let missing = TableError::MissingColumn { command: self.command, column };
+        self.table.columns.iter().position(|name| name == column).ok_or(missing)
+    }
+
+    fn text(row: &'a [Option<String>], index: usize) -> &'a str {
+        row.get(index).and_then(Option::as_deref).unwrap_or_default()
+    }
+
+    fn number<T: std::str::FromStr>(&self, row: &'a [Option<String>], column: &'static str) -> Result<T, TableError> {
+        let text = Self::text(row, self.column(column)?);
+        text.parse().map_err(|_| TableError::NotANumber {
+            command: self.command,
+            column,
+            value: text.chars().take(40).collect(),
+        })
+    }
+
+    fn of_database(
+        &self,
+        column: &'static str,
+        database: &str,
+    ) -> Result<impl Iterator<Item = &'a [Option<String>]>, TableError> {
+        let index = self.column(column)?;
+        let rows: Vec<&[Option<String>]> =
+            self.table.rows.iter().map(Vec::as_slice).filter(|row| Self::text(row, index) == database).collect();
+        Ok(rows.into_iter())
+    }
+}
+
+/// Reads `SHOW POOLS`. A database that no client has asked for yet has no pool: all zero, which is the truth.
+///
+/// # Errors
+/// [`TableError`].
+pub fn pools(table: &Table, database: &str) -> Result<Pools, TableError> {
+    let rows = Rows::new("SHOW POOLS", table);
+    let mut sum = Pools::default();
+    // Asked for even when no row follows, so that an answer of another shape is never read as "nothing is open".
+    for column in ["cl_active", "cl_waiting", "sv_active", "sv_idle", "sv_used", "sv_tested", "sv_login", "maxwait"] {
+        rows.column(column)?;
+    }
+    for row in rows.of_database("database", database)? {
+        let add = |total: &mut u32, column| -> Result<(), TableError> {
+            *total = total.saturating_add(rows.number::<u32>(row, column)?);
+            Ok(())
+        };
+        add(&mut sum.clients_active, "cl_active")?;
+        add(&mut sum.clients_waiting, "cl_waiting")?;
+        add(&mut sum.active, "sv_active")?;
+        add(&mut sum.idle, "sv_idle")?;
+        add(&mut sum.used, "sv_used")?;
+        add(&mut sum.tested, "sv_tested")?;
+        add(&mut sum.login, "sv_login")?;
+        add(&mut sum.being_canceled, "sv_being_canceled")?;
+        let seconds: u64 = rows.number(row, "maxwait")?;
+        let microseconds: u64 = rows.number(row, "maxwait_us")?;
+        let wait = seconds.saturating_mul(1_000_000).saturating_add(microseconds);
+        sum.longest_wait_microseconds = sum.longest_wait_microseconds.max(wait);
+    }
+    Ok(sum)
+}
+
+/// Reads `SHOW STATS`. A database without traffic may be missing: all zero.
+///
+/// # Errors
+/// [`TableError`].
+pub fn stats(table: &Table, database: &str) -> Result<Stats, TableError> {
+    let rows = Rows::new("SHOW STATS", table);
+    for column in ["total_xact_count", "total_xact_time", "total_wait_time", "total_server_assignment_count"] {
+        rows.column(column)?;
+    }
+    let mut sum = Stats::default();
+    for row in rows.of_database("database", database)? {
+        let add = |total: &mut u64, column| -> Result<(), TableError> {
+            *total = total.saturating_add(rows.number::<u64>(row, column)?);
+            Ok(())
+        };
+        add(&mut sum.transactions, "total_xact_count")?;
+        add(&mut sum.transaction_microseconds, "total_xact_time")?;
+        add(&mut sum.wait_microseconds, "total_wait_time")?;
+        add(&mut sum.assignments, "total_server_assignment_count")?;
+    }
+    Ok(sum)
+}
+
+/// Reads `SHOW DATABASES`.
+///
+/// # Errors
+/// [`TableError`]; the database must be there.
+pub fn database(table: &Table, database: &str) -> Result<Database, TableError> {
+    let rows = Rows::new("SHOW DATABASES", table);
+    let row = rows
+        .of_database("name", database)?
+        .next()
+        .ok_or_else(|| TableError::MissingDatabase { command: "SHOW DATABASES", database: database.to_owned() })?;
+    Ok(Database {
+        paused: rows.number::<u8>(row, "paused")? != 0,
+        connections: rows.number(row, "current_connections")?,
+    })
+}
+
+/// Reads `SHOW CONFIG`: value by key.
+///
+/// # Errors
+/// [`TableError`].
+pub fn config(table: &Table) -> Result<BTreeMap<String, String>, TableError> {
+    let rows = Rows::new("SHOW CONFIG", table);
+    let (key, value) = (rows.column("key")?, rows.column("value")?);
+    Ok(table.rows.iter().map(|row| (Rows::text(row, key).to_owned(), Rows::text(row, value).to_owned())).collect())
+}
+
+/// Reads `SHOW SERVERS`.
+///
+/// # Errors
+/// [`TableError`].
+pub fn servers(table: &Table, database: &str) -> Result<Vec<Server>, TableError> {
+    let rows = Rows::new("SHOW SERVERS", table);
+    let (link, address) = (rows.column("link")?, rows.column("local_addr")?);
+    rows.column("id")?;
+    rows.column("local_port")?;
+    rows.of_database("database", database)?
+        .map(|row| {
+            Ok(Server {
+                id: rows.number(row, "id")?,
+                linked: !Rows::text(row, link).is_empty(),
+                local_address: Rows::text(row, address).to_owned(),
+                local_port: rows.number(row, "local_port")?,
+            })
+        })
+        .collect()
+}
+
+/// Reads one figure of `SHOW CONFIG`.
+///
+/// # Errors
+/// [`TableError`]: missing, or not a number.
+pub fn config_number(config: &BTreeMap<String, String>, key: &'static str) -> Result<u32, TableError> {
+    let value = config.get(key).ok_or(TableError::MissingColumn { command: "SHOW CONFIG", column: key })?;
+    value.parse().map_err(|_| TableError::NotANumber {
+        command: "SHOW CONFIG",
+        column: key,
+        value: value.chars().take(40).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn table(text: &str) -> Table {
+        let mut lines = text.lines().map(|line| line.split('|').map(str::trim).map(str::to_owned));
+        Table {
+            columns: lines.next().unwrap().collect(),
+            rows: lines.map(|cells| cells.map(|cell| (cell != "NULL").then_some(cell)).collect()).collect(),
+        }
+    }
+
+    const POOLS: &str = "\
+database | user | cl_active | cl_waiting | sv_active | sv_being_canceled | sv_idle | sv_used | sv_tested | sv_login | maxwait | maxwait_us | new
+pgbouncer | pgbouncer | 1 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | x
+shop | a | 9 | 2 | 3 | 1 | 1 | 1 | 0 | 1 | 1 | 500 | x
+shop | b | 1 | 0 | 1 | 0 | 0 | 0 | 0 | 0 | 0 | 7 | x";
+
+    #[test]
+    fn pools_of_one_database_add_up_and_the_console_does_not_count() {
+        let read = pools(&table(POOLS), "shop").unwrap();
+        assert_eq!((read.clients_active, read.clients_waiting, read.active), (10, 2, 4));
+        assert_eq!(read.held(), 4 + 1 + 1 + 1 + 1);
+        assert_eq!(read.longest_wait_microseconds, 1_000_500);
+    }
+
+    #[test]
+    fn a_missing_column_is_named_even_without_rows() {
+        let without = table(&POOLS.replace("sv_login", "sv_logging_in"));
+        let error = pools(&without, "none").unwrap_err();
+        assert_eq!(error, TableError::MissingColumn { command: "SHOW POOLS", column: "sv_login" });
+    }
+
+    #[test]
+    fn a_figure_that_is_not_a_number_is_never_zero() {
+        let garbage = table(&POOLS.replace("| 9 |", "| nine |"));
+        assert!(matches!(pools(&garbage, "shop"), Err(TableError::NotANumber { column: "cl_active", .. })));
+        let negative = table(&POOLS.replace("| 9 |", "| -9 |"));
+        assert!(matches!(pools(&negative, "shop"), Err(TableError::NotANumber { .. })));
+        let null = table(&POOLS.replace("| 9 |", "| NULL |"));
+        assert!(matches!(pools(&null, "shop"), Err(TableError::NotANumber { .. })));
+    }
+
+    fn any_table() -> impl Strategy<Value = Table> {
+        let names = prop_oneof![
+            Just("database"),
+            Just("name"),
+            Just("paused"),
+            Just("current_connections"),
+            Just("key"),
+            Just("value"),
+            Just("cl_active"),
+            Just("id"),
+            Just("link"),
+            Just("local_addr"),
+            Just("local_port"),
+            Just("total_xact_count"),
+        ];
+        let columns = prop::collection::vec(names.prop_map(str::to_owned), 0..12);
+        let cell = prop::option::of(prop_oneof![
+            Just("shop".to_owned()),
+            any::<u64>().prop_map(|n| n.to_string()),
+            any::<String>()
+        ]);
+        let rows = prop::collection::vec(prop::collection::vec(cell, 0..12), 0..5);
+        (columns, rows).prop_map(|(columns, rows)| Table { columns, rows })
+    }
+
+    proptest! {
+        #[test]
+        fn reading_any_answer_never_panics(table in any_table()) {
+            let _ = (pools(&table, "shop"), stats(&table, "shop"), database(&table, "shop"));
+            let _ = (config(&table), servers(&table, "shop"));
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! PURE: versions of PgBouncer, and what to think of them.
+
+use std::fmt;
+
+/// A version as `pgbouncer -V` and `SHOW VERSION` print it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    /// First number.
+    pub major: u32,
+    /// Second number.
+    pub minor: u32,
+    /// Third number; 0 where it is missing.
+    pub patch: u32,
+}
+
+/// The oldest version that is started. Earlier ones recycle every TLS connection at each RELOAD and keep no prepared
+/// statements by default (PgBouncer NEWS 1.24).
+pub const OLDEST: Version = Version { major: 1, minor: 24, patch: 1 };
+/// The oldest version that is not warned about: CVE-2026-6664 to CVE-2026-6667 are fixed in it.
+pub const RECOMMENDED: Version = Version { major: 1, minor: 25, patch: 2 };
+
+/// What a version is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Support {
+    /// Started without a word.
+    Full,
+    /// Started with a warning.
+    Warned,
+    /// Not started.
+    Refused,
+}
+
+impl Version {
+    /// Reads the first `PgBouncer X.Y.Z` of a text.
+    pub fn find(text: &str) -> Option<Self> {
+        text.split_whitespace()
+            .skip_while(|word| !word.eq_ignore_ascii_case("pgbouncer"))
+            .nth(1)
+            .and_then(Self::parse_number)
+    }
+
+    fn parse_number(word: &str) -> Option<Self> {
+        let mut numbers = word
+            .split('.')
+            .map(|part| part.chars().take_while(char::is_ascii_digit).collect::<String>())
+            .map_while(|digits| digits.parse().ok());
+        Some(Self { major: numbers.next()?, minor: numbers.next()?, patch: numbers.next().unwrap_or(0) })
+    }
+
+    /// What this version is good for.
+    pub fn support(self) -> Support {
+        if self < OLDEST {
+            Support::Refused
+        } else if self < RECOMMENDED {
+            Support::Warned
+        } else {
+            Support::Full
+        }
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_as_pgbouncer_prints_them() {
+        let printed = "PgBouncer 1.24.1\nlibevent 2.1.12-stable\nadns: c-ares 1.34.5";
+        assert_eq!(Version::find(printed), Some(OLDEST));
+        assert_eq!(Version::find("PgBouncer 1.26.0rc1"), Some(Version { major: 1, minor: 26, patch: 0 }));
+        assert_eq!(Version::find("sh: not found"), None);
+        assert_eq!(Version::find("PgBouncer"), None);
+    }
+
+    #[test]
+    fn versions_before_1_24_1_are_refused_and_those_before_1_25_2_are_warned_about() {
+        let support = |text| Version::find(text).map(Version::support);
+        assert_eq!(support("PgBouncer 1.18.0"), Some(Support::Refused));
+        assert_eq!(support("PgBouncer 1.24.0"), Some(Support::Refused));
+        assert_eq!(support("PgBouncer 1.24.1"), Some(Support::Warned));
+        assert_eq!(support("PgBouncer 1.25.2"), Some(Support::Full));
+        assert_eq!(support("PgBouncer 2.0"), Some(Support::Full));
+    }
+}
