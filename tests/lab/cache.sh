@@ -22,6 +22,7 @@ need_disk() {
 
 # once PATH GIGABYTES FUNCTION ARG...: makes PATH if it is not there. FUNCTION gets a new directory to fill (and ARGs);
 # it is renamed to PATH when done, so nobody ever sees half of it. Others who want the same wait for the lock.
+# Never call it where bash ignores errors (`if`, before `&&` or `||`): FUNCTION would go on after one.
 once() {
   local path=$1 gigabytes=$2 make=$3
   shift 3

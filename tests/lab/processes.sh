@@ -3,6 +3,7 @@
 # shellcheck shell=bash
 
 SLUICE_LAB=${SLUICE_LAB:-default}
+case $SLUICE_LAB in '' | *[!a-z0-9-]*) die "SLUICE_LAB=$SLUICE_LAB: a name has lower-case letters, digits and hyphens" ;; esac
 RUN=${SLUICE_RUN:-/var/tmp/sluice-lab-$(id -u)}/$SLUICE_LAB
 BEGAN=${EPOCHREALTIME/,/.}
 
@@ -74,8 +75,9 @@ make_namespaces() {
     # mounts of pods spread inside, never to the machine; the sockets of containerd's shims go to a /run of its own
     setup="mount --make-rshared / && mount -t tmpfs tmpfs /run && $setup"
   fi
-  setsid unshare "${user[@]}" --net --pid --fork --ipc --mount --mount-proc sh -c "$setup" \
+  setsid unshare "${user[@]}" --net --pid --fork --ipc --mount --mount-proc --kill-child sh -c "$setup" \
     > "$RUN/log/init.log" 2>&1 < /dev/null 7>&- &
+  echo "$! $(started_at $!)" > "$RUN/pids/holder" # its death is the death of init
   adopt init $!
   wait_for 10 namespaces grep -q up "$RUN/log/init.log"
 }
@@ -127,11 +129,11 @@ make_cgroups() {
 }
 
 down() {
-  local init left _
-  if init=$(pid_of init); then
-    kill -s KILL "$init"
-    while running init; do sleep 0.02; done
-  fi
+  local name pid left _
+  for name in holder init; do
+    ! pid=$(pid_of $name) || kill -s KILL "$pid" 2> /dev/null || :
+    while running $name; do sleep 0.02; done
+  done
   for _ in {1..100}; do
     left=$(cgroups)
     [ -n "$left" ] || break
