@@ -15,6 +15,7 @@ pub mod options;
 pub mod peaks;
 pub mod probe;
 pub mod process;
+pub mod reaction;
 pub mod run;
 pub mod server;
 pub mod slot;

@@ -26,12 +26,15 @@ use super::{
     options::RunOptions,
     peaks::Peak,
     process::{self, ProcessError},
+    reaction::{Decided, PoolerReading, Reaction},
     server::{self, Published},
     slot::{Progress, Slot, SlotError},
     wish::{Granted, Wish},
 };
 use crate::{
-    contract::{ContractError, Document, Held, Injection, LimitsReadBack, SlotStatus, StatusReport, names},
+    contract::{
+        ContractError, Document, Held, Injection, LimitSource, LimitsReadBack, SlotStatus, StatusReport, names,
+    },
     pooler::pgbouncer::{
         limits::Wanted,
         log::PoolerError,
@@ -118,6 +121,7 @@ struct Agent {
     held: Option<Held>,
     differences: Differences,
     peaks: [(&'static str, Peak, Peak); 2],
+    reaction: Reaction,
     releasing_since: Option<Millis>,
     stored: Option<LastGood>,
     next: Schedule,
@@ -196,6 +200,7 @@ impl Agent {
             held: None,
             differences: Differences::default(),
             peaks: [("5s", 5000), ("30s", 30_000)].map(|(name, window)| (name, Peak::new(window), Peak::new(window))),
+            reaction: Reaction::default(),
             releasing_since: None,
             stored,
             next: Schedule::default(),
@@ -448,7 +453,39 @@ impl Agent {
     }
 
     fn decide_limit(&mut self) {
-        self.limit = self.wish.grant().share;
+        let grant = self.wish.grant();
+        let source = self.wish.revision.as_ref().map_or(LimitSource::Share, |r| r.settings.scaling.limit_source);
+        self.limit = self.reaction.limit(source, grant);
+    }
+
+    /// The agent's loop: decides the limit from this reading, and logs what `sluice decide` needs to repeat it.
+    fn react(&mut self, reading: &PoolerReading, punctual: bool) {
+        let Some(revision) = &self.wish.revision else { return };
+        let current = self.slot.limits.map_or(self.limit, |limits| limits.pool_size);
+        let decided = self.reaction.feed(&revision.settings, self.wish.grant(), current, reading, punctual);
+        let Some(Decided { id, from, decision, line }) = decided else { return };
+        if tracing::enabled!(tracing::Level::DEBUG)
+            && let Ok(observation) = serde_json::to_string(&line)
+        {
+            tracing::debug!(
+                decision = id,
+                observation,
+                size = decision.size,
+                reason = decision.reason.as_str(),
+                "observed"
+            );
+        }
+        if decision.size != from {
+            self.published.metrics.count_decision(decision.reason.as_str());
+            tracing::info!(
+                decision = id,
+                from,
+                to = decision.size,
+                reason = decision.reason.as_str(),
+                "{}",
+                decision.message
+            );
+        }
     }
 
     fn see_pools(&mut self, pools: Pools) {
@@ -456,7 +493,7 @@ impl Agent {
             Some(Held { held: pools.held(), active: pools.active, leaked: None, waiting: pools.clients_waiting });
     }
 
-    async fn take_reading(&mut self, _punctual: bool) {
+    async fn take_reading(&mut self, punctual: bool) {
         let database = &self.injection.upstream.database;
         let pools = self.slot.console.pools(database).await;
         let stats = self.slot.console.stats(database).await;
@@ -472,6 +509,8 @@ impl Agent {
         let now = self.now();
         let added = self.differences.feed(stats);
         self.see_pools(pools);
+        let at_seconds = self.begin.elapsed().as_secs_f64();
+        self.react(&PoolerReading { at_seconds, pools, added, leaked: None }, punctual);
         let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         let metrics = &self.published.metrics;
         metrics.observe(added, pools, None, unix_seconds);
