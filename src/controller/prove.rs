@@ -108,6 +108,8 @@ impl Prover {
             .pool_idle_timeout(Duration::from_secs(5))
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
+            // agents are asked in plain text, and an image without certificates has none to load
+            .tls_certs_only([])
             .build()
         {
             Ok(client) => client,

@@ -13,7 +13,7 @@ use super::{InjectionSettings, PodPool, resources};
 use crate::contract::{Document, names};
 
 /// The agent in Sluice's image.
-const AGENT_IN_IMAGE: &str = "/sluice-agent";
+const AGENT_IN_IMAGE: &str = "/usr/local/bin/sluice-agent";
 /// Where every container gets the service account's token, unless something is mounted there already.
 const TOKEN_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// Readable by all: the volume is mounted into the sidecar alone, whose user is not the owner of the files. The agent

@@ -32,7 +32,7 @@ const SAFE_TO_EVICT_ANNOTATION: &str = "cluster-autoscaler.kubernetes.io/safe-to
 /// What the operator's configuration says about injected containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InjectionSettings {
-    /// Image that holds `/sluice-agent`.
+    /// Image that holds `/usr/local/bin/sluice-agent`.
     pub agent_image: String,
     /// Image with PgBouncer 1.24.1 or later, for pools that name none.
     pub pgbouncer_image: String,
