@@ -1,5 +1,6 @@
 //! The subcommands of `sluice`, one file each.
 
+pub mod backtest;
 pub mod crd;
 pub mod decide;
 pub mod operator;
@@ -18,6 +19,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Replay recorded load against the sizing, and against fixed sizes.
+    Backtest(Box<backtest::BacktestArgs>),
     /// Print the custom resource definitions, or write them into a directory.
     Crd(crd::CrdArgs),
     /// Decide on observations: one JSON object per line in, one per line out.
@@ -30,6 +33,7 @@ impl Cli {
     /// Runs the subcommand. An error is told on standard error, in one line with its causes.
     pub fn run(self) -> ExitCode {
         let outcome: Result<(), Box<dyn std::error::Error>> = match self.command {
+            Command::Backtest(args) => backtest::run(&args).map_err(Into::into),
             Command::Crd(args) => crd::run(&args).map_err(Into::into),
             Command::Decide(args) => decide::run(&args).map_err(Into::into),
             Command::Operator(args) => operator::run(*args).map_err(Into::into),

@@ -1,5 +1,6 @@
 //! The sizing of pools: edge cases, the HPA's behaviour cases, properties, recorded decisions.
 
+mod backtest;
 mod behavior;
 mod decide_command;
 mod edges;
