@@ -1,5 +1,7 @@
 //! Logs: one JSON object a line by default, for machines; text for a terminal.
 
+use std::io::IsTerminal;
+
 use clap::ValueEnum;
 use thiserror::Error;
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, registry, util::SubscriberInitExt};
@@ -45,7 +47,9 @@ pub fn init(format: LogFormat, level: &str) -> Result<(), TelemetryError> {
         LogFormat::Json => registry
             .with(fmt::layer().json().flatten_event(true).with_current_span(true).with_span_list(false))
             .try_init()?,
-        LogFormat::Text => registry.with(fmt::layer().with_target(false)).try_init()?,
+        LogFormat::Text => {
+            registry.with(fmt::layer().with_target(false).with_ansi(std::io::stdout().is_terminal())).try_init()?
+        }
     }
     Ok(())
 }

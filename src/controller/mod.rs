@@ -226,9 +226,7 @@ async fn admit(
     let keeping = keeper.run(stop.clone(), move |looked| match looked {
         Ok(_) => readiness.open(WEBHOOK_GATE),
         Err(error) => {
-            let error = crate::cli::with_causes(error);
-            tracing::warn!(error, "keeping the webhook's certificate");
-            readiness.wait(WEBHOOK_GATE, &error);
+            readiness.wait(WEBHOOK_GATE, &crate::cli::with_causes(error));
         }
     });
     let revisions = stores.revisions.clone();

@@ -28,6 +28,8 @@ use crate::{
 
 /// Look again after this long when somebody else wrote first: the watch brings the news as well.
 const AFTER_CONFLICT: Duration = Duration::from_millis(250);
+/// Look again this long after a write if nothing else asks for it: a proof does, and usually comes before.
+const AFTER_WRITE: Duration = Duration::from_secs(1);
 /// First pause after a failed change; it doubles each time.
 const FIRST_BACKOFF_SECONDS: i64 = 1;
 /// Longest pause after a failed change.
@@ -136,8 +138,7 @@ async fn look(pool: &Arc<ConnectionPool>, context: &Context) -> Result<Action, R
     let told = tell(pool, &key, context, &memory, plan, now).await;
     let wrote = applied?;
     told?;
-    // the answers to our own writes are in the index: see at once whether there is more to do
-    Ok(if wrote { Action::requeue(AFTER_CONFLICT) } else { Action::await_change() })
+    Ok(if wrote { Action::requeue(AFTER_WRITE) } else { Action::await_change() })
 }
 
 fn observe_and_plan(

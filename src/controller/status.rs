@@ -79,7 +79,7 @@ fn essence(status: &ConnectionPoolStatus) -> Value {
         .iter()
         .map(|condition| (&condition.type_, &condition.status, &condition.reason, condition.observed_generation))
         .collect();
-    // who is proven or reports moves with every change of a share
+    // who is proven or reports moves with every change of a share; the condition Proven tells of it
     let pods = status.pods.map(|pods| (pods.matched, pods.injected, pods.current));
     json!([
         conditions,

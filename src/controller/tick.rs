@@ -18,7 +18,7 @@ use crate::{
     cli::with_causes,
     decide::{
         effective::EffectivePool,
-        load::{Completeness, ExpectedPod, Judgement, Load, LoadFigures, LoadInput, PodFigures, Stage},
+        load::{Completeness, ExpectedPod, HoldReason, Judgement, Load, LoadFigures, LoadInput, PodFigures, Stage},
         plan::{Change, LoadSeen, Proof, SidecarSeen, SizingSeen, Trouble},
         shares::PodPhase,
         sizing::{Automation, Bounds, Decision, Observation, Sample, SizingSettings},
@@ -187,7 +187,10 @@ fn decide(
         }
         Judgement::Unchanged => (Vec::new(), None, Completeness::Complete),
         Judgement::Hold { reason, message } => {
-            let reason = if said.is_some() { reason.as_str() } else { "PrometheusNotConfigured" };
+            let reason = match reason {
+                HoldReason::PrometheusUnavailable if said.is_none() => "PrometheusNotConfigured",
+                reason => reason.as_str(),
+            };
             (Vec::new(), Some(Trouble { reason, message: message.clone() }), Completeness::Complete)
         }
     };

@@ -5,5 +5,6 @@
 mod certificates;
 mod cluster;
 mod kinds;
+mod operator;
 mod policy;
 mod webhook;

@@ -70,8 +70,9 @@ fn ready(others: &[Condition]) -> Condition {
     let sums_up = [ACCEPTED, INJECTED, PROVEN, SCALING_ACTIVE, PODS_CURRENT, PROGRESSING, ABLE_TO_SCALE];
     let worst = sums_up.iter().find_map(|type_| {
         let condition = others.iter().find(|condition| condition.type_ == *type_)?;
-        let deliberate = [reasons::RECOMMEND_ONLY, reasons::PAUSED].contains(&condition.reason);
-        (condition.status != ConditionStatus::True && !deliberate).then_some(condition)
+        // asked for, or on its way: a share that moves would make a pool flap
+        let is_calm = [reasons::RECOMMEND_ONLY, reasons::PAUSED, reasons::AWAITING_PROOF].contains(&condition.reason);
+        (condition.status != ConditionStatus::True && !is_calm).then_some(condition)
     });
     match worst {
         None => yes(READY, reasons::IN_FORCE, "every pod runs what it should and the target follows the load"),
@@ -140,7 +141,7 @@ fn injected(observed: &Observed) -> Condition {
                 ),
             )
         }
-        Some(_) if with == 0 => no(
+        Some(_) if with == 0 => unknown(
             INJECTED,
             reasons::NO_PODS,
             format!(
@@ -231,6 +232,9 @@ fn proven(observed: &Observed, figures: &Figures) -> Condition {
             reasons::AWAITING_PROOF,
             format!("{} of {pods} pods are proven to run what they should", figures.proven),
         );
+    }
+    if pods == 0 {
+        return yes(PROVEN, reasons::ALL_PROVEN, "there is no pod to ask");
     }
     yes(PROVEN, reasons::ALL_PROVEN, format!("all {pods} pods run what they should, read back from their poolers"))
 }
@@ -323,6 +327,9 @@ fn progressing(observed: &Observed, rollout: &Rollout) -> Condition {
                  pods get revision {stable}; see Proven for what the pods say"
             ),
         );
+    }
+    if *members == 0 {
+        return yes(PROGRESSING, reasons::ROLLOUT_COMPLETE, format!("new pods get revision {updated}"));
     }
     if proven < members {
         return yes(

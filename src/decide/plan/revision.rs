@@ -109,6 +109,10 @@ pub(super) fn plan(observed: &Observed, settings: &Settings, pace: Pace, before:
         match on_pod(pod, name) {
             // nothing runs there yet, or what was in force before the first revision: there is nothing to lose
             None | Some(PoolRevision { revision: 0, .. }) => writes.push((index, stable_revision.clone())),
+            // damaged: what it said before is what it gets again
+            Some(running) if matches!(pod.revision, Annotation::Unreadable { .. }) => {
+                writes.push((index, known(running.revision).unwrap_or_else(|| stable_revision.clone())));
+            }
             Some(running) if *running == target => {
                 if pod.sidecar == SidecarSeen::Running && !runs(pod, name, updated) {
                     in_flight += 1;
@@ -116,9 +120,6 @@ pub(super) fn plan(observed: &Observed, settings: &Settings, pace: Pace, before:
             }
             // a number with other settings than its revision has: not ours
             Some(running) if known(running.revision).is_some_and(|known| known != *running) => {
-                writes.push((index, stable_revision.clone()));
-            }
-            Some(_) if matches!(pod.revision, Annotation::Unreadable { .. }) => {
                 writes.push((index, stable_revision.clone()));
             }
             Some(_) if !pace.frozen => waiting.push(index),

@@ -1,0 +1,484 @@
+//! The real operator on a real API server: shares, revisions, proof, status, and that there is one writer whatever dies.
+
+mod pods;
+mod process;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::future::join_all;
+use k8s_openapi::api::{apps::v1::ControllerRevision, coordination::v1::Lease, core::v1::Pod, events::v1::Event};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+use sluice::api::{ConnectionBudget, ConnectionPool, ConnectionPoolClass, ConnectionPoolStatus};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+
+use self::{
+    pods::{FakePod, grant_of},
+    process::{Operator, turn},
+};
+use crate::cluster::{Cluster, eventually, object, parse, pool};
+
+/// A pool of the test's own; deleted at its end, or the next operator would look after it too.
+struct Shop {
+    cluster: Cluster,
+    pool: ConnectionPool,
+}
+
+impl Shop {
+    async fn new(test: &str, spec: &str) -> Self {
+        let cluster = Cluster::new(test, &json!({})).await;
+        let pool: ConnectionPool = cluster.create(&format!("{}{spec}", pool("shop"))).await.expect("a pool");
+        Self { cluster, pool }
+    }
+
+    fn pools(&self) -> Api<ConnectionPool> {
+        self.cluster.api()
+    }
+
+    async fn pod(&self, name: &str) -> FakePod {
+        FakePod::start(&self.cluster, &self.pool, name).await
+    }
+
+    async fn pods(&self, count: usize) -> Vec<FakePod> {
+        let names: Vec<String> = (0..count).map(|number| format!("shop-{number}")).collect();
+        join_all(names.iter().map(|name| self.pod(name))).await
+    }
+
+    async fn status(&self) -> ConnectionPoolStatus {
+        self.pools().get_status("shop").await.expect("the pool").status.unwrap_or_default()
+    }
+
+    async fn change(&self, spec: Value) {
+        let patch = json!({ "spec": spec });
+        self.pools().patch("shop", &PatchParams::default(), &Patch::Merge(&patch)).await.expect("changed");
+    }
+
+    /// Waits until a condition reads `Status/Reason`; returns its message.
+    async fn condition(&self, type_: &str, wanted: &str) -> String {
+        eventually(&format!("{type_} is {wanted}"), || async {
+            let status = self.status().await;
+            let condition = status.conditions.into_iter().find(|condition| condition.type_ == type_)?;
+            (format!("{}/{}", condition.status, condition.reason) == wanted).then_some(condition.message)
+        })
+        .await
+    }
+
+    /// Waits until the pods have these shares, in their order.
+    async fn shares(&self, pods: &[FakePod], wanted: &[u32]) {
+        eventually(&format!("the shares are {wanted:?}"), || async {
+            let grants = join_all(pods.iter().map(|pod| pod.grant("shop"))).await;
+            let shares: Vec<u32> = grants.iter().flatten().map(|grant| grant.share).collect();
+            (shares == wanted).then_some(())
+        })
+        .await;
+    }
+
+    async fn events(&self, reason: &str) -> Vec<String> {
+        let events: Api<Event> = self.cluster.api();
+        let all = events.list(&ListParams::default()).await.expect("events");
+        let own = all.items.into_iter().filter(|event| event.reason.as_deref() == Some(reason));
+        own.filter_map(|event| event.note).collect()
+    }
+
+    async fn end(self) {
+        self.pools().delete("shop", &DeleteParams::default()).await.expect("deleted");
+    }
+}
+
+/// Watches the sum of what is granted in a namespace, all the time.
+struct Invariant {
+    most: Arc<AtomicU32>,
+    task: JoinHandle<()>,
+}
+
+impl Invariant {
+    fn watch(shop: &Shop) -> Self {
+        let pods: Api<Pod> = shop.cluster.api();
+        let most = Arc::new(AtomicU32::new(0));
+        let seen = most.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                // one list is one consistent moment
+                if let Ok(list) = pods.list(&ListParams::default()).await {
+                    let granted = list.items.iter().filter_map(|pod| grant_of(pod, "shop")).map(|grant| grant.granted);
+                    seen.fetch_max(granted.sum(), Ordering::Relaxed);
+                }
+                sleep(Duration::from_millis(10)).await;
+            }
+        });
+        Self { most, task }
+    }
+
+    /// The largest sum that was seen.
+    fn most(self) -> u32 {
+        self.task.abort();
+        self.most.load(Ordering::Relaxed)
+    }
+}
+
+/// The operator decides alone: limit and share are the target divided.
+const SHARED: &str =
+    "  scaling: {minAllowed: 6, maxAllowed: 12, algorithm: TargetUtilization, localReaction: Disabled}\n";
+/// The agents decide within shares of all that is allowed.
+const LOCAL: &str = "  scaling: {minAllowed: 2, maxAllowed: 12}\n";
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn every_pod_gets_its_share_and_its_revision_and_both_are_read_back() {
+    let _turn = turn().await;
+    let shop = Shop::new("operator", SHARED).await;
+    let operator = Operator::start(&shop.cluster, "a", &[]);
+    operator.leads().await;
+    let pods = shop.pods(3).await;
+    shop.shares(&pods, &[2, 2, 2]).await;
+    shop.condition("Proven", "True/AllProven").await;
+    shop.condition("Injected", "True/AllInjected").await;
+    let status = eventually("the status tells the size", || async {
+        let status = shop.status().await;
+        let proven = status.pods.is_some_and(|pods| pods.proven == 3);
+        (status.current_size == Some(6) && status.share == Some(6) && proven).then_some(status)
+    })
+    .await;
+    assert_eq!(status.recommendation.map(|told| told.target), Some(6), "{:?}", status.summary);
+    assert_eq!(status.pods.map(|pods| (pods.matched, pods.injected)), Some((3, 3)));
+    for pod in &pods {
+        assert_eq!(pod.revision("shop").await, Some(1));
+    }
+    let revisions: Api<ControllerRevision> = shop.cluster.api();
+    let revision = revisions.get("shop-1").await.expect("the revision");
+    assert_eq!(revision.owner_references().first().map(|owner| owner.uid.clone()), shop.pool.uid());
+    shop.condition("ScalingActive", "False/PrometheusNotConfigured").await;
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_new_pod_gets_its_grant_within_a_second_of_appearing() {
+    let _turn = turn().await;
+    let shop = Shop::new("operator", LOCAL).await;
+    let operator = Operator::start(&shop.cluster, "a", &["--tick-seconds", "60"]);
+    operator.leads().await;
+    let first = shop.pods(2).await;
+    eventually("the first pods have shares", || async {
+        let grants = join_all(first.iter().map(|pod| pod.grant("shop"))).await;
+        grants.iter().all(|grant| grant.is_some_and(|grant| grant.share > 0)).then_some(())
+    })
+    .await;
+    let appeared = Instant::now();
+    let late = shop.pod("late").await;
+    eventually("the new pod has a share", || async { late.grant("shop").await.filter(|grant| grant.share > 0) }).await;
+    let took = appeared.elapsed();
+    println!("a new pod had its grant {} ms after it was created", took.as_millis());
+    assert!(took < Duration::from_secs(5), "no tick was waited for: {took:?}");
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn what_is_granted_never_exceeds_max_allowed_while_pods_come_and_go_and_the_operator_is_killed() {
+    let _turn = turn().await;
+    let shop = Shop::new("operator", LOCAL).await;
+    let mut operator = Operator::start(&shop.cluster, "a", &[]);
+    operator.leads().await;
+    let invariant = Invariant::watch(&shop);
+    let mut pods = shop.pods(2).await;
+    for round in 0..6_u64 {
+        pods.push(shop.pod(&format!("surge-{round}")).await);
+        // somewhere between two lines of what it does about the new pod
+        sleep(Duration::from_millis(37 * (round + 1))).await;
+        operator.kill();
+        release(&shop).await;
+        operator = Operator::start(&shop.cluster, "a", &[]);
+        operator.leads().await;
+        if round % 2 == 1 {
+            pods.remove(0).end().await;
+        }
+    }
+    eventually("every pod has a share", || async {
+        let grants = join_all(pods.iter().map(|pod| pod.grant("shop"))).await;
+        grants.iter().all(|grant| grant.is_some_and(|grant| grant.share > 0)).then_some(())
+    })
+    .await;
+    shop.condition("Proven", "True/AllProven").await;
+    let most = invariant.most();
+    assert!(most <= 12, "{most} were granted of 12");
+    shop.end().await;
+}
+
+/// Takes the lease from a killed operator, as its end would after 15 s.
+async fn release(shop: &Shop) {
+    let leases: Api<Lease> = shop.cluster.api();
+    let patch = json!({"spec": {"holderIdentity": ""}});
+    leases.patch("sluice-operator", &PatchParams::default(), &Patch::Merge(&patch)).await.expect("released");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn of_two_operators_one_writes_and_the_other_takes_over_with_a_new_epoch() {
+    let _turn = turn().await;
+    let shop = Shop::new("operator", SHARED).await;
+    let mut first = Operator::start(&shop.cluster, "a", &[]);
+    first.leads().await;
+    let second = Operator::start(&shop.cluster, "b", &[]);
+    let pods = shop.pods(2).await;
+    shop.shares(&pods, &[3, 3]).await;
+    assert_eq!(second.metric("sluice_operator_leader").await, Some(0.0));
+    assert!(second.get("/readyz").await.is_some_and(|text| !text.contains("ConnectionPool\":{\"waitingFor")));
+    let leases: Api<Lease> = shop.cluster.api();
+    let epoch = || async { leases.get("sluice-operator").await.expect("the lease").spec?.lease_transitions };
+    let before = epoch().await;
+    first.kill();
+    let died = Instant::now();
+    while second.metric("sluice_operator_leader").await != Some(1.0) {
+        assert!(died.elapsed() < Duration::from_secs(30), "nobody took over");
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(died.elapsed() > Duration::from_secs(10), "a lease that may still be held is not taken");
+    assert!(epoch().await > before);
+    shop.change(json!({"scaling": {"minAllowed": 8}})).await;
+    shop.shares(&pods, &[4, 4]).await;
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_leader_whose_lease_is_taken_ends() {
+    let _turn = turn().await;
+    let shop = Shop::new("operator", SHARED).await;
+    let mut operator = Operator::start(&shop.cluster, "a", &[]);
+    operator.leads().await;
+    let leases: Api<Lease> = shop.cluster.api();
+    let patch = json!({"spec": {"holderIdentity": "somebody-else"}});
+    leases.patch("sluice-operator", &PatchParams::default(), &Patch::Merge(&patch)).await.expect("taken");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while operator.is_running() {
+        assert!(Instant::now() < deadline, "it goes on without the lease");
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert!(operator.log().contains("lost the lease"), "it says why");
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_changed_setting_becomes_a_revision_that_reaches_all_pods_a_few_at_a_time() {
+    let _turn = turn().await;
+    let shop = Shop::new("operator", SHARED).await;
+    let operator = Operator::start(&shop.cluster, "a", &[]);
+    operator.leads().await;
+    let pods = shop.pods(3).await;
+    shop.condition("Proven", "True/AllProven").await;
+    // an agent that does not confirm holds the others back
+    for pod in &pods {
+        pod.behaviour.lock().silent = true;
+    }
+    shop.change(json!({"health": {"queryWaitTimeoutSeconds": 7}})).await;
+    shop.condition("Progressing", "True/RollingOut").await;
+    eventually("one pod is told", || async {
+        let revisions = join_all(pods.iter().map(|pod| pod.revision("shop"))).await;
+        (revisions.iter().filter(|revision| **revision == Some(2)).count() == 1).then_some(())
+    })
+    .await;
+    sleep(Duration::from_secs(2)).await; // two ticks more, and still one
+    let revisions = join_all(pods.iter().map(|pod| pod.revision("shop"))).await;
+    assert_eq!(revisions.iter().filter(|revision| **revision == Some(2)).count(), 1, "{revisions:?}");
+    let stable = shop.status().await.revision.expect("revisions");
+    assert_eq!((stable.stable, stable.updated), (1, 2), "new pods get what is proven");
+    for pod in &pods {
+        pod.behaviour.lock().silent = false;
+    }
+    shop.condition("Progressing", "True/RolloutComplete").await;
+    let stable = shop.status().await.revision.expect("revisions");
+    assert_eq!((stable.stable, stable.updated), (2, 2));
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn annotations_that_are_gone_damaged_or_forged_are_mended_and_never_add_up_to_more() {
+    let _turn = turn().await;
+    let shop = Shop::new("operator", SHARED).await;
+    let operator = Operator::start(&shop.cluster, "a", &[]);
+    operator.leads().await;
+    let pods = shop.pods(3).await;
+    shop.shares(&pods, &[2, 2, 2]).await;
+    let newer = json!({"v": 99, "epoch": 1, "pools": {}}).to_string();
+    let greedy = json!({"v": 1, "epoch": 1, "pools": {"shop": {"seq": 900, "share": 500, "granted": 500, "floor": 1}}});
+    for damaged in [Value::Null, json!("{\"v\":1,\"epo"), json!(newer), json!(greedy.to_string())] {
+        pods[0].forge(json!({"sluice.dev/grant": damaged, "sluice.dev/revision": "[]"})).await;
+        shop.shares(&pods, &[2, 2, 2]).await;
+        eventually("the revision is back", || async { pods[0].revision("shop").await.filter(|found| *found == 1) })
+            .await;
+    }
+    shop.condition("Proven", "True/AllProven").await;
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn an_agent_that_cannot_be_asked_is_told_of_with_the_network_policy_to_add() {
+    let _turn = turn().await;
+    let shop = Shop::new("operator", SHARED).await;
+    let operator = Operator::start(&shop.cluster, "a", &[]);
+    operator.leads().await;
+    let pods = shop.pods(2).await;
+    shop.condition("Proven", "True/AllProven").await;
+    pods[0].behaviour.lock().uid = Some("of-another-pod".to_owned());
+    shop.change(json!({"scaling": {"minAllowed": 8}})).await;
+    let message = eventually("AgentUnreachable is told", || async {
+        let status = shop.status().await;
+        let condition = status.conditions.into_iter().find(|condition| condition.type_ == "Proven")?;
+        (condition.reason == "AgentUnreachable").then_some(condition.message)
+    });
+    let message = message.await;
+    assert!(message.contains("another pod answers") && message.contains("NetworkPolicy"), "{message}");
+    assert!(message.contains("9130"), "{message}");
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn recommend_and_paused_change_nothing_and_tell_everything() {
+    let _turn = turn().await;
+    let shop =
+        Shop::new("operator", "  mode: Recommend\n  scaling: {minAllowed: 6, maxAllowed: 12, fixedLimitPerPod: 3}\n")
+            .await;
+    let operator = Operator::start(&shop.cluster, "a", &[]);
+    operator.leads().await;
+    let pods = shop.pods(2).await;
+    shop.shares(&pods, &[3, 3]).await;
+    shop.condition("AbleToScale", "False/RecommendOnly").await;
+    assert_eq!(shop.status().await.recommendation.map(|told| told.target), Some(6));
+
+    shop.change(json!({"paused": true})).await;
+    shop.condition("Paused", "True/Paused").await;
+    let grants = join_all(pods.iter().map(|pod| pod.grant("shop"))).await;
+    shop.change(json!({"scaling": {"fixedLimitPerPod": 5}})).await;
+    eventually("the change is seen", || async {
+        let pool = shop.pools().get("shop").await.ok()?;
+        (pool.status?.observed_generation == pool.metadata.generation).then_some(())
+    })
+    .await;
+    assert_eq!(grants, join_all(pods.iter().map(|pod| pod.grant("shop"))).await, "paused: nothing moves");
+    shop.change(json!({"paused": false})).await;
+    shop.shares(&pods, &[5, 5]).await;
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn what_cannot_be_put_into_force_is_told_and_leaves_everything_as_it_is() {
+    let _turn = turn().await;
+    let shop = Shop::new("operator", "").await;
+    let operator = Operator::start(&shop.cluster, "a", &[]);
+    operator.leads().await;
+    shop.condition("Injected", "Unknown/NoPods").await;
+
+    shop.change(json!({"classRef": {"name": "gone"}})).await;
+    let message = shop.condition("Accepted", "False/ClassNotFound").await;
+    assert!(message.contains("spec.classRef.name"), "{message}");
+    shop.change(json!({"classRef": {"name": "production"}})).await;
+    shop.condition("Accepted", "True/Valid").await;
+    let effective = shop.status().await.effective.expect("what is in force");
+    assert_eq!((effective.min_allowed, effective.max_allowed), (20, 50), "the class came with the operator");
+
+    shop.change(json!({"scaling": {"maxAllowed": 10}})).await;
+    shop.condition("Accepted", "False/InvalidBounds").await;
+    shop.change(json!({"scaling": {"maxAllowed": 60}, "budgetRef": {"name": "gone"}})).await;
+    let message = shop.condition("Accepted", "False/BudgetNotFound").await;
+    assert!(message.contains("spec.budgetRef.name"), "{message}");
+    shop.change(json!({"budgetRef": null})).await;
+    shop.condition("Accepted", "True/Valid").await;
+
+    sleep(Duration::from_millis(1100)).await; // creation times have whole seconds
+    let younger = pool("younger").replace("  workload", "  mode: Apply\n  workload");
+    let younger: ConnectionPool = shop.cluster.create(&younger).await.expect("a second pool");
+    eventually("the younger pool is told of the older", || async {
+        let told = shop.pools().get_status(&younger.name_any()).await.ok()?.status?;
+        let condition = told.conditions.into_iter().find(|condition| condition.type_ == "Accepted")?;
+        (condition.reason == "SelectorOverlaps" && condition.message.contains("shop")).then_some(())
+    })
+    .await;
+    shop.condition("Accepted", "True/Valid").await;
+    shop.pools().delete("younger", &DeleteParams::default()).await.expect("deleted");
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn pods_without_a_sidecar_are_counted_with_the_command_that_mends_it() {
+    let _turn = turn().await;
+    let shop = Shop::new("operator", "").await;
+    let pods: Api<Pod> = shop.cluster.api();
+    let owner =
+        json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "shop-5d4f", "uid": "u", "controller": true}]);
+    let plain: Pod = object(json!({
+        "metadata": {"name": "plain", "labels": {"app": "shop"}, "ownerReferences": owner},
+        "spec": {"containers": [{"name": "app", "image": "app"}]},
+    }));
+    pods.create(&PostParams::default(), &plain).await.expect("a pod");
+    let operator = Operator::start(&shop.cluster, "a", &[]);
+    operator.leads().await;
+    let message = shop.condition("Injected", "False/PodsWithoutSidecar").await;
+    assert!(message.contains("1 of 1 pods") && message.contains("rollout restart deployment/shop"), "{message}");
+    assert_eq!(shop.events("PodsWithoutSidecar").await.len(), 1, "told once");
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn more_pods_than_connections_are_told_and_the_youngest_wait() {
+    let _turn = turn().await;
+    let shop = Shop::new("operator", "  scaling: {minAllowed: 1, maxAllowed: 2}\n").await;
+    let operator = Operator::start(&shop.cluster, "a", &[]);
+    operator.leads().await;
+    let pods = shop.pods(3).await;
+    shop.condition("ScalingLimited", "True/TooManyPods").await;
+    let grants = join_all(pods.iter().map(|pod| pod.grant("shop"))).await;
+    assert_eq!(grants.iter().flatten().map(|grant| grant.share).sum::<u32>(), 2);
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn classes_that_were_edited_are_left_alone_and_budgets_say_that_no_ledger_is_kept() {
+    let _turn = turn().await;
+    let shop = Shop::new("operator", "").await;
+    let classes: Api<ConnectionPoolClass> = Api::all(shop.cluster.client.clone());
+    let edited = json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "ConnectionPoolClass", "metadata": {"name": "staging"},
+        "spec": {"scaling": {"minAllowed": 11}}});
+    classes.patch("staging", &PatchParams::apply("tests").force(), &Patch::Apply(&edited)).await.expect("edited");
+    let budgets: Api<ConnectionBudget> = Api::all(shop.cluster.client.clone());
+    let name = shop.cluster.namespace.clone();
+    let budget: ConnectionBudget = parse(&format!(
+        "apiVersion: sluice.dev/v1alpha1\nkind: ConnectionBudget\nmetadata: {{name: {name}}}\n\
+         spec: {{server: {{hosts: [pg], port: 5432}}, capacity: {{source: Fixed, connections: 200}}, reserved: {{connections: 3, percent: 5}}}}"
+    ));
+    budgets.create(&PostParams::default(), &budget).await.expect("a budget");
+    let operator = Operator::start(&shop.cluster, "a", &[]);
+    operator.leads().await;
+    let status = eventually("the budget is told of", || async { budgets.get_status(&name).await.ok()?.status }).await;
+    assert_eq!(status.capacity, Some(190));
+    let ledger = status.conditions.iter().find(|condition| condition.type_ == "LedgerActive").expect("the condition");
+    assert_eq!(ledger.status, "False");
+    for class in ["development", "production"] {
+        eventually(class, || async { classes.get_opt(class).await.ok()? }).await;
+    }
+    let staging = classes.get("staging").await.expect("staging");
+    assert_eq!(staging.spec.scaling.and_then(|scaling| scaling.min_allowed), Some(11), "never overwritten");
+    budgets.delete(&name, &DeleteParams::default()).await.expect("deleted");
+    classes.delete("staging", &DeleteParams::default()).await.expect("deleted");
+    shop.end().await;
+}

@@ -1,0 +1,203 @@
+//! Pods as a kubelet and an agent would show them: injected by the product's own code, with an agent that reads its
+//! annotations through the API and answers on loopback. What agent and pooler really do is proven on a node.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
+use parking_lot::Mutex;
+use serde_json::json;
+use sluice::{
+    api::ConnectionPool,
+    contract::{
+        Document, GrantDocument, Held, LimitsReadBack, PodGrant, PoolRevision, RevisionDocument, SlotStatus,
+        StatusReport, names,
+    },
+    decide::effective::effective,
+    webhook::inject::{InjectionSettings, PodPool, inject},
+};
+use tokio::{task::JoinHandle, time::sleep};
+
+use crate::cluster::{Cluster, object};
+
+/// Each pod has a loopback address of its own, as a pod would.
+static NEXT_ADDRESS: AtomicU16 = AtomicU16::new(1);
+
+/// What a test may change about an agent.
+#[derive(Clone, Default)]
+pub struct Behaviour {
+    /// It does not answer.
+    pub silent: bool,
+    /// It answers with this uid.
+    pub uid: Option<String>,
+    /// It holds this many server connections, whatever its share.
+    pub held: Option<u32>,
+}
+
+/// A pod with its agent. Both end with it.
+pub struct FakePod {
+    pub name: String,
+    pub behaviour: Arc<Mutex<Behaviour>>,
+    pods: Api<Pod>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+#[derive(Clone)]
+struct Agent {
+    report: Arc<Mutex<Option<StatusReport>>>,
+    behaviour: Arc<Mutex<Behaviour>>,
+}
+
+impl FakePod {
+    /// Creates an injected pod of the pool, on a node, with a running sidecar.
+    pub async fn start(cluster: &Cluster, pool: &ConnectionPool, name: &str) -> Self {
+        let number = NEXT_ADDRESS.fetch_add(1, Ordering::Relaxed);
+        let address = format!("127.1.{}.{}", number / 250, number % 250 + 1);
+        let pods: Api<Pod> = cluster.api();
+        let pod = pods.create(&PostParams::default(), &injected(pool, name)).await.expect("a pod");
+        let uid = pod.uid().expect("a uid");
+        let status = json!({"status": {
+            "phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
+            "initContainerStatuses": [{"name": names::SIDECAR_CONTAINER, "image": "", "imageID": "", "ready": true,
+                "restartCount": 0, "state": {"running": {"startedAt": "2026-11-21T00:00:00Z"}}}],
+        }});
+        pods.patch_status(name, &PatchParams::default(), &Patch::Merge(&status)).await.expect("its status");
+
+        let agent = Agent { report: Arc::default(), behaviour: Arc::default() };
+        let address: SocketAddr = format!("{address}:{}", names::METRICS_PORT).parse().expect("an address");
+        let listener = tokio::net::TcpListener::bind(address).await.expect("the port of an agent");
+        let router = Router::new().route("/status", get(answer)).with_state(agent.clone());
+        let serving = tokio::spawn(async move { axum::serve(listener, router).await.expect("serves") });
+        let (reading, pool) = ((pods.clone(), name.to_owned(), agent.clone()), pool.name_any());
+        let reading = tokio::spawn(async move {
+            let (pods, name, agent) = reading;
+            loop {
+                if let Ok(Some(pod)) = pods.get_opt(&name).await {
+                    agent.read(&pod, &pool, &uid);
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        });
+        Self { name: name.to_owned(), behaviour: agent.behaviour, pods, tasks: vec![serving, reading] }
+    }
+
+    /// What the annotation grants it.
+    pub async fn grant(&self, pool: &str) -> Option<PodGrant> {
+        let pod = self.pods.get_opt(&self.name).await.ok()??;
+        grant_of(&pod, pool)
+    }
+
+    /// Which revision its annotation asks for.
+    pub async fn revision(&self, pool: &str) -> Option<u64> {
+        let pod = self.pods.get_opt(&self.name).await.ok()??;
+        let document = RevisionDocument::parse(pod.annotations().get(names::REVISION_ANNOTATION)?).ok()?;
+        document.pools.get(pool).map(|pool| pool.revision)
+    }
+
+    /// Writes annotations past the operator.
+    pub async fn forge(&self, annotations: serde_json::Value) {
+        let patch = json!({"metadata": {"annotations": annotations}});
+        self.pods.patch(&self.name, &PatchParams::default(), &Patch::Merge(&patch)).await.expect("forged");
+    }
+
+    /// Deletes it at once, as a kubelet does at the end.
+    pub async fn end(self) {
+        let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        self.pods.delete(&self.name, &now).await.expect("deleted");
+    }
+}
+
+impl Drop for FakePod {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// What the annotation of a pod grants it.
+pub fn grant_of(pod: &Pod, pool: &str) -> Option<PodGrant> {
+    let document = GrantDocument::parse(pod.annotations().get(names::GRANT_ANNOTATION)?).ok()?;
+    document.pools.get(pool).copied()
+}
+
+fn injected(pool: &ConnectionPool, name: &str) -> Pod {
+    let labels: BTreeMap<String, String> = pool.spec.workload.selector.match_labels.clone();
+    let pod: Pod = object(json!({
+        "metadata": {"name": name, "labels": labels},
+        "spec": {"nodeName": "none", "containers": [{"name": "app", "image": "app"}]},
+    }));
+    let effective = effective(&pool.spec, None).expect("the pool is accepted");
+    let revision = PoolRevision { revision: 0, settings: effective.settings.clone() };
+    let settings = InjectionSettings {
+        agent_image: "sluice".to_owned(),
+        pgbouncer_image: "pgbouncer".to_owned(),
+        image_pull_policy: None,
+        image_pull_secrets: Vec::new(),
+        run_as_user: None,
+    };
+    let injected = inject(&pod, &PodPool { pool, effective: &effective, revision }, &settings).expect("injected");
+    let mut value = serde_json::to_value(&pod).expect("JSON");
+    json_patch::patch(&mut value, &injected.patch).expect("the patch applies");
+    object(value)
+}
+
+impl Agent {
+    /// Does what the annotations say, at once.
+    fn read(&self, pod: &Pod, pool: &str, uid: &str) {
+        let parsed = pod.annotations().get(names::GRANT_ANNOTATION).and_then(|text| GrantDocument::parse(text).ok());
+        let wanted = pod.annotations().get(names::REVISION_ANNOTATION);
+        let wanted = wanted.and_then(|text| RevisionDocument::parse(text).ok());
+        let (Some(document), Some(wanted)) = (parsed, wanted) else { return };
+        let (Some(grant), Some(wanted)) = (document.pools.get(pool), wanted.pools.get(pool)) else { return };
+        let mut report = self.report.lock();
+        // an old grant is not taken: the real agent refuses it too
+        if report.as_ref().is_some_and(|newest| (document.epoch, grant.seq) < (newest.epoch, newest.seq)) {
+            return;
+        }
+        let held = self.behaviour.lock().held.unwrap_or(grant.share);
+        *report = Some(StatusReport {
+            v: 1,
+            pod_uid: uid.to_owned(),
+            pool: pool.to_owned(),
+            revision: Some(wanted.revision),
+            wanted_revision: Some(wanted.revision),
+            epoch: document.epoch,
+            seq: grant.seq,
+            share: grant.share,
+            limits: Some(LimitsReadBack {
+                pool_size: grant.share,
+                max_db_connections: grant.share,
+                min_pool_size: 0,
+                paused: grant.share == 0,
+            }),
+            held: Some(Held { held, active: 0, leaked: None, waiting: 0 }),
+            slot: SlotStatus::Serving,
+            message: String::new(),
+        });
+    }
+}
+
+async fn answer(State(agent): State<Agent>) -> impl IntoResponse {
+    let Behaviour { silent, uid, .. } = agent.behaviour.lock().clone();
+    let report = agent.report.lock().clone();
+    match (silent, report) {
+        (false, Some(report)) => {
+            let pod_uid = uid.unwrap_or_else(|| report.pod_uid.clone());
+            Json(StatusReport { pod_uid, ..report }).into_response()
+        }
+        _ => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}
