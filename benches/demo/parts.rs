@@ -178,6 +178,7 @@ impl Agent {
                 tls: ServerTls { mode: ServerTlsMode::Disabled, own_ca: false },
             },
             client: ClientSide { port, max_connections: 200 },
+            fixed_hash: String::new(),
         };
         let revision = RevisionDocument {
             v: RevisionDocument::VERSION,

@@ -20,6 +20,10 @@ pub struct Injection {
     pub upstream: Upstream,
     /// How the application reaches the pooler.
     pub client: ClientSide,
+    /// Hash of what else was fixed for the pod: references to Secrets, environment, image, resources. Only compared: a pod
+    /// with another one was created from other values.
+    #[serde(default)]
+    pub fixed_hash: String,
 }
 
 /// The database behind the pooler.

@@ -152,6 +152,16 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
             ),
         });
     }
+    let pod = pod_bound(pool, class_spec, &pgbouncer);
+    if pod.client_port == pool.upstream.port && is_loopback(&pool.upstream.host) {
+        return Err(Refusal {
+            reason: "UpstreamIsThePooler",
+            message: format!(
+                "spec.upstream {}:{} is the address at which the pooler itself listens in the pod; set spec.client.port to another port",
+                pool.upstream.host, pool.upstream.port
+            ),
+        });
+    }
     Ok(EffectivePool {
         class: class.map(|class| (class.metadata.name.clone().unwrap_or_default(), class.metadata.generation)),
         min_allowed,
@@ -163,8 +173,13 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
             .and_then(|s| s.fixed_limit_per_pod)
             .filter(|_| pool.mode == Mode::Recommend),
         settings,
-        pod: pod_bound(pool, class_spec, &pgbouncer),
+        pod,
     })
+}
+
+/// A database behind the pod's own loopback: a proxy beside the application.
+fn is_loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost") || host.starts_with("127.")
 }
 
 /// The two places that a value can come from.
@@ -401,6 +416,15 @@ mod tests {
         assert_eq!(refusal.reason, "AdaptiveNeedsTransactionMode");
         let merged = effective(&pool(&format!("{session}scaling: {{algorithm: TargetUtilization}}")), None);
         assert_eq!(merged.expect("accepted").settings.scaling.behavior.scale_down.stabilization_window_seconds, 300);
+    }
+
+    #[test]
+    fn a_proxy_on_loopback_needs_a_port_other_than_the_poolers() {
+        let mut beside = pool("mode: Apply");
+        beside.upstream.host = "127.0.0.1".to_owned();
+        assert_eq!(effective(&beside, None).expect_err("refused").reason, "UpstreamIsThePooler");
+        beside.upstream.port = 5433;
+        assert_eq!(effective(&beside, Some(&class("{client: {port: 5432}}"))).expect("accepted").pod.client_port, 5432);
     }
 
     #[test]

@@ -4,4 +4,6 @@
 mod chart;
 mod crds;
 mod examples;
+mod inject;
+mod purity;
 mod sizing;

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 
 use json_patch::Patch;
 use k8s_openapi::api::core::v1::{Container, LocalObjectReference, Pod, PodSpec};
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use self::patch::PatchBuilder;
@@ -75,7 +76,18 @@ impl PodPool<'_> {
                 tls: ServerTls { mode: pod.server_tls, own_ca: pod.server_ca.is_some() },
             },
             client: ClientSide { port: pod.client_port, max_connections: pod.max_client_connections },
+            fixed_hash: self.fixed_hash(),
         }
+    }
+
+    /// Of what is fixed for the pod and not told to the agent. The operator's own settings (images by default, pull policy,
+    /// user) are left out: an upgrade of Sluice asks nobody to restart.
+    fn fixed_hash(&self) -> String {
+        let pod = &self.effective.pod;
+        let fixed =
+            (&self.pool.spec.upstream.credentials_ref, &pod.server_ca, &pod.env, &pod.pgbouncer_image, &pod.resources);
+        let digest = Sha256::digest(serde_json::to_vec(&fixed).unwrap_or_default());
+        digest.iter().take(6).fold(String::new(), |hash, byte| format!("{hash}{byte:02x}"))
     }
 
     fn revision_document(&self) -> RevisionDocument {

@@ -1,0 +1,406 @@
+//! Injection: what every pod gets, whatever it looks like.
+
+use std::collections::BTreeSet;
+
+use json_patch::patch;
+use k8s_openapi::api::core::v1::Pod;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use sluice::{
+    api::ConnectionPool,
+    contract::{Document, GrantDocument, PoolRevision, RevisionDocument, names},
+    decide::effective::{EffectivePool, effective},
+    webhook::{
+        admission::{Catalogue, Freshness, Verdict, review},
+        inject::{InjectError, Injected, InjectionSettings, PodPool, disown, inject, injection_of},
+    },
+};
+
+fn settings() -> InjectionSettings {
+    InjectionSettings {
+        agent_image: "registry.test/sluice:1".to_owned(),
+        pgbouncer_image: "registry.test/pgbouncer:1.24.1".to_owned(),
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        image_pull_secrets: vec!["registry".to_owned()],
+        run_as_user: Some(65532),
+    }
+}
+
+fn pool(extra: &str) -> ConnectionPool {
+    let text = format!(
+        "apiVersion: sluice.dev/v1alpha1\nkind: ConnectionPool\nmetadata: {{name: shop, namespace: shop}}\nspec:\n  \
+         budgetRef: {{name: pg-main}}\n  workload: {{selector: {{matchLabels: {{app: shop}}}}}}\n  \
+         upstream:\n    host: pg-main-rw.db.svc\n    database: shop\n    credentialsRef: {{name: shop-db}}\n    \
+         tls: {{mode: VerifyFull, caRef: {{name: pg-ca, key: root.pem}}}}\n{extra}"
+    );
+    serde_yaml::from_str(&text).expect("the fixture is a pool")
+}
+
+fn resolved(pool: &ConnectionPool) -> EffectivePool {
+    effective(&pool.spec, None).expect("accepted")
+}
+
+fn with_pool<T>(pool: &ConnectionPool, look: impl FnOnce(&PodPool<'_>) -> T) -> T {
+    let effective = resolved(pool);
+    let revision = PoolRevision { revision: 7, settings: effective.settings.clone() };
+    look(&PodPool { pool, effective: &effective, revision })
+}
+
+fn injected(pod: &Value, pool: &ConnectionPool) -> Injected {
+    with_pool(pool, |plan| inject(&typed(pod), plan, &settings())).expect("injected")
+}
+
+fn typed(pod: &Value) -> Pod {
+    serde_json::from_value(pod.clone()).expect("a pod")
+}
+
+/// The pod as the API server has it after the patch.
+fn admitted(pod: &Value, pool: &ConnectionPool) -> Value {
+    let mut after = pod.clone();
+    patch(&mut after, &injected(pod, pool).patch).expect("the patch applies");
+    after
+}
+
+fn plain() -> Value {
+    json!({"metadata": {"generateName": "shop-"}, "spec": {"containers": [{"name": "app", "image": "app"}]}})
+}
+
+#[test]
+fn the_smallest_pod_gets_everything_that_a_pooler_needs() {
+    let mut pod = admitted(&plain(), &pool(""));
+    // What a revision says is not injection's to decide.
+    pod["metadata"]["annotations"][names::REVISION_ANNOTATION] = json!("a revision document");
+    insta::with_settings!({snapshot_path => "inject"}, { insta::assert_yaml_snapshot!("smallest_pod", pod) });
+}
+
+#[test]
+fn the_patch_names_every_element_that_it_touches_and_no_other() {
+    let pod = json!({
+        "metadata": {"name": "shop-1", "labels": {"app": "shop"}, "annotations": {
+            "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes": "tmp"}},
+        "spec": {
+            "initContainers": [{"name": "migrate", "image": "app", "env": [{"name": "PGPORT", "value": "6000"}]}],
+            "containers": [{"name": "app", "image": "app", "env": [
+                {"name": "A", "value": "1"}, {"name": "PGHOST", "value": "x"}, {"name": "PGHOST", "value": "y"}]}],
+            "volumes": [{"name": "tmp", "emptyDir": {}}],
+            "imagePullSecrets": [{"name": "registry"}],
+        }
+    });
+    let paths: Vec<String> = injected(&pod, &pool(""))
+        .patch
+        .0
+        .iter()
+        .map(|operation| {
+            let value = serde_json::to_value(operation).expect("JSON");
+            format!("{} {}", value["op"].as_str().expect("op"), value["path"].as_str().expect("path"))
+        })
+        .collect();
+    insta::with_settings!({snapshot_path => "inject"}, { insta::assert_yaml_snapshot!("patch_paths", paths) });
+}
+
+#[test]
+fn a_guaranteed_pod_stays_guaranteed() {
+    let both = json!({"cpu": "1", "memory": "1Gi"});
+    let mut pod = plain();
+    pod["spec"]["containers"][0]["resources"] = json!({"requests": both, "limits": both});
+    let outcome = injected(&pod, &pool(""));
+    assert!(outcome.warnings.iter().any(|warning| warning.contains("Guaranteed")), "{:?}", outcome.warnings);
+    for container in admitted(&pod, &pool(""))["spec"]["initContainers"].as_array().expect("a list") {
+        let resources = &container["resources"];
+        assert_eq!(resources["requests"], resources["limits"], "{}", container["name"]);
+        assert!(resources["limits"]["cpu"].is_string() && resources["limits"]["memory"].is_string());
+    }
+}
+
+#[test]
+fn a_platform_that_assigns_users_gets_no_user() {
+    let own = InjectionSettings { run_as_user: None, ..settings() };
+    let outcome = with_pool(&pool(""), |plan| inject(&typed(&plain()), plan, &own)).expect("injected");
+    let mut pod = plain();
+    patch(&mut pod, &outcome.patch).expect("applies");
+    for container in pod["spec"]["initContainers"].as_array().expect("a list") {
+        assert!(container["securityContext"].get("runAsUser").is_none());
+        assert_eq!(container["securityContext"]["runAsNonRoot"], true);
+    }
+}
+
+/// The kubelet expands `$(NAME)` in values and shortens `$$`; what the agent reads must be what was meant.
+#[test]
+fn a_database_name_that_looks_like_a_variable_arrives_as_it_is() {
+    for database in ["$(PATH)", "$$", "a$b", "a'b\"c;d%e=f", "größe", "a\nb", "{port}"] {
+        let mut pool = pool("  client: {env: [{name: PGDATABASE, template: '{database}'}]}\n");
+        pool.spec.upstream.database = database.to_owned();
+        let pod = admitted(&plain(), &pool);
+        let injection = injection_of(&typed(&pod)).expect("a sidecar").expect("valid");
+        assert_eq!(injection.upstream.database, database);
+        for value in [&pod["spec"]["initContainers"][1]["env"][0], &pod["spec"]["containers"][0]["env"][0]] {
+            let value = value["value"].as_str().expect("a value");
+            assert!(!value.replace("$$", "").contains('$'), "the kubelet would expand {value}");
+        }
+        let told = pod["spec"]["containers"][0]["env"][0]["value"].as_str().expect("a value").replace("$$", "$");
+        assert_eq!(told, database);
+    }
+}
+
+#[test]
+fn what_could_bypass_the_pooler_or_clash_with_it_is_told() {
+    let mut pod = plain();
+    pod["spec"]["terminationGracePeriodSeconds"] = json!(1);
+    pod["spec"]["shareProcessNamespace"] = json!(true);
+    pod["spec"]["containers"][0]["ports"] = json!([{"containerPort": 5432}, {"containerPort": 9130, "protocol": "TCP"}, {"containerPort": 5432, "protocol": "UDP"}]);
+    pod["spec"]["containers"][0]["env"] = json!([
+        {"name": "DATABASE_URL", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+        {"name": "OTHER", "value": "jdbc:postgresql://pg-main-rw.db.svc:5432/shop"},
+        {"name": "PGHOST", "value": "pg-main-rw.db.svc"},
+    ]);
+    insta::with_settings!({snapshot_path => "inject"}, { insta::assert_yaml_snapshot!("warnings", injected(&pod, &pool("")).warnings) });
+}
+
+#[test]
+fn names_that_sluice_needs_are_refused_when_the_application_has_them() {
+    let refused = |place: &str, value: Value| {
+        let mut pod = plain();
+        match pod["spec"][place].as_array_mut() {
+            Some(list) => list.push(value),
+            None => pod["spec"][place] = json!([value]),
+        }
+        with_pool(&pool(""), |plan| inject(&typed(&pod), plan, &settings())).expect_err("refused")
+    };
+    let what = |error: InjectError| match error {
+        InjectError::ReservedName { what, .. } => what,
+        InjectError::NoSpec => "no spec",
+    };
+    assert_eq!(what(refused("containers", json!({"name": "sluice"}))), "container");
+    assert_eq!(what(refused("initContainers", json!({"name": "sluice-bin"}))), "init container");
+    assert_eq!(what(refused("volumes", json!({"name": "sluice-run", "emptyDir": {}}))), "volume");
+}
+
+#[test]
+fn another_webhooks_changes_to_our_containers_survive_a_second_admission() {
+    let mut pod = admitted(&plain(), &pool(""));
+    let init = pod["spec"]["initContainers"].as_array_mut().expect("a list");
+    init[1]["image"] = json!("mirror.test/pgbouncer:1.24.1");
+    init.insert(0, json!({"name": "mesh", "image": "mesh"}));
+    let second = injected(&pod, &pool("")).patch;
+    let env_of_newcomer =
+        second.0.iter().all(|operation| operation.path().as_str().starts_with("/spec/initContainers/0/env"));
+    assert!(env_of_newcomer, "only the newcomer's environment is due: {second}");
+}
+
+#[test]
+fn a_copy_of_a_pod_of_other_days_gets_the_pooler_of_today_once() {
+    let old = admitted(&plain(), &pool(""));
+    let mut moved = pool("");
+    moved.spec.upstream.host = "pg-other-rw.db.svc".to_owned();
+    let new = admitted(&old, &moved);
+    let containers: Vec<_> =
+        new["spec"]["initContainers"].as_array().expect("a list").iter().map(|it| it["name"].clone()).collect();
+    assert_eq!(containers, ["sluice-bin", "sluice"]);
+    let injection = injection_of(&typed(&new)).expect("a sidecar").expect("valid");
+    assert_eq!(injection.upstream.host, "pg-other-rw.db.svc");
+}
+
+#[test]
+fn a_pod_counts_as_ours_by_its_container_and_never_by_its_labels() {
+    let labelled = json!({"metadata": {"labels": {"sluice.dev/pool": "shop"}, "annotations": {"sluice.dev/grant": "{}"}},
+        "spec": {"containers": [{"name": "sluice"}], "initContainers": [{"name": "sluice", "command": ["/bin/sh"]}]}});
+    assert!(injection_of(&typed(&labelled)).is_none());
+    let mut stripped = labelled.clone();
+    patch(&mut stripped, &disown(&typed(&labelled))).expect("applies");
+    assert_eq!(stripped["metadata"], json!({"labels": {}, "annotations": {}}));
+}
+
+#[test]
+fn what_is_fixed_for_a_pod_shows_in_its_injection_and_the_operators_own_settings_do_not() {
+    let fixed = |extra: &str| with_pool(&pool(extra), |plan| plan.injection().render());
+    let before = fixed("");
+    assert_eq!(before, fixed("  scaling: {maxAllowed: 50}\n"), "what reaches a running pod is not fixed");
+    for change in [
+        "  sidecar: {resources: {limits: {memory: 128Mi}}}\n",
+        "  pgbouncer: {image: 'other:1'}\n",
+        "  client: {env: [{name: DB_HOST, template: '{host}'}]}\n",
+        "  client: {port: 6000}\n",
+    ] {
+        assert_ne!(before, fixed(change), "{change}");
+    }
+}
+
+// --- the verdict
+
+fn verdict(pod: &Value, pools: Vec<ConnectionPool>, freshness: Freshness) -> Verdict {
+    let catalogue = Catalogue { pools: pools.into_iter().map(Into::into).collect(), classes: Vec::new() };
+    review(&typed(pod), "shop", &catalogue, freshness, |_| None, &settings())
+}
+
+#[test]
+fn a_cache_that_knows_no_pool_settles_nothing() {
+    let pod =
+        json!({"metadata": {"labels": {"app": "shop", "sluice.dev/inject": "enabled"}}, "spec": {"containers": []}});
+    assert_eq!(verdict(&pod, Vec::new(), Freshness::Cached), Verdict::ReadLive);
+    assert!(matches!(verdict(&pod, Vec::new(), Freshness::Live), Verdict::Deny(_)));
+    assert!(matches!(verdict(&pod, vec![pool("")], Freshness::Cached), Verdict::Inject { .. }));
+    let mut lost = pool("");
+    lost.spec.class_ref = serde_json::from_value(json!({"name": "gone"})).expect("a reference");
+    assert_eq!(verdict(&pod, vec![lost.clone()], Freshness::Cached), Verdict::ReadLive, "the class may be new");
+    assert!(
+        matches!(verdict(&pod, vec![lost], Freshness::Live), Verdict::Deny(message) if message.contains("ClassNotFound"))
+    );
+}
+
+#[test]
+fn pods_that_cannot_have_a_pooler_start_without_and_say_why() {
+    for spec in [
+        json!({"containers": [], "hostNetwork": true}),
+        json!({"containers": [], "os": {"name": "windows"}}),
+        json!({"containers": [], "nodeSelector": {"kubernetes.io/os": "windows"}}),
+    ] {
+        let pod = json!({"metadata": {"labels": {"app": "shop", "sluice.dev/inject": "enabled", "sluice.dev/pool": "x"}}, "spec": spec});
+        let Verdict::Leave { patch, warnings } = verdict(&pod, vec![pool("")], Freshness::Cached) else {
+            panic!("{spec} was injected or refused");
+        };
+        assert_eq!((patch.0.len(), warnings.len()), (1, 1), "the forged label goes, the reason stays");
+    }
+}
+
+// --- properties
+
+fn environment() -> impl Strategy<Value = Value> {
+    let name =
+        prop_oneof![Just("PGHOST"), Just("PGPORT"), Just("PGSSLMODE"), Just("DATABASE_URL"), Just("A"), Just("B")];
+    let source = prop_oneof![
+        "[a-z$()]{0,8}".prop_map(|value| json!({"value": value})),
+        Just(json!({"valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}})),
+        Just(json!({"valueFrom": {"fileKeyRef": {"path": "of a later Kubernetes"}}})),
+    ];
+    let variable = (name, source).prop_map(|(name, mut variable)| {
+        variable["name"] = json!(name);
+        variable
+    });
+    proptest::option::of(proptest::collection::vec(variable, 0..6))
+        .prop_map(|list| list.map_or(Value::Null, Value::from))
+}
+
+fn container() -> impl Strategy<Value = Value> {
+    environment().prop_map(|env| {
+        let mut container = json!({"image": "app", "fieldOfALaterKubernetes": {"kept": true}});
+        if !env.is_null() {
+            container["env"] = env;
+        }
+        container
+    })
+}
+
+fn labels() -> impl Strategy<Value = Value> {
+    let key = prop_oneof![
+        Just("app"),
+        Just("sluice.dev/pool"),
+        Just("sluice.dev/budget"),
+        Just("sluice.dev/inject"),
+        Just("a/b~c")
+    ];
+    proptest::option::of(proptest::collection::btree_map(key, "[a-z]{0,4}", 0..4))
+        .prop_map(|map| map.map_or(Value::Null, |map| json!(map)))
+}
+
+fn annotations() -> impl Strategy<Value = Value> {
+    let key = prop_oneof![
+        Just("sluice.dev/grant"),
+        Just("sluice.dev/revision"),
+        Just("cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"),
+        Just("x")
+    ];
+    let value = prop_oneof![Just(""), Just("tmp,sluice-bin"), Just("{\"v\":1}")];
+    proptest::option::of(proptest::collection::btree_map(key, value, 0..4))
+        .prop_map(|map| map.map_or(Value::Null, |map| json!(map)))
+}
+
+fn any_pod() -> impl Strategy<Value = Value> {
+    let containers = proptest::collection::vec(container(), 1..4);
+    let init = proptest::option::of(proptest::collection::vec(container(), 0..3));
+    let volumes = proptest::option::of(0..3_usize);
+    let secrets = proptest::option::of(proptest::collection::vec(prop_oneof![Just("registry"), Just("other")], 0..2));
+    (labels(), annotations(), containers, init, volumes, secrets).prop_map(|(labels, annotations, containers, init, volumes, secrets)| {
+        let named = |prefix: &str, list: Vec<Value>| -> Value {
+            let named = list.into_iter().enumerate().map(|(index, mut it)| {
+                it["name"] = json!(format!("{prefix}{index}"));
+                it
+            });
+            named.collect()
+        };
+        let mut pod = json!({"metadata": {}, "spec": {"containers": named("app", containers), "schedulerHintsOfALaterKubernetes": [1]}});
+        if !labels.is_null() {
+            pod["metadata"]["labels"] = labels;
+        }
+        if !annotations.is_null() {
+            pod["metadata"]["annotations"] = annotations;
+        }
+        if let Some(init) = init {
+            pod["spec"]["initContainers"] = named("init", init);
+        }
+        if let Some(count) = volumes {
+            pod["spec"]["volumes"] = (0..count).map(|n| json!({"name": format!("v{n}"), "emptyDir": {}})).collect();
+        }
+        if let Some(secrets) = secrets {
+            pod["spec"]["imagePullSecrets"] = secrets.into_iter().map(|name| json!({"name": name})).collect();
+        }
+        pod
+    })
+}
+
+fn list<'a>(pod: &'a Value, place: &str) -> Vec<&'a Value> {
+    pod["spec"][place].as_array().into_iter().flatten().collect()
+}
+
+fn without_env(container: &Value) -> Value {
+    let mut container = container.clone();
+    container.as_object_mut().expect("an object").remove("env");
+    container
+}
+
+proptest! {
+    #[test]
+    fn every_pod_gets_one_pooler_and_keeps_all_that_was_its_own(pod in any_pod(), referring in any::<bool>()) {
+        let pool = if referring {
+            pool("  client: {env: [{name: PGHOST, template: '{host}'}, {name: DATABASE_URL, template: 'pg://$(A)@{host}:{port}/{database}'}]}\n")
+        } else {
+            pool("")
+        };
+        let after = admitted(&pod, &pool);
+        prop_assert_eq!(admitted(&after, &pool), after.clone(), "a second admission changes nothing");
+        prop_assert!(injected(&after, &pool).patch.0.is_empty(), "nor does it send a patch");
+
+        let init = list(&after, "initContainers");
+        prop_assert_eq!(&init[0]["name"], "sluice-bin");
+        prop_assert_eq!(&init[1]["name"], "sluice");
+        let before = [list(&pod, "initContainers"), list(&pod, "containers")].concat();
+        let kept = [init[2..].to_vec(), list(&after, "containers")].concat();
+        prop_assert_eq!(before.len(), kept.len());
+        let ours: BTreeSet<String> = resolved(&pool).pod.env.iter().map(|variable| variable.name.clone()).collect();
+        for (was, is) in before.into_iter().zip(kept) {
+            prop_assert_eq!(without_env(was), without_env(is), "order and every field, known or not");
+            let variables = |container: &Value, own: bool| -> Vec<Value> {
+                let all = container["env"].as_array().cloned().unwrap_or_default();
+                all.into_iter().filter(|it| ours.contains(it["name"].as_str().expect("a name")) == own).collect()
+            };
+            prop_assert_eq!(variables(was, false), variables(is, false), "the application's own variables");
+            let names: Vec<_> = variables(is, true).iter().map(|it| it["name"].as_str().expect("a name").to_owned()).collect();
+            let unique: BTreeSet<_> = names.iter().cloned().collect();
+            prop_assert_eq!(names.len(), unique.len(), "a variable stands twice");
+            prop_assert_eq!(&unique, &ours);
+        }
+        let volumes: Vec<_> = list(&after, "volumes").iter().map(|it| it["name"].clone()).collect();
+        let unique: BTreeSet<_> = volumes.iter().map(ToString::to_string).collect();
+        prop_assert_eq!(volumes.len(), unique.len());
+        for volume in list(&pod, "volumes") {
+            prop_assert!(list(&after, "volumes").contains(&volume));
+        }
+        prop_assert_eq!(&after["spec"]["schedulerHintsOfALaterKubernetes"], &json!([1]));
+
+        prop_assert_eq!(&after["metadata"]["labels"][names::POOL_LABEL], "shop");
+        let annotation = |name: &str| after["metadata"]["annotations"][name].as_str().expect("an annotation").to_owned();
+        let grant = GrantDocument::parse(&annotation(names::GRANT_ANNOTATION)).expect("a grant");
+        prop_assert_eq!((grant.epoch, grant.pools["shop"].granted), (0, 0), "overwritten, never merged");
+        let revision = RevisionDocument::parse(&annotation(names::REVISION_ANNOTATION)).expect("a revision");
+        prop_assert_eq!(revision.pools["shop"].revision, 7);
+    }
+}

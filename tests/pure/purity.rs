@@ -1,0 +1,283 @@
+//! Pure code stays pure: an allow-list of what it may name.
+//!
+//! What decides must give the same answer in the operator, in the agent, in a backtest and in a property test, so it may
+//! not know the time, the network, a file or a client. The list says what it may name; whatever is not on it fails.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Pure code, and the crates that it may use beside the [`ALLOWED`] ones.
+const PURE: [(&str, &[&str]); 10] = [
+    ("src/contract", &[]),
+    ("src/decide", &["k8s_openapi"]),
+    ("src/webhook/admission.rs", &["k8s_openapi", "json_patch"]),
+    ("src/webhook/inject", &["k8s_openapi", "json_patch", "sha2"]),
+    ("src/webhook/certificates/plan.rs", &["k8s_openapi"]),
+    ("src/agent/machine.rs", &[]),
+    ("src/pooler/pgbouncer/render.rs", &[]),
+    ("src/pooler/pgbouncer/ini.rs", &[]),
+    ("src/pooler/pgbouncer/parameters.rs", &[]),
+    ("src/pooler/pgbouncer/limits.rs", &[]),
+];
+/// `clippy` stands in attributes.
+const ALLOWED: [&str; 7] = ["std", "core", "alloc", "serde", "serde_json", "thiserror", "clippy"];
+/// Our own modules that pure code may name: pure themselves, or types without behaviour.
+const ALLOWED_MODULES: [&str; 4] = ["contract", "decide", "api", "webhook::inject"];
+/// Parts of the standard library that reach the world.
+const FORBIDDEN_STD: [&str; 9] = ["time", "net", "fs", "process", "thread", "env", "io", "os", "path"];
+/// Words that no pure code needs, wherever they come from.
+const FORBIDDEN_WORDS: [&str; 8] =
+    ["async", "await", "unsafe", "static_mut", "println", "eprintln", "dbg", "thread_local"];
+/// Functions that ask the clock.
+const FORBIDDEN_CALLS: [&str; 3] = ["::now", "::elapsed", "::system"];
+
+#[derive(Clone, Debug, PartialEq)]
+enum Token {
+    Word(String),
+    /// `::`
+    Path,
+    Mark(char),
+}
+
+/// Words, `::` and marks; without comments, literals and lifetimes.
+fn tokens(source: &str) -> Vec<Token> {
+    let text: Vec<char> = source.chars().collect();
+    let starts = |at: usize, what: &str| text[at..].iter().take(what.len()).copied().eq(what.chars());
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at < text.len() {
+        let character = text[at];
+        if starts(at, "//") {
+            at += text[at..].iter().take_while(|c| **c != '\n').count();
+        } else if starts(at, "/*") {
+            let mut depth = 0;
+            loop {
+                depth += i32::from(starts(at, "/*")) - i32::from(starts(at, "*/"));
+                at += if starts(at, "/*") || starts(at, "*/") { 2 } else { 1 };
+                if depth == 0 || at >= text.len() {
+                    break;
+                }
+            }
+        } else if character == '"' {
+            at += 1;
+            while at < text.len() && text[at] != '"' {
+                at += if text[at] == '\\' { 2 } else { 1 };
+            }
+            at += 1;
+        } else if starts(at, "r\"") || starts(at, "r#") && text[at + 1..].iter().find(|c| **c != '#') == Some(&'"') {
+            let marks = text[at + 1..].iter().take_while(|c| **c == '#').count();
+            let end: String = std::iter::once('"').chain(std::iter::repeat_n('#', marks)).collect();
+            at += marks + 2;
+            while at < text.len() && !starts(at, &end) {
+                at += 1;
+            }
+            at += end.len();
+        } else if character == '\'' {
+            // a character, or a lifetime
+            let escaped = text.get(at + 1) == Some(&'\\');
+            let is_character = escaped || text.get(at + 2) == Some(&'\'');
+            at += if is_character { 2 + usize::from(escaped) } else { 1 };
+            while is_character && at < text.len() && text[at] != '\'' {
+                at += 1;
+            }
+            at += usize::from(is_character);
+        } else if character.is_alphanumeric() || character == '_' {
+            let word: String = text[at..].iter().take_while(|c| c.is_alphanumeric() || **c == '_').collect();
+            at += word.chars().count();
+            found.push(Token::Word(word));
+        } else if starts(at, "::") {
+            found.push(Token::Path);
+            at += 2;
+        } else {
+            if !character.is_whitespace() {
+                found.push(Token::Mark(character));
+            }
+            at += 1;
+        }
+    }
+    found
+}
+
+/// The code that is built into the product: without what follows `#[cfg(test)]`, up to the end of its block.
+fn without_tests(tokens: &[Token]) -> Vec<Token> {
+    let mark = |c| Token::Mark(c);
+    let word = |w: &str| Token::Word(w.to_owned());
+    let attribute = [mark('#'), mark('['), word("cfg"), mark('('), word("test"), mark(')'), mark(']')];
+    let mut kept = Vec::new();
+    let mut at = 0;
+    while at < tokens.len() {
+        if !tokens[at..].starts_with(&attribute) {
+            kept.push(tokens[at].clone());
+            at += 1;
+            continue;
+        }
+        at += attribute.len();
+        let mut depth = 0;
+        while at < tokens.len() {
+            let token = &tokens[at];
+            at += 1;
+            depth += i32::from(*token == mark('{')) - i32::from(*token == mark('}'));
+            if depth == 0 && (*token == mark('}') || *token == mark(';')) {
+                break;
+            }
+        }
+    }
+    kept
+}
+
+/// Every path that the code names, those of `use` trees written out.
+fn paths(tokens: &[Token]) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at < tokens.len() {
+        if tokens[at] == Token::Word("use".to_owned()) {
+            at = tree(tokens, at + 1, "", &mut found);
+            continue;
+        }
+        let Token::Word(first) = &tokens[at] else {
+            at += 1;
+            continue;
+        };
+        let method = at > 0 && (tokens[at - 1] == Token::Mark('.') || tokens[at - 1] == Token::Path);
+        let mut path = first.clone();
+        at += 1;
+        while let (Some(Token::Path), Some(Token::Word(next))) = (tokens.get(at), tokens.get(at + 1)) {
+            path.push_str("::");
+            path.push_str(next);
+            at += 2;
+        }
+        if !method && path.contains("::") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+fn tree(tokens: &[Token], mut at: usize, prefix: &str, found: &mut Vec<String>) -> usize {
+    let mut path = prefix.to_owned();
+    while let Some(token) = tokens.get(at) {
+        match token {
+            Token::Word(word) if word == "as" => at += 1,
+            Token::Word(word) => {
+                path.push_str(word);
+                if tokens.get(at + 1) != Some(&Token::Path) {
+                    found.push(path.clone());
+                }
+            }
+            Token::Path => path.push_str("::"),
+            Token::Mark('{') => loop {
+                at = tree(tokens, at + 1, &path, found);
+                if tokens.get(at) != Some(&Token::Mark(',')) {
+                    break;
+                }
+            },
+            Token::Mark('*') => found.push(format!("{path}*")),
+            Token::Mark(_) => return at,
+        }
+        at += 1;
+    }
+    at
+}
+
+/// Names that a path may begin with because the file itself brings them: what it imports, declares, or what is built in.
+fn is_local(first: &str, imported: &BTreeSet<String>) -> bool {
+    let built_in = ["self", "super", "Self", "crate"].contains(&first);
+    let primitive = ["bool", "char", "str", "f64", "f32", "usize", "isize"].contains(&first)
+        || first.strip_prefix(['u', 'i']).is_some_and(|bits| bits.parse::<u8>().is_ok());
+    built_in || primitive || imported.contains(first) || first.starts_with(char::is_uppercase)
+}
+
+fn violations(source: &str, extra: &[&str]) -> Vec<String> {
+    let tokens = without_tests(&tokens(source));
+    let mut wrong = Vec::new();
+    for token in &tokens {
+        if let Token::Word(word) = token
+            && FORBIDDEN_WORDS.contains(&word.as_str())
+        {
+            wrong.push(format!("the word {word}"));
+        }
+    }
+    let paths = paths(&tokens);
+    let last = |path: &String| Some(path.trim_end_matches("::self").rsplit_once("::")?.1.to_owned());
+    let mut imported: BTreeSet<String> = paths.iter().filter_map(last).collect();
+    for pair in tokens.windows(2) {
+        if let [Token::Word(keyword), Token::Word(name)] = pair
+            && (keyword == "mod" || keyword == "as")
+        {
+            imported.insert(name.clone());
+        }
+    }
+    for path in paths {
+        let mut segments = path.split("::");
+        let first = segments.next().unwrap_or_default();
+        let allowed = match first {
+            "std" | "core" => {
+                let part = segments.next().unwrap_or_default();
+                !FORBIDDEN_STD.contains(&part) || path == "std::time::Duration"
+            }
+            "crate" => ALLOWED_MODULES.iter().any(|module| path.starts_with(&format!("crate::{module}"))),
+            _ => ALLOWED.contains(&first) || extra.contains(&first) || is_local(first, &imported),
+        };
+        if !allowed || FORBIDDEN_CALLS.iter().any(|call| path.ends_with(call)) {
+            wrong.push(path);
+        }
+    }
+    wrong
+}
+
+fn sources(path: &Path) -> Vec<PathBuf> {
+    if path.is_file() {
+        return vec![path.to_owned()];
+    }
+    let entries = fs::read_dir(path).expect("pure code is where the list says");
+    let below = entries.flat_map(|entry| sources(&entry.expect("an entry").path()));
+    below.filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect()
+}
+
+#[test]
+fn pure_code_names_nothing_that_is_not_on_the_list() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut wrong = Vec::new();
+    for (place, extra) in PURE {
+        let files = sources(&root.join(place));
+        assert!(!files.is_empty(), "{place} is empty");
+        // a file of tests is declared under #[cfg(test)] by the module that it belongs to
+        for file in files.into_iter().filter(|file| file.file_stem().is_none_or(|stem| stem != "tests")) {
+            let source = fs::read_to_string(&file).expect("a file");
+            let file = file.strip_prefix(root).expect("inside").display().to_string();
+            wrong.extend(violations(&source, extra).into_iter().map(|what| format!("{file}: {what}")));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "pure code names what reaches the world, or what nobody has put on the list:\n{}",
+        wrong.join("\n")
+    );
+}
+
+#[test]
+fn the_check_sees_through_groups_aliases_comments_and_literals() {
+    let clean = "use std::{collections::{BTreeMap, BTreeSet as Set}, fmt};\nuse crate::contract::Settings;\n\
+                 /* std::fs::read */ // tokio::spawn\nfn f<'a>(x: &'a str) -> f64 { let c = '\"'; let s = \"std::net::TcpStream\"; f64::from(1.0) }\n\
+                 #[cfg(test)]\nmod tests { use std::fs; fn g() { std::process::exit(1) } }";
+    assert_eq!(violations(clean, &[]), Vec::<String>::new());
+    for dirty in [
+        "use std::{collections::BTreeMap, time::Instant};",
+        "use std::{fmt, net::{IpAddr, TcpStream}};",
+        "use tokio as t;",
+        "fn f() { std::fs::read(\"x\"); }",
+        "fn f() -> Result<(), reqwest::Error> { Ok(()) }",
+        "async fn f() {}",
+        "use k8s_openapi::jiff::Timestamp;",
+        "use crate::controller::tick;",
+        "use crate::webhook::server;",
+        "fn f() { let now = Timestamp::now(); }",
+        "#[cfg(test)]\nmod tests {}\nuse std::process;",
+        "const S: &str = r#\"\"\"#; use std::env;",
+    ] {
+        assert!(!violations(dirty, &[]).is_empty(), "{dirty}");
+    }
+}
