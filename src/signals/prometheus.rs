@@ -299,8 +299,7 @@ impl Session<'_> {
         ReadError { server: self.server.name.clone(), asked, failure: Box::new(failure) }
     }
 
-    async fn exchange(&self, query: &str) -> Result<Vec<u8>, ReadFailure> {
-        let limit = self.server.configuration.max_response_bytes;
+    async fn send(&self, query: &str) -> Result<reqwest::Response, prometheus_http_query::Error> {
         let timeout = self.server.configuration.timeout().as_millis();
         let mut request = self
             .client
@@ -310,8 +309,24 @@ impl Session<'_> {
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization.clone());
         }
+        request.get_raw().await
+    }
+
+    async fn exchange(&self, query: &str) -> Result<Vec<u8>, ReadFailure> {
+        let limit = self.server.configuration.max_response_bytes;
         let failed = |source| ReadFailure::Connection { source };
-        let mut response = request.get_raw().await.map_err(|error| failed(error.into()))?;
+        let mut attempts = 0;
+        let mut response = loop {
+            attempts += 1;
+            match self.send(query).await {
+                Ok(response) => break response,
+                // a connection that was kept from the last tick may have been closed meanwhile, as may all that are kept; a
+                // query can be asked again
+                Err(prometheus_http_query::Error::Client(error))
+                    if attempts <= CONCURRENT_QUERIES && !error.inner().is_some_and(reqwest::Error::is_connect) => {}
+                Err(error) => return Err(failed(error.into())),
+            }
+        };
         let status = response.status();
         let announced = usize::try_from(response.content_length().unwrap_or(0)).unwrap_or(usize::MAX);
         if announced > limit {

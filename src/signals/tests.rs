@@ -233,6 +233,28 @@ async fn a_server_that_is_not_there_is_named_with_the_cause() {
 }
 
 #[tokio::test]
+async fn a_kept_connection_that_was_closed_meanwhile_costs_no_reading() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    // one answer per connection, which then takes the next request and is closed without a word
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                let _ = connection.read(&mut request).await;
+                let body = r#"{"status":"success","data":{"resultType":"vector","result":[]}}"#;
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                connection.write_all(answer.as_bytes()).await.unwrap();
+                let _ = connection.read(&mut request).await;
+            });
+        }
+    });
+    server(address).read(1000.0).await.unwrap();
+}
+
+#[tokio::test]
 async fn one_query_that_fails_fails_the_reading() {
     let error =
         read_error(

@@ -1,0 +1,293 @@
+//! A real Prometheus on loopback, and the agents that it scrapes.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use axum::{Router, extract::State, routing::get};
+use sluice::{
+    contract::metrics,
+    signals::{Server, ServerConfiguration},
+};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+use super::{DEADLINE, now_seconds};
+
+/// What an agent exports.
+#[derive(Clone, Debug, Default)]
+pub struct Figures {
+    pub active: f64,
+    pub waiting: f64,
+    pub transactions: f64,
+    pub transaction_seconds: f64,
+    /// Time of the sample; none: now, at each scrape.
+    pub sample_time: Option<f64>,
+    /// Waits of up to 1, 10 and 100 ms.
+    pub waits: [u32; 3],
+}
+
+/// An agent that a test plays: an exposition on a port of its own.
+pub struct Agent {
+    pub pod: String,
+    address: SocketAddr,
+    figures: Arc<Mutex<Figures>>,
+    pool: String,
+    task: JoinHandle<()>,
+}
+
+impl Agent {
+    pub async fn start(pod: &str) -> Self {
+        Self::of_pool("shop", pod).await
+    }
+
+    pub async fn of_pool(pool: &str, pod: &str) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let figures = Arc::new(Mutex::new(Figures::default()));
+        let task = serve(listener, pool, figures.clone());
+        Self { pod: pod.to_owned(), address, figures, pool: pool.to_owned(), task }
+    }
+
+    pub fn report(&self, change: impl FnOnce(&mut Figures)) {
+        change(&mut self.figures.lock().unwrap());
+    }
+
+    /// Nobody answers on its port any more.
+    pub async fn dies(&mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+    }
+
+    /// It answers again, from zero.
+    pub async fn is_restarted(&mut self) {
+        *self.figures.lock().unwrap() = Figures::default();
+        let listener = tokio::net::TcpListener::bind(self.address).await.unwrap();
+        self.task = serve(listener, &self.pool, self.figures.clone());
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn serve(listener: tokio::net::TcpListener, pool: &str, figures: Arc<Mutex<Figures>>) -> JoinHandle<()> {
+    let labels = format!("{}=\"shop\",{}=\"{pool}\"", metrics::POOL_NAMESPACE, metrics::POOL);
+    let exposition = move |State(figures): State<Arc<Mutex<Figures>>>| {
+        let text = exposition(&labels, &figures.lock().unwrap());
+        std::future::ready(([("content-type", "text/plain; version=0.0.4")], text))
+    };
+    // connections end with the server: what died must not answer a kept-alive scrape
+    let router = Router::new().route("/metrics", get(exposition)).with_state(figures).layer(
+        axum::middleware::map_response(|mut response: axum::response::Response| async {
+            response.headers_mut().insert("connection", axum::http::HeaderValue::from_static("close"));
+            response
+        }),
+    );
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() })
+}
+
+/// The agent's series in the text format.
+fn exposition(labels: &str, figures: &Figures) -> String {
+    let Figures { active, waiting, transactions, transaction_seconds, sample_time, waits } = figures;
+    let sample_time = sample_time.unwrap_or_else(now_seconds);
+    let mut lines = Vec::new();
+    let mut line = |name: &str, more: &str, value: f64| lines.push(format!("{name}{{{labels}{more}}} {value}\n"));
+    for (state, value) in
+        [("active", *active), ("idle", 2.0), ("used", 0.0), ("tested", 0.0), ("login", 1.0), ("being_canceled", 0.0)]
+    {
+        line(metrics::SERVER_CONNECTIONS, &format!(",state=\"{state}\""), value);
+    }
+    for (state, value) in [("active", *active), ("waiting", *waiting)] {
+        line(metrics::CLIENT_CONNECTIONS, &format!(",state=\"{state}\""), value);
+    }
+    for window in ["5s", "30s"] {
+        line(metrics::DEMAND_PEAK, &format!(",window=\"{window}\""), active + waiting);
+        line(metrics::WAITING_PEAK, &format!(",window=\"{window}\""), *waiting);
+    }
+    line(metrics::TRANSACTIONS, "", *transactions);
+    line(metrics::TRANSACTION_SECONDS, "", *transaction_seconds);
+    line(metrics::WAIT_SECONDS, "", 0.5);
+    line(metrics::SERVER_ASSIGNMENTS, "", *transactions);
+    line(metrics::LIMIT, "", 10.0);
+    line(metrics::GRANT_SEQ, "", 7.0);
+    line(metrics::SHARE, "", 12.0);
+    line(metrics::SAMPLE_TIME, "", sample_time);
+    let mut count = 0;
+    for (bound, waits) in ["0.001", "0.01", "0.1"].into_iter().zip(waits) {
+        count += waits;
+        line(&format!("{}_bucket", metrics::WAIT_HISTOGRAM), &format!(",le=\"{bound}\""), f64::from(count));
+    }
+    line(&format!("{}_bucket", metrics::WAIT_HISTOGRAM), ",le=\"+Inf\"", f64::from(count));
+    lines.concat()
+}
+
+/// The agents that a Prometheus scrapes, by job.
+#[derive(Default)]
+pub struct Agents(BTreeMap<String, Vec<(String, SocketAddr)>>);
+
+impl Agents {
+    pub fn of<'a>(agents: impl IntoIterator<Item = &'a Agent>) -> Self {
+        Self::default().and("sluice-agents", agents)
+    }
+
+    pub fn and<'a>(mut self, job: &str, agents: impl IntoIterator<Item = &'a Agent>) -> Self {
+        let targets = agents.into_iter().map(|agent| (agent.pod.clone(), agent.address));
+        self.0.entry(job.to_owned()).or_default().extend(targets);
+        self
+    }
+
+    fn configuration(&self) -> serde_json::Value {
+        let jobs: Vec<serde_json::Value> = self
+            .0
+            .iter()
+            .map(|(job, targets)| {
+                let targets: Vec<serde_json::Value> = targets
+                    .iter()
+                    .map(|(pod, address)| serde_json::json!({"targets": [address.to_string()], "labels": {"namespace": "shop", "pod": pod}}))
+                    .collect();
+                serde_json::json!({"job_name": job, "static_configs": targets})
+            })
+            .collect();
+        serde_json::json!({"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": jobs})
+    }
+}
+
+/// A Prometheus of the lab.
+pub struct Prometheus {
+    child: Child,
+    directory: TempDir,
+    pub address: SocketAddr,
+    web_configuration: Option<PathBuf>,
+}
+
+impl Prometheus {
+    /// Starts one and waits until it answers.
+    pub async fn start(agents: &Agents) -> Self {
+        let mut prometheus = Self::prepared(agents, None);
+        prometheus.runs().await;
+        prometheus
+    }
+
+    /// Starts one with a web configuration (TLS, users) in this text; its files lie in [`directory`](Self::directory).
+    pub async fn start_guarded(agents: &Agents, files: &[(&str, &str)], web_configuration: &str) -> Self {
+        let mut prometheus = Self::prepared(agents, Some(web_configuration));
+        for (name, text) in files {
+            fs::write(prometheus.directory().join(name), text).unwrap();
+        }
+        prometheus.runs().await;
+        prometheus
+    }
+
+    fn prepared(agents: &Agents, web_configuration: Option<&str>) -> Self {
+        let directory = TempDir::new().unwrap();
+        fs::write(directory.path().join("prometheus.yml"), agents.configuration().to_string()).unwrap();
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let web_configuration = web_configuration.map(|text| {
+            let path = directory.path().join("web.yml");
+            fs::write(&path, text).unwrap();
+            path
+        });
+        let child = spawn(directory.path(), address, web_configuration.as_deref());
+        Self { child, directory, address, web_configuration }
+    }
+
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// How to read it, without login.
+    pub fn server(&self) -> Server {
+        Server::new("default", self.configuration())
+    }
+
+    pub fn configuration(&self) -> ServerConfiguration {
+        let scheme = if self.web_configuration.is_some() { "https" } else { "http" };
+        ServerConfiguration::new(format!("{scheme}://{}", self.address))
+    }
+
+    pub fn is_killed(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub async fn is_restarted(&mut self) {
+        self.child = spawn(self.directory.path(), self.address, self.web_configuration.as_deref());
+        self.runs().await;
+    }
+
+    /// How many queries it has answered, by its own count.
+    pub async fn queries(&self) -> u64 {
+        let url = format!("http://{}/metrics", self.address);
+        let text = http_get(&url).await.unwrap().text().await.unwrap();
+        text.lines()
+            .filter(|line| line.starts_with("prometheus_http_requests_total") && line.contains("\"/api/v1/query\""))
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+            .sum()
+    }
+
+    async fn runs(&mut self) {
+        let deadline = Instant::now() + DEADLINE;
+        // it listens before it is ready, and answers 503 then
+        while !self.is_ready().await {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("prometheus ended ({status}): {}", self.log());
+            }
+            assert!(Instant::now() < deadline, "prometheus is not ready: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn is_ready(&self) -> bool {
+        if self.web_configuration.is_some() {
+            // its certificate is the test's own matter
+            return tokio::net::TcpStream::connect(self.address).await.is_ok()
+                && self.log().contains("ready to receive");
+        }
+        let ready = http_get(&format!("http://{}/-/ready", self.address)).await;
+        ready.is_ok_and(|response| response.status().is_success())
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+}
+
+/// One request over plain HTTP.
+pub async fn http_get(url: &str) -> reqwest::Result<reqwest::Response> {
+    // reqwest wants a provider even without TLS; another test may have installed it
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy().tls_certs_only([]).build()?.get(url).send().await
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(directory: &Path, address: SocketAddr, web_configuration: Option<&Path>) -> Child {
+    let bin = env::var_os("SLUICE_LAB_BIN").expect("SLUICE_LAB_BIN is not set: eval \"$(tests/lab/lab env)\"");
+    let log = fs::File::create(directory.join("log")).unwrap();
+    let mut command = Command::new(Path::new(&bin).join("prometheus"));
+    command
+        .arg(format!("--config.file={}", directory.join("prometheus.yml").display()))
+        .arg(format!("--storage.tsdb.path={}", directory.join("data").display()))
+        .arg(format!("--web.listen-address={address}"))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log);
+    if let Some(path) = web_configuration {
+        command.arg(format!("--web.config.file={}", path.display()));
+    }
+    command.spawn().unwrap()
+}
