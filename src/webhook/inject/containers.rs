@@ -29,10 +29,12 @@ pub fn is_reserved(container: &Container) -> bool {
 
 /// Whether Sluice, this build or another, put this init container there.
 pub fn is_ours(container: &Container) -> bool {
-    let starts_with_agent = |path: &str| container.command.iter().flatten().next().is_some_and(|first| first == path);
+    // Not the whole path: another build may keep the agent elsewhere in its image.
+    let program = container.command.iter().flatten().next();
+    let runs_agent = program.is_some_and(|program| program.ends_with("/sluice-agent"));
     match container.name.as_str() {
-        names::SIDECAR_CONTAINER => starts_with_agent(&agent_path()) && injection_variable(container).is_some(),
-        names::BINARY_CONTAINER => starts_with_agent(AGENT_IN_IMAGE),
+        names::SIDECAR_CONTAINER => runs_agent && injection_variable(container).is_some(),
+        names::BINARY_CONTAINER => runs_agent,
         _ => false,
     }
 }
