@@ -1,9 +1,10 @@
 //! The sidecar's agent: runs the pooler, follows the pod's annotations, decides the limit each second, and tells.
 //!
-//! Pure parts: [`machine`] (what becomes of the process), [`wish`] (what the pod is asked to run), [`peaks`],
-//! [`counters`], and the driver's [`crate::pooler::pgbouncer`]. The rest is a shell around them: one loop on one thread
+//! Pure parts: [`machine`] (what becomes of the process), [`wish`] (what the pod is asked to run),
+//! [`reaction`] (the limit), [`peaks`], [`counters`], [`arrivals`], and the driver's [`crate::pooler::pgbouncer`]. The rest is a shell around them: one loop on one thread
 //! ([`run`]), and an HTTP server that shows what the loop has published.
 
+pub mod arrivals;
 pub mod counters;
 pub mod files;
 pub mod inputs;
@@ -19,6 +20,7 @@ pub mod reaction;
 pub mod run;
 pub mod server;
 pub mod slot;
+pub mod sockets;
 pub mod wish;
 
 #[cfg(test)]

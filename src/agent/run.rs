@@ -4,7 +4,7 @@
 //! every second it takes a reading and decides. What a round finds is published for the HTTP server.
 
 use std::{
-    net::{Ipv6Addr, TcpListener},
+    net::{IpAddr, Ipv6Addr, TcpListener},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use super::{
+    arrivals::Arrivals,
     counters::Differences,
     inputs::Inputs,
     last_good::{self, LastGood},
@@ -29,6 +30,7 @@ use super::{
     reaction::{Decided, PoolerReading, Reaction},
     server::{self, Published},
     slot::{Progress, Slot, SlotError},
+    sockets::{self, LeakWatch},
     wish::{Granted, Wish},
 };
 use crate::{
@@ -39,7 +41,7 @@ use crate::{
         limits::Wanted,
         log::PoolerError,
         render::{self, Place, RenderError, RenderInput, Rendered},
-        tables::Pools,
+        tables::{Pools, Server},
         version::{RECOMMENDED, Support, Version},
     },
 };
@@ -56,6 +58,10 @@ const RELEASE_LOOK: Millis = 100;
 const RELEASE_PATIENCE: Millis = 1000;
 /// Between two reads of all limits although nothing changed.
 const LIMITS_SWEEP: Millis = 15_000;
+/// Between two looks at all clients, which cost more than a reading.
+const CLIENTS_LOOK: Millis = 15_000;
+/// Between two looks for leaks: often enough to see each silence before keepalives disturb it.
+const LEAKS_LOOK: Millis = 4000;
 /// A round that begins so late means that we lack CPU.
 const LATE: Duration = Duration::from_millis(250);
 /// Errors of the pooler's log that may wait to be counted.
@@ -122,6 +128,10 @@ struct Agent {
     differences: Differences,
     peaks: [(&'static str, Peak, Peak); 2],
     reaction: Reaction,
+    arrivals: Arrivals,
+    leaked: Option<u32>,
+    leaks: LeakWatch,
+    leaks_visible: bool,
     releasing_since: Option<Millis>,
     stored: Option<LastGood>,
     next: Schedule,
@@ -133,6 +143,8 @@ struct Schedule {
     reading: Millis,
     release: Millis,
     sweep: Millis,
+    leaks: Millis,
+    clients: Millis,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -201,6 +213,10 @@ impl Agent {
             differences: Differences::default(),
             peaks: [("5s", 5000), ("30s", 30_000)].map(|(name, window)| (name, Peak::new(window), Peak::new(window))),
             reaction: Reaction::default(),
+            arrivals: Arrivals::default(),
+            leaked: None,
+            leaks: LeakWatch::default(),
+            leaks_visible: true,
             releasing_since: None,
             stored,
             next: Schedule::default(),
@@ -266,6 +282,7 @@ impl Agent {
         let serving = self.machine.is_serving();
         if serving && !was_serving {
             self.differences.restarted();
+            self.arrivals.restarted();
             tracing::info!(revision = self.revision, "pgbouncer answers");
         }
         if serving && (inputs_changed || !was_serving) {
@@ -489,17 +506,22 @@ impl Agent {
     }
 
     fn see_pools(&mut self, pools: Pools) {
-        self.held =
-            Some(Held { held: pools.held(), active: pools.active, leaked: None, waiting: pools.clients_waiting });
+        self.held = Some(Held {
+            held: pools.held(),
+            active: pools.active,
+            leaked: self.leaked,
+            waiting: pools.clients_waiting,
+        });
     }
 
     async fn take_reading(&mut self, punctual: bool) {
         let database = &self.injection.upstream.database;
         let pools = self.slot.console.pools(database).await;
         let stats = self.slot.console.stats(database).await;
-        let (pools, stats) = match (pools, stats) {
-            (Ok(pools), Ok(stats)) => (pools, stats),
-            (Err(error), _) | (_, Err(error)) => {
+        let servers = self.slot.console.servers(database).await;
+        let (pools, stats, servers) = match (pools, stats, servers) {
+            (Ok(pools), Ok(stats), Ok(servers)) => (pools, stats, servers),
+            (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => {
                 self.problems.reading = Some(error.to_string());
                 self.held = None;
                 return;
@@ -508,17 +530,66 @@ impl Agent {
         self.problems.reading = None;
         let now = self.now();
         let added = self.differences.feed(stats);
+        self.look_for_leaks(now, &servers);
+        self.count_arrivals(now, &servers).await;
         self.see_pools(pools);
+        let leaked = self.leaked;
         let at_seconds = self.begin.elapsed().as_secs_f64();
-        self.react(&PoolerReading { at_seconds, pools, added, leaked: None }, punctual);
+        self.react(&PoolerReading { at_seconds, pools, added, leaked }, punctual);
         let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         let metrics = &self.published.metrics;
-        metrics.observe(added, pools, None, unix_seconds);
+        metrics.observe(added, pools, leaked, unix_seconds);
         let waiting = f64::from(pools.clients_waiting);
-        let demand = f64::from(pools.active) + waiting;
+        let demand = f64::from(pools.active.saturating_sub(leaked.unwrap_or(0))) + waiting;
         for (name, demands, waitings) in &mut self.peaks {
             metrics.set_peaks(name, demands.feed(now, demand), waitings.feed(now, waiting));
         }
+    }
+
+    /// Looks for server connections that are idle in transaction.
+    fn look_for_leaks(&mut self, now: Millis, servers: &[Server]) {
+        let Some(revision) = &self.wish.revision else { return };
+        if now < self.next.leaks {
+            return;
+        }
+        let threshold = revision.settings.health.leak_threshold_seconds.saturating_mul(1000);
+        self.next.leaks = now + Millis::from(threshold / 4).clamp(READING, LEAKS_LOOK);
+        let linked = servers.iter().filter(|server| server.linked).map(|server| {
+            let address: Option<IpAddr> = server.local_address.parse().ok();
+            Some((address?.to_canonical(), server.local_port))
+        });
+        // A server over a Unix socket has no address: whether it leaks cannot be told.
+        let Some(linked) = linked.collect::<Option<Vec<_>>>() else {
+            self.leaked = None;
+            return;
+        };
+        if linked.is_empty() {
+            self.leaked = Some(0).filter(|_| self.leaks_visible);
+            return;
+        }
+        self.leaked = match sockets::traffic_to_port(self.injection.upstream.port) {
+            Ok(traffic) => self.leaks.count(&linked, &traffic, threshold),
+            Err(error) => {
+                if self.leaks_visible {
+                    tracing::warn!("leaks cannot be seen here: {error}");
+                }
+                self.leaks_visible = false;
+                None
+            }
+        };
+    }
+
+    async fn count_arrivals(&mut self, now: Millis, servers: &[Server]) {
+        let opens = self.arrivals.opens(servers.iter().map(|server| server.id));
+        let mut logins = 0;
+        if now >= self.next.clients {
+            self.next.clients = now + CLIENTS_LOOK;
+            match self.slot.console.newest_client().await {
+                Ok(newest) => logins = self.arrivals.clients(newest),
+                Err(error) => self.problems.reading = Some(error.to_string()),
+            }
+        }
+        self.published.metrics.add_arrivals(opens, logins);
     }
 
     fn store_last_good(&mut self) {

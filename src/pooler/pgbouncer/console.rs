@@ -140,6 +140,14 @@ impl Console {
         Ok(tables::servers(&self.run("SHOW SERVERS").await?, database)?)
     }
 
+    /// The largest socket number in `SHOW CLIENTS`.
+    ///
+    /// # Errors
+    /// [`ConsoleError`].
+    pub async fn newest_client(&mut self) -> Result<u64, ConsoleError> {
+        Ok(tables::newest_client(&self.run("SHOW CLIENTS").await?)?)
+    }
+
     /// `SHOW DATABASES` of one database.
     ///
     /// # Errors

@@ -256,6 +256,16 @@ pub fn servers(table: &Table, database: &str) -> Result<Vec<Server>, TableError>
         .collect()
 }
 
+/// Reads the largest socket number out of `SHOW CLIENTS`; 0 without clients.
+///
+/// # Errors
+/// [`TableError`].
+pub fn newest_client(table: &Table) -> Result<u64, TableError> {
+    let rows = Rows::new("SHOW CLIENTS", table);
+    rows.column("id")?;
+    table.rows.iter().try_fold(0, |newest: u64, row| Ok(newest.max(rows.number(row, "id")?)))
+}
+
 /// Reads one figure of `SHOW CONFIG`.
 ///
 /// # Errors
@@ -343,7 +353,7 @@ shop | b | 1 | 0 | 1 | 0 | 0 | 0 | 0 | 0 | 0 | 7 | x";
         #[test]
         fn reading_any_answer_never_panics(table in any_table()) {
             let _ = (pools(&table, "shop"), stats(&table, "shop"), database(&table, "shop"));
-            let _ = (config(&table), servers(&table, "shop"));
+            let _ = (config(&table), servers(&table, "shop"), newest_client(&table));
         }
     }
 }
