@@ -48,7 +48,7 @@ pub fn init(format: LogFormat, level: &str) -> Result<(), TelemetryError> {
             .with(fmt::layer().json().flatten_event(true).with_current_span(true).with_span_list(false))
             .try_init()?,
         LogFormat::Text => {
-            registry.with(fmt::layer().with_target(false).with_ansi(std::io::stdout().is_terminal())).try_init()?
+            registry.with(fmt::layer().with_target(false).with_ansi(std::io::stdout().is_terminal())).try_init()?;
         }
     }
     Ok(())
