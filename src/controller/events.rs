@@ -1,23 +1,16 @@
 //! Events, written by hand: the aggregation of kube's `Recorder` keeps the first note and would show old numbers.
 //!
-//! At most one event per pool and reason a minute. The same note again becomes a series of the event that told it.
+//! At most one event per pool and reason a minute; what was told already is not told again for ten.
 
 use std::{collections::HashMap, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::{
-        core::v1::ObjectReference,
-        events::v1::{Event, EventSeries},
-    },
+    api::{core::v1::ObjectReference, events::v1::Event},
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
 };
-use kube::{
-    Api, Client, Resource, ResourceExt,
-    api::{Patch, PatchParams, PostParams},
-};
+use kube::{Api, Client, Resource, ResourceExt, api::PostParams};
 use parking_lot::Mutex;
-use serde_json::json;
 use tokio::time::Instant;
 
 use super::apply::{WriteError, Writer};
@@ -29,8 +22,8 @@ use crate::{
 
 /// Least time between two events of one pool and reason.
 const SPACING: Duration = Duration::from_mins(1);
-/// After this long the API server may have dropped the event of a series.
-const SERIES_LIFE: Duration = Duration::from_mins(30);
+/// Least time between two events of one pool and reason with the same note.
+const SAME_NOTE_SPACING: Duration = Duration::from_mins(10);
 /// Longest note, in bytes.
 const NOTE_BYTES: usize = 1024;
 /// Pools and reasons that are remembered; the oldest are forgotten.
@@ -38,9 +31,6 @@ const REMEMBERED: usize = 4096;
 
 struct Told {
     note: String,
-    event: String,
-    count: i32,
-    first: Instant,
     at: Instant,
 }
 
@@ -49,13 +39,6 @@ pub struct Events {
     client: Client,
     instance: String,
     told: Mutex<HashMap<(String, String), Told>>,
-}
-
-/// What becomes of a note.
-enum Step {
-    Drop,
-    Create(String),
-    Count(String, i32),
 }
 
 impl Events {
@@ -70,44 +53,39 @@ impl Events {
         K: Resource<DynamicType = ()> + Sync,
     {
         let uid = about.uid().unwrap_or_default();
-        let published = match self.step(&uid, &event) {
-            Step::Drop => return,
-            Step::Create(name) => self.create(writer, about, &event, name).await,
-            Step::Count(name, count) => self.count(writer, about, &name, count).await,
-        };
-        if let Err(error) = published {
+        if !self.is_news(&uid, &event) {
+            return;
+        }
+        if let Err(error) = self.create(writer, about, &event).await {
             tracing::warn!(%error, reason = event.reason, "publishing an event");
             self.told.lock().remove(&(uid, event.reason));
         }
     }
 
-    fn step(&self, uid: &str, event: &EventNote) -> Step {
+    /// Whether an event is worth publishing now; if so, it counts as told.
+    fn is_news(&self, uid: &str, event: &EventNote) -> bool {
         let now = Instant::now();
         let mut told = self.told.lock();
         if told.len() >= REMEMBERED {
-            told.retain(|_, told| now - told.at < SERIES_LIFE);
+            told.retain(|_, told| now - told.at < SAME_NOTE_SPACING);
         }
         let key = (uid.to_owned(), event.reason.clone());
-        if let Some(told) = told.get_mut(&key) {
-            if now - told.at < SPACING {
-                return Step::Drop;
-            }
-            if told.note == event.note && now - told.first < SERIES_LIFE {
-                told.at = now;
-                told.count += 1;
-                return Step::Count(told.event.clone(), told.count);
+        if let Some(told) = told.get(&key) {
+            let spacing = if told.note == event.note { SAME_NOTE_SPACING } else { SPACING };
+            if now - told.at < spacing {
+                return false;
             }
         }
-        let name = format!("sluice.{:x}.{}", Timestamp::now().as_nanosecond(), uid.get(..8).unwrap_or(uid));
-        let fresh = Told { note: event.note.clone(), event: name.clone(), count: 1, first: now, at: now };
-        told.insert(key, fresh);
-        Step::Create(name)
+        told.insert(key, Told { note: event.note.clone(), at: now });
+        true
     }
 
-    async fn create<K>(&self, writer: &Writer, about: &K, event: &EventNote, name: String) -> Result<(), WriteError>
+    async fn create<K>(&self, writer: &Writer, about: &K, event: &EventNote) -> Result<(), WriteError>
     where
         K: Resource<DynamicType = ()> + Sync,
     {
+        let uid = about.uid().unwrap_or_default();
+        let name = format!("sluice.{:x}.{}", Timestamp::now().as_nanosecond(), uid.get(..8).unwrap_or(&uid));
         let mut note = event.note.clone();
         let mut end = note.len().min(NOTE_BYTES);
         while !note.is_char_boundary(end) {
@@ -132,18 +110,6 @@ impl Events {
         let events: Api<Event> = Api::namespaced(self.client.clone(), &namespace(about));
         let what = format!("event {} about {}", event.reason, about.name_any());
         writer.write(WriteKind::Event, what, events.create(&PostParams::default(), &object)).await.map(|_| ())
-    }
-
-    async fn count<K>(&self, writer: &Writer, about: &K, name: &str, count: i32) -> Result<(), WriteError>
-    where
-        K: Resource<DynamicType = ()> + Sync,
-    {
-        let series = EventSeries { count, last_observed_time: MicroTime(Timestamp::now()) };
-        let events: Api<Event> = Api::namespaced(self.client.clone(), &namespace(about));
-        let body = json!({ "series": series });
-        let what = format!("series of event {name}");
-        let patch = Patch::Merge(&body);
-        writer.write(WriteKind::Event, what, events.patch(name, &PatchParams::default(), &patch)).await.map(|_| ())
     }
 }
 

@@ -9,11 +9,10 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::{
-    sync::Notify,
+    sync::{Notify, Semaphore},
     time::{Instant, timeout},
 };
 
@@ -118,25 +117,26 @@ impl Prover {
                 return;
             }
         };
+        let places = Arc::new(Semaphore::new(CONCURRENCY));
         loop {
             let (due, next) = self.due(Instant::now());
-            stream::iter(due)
-                .for_each_concurrent(CONCURRENCY, |(uid, address)| {
-                    let (client, metrics, queue) = (&client, &metrics, &queue);
-                    let prover = &self;
-                    async move {
-                        let answer = ask(client, &address, &uid).await;
-                        metrics.asked(match &answer {
-                            Ok(_) => ProofOutcome::Answered,
-                            Err(AskError::OtherPod) => ProofOutcome::OtherPod,
-                            Err(AskError::Unreachable(_)) => ProofOutcome::Unreachable,
-                        });
-                        if let Some(pool) = prover.answered(&uid, answer) {
-                            queue.ask(&pool, "proof").await;
-                        }
+            for (uid, address) in due {
+                // a pod that does not answer holds its own place, and nobody else up
+                let Ok(place) = places.clone().acquire_owned().await else { return };
+                let (prover, client, metrics, queue) = (self.clone(), client.clone(), metrics.clone(), queue.clone());
+                tokio::spawn(async move {
+                    let answer = ask(&client, &address, &uid).await;
+                    drop(place);
+                    metrics.asked(match &answer {
+                        Ok(_) => ProofOutcome::Answered,
+                        Err(AskError::OtherPod) => ProofOutcome::OtherPod,
+                        Err(AskError::Unreachable(_)) => ProofOutcome::Unreachable,
+                    });
+                    if let Some(pool) = prover.answered(&uid, answer) {
+                        queue.ask(&pool, "proof").await;
                     }
-                })
-                .await;
+                });
+            }
             let pause = next.saturating_duration_since(Instant::now()).min(LONGEST_IDLE);
             let _ = timeout(pause.max(Duration::from_millis(20)), self.wake.notified()).await;
         }
@@ -144,9 +144,13 @@ impl Prover {
 
     /// Who is to be asked now, and when somebody is due next.
     fn due(&self, now: Instant) -> (Vec<(String, String)>, Instant) {
-        let subjects = self.subjects.lock();
-        let due = subjects.iter().filter(|(_, subject)| subject.due <= now);
-        let due = due.map(|(uid, subject)| (uid.clone(), subject.address.clone())).collect();
+        let mut subjects = self.subjects.lock();
+        let mut due = Vec::new();
+        for (uid, subject) in subjects.iter_mut().filter(|(_, subject)| subject.due <= now) {
+            due.push((uid.clone(), subject.address.clone()));
+            // not again before it has answered, or should have
+            subject.due = now + ASK_DEADLINE * 2;
+        }
         let next = subjects.values().map(|subject| subject.due).filter(|due| *due > now).min();
         (due, next.unwrap_or(now + LONGEST_IDLE))
     }
@@ -165,6 +169,11 @@ impl Prover {
         };
         let is_new = differs(&subject.proof, &proof);
         subject.proof = proof;
+        // while the question was under way there may have come something new to prove: it is due already
+        let overtaken = subject.due <= now + FIRST_PAUSE;
+        if overtaken {
+            return is_new.then(|| subject.pool.clone());
+        }
         if subject.is_open || matches!(subject.proof, Proof::Unreachable { .. }) {
             subject.due = now + subject.pause;
             subject.pause = (subject.pause * 3 / 2).min(LONGEST_PAUSE);

@@ -170,7 +170,7 @@ fn observe_and_plan(
         sizing: memory.sizing.as_ref(),
         failure: memory.failure.as_ref(),
     };
-    let plan = plan::plan(&observed, memory.progress, None);
+    let plan = plan::plan(&observed, memory.progress, around.cannot_render.as_deref());
     memory.progress = plan.progress;
     let labels = PoolLabels { pool_namespace: key.namespace.clone(), pool: key.name.clone() };
     let target = plan.report.recommendation.map(|recommendation| recommendation.target);

@@ -151,10 +151,10 @@ fn summary(observed: &Observed, figures: &Figures, size: Option<u32>, conditions
     };
     let decision = &sizing.decision;
     let target = decision.recommendation.target;
-    let why = if sizing.trouble.is_some() || decision.reason.is_hold() {
-        format!("held: {}", decision.message)
-    } else {
-        decision.message.clone()
+    let why = match &sizing.trouble {
+        Some(trouble) => format!("held: {}", trouble.message),
+        None if decision.reason.is_hold() => format!("held: {}", decision.message),
+        None => decision.message.clone(),
     };
     let limited = conditions
         .iter()

@@ -1,1 +1,564 @@
+use std::{collections::BTreeMap, fmt::Write as _};
 
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    api::{ConnectionPool, ConnectionPoolStatus, RevisionStatus, conditions::ConditionStatus, reasons},
+    contract::{Held, LimitsReadBack, PodGrant, PoolRevision, SlotStatus, StatusReport},
+    decide::{
+        effective::{EffectivePool, Refusal, effective},
+        shares::PodPhase,
+        sizing::{Confidence, Decision, Explanation, Reason, Recommendation},
+    },
+};
+
+const NOW: UnixSeconds = 1_763_700_000;
+
+/// A small cluster: one pool, its pods as the API server and their agents show them.
+struct World {
+    pool: ConnectionPool,
+    effective: EffectivePool,
+    pods: Vec<PodSeen>,
+    revisions: Vec<RevisionSeen>,
+    told: ConnectionPoolStatus,
+    sizing: Option<SizingSeen>,
+    progress: Option<Progress>,
+    epoch: u64,
+    now: UnixSeconds,
+    next_pod: u32,
+}
+
+impl World {
+    fn new(spec: &str) -> Self {
+        let pool = pool(spec);
+        let effective = effective(&pool.spec, None).expect("the fixture is accepted");
+        Self {
+            pool,
+            effective,
+            pods: Vec::new(),
+            revisions: Vec::new(),
+            told: ConnectionPoolStatus::default(),
+            sizing: None,
+            progress: None,
+            epoch: 3,
+            now: NOW,
+            next_pod: 0,
+        }
+    }
+
+    fn change(&mut self, spec: &str) {
+        self.pool = pool(spec);
+        self.effective = effective(&self.pool.spec, None).expect("the fixture is accepted");
+    }
+
+    /// A pod as the webhook admits it.
+    fn admit(&mut self) -> &mut PodSeen {
+        let number = self.next_pod;
+        self.next_pod += 1;
+        let revision = PoolRevision { revision: 0, settings: self.effective.settings.clone() };
+        let revision = RevisionDocument { v: 1, pools: BTreeMap::from([("shop".to_owned(), revision)]) };
+        let grant = GrantDocument { v: 1, epoch: 0, pools: BTreeMap::from([("shop".to_owned(), PodGrant::default())]) };
+        self.pods.push(PodSeen {
+            name: format!("shop-{number}"),
+            uid: format!("uid-{number}"),
+            resource_version: "1".to_owned(),
+            created: self.now + i64::from(number),
+            phase: PodPhase::Running,
+            sidecar: SidecarSeen::Running,
+            injection: None,
+            revision: Annotation::Read(revision),
+            grant: Annotation::Read(grant),
+            doubtful_granted: 0,
+            proof: Proof::NotAsked,
+            measured: None,
+            demand: None,
+            reporting: false,
+        });
+        self.pods.last_mut().expect("just pushed")
+    }
+
+    fn plan(&self) -> Plan {
+        self.plan_that(|_| {}, None)
+    }
+
+    fn plan_that<'a>(&'a self, change: impl FnOnce(&mut Observed<'a>), cannot_render: Option<&str>) -> Plan {
+        let mut observed = Observed {
+            now: self.now,
+            epoch: self.epoch,
+            pool: &self.pool,
+            told: Some(&self.told),
+            effective: Ok(&self.effective),
+            budget: BudgetSeen::NotNamed,
+            rival: None,
+            pods: &self.pods,
+            uninjected: Some(Uninjected::default()),
+            injection: None,
+            revisions: &self.revisions,
+            taken_numbers: &[],
+            sizing: self.sizing.as_ref(),
+            failure: None,
+        };
+        change(&mut observed);
+        plan(&observed, self.progress, cannot_render)
+    }
+
+    /// What the shell does with the whole plan, but for the patches that `takes` refuses.
+    fn carry_out(&mut self, plan: &Plan, mut takes: impl FnMut(usize) -> bool) {
+        self.progress = plan.progress;
+        if let Some(NewRevision { number, settings }) = &plan.create {
+            let settings = Some(settings.clone());
+            self.revisions.push(RevisionSeen {
+                name: format!("shop-{number}"),
+                number: *number,
+                created: self.now,
+                settings,
+            });
+        }
+        for (index, patch) in plan.patches.iter().enumerate() {
+            if takes(index)
+                && let Some(pod) = self.pods.iter_mut().find(|pod| pod.uid == patch.uid)
+            {
+                if let Some(revision) = &patch.revision {
+                    pod.revision = Annotation::Read(revision.clone());
+                }
+                if let Some(grant) = &patch.grant {
+                    pod.grant = Annotation::Read(grant.clone());
+                }
+            }
+        }
+        self.revisions.retain(|revision| !plan.prune.contains(&revision.name));
+        self.told.revision = plan.report.revision.clone();
+    }
+
+    /// The agent of a pod does what its annotations say and tells so. It never takes an older grant for a newer one.
+    fn obey(&mut self, index: usize) {
+        let pod = &mut self.pods[index];
+        let (Annotation::Read(grant), Annotation::Read(revision)) = (&pod.grant, &pod.revision) else { return };
+        let (Some(pod_grant), Some(revision)) = (grant.pools.get("shop"), revision.pools.get("shop")) else { return };
+        let newest = pod.proof.report().map_or((0, 0), |report| (report.epoch, report.seq));
+        assert!((grant.epoch, pod_grant.seq) >= newest, "the agent would refuse the grant as an old one");
+        pod.proof = Proof::Report(Box::new(report(&pod.uid, revision.revision, grant.epoch, *pod_grant)));
+    }
+
+    fn granted(&self) -> u32 {
+        let grants = self.pods.iter().filter_map(|pod| pod.grant.last_known()?.pools.get("shop"));
+        grants.map(|grant| grant.granted.max(grant.share)).sum()
+    }
+
+    /// Goes on until there is nothing left to do.
+    fn settle(&mut self) {
+        for _ in 0..50 {
+            for pod in 0..self.pods.len() {
+                self.obey(pod);
+            }
+            let plan = self.plan();
+            if plan.patches.is_empty() && plan.create.is_none() {
+                return;
+            }
+            self.carry_out(&plan, |_| true);
+        }
+        panic!("it does not settle: {:?}", self.plan().patches);
+    }
+
+    fn shares(&self) -> Vec<u32> {
+        self.pods.iter().map(|pod| pod.grant.last_known().map_or(0, |grant| grant.pools["shop"].share)).collect()
+    }
+
+    fn revision_numbers(&self) -> Vec<u64> {
+        self.pods.iter().map(|pod| pod.revision.last_known().map_or(0, |known| known.pools["shop"].revision)).collect()
+    }
+}
+
+fn pool(spec: &str) -> ConnectionPool {
+    serde_yaml::from_str(&format!(
+        "apiVersion: sluice.dev/v1alpha1\nkind: ConnectionPool\n\
+         metadata: {{name: shop, namespace: ns, uid: pool-uid, generation: 4}}\nspec:\n  \
+         workload: {{selector: {{matchLabels: {{app: shop}}}}}}\n  \
+         upstream: {{host: pg, database: shop, credentialsRef: {{name: shop-db}}}}\n{spec}"
+    ))
+    .expect("the fixture is a pool")
+}
+
+fn report(uid: &str, revision: u64, epoch: u64, grant: PodGrant) -> StatusReport {
+    StatusReport {
+        v: 1,
+        pod_uid: uid.to_owned(),
+        pool: "shop".to_owned(),
+        revision: Some(revision),
+        wanted_revision: Some(revision),
+        epoch,
+        seq: grant.seq,
+        share: grant.share,
+        limits: Some(LimitsReadBack {
+            pool_size: grant.share.max(1),
+            max_db_connections: grant.share.max(1),
+            min_pool_size: 0,
+            paused: grant.share == 0,
+        }),
+        held: Some(Held { held: grant.share, ..Held::default() }),
+        slot: SlotStatus::Serving,
+        message: String::new(),
+    }
+}
+
+fn sized(target: u32, reason: Reason) -> SizingSeen {
+    SizingSeen {
+        decision: Decision {
+            size: target,
+            reason,
+            message: "7.2 busy on 3 pods, at 70 % utilization: 11".to_owned(),
+            recommendation: Recommendation {
+                target,
+                lower_bound: 8,
+                upper_bound: 14,
+                uncapped_target: target,
+                confidence: Confidence::Medium,
+            },
+            base: target,
+            explanation: Explanation {
+                demand: 7.2,
+                service_seconds: 0.01,
+                setting: None,
+                price: None,
+                learned_seconds: 0.0,
+                lower: 3,
+                upper: 5,
+            },
+            limits: Vec::new(),
+        },
+        load: Some(LoadSeen { demand: 7.2, held: 9, active: 7, age_seconds: 6, ..LoadSeen::default() }),
+        trouble: None,
+        change: Some(Change {
+            id: "d-7f3a01".to_owned(),
+            reason: reason.to_string(),
+            from: 6,
+            to: target,
+            message: "7.2 busy on 3 pods, at 70 % utilization: 11".to_owned(),
+            at: NOW - 3,
+        }),
+    }
+}
+
+const SHARED: &str =
+    "  scaling: {minAllowed: 6, maxAllowed: 12, algorithm: TargetUtilization, localReaction: Disabled}\n";
+const LOCAL: &str = "  scaling: {minAllowed: 2, maxAllowed: 12}\n";
+
+/// The report as a page, without what changes with every word of a message.
+fn page(plan: &Plan) -> String {
+    let mut page = format!("{}\n\n", plan.report.summary);
+    for condition in &plan.report.conditions {
+        let _ = writeln!(
+            page,
+            "{} {}/{}: {}",
+            condition.type_,
+            condition.status.as_str(),
+            condition.reason,
+            condition.message
+        );
+    }
+    for event in &plan.events {
+        let _ = write!(page, "\n{:?} {} {}: {}", event.kind, event.reason, event.action, event.note);
+    }
+    page
+}
+
+#[test]
+fn a_pool_that_works_reads_like_this() {
+    let mut world = World::new(SHARED);
+    for _ in 0..3 {
+        world.admit();
+    }
+    world.sizing = Some(sized(11, Reason::Demand));
+    world.settle();
+    insta::assert_snapshot!(page(&world.plan()));
+}
+
+#[test]
+fn a_pool_in_trouble_reads_like_this() {
+    let mut world = World::new(SHARED);
+    for _ in 0..3 {
+        world.admit();
+    }
+    world.settle();
+    let mut sizing = sized(6, Reason::NoData);
+    sizing.load = None;
+    sizing.trouble =
+        Some(Trouble { reason: "PrometheusUnavailable", message: "the server default does not answer".to_owned() });
+    world.sizing = Some(sizing);
+    world.pods[1].proof = Proof::Unreachable { since: NOW - 60, error: "connection refused".to_owned(), last: None };
+    let plan = world.plan_that(
+        |observed| {
+            observed.uninjected = Some(Uninjected { pods: 2, owners: vec!["deployment/shop".to_owned()] });
+            observed.budget = BudgetSeen::Missing("pg-main".to_owned());
+        },
+        None,
+    );
+    insta::assert_snapshot!(page(&plan));
+}
+
+#[test]
+fn a_refused_pool_changes_nothing_and_says_why() {
+    let mut world = World::new(LOCAL);
+    world.admit();
+    let refusal = Refusal { reason: "ClassNotFound", message: "spec.classRef.name: no such class".to_owned() };
+    let plan = world.plan_that(|observed| observed.effective = Err(&refusal), None);
+    assert!(plan.create.is_none() && plan.patches.is_empty() && plan.prune.is_empty());
+    let ready = &plan.report.conditions[0];
+    assert_eq!((ready.status, ready.reason), (ConditionStatus::False, "ClassNotFound"));
+}
+
+#[test]
+fn the_target_is_divided_and_told_as_one_sum() {
+    let mut world = World::new(SHARED);
+    for _ in 0..3 {
+        world.admit();
+    }
+    world.sizing = Some(sized(11, Reason::Demand));
+    world.settle();
+    assert_eq!(world.shares(), [4, 4, 3]);
+    let plan = world.plan();
+    assert_eq!((plan.report.share, plan.report.current_size, plan.report.pods.proven), (11, Some(11), 3));
+}
+
+#[test]
+fn a_paused_pool_keeps_what_runs_and_lets_new_pods_start() {
+    let mut world = World::new(LOCAL);
+    world.admit();
+    world.settle();
+    let before = world.shares();
+    world.change(&format!("{LOCAL}  paused: true\n  health: {{periodSeconds: 3}}\n"));
+    world.admit();
+    world.settle();
+    assert_eq!(world.shares()[0], before[0]);
+    assert!(world.shares()[1] > 0, "automation is frozen, traffic is not");
+    assert_eq!(world.revision_numbers()[0], 1, "the change of the settings waits");
+}
+
+#[test]
+fn settings_that_cannot_be_rendered_never_reach_a_pod() {
+    let mut world = World::new(SHARED);
+    world.admit();
+    world.settle();
+    world.change(&format!("{SHARED}  health: {{periodSeconds: 3}}\n"));
+    let plan = world.plan_that(|_| {}, Some("PgBouncer cannot be given these settings"));
+    assert!(plan.create.is_none() && plan.patches.is_empty());
+    let accepted = plan.report.conditions.iter().find(|condition| condition.type_ == "Accepted").expect("Accepted");
+    assert_eq!(accepted.reason, reasons::CANNOT_RENDER);
+}
+
+#[test]
+fn a_change_of_the_settings_goes_one_pod_at_a_time_and_new_pods_get_the_proven_one() {
+    let mut world = World::new(SHARED);
+    for _ in 0..3 {
+        world.admit();
+    }
+    world.settle();
+    assert_eq!(world.revision_numbers(), [1, 1, 1]);
+    world.change(&format!("{SHARED}  health: {{periodSeconds: 3}}\n"));
+    for told in 1..=3 {
+        let plan = world.plan();
+        assert_eq!(plan.report.revision.as_ref().map(|known| known.stable), Some(1), "not before all are proven");
+        world.carry_out(&plan, |_| true);
+        let changed = |world: &World| world.revision_numbers().iter().filter(|number| **number == 2).count();
+        assert_eq!(changed(&world), told);
+        world.carry_out(&world.plan(), |_| true);
+        assert_eq!(changed(&world), told, "the next waits for the proof of this one");
+        for pod in 0..3 {
+            world.obey(pod);
+        }
+    }
+    assert_eq!(world.plan().report.revision, Some(RevisionStatus { stable: 2, updated: 2, failed_hashes: vec![] }));
+}
+
+#[test]
+fn a_rollout_that_comes_no_further_is_told_after_its_deadline() {
+    let mut world = World::new(SHARED);
+    world.admit();
+    world.settle();
+    world.change(&format!("{SHARED}  health: {{periodSeconds: 3}}\n  rollout: {{progressDeadlineSeconds: 30}}\n"));
+    world.carry_out(&world.plan(), |_| true);
+    let reason = |world: &World| {
+        let conditions = world.plan().report.conditions;
+        conditions.into_iter().find(|condition| condition.type_ == "Progressing").expect("Progressing").reason
+    };
+    world.now += 30;
+    assert_eq!(reason(&world), reasons::ROLLING_OUT);
+    world.now += 1;
+    assert_eq!(reason(&world), reasons::PROGRESS_DEADLINE_EXCEEDED);
+    world.obey(0);
+    assert_eq!(reason(&world), reasons::ROLLOUT_COMPLETE);
+}
+
+#[test]
+fn the_history_is_bounded_and_keeps_what_is_in_use() {
+    let mut world = World::new(SHARED);
+    world.admit();
+    for period in 1..30 {
+        world.change(&format!(
+            "{SHARED}  health: {{periodSeconds: {period}}}\n  rollout: {{revisionHistoryLimit: 4}}\n"
+        ));
+        world.settle();
+        world.carry_out(&world.plan(), |_| true);
+        assert!(world.revisions.len() <= 4, "{}", world.revisions.len());
+    }
+    let newest = world.revisions.iter().map(|revision| revision.number).max();
+    assert_eq!(newest, Some(29));
+    assert_eq!(world.revision_numbers(), [29]);
+}
+
+#[test]
+fn a_number_that_an_earlier_pool_of_the_name_left_behind_is_not_used_again() {
+    let world = World::new(SHARED);
+    let plan = world.plan_that(|observed| observed.taken_numbers = &[7], None);
+    assert_eq!(plan.create.map(|new| new.number), Some(8));
+}
+
+#[test]
+fn settings_that_somebody_wrote_onto_a_pod_are_taken_back() {
+    let mut world = World::new(SHARED);
+    world.admit();
+    world.settle();
+    if let Annotation::Read(document) = &mut world.pods[0].revision {
+        document.pools.get_mut("shop").expect("ours").settings.health.validation_query = "drop table orders".to_owned();
+    }
+    world.settle();
+    let settings = &world.pods[0].revision.last_known().expect("read").pools["shop"].settings;
+    assert_eq!(*settings, world.effective.settings);
+}
+
+#[test]
+fn a_lease_that_counts_from_one_again_never_makes_a_grant_older() {
+    let mut world = World::new(SHARED);
+    world.admit();
+    world.epoch = 40;
+    world.settle();
+    world.epoch = 1;
+    world.sizing = Some(sized(9, Reason::Demand));
+    world.settle(); // the agent refuses an older epoch
+    assert_eq!(world.shares(), [9]);
+}
+
+#[test]
+fn a_damaged_grant_of_a_pod_that_nobody_remembers_counts_as_everything() {
+    let mut world = World::new(LOCAL);
+    world.admit().grant = Annotation::Unreadable { why: "truncated".to_owned(), last: None };
+    world.admit();
+    let plan = world.plan();
+    let other = plan.patches.iter().find(|patch| patch.name == "shop-1");
+    let share = other.and_then(|patch| patch.grant.as_ref()).map_or(0, |grant| grant.pools["shop"].share);
+    assert_eq!(share, 0, "nothing may be handed out on a guess");
+    world.pods[0].proof =
+        Proof::Report(Box::new(report("uid-0", 1, 3, PodGrant { seq: 5, share: 4, granted: 4, floor: 1 })));
+    world.settle();
+    assert!(world.shares().iter().all(|share| *share > 0) && world.granted() <= 12);
+}
+
+#[test]
+fn a_decision_is_told_once() {
+    let mut world = World::new(SHARED);
+    world.sizing = Some(sized(11, Reason::Demand));
+    let resized = |world: &World| world.plan().events.iter().filter(|event| event.reason == reasons::RESIZED).count();
+    assert_eq!(resized(&world), 1);
+    world.told.last_decision = Some(crate::api::LastDecision {
+        id: "d-7f3a01".to_owned(),
+        reason: "Demand".to_owned(),
+        from: 6,
+        to: 11,
+        message: String::new(),
+        time: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH),
+    });
+    assert_eq!(resized(&world), 0);
+}
+
+#[test]
+fn after_a_failure_nothing_is_written_until_it_is_time() {
+    let mut world = World::new(SHARED);
+    world.admit();
+    let failure = Failure { times: 3, retry_at: NOW + 4, error: "no answer".to_owned() };
+    let plan = world.plan_that(|observed| observed.failure = Some(&failure), None);
+    assert!(plan.create.is_none() && plan.patches.is_empty());
+    let able = plan.report.conditions.iter().find(|condition| condition.type_ == "AbleToScale").expect("AbleToScale");
+    assert_eq!(able.reason, reasons::BACKOFF_AFTER_FAILURE);
+    let due = Failure { retry_at: NOW, ..failure.clone() };
+    assert!(!world.plan_that(|observed| observed.failure = Some(&due), None).patches.is_empty());
+}
+
+/// Something that happens between two looks.
+#[derive(Clone, Copy, Debug)]
+enum Happening {
+    Admit,
+    Begin(usize),
+    End(usize),
+    Obey(usize),
+    Load(usize, u8),
+    Damage(usize),
+    NewLeader,
+    /// A look of which only the writes with a bit in the mask happen.
+    Look(u16),
+}
+
+fn happenings() -> impl Strategy<Value = Vec<Happening>> {
+    let one = prop_oneof![
+        2 => Just(Happening::Admit),
+        1 => (0..8_usize).prop_map(Happening::Begin),
+        1 => (0..8_usize).prop_map(Happening::End),
+        6 => (0..8_usize).prop_map(Happening::Obey),
+        2 => ((0..8_usize), any::<u8>()).prop_map(|(pod, load)| Happening::Load(pod, load)),
+        1 => (0..8_usize).prop_map(Happening::Damage),
+        1 => Just(Happening::NewLeader),
+        6 => any::<u16>().prop_map(Happening::Look),
+    ];
+    proptest::collection::vec(one, 1..80)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    /// Whichever writes happen, whenever the operator is killed, whatever becomes of the annotations: what is granted
+    /// never exceeds what is allowed, and when things calm down every pod that fits is served and proven.
+    #[test]
+    fn the_sum_is_kept_at_every_moment_and_calm_brings_everyone_a_share(all in happenings(), local in any::<bool>()) {
+        let mut world = World::new(if local { LOCAL } else { SHARED });
+        for happening in all {
+            world.now += 1;
+            let count = world.pods.len();
+            match happening {
+                Happening::Admit if count < 8 => {
+                    world.admit();
+                }
+                Happening::Begin(pod) if pod < count => world.pods[pod].phase = PodPhase::Terminating,
+                Happening::End(pod) if pod < count => {
+                    world.pods.remove(pod);
+                }
+                Happening::Obey(pod) if pod < count => world.obey(pod),
+                Happening::Load(pod, load) if pod < count => {
+                    let load = f64::from(load) / 16.0;
+                    world.pods[pod].demand = Some(crate::decide::shares::PodDemand { mean: load, peak: load * 1.5 });
+                }
+                Happening::Damage(pod) if pod < count => {
+                    let last = world.pods[pod].grant.last_known().cloned();
+                    world.pods[pod].grant = Annotation::Unreadable { why: "truncated".to_owned(), last };
+                }
+                Happening::NewLeader => {
+                    world.epoch += 1;
+                    world.progress = None;
+                }
+                Happening::Look(mask) => {
+                    let plan = world.plan();
+                    world.carry_out(&plan, |write| mask & (1 << (write % 16)) != 0);
+                }
+                _ => {}
+            }
+            prop_assert!(world.granted() <= 12, "{} granted of 12", world.granted());
+        }
+        world.settle();
+        prop_assert!(world.granted() <= 12);
+        for (pod, share) in world.pods.iter().zip(world.shares()) {
+            prop_assert!(share > 0 || pod.phase == PodPhase::Terminating, "{} waits for nothing", pod.name);
+        }
+        let proven = world.plan().report.pods.proven;
+        let living = world.pods.iter().filter(|pod| pod.phase != PodPhase::Terminating).count();
+        prop_assert!(usize::try_from(proven).expect("small") >= living, "{proven} of {living} are proven");
+    }
+}
