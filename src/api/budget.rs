@@ -55,7 +55,7 @@ pub struct ConnectionBudgetSpec {
 /// The server.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
 pub struct BudgetServer {
-    /// What runs there.
+    /// What runs there. Default: PostgreSQL.
     #[serde(default)]
     pub engine: Engine,
     /// Every name by which pools reach it: aliases of one ledger.
@@ -74,7 +74,8 @@ pub struct BudgetServer {
     validation = Rule::new("(self.source == 'Server') == has(self.credentialsRef)").message("credentialsRef goes with source Server, and only there").field_path(".credentialsRef")
 )]
 pub struct BudgetCapacity {
-    /// Where the number comes from.
+    /// Where the number comes from. Server: `max_connections` of the server, less what it reserves itself. Fixed: the number
+    /// given.
     pub source: CapacitySource,
     /// The number, with source Fixed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -122,7 +123,7 @@ pub struct Reserved {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[x_kube(validation = Rule::new("(self.from == 'Selector') == has(self.selector)").message("selector goes with from: Selector, and only there").field_path(".selector"))]
 pub struct AllowedNamespaces {
-    /// All, or those that the selector matches.
+    /// All namespaces, or with Selector those that the selector matches.
     pub from: NamespaceFrom,
     /// Labels of the namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -138,7 +139,7 @@ pub enum NamespaceFrom {
     Selector,
 }
 
-/// What happens to a pool that does not fit.
+/// What happens to a pool that does not fit. Default: Warn. Warn: it is accepted, with a warning. Enforce: it is refused.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
 pub enum BudgetAdmission {
     /// It is accepted, with a warning.

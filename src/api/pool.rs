@@ -59,23 +59,25 @@ pub struct ConnectionPoolSpec {
     /// `sluice.dev/is-default-class: "true"`, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class_ref: Option<ClassRef>,
-    /// What is pooled. Cannot be changed.
+    /// What is pooled. Default: PostgreSQL, behind PgBouncer. Cannot be changed.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("engine cannot be changed; create another pool"))]
     pub engine: Engine,
-    /// Where the pooler runs. Cannot be changed.
+    /// Where the pooler runs. Default: Sidecar. Sidecar: beside every pod of the workload. Gateway: shared poolers of their
+    /// own. External: no pooler of Sluice's, recommendations only. Cannot be changed.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("topology cannot be changed; create another pool"))]
     pub topology: Topology,
-    /// Apply: targets are put into force. Recommend: everything is computed and told, nothing changes.
+    /// Whether targets are put into force. Default: Apply. Recommend: everything is computed and told, nothing changes, and
+    /// every pod runs with `scaling.fixedLimitPerPod`.
     #[serde(default)]
     pub mode: Mode,
     /// True freezes automation: limits, shares and revisions stay as they are. Traffic never stops.
     #[serde(default)]
     pub paused: bool,
-    /// Whose pods get a pooler.
+    /// Whose pods get a pooler. They opt in by the label `sluice.dev/inject: enabled` on the pod template or the namespace.
     pub workload: Workload,
-    /// The database.
+    /// The database: where it is, how to log in, how to verify it.
     pub upstream: UpstreamSpec,
     /// How the application reaches the pooler. Fixed when a pod is created: a change needs a restart of the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,7 +94,7 @@ pub struct ConnectionPoolSpec {
     /// How fast the size may change: the HorizontalPodAutoscaler's `behavior`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub behavior: Option<BehaviorSpec>,
-    /// The pooler.
+    /// The pooler: its image, its mode, its parameters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pgbouncer: Option<PgBouncerSpec>,
     /// Health checks and leaks.
@@ -184,7 +186,7 @@ pub struct LabelRequirement {
     /// The label.
     #[schemars(length(min = 1, max = 317))]
     pub key: String,
-    /// How it is compared.
+    /// How it is compared: In or NotIn the values, Exists, DoesNotExist.
     pub operator: LabelOperator,
     /// With what.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -232,20 +234,20 @@ pub struct UpstreamSpec {
     /// Host name or address of the database server. Fixed when a pod is created.
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9]([A-Za-z0-9._:-]*[A-Za-z0-9])?$"))]
     pub host: String,
-    /// TCP port.
+    /// TCP port of the database server. Default: 5432. Fixed when a pod is created.
     #[serde(default = "default_port")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
-    /// Name of the database.
+    /// Name of the database, on the server and for the clients of the pooler. Fixed when a pod is created.
     #[schemars(length(min = 1, max = 63))]
     pub database: String,
-    /// Which role of the server is expected.
+    /// Which role of the server is expected. Default: Primary, one that takes writes. Any: it does not matter.
     #[serde(default)]
     pub role: Role,
     /// Secret in the pool's namespace with the keys `username` and `password`. Fixed when a pod is created; its content
     /// is followed.
     pub credentials_ref: SecretRef,
-    /// TLS towards the database.
+    /// TLS towards the database. Default: mode VerifyFull against the trust store of the pooler's image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ServerTlsSpec>,
 }

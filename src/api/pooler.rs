@@ -34,7 +34,8 @@ pub struct ClientSpec {
     pub env: Option<Vec<EnvTemplate>>,
 }
 
-/// How clients log in to the pooler.
+/// How clients log in to the pooler. Default: SameCredentials, with the user name and password of
+/// `upstream.credentialsRef`, as without a pooler.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
 pub enum ClientAuth {
     /// With the user name and password of `upstream.credentialsRef`, as without a pooler.
@@ -44,7 +45,7 @@ pub enum ClientAuth {
 /// TLS between application and pooler.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
 pub struct ClientTls {
-    /// How.
+    /// Disabled: plain text, which stays inside the pod.
     pub mode: ClientTlsMode,
 }
 
@@ -71,7 +72,8 @@ pub struct EnvTemplate {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.caRef) || self.mode in ['VerifyCa', 'VerifyFull']").message("caRef is used with mode VerifyCa or VerifyFull only").field_path(".caRef"))]
 pub struct ServerTlsSpec {
-    /// How much is verified. There is no mode that falls back to plain text unasked.
+    /// How much is verified. Disabled: plain text. Require: encrypted, nothing is verified. VerifyCa: the certificate's chain.
+    /// VerifyFull: chain and host name. There is no mode that falls back to plain text unasked.
     pub mode: ServerTlsModeSpec,
     /// CA bundle. Default: the trust store of the pooler's image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -108,7 +110,9 @@ pub struct PgBouncerSpec {
     pub parameters: BTreeMap<String, String>,
 }
 
-/// When a server connection goes back to the pool.
+/// When a server connection goes back to the pool. Default: transaction. transaction: when the transaction ends. session:
+/// when the client disconnects; then a client holds its server connection while it idles, and algorithm Adaptive is
+/// refused.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PgBouncerPoolMode {
@@ -143,7 +147,7 @@ pub struct HealthSpec {
     pub leak_action: Option<LeakAction>,
 }
 
-/// What is done about a leak.
+/// What is done about a leak. Default: Report: condition, metric and event tell of it.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
 pub enum LeakAction {
     /// It is told: condition, metric, event.

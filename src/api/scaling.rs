@@ -44,7 +44,9 @@ pub struct ScalingSpec {
     pub metrics: Option<MetricsSpec>,
 }
 
-/// How the target is computed.
+/// How the target is computed. Default: Adaptive. Adaptive: queueing demand, with windows and headroom that choose
+/// themselves. TargetUtilization: the HorizontalPodAutoscaler's ratio rule on busy over size. LoadFactor: the classic
+/// load-factor formula, which lags behind the load by construction; for comparison.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
 pub enum AlgorithmSpec {
     /// Queueing demand, with windows and headroom that choose themselves.
@@ -55,7 +57,8 @@ pub enum AlgorithmSpec {
     LoadFactor,
 }
 
-/// Whether the agent decides each second within its share.
+/// Whether the limit of a pod follows its load each second within its share. Default: Enabled. Disabled: limit and share
+/// are the target divided over the pods, decided by the operator alone.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
 pub enum LocalReaction {
     /// It does.
@@ -96,7 +99,8 @@ pub struct MetricsSpec {
 /// PromQL of the user's own in place of a signal.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
 pub struct SignalOverride {
-    /// Which signal.
+    /// The signal that the query replaces. Gauges: WaitingClients, ActiveConnections. Counters, which Sluice takes the rate
+    /// of: Transactions, TransactionSeconds, WaitSeconds.
     pub signal: Signal,
     /// Instant query that yields one number for the whole pool.
     #[schemars(length(min = 1, max = 2048))]
@@ -141,7 +145,7 @@ pub struct BehaviorRules {
     /// Which of the policies wins. Default: Max.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub select_policy: Option<BehaviorSelectPolicy>,
-    /// The rates.
+    /// The rates: at most so much change within so many seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 8))]
     pub policies: Option<Vec<BehaviorPolicy>>,
@@ -151,7 +155,8 @@ pub struct BehaviorRules {
     pub tolerance: Option<String>,
 }
 
-/// Which of several policies wins.
+/// Which of several policies wins. Default: Max. Max: the one that allows the largest change. Min: the smallest. Disabled:
+/// no change in this direction.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
 pub enum BehaviorSelectPolicy {
     /// The largest change.
@@ -166,7 +171,7 @@ pub enum BehaviorSelectPolicy {
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BehaviorPolicy {
-    /// Unit of the value.
+    /// Unit of the value: Connections, or Percent of the size at the beginning of the period.
     #[serde(rename = "type")]
     pub type_: BehaviorPolicyType,
     /// How much.

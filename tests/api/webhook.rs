@@ -28,7 +28,7 @@ use sluice::{
 };
 use tokio::task::JoinHandle;
 
-use crate::cluster::{Cluster, ForNow, chart, eventually, object, parse, pool};
+use crate::cluster::{Cluster, ForNow, chart, eventually, kubectl, object, parse, pool};
 
 /// A namespace with the chart's webhooks in front of its pods.
 struct Injected {
@@ -36,9 +36,11 @@ struct Injected {
     configuration: ForNow,
     handle: Handle<SocketAddr>,
     server: JoinHandle<()>,
+    address: SocketAddr,
+    keeper: CertificateKeeper,
 }
 
-fn settings() -> InjectionSettings {
+fn injection_settings() -> InjectionSettings {
     InjectionSettings {
         agent_image: "registry.test/sluice:1".to_owned(),
         pgbouncer_image: "registry.test/pgbouncer:1.24.1".to_owned(),
@@ -57,22 +59,18 @@ impl Injected {
         let address = listener.local_addr().expect("an address");
         drop(listener);
         let configuration = point_webhooks_at(&cluster, address).await;
-        let certificates = CertificateSettings {
-            namespace: cluster.namespace.clone(),
-            secret: "sluice-webhook-tls".to_owned(),
-            configuration: cluster.namespace.clone(),
-            names: vec![Ipv4Addr::LOCALHOST.to_string()],
-        };
-        let mut keeper = CertificateKeeper::start(cluster.client.clone(), certificates).await.expect("a certificate");
+        let settings = certificates(&cluster, &["127.0.0.1"]);
+        let mut keeper = CertificateKeeper::start(cluster.client.clone(), settings).await.expect("a certificate");
         keeper.look(Timestamp::now()).await.expect("trusted");
         let (pools, _) = reflector::store::<ConnectionPool>();
         let (classes, _) = reflector::store::<ConnectionPoolClass>();
         let lookup = ClusterLookup::new(cluster.client.clone(), pools, classes, |_: &ConnectionPool| None);
         let handle = Handle::new();
-        let serving = server::serve(address, keeper.tls(), server::router(lookup, settings()), handle.clone());
+        let serving =
+            server::serve(address, keeper.tls(), server::router(lookup, injection_settings()), handle.clone());
         let server = tokio::spawn(async move { serving.await.expect("serves") });
         handle.listening().await.expect("listens");
-        let injected = Self { cluster, configuration, handle, server };
+        let injected = Self { cluster, configuration, handle, server, address, keeper };
         injected.in_force().await;
         injected
     }
@@ -101,6 +99,15 @@ impl Injected {
         self.handle.shutdown();
         self.server.await.expect("ended");
         self.configuration.end().await;
+    }
+}
+
+fn certificates(cluster: &Cluster, names: &[&str]) -> CertificateSettings {
+    CertificateSettings {
+        namespace: cluster.namespace.clone(),
+        secret: "sluice-webhook-tls".to_owned(),
+        configuration: cluster.namespace.clone(),
+        names: names.iter().map(|name| (*name).to_owned()).collect(),
     }
 }
 
@@ -277,20 +284,48 @@ async fn with_the_webhook_down_pods_that_opted_in_wait_and_all_others_start() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes API server: tests/run api"]
 async fn a_new_certificate_is_served_without_a_restart_and_trusted() {
-    let injected = Injected::new("rotate", json!({})).await;
+    let mut injected = Injected::new("rotate", json!({})).await;
     injected.cluster.create::<ConnectionPool>(&pool("shop")).await.expect("a pool");
     let pod = || shop(json!({"generateName": "shop-"}), json!({"app": "shop", "sluice.dev/inject": "enabled"}));
     injected.create(pod()).await.expect("the first certificate");
-    let settings = |names: &[&str]| CertificateSettings {
-        namespace: injected.cluster.namespace.clone(),
-        secret: "sluice-webhook-tls".to_owned(),
-        configuration: injected.cluster.namespace.clone(),
-        names: names.iter().map(|name| (*name).to_owned()).collect(),
-    };
+    let first = served_certificate(injected.address).await;
+
     // Another replica, of a release whose Service has one more name, signs a new certificate into the Secret.
-    let mut other =
-        CertificateKeeper::start(injected.cluster.client.clone(), settings(&["127.0.0.1", "webhook.svc"])).await;
-    other.as_mut().expect("starts").look(Timestamp::now()).await.expect("looks");
-    injected.create(pod()).await.expect("the old certificate is still trusted: the same authority signed both");
+    let settings = certificates(&injected.cluster, &["127.0.0.1", "webhook.svc"]);
+    let mut other = CertificateKeeper::start(injected.cluster.client.clone(), settings).await.expect("starts");
+    other.look(Timestamp::now()).await.expect("looks");
+    injected.create(pod()).await.expect("what is still served is still trusted: the same authority signed both");
+    assert_eq!(first, served_certificate(injected.address).await, "this replica has not looked yet");
+
+    injected.keeper.look(Timestamp::now()).await.expect("looks");
+    assert_ne!(first, served_certificate(injected.address).await, "exchanged while serving");
+    injected.create(pod()).await.expect("the new certificate is trusted");
+    injected.end().await;
+}
+
+async fn served_certificate(address: SocketAddr) -> Vec<u8> {
+    let client = reqwest::Client::builder().tls_info(true).tls_danger_accept_invalid_certs(true).build();
+    let answer = client.expect("a client").get(format!("https://{address}/")).send().await.expect("an answer");
+    let tls: &reqwest::tls::TlsInfo = answer.extensions().get().expect("TLS");
+    tls.peer_certificate().expect("a certificate").to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn kubectl_shows_what_the_user_should_know_about_a_pod() {
+    let injected = Injected::new("warnings", json!({})).await;
+    injected.cluster.create::<ConnectionPool>(&pool("shop")).await.expect("a pool");
+    let mut pod = shop(json!({"name": "shop"}), json!({"app": "shop", "sluice.dev/inject": "enabled"}));
+    pod["apiVersion"] = json!("v1");
+    pod["kind"] = json!("Pod");
+    pod["spec"]["containers"][0]["ports"] = json!([{"containerPort": 5432}]);
+    pod["spec"]["containers"][0]["env"] =
+        json!([{"name": "DATABASE_URL", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]);
+    let applied = kubectl(&["apply", "-n", &injected.cluster.namespace, "-f", "-"], &pod.to_string());
+    let told = String::from_utf8_lossy(&applied.stderr).into_owned();
+    assert!(applied.status.success(), "{told}");
+    let warnings: Vec<_> = told.lines().filter(|line| line.starts_with("Warning: ")).collect();
+    assert!(warnings.iter().any(|line| line.contains("port 5432 is the pooler's port")), "{told}");
+    assert!(warnings.iter().any(|line| line.contains("DATABASE_URL comes from a Secret")), "{told}");
     injected.end().await;
 }

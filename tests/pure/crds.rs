@@ -117,3 +117,24 @@ fn every_field_says_what_it_is() {
     }
     assert!(silent.is_empty(), "`kubectl explain` would say nothing of:\n{}", silent.join("\n"));
 }
+
+/// `kubectl explain` lists the values of an enum; what they mean stands in the description alone.
+#[test]
+fn every_choice_is_explained_where_it_is_offered() {
+    let mut unexplained = Vec::new();
+    for (kind, schema) in schemas() {
+        walk(&kind, &schema, &mut |path, node| {
+            let description = node["description"].as_str().unwrap_or_default();
+            assert!(
+                !description.replace("\n\n", "").contains('\n'),
+                "{path}: a line break of the source: {description:?}"
+            );
+            let choices = node["enum"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            let missing: Vec<_> = choices.filter(|choice| !description.contains(*choice)).collect();
+            if !missing.is_empty() && path.contains(".spec.") {
+                unexplained.push(format!("{path}: {missing:?} in {description:?}"));
+            }
+        });
+    }
+    assert!(unexplained.is_empty(), "{}", unexplained.join("\n"));
+}
