@@ -97,7 +97,8 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn lab(args: &[&str]) -> String {
+/// `tests/lab/lab ARGS`.
+pub fn lab(args: &[&str]) -> String {
     run(repository().join("tests/lab/lab").to_str().expect("UTF-8"), args).trim().to_owned()
 }
 

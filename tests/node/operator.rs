@@ -8,7 +8,9 @@ use std::{
 
 use serde_json::Value;
 
-use crate::cluster::{apply, get, kubectl, psql, run, until, until_condition, with_operator};
+use crate::cluster::{
+    alone, apply, get, helm_upgrade, kubectl, lab, psql, run, try_run, until, until_condition, with_operator,
+};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -56,8 +58,8 @@ fn read_back(namespace: &str) -> Option<u64> {
     let mut sum = 0;
     for pod in pods["items"].as_array()? {
         let address = pod["status"]["podIP"].as_str()?;
-        let report: Value =
-            serde_json::from_str(&run("curl", &["-sf", "-m", "2", &format!("http://{address}:9130/status")])).ok()?;
+        let answer = try_run("curl", &["-sf", "-m", "2", &format!("http://{address}:9130/status")], "").ok()?;
+        let report: Value = serde_json::from_str(&answer).ok()?;
         sum += report["limits"]["poolSize"].as_u64()?;
     }
     Some(sum)
@@ -141,4 +143,34 @@ fn a_new_pod_is_served_at_once_and_a_change_of_the_settings_reaches_every_pooler
         .sum();
     assert_eq!(restarts, 0);
     kubectl("delete namespace settings --wait=false");
+}
+
+/// The cluster and the operator come and go; the poolers and their clients do not notice.
+#[test]
+#[ignore = "needs a node: tests/run node"]
+fn neither_a_restart_of_the_api_server_nor_a_killed_operator_touches_a_client_and_both_are_made_up_for() {
+    let _alone = alone();
+    database();
+    helm_upgrade(&[]);
+    apply(&shop("away", "minAllowed: 2, maxAllowed: 20"));
+    kubectl("rollout status deployment/shop --namespace=away --timeout=2m");
+    until_condition("away", "shop", "Proven", "True", MINUTE);
+
+    lab(&["restart", "kube-apiserver"]);
+    until("the API server is back", MINUTE, || try_run("kubectl", &["get", "--raw=/readyz"], ""));
+    kubectl("delete pods --all --namespace=sluice-system --grace-period=0 --force");
+    apply(&shop("away", "minAllowed: 2, maxAllowed: 12"));
+    until("the pool is followed again", 2 * MINUTE, || {
+        let share = status("away")["share"].clone();
+        if share.as_u64().is_some_and(|share| share <= 12) { Ok(()) } else { Err(share.to_string()) }
+    });
+    until_condition("away", "shop", "Proven", "True", MINUTE);
+    let logs = kubectl("logs --namespace=away --selector=app=shop --container=orders --tail=-1");
+    let failures: Vec<&str> = logs
+        .lines()
+        .filter(|line| !line.starts_with("progress:"))
+        .filter(|line| line.contains("aborted") || line.contains("error") || line.contains("FATAL"))
+        .collect();
+    assert!(failures.is_empty(), "clients lost something: {failures:?}");
+    kubectl("delete namespace away --wait=false");
 }

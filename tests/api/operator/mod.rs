@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use futures::future::join_all;
+use futures::{StreamExt, future::join_all, stream};
 use k8s_openapi::api::{apps::v1::ControllerRevision, coordination::v1::Lease, core::v1::Pod, events::v1::Event};
 use kube::{
     Api, ResourceExt,
@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use self::{
-    pods::{FakePod, grant_of},
+    pods::{FakePod, create, grant_of},
     process::{Operator, turn},
 };
 use crate::cluster::{Cluster, eventually, object, parse, pool};
@@ -360,7 +360,11 @@ async fn recommend_and_paused_change_nothing_and_tell_everything() {
     let pods = shop.pods(2).await;
     shop.shares(&pods, &[3, 3]).await;
     shop.condition("AbleToScale", "False/RecommendOnly").await;
-    assert_eq!(shop.status().await.recommendation.map(|told| told.target), Some(6));
+    eventually("the target is told", || async {
+        let target = shop.status().await.recommendation.map(|told| told.target);
+        (target == Some(6)).then_some(())
+    })
+    .await;
 
     shop.change(json!({"paused": true})).await;
     shop.condition("Paused", "True/Paused").await;
@@ -481,4 +485,53 @@ async fn classes_that_were_edited_are_left_alone_and_budgets_say_that_no_ledger_
     budgets.delete(&name, &DeleteParams::default()).await.expect("deleted");
     classes.delete("staging", &DeleteParams::default()).await.expect("deleted");
     shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn ten_pools_of_a_hundred_pods_fit_into_fifty_megabytes() {
+    const POOLS: usize = 10;
+    const PODS: usize = 100;
+    let _turn = turn().await;
+    let cluster = Cluster::new("operator", &json!({})).await;
+    let mut all = Vec::new();
+    for number in 0..POOLS {
+        let yaml = pool(&format!("pool-{number}")).replace("app: shop", &format!("app: shop-{number}"));
+        let pool: ConnectionPool =
+            cluster.create(&format!("{yaml}  scaling: {{maxAllowed: 400}}\n")).await.expect("a pool");
+        all.push(pool);
+    }
+    stream::iter(all.iter().flat_map(|pool| (0..PODS).map(move |number| (pool, number))))
+        .for_each_concurrent(8, |(pool, number)| {
+            let (cluster, name) = (&cluster, format!("{}-{number}", pool.name_any()));
+            async move {
+                create(cluster, pool, &name).await;
+            }
+        })
+        .await;
+    // they are all there before anybody counts: without agents no share would ever be proven to have shrunk
+    let operator = Operator::start(&cluster, "a", &["--tick-seconds", "5"]);
+    operator.leads().await;
+    let deadline = Instant::now() + Duration::from_mins(2);
+    let pods: Api<Pod> = cluster.api();
+    loop {
+        let list = pods.list(&ListParams::default()).await.expect("pods");
+        let granted = |pod: &Pod| {
+            let pool = pod.labels().get("sluice.dev/pool").cloned().unwrap_or_default();
+            grant_of(pod, &pool).is_some_and(|grant| grant.share > 0)
+        };
+        let waiting = list.items.iter().filter(|pod| !granted(pod)).count();
+        if waiting == 0 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{waiting} pods wait for their grants");
+        sleep(Duration::from_millis(500)).await;
+    }
+    sleep(Duration::from_secs(6)).await; // a tick with all of them
+    let kilobytes = operator.memory_kilobytes();
+    println!("{POOLS} pools of {PODS} pods: {kilobytes} kB resident");
+    assert!(kilobytes <= 50 * 1024, "{kilobytes} kB");
+    for pool in all {
+        cluster.api::<ConnectionPool>().delete(&pool.name_any(), &DeleteParams::default()).await.expect("deleted");
+    }
 }

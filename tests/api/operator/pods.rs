@@ -63,18 +63,8 @@ struct Agent {
 impl FakePod {
     /// Creates an injected pod of the pool, on a node, with a running sidecar.
     pub async fn start(cluster: &Cluster, pool: &ConnectionPool, name: &str) -> Self {
-        let number = NEXT_ADDRESS.fetch_add(1, Ordering::Relaxed);
-        let address = format!("127.1.{}.{}", number / 250, number % 250 + 1);
+        let (uid, address) = create(cluster, pool, name).await;
         let pods: Api<Pod> = cluster.api();
-        let pod = pods.create(&PostParams::default(), &injected(pool, name)).await.expect("a pod");
-        let uid = pod.uid().expect("a uid");
-        let status = json!({"status": {
-            "phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
-            "initContainerStatuses": [{"name": names::SIDECAR_CONTAINER, "image": "", "imageID": "", "ready": true,
-                "restartCount": 0, "state": {"running": {"startedAt": "2026-11-21T00:00:00Z"}}}],
-        }});
-        pods.patch_status(name, &PatchParams::default(), &Patch::Merge(&status)).await.expect("its status");
-
         let agent = Agent { report: Arc::default(), behaviour: Arc::default() };
         let address: SocketAddr = format!("{address}:{}", names::METRICS_PORT).parse().expect("an address");
         let listener = tokio::net::TcpListener::bind(address).await.expect("the port of an agent");
@@ -125,6 +115,21 @@ impl Drop for FakePod {
             task.abort();
         }
     }
+}
+
+/// Creates an injected pod of the pool, on a node, with a running sidecar that nobody plays. Returns its uid and address.
+pub async fn create(cluster: &Cluster, pool: &ConnectionPool, name: &str) -> (String, String) {
+    let number = NEXT_ADDRESS.fetch_add(1, Ordering::Relaxed);
+    let address = format!("127.1.{}.{}", number / 250, number % 250 + 1);
+    let pods: Api<Pod> = cluster.api();
+    let pod = pods.create(&PostParams::default(), &injected(pool, name)).await.expect("a pod");
+    let status = json!({"status": {
+        "phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
+        "initContainerStatuses": [{"name": names::SIDECAR_CONTAINER, "image": "", "imageID": "", "ready": true,
+            "restartCount": 0, "state": {"running": {"startedAt": "2026-11-21T00:00:00Z"}}}],
+    }});
+    pods.patch_status(name, &PatchParams::default(), &Patch::Merge(&status)).await.expect("its status");
+    (pod.uid().expect("a uid"), address)
 }
 
 /// What the annotation of a pod grants it.
