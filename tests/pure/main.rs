@@ -3,6 +3,7 @@
 
 mod chart;
 mod crds;
+mod documents;
 mod examples;
 mod inject;
 mod purity;

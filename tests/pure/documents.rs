@@ -1,0 +1,47 @@
+//! The guides know what the code says.
+
+use std::{fs, path::Path};
+
+use sluice::decide::sizing::Reason;
+
+fn text(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The string constants of a file.
+fn constants(source: &str) -> Vec<String> {
+    let lines = source.lines().filter(|line| line.starts_with("pub const "));
+    lines.filter_map(|line| line.split('"').nth(1).map(str::to_owned)).collect()
+}
+
+#[test]
+fn every_reason_and_condition_of_the_operator_is_explained_in_the_operations_guide() {
+    let guide = text("docs/operations.md");
+    let reasons = constants(&text("src/api/reasons.rs"));
+    let conditions = constants(&text("src/api/conditions.rs"));
+    assert!(reasons.len() > 20 && conditions.len() > 10, "the constants were not found");
+    let decisions = Reason::ALL.iter().map(|reason| reason.as_str().to_owned());
+    for word in reasons.into_iter().chain(conditions).chain(decisions) {
+        assert!(guide.contains(&format!("`{word}`")), "docs/operations.md does not explain {word}");
+    }
+}
+
+#[test]
+fn every_file_that_a_guide_links_to_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let guides = fs::read_dir(root.join("docs")).expect("docs/").map(|entry| entry.expect("an entry").path());
+    for guide in guides.chain([root.join("README.md"), root.join("tests/lab/README.md")]) {
+        if guide.extension().is_none_or(|extension| extension != "md") {
+            continue;
+        }
+        let text = fs::read_to_string(&guide).expect("a text");
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            let linked = guide.parent().expect("a folder").join(target);
+            assert!(linked.exists(), "{} links to {target}, which does not exist", guide.display());
+        }
+    }
+}
