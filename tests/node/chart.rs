@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::cluster::{
     OPERATOR, RELEASE, SYSTEM, alone, apply, audit_mark, audited, condition, get, helm_upgrade, kubectl, psql, run,
-    until, until_condition, with_operator,
+    try_run, uninstall, until, until_condition, with_operator,
 };
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -58,6 +58,17 @@ fn data_plane(namespace: &str) -> BTreeSet<String> {
     containers.collect()
 }
 
+/// Waits until the pool's shares come from this `maxAllowed`; what a surging pod needs as its floor stays free.
+fn until_shared_out(max_allowed: u64) {
+    until(&format!("{max_allowed} connections shared out"), MINUTE, || {
+        let status = get("connectionpool shop --namespace=chart")["status"].clone();
+        let share = status["share"].as_u64().unwrap_or_default();
+        let is_so =
+            status["effective"]["maxAllowed"] == max_allowed && (max_allowed - 2..=max_allowed).contains(&share);
+        if is_so { Ok(()) } else { Err(format!("share {share}, effective {}", status["effective"])) }
+    });
+}
+
 /// What pgbench says of every client that lost its connection or its transaction.
 fn client_failures(namespace: &str) -> Vec<String> {
     let logs = kubectl(&format!("logs --namespace={namespace} --selector=app=shop --container=orders --tail=-1"));
@@ -82,9 +93,13 @@ fn operator_pods() -> BTreeSet<String> {
 #[ignore = "needs a node: tests/run node"]
 fn installing_upgrading_and_uninstalling_the_operator_touches_no_client_and_uses_every_right_it_has() {
     let _alone = alone();
-    let mark = audit_mark();
     database();
 
+    // from nothing: what an earlier release left in the cluster is gone
+    uninstall();
+    kubectl(&format!("delete secret,lease --all --namespace={SYSTEM} --ignore-not-found"));
+    try_run("kubectl", &["delete", "connectionpoolclasses", "--all"], "").unwrap_or_default();
+    let mark = audit_mark();
     helm_upgrade(&[]);
     apply(&shop("chart"));
     kubectl("rollout status deployment/shop --namespace=chart --timeout=2m");
@@ -102,25 +117,19 @@ fn installing_upgrading_and_uninstalling_the_operator_touches_no_client_and_uses
 
     // the pool is still followed, by the new leader
     apply(&shop("chart").replace("maxAllowed: 60", "maxAllowed: 40"));
-    until("share of 40", MINUTE, || {
-        let share = get("connectionpool shop --namespace=chart")["status"]["share"].clone();
-        if share == 40 { Ok(()) } else { Err(share.to_string()) }
-    });
+    until_shared_out(40);
 
     every_right_is_used(mark);
 
     // the operator goes: definitions, pools and poolers stay
-    run("helm", &["uninstall", RELEASE, "--namespace", SYSTEM, "--wait"]);
+    uninstall();
     assert_eq!(get("connectionpool shop --namespace=chart")["spec"]["scaling"]["maxAllowed"], 40);
     assert_eq!(data_plane("chart"), before, "the uninstallation touched a pod");
 
     // and comes back: everything is as it was
     helm_upgrade(&[]);
-    until("the new operator's status", MINUTE, || {
-        apply(&shop("chart").replace("maxAllowed: 60", "maxAllowed: 50"));
-        let share = get("connectionpool shop --namespace=chart")["status"]["share"].clone();
-        if share == 50 { Ok(()) } else { Err(share.to_string()) }
-    });
+    apply(&shop("chart").replace("maxAllowed: 60", "maxAllowed: 50"));
+    until_shared_out(50);
     until_condition("chart", "shop", "Proven", "True", MINUTE);
     assert_eq!(data_plane("chart"), before, "the reinstallation touched a pod");
     assert_eq!(client_failures("chart"), Vec::<String>::new(), "clients lost something");
@@ -194,9 +203,9 @@ fn every_right_is_used(mark: u64) {
             if wanted { Ok(()) } else { Err(format!("revision {:?}", revision())) }
         });
     }
-    // a certificate that nobody can use
+    // certificates that nobody can use are minted anew
     kubectl(&format!(
-        "patch secret {RELEASE}-webhook-tls --namespace={SYSTEM} --type=merge --patch={{\"data\":{{\"tls.crt\":\"Z29uZQ==\"}}}}"
+        "patch secret {RELEASE}-webhook-tls --namespace={SYSTEM} --type=merge --patch={{\"data\":{{\"certificates.json\":\"Z29uZQ==\"}}}}"
     ));
     let wanted: BTreeSet<Right> =
         rights("clusterroles", "").into_iter().chain(rights("roles", &format!(" --namespace={SYSTEM}"))).collect();

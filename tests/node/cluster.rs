@@ -122,6 +122,11 @@ pub fn helm_upgrade(extra: &[&str]) {
     run("helm", &args);
 }
 
+/// Uninstalls the release, if it is there.
+pub fn uninstall() {
+    run("helm", &["uninstall", RELEASE, "--namespace", SYSTEM, "--wait", "--ignore-not-found"]);
+}
+
 fn is_installed() -> bool {
     run("helm", &["list", "--namespace", SYSTEM, "--deployed", "--short"]).lines().any(|release| release == RELEASE)
 }
