@@ -64,8 +64,17 @@ impl fmt::Display for ReadError {
 
 impl std::error::Error for ReadError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.failure.source()
+        let mut source = self.failure.source();
+        while let Some(layer) = source.filter(|source| names_the_url(*source)) {
+            source = layer.source();
+        }
+        source
     }
+}
+
+/// True for the layers that only say that a request failed, and name its URL with the whole query.
+fn names_the_url(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<reqwest::Error>() || error.is::<prometheus_http_query::Error>()
 }
 
 /// Why Prometheus could not be read, and what to do.
@@ -175,14 +184,13 @@ pub enum ReadFailure {
     },
 }
 
-/// What caused an error, without the layers that name the URL and its query again.
+/// What caused an error, without the layers that name the URL.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut texts: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let Some(cause) = next {
-        let known = cause.is::<reqwest::Error>() || cause.is::<prometheus_http_query::Error>();
         let text = cause.to_string();
-        if !known && !texts.iter().any(|shown| shown.contains(&text)) {
+        if !names_the_url(cause) && !texts.iter().any(|shown| shown.contains(&text)) {
             texts.push(text);
         }
         next = cause.source();

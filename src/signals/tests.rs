@@ -228,8 +228,13 @@ async fn a_server_that_is_not_there_is_named_with_the_cause() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let error = server(address).read(1000.0).await.unwrap_err().to_string();
-    assert!(error.contains("Connection refused") && error.contains("NetworkPolicies"), "{error}");
+    let error = server(address).read(1000.0).await.unwrap_err();
+    let told = crate::cli::with_causes(&error);
+    assert_eq!(told, error.to_string(), "nothing is told twice");
+    assert!(
+        told.contains("Connection refused") && told.contains("NetworkPolicies") && !told.contains("query="),
+        "{told}"
+    );
 }
 
 #[tokio::test]
@@ -464,6 +469,8 @@ fn a_file_that_is_missing_is_named() {
 // ---- collecting
 
 mod collecting {
+    use proptest::prelude::*;
+
     use super::super::{
         Problem, Readings, Refusal,
         collect::Collector,
@@ -598,5 +605,35 @@ mod collecting {
         let readings = collect(&[(odd, "990")], |_| vec![(odd.to_owned(), "1".into())]);
         let (pool, pods) = readings.pools.iter().next().unwrap();
         assert_eq!((pool.name.as_str(), pods.keys().next().unwrap().as_str()), ("sh\"op\\ é\n", "p\u{1f}\""));
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_answers_never_panic_and_never_yield_a_figure_that_cannot_be(
+            damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+            cut in proptest::option::of(any::<prop::sample::Index>()),
+            value in prop_oneof![Just("7".to_owned()), Just("-0".to_owned()), Just("1e400".to_owned()), "[0-9eE+.NaInf-]{0,8}"],
+        ) {
+            let pod = labels("shop-1", "j");
+            let mut bytes = series(&[(&pod, &value)]).into_bytes();
+            for (index, byte) in damage {
+                let index = index.index(bytes.len());
+                bytes[index] = byte;
+            }
+            if let Some(cut) = cut {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            let Ok(Answer { data: Some(Data::Vector(read)), .. }) = serde_json::from_slice(&bytes) else { return Ok(()) };
+            let mut collector = Collector::default();
+            collector.begin(&read);
+            for figure in Figure::ALL {
+                collector.add(figure, &read);
+            }
+            collector.end(&read);
+            for figures in collector.finish(1000.0, 0).pools.values().flat_map(std::collections::BTreeMap::values) {
+                prop_assert!(figures.sample.check().is_ok());
+                prop_assert!(figures.sample.at_seconds >= 0.0);
+            }
+        }
     }
 }
