@@ -1,4 +1,4 @@
-//! Figures of the whole product, measured on real parts: `benches/run overhead | reaction | memory | sharing`.
+//! Figures of the whole product, measured on real parts: `benches/run overhead | reaction | memory | sharing | tick`.
 //!
 //! Each figure has a directory of its own: `mod.rs` measures, `report.rs` (PURE) turns the raw samples into the printed
 //! figures. The samples are written to `benches/results/NAME` together with the machine and the commit, and a test computes the
@@ -10,6 +10,8 @@ mod overhead;
 mod process;
 mod results;
 mod statistics;
+#[path = "../tick/mod.rs"]
+mod tick;
 
 use std::process::ExitCode;
 
@@ -30,6 +32,8 @@ struct Options {
 enum Figure {
     /// CPU seconds of the sidecar per million queries: PgBouncer alone against agent and PgBouncer.
     Overhead(overhead::Options),
+    /// A whole tick of the operator, with 1,000 pools read from Prometheus.
+    Tick(tick::Options),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +41,7 @@ fn main() -> ExitCode {
     let words = std::env::args().filter(|word| word != "--bench");
     let measured = match Options::parse_from(words).figure {
         Figure::Overhead(options) => overhead::run(&options),
+        Figure::Tick(options) => tick::run(&options),
     };
     match measured.and_then(|results: Results| results.tell()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,6 +5,7 @@ mod chart;
 mod crds;
 mod documents;
 mod examples;
+mod figures;
 mod inject;
 mod purity;
 mod sizing;

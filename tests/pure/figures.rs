@@ -1,0 +1,33 @@
+//! The printed figures below `benches/results` follow from the raw samples kept beside them.
+
+#[path = "../../benches/overhead/report.rs"]
+mod overhead;
+#[path = "../../benches/figures/statistics.rs"]
+mod statistics;
+#[path = "../../benches/tick/report.rs"]
+mod tick;
+
+use std::{fs, path::Path};
+
+/// Turns the samples of one figure into what is printed.
+type Report = fn(&str) -> Result<String, String>;
+
+const REPORTS: [(&str, Report); 2] = [("overhead", overhead::report), ("tick", tick::report)];
+
+#[test]
+fn printed_figures_follow_from_the_samples_kept_beside_them() {
+    let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/results");
+    for (name, report) in REPORTS {
+        let directory = results.join(name);
+        if !directory.exists() {
+            continue; // not measured yet
+        }
+        let read = |file: &str| {
+            let path = directory.join(file);
+            fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        };
+        assert_eq!(report(&read("samples.csv")).unwrap(), read("figures.md"), "{name}");
+        let setting: serde_json::Value = serde_json::from_str(&read("setting.json")).unwrap();
+        assert!(setting["commit"].is_string() && setting["cpu"].is_string(), "{name}: machine and commit are kept");
+    }
+}
