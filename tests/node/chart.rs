@@ -98,7 +98,7 @@ fn installing_upgrading_and_uninstalling_the_operator_touches_no_client_and_uses
     // from nothing: what an earlier release left in the cluster is gone
     uninstall();
     kubectl(&format!("delete secret,lease --all --namespace={SYSTEM} --ignore-not-found"));
-    try_run("kubectl", &["delete", "connectionpoolclasses", "--all"], "").unwrap_or_default();
+    try_run("kubectl", &["delete", "connectionpoolclasses,connectionbudgets", "--all"], "").unwrap_or_default();
     let mark = audit_mark();
     helm_upgrade(&[]);
     apply(&shop("chart"));
