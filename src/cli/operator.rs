@@ -1,6 +1,6 @@
 //! `sluice operator`: everything that runs in the operator's pod.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Args;
 use thiserror::Error;
@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::{
     controller::{self, OperatorError},
     telemetry::{self, LogFormat, TelemetryError},
+    webhook::inject::InjectionSettings,
 };
 
 /// Flags of `sluice operator`; each has an environment variable.
@@ -34,6 +35,18 @@ pub struct OperatorArgs {
     /// Pull policy of both images.
     #[arg(long, env = "SLUICE_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
     pub image_pull_policy: String,
+    /// Numeric user of the injected containers, or `platform` where the platform assigns one (OpenShift).
+    #[arg(long, env = "SLUICE_SIDECAR_USER", default_value = "65532", value_name = "UID|platform")]
+    pub sidecar_user: SidecarUser,
+    /// Pull secrets for injected pods, by comma; each must exist in the namespaces of the pods.
+    #[arg(
+        long,
+        env = "SLUICE_SIDECAR_PULL_SECRETS",
+        default_value = "",
+        value_name = "NAMES",
+        hide_default_value = true
+    )]
+    pub sidecar_pull_secrets: String,
     /// Address of `/metrics`, `/healthz` and `/readyz`.
     #[arg(long, env = "SLUICE_HTTP_BIND", default_value = "0.0.0.0:8080")]
     pub http_bind: SocketAddr,
@@ -64,9 +77,46 @@ pub struct OperatorArgs {
 }
 
 impl OperatorArgs {
+    /// What is the same for all injected pods.
+    pub fn injection(&self) -> InjectionSettings {
+        let secrets = self.sidecar_pull_secrets.split(',').map(str::trim).filter(|name| !name.is_empty());
+        InjectionSettings {
+            agent_image: self.agent_image.clone(),
+            pgbouncer_image: self.pgbouncer_image.clone(),
+            image_pull_policy: Some(self.image_pull_policy.clone()),
+            image_pull_secrets: secrets.map(str::to_owned).collect(),
+            run_as_user: match self.sidecar_user {
+                SidecarUser::Uid(uid) => Some(uid.into()),
+                SidecarUser::Platform => None,
+            },
+        }
+    }
+
     /// Time between two readings of Prometheus.
     pub const fn tick(&self) -> Duration {
         Duration::from_secs(self.tick_seconds)
+    }
+}
+
+/// Who the injected containers run as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SidecarUser {
+    /// This user.
+    Uid(u32),
+    /// Whom the platform assigns.
+    Platform,
+}
+
+impl FromStr for SidecarUser {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            _ if text == "platform" => Ok(Self::Platform),
+            Ok(0) => Err("the sidecar must not run as root; give another user, or `platform`".to_owned()),
+            Ok(uid) => Ok(Self::Uid(uid)),
+            Err(_) => Err("give the number of a user, or `platform`".to_owned()),
+        }
     }
 }
 

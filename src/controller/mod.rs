@@ -57,7 +57,6 @@ use crate::{
     signals::{PoolKey, Servers},
     webhook::{
         certificates::{CertificateKeeper, CertificateSettings},
-        inject::InjectionSettings,
         lookup::ClusterLookup,
         server,
     },
@@ -239,15 +238,8 @@ async fn admit(
         revision::stable(pool, own)
     };
     let lookup = ClusterLookup::new(client.clone(), stores.pools.clone(), stores.classes.clone(), stable);
-    let injection = InjectionSettings {
-        agent_image: args.agent_image.clone(),
-        pgbouncer_image: args.pgbouncer_image.clone(),
-        image_pull_policy: Some(args.image_pull_policy.clone()),
-        image_pull_secrets: Vec::new(),
-        run_as_user: Some(65532),
-    };
     let handle: Handle<SocketAddr> = Handle::new();
-    let serving = server::serve(args.webhook_bind, tls, server::router(lookup, injection), handle);
+    let serving = server::serve(args.webhook_bind, tls, server::router(lookup, args.injection()), handle);
     let (served, ()) = tokio::join!(serving, keeping);
     served.map_err(OperatorError::Webhook)
 }

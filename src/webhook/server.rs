@@ -156,3 +156,111 @@ fn with(
 fn deny(request: &AdmissionRequest<Pod>, message: String) -> AdmissionResponse {
     AdmissionResponse::from(request).deny(message)
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use serde_json::{Value, json};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::{api::ConnectionPool, contract::PoolRevision, webhook::lookup::LookupError};
+
+    /// A cluster whose watches have delivered nothing.
+    enum Cluster {
+        Silent,
+        Broken,
+        Hanging,
+    }
+
+    impl Lookup for Cluster {
+        fn cached(&self, _: &str) -> Catalogue {
+            Catalogue::default()
+        }
+
+        async fn live(&self, namespace: &str) -> Result<Catalogue, LookupError> {
+            match self {
+                Self::Silent => Ok(Catalogue::default()),
+                Self::Broken => Err(LookupError::Deadline { namespace: namespace.to_owned() }),
+                Self::Hanging => std::future::pending().await,
+            }
+        }
+
+        fn stable_revision(&self, _: &ConnectionPool) -> Option<PoolRevision> {
+            None
+        }
+    }
+
+    async fn send(cluster: Cluster, body: String) -> (StatusCode, Value) {
+        let settings = InjectionSettings {
+            agent_image: "sluice".to_owned(),
+            pgbouncer_image: "pgbouncer".to_owned(),
+            image_pull_policy: None,
+            image_pull_secrets: Vec::new(),
+            run_as_user: None,
+        };
+        let request =
+            http::Request::post(INJECT_PATH).header("content-type", "application/json").body(Body::from(body));
+        let answer = router(cluster, settings).oneshot(request.expect("a request")).await.expect("an answer");
+        let status = answer.status();
+        let body = to_bytes(answer.into_body(), LARGEST_REQUEST_BYTES).await.expect("a body");
+        (status, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    fn review(operation: &str, labels: &Value) -> String {
+        json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+            "uid": "42", "operation": operation, "namespace": "shop", "name": "", "dryRun": false,
+            "kind": {"group": "", "version": "v1", "kind": "Pod"},
+            "resource": {"group": "", "version": "v1", "resource": "pods"},
+            "userInfo": {}, "options": null, "oldObject": null,
+            "object": {"apiVersion": "v1", "kind": "Pod", "metadata": {"labels": labels}, "spec": {"containers": []}},
+        }})
+        .to_string()
+    }
+
+    fn asking() -> Value {
+        json!({"app": "shop", "sluice.dev/inject": "enabled"})
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_cannot_be_read_keeps_the_pod_waiting_and_says_so() {
+        for labels in [asking(), json!({"app": "shop"})] {
+            let (status, answer) = send(Cluster::Broken, review("CREATE", &labels)).await;
+            assert_eq!((status, &answer["response"]["allowed"]), (StatusCode::OK, &json!(false)));
+            let message = answer["response"]["status"]["message"].as_str().expect("a message");
+            assert!(message.contains("is unknown") && message.contains("tries again"), "{message}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_that_hangs_is_answered_before_the_api_server_gives_up() {
+        let began = tokio::time::Instant::now();
+        let (_, answer) = send(Cluster::Hanging, review("CREATE", &asking())).await;
+        assert_eq!(answer["response"]["allowed"], false);
+        assert_eq!(answer["response"]["uid"], "42");
+        assert!(began.elapsed() < Duration::from_secs(5));
+    }
+
+    #[tokio::test]
+    async fn a_pod_without_a_pool_starts_unless_it_asked_itself() {
+        let (_, answer) = send(Cluster::Silent, review("CREATE", &json!({"app": "shop"}))).await;
+        assert_eq!((&answer["response"]["allowed"], answer["response"].get("patch")), (&json!(true), None));
+        let (_, answer) = send(Cluster::Silent, review("CREATE", &asking())).await;
+        assert_eq!(answer["response"]["allowed"], false);
+    }
+
+    #[tokio::test]
+    async fn whatever_is_not_the_creation_of_a_pod_passes_unchanged() {
+        let (_, answer) = send(Cluster::Broken, review("UPDATE", &asking())).await;
+        assert_eq!((&answer["response"]["allowed"], answer["response"].get("patch")), (&json!(true), None));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_admission_review_is_refused() {
+        let whole = review("CREATE", &asking());
+        for body in ["", "{}", "[]", "null", &whole[..100]] {
+            let (status, _) = send(Cluster::Silent, body.to_owned()).await;
+            assert!(status.is_client_error(), "{body:?}: {status}");
+        }
+    }
+}

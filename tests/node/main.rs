@@ -3,4 +3,5 @@
 
 mod chart;
 mod cluster;
+mod injection;
 mod operator;
