@@ -67,7 +67,10 @@ pub fn run(options: &Options) -> Result<Results, Failure> {
         let scratch = tempfile::tempdir()?;
         let fleet = Fleet { pools, pods_per_pool: options.pods };
         let prometheus = Prometheus::start(fleet, options.seconds, scratch.path())?;
-        let server = Server::new("default", ServerConfiguration::new(prometheus.url.clone()));
+        // a slow reading is a sample, not a failure
+        let configuration =
+            ServerConfiguration { timeout_seconds: 60, ..ServerConfiguration::new(prometheus.url.clone()) };
+        let server = Server::new("default", configuration);
         let mut operator = Operator::new(fleet);
         runtime.block_on(prometheus.has_scraped(&server, fleet))?;
         let mut next = Instant::now();
@@ -244,7 +247,7 @@ impl Prometheus {
 
     /// Waits until every pod can be read.
     async fn has_scraped(&self, server: &Server, fleet: Fleet) -> Result<(), Failure> {
-        let deadline = Instant::now() + Duration::from_mins(2);
+        let deadline = Instant::now() + Duration::from_mins(4);
         loop {
             let read = server.read(now_seconds()).await;
             let pods = read.as_ref().map_or(0, |readings| readings.pools.values().map(BTreeMap::len).sum());
@@ -252,9 +255,10 @@ impl Prometheus {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                return Err(format!("Prometheus has {pods} pods, after two minutes: {:?}", read.err()).into());
+                return Err(format!("Prometheus has {pods} pods, after four minutes: {:?}", read.err()).into());
             }
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            // reading is work for Prometheus too, while it takes in its first scrape
+            tokio::time::sleep(Duration::from_secs(2)).await;
         }
     }
 

@@ -103,6 +103,11 @@ pub enum Division {
         /// What all pods together may open.
         max_allowed: u32,
     },
+    /// What every pod has, but floors for those that lack them: pods start and serve while automation is frozen (`paused`).
+    Kept {
+        /// What all pods together may open.
+        max_allowed: u32,
+    },
     /// The same for every pod, whatever the sum (`mode: Recommend`).
     Fixed {
         /// The limit of every pod.
@@ -114,7 +119,9 @@ impl Division {
     /// The bound of the sum of `granted`. None with [`Division::Fixed`], which bounds each pod and not the sum.
     pub const fn most(self) -> Option<u32> {
         match self {
-            Self::ByDemand { max_allowed } | Self::Target { max_allowed, .. } => Some(max_allowed),
+            Self::ByDemand { max_allowed } | Self::Target { max_allowed, .. } | Self::Kept { max_allowed } => {
+                Some(max_allowed)
+            }
             Self::Fixed { .. } => None,
         }
     }
@@ -188,6 +195,7 @@ pub fn step(pods: &[Pod], floor_per_pod: u32, division: Division) -> Plan {
         Division::Target { target, max_allowed } => {
             Aim::target(&members, Whole { most: max_allowed, floor: floor_per_pod }, target)
         }
+        Division::Kept { max_allowed } => Aim::kept(&members, Whole { most: max_allowed, floor: floor_per_pod }),
         Division::ByDemand { max_allowed } => {
             Aim::by_demand(&members, Whole { most: max_allowed, floor: floor_per_pod })
         }
@@ -289,6 +297,16 @@ impl Aim {
     fn fixed(members: &[Member], limit: u32) -> Self {
         let share = |member: &Member| if member.phase == PodPhase::Running { limit } else { member.share };
         Self { shares: members.iter().map(share).collect(), floor: limit, reserve: 0, shortage: Shortage::None }
+    }
+
+    /// What each has, or its floor; who has most above its floor makes room for the floors of others.
+    fn kept(members: &[Member], whole: Whole) -> Self {
+        let Claims { of_each: claims, floor, shortage } = Claims::of(members, whole);
+        let mut shares: Vec<u32> =
+            members.iter().zip(&claims).map(|(member, claim)| member.share.max(claim.floor)).collect();
+        let mut over = sum(shares.iter().copied()).saturating_sub(u64::from(whole.most));
+        take(&mut shares, &mut over, |index| claims[index].floor, 1);
+        Self { shares, floor, reserve: 0, shortage }
     }
 
     /// The target over the running pods, evenly; what is left over goes to those that have more already.

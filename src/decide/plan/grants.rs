@@ -26,10 +26,11 @@ pub(super) struct Grants {
     pub awaited: Vec<usize>,
 }
 
-/// What is divided, from what is in force.
-pub(super) fn division(effective: &EffectivePool, target: u32) -> Division {
+/// What is divided, from what is in force; while frozen, what starts must have something and what runs keeps what it has.
+pub(super) fn division(effective: &EffectivePool, target: u32, frozen: bool) -> Division {
     match (effective.fixed_limit_per_pod, effective.settings.scaling.limit_source) {
         (Some(limit_per_pod), _) => Division::Fixed { limit_per_pod },
+        (None, _) if frozen => Division::Kept { max_allowed: effective.max_allowed },
         (None, LimitSource::Share) => Division::Target { target, max_allowed: effective.max_allowed },
         (None, LimitSource::LocalReaction) => Division::ByDemand { max_allowed: effective.max_allowed },
     }
@@ -43,9 +44,11 @@ pub(super) fn plan(observed: &Observed, floor_per_pod: u32, division: Division, 
     let mut writes: Vec<(usize, PodGrant, Option<Move>)> = plan
         .writes
         .iter()
-        // frozen: what runs keeps what it has; what starts must have something
+        // frozen: what runs changes only to make room for what starts
         .filter(|write| {
-            !frozen || write.move_ == Move::Settle || pods[write.pod].grant.is_none_or(|grant| grant.seq == 0)
+            let is_new = pods[write.pod].grant.is_none_or(|grant| grant.seq == 0);
+            let makes_room = division.most().is_some() && write.move_ != Move::Refloor;
+            !frozen || is_new || makes_room || write.move_ == Move::Settle
         })
         .map(|write| (write.pod, write.grant, Some(write.move_)))
         .collect();

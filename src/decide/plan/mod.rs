@@ -112,7 +112,7 @@ pub fn plan(observed: &Observed, progress: Option<Progress>, cannot_render: Opti
     let rollout = settings.map(|settings| revision::plan(observed, settings, pace, progress)).unwrap_or_default();
 
     let target = target(observed, effective);
-    let grants = grants::plan(observed, effective.floor_per_pod, grants::division(effective, target), frozen);
+    let grants = grants::plan(observed, effective.floor_per_pod, grants::division(effective, target, frozen), frozen);
 
     let mut patches = BTreeMap::new();
     let mut order = Vec::new();

@@ -202,6 +202,22 @@ fn a_raised_target_is_granted_without_waiting_for_a_proof() {
 }
 
 #[test]
+fn while_frozen_what_runs_keeps_its_share_and_what_starts_gets_its_floor() {
+    let mut world = Quiet::new(["a", "b"].map(|uid| pod(uid, None, Some(3.0))));
+    world.tick(2, by_demand(20));
+    let before = world.shares();
+    world.demand(0, 30.0);
+    world.tick(2, Division::Kept { max_allowed: 20 });
+    assert_eq!(world.shares(), before, "frozen");
+    for uid in ["c", "d", "e"] {
+        world.pods.push(Pod { created_seconds: 9, ..pod(uid, None, None) });
+    }
+    world.tick(2, Division::Kept { max_allowed: 20 });
+    assert_eq!(world.shares()[2..], [2, 2, 2]);
+    assert_eq!(world.shares().iter().sum::<u32>(), 20);
+}
+
+#[test]
 fn recommend_gives_every_pod_its_fixed_limit_as_floor_and_share() {
     let mut world = Quiet::new(["a", "b"].map(|uid| pod(uid, None, Some(90.0))));
     world.tick(1, Division::Fixed { limit_per_pod: 8 });
@@ -403,11 +419,16 @@ proptest! {
         happenings in proptest::collection::vec(happening(), 1..120),
         floor in 1..4_u32,
         mut whole in 1..40_u32,
-        divided_evenly in proptest::option::of(0..60_u32),
+        how in prop_oneof![
+            3 => Just(Division::ByDemand { max_allowed: 0 }),
+            2 => (0..60_u32).prop_map(|target| Division::Target { target, max_allowed: 0 }),
+            1 => Just(Division::Kept { max_allowed: 0 }),
+        ],
     ) {
-        let division = |max_allowed| match divided_evenly {
-            Some(target) => Division::Target { target, max_allowed },
-            None => Division::ByDemand { max_allowed },
+        let division = |max_allowed| match how {
+            Division::Target { target, .. } => Division::Target { target, max_allowed },
+            Division::Kept { .. } => Division::Kept { max_allowed },
+            _ => Division::ByDemand { max_allowed },
         };
         let mut world = World::default();
         for happening in happenings {
@@ -491,7 +512,7 @@ proptest! {
                 Division::Target { target, .. } => {
                     prop_assert!(sum >= target.min(whole) , "{sum} of target {target}, {whole}: {world:?}");
                 }
-                Division::Fixed { .. } => {}
+                Division::Kept { .. } | Division::Fixed { .. } => {}
             }
             if plan.shortage == Shortage::None {
                 for ((uid, pod), share) in world.pods.iter().zip(&shares) {
