@@ -56,7 +56,7 @@ use crate::{
     http::{self, Metrics, PoolLabels, Readiness},
     signals::{PoolKey, Servers},
     webhook::{
-        certificates::{CertificateKeeper, CertificateSettings},
+        certificates::{CertificateKeeper, CertificateSettings, Standing},
         lookup::ClusterLookup,
         server,
     },
@@ -221,12 +221,13 @@ async fn admit(
         }
     };
     let tls = keeper.tls();
-    let readiness = vitals.readiness.clone();
-    let keeping = keeper.run(stop.clone(), move |looked| match looked {
-        Ok(_) => readiness.open(WEBHOOK_GATE),
-        Err(error) => {
-            readiness.wait(WEBHOOK_GATE, &crate::cli::with_causes(error));
+    let (readiness, metrics) = (vitals.readiness.clone(), vitals.metrics.clone());
+    let keeping = keeper.run(stop.clone(), move |standing| match standing {
+        Standing::Trusted(serving) => {
+            metrics.certificate_ends(serving.not_after.as_second());
+            readiness.open(WEBHOOK_GATE);
         }
+        Standing::Untrusted(error) => readiness.wait(WEBHOOK_GATE, &crate::cli::with_causes(error)),
     });
     let revisions = stores.revisions.clone();
     let stable = move |pool: &ConnectionPool| {
@@ -239,7 +240,13 @@ async fn admit(
     };
     let lookup = ClusterLookup::new(client.clone(), stores.pools.clone(), stores.classes.clone(), stable);
     let handle: Handle<SocketAddr> = Handle::new();
-    let serving = server::serve(args.webhook_bind, tls, server::router(lookup, args.injection()), handle);
+    let metrics = vitals.metrics.clone();
+    let serving = server::serve(
+        args.webhook_bind,
+        tls,
+        server::router(lookup, args.injection(), move |admitted| metrics.admitted(admitted)),
+        handle,
+    );
     let (served, ()) = tokio::join!(serving, keeping);
     served.map_err(OperatorError::Webhook)
 }

@@ -10,6 +10,8 @@ use prometheus_client::{
 };
 use tokio::time::Instant;
 
+use crate::webhook::server::Admitted;
+
 /// Labels of what belongs to one pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct PoolLabels {
@@ -75,6 +77,11 @@ struct ProofLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AdmissionLabels {
+    verdict: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct WatchLabels {
     watch: String,
 }
@@ -102,6 +109,8 @@ struct Inner {
     watch_errors: Family<WatchLabels, Counter>,
     watch_age_seconds: Family<WatchLabels, Gauge>,
     leader: Gauge,
+    admissions: Family<AdmissionLabels, Counter>,
+    certificate_not_after: Gauge,
     watched_at: Mutex<BTreeMap<&'static str, Instant>>,
 }
 
@@ -128,6 +137,12 @@ impl Default for Metrics {
             watch_errors: register(&mut registry, "watch_errors", "Errors of a watch"),
             watch_age_seconds: register(&mut registry, "watch_age_seconds", "Time since a watch last said anything"),
             leader: register(&mut registry, "leader", "1 while this process is the one writer"),
+            admissions: register(&mut registry, "admissions", "Pods that reached the webhook, by what became of them"),
+            certificate_not_after: register(
+                &mut registry,
+                "webhook_certificate_not_after_timestamp_seconds",
+                "When the certificate that the webhook serves ends",
+            ),
             watched_at: Mutex::default(),
             registry,
         };
@@ -213,6 +228,21 @@ impl Metrics {
     /// Whether this process is the one writer.
     pub fn leader(&self, leads: bool) {
         self.inner.leader.set(i64::from(leads));
+    }
+
+    /// The webhook answered.
+    pub fn admitted(&self, admitted: Admitted) {
+        let verdict = match admitted {
+            Admitted::Injected => "Injected",
+            Admitted::Left => "Left",
+            Admitted::Denied => "Denied",
+        };
+        self.inner.admissions.get_or_create(&AdmissionLabels { verdict }).inc();
+    }
+
+    /// When the certificate that the webhook serves ends, in seconds since 1970.
+    pub fn certificate_ends(&self, not_after: i64) {
+        self.inner.certificate_not_after.set(not_after);
     }
 
     /// All of it as OpenMetrics text.

@@ -49,15 +49,34 @@ pub enum WebhookError {
     },
 }
 
+/// What became of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admitted {
+    /// It got a pooler.
+    Injected,
+    /// It starts without one.
+    Left,
+    /// It was refused and its controller tries again.
+    Denied,
+}
+
+type Told = Box<dyn Fn(Admitted) + Send + Sync>;
+
 struct Webhook<L> {
     lookup: L,
     settings: InjectionSettings,
     live_reads: Semaphore,
+    told: Told,
 }
 
-/// The routes of the webhook.
-pub fn router<L: Lookup>(lookup: L, settings: InjectionSettings) -> Router {
-    let webhook = Arc::new(Webhook { lookup, settings, live_reads: Semaphore::new(LIVE_READS) });
+/// The routes of the webhook. `told` hears what became of each pod, for metrics.
+pub fn router<L: Lookup>(
+    lookup: L,
+    settings: InjectionSettings,
+    told: impl Fn(Admitted) + Send + Sync + 'static,
+) -> Router {
+    let live_reads = Semaphore::new(LIVE_READS);
+    let webhook = Arc::new(Webhook { lookup, settings, live_reads, told: Box::new(told) });
     Router::new()
         .route(INJECT_PATH, post(inject::<L>))
         .layer(DefaultBodyLimit::max(LARGEST_REQUEST_BYTES))
@@ -88,6 +107,7 @@ async fn inject<L: Lookup>(State(webhook): State<Arc<Webhook<L>>>, Json(body): J
     };
     let answer = timeout(ANSWER_DEADLINE, webhook.answer(&request)).await;
     let response = answer.unwrap_or_else(|_| {
+        (webhook.told)(Admitted::Denied);
         deny(
             &request,
             format!("no verdict on the pod within {}s; its controller tries again", ANSWER_DEADLINE.as_secs()),
@@ -107,6 +127,11 @@ impl<L: Lookup> Webhook<L> {
             Ok(verdict) => verdict,
             Err(message) => Verdict::Deny(message),
         };
+        (self.told)(match verdict {
+            Verdict::Inject { .. } => Admitted::Injected,
+            Verdict::Leave { .. } => Admitted::Left,
+            Verdict::Deny(_) | Verdict::ReadLive => Admitted::Denied,
+        });
         match verdict {
             Verdict::Inject { pool, injected } => {
                 info!(namespace, pod = name, pool, dry_run = request.dry_run, "pooler injected");
@@ -201,7 +226,7 @@ mod tests {
         };
         let request =
             http::Request::post(INJECT_PATH).header("content-type", "application/json").body(Body::from(body));
-        let answer = router(cluster, settings).oneshot(request.expect("a request")).await.expect("an answer");
+        let answer = router(cluster, settings, |_| {}).oneshot(request.expect("a request")).await.expect("an answer");
         let status = answer.status();
         let body = to_bytes(answer.into_body(), LARGEST_REQUEST_BYTES).await.expect("a body");
         (status, serde_json::from_slice(&body).unwrap_or_default())

@@ -67,7 +67,7 @@ impl Injected {
         let lookup = ClusterLookup::new(cluster.client.clone(), pools, classes, |_: &ConnectionPool| None);
         let handle = Handle::new();
         let serving =
-            server::serve(address, keeper.tls(), server::router(lookup, injection_settings()), handle.clone());
+            server::serve(address, keeper.tls(), server::router(lookup, injection_settings(), |_| {}), handle.clone());
         let server = tokio::spawn(async move { serving.await.expect("serves") });
         handle.listening().await.expect("listens");
         let injected = Self { cluster, configuration, handle, server, address, keeper };

@@ -113,6 +113,16 @@ pub struct Serving {
     pub not_after: Timestamp,
 }
 
+/// Whether the API server can call the webhook, as far as certificates go.
+#[derive(Debug)]
+pub enum Standing<'a> {
+    /// What is served is trusted. A look that failed since then, because the API server restarts, say, changes nothing
+    /// about that.
+    Trusted(Serving),
+    /// It never was, or what is served has expired.
+    Untrusted(&'a CertificateError),
+}
+
 /// Keeps one webhook's certificate.
 pub struct CertificateKeeper {
     client: Client,
@@ -158,18 +168,22 @@ impl CertificateKeeper {
         Ok(Serving { not_after: material.not_after() })
     }
 
-    /// Looks until told to stop. `told` hears of every look: readiness and metrics follow it.
-    pub async fn run(mut self, stop: CancellationToken, told: impl Fn(&Result<Serving, CertificateError>) + Send) {
+    /// Looks until told to stop. `told` hears after every look how things stand: readiness and metrics follow it.
+    pub async fn run(mut self, stop: CancellationToken, told: impl Fn(Standing<'_>) + Send) {
         let mut retry = SHORTEST_RETRY;
+        let mut trusted = None;
         loop {
-            let outcome = self.look(Timestamp::now()).await;
-            told(&outcome);
-            let pause = match outcome {
-                Ok(_) => {
+            let now = Timestamp::now();
+            let pause = match self.look(now).await {
+                Ok(serving) => {
+                    trusted = Some(serving);
+                    told(Standing::Trusted(serving));
                     retry = SHORTEST_RETRY;
                     INTERVAL
                 }
                 Err(error) => {
+                    let standing = trusted.filter(|serving: &Serving| now < serving.not_after);
+                    told(standing.map_or(Standing::Untrusted(&error), Standing::Trusted));
                     error!(error = &error as &dyn std::error::Error, "the webhook's certificate could not be kept");
                     retry = (retry * 2).min(INTERVAL);
                     retry
