@@ -40,7 +40,7 @@ use report::{SLUICE, Sample};
 use timeline::Pod;
 
 /// Limits that one might choose, per pod.
-const LIMITS: [u32; 6] = [2, 4, 6, 8, 12, 20];
+const LIMITS: [u32; 5] = [4, 6, 8, 12, 20];
 /// Seconds after which PgBouncer closes an idle server connection; 600 is its default.
 const IDLE_TIMEOUTS: [u32; 3] = [5, 30, 600];
 /// Seconds between two divisions, as in the demo.

@@ -1,5 +1,8 @@
 //! The demo's load as numbers: which pods there are when, how many orders each gets, how long one takes.
 //!
+//! At half the demo's pace: half the orders, each twice as long, so that as many server connections are busy while the
+//! machine, which carries all policies at once, has half the work.
+//!
 //! It is drawn once and given to every policy alike, so that the policies differ in nothing else.
 
 /// Seconds of the whole run.
@@ -38,18 +41,18 @@ pub fn pods() -> Vec<Pod> {
     for index in 0..6_u8 {
         let step = 4.0 * f64::from(index / 2);
         let begin = if index < 2 { 0.0 } else { 40.0 };
-        pods.push(pod(begin, 74.0 + step, 8.0));
+        pods.push(pod(begin, 74.0 + step, 4.0));
         let end = if index < 2 { 159.0 } else { 155.0 };
-        pods.push(pod(70.0 + step, end, 24.0));
+        pods.push(pod(70.0 + step, end, 12.0));
     }
-    pods.extend([pod(155.0, SECONDS, 8.0); 2]);
+    pods.extend([pod(155.0, SECONDS, 4.0); 2]);
     pods.push(Pod { from: 155.0, to: SECONDS, rate: 0.0, leaks: 3 });
     pods
 }
 
 /// Mean time of one order at a given second.
 fn pace(at: f64) -> f64 {
-    if (115.0..155.0).contains(&at) { 0.2 } else { 0.1 }
+    if (115.0..155.0).contains(&at) { 0.4 } else { 0.2 }
 }
 
 /// The orders of a pod: Poisson arrivals, exponential work cut off at five times the mean, as the demo's `work()`.
