@@ -65,8 +65,6 @@ pub struct PodFigures {
     pub limit: Option<f64>,
     /// Largest demand of the last 30 s, second by second.
     pub demand_peak: Option<f64>,
-    /// Most clients waiting at once in the last 30 s.
-    pub waiting_peak: Option<f64>,
     /// The newest grant in force, its share, and what is held: the slower way to a proof.
     pub proof: Option<Proof>,
 }

@@ -240,7 +240,6 @@ fn figures(row: &Row) -> Result<PodFigures, Figure> {
         held: get(Figure::Held),
         limit: get(Figure::Limit),
         demand_peak: get(Figure::DemandPeak),
-        waiting_peak: get(Figure::WaitingPeak),
         proof,
     })
 }

@@ -19,13 +19,12 @@ pub(super) enum Figure {
     Held,
     Limit,
     DemandPeak,
-    WaitingPeak,
     GrantSeq,
     Share,
 }
 
 impl Figure {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 12] = [
         Self::Active,
         Self::Waiting,
         Self::Transactions,
@@ -36,7 +35,6 @@ impl Figure {
         Self::Held,
         Self::Limit,
         Self::DemandPeak,
-        Self::WaitingPeak,
         Self::GrantSeq,
         Self::Share,
     ];
@@ -52,7 +50,6 @@ impl Figure {
             Self::Leaked => names::LEAKED,
             Self::Limit => names::LIMIT,
             Self::DemandPeak => names::DEMAND_PEAK,
-            Self::WaitingPeak => names::WAITING_PEAK,
             Self::GrantSeq => names::GRANT_SEQ,
             Self::Share => names::SHARE,
         }
@@ -64,7 +61,7 @@ impl Figure {
         match self {
             Self::Active => format!("max by ({BY}) ({metric}{{{state}=\"active\"}})"),
             Self::Waiting => format!("max by ({BY}) ({metric}{{{state}=\"waiting\"}})"),
-            Self::DemandPeak | Self::WaitingPeak => format!("max by ({BY}) ({metric}{{{window}=\"30s\"}})"),
+            Self::DemandPeak => format!("max by ({BY}) ({metric}{{{window}=\"30s\"}})"),
             Self::Held => format!("sum by ({BY}) (max by ({BY}, {state}) ({metric}))"),
             _ => format!("max by ({BY}) ({metric})"),
         }

@@ -54,7 +54,6 @@ fn figures_of(sample: Sample) -> PodFigures {
         held: Some(sample.active + 2.0),
         limit: Some(20.0),
         demand_peak: None,
-        waiting_peak: None,
         proof: None,
     }
 }

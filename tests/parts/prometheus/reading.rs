@@ -29,7 +29,7 @@ async fn every_figure_of_every_pod_is_read_as_the_agent_exports_it() {
     assert_eq!((figures.sample.transactions, figures.sample.transaction_seconds), (1e9, 1234.5));
     assert_eq!((figures.sample.wait_seconds, figures.sample.assignments), (0.5, 1e9));
     assert_eq!((figures.held, figures.limit, figures.leaked), (Some(12.0), Some(10.0), None));
-    assert_eq!((figures.demand_peak, figures.waiting_peak), (Some(13.0), Some(4.0)));
+    assert_eq!(figures.demand_peak, Some(13.0));
     assert_eq!(figures.proof, Some(Proof { seq: 7, share: 12, held: 12 }));
     let age = now_seconds() - figures.sample.at_seconds;
     assert!((-1.0..10.0).contains(&age), "the sample time is the agent's: {age} s");
