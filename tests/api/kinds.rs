@@ -212,7 +212,7 @@ async fn a_pool_that_makes_no_sense_is_refused_with_the_field_and_what_is_wrong(
 async fn a_budget_or_class_that_makes_no_sense_is_refused_with_the_field_and_what_is_wrong() {
     let cluster = Cluster::new("kinds", &json!({})).await;
     let budget: Value = parse(
-        "apiVersion: sluice.dev/v1alpha1\nkind: ConnectionBudget\nmetadata: {name: pg-main}\nspec:\n  \
+        "apiVersion: sluice.dev/v1alpha1\nkind: ConnectionBudget\nmetadata: {name: kinds-budget}\nspec:\n  \
          server: {hosts: [pg-main-rw.db.svc], port: 5432}\n  capacity: {source: Fixed, connections: 200}\n  \
          reserved: {connections: 10, percent: 5}\n  allowedNamespaces: {from: All}\n  fencing: {nodeLostSeconds: 300}\n",
     );
@@ -248,7 +248,7 @@ async fn a_budget_or_class_that_makes_no_sense_is_refused_with_the_field_and_wha
     .await;
 
     let class: Value = parse(
-        "apiVersion: sluice.dev/v1alpha1\nkind: ConnectionPoolClass\nmetadata: {name: production}\nspec: {scaling: {minAllowed: 20, maxAllowed: 50}}\n",
+        "apiVersion: sluice.dev/v1alpha1\nkind: ConnectionPoolClass\nmetadata: {name: kinds-class}\nspec: {scaling: {minAllowed: 20, maxAllowed: 50}}\n",
     );
     refuses(
         &cluster,
