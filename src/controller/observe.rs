@@ -21,15 +21,12 @@ use super::{
 };
 use crate::{
     api::{ConnectionBudget, ConnectionPool, ConnectionPoolClass, pool_of_labels},
-    contract::{
-        Injection, PoolRevision, Settings,
-        names::{self, POOL_LABEL},
-    },
+    contract::{Injection, PoolRevision, names::POOL_LABEL},
     decide::{
         effective::{EffectivePool, Refusal, class_of, effective},
         plan::{BudgetSeen, PodSeen, RevisionSeen, Rival, Uninjected},
     },
-    pooler::pgbouncer::render::{Credentials, Limits, Place, RenderInput, render},
+    pooler::pgbouncer::render::cannot_render,
     signals::PoolKey,
     webhook::inject::PodPool,
 };
@@ -174,25 +171,6 @@ impl Stores {
             Some(Rival { pool: other.name_any(), pods: 0 })
         })
     }
-}
-
-/// Renders the settings as the agent will, with a user of nobody's: what cannot work is refused before any pod is told.
-fn cannot_render(settings: &Settings, injection: &Injection) -> Option<String> {
-    let input = RenderInput {
-        injection,
-        settings,
-        limits: Limits { pool_size: 1, min_pool_size: 0, max_db_connections: 1 },
-        credentials: &Credentials { username: "user".to_owned(), password: "password".to_owned() },
-        place: &Place {
-            listen_addresses: vec!["127.0.0.1".to_owned()],
-            socket_dir: names::RUN_DIR.to_owned(),
-            auth_file: format!("{}/users", names::RUN_DIR),
-            // whether the pod has a bundle shows in the pod
-            ca_file: Some(format!("{}/{}", names::CONFIG_DIR, names::SERVER_CA_FILE)),
-            login_retry_milliseconds: 1000,
-        },
-    };
-    render(&input).err().map(|error| format!("PgBouncer cannot be given these settings: {error}"))
 }
 
 /// The pods of a pool with what their agents said and what their load asks for.

@@ -7,9 +7,10 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::inject::{self, Injected, InjectionSettings, PodPool, Unsupported};
 use crate::{
-    api::{ConnectionPool, ConnectionPoolClass, pool_of_labels},
+    api::{ConnectionPool, ConnectionPoolClass, pool_of_labels, reasons},
     contract::{PoolRevision, names},
     decide::effective::{class_of, effective},
+    pooler::pgbouncer::render::cannot_render,
 };
 
 /// The pools of a namespace and the classes, from a cache or read a moment ago.
@@ -111,7 +112,14 @@ pub fn review(
     };
     let revision =
         stable_revision(pool).unwrap_or_else(|| PoolRevision { revision: 0, settings: effective.settings.clone() });
-    match inject::inject(pod, &PodPool { pool, effective: &effective, revision }, settings) {
+    let plan = PodPool { pool, effective: &effective, revision };
+    if let Some(why) = cannot_render(&plan.revision.settings, &plan.injection()) {
+        return Verdict::Deny(format!(
+            "ConnectionPool {namespace}/{name} is not accepted ({}): {why}",
+            reasons::CANNOT_RENDER
+        ));
+    }
+    match inject::inject(pod, &plan, settings) {
         Ok(injected) => Verdict::Inject { pool: name, injected },
         Err(error) => Verdict::Deny(format!("ConnectionPool {namespace}/{name}: {error}")),
     }

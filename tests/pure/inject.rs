@@ -248,6 +248,17 @@ fn a_cache_that_knows_no_pool_settles_nothing() {
 }
 
 #[test]
+fn a_pool_whose_settings_no_pooler_can_run_with_keeps_its_pods_waiting() {
+    let pod =
+        json!({"metadata": {"labels": {"app": "shop", "sluice.dev/inject": "enabled"}}, "spec": {"containers": []}});
+    let wrong = pool("  pgbouncer: {parameters: {auth_file: /etc/passwd}}\n");
+    let Verdict::Deny(message) = verdict(&pod, vec![wrong], Freshness::Cached) else {
+        panic!("a pod started with a parameter that is not allowed");
+    };
+    assert!(message.contains("CannotRender") && message.contains("auth_file"), "{message}");
+}
+
+#[test]
 fn pods_that_cannot_have_a_pooler_start_without_and_say_why() {
     for spec in [
         json!({"containers": [], "hostNetwork": true}),

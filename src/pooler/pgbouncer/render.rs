@@ -13,7 +13,7 @@ use super::{
     ini::{self, IniError},
     parameters::{self, PARAMETERS, ParameterError},
 };
-use crate::contract::{Injection, PoolMode, ServerTlsMode, Settings};
+use crate::contract::{Injection, PoolMode, ServerTlsMode, Settings, names};
 
 /// User name and password of the database, the same on both sides of the pooler.
 #[derive(Clone, PartialEq, Eq)]
@@ -213,6 +213,26 @@ fn looks_hashed(password: &str) -> bool {
 fn quote(text: &str, with: char) -> String {
     let doubled: String = [with, with].iter().collect();
     format!("{with}{}{with}", text.replace(with, &doubled))
+}
+
+/// Renders the settings as the agent will, with a user of nobody's: what cannot work is refused before any pod is told.
+/// None: it works.
+pub fn cannot_render(settings: &Settings, injection: &Injection) -> Option<String> {
+    let input = RenderInput {
+        injection,
+        settings,
+        limits: Limits { pool_size: 1, min_pool_size: 0, max_db_connections: 1 },
+        credentials: &Credentials { username: "user".to_owned(), password: "password".to_owned() },
+        place: &Place {
+            listen_addresses: vec!["127.0.0.1".to_owned()],
+            socket_dir: names::RUN_DIR.to_owned(),
+            auth_file: format!("{}/users", names::RUN_DIR),
+            // whether the pod has a bundle shows in the pod
+            ca_file: Some(format!("{}/{}", names::CONFIG_DIR, names::SERVER_CA_FILE)),
+            login_retry_milliseconds: 1000,
+        },
+    };
+    render(&input).err().map(|error| format!("PgBouncer cannot be given these settings: {error}"))
 }
 
 /// Renders the files.
