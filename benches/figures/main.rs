@@ -5,6 +5,8 @@
 //! printed figures from them again.
 
 mod machine;
+#[path = "../memory/mod.rs"]
+mod memory;
 #[path = "../overhead/mod.rs"]
 mod overhead;
 mod process;
@@ -34,6 +36,8 @@ enum Figure {
     Overhead(overhead::Options),
     /// A whole tick of the operator, with 1,000 pools read from Prometheus.
     Tick(tick::Options),
+    /// Memory of the operator.
+    Memory(memory::Options),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
     let measured = match Options::parse_from(words).figure {
         Figure::Overhead(options) => overhead::run(&options),
         Figure::Tick(options) => tick::run(&options),
+        Figure::Memory(options) => memory::run(&options),
     };
     match measured.and_then(|results: Results| results.tell()) {
         Ok(()) => ExitCode::SUCCESS,
