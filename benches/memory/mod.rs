@@ -85,6 +85,8 @@ fn install(scratch: &Path) -> Result<(), Failure> {
     kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "connectionpools.sluice.dev"])?;
     for namespace in [NAMESPACE, SYSTEM] {
         kubectl(&["create", "namespace", namespace])?;
+        // its controller does not run here
+        kubectl(&["create", "serviceaccount", "default", "--namespace", namespace])?;
     }
     let scrape = json!({
         "global": {"scrape_interval": "15s", "scrape_timeout": "14s"},
