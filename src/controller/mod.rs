@@ -15,6 +15,7 @@ mod classes;
 mod error;
 mod events;
 mod leader;
+mod lean;
 mod memory;
 mod observe;
 mod pods;
@@ -33,7 +34,7 @@ use futures::{StreamExt, channel::mpsc};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::{
-    Api, Client, Config, ResourceExt,
+    Client, Config, ResourceExt,
     runtime::{
         applier,
         controller::{self, ReconcileRequest},
@@ -115,12 +116,8 @@ fn watch_all(client: &Client, queue: &Queue, vitals: &Vitals) -> Stores {
     let asking = queue.clone();
     // a pool's own status comes back through its watch: only a new generation is news
     let mut generations = std::collections::HashMap::new();
-    let pools = watch::into_store(
-        Api::<ConnectionPool>::all(client.clone()),
-        None,
-        "ConnectionPool",
-        vitals.clone(),
-        move |pool: ConnectionPool| {
+    let pools =
+        watch::into_store(client.clone(), None, "ConnectionPool", vitals.clone(), move |pool: ConnectionPool| {
             let key = PoolKey { namespace: pool.namespace().unwrap_or_default(), name: pool.name_any() };
             let now = (pool.uid(), pool.metadata.generation, pool.metadata.deletion_timestamp.is_some());
             let is_news = generations.insert(key.clone(), now.clone()) != Some(now);
@@ -130,12 +127,11 @@ fn watch_all(client: &Client, queue: &Queue, vitals: &Vitals) -> Stores {
                     asking.ask(&key, "pool").await;
                 }
             }
-        },
-    );
+        });
     // an edit of a class is an edit of each pool that names it, or that names none
     let (asking, known) = (queue.clone(), pools.clone());
     let classes = watch::into_store(
-        Api::<ConnectionPoolClass>::all(client.clone()),
+        client.clone(),
         None,
         "ConnectionPoolClass",
         vitals.clone(),
@@ -156,7 +152,7 @@ fn watch_all(client: &Client, queue: &Queue, vitals: &Vitals) -> Stores {
     );
     let (asking, known) = (queue.clone(), pools.clone());
     let budgets = watch::into_store(
-        Api::all(client.clone()),
+        client.clone(),
         None,
         "ConnectionBudget",
         vitals.clone(),
@@ -177,7 +173,7 @@ fn watch_all(client: &Client, queue: &Queue, vitals: &Vitals) -> Stores {
     );
     let asking = queue.clone();
     let revisions = watch::into_store(
-        Api::<ControllerRevision>::all(client.clone()),
+        client.clone(),
         Some(POOL_LABEL),
         "ControllerRevision",
         vitals.clone(),

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::{apps::v1::ControllerRevision, core::v1::Pod};
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -16,7 +16,11 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{pods::PodIndex, queue::Queue};
+use super::{
+    lean::{self, Lean},
+    pods::PodIndex,
+    queue::Queue,
+};
 use crate::{
     contract::names::POOL_LABEL,
     http::{Metrics, Readiness},
@@ -41,7 +45,7 @@ fn config() -> watcher::Config {
 
 /// Watches one kind into a store. `changed` is told of each object that changed; it may wait.
 pub fn into_store<K, F>(
-    api: Api<K>,
+    client: Client,
     labels: Option<&str>,
     name: &'static str,
     vitals: Vitals,
@@ -57,9 +61,8 @@ where
     vitals.readiness.wait(name, "no list of the API server yet");
     let config = labels.map_or_else(config, |labels| config().labels(labels));
     tokio::spawn(async move {
-        let trimmed =
-            watcher::watcher(api, config).modify(|object| object.managed_fields_mut().clear()).default_backoff();
-        let stream = reflector::reflector(writer, trimmed);
+        let objects = watcher::watcher(Api::<Lean<K>>::all(client), config).default_backoff().map_ok(lean::unwrapped);
+        let stream = reflector::reflector(writer, objects);
         let mut stream = std::pin::pin!(stream);
         while let Some(event) = stream.next().await {
             match event {
@@ -84,7 +87,8 @@ where
 pub fn pods(client: Client, index: Arc<PodIndex>, queue: Queue, vitals: Vitals) {
     const NAME: &str = "Pod";
     tokio::spawn(async move {
-        let stream = watcher::watcher(Api::<Pod>::all(client), config().labels(POOL_LABEL)).default_backoff();
+        let pods = Api::<Lean<Pod>>::all(client);
+        let stream = watcher::watcher(pods, config().labels(POOL_LABEL)).default_backoff().map_ok(lean::unwrapped);
         let mut stream = std::pin::pin!(stream);
         while let Some(event) = stream.next().await {
             let concerned: Vec<PoolKey> = match event {
