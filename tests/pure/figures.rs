@@ -1,5 +1,7 @@
 //! The printed figures below `benches/results` follow from the raw samples kept beside them.
 
+#[path = "../../benches/memory/report.rs"]
+mod memory;
 #[path = "../../benches/overhead/report.rs"]
 mod overhead;
 #[path = "../../benches/figures/statistics.rs"]
@@ -12,7 +14,8 @@ use std::{fs, path::Path};
 /// Turns the samples of one figure into what is printed.
 type Report = fn(&str) -> Result<String, String>;
 
-const REPORTS: [(&str, Report); 2] = [("overhead", overhead::report), ("tick", tick::report)];
+const REPORTS: [(&str, Report); 3] =
+    [("memory", memory::report), ("overhead", overhead::report), ("tick", tick::report)];
 
 #[test]
 fn printed_figures_follow_from_the_samples_kept_beside_them() {
