@@ -1,9 +1,11 @@
-//! Figures of the whole product, measured on real parts: `benches/run overhead | reaction | memory | sharing | tick`.
+//! Figures of the whole product, measured on real parts: `benches/run overhead | reaction | memory | sharing | tick | decision`.
 //!
 //! Each figure has a directory of its own: `mod.rs` measures, `report.rs` (PURE) turns the raw samples into the printed
 //! figures. The samples are written to `benches/results/NAME` together with the machine and the commit, and a test computes the
 //! printed figures from them again.
 
+#[path = "../decision/mod.rs"]
+mod decision;
 mod machine;
 #[path = "../memory/mod.rs"]
 mod memory;
@@ -32,6 +34,8 @@ struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Figure {
+    /// Time of a decision, and of a round of 1,000 pools.
+    Decision(decision::Options),
     /// CPU seconds of the sidecar per million queries: PgBouncer alone against agent and PgBouncer.
     Overhead(overhead::Options),
     /// A whole tick of the operator, with 1,000 pools read from Prometheus.
@@ -44,6 +48,7 @@ fn main() -> ExitCode {
     // `cargo bench` and `cargo test` add a word of their own
     let words = std::env::args().filter(|word| word != "--bench");
     let measured = match Options::parse_from(words).figure {
+        Figure::Decision(options) => decision::run(&options),
         Figure::Overhead(options) => overhead::run(&options),
         Figure::Tick(options) => tick::run(&options),
         Figure::Memory(options) => memory::run(&options),
