@@ -43,14 +43,14 @@ impl Counts {
     }
 }
 
-async fn connect(port: u16) -> Client {
+async fn connect(port: u16, database: &str) -> Client {
     let mut config = tokio_postgres::Config::new();
     config
         .host("127.0.0.1")
         .port(port)
         .user("postgres")
         .password("trusted")
-        .dbname("shop")
+        .dbname(database)
         .connect_timeout(Duration::from_secs(10));
     let (client, connection) = config.connect(NoTls).await.expect("the pooler takes a client");
     tokio::spawn(connection);
@@ -58,10 +58,10 @@ async fn connect(port: u16) -> Client {
 }
 
 /// Places orders through the pooler on `port` until they are all placed. `began` is second 0 of the timeline.
-pub async fn place(port: u16, orders: Vec<Order>, began: Instant, counts: Arc<Counts>) {
+pub async fn place(port: u16, database: String, orders: Vec<Order>, began: Instant, counts: Arc<Counts>) {
     let (give_back, mut idle) = mpsc::channel(CLIENTS);
     for _ in 0..CLIENTS {
-        give_back.send(connect(port).await).await.expect("room for every client");
+        give_back.send(connect(port, &database).await).await.expect("room for every client");
     }
     let mut placed = JoinSet::new();
     for order in orders {
@@ -92,10 +92,10 @@ pub async fn place(port: u16, orders: Vec<Order>, began: Instant, counts: Arc<Co
 }
 
 /// Clients that open a transaction and forget it, until this is dropped.
-pub async fn leak(port: u16, clients: usize) -> Vec<Client> {
+pub async fn leak(port: u16, database: &str, clients: usize) -> Vec<Client> {
     let mut open = Vec::new();
     for _ in 0..clients {
-        let client = connect(port).await;
+        let client = connect(port, database).await;
         client.batch_execute("BEGIN; SELECT 1").await.expect("a server connection");
         open.push(client);
     }

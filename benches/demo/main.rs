@@ -178,9 +178,18 @@ async fn run(seconds: usize) -> Vec<Sample> {
 async fn count_client(port: u16) -> Client {
     let mut config = tokio_postgres::Config::new();
     let config = config.host("127.0.0.1").port(port).user("postgres").dbname("postgres");
-    let (client, connection) = config.connect(NoTls).await.expect("PostgreSQL takes us");
-    tokio::spawn(connection);
-    client
+    // it listens before it takes clients
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match config.connect(NoTls).await {
+            Ok((client, connection)) => {
+                tokio::spawn(connection);
+                return client;
+            }
+            Err(error) => assert!(Instant::now() < deadline, "PostgreSQL takes no client: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Server connections open, and opened so far, by database, as the database counts them.
@@ -267,9 +276,9 @@ impl Arena {
         })
         .await
         .expect("the pooler starts");
-        let leaks = load::leak(port, pod.leaks).await;
+        let leaks = load::leak(port, &self.database, pod.leaks).await;
         let orders = timeline::orders(index, pod);
-        let load = tokio::spawn(load::place(port, orders, began, Arc::clone(&self.counts)));
+        let load = tokio::spawn(load::place(port, self.database.clone(), orders, began, Arc::clone(&self.counts)));
         Running { pooler, ends: pod.to, load, leaks }
     }
 

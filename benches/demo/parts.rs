@@ -117,7 +117,7 @@ pub fn fixed(directory: &Path, server: u16, database: &str, limit: u32, idle_tim
     fs::write(
         &file,
         format!(
-            "[databases]\nshop = host=127.0.0.1 port={server} dbname={database} user=postgres\n\
+            "[databases]\n{database} = host=127.0.0.1 port={server} dbname={database} user=postgres\n\
              [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n\
              pool_mode = transaction\ndefault_pool_size = {limit}\nserver_idle_timeout = {idle_timeout}\n\
              max_client_conn = 200\nquery_wait_timeout = 30\nlog_connections = 0\nlog_disconnections = 0\nlog_stats = 0\n"
