@@ -81,7 +81,7 @@ struct Running {
     pooler: Pooler,
     ends: f64,
     load: JoinHandle<()>,
-    leaks: Vec<Client>,
+    leaks: JoinHandle<Vec<Client>>,
 }
 
 struct Arena {
@@ -227,7 +227,7 @@ impl Arena {
             self.running.iter().filter(|(_, pod)| pod.ends <= now).map(|(index, _)| *index).collect();
         for index in over {
             let Some(Running { pooler, load, leaks, .. }) = self.running.remove(&index) else { continue };
-            drop(leaks);
+            leaks.abort();
             tokio::spawn(async move {
                 let _ = tokio::time::timeout(Duration::from_secs(5), load).await;
                 let ended = spawn_blocking(move || match pooler {
@@ -276,7 +276,8 @@ impl Arena {
         })
         .await
         .expect("the pooler starts");
-        let leaks = load::leak(port, &self.database, pod.leaks).await;
+        // beside the run: a leak waits for its server connections like everybody else
+        let leaks = tokio::spawn(load::leak(port, self.database.clone(), pod.leaks));
         let orders = timeline::orders(index, pod);
         let load = tokio::spawn(load::place(port, self.database.clone(), orders, began, Arc::clone(&self.counts)));
         Running { pooler, ends: pod.to, load, leaks }
