@@ -30,6 +30,10 @@ use crate::{
 /// Seconds after which the API server ends a watch: load balancers drop what is silent for 240 s.
 const WATCH_SECONDS: u32 = 200;
 
+/// Objects in one page of a list: a page is held as text and decoded at once, and the memory that the first list of many pods
+/// takes is kept for ever.
+const PAGE: u32 = 100;
+
 /// What a watch tells of its health.
 #[derive(Clone)]
 pub struct Vitals {
@@ -40,7 +44,7 @@ pub struct Vitals {
 }
 
 fn config() -> watcher::Config {
-    watcher::Config::default().timeout(WATCH_SECONDS)
+    watcher::Config::default().timeout(WATCH_SECONDS).page_size(PAGE)
 }
 
 /// Watches one kind into a store. `changed` is told of each object that changed; it may wait.
