@@ -3,13 +3,18 @@
 //!
 //! All of it runs in one thread, so on at most one core. Prometheus runs beside it and scrapes every pod, whose series are
 //! exported by a few ports with the labels that single agents would have. Its queries are counted by itself.
+//!
+//! Every tick is measured twice: as Prometheus answers it, and again with the same answers from a recorder, after Prometheus has
+//! ended: the second is what the operator itself takes, whatever the machine that Prometheus runs on.
 
 mod exposition;
+mod recorder;
 mod report;
 
 use std::{
     collections::BTreeMap,
     fs,
+    net::SocketAddr,
     path::Path,
     process::Command,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -17,6 +22,7 @@ use std::{
 
 use clap::Args;
 use exposition::Fleet;
+use recorder::Recorder;
 use serde_json::json;
 use sluice::{
     contract::{Algorithm, Objective, PodGrant},
@@ -62,31 +68,46 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<Results, Failure> {
     let mut setting = machine::describe()?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut samples = Samples::of("pools,pods,tick,queries,bytes,read_ms,decide_ms,cpu_ms,judged,writes");
+    let mut samples = Samples::of("source,pools,pods,tick,queries,bytes,read_ms,decide_ms,cpu_ms,judged,writes");
     for &pools in &options.pools {
         let scratch = tempfile::tempdir()?;
         let fleet = Fleet { pools, pods_per_pool: options.pods };
         let prometheus = Prometheus::start(fleet, options.seconds, scratch.path())?;
+        let recorder = Recorder::start(prometheus.address)?;
         // a slow reading is a sample, not a failure
-        let configuration =
-            ServerConfiguration { timeout_seconds: 60, ..ServerConfiguration::new(prometheus.url.clone()) };
+        let configuration = ServerConfiguration {
+            timeout_seconds: 60,
+            ..ServerConfiguration::new(format!("http://{}", recorder.address))
+        };
         let server = Server::new("default", configuration);
         let mut operator = Operator::new(fleet);
         runtime.block_on(prometheus.has_scraped(&server, fleet))?;
+        recorder.forget()?;
+        let mut times = Vec::new();
         let mut next = Instant::now();
         // the first tick sets the baselines
         for tick in 0..=options.ticks {
             next += Duration::from_secs(u64::from(options.seconds));
             std::thread::sleep(next.saturating_duration_since(Instant::now()));
             let queries_before = prometheus.queries()?;
-            let sample = runtime.block_on(operator.tick(&server))?;
+            let now_seconds = now_seconds();
+            times.push(now_seconds);
+            let sample = runtime.block_on(operator.tick(&server, now_seconds))?;
             let queries = prometheus.queries()? - queries_before;
             if tick > 0 {
-                let Tick { bytes, read, decide, cpu, judged, writes } = sample;
-                let [read, decide, cpu] = [read, decide, cpu].map(|time| time.as_secs_f64() * 1e3);
-                let pods = pools * options.pods;
+                samples.add(&format!("prometheus,{pools},{},{tick},{queries},{sample}", pools * options.pods));
+            }
+        }
+        drop(prometheus);
+        recorder.replay()?;
+        let mut operator = Operator::new(fleet);
+        for (tick, now_seconds) in times.into_iter().enumerate() {
+            let sample = runtime.block_on(operator.tick(&server, now_seconds))?;
+            if tick > 0 {
                 samples.add(&format!(
-                    "{pools},{pods},{tick},{queries},{bytes},{read:.2},{decide:.2},{cpu:.2},{judged},{writes}"
+                    "recorded,{pools},{},{tick},{},{sample}",
+                    pools * options.pods,
+                    sluice::signals::QUERIES_PER_READ
                 ));
             }
         }
@@ -111,6 +132,14 @@ struct Tick {
     cpu: Duration,
     judged: usize,
     writes: usize,
+}
+
+impl std::fmt::Display for Tick {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { bytes, read, decide, cpu, judged, writes } = self;
+        let [read, decide, cpu] = [read, decide, cpu].map(|time| time.as_secs_f64() * 1e3);
+        write!(f, "{bytes},{read:.2},{decide:.2},{cpu:.2},{judged},{writes}")
+    }
 }
 
 /// The state that the operator keeps of every pool.
@@ -144,10 +173,9 @@ impl Operator {
         }
     }
 
-    async fn tick(&mut self, server: &Server) -> Result<Tick, Failure> {
+    async fn tick(&mut self, server: &Server, now_seconds: f64) -> Result<Tick, Failure> {
         let cpu_before = cpu_of_thread()?;
         let begun = Instant::now();
-        let now_seconds = now_seconds();
         let readings = server.read(now_seconds).await?;
         let read = begun.elapsed();
         let (mut judged, mut writes) = (0, 0);
@@ -222,7 +250,7 @@ impl Pool {
 
 /// The real Prometheus, scraping the fleet.
 struct Prometheus {
-    url: String,
+    address: SocketAddr,
     _process: Process,
 }
 
@@ -235,14 +263,14 @@ impl Prometheus {
         });
         let file = scratch.join("prometheus.yml");
         fs::write(&file, configuration.to_string())?;
-        let url = format!("http://127.0.0.1:{}", free_port()?);
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
         let mut command = Command::new(lab_program("prometheus")?);
         command
             .arg(format!("--config.file={}", file.display()))
             .arg(format!("--storage.tsdb.path={}", scratch.join("data").display()))
-            .arg(format!("--web.listen-address={}", url.trim_start_matches("http://")));
+            .arg(format!("--web.listen-address={address}"));
         let process = Process::start(&mut command, &scratch.join("log"))?;
-        Ok(Self { url, _process: process })
+        Ok(Self { address, _process: process })
     }
 
     /// Waits until every pod can be read.
@@ -265,7 +293,7 @@ impl Prometheus {
     /// Queries that it has answered, by its own count.
     fn queries(&self) -> Result<u64, Failure> {
         let text = wait_for("the metrics of Prometheus", Duration::from_secs(10), || {
-            output(Command::new("curl").args(["-sf", &format!("{}/metrics", self.url)])).ok()
+            output(Command::new("curl").args(["-sf", &format!("http://{}/metrics", self.address)])).ok()
         })?;
         let counts = text.lines().filter(|line| {
             line.starts_with("prometheus_http_requests_total") && line.contains("handler=\"/api/v1/query\"")
