@@ -3,6 +3,7 @@
 
 mod chart;
 mod crds;
+mod demo_bench;
 mod documents;
 mod examples;
 mod figures;
