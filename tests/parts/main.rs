@@ -2,4 +2,5 @@
 // fixtures are built in place
 #![allow(missing_docs, clippy::panic, clippy::unwrap_used, clippy::expect_used)]
 
+mod agent;
 mod prometheus;

@@ -1,0 +1,350 @@
+//! A real PostgreSQL and a real agent with a real PgBouncer, on loopback.
+
+use std::{
+    env, fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use sluice::contract::{
+    ClientSide, Document, GrantDocument, Injection, LimitSource, PodGrant, PoolRevision, RevisionDocument, ServerTls,
+    ServerTlsMode, Settings, StatusReport, Upstream,
+};
+use tempfile::TempDir;
+use tokio_postgres::{Client, Config, NoTls};
+
+/// Longest wait for any state.
+pub const DEADLINE: Duration = Duration::from_secs(90);
+const POOL: &str = "shop";
+
+/// A program of the lab.
+fn program(name: &str) -> PathBuf {
+    let directory = env::var_os("SLUICE_LAB_BIN").expect("SLUICE_LAB_BIN is set by: eval \"$(tests/lab/lab env)\"");
+    Path::new(&directory).join(name)
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Waits until `look` finds something.
+pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+}
+
+/// Ends a process with a signal, and kills it when that takes too long.
+fn end(child: &mut Child, signal: Signal) {
+    let _ = kill_process(Pid::from_child(child), signal);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while child.try_wait().is_ok_and(|status| status.is_none()) {
+        if Instant::now() > deadline {
+            let _ = child.kill();
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Connects, and drives the connection until the client is dropped.
+pub async fn connect(config: &Config) -> Result<Client, tokio_postgres::Error> {
+    let (client, connection) = config.connect(NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// A PostgreSQL server of its own, with a superuser who needs no password.
+pub struct Postgres {
+    pub port: u16,
+    child: Child,
+    _directory: TempDir,
+}
+
+impl Postgres {
+    pub async fn start() -> Self {
+        let directory = TempDir::new().unwrap();
+        let data = directory.path().join("data");
+        let made = Command::new(program("initdb"))
+            .args(["-U", "postgres", "--auth=trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D"])
+            .arg(&data)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        // every role but the superuser logs in with SCRAM, as in production
+        let rules = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
+        fs::write(data.join("pg_hba.conf"), rules).unwrap();
+        let port = free_port();
+        let child = Command::new(program("postgres"))
+            .arg("-D")
+            .arg(&data)
+            .args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="])
+            .args(["-c", "fsync=off", "-c", "max_connections=60"])
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(directory.path().join("log")).unwrap())
+            .spawn()
+            .unwrap();
+        let postgres = Self { port, child, _directory: directory };
+        until("PostgreSQL answers", async || connect(&postgres.admin_config()).await.ok()).await;
+        postgres
+    }
+
+    fn admin_config(&self) -> Config {
+        let mut config = Config::new();
+        config.host("127.0.0.1").port(self.port).user("postgres").dbname("postgres");
+        config
+    }
+
+    pub async fn admin(&self) -> Client {
+        connect(&self.admin_config()).await.unwrap()
+    }
+
+    /// Creates a role and a database of its own.
+    pub async fn create(&self, account: &Account) {
+        let admin = self.admin().await;
+        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+        let password = account.password.replace('\'', "''");
+        let role = format!("CREATE ROLE {} LOGIN PASSWORD '{password}'", quoted(&account.user));
+        admin.batch_execute(&role).await.unwrap();
+        let database = format!("CREATE DATABASE {} OWNER {}", quoted(&account.database), quoted(&account.user));
+        admin.batch_execute(&database).await.unwrap();
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        end(&mut self.child, Signal::INT);
+    }
+}
+
+/// Who logs in where.
+#[derive(Clone, Debug)]
+pub struct Account {
+    pub user: String,
+    pub password: String,
+    pub database: String,
+}
+
+impl Account {
+    pub fn new(user: &str, password: &str, database: &str) -> Self {
+        Self { user: user.to_owned(), password: password.to_owned(), database: database.to_owned() }
+    }
+
+    pub fn shop() -> Self {
+        Self::new("shop", "secret", "shop")
+    }
+}
+
+/// Settings as the operator resolves them, with the limit following the share.
+pub fn settings() -> Settings {
+    serde_json::from_str(
+        r#"{"poolMode": "Transaction", "parameters": {},
+            "health": {"validationQuery": "select 1", "periodSeconds": 10, "queryWaitTimeoutSeconds": 30, "leakThresholdSeconds": 300},
+            "scaling": {"algorithm": "Adaptive", "limitSource": "Share",
+                "objective": {"waitMilliseconds": 20, "maxWaitingPercent": 1.0}, "targetUtilizationPercent": 70,
+                "behavior": {"scaleUp": {"stabilizationWindowSeconds": 0, "selectPolicy": "Max", "policies": [], "tolerance": 0.0},
+                    "scaleDown": {"stabilizationWindowSeconds": 0, "selectPolicy": "Max", "policies": [], "tolerance": 0.0}}}}"#,
+    )
+    .unwrap()
+}
+
+/// The same, with the agent deciding each second.
+pub fn reacting() -> Settings {
+    let mut settings = settings();
+    settings.scaling.limit_source = LimitSource::LocalReaction;
+    settings
+}
+
+/// An agent with the volumes of a pod.
+pub struct Agent {
+    child: Option<Child>,
+    directory: TempDir,
+    http: SocketAddr,
+    injection: Injection,
+    account: Account,
+    pooler: PathBuf,
+}
+
+impl Agent {
+    /// The volumes of a pod whose annotations are not written yet.
+    pub fn new(postgres_port: u16, account: &Account) -> Self {
+        let directory = TempDir::new().unwrap();
+        for volume in ["config/credentials", "run", "state"] {
+            fs::create_dir_all(directory.path().join(volume)).unwrap();
+        }
+        let injection = Injection {
+            v: 1,
+            pool: POOL.to_owned(),
+            namespace: "shop".to_owned(),
+            upstream: Upstream {
+                host: "127.0.0.1".to_owned(),
+                port: postgres_port,
+                database: account.database.clone(),
+                tls: ServerTls { mode: ServerTlsMode::Disabled, own_ca: false },
+            },
+            client: ClientSide { port: free_port(), max_connections: 200 },
+            fixed_hash: String::new(),
+        };
+        let agent = Self {
+            child: None,
+            directory,
+            http: SocketAddr::from(([127, 0, 0, 1], free_port())),
+            injection,
+            account: account.clone(),
+            pooler: program("pgbouncer"),
+        };
+        agent.write("credentials/username", &account.user);
+        agent.write("credentials/password", &account.password);
+        agent
+    }
+
+    /// A running agent: revision 1, and a first grant.
+    pub async fn start(postgres: &Postgres, account: &Account, settings: &Settings, share: u32) -> Self {
+        let mut agent = Self::new(postgres.port, account);
+        agent.revise(1, settings);
+        agent.grant(1, share, share);
+        agent.run();
+        agent.until("the first grant is in force", |status| status.seq == 1).await;
+        agent
+    }
+
+    /// Another program in the place of PgBouncer.
+    pub fn with_pooler(mut self, pooler: &Path) -> Self {
+        pooler.clone_into(&mut self.pooler);
+        self
+    }
+
+    pub fn run(&mut self) {
+        let path = |volume: &str| self.directory.path().join(volume);
+        let log = fs::OpenOptions::new().create(true).append(true).open(path("log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_sluice-agent"))
+            .arg("run")
+            .arg("--config-dir")
+            .arg(path("config"))
+            .arg("--run-dir")
+            .arg(path("run"))
+            .arg("--state-dir")
+            .arg(path("state"))
+            .args(["--listen", &self.http.to_string(), "--pod-uid", "uid-of-the-pod", "--log", "debug"])
+            .arg("--pgbouncer")
+            .arg(&self.pooler)
+            .env("SLUICE_INJECTION", self.injection.render())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+    }
+
+    /// The container ends, as the kubelet ends it; its volumes stay.
+    pub fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            end(&mut child, Signal::TERM);
+        }
+    }
+
+    /// Writes a file of the configuration volume as a whole, as the kubelet does.
+    pub fn write(&self, name: &str, content: &str) {
+        let path = self.directory.path().join("config").join(name);
+        let aside = path.with_extension("aside");
+        fs::write(&aside, content).unwrap();
+        fs::rename(aside, path).unwrap();
+    }
+
+    pub fn remove(&self, name: &str) {
+        fs::remove_file(self.directory.path().join("config").join(name)).unwrap();
+    }
+
+    pub fn revise(&self, revision: u64, settings: &Settings) {
+        let pool = PoolRevision { revision, settings: settings.clone() };
+        self.write("revision", &RevisionDocument { v: 1, pools: [(POOL.to_owned(), pool)].into() }.render());
+    }
+
+    pub fn grant(&self, seq: u64, share: u32, granted: u32) {
+        let grant = PodGrant { seq, share, granted, floor: share.min(1) };
+        self.write("grant", &GrantDocument { v: 1, epoch: 1, pools: [(POOL.to_owned(), grant)].into() }.render());
+    }
+
+    fn get(&self, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect_timeout(&self.http, Duration::from_secs(1)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: agent\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer.split_once("\r\n\r\n")?.1.to_owned())
+    }
+
+    pub fn status(&self) -> Option<StatusReport> {
+        serde_json::from_str(&self.get("/status")?).ok()
+    }
+
+    pub fn metrics(&self) -> String {
+        self.get("/metrics").unwrap_or_default()
+    }
+
+    /// Value of a series by the beginning of its line.
+    pub fn metric(&self, series: &str) -> Option<f64> {
+        self.metrics().lines().find(|line| line.starts_with(series))?.rsplit_once(' ')?.1.parse().ok()
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    pub fn run_dir(&self) -> PathBuf {
+        self.directory.path().join("run")
+    }
+
+    pub fn state_file(&self) -> PathBuf {
+        fs::read_dir(self.directory.path().join("state")).unwrap().next().expect("a file").unwrap().path()
+    }
+
+    pub fn client_port(&self) -> u16 {
+        self.injection.client.port
+    }
+
+    /// Waits for a state of the agent.
+    pub async fn until(&self, what: &str, wanted: impl Fn(&StatusReport) -> bool) -> StatusReport {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let status = self.status();
+            if let Some(status) = status.as_ref().filter(|status| wanted(status)) {
+                return status.clone();
+            }
+            assert!(Instant::now() < deadline, "not in time: {what}: {status:#?}\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    }
+
+    /// What the application uses.
+    pub fn client_config(&self) -> Config {
+        let Account { user, password, database } = &self.account;
+        let mut config = Config::new();
+        config.host("127.0.0.1").port(self.client_port()).user(user).password(password).dbname(database);
+        config
+    }
+
+    pub async fn client(&self) -> Client {
+        connect(&self.client_config()).await.unwrap()
+    }
+
+    /// Process of the pooler: the agent's only child.
+    pub fn pooler_pid(&self) -> Option<Pid> {
+        let agent = self.child.as_ref()?.id();
+        let children = fs::read_to_string(format!("/proc/{agent}/task/{agent}/children")).ok()?;
+        Pid::from_raw(children.split_whitespace().next()?.parse().ok()?)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
