@@ -82,7 +82,10 @@ fn kubectl(words: &[&str]) -> Result<String, Failure> {
 fn install(scratch: &Path) -> Result<(), Failure> {
     let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds");
     kubectl(&["apply", "--server-side", "--filename", &crds.display().to_string()])?;
-    kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "connectionpools.sluice.dev"])?;
+    // kubectl wait fails at once on a definition that has no conditions yet
+    wait_for("the definitions to be served", Duration::from_mins(1), || {
+        kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "connectionpools.sluice.dev"]).ok()
+    })?;
     for namespace in [NAMESPACE, SYSTEM] {
         kubectl(&["create", "namespace", namespace])?;
         // its controller does not run here
