@@ -10,10 +10,22 @@ compile_go() { # DIRECTORY MODULE PACKAGE LDFLAGS
   )
 }
 
+# go_lacking: what is missing of Go, in words; nothing if it will do.
+go_lacking() {
+  local needed=1.25 found
+  found=$(cd / && GOTOOLCHAIN=local go env GOVERSION 2> /dev/null) || found=
+  if [ -z "$found" ]; then
+    echo "Go $needed or newer (https://go.dev/dl)"
+  elif [ "$(printf '%s\n' "$needed" "${found#go}" | sort -V | head -n 1)" != "$needed" ]; then
+    echo "Go $needed or newer: this is ${found#go} (https://go.dev/dl)"
+  fi
+}
+
 # go_binary MODULE PACKAGE GIGABYTES [LDFLAGS]: builds go/MODULE and prints the path of the binary. A cold build needs GIGABYTES of disk.
 go_binary() {
-  local module=$1 package=$2 gigabytes=$3 ldflags=${4:-} binary
-  command -v go > /dev/null || die "go is not there: this level is built from Go modules (Go 1.25 or newer)"
+  local module=$1 package=$2 gigabytes=$3 ldflags=${4:-} binary lacking
+  lacking=$(go_lacking)
+  [ -z "$lacking" ] || die "this level is built from Go modules and needs $lacking"
   binary=$SLUICE_CACHE/bin/$module-$(key "$(go env GOVERSION)" "$ARCH" "$ldflags" "$(digest "$LAB/go/$module")")
   [ -e "$binary" ] || say "building $module (see README.md for how long that takes)"
   once "$binary" "$gigabytes" compile_go "$module" "$package" "$ldflags"
