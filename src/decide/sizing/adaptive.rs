@@ -13,6 +13,7 @@ use super::{
     algorithm::{Context, News, SizingAlgorithm, Wish},
     decision::{Explanation, Reason, Setting},
     demand::Reading,
+    sample::Sample,
     staffing::Staffing,
 };
 
@@ -333,6 +334,19 @@ impl Adaptive {
         self.base = Some(tolerate(self.sizes[choice], base, context));
     }
 
+    /// The fast path before any transaction has finished: nobody knows how long they take, so every client that waits
+    /// gets a connection, as far as the bounds allow.
+    fn react_blindly(&mut self, sample: &Sample, context: &Context) {
+        if sample.waiting > 0.0 && sample.active >= 0.9 * context.current * context.pods {
+            self.raise((sample.busy() + sample.waiting) / context.pods, context);
+        }
+    }
+
+    fn raise(&mut self, floor: f64, context: &Context) {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // clamped to a size; saturates
+        self.floors.push_back((context.now_seconds, floor.ceil().clamp(0.0, f64::from(u32::MAX)) as u32));
+    }
+
     /// The fast path: clients wait although the connections are busy.
     fn react(&mut self, reading: &Reading, context: &Context) {
         if reading.stalled || reading.waiting == 0.0 {
@@ -349,9 +363,7 @@ impl Adaptive {
         {
             need = need.max(4.0 * context.current);
         }
-        let floor = need.min(((reading.busy + reading.waiting) / context.pods).ceil());
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // clamped to a size; saturates
-        self.floors.push_back((context.now_seconds, floor.clamp(0.0, f64::from(u32::MAX)) as u32));
+        self.raise(need.min(((reading.busy + reading.waiting) / context.pods).ceil()), context);
     }
 }
 
@@ -398,6 +410,14 @@ impl SizingAlgorithm for Adaptive {
         }
         for reading in news.quick {
             self.react(reading, context);
+        }
+        if news.unused {
+            self.base = Some(tolerate(context.min, self.base.unwrap_or(context.target), context));
+        }
+        if news.blind
+            && let Some(sample) = news.samples.last()
+        {
+            self.react_blindly(sample, context);
         }
         let expired = context.now_seconds - context.adaptive.hold_seconds;
         while self.floors.front().is_some_and(|&(at, _)| at < expired) {

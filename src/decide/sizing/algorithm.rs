@@ -70,6 +70,10 @@ pub(super) struct News<'a> {
     pub quick: &'a [Reading],
     /// The newest reading that [`learn`](SizingAlgorithm::learn) got in this step.
     pub slow: Option<&'a Reading>,
+    /// Two slow samples in a row show that the pool has never been used: its demand is 0, not unknown.
+    pub unused: bool,
+    /// No transaction has ever finished: how long one takes is not known.
+    pub blind: bool,
 }
 
 /// A rule that turns load into a size.

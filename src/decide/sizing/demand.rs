@@ -32,7 +32,7 @@ pub struct Reading {
     pub mean_wait_seconds: Option<f64>,
     /// Clients waiting at the end.
     pub waiting: f64,
-    /// Server connections linked to a client at the end, leaked ones included: saturation.
+    /// Server connections linked to a client at the end, leaked ones included unless they are set aside: saturation.
     pub active: f64,
     /// The same without the leaked ones: work.
     pub busy: f64,
@@ -57,6 +57,15 @@ impl Meter {
 
     pub(super) fn service_seconds(&self) -> Option<f64> {
         self.service_seconds
+    }
+
+    /// True when no transaction has ever been seen to finish, and none is asked for either: between the sample before and
+    /// this one nothing was busy, nobody waited, nothing finished.
+    pub(super) fn is_unused(&self, sample: &Sample) -> bool {
+        let idle = |sample: &Sample| sample.active <= 0.0 && sample.waiting <= 0.0;
+        let previous = self.previous.filter(|previous| sample.at_seconds > previous.at_seconds);
+        let between = previous.is_some_and(|before| idle(&before) && sample.transactions <= before.transactions);
+        self.service_seconds.is_none() && idle(sample) && between
     }
 
     /// The difference to the sample before. None for the first sample, for one that is not newer, and while no
@@ -118,7 +127,7 @@ impl Meter {
             waiting: sample.waiting,
             active: sample.active,
             busy: sample.busy(),
-            stalled: done == 0.0 && sample.active > 0.0 && sample.waiting > 0.0,
+            stalled: done == 0.0 && sample.busy() > 0.0 && sample.waiting > 0.0,
         })
     }
 }

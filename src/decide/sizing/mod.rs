@@ -89,6 +89,8 @@ use crate::contract::Algorithm;
 const EARLY_SECONDS: f64 = 0.5;
 /// Samples closer than this are the same one.
 const SAME_SECONDS: f64 = 1e-3;
+/// From this busy share of the size on, connections and not clients are scarce.
+const SATURATED_SHARE: f64 = 0.9;
 /// A wider sample is needed when transactions are longer than it: so many service times.
 const SERVICE_TIMES_PER_SAMPLE: f64 = 4.0;
 /// And never wider than this.
@@ -212,6 +214,9 @@ pub struct Sizer {
     seen_seconds: f64,
     /// Clients hide the demand: more than half the size waited at the newest reading.
     hidden: bool,
+    /// Leaked connections that clients have waited for: they come on top of what the load asks for, until they end.
+    #[serde(default)]
+    set_aside: u32,
 }
 
 impl Default for Sizer {
@@ -227,6 +232,7 @@ impl Default for Sizer {
             asked: None,
             seen_seconds: 0.0,
             hidden: false,
+            set_aside: 0,
         }
     }
 }
@@ -239,6 +245,8 @@ struct Read {
     quick: Vec<Reading>,
     /// Seconds in which no figure moved although connections were busy.
     still_seconds: Option<f64>,
+    /// A slow sample was due, and the pool has never been used.
+    unused: bool,
 }
 
 /// The decision as it grows along the chain of guards.
@@ -273,28 +281,24 @@ impl Sizer {
             Automation::Recommend | Automation::Paused => self.recommended.unwrap_or(observation.target),
         };
         self.confirm(settings, target);
-        let context = Self::context(settings, observation, target, now);
         let (fresh, signal) = self.fresh(observation);
-        let Read { slow, quick, still_seconds } = self.read(settings, &fresh, &context);
+        self.set_leaks_aside(&fresh, observation.current);
+        let bounds = &self.bounds_of_the_rest(&observation.bounds);
+        let context = self.context(settings, observation, bounds, target, now);
+        let begun = self.quick.previous().is_some();
+        let Read { slow, quick, still_seconds, unused } = self.read(settings, &fresh, &context);
         let signal = still_seconds.map_or(signal, |seconds| Signal::Still { seconds });
 
-        let bounds = &observation.bounds;
         let held = guard::signal::check(signal, target).or_else(|| guard::stalled::check(slow.as_ref(), target));
-        let (wish, mut draft) = match held {
-            Some(limit) => {
-                if limit.reason == Reason::DatabaseStalled {
-                    self.hidden = true;
-                }
-                let wish = Wish { size: limit.size, base: limit.size, reason: limit.reason };
-                let mut draft =
-                    Draft { size: limit.size, reason: limit.reason, message: String::new(), limits: Vec::new() };
-                draft.apply(Some(limit));
-                (wish, draft)
-            }
-            None => {
-                self.pursue(settings, &News { samples: &fresh, quick: &quick, slow: slow.as_ref() }, &context, bounds)
-            }
+        let (wish, mut draft) = if let Some(limit) = held {
+            self.hold(limit)
+        } else {
+            let blind = begun && self.quick.service_seconds().is_none();
+            let news = News { samples: &fresh, quick: &quick, slow: slow.as_ref(), unused, blind };
+            let (wish, draft) = self.pursue(settings, &news, &context, bounds);
+            self.add_leaks(wish, draft)
         };
+        let bounds = &observation.bounds;
         draft.apply(guard::bounds::check(draft.size, bounds));
 
         let recommended = draft.size;
@@ -303,7 +307,7 @@ impl Sizer {
         self.asked = (recommended != target).then_some(Asked { at_seconds: now, from: target, to: recommended });
 
         let explanation = self.state.algorithm().explain(&context);
-        let clamp = |size: u32| size.clamp(bounds.least(), bounds.most());
+        let clamp = |size: u32| size.saturating_add(self.set_aside).clamp(bounds.least(), bounds.most());
         Decision {
             size: draft.size,
             reason: draft.reason,
@@ -341,14 +345,51 @@ impl Sizer {
         }
     }
 
-    fn context<'a>(settings: &'a SizingSettings, observation: &Observation, target: u32, now: f64) -> Context<'a> {
+    /// A leaked connection is no demand, and no room either. Once clients wait while all connections are taken, the
+    /// leaked ones are set aside until they end: what is sized is the rest.
+    fn set_leaks_aside(&mut self, fresh: &[Sample], current: u32) {
+        let Some(newest) = fresh.last() else { return };
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // checked: not negative; saturates
+        let leaked = newest.leaked.min(newest.active) as u32;
+        let in_the_way = newest.waiting > 0.0 && newest.active >= SATURATED_SHARE * f64::from(current);
+        if self.set_aside > 0 || in_the_way {
+            self.set_aside = leaked;
+        }
+    }
+
+    /// What the bounds leave for connections that are not set aside.
+    fn bounds_of_the_rest(&self, bounds: &Bounds) -> Bounds {
+        let rest = |size: u32| size.saturating_sub(self.set_aside);
+        Bounds { min: rest(bounds.min), max: rest(bounds.max), share: bounds.share.map(rest) }
+    }
+
+    /// The size of the whole pool: what the load asks for, and what is set aside.
+    fn add_leaks(&self, wish: Wish, mut draft: Draft) -> (Wish, Draft) {
+        if self.set_aside == 0 {
+            return (wish, draft);
+        }
+        let whole = |size: u32| size.saturating_add(self.set_aside);
+        draft.size = whole(draft.size);
+        draft.message = format!("{}, and {} more that are leaked", draft.message, self.set_aside);
+        (Wish { size: whole(wish.size), base: whole(wish.base), ..wish }, draft)
+    }
+
+    fn context<'a>(
+        &self,
+        settings: &'a SizingSettings,
+        observation: &Observation,
+        bounds: &Bounds,
+        target: u32,
+        now: f64,
+    ) -> Context<'a> {
         let pods = observation.pods.max(1);
-        let bounds = &observation.bounds;
+        let current = observation.current.max(1).saturating_sub(self.set_aside);
+        let target = target.saturating_sub(self.set_aside);
         Context {
             now_seconds: now,
             interval_seconds: Some(observation.interval_seconds).filter(|s| s.is_finite() && *s > 0.0).unwrap_or(1.0),
             pods: f64::from(pods),
-            current: f64::from(observation.current.max(1)) / f64::from(pods),
+            current: f64::from(current) / f64::from(pods),
             target: target.div_ceil(pods),
             min: (bounds.min / pods).max(1),
             max: bounds.max.div_ceil(pods).max(1),
@@ -358,7 +399,7 @@ impl Sizer {
             violation_share: settings.objective.max_waiting_percent / 100.0,
             target_utilization: f64::from(settings.target_utilization_percent.max(1)) / 100.0,
             adaptive: &settings.adaptive,
-            pool: Whole { current: observation.current, target, min: bounds.min, max: bounds.max },
+            pool: Whole { current, target, min: bounds.min, max: bounds.max },
         }
     }
 
@@ -388,7 +429,9 @@ impl Sizer {
 
     /// Feeds the meters and the algorithm's memory. Returns the newest slow reading and every quick one.
     fn read(&mut self, settings: &SizingSettings, fresh: &[Sample], context: &Context) -> Read {
-        let mut read = Read { slow: None, quick: Vec::with_capacity(fresh.len()), still_seconds: None };
+        let mut read = Read { slow: None, quick: Vec::with_capacity(fresh.len()), still_seconds: None, unused: false };
+        let set_aside = f64::from(self.set_aside);
+        let rest = |reading: Reading| Reading { active: (reading.active - set_aside).max(0.0), ..reading };
         for sample in fresh {
             let since = self.slow.previous().map(|last| (sample.at_seconds - last.at_seconds, sample.repeats(last)));
             let due = since
@@ -397,14 +440,15 @@ impl Sizer {
                 read.still_seconds = since.and_then(|(seconds, repeats)| repeats.then_some(seconds));
             }
             if due && read.still_seconds.is_none() {
-                read.slow = self.slow.add(sample, settings.leak_threshold_seconds);
+                read.unused = self.slow.is_unused(sample);
+                read.slow = self.slow.add(sample, settings.leak_threshold_seconds).map(rest);
                 if let Some(reading) = &read.slow {
                     self.seen_seconds += reading.dt_seconds.min(LONGEST_STEP_SECONDS);
                     self.hidden = reading.waiting > 0.5 * context.current * context.pods;
                     self.state.algorithm().learn(reading, context);
                 }
             }
-            read.quick.extend(self.quick.add(sample, settings.leak_threshold_seconds));
+            read.quick.extend(self.quick.add(sample, settings.leak_threshold_seconds).map(rest));
         }
         read
     }
@@ -417,6 +461,17 @@ impl Sizer {
             }
             _ => settings.sample_seconds,
         }
+    }
+
+    /// The size stays: the load cannot be judged.
+    fn hold(&mut self, limit: Limit) -> (Wish, Draft) {
+        if limit.reason == Reason::DatabaseStalled {
+            self.hidden = true;
+        }
+        let wish = Wish { size: limit.size, base: limit.size, reason: limit.reason };
+        let mut draft = Draft { size: limit.size, reason: limit.reason, message: String::new(), limits: Vec::new() };
+        draft.apply(Some(limit));
+        (wish, draft)
     }
 
     /// The algorithm's wish and the guards that depend on it.

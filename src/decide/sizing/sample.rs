@@ -87,7 +87,7 @@ impl Sample {
     /// transactions that last longer than the readings are apart. Neither says what the load is.
     pub(super) fn repeats(&self, earlier: &Self) -> bool {
         let still = Self { at_seconds: earlier.at_seconds, ..*self } == *earlier;
-        still && self.active > 0.0 && self.waiting == 0.0
+        still && self.busy() > 0.0 && self.waiting == 0.0
     }
 
     /// True when a counter is below what it was: the pooler restarted.

@@ -6,6 +6,7 @@ mod decide_command;
 mod edges;
 mod golden;
 mod guards;
+mod leaks;
 mod properties;
 
 use sluice::{
