@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::{
     api::{ConnectionPool, ConnectionPoolStatus},
     decide::{
+        effective::EffectivePool,
         load::LoadState,
         plan::{Failure, Progress, RevisionSeen, SizingSeen, Uninjected, UnixSeconds},
         shares::{PodDemand, Proof},
@@ -30,8 +31,10 @@ pub struct PoolMemory {
     pub sizer: Sizer,
     /// The target asked for last.
     pub target: Option<u32>,
-    /// What the last tick said.
+    /// What was decided last.
     pub sizing: Option<SizingSeen>,
+    /// For which spec that was.
+    pub decided_for: Option<DecidedFor>,
     /// What the load asks of each pod, by its name.
     pub demands: BTreeMap<String, PodDemand>,
     /// What Prometheus says of each pod's grant, by its name: the slower way to a proof.
@@ -48,6 +51,20 @@ pub struct PoolMemory {
     pub uninjected: Option<(Uninjected, Instant, i64)>,
     /// The last change that failed.
     pub failure: Option<Failure>,
+}
+
+/// The spec that a decision was made for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecidedFor {
+    generation: Option<i64>,
+    class: Option<(String, Option<i64>)>,
+}
+
+impl DecidedFor {
+    /// The pool as it is, merged with its class as that is.
+    pub fn of(pool: &ConnectionPool, effective: &EffectivePool) -> Self {
+        Self { generation: pool.metadata.generation, class: effective.class.clone() }
+    }
 }
 
 /// What is remembered of all pools.

@@ -23,6 +23,7 @@ mod prove;
 mod queue;
 mod reconcile;
 mod revision;
+mod sizing;
 mod status;
 mod tick;
 mod watch;
@@ -285,13 +286,14 @@ async fn lead(
         events: events::Events::new(client.clone(), args.pod_name.clone()),
         memories: memory::Memories::default(),
         queue,
+        tick: args.tick(),
         metrics: vitals.metrics.clone(),
     });
     let working = async {
         tokio::join!(
             classes::ensure(client, &context.writer),
             budgets::run(context.clone()),
-            tick::run(context.clone(), servers, args.tick()),
+            tick::run(context.clone(), servers),
             look_at_pools(context.clone(), requests),
         )
     };

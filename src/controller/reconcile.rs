@@ -17,7 +17,9 @@ use super::{
     pods::PodIndex,
     prove::Prover,
     queue::Queue,
-    revision, status,
+    revision,
+    sizing::{self, Subject},
+    status,
 };
 use crate::{
     api::ConnectionPool,
@@ -55,6 +57,8 @@ pub struct Context {
     pub memories: Memories,
     /// Which pools to look at next.
     pub queue: Queue,
+    /// Time between two readings of Prometheus.
+    pub tick: Duration,
     /// Metrics of the operator.
     pub metrics: Metrics,
 }
@@ -152,6 +156,9 @@ fn observe_and_plan(
     let facts = context.pods.of(key);
     let mut memory = memory.lock();
     let around = context.stores.around(key, pool, &context.pods, &memory.created);
+    if let Ok(effective) = &around.effective {
+        sizing::follow_spec(context, Subject { key, pool, effective }, &mut memory, now);
+    }
     let pods = observe::pods(facts, &context.prover, &memory);
     let told = memory.told.as_ref().map(|(told, _)| told).or(pool.status.as_ref());
     let observed = Observed {

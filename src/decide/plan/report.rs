@@ -143,7 +143,8 @@ fn summary(observed: &Observed, figures: &Figures, size: Option<u32>, conditions
     let pods = observed.pods.len();
     let size = size.map_or_else(|| "Size unknown".to_owned(), |size| format!("Size {size}"));
     let of = format!("{size} of share {} on {pods} pods", figures.share);
-    let Some(sizing) = observed.sizing else {
+    // a spec that cannot be put into force has no target: what was decided for another one says nothing about it
+    let (Some(sizing), Ok(_)) = (observed.sizing, observed.effective) else {
         return match figures.target {
             Some(target) => format!("{of}; target {target} until the load is known"),
             None => format!("{of}; {}", first_problem(conditions)),

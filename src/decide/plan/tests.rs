@@ -306,6 +306,11 @@ fn a_refused_pool_changes_nothing_and_says_why() {
     assert!(plan.create.is_none() && plan.patches.is_empty() && plan.prune.is_empty());
     let ready = &plan.report.conditions[0];
     assert_eq!((ready.status, ready.reason), (ConditionStatus::False, "ClassNotFound"));
+
+    world.sizing = Some(sized(11, Reason::Demand));
+    let plan = world.plan_that(|observed| observed.effective = Err(&refusal), None);
+    let summary = &plan.report.summary;
+    assert!(summary.contains("no such class") && !summary.contains("target"), "{summary}");
 }
 
 #[test]

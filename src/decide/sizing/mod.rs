@@ -271,6 +271,23 @@ impl Draft {
 impl Sizer {
     /// Decides once. Deterministic: the same state, settings and observation give the same decision.
     pub fn decide(&mut self, settings: &SizingSettings, observation: &Observation) -> Decision {
+        let (fresh, signal) = self.fresh(observation);
+        self.step(settings, observation, &fresh, signal)
+    }
+
+    /// Decides again on what was decided on last: nothing new was read, and settings, bounds or mode have changed. The
+    /// samples of the observation are not looked at.
+    pub fn decide_again(&mut self, settings: &SizingSettings, observation: &Observation) -> Decision {
+        self.step(settings, observation, &[], Signal::Fresh)
+    }
+
+    fn step(
+        &mut self,
+        settings: &SizingSettings,
+        observation: &Observation,
+        fresh: &[Sample],
+        signal: Signal,
+    ) -> Decision {
         if self.state.runs() != settings.algorithm {
             self.state = State::new(settings.algorithm);
         }
@@ -281,12 +298,11 @@ impl Sizer {
             Automation::Recommend | Automation::Paused => self.recommended.unwrap_or(observation.target),
         };
         self.confirm(settings, target);
-        let (fresh, signal) = self.fresh(observation);
-        self.set_leaks_aside(&fresh, observation.current);
+        self.set_leaks_aside(fresh, observation.current);
         let bounds = &self.bounds_of_the_rest(&observation.bounds);
         let context = self.context(settings, observation, bounds, target, now);
         let begun = self.quick.previous().is_some();
-        let Read { slow, quick, still_seconds, unused } = self.read(settings, &fresh, &context);
+        let Read { slow, quick, still_seconds, unused } = self.read(settings, fresh, &context);
         let signal = still_seconds.map_or(signal, |seconds| Signal::Still { seconds });
 
         let held = guard::signal::check(signal, target).or_else(|| guard::stalled::check(slow.as_ref(), target));
@@ -294,7 +310,7 @@ impl Sizer {
             self.hold(limit)
         } else {
             let blind = begun && self.quick.service_seconds().is_none();
-            let news = News { samples: &fresh, quick: &quick, slow: slow.as_ref(), unused, blind };
+            let news = News { samples: fresh, quick: &quick, slow: slow.as_ref(), unused, blind };
             let (wish, draft) = self.pursue(settings, &news, &context, bounds);
             self.add_leaks(wish, draft)
         };

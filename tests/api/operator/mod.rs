@@ -2,6 +2,7 @@
 
 mod pods;
 mod process;
+mod prometheus;
 
 use std::{
     sync::{
@@ -27,6 +28,7 @@ use tokio::{
 use self::{
     pods::{FakePod, create, grant_of},
     process::{Operator, turn},
+    prometheus::Prometheus,
 };
 use crate::cluster::{Cluster, eventually, object, parse, pool};
 
@@ -378,6 +380,42 @@ async fn recommend_and_paused_change_nothing_and_tell_everything() {
     assert_eq!(grants, join_all(pods.iter().map(|pod| pod.grant("shop"))).await, "paused: nothing moves");
     shop.change(json!({"paused": false})).await;
     shop.shares(&pods, &[5, 5]).await;
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_status_that_names_a_generation_speaks_of_that_spec_even_between_two_scrapes() {
+    let _turn = turn().await;
+    let recommend = "  mode: Recommend\n  scaling: {minAllowed: 2, maxAllowed: 40, fixedLimitPerPod: 3}\n";
+    let shop = Shop::new("operator", recommend).await;
+    let prometheus = Prometheus::start(&shop.cluster.namespace, &["shop-0", "shop-1"], "5s").await;
+    let configuration = prometheus.configuration();
+    let operator = Operator::start(&shop.cluster, "a", &["--tick-seconds", "1", "--prometheus-config", &configuration]);
+    operator.leads().await;
+    let pods = shop.pods(2).await;
+    shop.shares(&pods, &[3, 3]).await;
+    shop.condition("ScalingActive", "True/SignalsFresh").await;
+    let summary = eventually("it says that it only recommends", || async {
+        shop.status().await.summary.filter(|summary| summary.contains("Recommend"))
+    })
+    .await;
+    assert!(summary.contains("recommended only"), "{summary}");
+
+    for (spec, says, says_not) in [
+        (json!({"mode": "Apply", "scaling": {"fixedLimitPerPod": null}}), "target", "Recommend"),
+        (json!({"paused": true}), "(paused)", "Recommend"),
+        (json!({"paused": false}), "target", "paused"),
+    ] {
+        shop.change(spec).await;
+        let status = eventually("the change is told", || async {
+            let pool = shop.pools().get("shop").await.ok()?;
+            pool.status.filter(|status| status.observed_generation == pool.metadata.generation)
+        })
+        .await;
+        let summary = status.summary.unwrap_or_default();
+        assert!(summary.contains(says) && !summary.contains(says_not), "{says}, not {says_not}: {summary}");
+    }
     shop.end().await;
 }
 

@@ -34,6 +34,25 @@ fn a_stale_sample_holds_the_size() {
 }
 
 #[test]
+fn a_changed_spec_is_decided_on_at_once_with_the_load_that_was_read_last() {
+    for algorithm in [Algorithm::Adaptive, Algorithm::TargetUtilization] {
+        let mut story = Story::new(algorithm);
+        story.automation = Automation::Recommend;
+        let recommended = story.run(1800.0, STEADY).recommendation.target;
+        assert!(recommended > 7 && story.size == 5, "{recommended}");
+        story.now += 1.0;
+        story.automation = Automation::Apply;
+        let applied = story.decide_again();
+        // Adaptive goes there at once, TargetUtilization doubles at most
+        assert!((8..=recommended).contains(&applied.size), "{} of {recommended}", applied.size);
+        assert!(!applied.message.contains("Recommend"), "{}", applied.message);
+        story.bounds.max = 7;
+        let bounded = story.decide_again();
+        assert_eq!((bounded.size, bounded.reason), (7, Reason::MaxSize), "{}", bounded.message);
+    }
+}
+
+#[test]
 fn a_reading_that_repeats_its_figures_under_a_new_time_holds_the_size() {
     let mut story = Story::new(Algorithm::Adaptive);
     let before = story.run(1800.0, STEADY).size;

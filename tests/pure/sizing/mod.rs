@@ -73,7 +73,20 @@ impl Story {
 
     /// One tick with these samples; the decision is carried out.
     pub fn decide(&mut self, samples: &[Sample]) -> Decision {
-        let observation = Observation {
+        let decision = self.sizer.decide(&self.settings, &Observation { samples, ..self.observation() });
+        self.size = decision.size;
+        decision
+    }
+
+    /// The spec has changed between two readings; the decision is carried out.
+    pub fn decide_again(&mut self) -> Decision {
+        let decision = self.sizer.decide_again(&self.settings, &self.observation());
+        self.size = decision.size;
+        decision
+    }
+
+    fn observation(&self) -> Observation<'static> {
+        Observation {
             now_seconds: self.now,
             interval_seconds: self.interval,
             pods: self.pods,
@@ -81,11 +94,8 @@ impl Story {
             target: self.size,
             bounds: self.bounds,
             automation: self.automation,
-            samples,
-        };
-        let decision = self.sizer.decide(&self.settings, &observation);
-        self.size = decision.size;
-        decision
+            samples: &[],
+        }
     }
 
     /// One tick after an interval of this load.

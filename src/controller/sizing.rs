@@ -1,0 +1,300 @@
+//! One pool's target: the load judged, sized and remembered, at each tick and whenever its spec has changed since.
+
+use std::{
+    collections::{BTreeMap, HashMap, hash_map::DefaultHasher},
+    hash::{Hash, Hasher},
+};
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use super::{
+    memory::{DecidedFor, PoolMemory},
+    pods::PodFacts,
+    reconcile::Context,
+};
+use crate::{
+    api::{self, ConnectionPool, Mode},
+    decide::{
+        effective::EffectivePool,
+        load::{Completeness, ExpectedPod, HoldReason, Judgement, Load, LoadFigures, LoadInput, PodFigures, Stage},
+        plan::{Change, LoadSeen, Proof, SidecarSeen, SizingSeen, Trouble},
+        shares::PodPhase,
+        sizing::{Automation, Bounds, Decision, Observation, SizingSettings},
+    },
+    signals::{PoolKey, Readings},
+};
+
+/// A sidecar that started less than this ago need not report yet, in seconds.
+const MAY_BE_SILENT_SECONDS: i64 = 60;
+/// Readings are too old after this many seconds where no server says otherwise.
+const STALE_AFTER_SECONDS: f64 = 90.0;
+
+/// The pool that is sized, and what is in force for it.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    /// Its key.
+    pub key: &'a PoolKey,
+    /// The object.
+    pub pool: &'a ConnectionPool,
+    /// Merged with its class.
+    pub effective: &'a EffectivePool,
+}
+
+/// What one server said at one tick.
+pub struct Said {
+    /// The load of all pools, or why it could not be read.
+    pub readings: Result<Readings, String>,
+    /// What the users' own queries yielded.
+    pub overrides: HashMap<PoolKey, BTreeMap<api::Signal, Result<f64, String>>>,
+    /// Seconds after which a reading is too old.
+    pub stale_after_seconds: f64,
+}
+
+/// Judges the load of one pool by what the server of this name said, and sizes it.
+pub fn decide(
+    context: &Context,
+    subject: Subject,
+    (server, said): (&str, Option<&Said>),
+    wait_p95_seconds: Option<f64>,
+    now: Timestamp,
+) {
+    let Subject { key, pool, effective } = subject;
+    let facts = context.pods.of(key);
+    let memory = context.memories.of(key, pool);
+    let mut memory = memory.lock();
+    let target = memory.target.unwrap_or_else(|| target_before(pool, key, &facts, effective));
+    let load = judge(&mut memory.load, key, &facts, said, server, now);
+    let (sample, trouble, completeness) = match &load.judgement {
+        Judgement::New { sample, completeness } => (Some(*sample), None, *completeness),
+        // no pod was scraped since the last tick: the last decision stands
+        Judgement::Unchanged if memory.sizing.is_some() => {
+            if let Some(sizing) = memory.sizing.as_mut() {
+                sizing.load = load.figures.map(|figures| seen(&figures, wait_p95_seconds));
+            }
+            return;
+        }
+        Judgement::Unchanged => (None, None, Completeness::Complete),
+        Judgement::Hold { reason, message } => {
+            let reason = match reason {
+                HoldReason::PrometheusUnavailable if said.is_none() => "PrometheusNotConfigured",
+                reason => reason.as_str(),
+            };
+            (None, Some(Trouble { reason, message: message.clone() }), Completeness::Complete)
+        }
+    };
+    let observation = observation(context, subject, &facts, target, now);
+    let decision = memory
+        .sizer
+        .decide(&SizingSettings::from(&effective.settings), &Observation { samples: sample.as_slice(), ..observation });
+    let (decision, trouble) = never_shrink_in_the_dark(decision, trouble, completeness, target);
+    let load_seen = load.figures.map(|figures| seen(&figures, wait_p95_seconds));
+    memory.demands = load.demands;
+    memory.proofs = load.proofs;
+    conclude(context, subject, &mut memory, (decision, trouble, load_seen), target, now);
+}
+
+/// Decides again, on the load as it was judged last, when the spec or its class is another than at the last decision: what
+/// is told of a generation is decided for it.
+pub fn follow_spec(context: &Context, subject: Subject, memory: &mut PoolMemory, now: Timestamp) {
+    let Some(last) = memory.sizing.clone() else { return };
+    if memory.decided_for == Some(DecidedFor::of(subject.pool, subject.effective)) {
+        return;
+    }
+    let facts = context.pods.of(subject.key);
+    let target = memory.target.unwrap_or_else(|| target_before(subject.pool, subject.key, &facts, subject.effective));
+    let observation = observation(context, subject, &facts, target, now);
+    let settings = SizingSettings::from(&subject.effective.settings);
+    // what was held for lack of knowledge stays held
+    let is_held = last.trouble.is_some() || last.decision.limits.iter().any(|limit| limit.reason.is_hold());
+    let decision = if is_held {
+        memory.sizer.decide(&settings, &observation)
+    } else {
+        memory.sizer.decide_again(&settings, &observation)
+    };
+    conclude(context, subject, memory, (decision, last.trouble, last.load), target, now);
+}
+
+/// Remembers a decision, and tells of it when the target is another.
+fn conclude(
+    context: &Context,
+    Subject { key, pool, effective }: Subject,
+    memory: &mut PoolMemory,
+    (decision, trouble, load): (Decision, Option<Trouble>, Option<LoadSeen>),
+    target: u32,
+    now: Timestamp,
+) {
+    context.metrics.decided(decision.reason.as_str());
+    let told_before = memory.sizing.as_ref().map_or(target, |sizing| sizing.decision.recommendation.target);
+    let to = decision.recommendation.target;
+    let change = if to == told_before {
+        memory.sizing.as_ref().and_then(|sizing| sizing.change.clone())
+    } else {
+        let change = Change {
+            id: decision_id(pool, now, told_before, to),
+            reason: decision.reason.as_str().to_owned(),
+            from: told_before,
+            to,
+            message: decision.message.clone(),
+            at: now.as_second(),
+        };
+        tracing::info!(
+            pool = %key, decision = change.id, reason = change.reason, from = change.from, to = change.to,
+            why = change.message, demand = decision.explanation.demand, "target changed"
+        );
+        Some(change)
+    };
+    memory.target = Some(decision.size);
+    memory.decided_for = Some(DecidedFor::of(pool, effective));
+    memory.sizing = Some(SizingSeen { decision, load, trouble, change });
+}
+
+/// What was read of one pool, judged.
+fn judge(
+    state: &mut crate::decide::load::LoadState,
+    key: &PoolKey,
+    facts: &[PodFacts],
+    said: Option<&Said>,
+    server: &str,
+    now: Timestamp,
+) -> Load {
+    let expected: Vec<ExpectedPod> = facts
+        .iter()
+        .map(|pod| ExpectedPod {
+            name: &pod.name,
+            uid: &pod.uid,
+            stage: match pod.phase {
+                PodPhase::Terminating => Stage::Ending,
+                _ if pod.sidecar == SidecarSeen::NotRunning => Stage::Starting,
+                _ if now.as_second() - pod.created < MAY_BE_SILENT_SECONDS => Stage::Starting,
+                _ => Stage::Running,
+            },
+        })
+        .collect();
+    let not_configured = format!(
+        "the operator's configuration has no Prometheus named {server:?}; add it to --prometheus-config (chart: \
+         prometheus.servers), or correct spec.scaling.metrics.prometheusRef"
+    );
+    let nothing = BTreeMap::new();
+    // a pod of the same name may be gone: what was measured before this one existed is not its own
+    let own = said.and_then(|said| said.readings.as_ref().ok()).map(|readings| -> BTreeMap<String, PodFigures> {
+        let pods = readings.pods_of(key).iter();
+        let is_own = |name: &str, figures: &PodFigures| {
+            let created = facts.iter().find(|pod| pod.name == name).map(|pod| pod.created);
+            created.is_some_and(|created| figures.sample.at_seconds >= seconds_of(created))
+        };
+        pods.filter(|(name, figures)| is_own(name, figures)).map(|(name, figures)| (name.clone(), *figures)).collect()
+    });
+    let read = match (said, &own) {
+        (None, _) => Err(not_configured.as_str()),
+        (Some(_), Some(own)) => Ok(own),
+        (Some(said), None) => Err(said.readings.as_ref().err().map_or("nothing was read", String::as_str)),
+    };
+    state.step(&LoadInput {
+        now_seconds: now.as_duration().as_secs_f64(),
+        expected: &expected,
+        read,
+        overrides: said.and_then(|said| said.overrides.get(key)).unwrap_or(&nothing),
+        stale_after_seconds: said.map_or(STALE_AFTER_SECONDS, |said| said.stale_after_seconds),
+    })
+}
+
+/// What is known of the pool beside its load.
+fn observation<'a>(
+    context: &Context,
+    Subject { pool, effective, .. }: Subject,
+    facts: &[PodFacts],
+    target: u32,
+    now: Timestamp,
+) -> Observation<'a> {
+    let running = facts.iter().filter(|pod| pod.sidecar == SidecarSeen::Running).count();
+    Observation {
+        now_seconds: now.as_duration().as_secs_f64(),
+        interval_seconds: context.tick.as_secs_f64(),
+        pods: u32::try_from(running).unwrap_or(u32::MAX),
+        current: current_size(context, facts).unwrap_or(target),
+        target,
+        bounds: Bounds { min: effective.min_allowed, max: effective.max_allowed, share: None },
+        automation: match (pool.spec.paused, pool.spec.mode) {
+            (true, _) => Automation::Paused,
+            (false, Mode::Recommend) => Automation::Recommend,
+            (false, Mode::Apply) => Automation::Apply,
+        },
+        samples: &[],
+    }
+}
+
+/// While pods are missing in the figures the load is at least what was seen: the target may grow and not shrink.
+fn never_shrink_in_the_dark(
+    mut decision: Decision,
+    trouble: Option<Trouble>,
+    completeness: Completeness,
+    target: u32,
+) -> (Decision, Option<Trouble>) {
+    let Completeness::LowerBound { missing } = completeness else { return (decision, trouble) };
+    if decision.recommendation.target >= target {
+        return (decision, trouble);
+    }
+    let message = format!(
+        "{missing} pods are missing in Prometheus: the load is at least what was seen, so the target stays at {target} \
+         instead of {}; check the targets of the scrape job",
+        decision.recommendation.target
+    );
+    decision.size = decision.size.max(target);
+    decision.recommendation.target = target;
+    decision.recommendation.upper_bound = decision.recommendation.upper_bound.max(target);
+    decision.message.clone_from(&message);
+    (decision, Some(Trouble { reason: "PodsNotReporting", message }))
+}
+
+/// The target before the first decision of this process: what was told last, else what the pods may open.
+fn target_before(pool: &ConnectionPool, key: &PoolKey, facts: &[PodFacts], effective: &EffectivePool) -> u32 {
+    let told = pool.status.as_ref().and_then(|status| status.recommendation).map(|told| told.target);
+    let shares = facts.iter().filter_map(|pod| pod.grant.last_known()?.pools.get(&key.name));
+    let share = shares.fold(0, |sum: u32, grant| sum.saturating_add(grant.share));
+    let target = told.or((share > 0).then_some(share)).unwrap_or(effective.min_allowed);
+    target.clamp(effective.min_allowed, effective.max_allowed)
+}
+
+/// Sum of the limits that agents read back; none while none has.
+fn current_size(context: &Context, facts: &[PodFacts]) -> Option<u32> {
+    let limits: Vec<u32> = facts
+        .iter()
+        .filter_map(|pod| match context.prover.proof(&pod.uid) {
+            Proof::Report(report) => report.limits.map(|limits| limits.pool_size),
+            _ => None,
+        })
+        .collect();
+    (!limits.is_empty()).then(|| limits.iter().sum())
+}
+
+fn seen(figures: &LoadFigures, wait_p95_seconds: Option<f64>) -> LoadSeen {
+    LoadSeen {
+        demand: figures.demand,
+        held: whole(figures.held),
+        active: whole(figures.active),
+        waiting: whole(figures.waiting),
+        leaked: figures.leaked.map(whole),
+        wait_p95_milliseconds: wait_p95_seconds
+            .filter(|seconds| seconds.is_finite())
+            .map(|seconds| whole(seconds * 1000.0)),
+        age_seconds: whole(figures.oldest_age_seconds),
+    }
+}
+
+/// A count that travelled as a float.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturates; NaN becomes 0
+fn whole(figure: f64) -> u32 {
+    figure.round() as u32
+}
+
+fn seconds_of(unix: i64) -> f64 {
+    unix as f64
+}
+
+/// Short enough to be said aloud, and different each time.
+fn decision_id(pool: &ConnectionPool, now: Timestamp, from: u32, to: u32) -> String {
+    let mut hasher = DefaultHasher::new();
+    (pool.uid(), now.as_nanosecond(), from, to).hash(&mut hasher);
+    format!("d-{:06x}", hasher.finish() & 0x00ff_ffff)
+}
