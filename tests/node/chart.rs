@@ -4,81 +4,25 @@ use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use serde_json::Value;
 
-use crate::cluster::{
-    OPERATOR, RELEASE, SYSTEM, alone, apply, audit_mark, audited, condition, get, helm_upgrade, kubectl, psql, run,
-    try_run, uninstall, until, until_condition, with_operator,
+use crate::{
+    cluster::{
+        OPERATOR, RELEASE, SYSTEM, alone, apply, audit_mark, audited, condition, get, helm_upgrade, kubectl, try_run,
+        uninstall, until, until_condition, with_operator,
+    },
+    shop::{client_failures, data_plane, database, shop, status},
 };
 
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// A pool, its credentials and two pods that place orders all the time, in a namespace of their own.
-fn shop(namespace: &str) -> String {
-    let address = std::env::var("PGHOST").expect("run this through tests/run node");
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/shop");
-    let mut manifests = String::new();
-    for file in ["1-namespace.yaml", "2-secret.yaml", "3-connectionpool.yaml", "4-deployment.yaml"] {
-        manifests += &fs::read_to_string(folder.join(file)).expect("an example");
-        manifests += "\n---\n";
-    }
-    manifests
-        .replace("pg-main-rw.db.svc", &address)
-        .replace("namespace: shop\n", &format!("namespace: {namespace}\n"))
-        .replace(
-            "kind: Namespace\nmetadata:\n  name: shop\n",
-            &format!("kind: Namespace\nmetadata:\n  name: {namespace}\n"),
-        )
-}
-
-fn database() {
-    if psql("SELECT count(*) FROM pg_roles WHERE rolname = 'shop'") == "0\n" {
-        psql("CREATE ROLE shop LOGIN PASSWORD 'change-me'");
-        psql("CREATE DATABASE shop OWNER shop");
-    }
-    let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/shop/schema.sql");
-    let schema = schema.to_str().expect("UTF-8");
-    run(
-        "env",
-        &["PGUSER=shop", "PGPASSWORD=change-me", "psql", "-qX", "-v", "ON_ERROR_STOP=1", "-d", "shop", "-f", schema],
-    );
-}
-
-/// What must not change while the chart does: pods, their containers, and how often those were started.
-fn data_plane(namespace: &str) -> BTreeSet<String> {
-    let pods = get(&format!("pods --namespace={namespace} --selector=app=shop"));
-    let pods = pods["items"].as_array().expect("a list");
-    let containers = pods.iter().flat_map(|pod| {
-        let status = &pod["status"];
-        let all = [&status["containerStatuses"], &status["initContainerStatuses"]];
-        let all: Vec<Value> = all.into_iter().filter_map(Value::as_array).flatten().cloned().collect();
-        all.into_iter().map(|container| {
-            let (name, count) = (&container["name"], &container["restartCount"]);
-            format!("{} {name} {} restarts {count}", pod["metadata"]["uid"], container["containerID"])
-        })
-    });
-    containers.collect()
-}
-
 /// Waits until the pool's shares come from this `maxAllowed`; what a surging pod needs as its floor stays free.
 fn until_shared_out(max_allowed: u64) {
     until(&format!("{max_allowed} connections shared out"), MINUTE, || {
-        let status = get("connectionpool shop --namespace=chart")["status"].clone();
+        let status = status("chart");
         let share = status["share"].as_u64().unwrap_or_default();
         let is_so =
             status["effective"]["maxAllowed"] == max_allowed && (max_allowed - 2..=max_allowed).contains(&share);
         if is_so { Ok(()) } else { Err(format!("share {share}, effective {}", status["effective"])) }
     });
-}
-
-/// What pgbench says of every client that lost its connection or its transaction.
-fn client_failures(namespace: &str) -> Vec<String> {
-    let logs = kubectl(&format!("logs --namespace={namespace} --selector=app=shop --container=orders --tail=-1"));
-    let progress = logs.lines().filter(|line| line.starts_with("progress:")).count();
-    assert!(progress > 0, "pgbench has reported nothing: {logs}");
-    logs.lines()
-        .filter(|line| line.contains("aborted") || line.contains("error") || line.contains("FATAL"))
-        .filter(|line| !line.starts_with("progress:"))
-        .map(str::to_owned)
-        .collect()
 }
 
 fn operator_pods() -> BTreeSet<String> {

@@ -1,72 +1,16 @@
 //! Injection on a real node: Jobs, migrations, forged grants, a webhook that is gone.
 
-use std::{env, time::Duration};
+use std::time::Duration;
 
-use crate::cluster::{RELEASE, SYSTEM, alone, apply, get, helm_upgrade, kubectl, psql, try_run, until, with_operator};
+use serde_json::Value;
+
+use crate::{
+    cluster::{RELEASE, SYSTEM, alone, apply, get, helm_upgrade, kubectl, try_run, until, with_operator},
+    shop::events,
+    workload::{container, deployment, pod_spec, pool},
+};
 
 const MINUTE: Duration = Duration::from_mins(1);
-
-/// A namespace with credentials and a pool for pods labelled `app: NAMESPACE`, and a database of that name.
-fn pool(namespace: &str) -> String {
-    if psql("SELECT count(*) FROM pg_roles WHERE rolname = 'injection'") == "0\n" {
-        psql("CREATE ROLE injection LOGIN SUPERUSER PASSWORD 'change-me'");
-    }
-    psql(&format!("DROP DATABASE IF EXISTS {namespace} WITH (FORCE)"));
-    psql(&format!("CREATE DATABASE {namespace}"));
-    let address = env::var("PGHOST").expect("run this through tests/run node");
-    format!(
-        r"
-apiVersion: v1
-kind: Namespace
-metadata: {{name: {namespace}, labels: {{pod-security.kubernetes.io/enforce: restricted}}}}
----
-apiVersion: v1
-kind: Secret
-metadata: {{name: database, namespace: {namespace}}}
-stringData: {{username: injection, password: change-me}}
----
-apiVersion: sluice.dev/v1alpha1
-kind: ConnectionPool
-metadata: {{name: {namespace}, namespace: {namespace}}}
-spec:
-  workload: {{selector: {{matchLabels: {{app: {namespace}}}}}}}
-  upstream: {{host: {address}, database: {namespace}, credentialsRef: {{name: database}}, tls: {{mode: Disabled}}}}
-  scaling: {{minAllowed: 1, maxAllowed: 10}}
----
-"
-    )
-}
-
-/// A container with a shell and psql, told of the database as applications are: by name, user and password, and by a host that
-/// injection replaces.
-fn container(name: &str, namespace: &str, script: &str) -> String {
-    format!(
-        "name: {name}, image: 'sluice.test/shop:1', imagePullPolicy: IfNotPresent, command: [sh, -ec, {script:?}], \
-         env: [{{name: PGHOST, value: nowhere.invalid}}, {{name: PGDATABASE, value: {namespace}}}, \
-         {{name: PGUSER, valueFrom: {{secretKeyRef: {{name: database, key: username}}}}}}, \
-         {{name: PGPASSWORD, valueFrom: {{secretKeyRef: {{name: database, key: password}}}}}}], \
-         resources: {{requests: {{cpu: 10m, memory: 16Mi}}, limits: {{memory: 64Mi}}}}, \
-         securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}"
-    )
-}
-
-fn pod_spec(containers: &str, init: &str, restart: &str) -> String {
-    format!(
-        "{{restartPolicy: {restart}, terminationGracePeriodSeconds: 5, automountServiceAccountToken: true, \
-         securityContext: {{runAsNonRoot: true, runAsUser: 65532, seccompProfile: {{type: RuntimeDefault}}}}, \
-         initContainers: [{init}], containers: [{{{containers}}}]}}"
-    )
-}
-
-fn deployment(namespace: &str, replicas: u32) -> String {
-    let spec =
-        pod_spec(&container("app", namespace, "while :; do psql -qXAtc 'SELECT 1'; sleep 0.2; done"), "", "Always");
-    format!(
-        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: app, namespace: {namespace}}}\nspec:\n  replicas: {replicas}\n  \
-         selector: {{matchLabels: {{app: {namespace}}}}}\n  template:\n    \
-         metadata: {{labels: {{app: {namespace}, sluice.dev/inject: enabled}}}}\n    spec: {spec}\n"
-    )
-}
 
 #[test]
 #[ignore = "needs a node: tests/run node"]
@@ -106,22 +50,8 @@ fn not_even_the_administrator_can_forge_a_grant() {
     kubectl(&format!("delete namespace {namespace} --wait=false"));
 }
 
-#[test]
-#[ignore = "needs a node: tests/run node"]
-fn while_the_operator_is_gone_injected_pods_serve_new_ones_wait_and_others_start() {
-    drop(with_operator());
-    let _alone = alone();
-    let namespace = "gone";
-    apply(&format!("{}{}", pool(namespace), deployment(namespace, 1)));
-    kubectl(&format!("rollout status deployment/app --namespace={namespace} --timeout=2m"));
-    kubectl(&format!("scale deployment/{RELEASE} --namespace={SYSTEM} --replicas=0"));
-    until("no operator is left", MINUTE, || {
-        let pods = get(&format!("pods --namespace={SYSTEM} --selector=app.kubernetes.io/component=operator"));
-        let left = pods["items"].as_array().map_or(0, Vec::len);
-        if left == 0 { Ok(()) } else { Err(format!("{left} pods")) }
-    });
-
-    kubectl(&format!("scale deployment/app --namespace={namespace} --replicas=3"));
+/// Waits until a Deployment's new pods are refused for want of the webhook, and its ReplicaSet has said so.
+fn until_refused(namespace: &str) {
     let refused = until("the new pods are refused", MINUTE, || {
         let app = get(&format!("deployment app --namespace={namespace}"));
         let conditions = app["status"]["conditions"].as_array().cloned().unwrap_or_default();
@@ -129,17 +59,74 @@ fn while_the_operator_is_gone_injected_pods_serve_new_ones_wait_and_others_start
         failure.ok_or_else(|| format!("{conditions:?}"))
     });
     assert!(refused.contains("pod.inject.sluice.dev"), "{refused}");
-    let spec = pod_spec(&container("app", namespace, "sleep 600"), "", "Always");
-    apply(&format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: other, namespace: {namespace}}}\nspec: {spec}\n"));
-    kubectl(&format!("wait --for=condition=Ready pod/other --namespace={namespace} --timeout=1m"));
+    let events = events(namespace, "FailedCreate");
+    assert!(events.iter().any(|event| event.contains("pod.inject.sluice.dev")), "{events:?}");
+}
+
+fn app_pods(namespace: &str) -> Vec<Value> {
     let pods = get(&format!("pods --namespace={namespace} --selector=app={namespace}"));
-    let pods = pods["items"].as_array().cloned().unwrap_or_default();
-    assert_eq!(pods.len(), 1, "the injected pod is the only one of its workload");
-    let restarts = &pods[0]["status"]["containerStatuses"][0]["restartCount"];
-    assert_eq!(restarts, 0, "it kept its connections: psql fails the container when it cannot log in");
+    pods["items"].as_array().cloned().unwrap_or_default()
+}
+
+fn start_another(namespace: &str, name: &str) {
+    let spec = pod_spec(&container("app", namespace, "sleep 600"), "", "Always");
+    apply(&format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"));
+    kubectl(&format!("wait --for=condition=Ready pod/{name} --namespace={namespace} --timeout=2m"));
+}
+
+#[test]
+#[ignore = "needs a node: tests/run node"]
+fn while_the_webhook_or_the_operator_is_gone_injected_pods_serve_new_ones_wait_and_others_start() {
+    drop(with_operator());
+    let _alone = alone();
+    let namespace = "gone";
+    apply(&format!("{}{}", pool(namespace), deployment(namespace, 1)));
+    kubectl(&format!("rollout status deployment/app --namespace={namespace} --timeout=2m"));
+
+    // the operator works, and nobody reaches its webhook
+    let select = |value: &str| {
+        kubectl(&format!(
+            "patch service {RELEASE}-webhook --namespace={SYSTEM} --type=merge --patch={{\"spec\":{{\"selector\":{{\"nobody\":{value}}}}}}}"
+        ))
+    };
+    select("\"here\"");
+    // the API server keeps its connection for as long as whoever is at its other end
+    kubectl(&format!("rollout restart deployment/{RELEASE} --namespace={SYSTEM}"));
+    kubectl(&format!("rollout status deployment/{RELEASE} --namespace={SYSTEM} --timeout=2m"));
+    kubectl(&format!("scale deployment/app --namespace={namespace} --replicas=2"));
+    until_refused(namespace);
+    start_another(namespace, "other");
+    assert_eq!(app_pods(namespace).len(), 1, "the injected pod is the only one of its workload");
+    kubectl(&format!(
+        "patch connectionpool {namespace} --namespace={namespace} --type=merge --patch={{\"spec\":{{\"scaling\":{{\"maxAllowed\":7}}}}}}"
+    ));
+    until("the pod that runs is still followed", MINUTE, || {
+        let share = get(&format!("connectionpool {namespace} --namespace={namespace}"))["status"]["share"].clone();
+        if share.as_u64().is_some_and(|share| share <= 7) { Ok(()) } else { Err(share.to_string()) }
+    });
+    select("null");
+    kubectl(&format!("rollout status deployment/app --namespace={namespace} --timeout=3m"));
+
+    // there is no operator at all
+    kubectl(&format!("scale deployment/{RELEASE} --namespace={SYSTEM} --replicas=0"));
+    until("no operator is left", MINUTE, || {
+        let pods = get(&format!("pods --namespace={SYSTEM} --selector=app.kubernetes.io/component=operator"));
+        let left = pods["items"].as_array().map_or(0, Vec::len);
+        if left == 0 { Ok(()) } else { Err(format!("{left} pods")) }
+    });
+    kubectl(&format!("scale deployment/app --namespace={namespace} --replicas=4"));
+    until_refused(namespace);
+    start_another(namespace, "another");
+    let pods = app_pods(namespace);
+    assert_eq!(pods.len(), 2, "the injected pods are the only ones of their workload");
+    for pod in &pods {
+        let restarts = &pod["status"]["containerStatuses"][0]["restartCount"];
+        assert_eq!(restarts, 0, "it kept its connections: psql fails the container when it cannot log in");
+    }
 
     helm_upgrade(&[]);
     kubectl(&format!("rollout status deployment/{RELEASE} --namespace={SYSTEM} --timeout=2m"));
     kubectl(&format!("rollout status deployment/app --namespace={namespace} --timeout=3m"));
+    assert_eq!(app_pods(namespace).len(), 4, "all that waited have started");
     kubectl(&format!("delete namespace {namespace} --wait=false"));
 }

@@ -3,5 +3,8 @@
 
 mod chart;
 mod cluster;
+mod faults;
 mod injection;
 mod operator;
+mod shop;
+mod workload;

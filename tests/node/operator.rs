@@ -1,69 +1,13 @@
 //! The whole way of a change on a real node: load on injected pods, Prometheus, target, shares, the value read back.
 
-use std::{
-    fs,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
-use crate::cluster::{
-    alone, apply, get, helm_upgrade, kubectl, lab, psql, run, try_run, until, until_condition, with_operator,
+use crate::{
+    cluster::{get, kubectl, until, until_condition, with_operator},
+    shop::{database, events, read_back, shop_scaled, start, status},
 };
 
 const MINUTE: Duration = Duration::from_mins(1);
-
-/// The shop of the examples in a namespace of the test's own, its pool with this scaling.
-fn shop(namespace: &str, scaling: &str) -> String {
-    let address = std::env::var("PGHOST").expect("run this through tests/run node");
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/shop");
-    let read = |file: &str| fs::read_to_string(folder.join(file)).expect("an example");
-    let pool = format!(
-        "apiVersion: sluice.dev/v1alpha1\nkind: ConnectionPool\nmetadata: {{name: shop, namespace: {namespace}}}\nspec:\n  \
-         workload: {{selector: {{matchLabels: {{app: shop}}}}}}\n  \
-         upstream: {{host: {address}, database: shop, credentialsRef: {{name: shop-db}}, tls: {{mode: Disabled}}}}\n  \
-         scaling: {{{scaling}}}\n"
-    );
-    [read("1-namespace.yaml"), read("2-secret.yaml"), pool, read("4-deployment.yaml")]
-        .join("\n---\n")
-        .replace("pg-main-rw.db.svc", &address)
-        .replace("namespace: shop\n", &format!("namespace: {namespace}\n"))
-        .replace(
-            "kind: Namespace\nmetadata:\n  name: shop\n",
-            &format!("kind: Namespace\nmetadata:\n  name: {namespace}\n"),
-        )
-}
-
-fn database() {
-    if psql("SELECT count(*) FROM pg_roles WHERE rolname = 'shop'") == "0\n" {
-        psql("CREATE ROLE shop LOGIN PASSWORD 'change-me'");
-        psql("CREATE DATABASE shop OWNER shop");
-    }
-    let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/shop/schema.sql");
-    let schema = schema.to_str().expect("UTF-8");
-    run(
-        "env",
-        &["PGUSER=shop", "PGPASSWORD=change-me", "psql", "-qX", "-v", "ON_ERROR_STOP=1", "-d", "shop", "-f", schema],
-    );
-}
-
-fn status(namespace: &str) -> Value {
-    get(&format!("connectionpool shop --namespace={namespace}"))["status"].clone()
-}
-
-/// Sum of what the poolers themselves say that they work with, asked of their agents.
-fn read_back(namespace: &str) -> Option<u64> {
-    let pods = get(&format!("pods --namespace={namespace} --selector=sluice.dev/pool=shop"));
-    let mut sum = 0;
-    for pod in pods["items"].as_array()? {
-        let address = pod["status"]["podIP"].as_str()?;
-        let answer = try_run("curl", &["-sf", "-m", "2", &format!("http://{address}:9130/status")], "").ok()?;
-        let report: Value = serde_json::from_str(&answer).ok()?;
-        sum += report["limits"]["poolSize"].as_u64()?;
-    }
-    Some(sum)
-}
 
 #[test]
 #[ignore = "needs a node: tests/run node"]
@@ -71,8 +15,7 @@ fn under_load_the_target_rises_and_every_pooler_is_seen_to_work_with_its_part() 
     let _operator = with_operator();
     database();
     let scaling = "minAllowed: 2, maxAllowed: 40, algorithm: TargetUtilization, localReaction: Disabled";
-    apply(&shop("way", scaling));
-    kubectl("rollout status deployment/shop --namespace=way --timeout=2m");
+    start(&shop_scaled("way", scaling), "way");
     until_condition("way", "shop", "Proven", "True", MINUTE);
     until_condition("way", "shop", "ScalingActive", "True", 2 * MINUTE);
     let before = status("way")["recommendation"]["target"].as_u64().expect("a target");
@@ -101,13 +44,7 @@ fn under_load_the_target_rises_and_every_pooler_is_seen_to_work_with_its_part() 
     });
     let status = status("way");
     assert_eq!(status["lastDecision"]["to"], status["recommendation"]["target"], "{status}");
-    let events = get("events --namespace=way --field-selector=reason=Resized");
-    let notes: Vec<&str> = events["items"]
-        .as_array()
-        .expect("a list")
-        .iter()
-        .filter_map(|event| event["message"].as_str().or(event["note"].as_str()))
-        .collect();
+    let notes = events("way", "Resized");
     assert!(notes.iter().any(|note| note.contains("(decision d-")), "{notes:?}");
     kubectl("delete namespace way --wait=false");
 }
@@ -117,8 +54,7 @@ fn under_load_the_target_rises_and_every_pooler_is_seen_to_work_with_its_part() 
 fn a_new_pod_is_served_at_once_and_a_change_of_the_settings_reaches_every_pooler_without_a_restart() {
     let _operator = with_operator();
     database();
-    apply(&shop("settings", "minAllowed: 2, maxAllowed: 20"));
-    kubectl("rollout status deployment/shop --namespace=settings --timeout=2m");
+    start(&shop_scaled("settings", "minAllowed: 2, maxAllowed: 20"), "settings");
     until_condition("settings", "shop", "Proven", "True", MINUTE);
     kubectl("scale deployment shop --namespace=settings --replicas=4");
     kubectl("rollout status deployment/shop --namespace=settings --timeout=2m");
@@ -143,34 +79,4 @@ fn a_new_pod_is_served_at_once_and_a_change_of_the_settings_reaches_every_pooler
         .sum();
     assert_eq!(restarts, 0);
     kubectl("delete namespace settings --wait=false");
-}
-
-/// The cluster and the operator come and go; the poolers and their clients do not notice.
-#[test]
-#[ignore = "needs a node: tests/run node"]
-fn neither_a_restart_of_the_api_server_nor_a_killed_operator_touches_a_client_and_both_are_made_up_for() {
-    let _alone = alone();
-    database();
-    helm_upgrade(&[]);
-    apply(&shop("away", "minAllowed: 2, maxAllowed: 20"));
-    kubectl("rollout status deployment/shop --namespace=away --timeout=2m");
-    until_condition("away", "shop", "Proven", "True", MINUTE);
-
-    lab(&["restart", "kube-apiserver"]);
-    until("the API server is back", MINUTE, || try_run("kubectl", &["get", "--raw=/readyz"], ""));
-    kubectl("delete pods --all --namespace=sluice-system --grace-period=0 --force");
-    apply(&shop("away", "minAllowed: 2, maxAllowed: 12"));
-    until("the pool is followed again", 2 * MINUTE, || {
-        let share = status("away")["share"].clone();
-        if share.as_u64().is_some_and(|share| share <= 12) { Ok(()) } else { Err(share.to_string()) }
-    });
-    until_condition("away", "shop", "Proven", "True", MINUTE);
-    let logs = kubectl("logs --namespace=away --selector=app=shop --container=orders --tail=-1");
-    let failures: Vec<&str> = logs
-        .lines()
-        .filter(|line| !line.starts_with("progress:"))
-        .filter(|line| line.contains("aborted") || line.contains("error") || line.contains("FATAL"))
-        .collect();
-    assert!(failures.is_empty(), "clients lost something: {failures:?}");
-    kubectl("delete namespace away --wait=false");
 }

@@ -1,0 +1,48 @@
+//! What breaks while clients work: poolers, Prometheus, the operator, the API server.
+
+mod grants;
+mod leader;
+mod pooler;
+mod prometheus;
+mod proxy;
+
+use std::{
+    fs,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+/// Unix time in seconds; the database beside the node has the same clock.
+fn now_seconds() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64()
+}
+
+/// The processes of a pod that run this program, by the control group that the kubelet put them into.
+fn processes(pod: &Value, program: &str) -> Vec<Pid> {
+    let group = format!("/pod{}/", pod["metadata"]["uid"].as_str().expect("a uid"));
+    let folders = fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
+    let of_pod = folders.filter(|folder| {
+        let read = |file: &str| fs::read_to_string(folder.path().join(file)).unwrap_or_default();
+        read("comm").trim() == program && read("cgroup").contains(&group)
+    });
+    of_pod.filter_map(|folder| Pid::from_raw(folder.file_name().to_str()?.parse().ok()?)).collect()
+}
+
+/// The one process of a pod that runs this program.
+fn process(pod: &Value, program: &str) -> Pid {
+    let found = processes(pod, program);
+    assert_eq!(found.len(), 1, "processes {program} of {}: {found:?}", pod["metadata"]["name"]);
+    found[0]
+}
+
+/// Sends a signal. A process that has ended meanwhile is fine.
+fn signal(pid: Pid, signal: Signal) {
+    match kill_process(pid, signal) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+        Err(error) => panic!("{signal:?} to {pid:?}: {error}"),
+    }
+}
