@@ -122,14 +122,18 @@ pub enum Signal {
     WaitSeconds,
 }
 
-/// How fast the size may change: the HorizontalPodAutoscaler's `behavior`.
+/// How fast the size may change: the HorizontalPodAutoscaler's `behavior`. Each field that is left out has a default of its
+/// own.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BehaviorSpec {
-    /// Growth. Default: no window; the larger of 100 % and 4 connections in 15 s.
+    /// Growth. Default for Adaptive: no window, no policies, which means no limit of the rate, tolerance 0.02. Default for
+    /// TargetUtilization and LoadFactor, as for the HorizontalPodAutoscaler: no window, the larger of 100 % and 4
+    /// connections in 15 s, tolerance 0.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale_up: Option<BehaviorRules>,
-    /// Shrink. Default: 100 % in 15 s; window 0 s for Adaptive, 300 s for the other algorithms.
+    /// Shrink. Default for Adaptive: no window, no policies, which means no limit of the rate, tolerance 0.05. Default for
+    /// TargetUtilization and LoadFactor, as for the HorizontalPodAutoscaler: window 300 s, 100 % in 15 s, tolerance 0.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale_down: Option<BehaviorRules>,
 }

@@ -4,7 +4,11 @@ use std::{fs, path::Path};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::Value;
-use sluice::api::{crds, crds_chart_template, crds_yaml};
+use sluice::{
+    api::{crds, crds_chart_template, crds_yaml},
+    contract::{Algorithm, Behavior, ScalingPolicyType, ScalingRules},
+    decide::behavior::default_for,
+};
 
 const REGENERATE: &str = "run `cargo run -- crd --out crds --chart charts/sluice`";
 
@@ -50,6 +54,40 @@ fn the_committed_definitions_parse_back_to_the_types_and_hold_no_yaml_1_1_surpri
             assert!(!matches!(&*lower, "on" | "off" | "yes" | "no" | "y" | "n"), "crds/{name}: bare {line:?}");
             let sexagesimal = scalar.split(':').count() > 1 && scalar.bytes().all(|b| b.is_ascii_digit() || b == b':');
             assert!(!sexagesimal, "crds/{name}: bare {line:?}");
+        }
+    }
+}
+
+#[test]
+fn the_described_defaults_of_behavior_are_those_in_force() {
+    let pools = &crds()[0];
+    let schema = serde_json::to_value(pools.spec.versions[0].schema.as_ref()).expect("JSON");
+    let behavior = &schema["openAPIV3Schema"]["properties"]["spec"]["properties"]["behavior"]["properties"];
+    let description = |direction: &str| behavior[direction]["description"].as_str().unwrap_or_default().to_owned();
+    for (direction, of) in [
+        ("scaleUp", (|all: Behavior| all.scale_up) as fn(Behavior) -> ScalingRules),
+        ("scaleDown", |all: Behavior| all.scale_down),
+    ] {
+        let description = description(direction);
+        let (adaptive, others) = description.split_once("Default for TargetUtilization").expect("both are described");
+        for (algorithm, text) in [(Algorithm::Adaptive, adaptive), (Algorithm::TargetUtilization, others)] {
+            let rules = of(default_for(algorithm));
+            let mut words = vec![format!("tolerance {}", rules.tolerance)];
+            words.push(match rules.stabilization_window_seconds {
+                0 => "no window".to_owned(),
+                seconds => format!("window {seconds} s"),
+            });
+            for policy in &rules.policies {
+                let unit = if policy.type_ == ScalingPolicyType::Percent { "%" } else { "connections" };
+                words.push(format!("{} {unit}", policy.value));
+                words.push(format!("in {} s", policy.period_seconds));
+            }
+            if rules.policies.is_empty() {
+                words.push("no limit of the rate".to_owned());
+            }
+            for word in words {
+                assert!(text.contains(&word), "{direction}, {algorithm:?}: {word:?} is missing in {text:?}");
+            }
         }
     }
 }
