@@ -1,18 +1,27 @@
 //! The webhook as the API server calls it: real pods, our server in this process, the chart's configuration.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
+use axum::{Json, Router, routing::post};
 use axum_server::Handle;
 use k8s_openapi::{
-    api::core::v1::{Pod, Secret},
+    api::{
+        admissionregistration::v1::MutatingWebhookConfiguration,
+        core::v1::{Pod, Secret},
+    },
     jiff::Timestamp,
 };
 use kube::{
     Api, ResourceExt,
-    api::{ListParams, PostParams},
+    api::{DeleteParams, ListParams, PostParams},
     runtime::reflector,
 };
 use serde_json::{Value, json};
@@ -26,7 +35,7 @@ use sluice::{
         server,
     },
 };
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::sleep};
 
 use crate::cluster::{Cluster, ForNow, chart, eventually, kubectl, object, parse, pool};
 
@@ -38,6 +47,8 @@ struct Injected {
     server: JoinHandle<()>,
     address: SocketAddr,
     keeper: CertificateKeeper,
+    /// How often the API server has asked.
+    asked: Arc<AtomicU32>,
 }
 
 fn injection_settings() -> InjectionSettings {
@@ -66,11 +77,16 @@ impl Injected {
         let (classes, _) = reflector::store::<ConnectionPoolClass>();
         let lookup = ClusterLookup::new(cluster.client.clone(), pools, classes, |_: &ConnectionPool| None);
         let handle = Handle::new();
-        let serving =
-            server::serve(address, keeper.tls(), server::router(lookup, injection_settings(), |_| {}), handle.clone());
+        let asked = Arc::new(AtomicU32::new(0));
+        let counted = asked.clone();
+        let count = move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+        };
+        let router = server::router(lookup, injection_settings(), count);
+        let serving = server::serve(address, keeper.tls(), router, handle.clone());
         let server = tokio::spawn(async move { serving.await.expect("serves") });
         handle.listening().await.expect("listens");
-        let injected = Self { cluster, configuration, handle, server, address, keeper };
+        let injected = Self { cluster, configuration, handle, server, address, keeper, asked };
         injected.in_force().await;
         injected
     }
@@ -247,6 +263,124 @@ async fn a_pool_that_is_not_accepted_keeps_its_pods_waiting_and_says_why() {
     let started = injected.create(pod()).await.expect("the class is there");
     assert_eq!(injection_of(&started).expect("a sidecar").expect("valid").client.port, 6000);
     class.end().await;
+    injected.end().await;
+}
+
+/// Another's webhook, as meshes have them: adds a container and takes all images from a mirror. Asked after ours, because of
+/// its name, and content with its own work.
+async fn mesh(Json(review): Json<Value>) -> Json<Value> {
+    let spec = &review["request"]["object"]["spec"];
+    let mut patch = Vec::new();
+    for list in ["containers", "initContainers"] {
+        for (index, container) in spec[list].as_array().into_iter().flatten().enumerate() {
+            let image = container["image"].as_str().unwrap_or_default();
+            if let Some(name) = image.strip_prefix("registry.test/") {
+                let mirrored = format!("mirror.test/{name}");
+                patch.push(json!({"op": "replace", "path": format!("/spec/{list}/{index}/image"), "value": mirrored}));
+            }
+        }
+    }
+    let mut containers = spec["containers"].as_array().into_iter().flatten();
+    if !containers.any(|container| container["name"] == "mesh") {
+        let container = json!({"name": "mesh", "image": "mirror.test/mesh:1", "env": [{"name": "PGHOST", "value": "elsewhere"}],
+            "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}});
+        patch.push(json!({"op": "add", "path": "/spec/containers/-", "value": container}));
+    }
+    let patch = serde_json::to_vec(&patch).expect("JSON");
+    let response = json!({"uid": review["request"]["uid"], "allowed": true, "patchType": "JSONPatch",
+        "patch": base64::Engine::encode(&base64::engine::general_purpose::STANDARD, patch)});
+    Json(json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_webhook_that_changes_the_pod_after_ours_has_ours_called_again_and_each_adds_its_part_once() {
+    let injected = Injected::new("again", json!({"pod-security.kubernetes.io/enforce": "restricted"})).await;
+    injected.cluster.create::<ConnectionPool>(&pool("shop")).await.expect("a pool");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = listener.local_addr().expect("an address");
+    drop(listener);
+    let handle = Handle::new();
+    let serving =
+        server::serve(address, injected.keeper.tls(), Router::new().route("/mesh", post(mesh)), handle.clone());
+    let serving = tokio::spawn(async move { serving.await.expect("serves") });
+    handle.listening().await.expect("listens");
+    // trusted as ours is: the same certificate
+    let mut configuration = chart("templates/webhook.yaml", "sluice-system").remove(0);
+    let ours: Api<MutatingWebhookConfiguration> = Api::all(injected.cluster.client.clone());
+    let ours = ours.get(&injected.cluster.namespace).await.expect("ours");
+    let bundle = json!(ours.webhooks.expect("webhooks")[0].client_config.ca_bundle.clone().expect("a bundle"));
+    configuration["metadata"]["name"] = json!(format!("zz-{}", injected.cluster.namespace));
+    let mut webhook = configuration["webhooks"][0].clone();
+    webhook["name"] = json!("mesh.example.com");
+    webhook["clientConfig"] = json!({"url": format!("https://{address}/mesh"), "caBundle": bundle});
+    webhook["objectSelector"] = json!({"matchLabels": {"app": "shop"}});
+    let own = json!([{"key": "kubernetes.io/metadata.name", "operator": "In", "values": [injected.cluster.namespace]}]);
+    webhook["namespaceSelector"] = json!({"matchExpressions": own});
+    configuration["webhooks"] = json!([webhook]);
+    let other = injected.cluster.apply_for_now(&configuration).await;
+
+    let pod = shop(json!({"generateName": "shop-"}), json!({"app": "shop", "sluice.dev/inject": "enabled"}));
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    eventually("the other webhook is called too", || async {
+        let shown = injected.pods().create(&dry, &object(pod.clone())).await.ok()?;
+        names_of(shown.spec.as_ref().map(|spec| &spec.containers)).contains(&"mesh".to_owned()).then_some(())
+    })
+    .await;
+    let before = injected.asked.load(Ordering::Relaxed);
+    let pod = injected.create(pod).await.expect("accepted");
+    assert_eq!(injected.asked.load(Ordering::Relaxed) - before, 2, "asked again, and only once more");
+
+    let spec = pod.spec.as_ref().expect("a spec");
+    assert_eq!(names_of(spec.init_containers.as_ref()), ["sluice-bin", "sluice", "migrate"]);
+    assert_eq!(names_of(Some(&spec.containers)), ["app", "mesh"]);
+    let all = || spec.init_containers.iter().flatten().chain(&spec.containers);
+    for container in all() {
+        let image = container.image.as_deref().unwrap_or_default();
+        assert!(image.starts_with("mirror.test/"), "{}: what the other changed stays: {image}", container.name);
+    }
+    for container in all().filter(|container| !container.name.starts_with("sluice")) {
+        let hosts: Vec<_> = container.env.iter().flatten().filter(|variable| variable.name == "PGHOST").collect();
+        assert_eq!(hosts.len(), 1, "{}: {hosts:?}", container.name);
+        assert_eq!(hosts[0].value.as_deref(), Some("127.0.0.1"), "{}", container.name);
+    }
+    let mut volumes = BTreeMap::new();
+    for volume in spec.volumes.iter().flatten() {
+        *volumes.entry(volume.name.as_str()).or_insert(0) += 1;
+    }
+    for ours in [names::BINARY_VOLUME, names::RUN_VOLUME, names::STATE_VOLUME, names::CONFIG_VOLUME] {
+        assert_eq!(volumes.get(ours), Some(&1), "{ours}: {volumes:?}");
+    }
+    other.end().await;
+    handle.shutdown();
+    serving.await.expect("ended");
+    injected.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn of_two_pools_that_select_a_pod_the_older_one_has_it() {
+    let injected = Injected::new("rivals", json!({})).await;
+    // named so that neither the order of names nor that of a list makes it first
+    injected.cluster.create::<ConnectionPool>(&pool("zebra")).await.expect("a pool");
+    sleep(Duration::from_millis(1100)).await; // creation times have whole seconds
+    injected
+        .cluster
+        .create::<ConnectionPool>(&pool("ant"))
+        .await
+        .expect("accepted: the condition tells, nothing refuses");
+    let pod = || shop(json!({"generateName": "shop-"}), json!({"app": "shop", "sluice.dev/inject": "enabled"}));
+    let first = injected.create(pod()).await.expect("starts");
+    assert_eq!(first.labels()[names::POOL_LABEL], "zebra");
+    assert_eq!(
+        names_of(first.spec.as_ref().and_then(|spec| spec.init_containers.as_ref())),
+        ["sluice-bin", "sluice", "migrate"]
+    );
+
+    let pools: Api<ConnectionPool> = injected.cluster.api();
+    pools.delete("zebra", &DeleteParams::default()).await.expect("deleted");
+    let second = injected.create(pod()).await.expect("starts");
+    assert_eq!(second.labels()[names::POOL_LABEL], "ant", "the other takes over with the next pod");
     injected.end().await;
 }
 
