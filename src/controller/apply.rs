@@ -167,9 +167,7 @@ impl Writer {
         what: String,
         call: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, WriteError> {
-        let result = if self.leadership.epoch().is_none() {
-            Err(WriteError::NotLeader { what })
-        } else {
+        let result = if self.leadership.is_held() {
             match timeout(WRITE_DEADLINE, call).await {
                 Err(_) => Err(WriteError::NoAnswer { what }),
                 Ok(Ok(value)) => Ok(value),
@@ -182,6 +180,8 @@ impl Writer {
                 }
                 Ok(Err(source)) => Err(WriteError::Failed { what, source: Box::new(source) }),
             }
+        } else {
+            Err(WriteError::NotLeader { what })
         };
         self.metrics.wrote(kind, result.as_ref().err().map_or(Outcome::Done, WriteError::outcome));
         result

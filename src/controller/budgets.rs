@@ -24,7 +24,7 @@ pub async fn run(context: Arc<Context>) {
     let mut told: HashMap<String, ConnectionBudgetStatus> = HashMap::new();
     loop {
         ticks.tick().await;
-        if context.leadership.epoch().is_none() || !context.pods.is_synced() {
+        if !context.leadership.is_held() || !context.pods.is_synced() {
             continue;
         }
         let pools = context.stores.pools.state();

@@ -4,6 +4,10 @@
 //! the local clock. Taking and renewing are a PUT with the resourceVersion that was read: of two candidates one gets 409.
 //! The client has no retries of its own, every call has a deadline, and whoever cannot renew in time ends the process
 //! before another may take over ([`RENEW_DEADLINE`] < [`LEASE_DURATION`]).
+//!
+//! A Lease that somebody deletes changes nothing: its holder creates it anew, and whoever has seen it held waits as long as if
+//! it were still there. Its count of terms may be lost with it; agents take no grant of an earlier term than they have seen, so
+//! a term's epoch also passes every one that a pod carries ([`Leadership::epoch_after`]).
 
 use std::{sync::Arc, time::Duration};
 
@@ -91,18 +95,38 @@ pub struct Leadership {
 #[derive(Clone, Copy, Debug)]
 struct Term {
     epoch: u64,
+    /// Whether the epoch was held against those that the pods carry.
+    is_established: bool,
     valid_until: Instant,
 }
 
 impl Leadership {
-    /// The epoch while this process may write; none when it is not the leader, or no longer for certain.
-    pub fn epoch(&self) -> Option<u64> {
-        let term = *self.term.read();
-        term.filter(|term| Instant::now() < term.valid_until).map(|term| term.epoch)
+    /// True while this process may write; false when it is not the leader, or no longer for certain.
+    pub fn is_held(&self) -> bool {
+        self.term.read().is_some_and(|term| Instant::now() < term.valid_until)
+    }
+
+    /// The epoch of this term, for grants; none when it is not held. The first call of a term lifts it above the `newest` one
+    /// that any pod carries.
+    pub fn epoch_after(&self, newest: impl FnOnce() -> u64) -> Option<u64> {
+        let mut held = self.term.write();
+        let term = held.as_mut().filter(|term| Instant::now() < term.valid_until)?;
+        if !term.is_established {
+            term.epoch = term.epoch.max(newest().saturating_add(1));
+            term.is_established = true;
+        }
+        Some(term.epoch)
     }
 
     fn renewed(&self, epoch: u64, asked_at: Instant) {
-        *self.term.write() = Some(Term { epoch, valid_until: asked_at + RENEW_DEADLINE });
+        let mut held = self.term.write();
+        let before = held.unwrap_or(Term { epoch, is_established: false, valid_until: asked_at });
+        *held = Some(Term { epoch: before.epoch.max(epoch), valid_until: asked_at + RENEW_DEADLINE, ..before });
+    }
+
+    /// The epoch as the Lease should tell it.
+    fn lasting(&self, epoch: u64) -> u64 {
+        self.term.read().map_or(epoch, |term| term.epoch.max(epoch))
     }
 
     fn ended(&self) {
@@ -164,14 +188,26 @@ impl Candidate {
                 Err(error) => {
                     tracing::warn!(lease = self.lease, %error, "renewing the lease");
                     last = error.to_string();
-                    // 409: somebody wrote it. If it is still ours (an edit of a label, say) go on from what stands there.
-                    if let Ok(Ok(current)) = timeout(CALL_DEADLINE, self.leases.get(&self.lease)).await {
-                        let holder = holder_of(&current).unwrap_or_default();
-                        if holder != self.identity {
-                            self.leadership.ended();
-                            return LeaderError::Lost { lease: self.lease.clone(), holder };
+                    match timeout(CALL_DEADLINE, self.leases.get_opt(&self.lease)).await {
+                        // 409: somebody wrote it. If it is still ours (an edit of a label, say) go on from what stands there.
+                        Ok(Ok(Some(current))) => {
+                            let holder = holder_of(&current).unwrap_or_default();
+                            if holder != self.identity {
+                                self.leadership.ended();
+                                return LeaderError::Lost { lease: self.lease.clone(), holder };
+                            }
+                            lease = current;
                         }
-                        lease = current;
+                        // 404: somebody deleted it, and nobody has it yet
+                        Ok(Ok(None)) => match self.create(epoch_of(&lease)).await {
+                            Ok(created) => {
+                                tracing::warn!(lease = self.lease, "the lease was deleted; created anew");
+                                (lease, renewed_at) = (created, asked_at);
+                                self.leadership.renewed(epoch_of(&lease), asked_at);
+                            }
+                            Err(error) => last = error.to_string(),
+                        },
+                        Ok(Err(_)) | Err(_) => {}
                     }
                 }
             }
@@ -184,7 +220,7 @@ impl Candidate {
 
     /// Gives the lease back, so that another need not wait for its end.
     pub async fn release(&self) {
-        if self.leadership.epoch().is_none() {
+        if !self.leadership.is_held() {
             return;
         }
         self.leadership.ended();
@@ -207,9 +243,13 @@ impl Candidate {
 
     async fn attempt(&self, seen: &mut Option<(Seen, Option<String>)>) -> Result<Option<Lease>, AttemptError> {
         let Some(lease) = deadline(self.leases.get_opt(&self.lease)).await? else {
+            // deleted under a holder who may still write
+            let is_held = |known: &Seen| evaluate(known, &self.identity, Instant::now()) == Step::Wait;
+            if seen.as_ref().is_some_and(|(known, _)| is_held(known)) {
+                return Ok(None);
+            }
             let asked_at = Instant::now();
-            let fresh = self.record(None, 1, Timestamp::now());
-            let created = deadline(self.leases.create(&PostParams::default(), &fresh)).await?;
+            let created = self.create(1).await?;
             self.leadership.renewed(epoch_of(&created), asked_at);
             return Ok(Some(created));
         };
@@ -235,10 +275,17 @@ impl Candidate {
         }
     }
 
+    async fn create(&self, epoch: u64) -> Result<Lease, AttemptError> {
+        let fresh = self.record(None, epoch, Timestamp::now());
+        deadline(self.leases.create(&PostParams::default(), &fresh)).await
+    }
+
     async fn renew(&self, lease: &Lease) -> Result<Lease, AttemptError> {
         let mut renewed = lease.clone();
+        let epoch = self.leadership.lasting(epoch_of(lease));
         if let Some(spec) = renewed.spec.as_mut() {
             spec.renew_time = Some(MicroTime(Timestamp::now()));
+            spec.lease_transitions = i32::try_from(epoch).ok().or(spec.lease_transitions);
         }
         deadline(self.leases.replace(&self.lease, &PostParams::default(), &renewed)).await
     }
@@ -332,10 +379,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_right_to_write_ends_with_the_renewal_deadline_even_if_nobody_says_so() {
         let leadership = Leadership::default();
-        assert_eq!(leadership.epoch(), None);
+        assert!(!leadership.is_held());
         leadership.renewed(7, Instant::now());
-        assert_eq!(leadership.epoch(), Some(7));
+        assert!(leadership.is_held());
+        assert_eq!(leadership.epoch_after(|| 6), Some(7));
         tokio::time::advance(RENEW_DEADLINE).await;
-        assert_eq!(leadership.epoch(), None);
+        assert_eq!((leadership.is_held(), leadership.epoch_after(|| 6)), (false, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_epoch_of_a_term_passes_every_one_that_a_pod_carries_and_stays_for_the_term() {
+        let leadership = Leadership::default();
+        leadership.renewed(1, Instant::now()); // the Lease was deleted: it counts from 1 again
+        assert_eq!(leadership.epoch_after(|| 6), Some(7));
+        assert_eq!(leadership.epoch_after(|| 7), Some(7), "its own grants are no other term's");
+        leadership.renewed(1, Instant::now());
+        assert_eq!(leadership.epoch_after(|| 7), Some(7), "a renewal does not take it back");
+        assert_eq!(leadership.lasting(1), 7, "the Lease is told with the next renewal");
     }
 }

@@ -269,7 +269,7 @@ async fn lead(
     };
     let leadership = candidate.leadership();
     vitals.metrics.leader(true);
-    tracing::info!(epoch = leadership.epoch(), "this process is the leader");
+    tracing::info!(lease = args.lease_name, "this process is the leader");
 
     // the pods are listed only now, so that what the last leader wrote is in the list
     let pods = Arc::new(PodIndex::default());

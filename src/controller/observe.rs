@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     memory::PoolMemory,
-    pods::{PodFacts, PodIndex},
+    pods::{PodFacts, PodIndex, owner_of},
     prove::Prover,
     revision,
 };
@@ -194,6 +194,7 @@ pub fn pods(facts: Vec<PodFacts>, prover: &Prover, memory: &PoolMemory) -> Vec<P
                 doubtful_granted: facts.doubtful_granted,
                 measured: memory.proofs.get(&facts.name).copied(),
                 name: facts.name,
+                owner: facts.owner,
             }
         })
         .collect()
@@ -236,7 +237,7 @@ pub async fn count_uninjected(
                 let is_ours = belongs_to.is_none_or(|owner| owner.name_any() == key.name);
                 if pod.metadata.deletion_timestamp.is_none() && is_ours {
                     uninjected.pods += 1;
-                    if let Some(owner) = owner(pod)
+                    if let Some(owner) = owner_of(&pod.metadata)
                         && uninjected.owners.len() < OWNERS
                         && !uninjected.owners.contains(&owner)
                     {
@@ -252,15 +253,4 @@ pub async fn count_uninjected(
         Ok(uninjected)
     };
     timeout(COUNT_DEADLINE, counted).await.unwrap_or(Err(ObserveError::CountDeadline))
-}
-
-/// What restarts the pod, as `kubectl rollout restart` takes it.
-fn owner(pod: &PartialObjectMeta<Pod>) -> Option<String> {
-    let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true))?;
-    match owner.kind.as_str() {
-        // a ReplicaSet of a Deployment is named after it, with a hash
-        "ReplicaSet" => owner.name.rsplit_once('-').map(|(deployment, _)| format!("deployment/{deployment}")),
-        "StatefulSet" | "DaemonSet" => Some(format!("{}/{}", owner.kind.to_lowercase(), owner.name)),
-        _ => None,
-    }
 }

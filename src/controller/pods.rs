@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use parking_lot::RwLock;
 
 use crate::{
@@ -31,6 +31,8 @@ pub struct PodFacts {
     pub resource_version: String,
     /// When it was created.
     pub created: UnixSeconds,
+    /// What restarts it, as `kubectl rollout restart` takes it.
+    pub owner: Option<String>,
     /// Its labels: another pool may select them too.
     pub labels: BTreeMap<String, String>,
     /// Where in its life it is.
@@ -82,6 +84,7 @@ fn told(pod: &Pod) -> Told {
         uid: pod.metadata.uid.clone().unwrap_or_default(),
         resource_version: pod.metadata.resource_version.clone().unwrap_or_default(),
         created: pod.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
+        owner: owner_of(&pod.metadata),
         labels: pod.metadata.labels.clone().unwrap_or_default(),
         phase: if pod.metadata.deletion_timestamp.is_some() {
             PodPhase::Terminating
@@ -107,6 +110,17 @@ fn annotation<T: Document>(pod: &Pod, name: &str) -> Annotation<T> {
             Ok(document) => Annotation::Read(document),
             Err(error) => Annotation::Unreadable { why: error.to_string(), last: None },
         },
+    }
+}
+
+/// What restarts the pod, as `kubectl rollout restart` takes it: `deployment/shop`.
+pub fn owner_of(metadata: &ObjectMeta) -> Option<String> {
+    let owner = metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))?;
+    match owner.kind.as_str() {
+        // a ReplicaSet of a Deployment is named after it, with a hash
+        "ReplicaSet" => owner.name.rsplit_once('-').map(|(deployment, _)| format!("deployment/{deployment}")),
+        "StatefulSet" | "DaemonSet" => Some(format!("{}/{}", owner.kind.to_lowercase(), owner.name)),
+        _ => None,
     }
 }
 
@@ -210,6 +224,12 @@ impl PodIndex {
             .filter_map(|name| inner.pods.get(&(pool.namespace.clone(), name.clone())))
             .map(|(_, facts)| facts.clone())
             .collect()
+    }
+
+    /// The newest epoch of any grant; 0 without any.
+    pub fn newest_epoch(&self) -> u64 {
+        let inner = self.inner.read();
+        inner.pods.values().filter_map(|(_, facts)| Some(facts.grant.last_known()?.epoch)).max().unwrap_or_default()
     }
 
     /// Which other pools of the namespace have pods with labels that `selects` picks, and how many.

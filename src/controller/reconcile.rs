@@ -123,11 +123,12 @@ impl std::fmt::Display for ObjectName<'_> {
 
 async fn look(pool: &Arc<ConnectionPool>, context: &Context) -> Result<Action, ReconcileError> {
     let key = PoolKey { namespace: pool.namespace().ok_or(ReconcileError::NoNamespace)?, name: pool.name_any() };
-    let Some(epoch) = context.leadership.epoch() else { return Ok(Action::await_change()) };
     if !context.pods.is_synced() {
         // counting pods now would find too few, and hand out what others have
         return Ok(Action::requeue(AFTER_CONFLICT));
     }
+    let epoch = context.leadership.epoch_after(|| context.pods.newest_epoch());
+    let Some(epoch) = epoch else { return Ok(Action::await_change()) };
     if pool.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }

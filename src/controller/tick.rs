@@ -46,7 +46,7 @@ pub async fn run(context: Arc<Context>, servers: Option<Servers>) {
     let mut quantiles_at: Option<Instant> = None;
     loop {
         ticks.tick().await;
-        if context.leadership.epoch().is_none() {
+        if !context.leadership.is_held() {
             continue;
         }
         let started = Instant::now();

@@ -20,6 +20,8 @@ use crate::{
 
 /// An agent that has not answered for so long is told of; a container takes a moment to start.
 const UNREACHABLE_AFTER_SECONDS: i64 = 15;
+/// Owners of pods that are named.
+const OWNERS: usize = 5;
 
 fn condition(type_: &'static str, status: ConditionStatus, reason: &'static str, message: String) -> Condition {
     Condition { type_, status, reason, message }
@@ -125,11 +127,7 @@ fn injected(observed: &Observed) -> Condition {
     match &observed.uninjected {
         None => unknown(INJECTED, reasons::STARTING, "the pods without a sidecar have not been counted yet"),
         Some(without) if without.pods > 0 => {
-            let restart = if without.owners.is_empty() {
-                "delete them, so that their controller creates them anew".to_owned()
-            } else {
-                format!("run: kubectl -n {namespace} rollout restart {}", without.owners.join(" "))
-            };
+            let restart = restart(namespace, &without.owners);
             no(
                 INJECTED,
                 reasons::PODS_WITHOUT_SIDECAR,
@@ -164,28 +162,32 @@ pub(super) fn is_current(observed: &Observed, pod: &PodSeen) -> bool {
 fn pods_current(observed: &Observed) -> Condition {
     let namespace = observed.pool.metadata.namespace.as_deref().unwrap_or_default();
     let old: Vec<&PodSeen> = observed.pods.iter().filter(|pod| !is_current(observed, pod)).collect();
-    match old.first() {
-        None => yes(PODS_CURRENT, reasons::UP_TO_DATE, "every pod was created with what is in force now"),
-        Some(first) => no(
-            PODS_CURRENT,
-            reasons::RESTART_REQUIRED,
-            format!(
-                "{} of {} pods were created with another upstream, client side or TLS, which cannot change in a running \
-                 pod; restart their workload, for a Deployment with: kubectl -n {namespace} rollout restart deployment/{}",
-                old.len(),
-                observed.pods.len(),
-                deployment_of(&first.name),
-            ),
-        ),
+    if old.is_empty() {
+        return yes(PODS_CURRENT, reasons::UP_TO_DATE, "every pod was created with what is in force now");
     }
+    let mut owners: Vec<String> = old.iter().filter_map(|pod| pod.owner.clone()).collect();
+    owners.sort();
+    owners.dedup();
+    owners.truncate(OWNERS);
+    no(
+        PODS_CURRENT,
+        reasons::RESTART_REQUIRED,
+        format!(
+            "{} of {} pods were created with another upstream, client side, environment, TLS, Secret, image or resources \
+             of the sidecar than are in force now, which cannot change in a running pod; {}",
+            old.len(),
+            observed.pods.len(),
+            restart(namespace, &owners),
+        ),
+    )
 }
 
-/// The name of the Deployment that a pod's name is made from: without the hashes of ReplicaSet and pod.
-fn deployment_of(pod: &str) -> &str {
-    let mut parts = pod.rsplitn(3, '-');
-    match (parts.next(), parts.next(), parts.next()) {
-        (Some(_), Some(_), Some(deployment)) => deployment,
-        _ => pod,
+/// What creates pods anew.
+fn restart(namespace: &str, owners: &[String]) -> String {
+    if owners.is_empty() {
+        "delete them, so that their controller creates them anew".to_owned()
+    } else {
+        format!("run: kubectl -n {namespace} rollout restart {}", owners.join(" "))
     }
 }
 

@@ -71,6 +71,8 @@ pub struct Rival {
 pub struct PodSeen {
     /// Its name.
     pub name: String,
+    /// What restarts it, as `kubectl rollout restart` takes it: `deployment/shop`.
+    pub owner: Option<String>,
     /// Its uid.
     pub uid: String,
     /// Version of the object that was read.

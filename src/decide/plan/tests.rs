@@ -5,7 +5,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     api::{ConnectionPool, ConnectionPoolStatus, RevisionStatus, conditions::ConditionStatus, reasons},
-    contract::{Held, LimitsReadBack, PodGrant, PoolRevision, SlotStatus, StatusReport},
+    contract::{
+        ClientSide, Held, Injection, LimitsReadBack, PodGrant, PoolRevision, ServerTls, ServerTlsMode, SlotStatus,
+        StatusReport, Upstream,
+    },
     decide::{
         effective::{EffectivePool, Refusal, effective},
         shares::PodPhase,
@@ -61,6 +64,7 @@ impl World {
         let grant = GrantDocument { v: 1, epoch: 0, pools: BTreeMap::from([("shop".to_owned(), PodGrant::default())]) };
         self.pods.push(PodSeen {
             name: format!("shop-{number}"),
+            owner: Some("deployment/shop".to_owned()),
             uid: format!("uid-{number}"),
             resource_version: "1".to_owned(),
             created: self.now + i64::from(number),
@@ -311,6 +315,42 @@ fn a_refused_pool_changes_nothing_and_says_why() {
     let plan = world.plan_that(|observed| observed.effective = Err(&refusal), None);
     let summary = &plan.report.summary;
     assert!(summary.contains("no such class") && !summary.contains("target"), "{summary}");
+}
+
+#[test]
+fn a_pod_that_was_created_with_something_else_is_told_of_with_the_command_that_renews_it() {
+    let injection = |hash: &str| -> Injection {
+        let tls = ServerTls { mode: ServerTlsMode::VerifyFull, own_ca: false };
+        Injection {
+            v: 1,
+            pool: "shop".to_owned(),
+            namespace: "ns".to_owned(),
+            upstream: Upstream { host: "pg".to_owned(), port: 5432, database: "shop".to_owned(), tls },
+            client: ClientSide { port: 5432, max_connections: 1000 },
+            fixed_hash: hash.to_owned(),
+        }
+    };
+    let mut world = World::new(LOCAL);
+    for hash in ["old", "new", "old"] {
+        world.admit().injection = Some(injection(hash));
+    }
+    world.pods[2].owner = Some("statefulset/other".to_owned());
+    let now = injection("new");
+    let told = |world: &World| {
+        let plan = world.plan_that(|observed| observed.injection = Some(&now), None);
+        let condition = plan.report.conditions.iter().find(|it| it.type_ == "PodsCurrent").cloned();
+        (condition.expect("it is told"), plan.report.pods.current)
+    };
+    let (condition, current) = told(&world);
+    assert_eq!((condition.status, condition.reason, current), (ConditionStatus::False, "RestartRequired", 1));
+    let message = &condition.message;
+    assert!(message.contains("2 of 3 pods"), "{message}");
+    assert!(message.contains("kubectl -n ns rollout restart deployment/shop statefulset/other"), "{message}");
+    for pod in &mut world.pods {
+        pod.injection = Some(injection("new"));
+    }
+    let (condition, current) = told(&world);
+    assert_eq!((condition.status, condition.reason, current), (ConditionStatus::True, "UpToDate", 3));
 }
 
 #[test]

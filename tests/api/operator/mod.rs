@@ -275,6 +275,60 @@ async fn a_leader_whose_lease_is_taken_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_deleted_lease_costs_no_term_and_grants_of_the_next_one_are_newer_than_all_before() {
+    let _turn = turn().await;
+    let shop = Shop::new("operator", SHARED).await;
+    let leases: Api<Lease> = shop.cluster.api();
+    let mut operator = Operator::start(&shop.cluster, "a", &[]);
+    operator.leads().await;
+    let pods = shop.pods(2).await;
+    shop.shares(&pods, &[3, 3]).await;
+    // two terms more
+    for _ in 0..2 {
+        operator.kill();
+        release(&shop).await;
+        operator = Operator::start(&shop.cluster, "a", &[]);
+        operator.leads().await;
+    }
+    shop.change(json!({"scaling": {"minAllowed": 8}})).await;
+    shop.shares(&pods, &[4, 4]).await;
+    let third = epochs(&pods).await;
+    assert!(third.len() == 2 && third[0] >= 3 && third[0] == third[1], "{third:?}");
+    // the lease is told with the next renewal, where pods of other namespaces carry later terms
+    let transitions =
+        || async { u64::try_from(leases.get_opt("sluice-operator").await.ok()??.spec?.lease_transitions?).ok() };
+    let told = async |epoch: u64| (transitions().await == Some(epoch)).then_some(());
+    eventually("the lease tells the epoch", || told(third[0])).await;
+
+    // under a leader: it creates it anew, with its count
+    leases.delete("sluice-operator", &DeleteParams::default()).await.expect("deleted");
+    assert_eq!(eventually("the lease is back", transitions).await, third[0]);
+    assert!(operator.is_running());
+    shop.change(json!({"scaling": {"minAllowed": 10}})).await;
+    shop.shares(&pods, &[5, 5]).await;
+    assert_eq!(epochs(&pods).await, third);
+
+    // under nobody: the next leader counts from 1, and its grants must be newer all the same
+    operator.kill();
+    leases.delete("sluice-operator", &DeleteParams::default()).await.expect("deleted");
+    let next = Operator::start(&shop.cluster, "b", &[]);
+    next.leads().await;
+    shop.change(json!({"scaling": {"minAllowed": 12}})).await;
+    shop.shares(&pods, &[6, 6]).await;
+    shop.condition("Proven", "True/AllProven").await;
+    let fourth = epochs(&pods).await;
+    assert!(fourth.iter().all(|epoch| *epoch > third[0]), "{fourth:?} after {third:?}");
+    eventually("the lease tells the new epoch", || told(fourth[0])).await;
+    shop.end().await;
+}
+
+/// The terms that granted what the pods have.
+async fn epochs(pods: &[FakePod]) -> Vec<u64> {
+    join_all(pods.iter().map(FakePod::epoch)).await.into_iter().flatten().collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
 async fn a_changed_setting_becomes_a_revision_that_reaches_all_pods_a_few_at_a_time() {
     let _turn = turn().await;
     let shop = Shop::new("operator", SHARED).await;
@@ -476,6 +530,30 @@ async fn pods_without_a_sidecar_are_counted_with_the_command_that_mends_it() {
     let message = shop.condition("Injected", "False/PodsWithoutSidecar").await;
     assert!(message.contains("1 of 1 pods") && message.contains("rollout restart deployment/shop"), "{message}");
     assert_eq!(shop.events("PodsWithoutSidecar").await.len(), 1, "told once");
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn what_cannot_change_in_a_running_pod_is_told_until_the_pods_are_new() {
+    let _turn = turn().await;
+    let mut shop = Shop::new("operator", SHARED).await;
+    let operator = Operator::start(&shop.cluster, "a", &[]);
+    operator.leads().await;
+    let old = shop.pod("shop-old").await;
+    shop.condition("PodsCurrent", "True/UpToDate").await;
+    shop.change(json!({"sidecar": {"resources": {"limits": {"memory": "96Mi"}}}})).await;
+    let message = shop.condition("PodsCurrent", "False/RestartRequired").await;
+    assert!(message.contains("1 of 1 pods") && message.contains("delete them"), "{message}");
+    shop.pool = shop.pools().get("shop").await.expect("the pool");
+    let new = shop.pod("shop-new").await;
+    eventually("the new pod is current", || async {
+        shop.condition("PodsCurrent", "False/RestartRequired").await.contains("1 of 2 pods").then_some(())
+    })
+    .await;
+    old.end().await;
+    shop.condition("PodsCurrent", "True/UpToDate").await;
+    new.end().await;
     shop.end().await;
 }
 

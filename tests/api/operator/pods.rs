@@ -89,6 +89,12 @@ impl FakePod {
         grant_of(&pod, pool)
     }
 
+    /// The term that its annotation is of.
+    pub async fn epoch(&self) -> Option<u64> {
+        let pod = self.pods.get_opt(&self.name).await.ok()??;
+        Some(GrantDocument::parse(pod.annotations().get(names::GRANT_ANNOTATION)?).ok()?.epoch)
+    }
+
     /// Which revision its annotation asks for.
     pub async fn revision(&self, pool: &str) -> Option<u64> {
         let pod = self.pods.get_opt(&self.name).await.ok()??;
