@@ -1,14 +1,28 @@
 //! PURE: what becomes of the pooler's process. State, observation and now in; the next action out.
 //!
+//! A process whose console is silent is killed when it is hung, never because the machine is short of CPU. What decides:
+//!
+//! - **Stopped** (by a signal or a debugger): hung after [`HUNG_AFTER`].
+//! - **Idle**, asleep although a question waits: hung after [`HUNG_AFTER`] in which we ourselves ran on time. When we were late,
+//!   so may the question have been.
+//! - **Busy**, on the CPU all the time: hung after [`BUSY_AFTER`]; a storm of logins keeps PgBouncer busy for less.
+//! - **Starved**, wanting to run and not let: never hung.
+//!
+//! [`Effort`] tells these apart. Until [`SILENT_AFTER`] the silence is not reported either.
 //! Times are milliseconds on a clock that does not jump.
 
+use super::vitals::Effort;
 use crate::contract::SlotStatus;
 
 /// Milliseconds on a clock that does not jump.
 pub type Millis = u64;
 
-/// A process that has not answered its console for so long is hung.
+/// A process that has not answered its console for so long, and could have, is hung.
 pub const HUNG_AFTER: Millis = 1000;
+/// A process that has been on the CPU for so long without answering its console is hung.
+pub const BUSY_AFTER: Millis = 5000;
+/// A console that has been silent for so long is reported as not answering.
+pub const SILENT_AFTER: Millis = 3000;
 /// A process that has never answered is given up after so long.
 pub const START_DEADLINE: Millis = 10_000;
 /// After so long without a fault, earlier faults are forgotten.
@@ -49,8 +63,10 @@ pub struct Observation {
     pub running: bool,
     /// What the console said, if it was asked.
     pub console: ConsoleSeen,
-    /// Whether we ourselves ran on time. When not, silence of the console says nothing: both are short of CPU.
+    /// Whether we ourselves ran on time. When not, silence of the console says little: both are short of CPU.
     pub punctual: bool,
+    /// What kept the process from answering; looked at when the console is silent.
+    pub effort: Effort,
 }
 
 /// What the console said.
@@ -75,10 +91,21 @@ pub enum Action {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    Down { until: Millis },
-    Starting { since: Millis },
-    Serving { answered: Millis, since: Millis },
-    Killed { reason: RestartReason },
+    Down {
+        until: Millis,
+    },
+    Starting {
+        since: Millis,
+    },
+    /// `quiet_since`: since when silence speaks against the process.
+    Serving {
+        answered: Millis,
+        quiet_since: Millis,
+        since: Millis,
+    },
+    Killed {
+        reason: RestartReason,
+    },
 }
 
 /// The state of one slot.
@@ -112,24 +139,36 @@ impl Machine {
                     return None;
                 }
                 if seen.console == ConsoleSeen::Answered {
-                    self.phase = Phase::Serving { answered: now, since: now };
+                    self.phase = Phase::Serving { answered: now, quiet_since: now, since: now };
                     return None;
                 }
-                (now.saturating_sub(since) >= START_DEADLINE).then(|| self.kill(RestartReason::NeverAnswered))
+                let given_up = now.saturating_sub(since) >= START_DEADLINE && seen.effort != Effort::Starved;
+                given_up.then(|| self.kill(RestartReason::NeverAnswered))
             }
-            Phase::Serving { answered, since } => {
+            Phase::Serving { answered, quiet_since, since } => {
                 if !seen.running {
                     self.ended(now, RestartReason::Exited);
                     return None;
                 }
-                if seen.console == ConsoleSeen::Answered || !seen.punctual {
-                    self.phase = Phase::Serving { answered: now, since };
+                if seen.console == ConsoleSeen::Answered {
+                    self.phase = Phase::Serving { answered: now, quiet_since: now, since };
                     if now.saturating_sub(since) >= FORGIVEN_AFTER {
                         self.faults = 0;
                     }
                     return None;
                 }
-                let hung = seen.console == ConsoleSeen::Silent && now.saturating_sub(answered) >= HUNG_AFTER;
+                let silent = seen.console == ConsoleSeen::Silent;
+                let excused = match seen.effort {
+                    Effort::Stopped => false,
+                    Effort::Idle | Effort::Busy => !seen.punctual,
+                    Effort::Starved => silent,
+                };
+                if excused {
+                    self.phase = Phase::Serving { answered, quiet_since: now, since };
+                    return None;
+                }
+                let patience = if seen.effort == Effort::Busy { BUSY_AFTER } else { HUNG_AFTER };
+                let hung = silent && now.saturating_sub(quiet_since) >= patience;
                 hung.then(|| self.kill(RestartReason::Hung))
             }
             Phase::Killed { reason } => {
@@ -157,7 +196,7 @@ impl Machine {
             Phase::Down { .. } if self.restart_reason.is_none() => SlotStatus::Starting,
             Phase::Down { .. } => SlotStatus::Down,
             Phase::Starting { .. } => SlotStatus::Starting,
-            Phase::Serving { answered, .. } if now.saturating_sub(answered) < HUNG_AFTER => SlotStatus::Serving,
+            Phase::Serving { answered, .. } if now.saturating_sub(answered) < SILENT_AFTER => SlotStatus::Serving,
             Phase::Serving { .. } | Phase::Killed { .. } => SlotStatus::NotAnswering,
         }
     }
@@ -194,8 +233,13 @@ mod tests {
 
     use super::*;
 
-    const CALM: Observation =
-        Observation { startable: true, running: true, console: ConsoleSeen::Answered, punctual: true };
+    const CALM: Observation = Observation {
+        startable: true,
+        running: true,
+        console: ConsoleSeen::Answered,
+        punctual: true,
+        effort: Effort::Idle,
+    };
 
     fn serving() -> Machine {
         let mut machine = Machine::default();
@@ -254,19 +298,68 @@ mod tests {
         }
     }
 
+    /// When a process that answers no more is killed, asked every half second; None: not within a minute.
+    fn killed_after(effort: Effort, punctual: bool) -> Option<Millis> {
+        let mut machine = serving();
+        let silent = Observation { console: ConsoleSeen::Silent, effort, punctual, ..CALM };
+        (510..60_000).step_by(500).find(|now| machine.step(*now, silent) == Some(Action::Kill(RestartReason::Hung)))
+    }
+
+    #[test]
+    fn a_starved_process_is_never_killed_and_a_stopped_one_is_however_late_we_are() {
+        assert_eq!(killed_after(Effort::Starved, true), None);
+        assert_eq!(killed_after(Effort::Starved, false), None);
+        assert_eq!(killed_after(Effort::Idle, false), None);
+        for (effort, punctual) in [(Effort::Idle, true), (Effort::Stopped, true), (Effort::Stopped, false)] {
+            assert_eq!(killed_after(effort, punctual), Some(1010), "{effort:?}");
+        }
+    }
+
+    #[test]
+    fn a_process_that_turns_in_a_circle_is_killed_after_five_seconds() {
+        assert_eq!(killed_after(Effort::Busy, true), Some(5010));
+    }
+
+    #[test]
+    fn one_silence_changes_nothing_and_three_seconds_of_it_are_reported() {
+        let mut machine = serving();
+        let silent = Observation { console: ConsoleSeen::Silent, effort: Effort::Starved, ..CALM };
+        machine.step(510, silent);
+        assert_eq!(machine.status(1400), SlotStatus::Serving);
+        machine.step(1500, CALM);
+        for now in [2000, 2500, 3000, 3500, 4000] {
+            machine.step(now, silent);
+            assert_eq!(machine.status(now), SlotStatus::Serving, "{now}");
+        }
+        assert_eq!(machine.status(4500), SlotStatus::NotAnswering);
+        machine.step(4600, CALM);
+        assert_eq!(machine.status(4600), SlotStatus::Serving);
+    }
+
+    #[test]
+    fn a_process_that_is_starved_while_it_starts_is_waited_for() {
+        let mut machine = Machine::default();
+        machine.step(0, Observation { running: false, ..CALM });
+        let starved = Observation { console: ConsoleSeen::Silent, effort: Effort::Starved, ..CALM };
+        assert_eq!(machine.step(START_DEADLINE + 1, starved), None);
+        let idle = Observation { effort: Effort::Idle, ..starved };
+        assert_eq!(machine.step(START_DEADLINE + 2, idle), Some(Action::Kill(RestartReason::NeverAnswered)));
+    }
+
     proptest! {
         #[test]
         fn a_healthy_world_always_ends_in_serving(
-            seen in prop::collection::vec((any::<bool>(), any::<bool>(), 0..3u8, any::<bool>(), 1..2000u64), 0..200),
+            seen in prop::collection::vec((any::<bool>(), any::<bool>(), 0..3u8, any::<bool>(), 0..4u8, 1..2000u64), 0..200),
         ) {
             let mut machine = Machine::default();
             let mut now = 0;
             let mut running = false;
-            for (startable, dies, console, punctual, pause) in seen {
+            for (startable, dies, console, punctual, effort, pause) in seen {
+                let effort = [Effort::Idle, Effort::Stopped, Effort::Busy, Effort::Starved][usize::from(effort)];
                 now += pause;
                 let console = [ConsoleSeen::NotAsked, ConsoleSeen::Answered, ConsoleSeen::Silent][usize::from(console)];
                 running = running && !dies;
-                match machine.step(now, Observation { startable, running, console, punctual }) {
+                match machine.step(now, Observation { startable, running, console, punctual, effort }) {
                     Some(Action::Start) => { prop_assert!(!running && startable); running = true; }
                     Some(Action::Kill(_)) => { prop_assert!(running); running = false; }
                     None => {}

@@ -1,7 +1,7 @@
 //! The sidecar's agent: runs the pooler, follows the pod's annotations, decides the limit each second, and tells.
 //!
 //! Pure parts: [`machine`] (what becomes of the process), [`wish`] (what the pod is asked to run),
-//! [`reaction`] (the limit), [`peaks`], [`counters`], [`arrivals`], and the driver's [`crate::pooler::pgbouncer`]. The rest is a shell around them: one loop on one thread
+//! [`reaction`] (the limit), [`problems`] (what is told, and when), [`vitals`], [`retry`], [`peaks`], [`counters`], [`arrivals`], and the driver's [`crate::pooler::pgbouncer`]. The rest is a shell around them: one loop on one thread
 //! ([`run`]), and an HTTP server that shows what the loop has published.
 
 pub mod arrivals;
@@ -13,14 +13,18 @@ pub mod last_good;
 pub mod machine;
 pub mod metrics;
 pub mod options;
+pub mod orphans;
 pub mod peaks;
 pub mod probe;
+pub mod problems;
 pub mod process;
 pub mod reaction;
+pub mod retry;
 pub mod run;
 pub mod server;
 pub mod slot;
 pub mod sockets;
+pub mod vitals;
 pub mod wish;
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use tokio::{
     time::timeout,
 };
 
+use super::vitals::Vitals;
 use crate::pooler::pgbouncer::{
     log::{PoolerError, classify},
     version::{OLDEST, Support, Version},
@@ -148,6 +149,18 @@ impl Pooler {
         }
         let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         Ok(Self { child, pid })
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> Option<Pid> {
+        self.pid
+    }
+
+    /// What the kernel knows of it now; None where it does not tell.
+    pub fn vitals(&self) -> Option<Vitals> {
+        let directory = PathBuf::from(format!("/proc/{}", self.pid?.as_raw_nonzero()));
+        let stat = std::fs::read_to_string(directory.join("stat")).ok()?;
+        Vitals::parse(&stat, std::fs::read_to_string(directory.join("schedstat")).ok().as_deref())
     }
 
     /// Whether it has ended, and how.

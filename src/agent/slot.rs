@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// How long an answer of the console may take.
-const CONSOLE_DEADLINE: Duration = Duration::from_millis(400);
+pub const CONSOLE_DEADLINE: Duration = Duration::from_millis(400);
 /// Steps taken in one go; more would mean that the console plays with us.
 const MOST_STEPS: usize = 12;
 
@@ -82,6 +82,26 @@ pub enum Progress {
     },
 }
 
+/// Whether the process works with what it was given to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Follows {
+    /// It started with it, or all of it was read back.
+    Proven,
+    /// Not read back, or other values were.
+    Unproven,
+    /// All but these parameters was read back; only a new process takes them over.
+    NeedsRestart(Vec<String>),
+}
+
+/// What became of a revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It was in force already.
+    Already,
+    /// It is now, read back.
+    Now,
+}
+
 /// One slot.
 pub struct Slot {
     directory: PathBuf,
@@ -91,8 +111,9 @@ pub struct Slot {
     pooler: Option<Pooler>,
     /// What was read back last; None when nothing was since the process started.
     pub limits: Option<LimitsReadBack>,
-    /// What the process was given to read.
+    /// What the process was given to read, and how far it was seen to follow.
     rendered: Option<Rendered>,
+    follows: Follows,
     lifetime_shortened: bool,
 }
 
@@ -106,6 +127,7 @@ impl Slot {
             pooler: None,
             limits: None,
             rendered: None,
+            follows: Follows::Unproven,
             lifetime_shortened: false,
         }
     }
@@ -139,6 +161,8 @@ impl Slot {
         let ini = self.write(&rendered)?;
         self.pooler = Some(Pooler::start(program, &ini, errors)?);
         self.rendered = Some(rendered);
+        // it takes over the whole file or ends
+        self.follows = Follows::Proven;
         Ok(())
     }
 
@@ -157,6 +181,11 @@ impl Slot {
             pooler.kill().await;
         }
         self.forget();
+    }
+
+    /// The process; None when none runs.
+    pub fn pooler(&self) -> Option<&Pooler> {
+        self.pooler.as_ref()
     }
 
     fn forget(&mut self) {
@@ -251,8 +280,27 @@ impl Slot {
         Ok(())
     }
 
-    /// Whether the process was given something else than `rendered`, its limits left aside (those are changed by SET).
-    pub fn differs_from(&self, rendered: &Rendered) -> bool {
+    /// Has the process work with `rendered`, its limits left aside (those are changed by SET). A RELOAD is asked for only
+    /// when it could change something.
+    ///
+    /// # Errors
+    /// [`SlotError`]: `RestartRequired` until a new process has taken over the rest.
+    pub async fn take_over(&mut self, rendered: Rendered) -> Result<Taken, SlotError> {
+        if !self.differs_from(&rendered) {
+            match &self.follows {
+                Follows::Proven => return Ok(Taken::Already),
+                Follows::NeedsRestart(names) => return Err(SlotError::RestartRequired { names: names.clone() }),
+                Follows::Unproven => {}
+            }
+        }
+        self.follows = Follows::Unproven;
+        self.reload(rendered).await?;
+        self.follows = Follows::Proven;
+        Ok(Taken::Now)
+    }
+
+    /// Whether the process was given something else.
+    fn differs_from(&self, rendered: &Rendered) -> bool {
         let fixed = |rendered: &Rendered| -> Vec<(String, String)> {
             rendered.parameters.iter().filter(|(name, _)| !is_limit(name)).cloned().collect()
         };
@@ -264,23 +312,21 @@ impl Slot {
     }
 
     /// Gives the process new files and has it take them over; everything is read back.
-    ///
-    /// # Errors
-    /// [`SlotError`]: `RestartRequired` when only a new process would take over the rest.
-    pub async fn reload(&mut self, rendered: Rendered) -> Result<(), SlotError> {
+    async fn reload(&mut self, rendered: Rendered) -> Result<(), SlotError> {
         self.write(&rendered)?;
-        self.console.reload().await?;
+        let parameters = self.rendered.insert(rendered).parameters.clone();
         self.lifetime_shortened = false;
-        self.rendered = Some(rendered);
         self.limits = None;
+        self.console.reload().await?;
         let config = self.console.config().await?;
-        let names = self.rendered.as_ref().map_or_else(Vec::new, |rendered| differences(&rendered.parameters, &config));
+        let names = differences(&parameters, &config);
         let (restart, missed): (Vec<String>, Vec<String>) = names.into_iter().partition(|name| needs_restart(name));
         self.read_limits().await?;
         if !missed.is_empty() {
             return Err(SlotError::NotReloaded { names: missed });
         }
         if !restart.is_empty() {
+            self.follows = Follows::NeedsRestart(restart.clone());
             return Err(SlotError::RestartRequired { names: restart });
         }
         Ok(())

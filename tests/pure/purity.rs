@@ -10,13 +10,16 @@ use std::{
 };
 
 /// Pure code, and the crates that it may use beside the [`ALLOWED`] ones.
-const PURE: [(&str, &[&str]); 10] = [
+const PURE: [(&str, &[&str]); 13] = [
     ("src/contract", &[]),
     ("src/decide", &["k8s_openapi"]),
     ("src/webhook/admission.rs", &["k8s_openapi", "json_patch"]),
     ("src/webhook/inject", &["k8s_openapi", "json_patch", "sha2"]),
     ("src/webhook/certificates/plan.rs", &["k8s_openapi"]),
     ("src/agent/machine.rs", &[]),
+    ("src/agent/problems.rs", &[]),
+    ("src/agent/retry.rs", &[]),
+    ("src/agent/vitals.rs", &[]),
     ("src/pooler/pgbouncer/render.rs", &[]),
     ("src/pooler/pgbouncer/ini.rs", &[]),
     ("src/pooler/pgbouncer/parameters.rs", &[]),

@@ -82,9 +82,9 @@ impl Pools {
 /// `SHOW STATS` of one database: counters since the process started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Transactions finished.
+    /// Transactions begun, those that wait for a server connection included.
     pub transactions: u64,
-    /// Time in transactions, microseconds.
+    /// Time in transactions that have ended, microseconds.
     pub transaction_microseconds: u64,
     /// Time that clients waited for a server connection, microseconds.
     pub wait_microseconds: u64,

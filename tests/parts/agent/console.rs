@@ -30,6 +30,8 @@ enum Lie {
     Noise,
     /// No answer.
     Silence,
+    /// Every second `SHOW SERVERS` gets no answer; everything else is in order.
+    Lapses,
 }
 
 /// A program that claims to be PgBouncer and only lives; the console is served by the test.
@@ -71,6 +73,7 @@ fn table(columns: &[&str], rows: &[&[&str]]) -> Vec<u8> {
 
 fn answer(lie: Lie, query: &str) -> Vec<u8> {
     let number = if lie == Lie::Garbage { "many" } else { "0" };
+    let warm = if lie == Lie::Lapses { "1" } else { number };
     let mut answer = match query {
         _ if lie == Lie::OtherColumns && query.starts_with("SHOW") => table(&["something", "else"], &[&["1", "2"]]),
         "SHOW VERSION" => table(&["version"], &[&["PgBouncer 1.24.1"]]),
@@ -78,7 +81,7 @@ fn answer(lie: Lie, query: &str) -> Vec<u8> {
             &["key", "value", "default", "changeable"],
             &[
                 &["default_pool_size", "3", "20", "yes"],
-                &["min_pool_size", number, "0", "yes"],
+                &["min_pool_size", warm, "0", "yes"],
                 &["max_db_connections", "3", "0", "yes"],
             ],
         ),
@@ -116,6 +119,10 @@ fn answer(lie: Lie, query: &str) -> Vec<u8> {
     answer
 }
 
+fn count(asked: &Mutex<Vec<String>>, query: &str) -> usize {
+    asked.lock().unwrap().iter().filter(|before| *before == query).count()
+}
+
 /// Serves one connection; the commands are kept.
 fn serve(lie: Lie, stream: &mut (impl Read + Write), asked: &Mutex<Vec<String>>) -> std::io::Result<()> {
     let mut length = [0; 4];
@@ -135,6 +142,7 @@ fn serve(lie: Lie, stream: &mut (impl Read + Write), asked: &Mutex<Vec<String>>)
         let reply = match lie {
             Lie::Silence => Vec::new(),
             Lie::Noise => vec![b'!'; 64],
+            Lie::Lapses if query == "SHOW SERVERS" && count(asked, &query) % 2 == 1 => Vec::new(),
             _ => answer(lie, &query),
         };
         asked.lock().unwrap().push(query);
@@ -204,9 +212,13 @@ impl Write for Duplex<'_> {
 
 /// An agent whose pooler's console lies; asked for a share of 5, while the console stays at 3.
 fn lied_to(lie: Lie, directory: &TempDir) -> (Agent, Liar) {
+    with_share(5, lie, directory)
+}
+
+fn with_share(share: u32, lie: Lie, directory: &TempDir) -> (Agent, Liar) {
     let mut agent = Agent::new(1, &Account::shop()).with_pooler(&impostor(directory));
     agent.revise(1, &settings());
-    agent.grant(1, 5, 5);
+    agent.grant(1, share, share);
     let liar = Liar::start(lie, &agent);
     agent.run();
     (agent, liar)
@@ -244,5 +256,21 @@ async fn a_console_that_hangs_or_makes_noise_never_counts_as_serving() {
         let status = agent.status().unwrap();
         assert_ne!(status.slot, SlotStatus::Serving, "{lie:?}");
         assert_eq!((status.seq, status.limits, status.held), (0, None, None));
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs the lab's environment: tests/run parts"]
+async fn a_single_reading_without_an_answer_is_not_told_and_turns_no_pod_unready() {
+    let directory = TempDir::new().unwrap();
+    let (agent, liar) = with_share(3, Lie::Lapses, &directory);
+    agent.until("the grant is in force", |status| status.seq == 1).await;
+    agent.until("a first reading", |status| status.held.is_some()).await;
+    while count(&liar.asked, "SHOW SERVERS") < 8 {
+        let status = agent.status().unwrap();
+        assert_eq!((status.slot, status.message.as_str()), (SlotStatus::Serving, ""));
+        assert!(status.held.is_some(), "what was read a second ago still holds");
+        assert!(agent.is_ready());
+        tokio::time::sleep(Duration::from_millis(25)).await;
     }
 }

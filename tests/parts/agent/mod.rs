@@ -1,6 +1,7 @@
 //! The agent with the real PgBouncer in front of the real PostgreSQL.
 
 mod console;
+mod faults;
 mod rig;
 
 use std::time::Duration;
@@ -287,8 +288,6 @@ async fn the_limit_follows_the_load_of_the_pod_and_its_log_replays_to_the_same_d
     let postgres = Postgres::start().await;
     postgres.create(&Account::shop()).await;
     let agent = Agent::start(&postgres, &Account::shop(), &reacting(), 20).await;
-    // a pod that has never served a transaction knows no service time and holds
-    agent.client().await.simple_query("select 1").await.unwrap();
     agent.until("an idle pod shrinks to few", |status| status.limits.is_some_and(|limits| limits.pool_size <= 2)).await;
     let mut load = tokio::task::JoinSet::new();
     for _ in 0..12 {
@@ -302,11 +301,11 @@ async fn the_limit_follows_the_load_of_the_pod_and_its_log_replays_to_the_same_d
     }
     let busy = |limits: LimitsReadBack| limits.pool_size >= 10 && limits.max_db_connections == 20;
     agent.until("clients that wait raise it", |status| status.limits.is_some_and(busy)).await;
-    load.abort_all();
     until("the counters moved", async || {
         agent.metric("sluice_transactions_total{").filter(|transactions| *transactions > 50.0)
     })
     .await;
+    load.abort_all();
 
     let sizing = SizingSettings::from(&reacting());
     let mut sizer = Sizer::default();

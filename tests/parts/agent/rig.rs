@@ -22,7 +22,7 @@ pub const DEADLINE: Duration = Duration::from_secs(90);
 const POOL: &str = "shop";
 
 /// A program of the lab.
-fn program(name: &str) -> PathBuf {
+pub fn program(name: &str) -> PathBuf {
     let directory = env::var_os("SLUICE_LAB_BIN").expect("SLUICE_LAB_BIN is set by: eval \"$(tests/lab/lab env)\"");
     Path::new(&directory).join(name)
 }
@@ -272,6 +272,11 @@ impl Agent {
         self.write("grant", &GrantDocument { v: 1, epoch: 1, pools: [(POOL.to_owned(), grant)].into() }.render());
     }
 
+    /// What the readiness probe finds.
+    pub fn is_ready(&self) -> bool {
+        sluice::agent::probe::is_ready(self.http.port())
+    }
+
     fn get(&self, path: &str) -> Option<String> {
         let mut stream = TcpStream::connect_timeout(&self.http, Duration::from_secs(1)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -302,8 +307,12 @@ impl Agent {
         self.directory.path().join("run")
     }
 
+    pub fn state_dir(&self) -> PathBuf {
+        self.directory.path().join("state")
+    }
+
     pub fn state_file(&self) -> PathBuf {
-        fs::read_dir(self.directory.path().join("state")).unwrap().next().expect("a file").unwrap().path()
+        fs::read_dir(self.state_dir()).unwrap().next().expect("a file").unwrap().path()
     }
 
     pub fn client_port(&self) -> u16 {
@@ -335,11 +344,16 @@ impl Agent {
         connect(&self.client_config()).await.unwrap()
     }
 
-    /// Process of the pooler: the agent's only child.
+    /// Process of the pooler: the agent's first child.
     pub fn pooler_pid(&self) -> Option<Pid> {
-        let agent = self.child.as_ref()?.id();
-        let children = fs::read_to_string(format!("/proc/{agent}/task/{agent}/children")).ok()?;
-        Pid::from_raw(children.split_whitespace().next()?.parse().ok()?)
+        self.children().first().copied()
+    }
+
+    /// The agent's children, those that have ended and were not waited for included.
+    pub fn children(&self) -> Vec<Pid> {
+        let agent = self.child.as_ref().map_or(0, Child::id);
+        let children = fs::read_to_string(format!("/proc/{agent}/task/{agent}/children")).unwrap_or_default();
+        children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
     }
 }
 

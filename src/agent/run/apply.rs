@@ -1,0 +1,204 @@
+//! What is wanted becomes what is in force: a process, a revision, the limits; and what worked is kept.
+
+use super::{Agent, READING, RELEASE_PATIENCE};
+use crate::{
+    agent::{
+        last_good::{self, LastGood},
+        process,
+        slot::{Progress, SlotError, Taken},
+    },
+    contract::LimitSource,
+    pooler::pgbouncer::{
+        limits::Wanted,
+        render::{self, RenderError, RenderInput, Rendered},
+    },
+};
+
+impl Agent {
+    pub(super) fn wanted(&self) -> Wanted {
+        let grant = self.wish.grant();
+        Wanted { limit: self.limit.min(grant.share), warm: grant.floor, share: grant.share }
+    }
+
+    pub(super) fn render(&self, wanted: Wanted) -> Option<Result<(u64, Rendered), RenderError>> {
+        let revision = self.wish.revision.as_ref()?;
+        let credentials = self.wish.credentials.as_ref()?;
+        let rendered = render::render(&RenderInput {
+            injection: &self.injection,
+            settings: &revision.settings,
+            limits: wanted.as_limits(),
+            credentials,
+            place: &self.place,
+        });
+        Some(rendered.map(|rendered| (revision.revision, rendered)))
+    }
+
+    pub(super) fn start(&mut self) {
+        let reason = self.machine.take_restart_reason();
+        if let Some(reason) = reason {
+            self.published.metrics.count_restart(reason.as_str());
+        }
+        self.decide_limit();
+        let Some(rendered) = self.render(self.wanted()) else { return };
+        let Some(program) = self.program.clone() else { return };
+        (self.started_at, self.answered) = (self.now(), None);
+        let started = rendered.map_err(|error| error.to_string()).and_then(|(revision, rendered)| {
+            match process::raise_file_limit(self.injection.client.max_connections, self.wish.grant().share) {
+                Some(few) => drop(self.problems.files.is(few)),
+                None => self.problems.files.is_over(),
+            }
+            self.slot
+                .start(&program, rendered, self.errors.0.clone())
+                .map(|()| revision)
+                .map_err(|error| error.to_string())
+        });
+        match started {
+            Ok(revision) => {
+                self.problems.configuration.is_over();
+                self.settle_revision(revision);
+            }
+            Err(error) => {
+                tracing::error!("{error}");
+                self.problems.configuration.is(error);
+                let now = self.now();
+                self.machine.start_failed(now);
+            }
+        }
+    }
+
+    pub(super) async fn apply_revision(&mut self) {
+        // With the limits that are in force now: a RELOAD must not move them.
+        let mut wanted = self.wanted();
+        if let Some(limits) = self.slot.limits {
+            wanted.limit = limits.pool_size.min(wanted.limit.max(1));
+        }
+        let (revision, rendered) = match self.render(wanted) {
+            Some(Ok(rendered)) => rendered,
+            Some(Err(error)) => {
+                if self.problems.configuration.is(error.to_string()) {
+                    tracing::warn!("{error}");
+                }
+                return;
+            }
+            None => return,
+        };
+        self.problems.configuration.is_over();
+        match self.slot.take_over(rendered).await {
+            Ok(taken) => {
+                if taken == Taken::Now {
+                    tracing::info!(revision, "revision in force, read back");
+                }
+                self.settle_revision(revision);
+            }
+            Err(error) => self.tell_reload(revision, &error),
+        }
+    }
+
+    pub(super) fn settle_revision(&mut self, revision: u64) {
+        self.revision = Some(revision);
+        self.problems.reload.is_over();
+        self.reload_again.settled();
+    }
+
+    pub(super) fn tell_reload(&mut self, revision: u64, error: &SlotError) {
+        let (now, text) = (self.now(), error.to_string());
+        match error {
+            SlotError::Console(_) => self.problems.reload.may_pass(now, text),
+            _ => {
+                if self.problems.reload.is(text) {
+                    tracing::warn!(revision, "{error}");
+                }
+            }
+        }
+        match error {
+            // asking again changes nothing
+            SlotError::RestartRequired { .. } => self.reload_again.settled(),
+            _ => self.reload_again.failed(now),
+        }
+    }
+
+    pub(super) async fn apply_limits(&mut self) {
+        self.decide_limit();
+        let wanted = self.wanted();
+        let is_fresh = self.now().saturating_sub(self.held_at) <= READING;
+        let held = self.held.filter(|_| is_fresh).map(|held| held.held);
+        match self.slot.converge(wanted, held).await {
+            Ok(Progress::InForce) => {
+                self.releasing_since = None;
+                self.problems.limits.is_over();
+                if self.in_force != self.wish.granted {
+                    self.in_force = self.wish.granted;
+                    let grant = self.wish.grant();
+                    tracing::info!(
+                        seq = grant.seq,
+                        share = grant.share,
+                        floor = grant.floor,
+                        "grant in force, read back"
+                    );
+                }
+                self.store_last_good();
+            }
+            Ok(Progress::Releasing { excess }) => {
+                let now = self.now();
+                let since = *self.releasing_since.get_or_insert(now);
+                self.problems.limits.is(format!(
+                    "{excess} server connections more than the share are busy; they close as transactions end"
+                ));
+                if let Ok(pools) = self.slot.console.pools(&self.injection.upstream.database).await {
+                    self.see_pools(pools);
+                }
+                if now.saturating_sub(since) >= RELEASE_PATIENCE
+                    && let Err(error) = self.slot.shorten_lifetime().await
+                {
+                    self.tell_limits(&error);
+                }
+            }
+            Err(error) => self.tell_limits(&error),
+        }
+    }
+
+    pub(super) fn tell_limits(&mut self, error: &SlotError) {
+        let text = error.to_string();
+        if let SlotError::Console(_) = error {
+            let now = self.now();
+            self.problems.limits.may_pass(now, text);
+        } else if self.problems.limits.is(text) {
+            tracing::warn!("{error}");
+        }
+    }
+
+    pub(super) fn decide_limit(&mut self) {
+        let grant = self.wish.grant();
+        let source = self.wish.revision.as_ref().map_or(LimitSource::Share, |r| r.settings.scaling.limit_source);
+        self.limit = self.reaction.limit(source, grant);
+    }
+
+    pub(super) fn store_last_good(&mut self) {
+        let (Some(granted), Some(revision)) = (self.in_force, self.wish.revision.clone()) else { return };
+        if self.revision != Some(revision.revision) {
+            return;
+        }
+        let pool = self.injection.pool.clone();
+        let worked = LastGood { pool, revision, epoch: granted.epoch, grant: granted.grant };
+        if self.stored.as_ref() == Some(&worked) {
+            return;
+        }
+        let now = self.now();
+        if self.store_again.is_pausing(now) {
+            return;
+        }
+        match last_good::store(&self.options.state_dir, &worked) {
+            Ok(()) => {
+                self.problems.state.is_over();
+                self.store_again.settled();
+                self.stored = Some(worked);
+            }
+            Err(error) => {
+                if self.problems.state.is(error.to_string()) {
+                    tracing::warn!("{error}");
+                }
+                self.store_again.failed(now);
+            }
+        }
+    }
+}

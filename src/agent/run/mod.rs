@@ -1,0 +1,346 @@
+//! The agent's loop: one thread, twenty rounds a second.
+//!
+//! A round looks at the configuration volume and at the process; every half second it asks the console whether it lives,
+//! every second it takes a reading and decides. What a round finds is published for the HTTP server.
+
+mod apply;
+mod console;
+mod place;
+mod reading;
+mod report;
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use thiserror::Error;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    time::sleep_until,
+};
+
+use super::{
+    arrivals::Arrivals,
+    counters::Differences,
+    inputs::Inputs,
+    last_good::{self, LastGood},
+    machine::{Action, Machine, Millis, Observation},
+    metrics::Metrics,
+    options::RunOptions,
+    orphans,
+    peaks::Peak,
+    problems::Problems,
+    process::{self, ProcessError},
+    reaction::Reaction,
+    retry::Retry,
+    server::{self, Published},
+    slot::Slot,
+    sockets::LeakWatch,
+    vitals::Vitals,
+    wish::{Granted, Wish},
+};
+use crate::{
+    contract::{ContractError, Document, Held, Injection, names},
+    pooler::pgbouncer::{
+        log::PoolerError,
+        render::{self, Place, RenderError},
+        version::{RECOMMENDED, Support, Version},
+    },
+};
+
+/// One round.
+const ROUND: Duration = Duration::from_millis(50);
+/// Between two questions whether the console lives.
+const PING: Millis = 500;
+/// Between two readings.
+const READING: Millis = 1000;
+/// Between two looks at a shrink that waits for transactions to end.
+const RELEASE_LOOK: Millis = 100;
+/// A shrink that waits longer than this for a busy pool shortens the lifetime of its server connections.
+const RELEASE_PATIENCE: Millis = 1000;
+/// Between two reads of all limits although nothing changed.
+const LIMITS_SWEEP: Millis = 15_000;
+/// Between two looks at all clients, which cost more than a reading.
+const CLIENTS_LOOK: Millis = 15_000;
+/// Between two looks for leaks: often enough to see each silence before keepalives disturb it.
+const LEAKS_LOOK: Millis = 4000;
+/// A round that begins so late means that we lack CPU.
+const LATE: Duration = Duration::from_millis(250);
+/// How long the figures of the last reading are shown when the next ones do not come.
+const READING_HOLDS: Millis = 3000;
+/// Between two looks for processes that were left behind.
+const ORPHANS_LOOK: Millis = 5000;
+/// Errors of the pooler's log that may wait to be counted.
+const ERROR_QUEUE: usize = 1024;
+/// Why the agent ended.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// What was fixed at injection cannot be read.
+    #[error(transparent)]
+    Injection(#[from] ContractError),
+    /// What was fixed at injection cannot be represented by the pooler.
+    #[error("environment variable SLUICE_INJECTION: {0}")]
+    Unrepresentable(#[from] RenderError),
+    /// The port is not free.
+    #[error("listening on port {port}: {source}")]
+    Listen {
+        /// The port.
+        port: u16,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Signals cannot be received.
+    #[error("receiving signals: {0}")]
+    Signals(#[source] std::io::Error),
+}
+
+struct Agent {
+    options: RunOptions,
+    injection: Injection,
+    place: Place,
+    program: Option<PathBuf>,
+    version: Option<Version>,
+    inputs: Inputs,
+    wish: Wish,
+    machine: Machine,
+    slot: Slot,
+    published: Arc<Published>,
+    errors: (mpsc::Sender<PoolerError>, mpsc::Receiver<PoolerError>),
+    begin: Instant,
+    problems: Problems,
+    /// Revision that the process runs.
+    revision: Option<u64>,
+    /// Grant whose share is in force.
+    in_force: Option<Granted>,
+    limit: u32,
+    held: Option<Held>,
+    /// When `held` was read.
+    held_at: Millis,
+    /// What the process had done when its console answered last, and when that was.
+    answered: Option<(Millis, Vitals)>,
+    started_at: Millis,
+    /// Whether the console answered when it was asked last.
+    answers: bool,
+    differences: Differences,
+    peaks: [(&'static str, Peak, Peak); 2],
+    reaction: Reaction,
+    arrivals: Arrivals,
+    leaked: Option<u32>,
+    leaks: LeakWatch,
+    leaks_visible: bool,
+    releasing_since: Option<Millis>,
+    stored: Option<LastGood>,
+    reload_again: Retry,
+    store_again: Retry,
+    next: Schedule,
+}
+
+#[derive(Default)]
+struct Schedule {
+    ping: Millis,
+    reading: Millis,
+    release: Millis,
+    sweep: Millis,
+    leaks: Millis,
+    clients: Millis,
+    orphans: Millis,
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`RunError`]: what was fixed at injection cannot work, or the port is taken.
+pub async fn run(options: RunOptions) -> Result<(), RunError> {
+    let injection = Injection::parse(&options.injection)?;
+    render::check_database(&injection.upstream.database)?;
+    render::check_host(&injection.upstream.host)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
+    let listener = server::bind(options.listen, names::METRICS_PORT).await.map_err(|source| RunError::Listen {
+        port: options.listen.map_or(names::METRICS_PORT, |address| address.port()),
+        source,
+    })?;
+    orphans::adopt();
+    let mut agent = Agent::new(options, injection);
+    let routes = server::router(agent.published.clone());
+    let http = tokio::spawn(async move { axum::serve(listener, routes).await });
+    agent.find_program().await;
+
+    let mut due = tokio::time::Instant::now();
+    loop {
+        tokio::select! {
+            () = sleep_until(due) => {
+                let punctual = due.elapsed() < LATE;
+                agent.round(punctual).await;
+                due = (due + ROUND).max(tokio::time::Instant::now());
+            }
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    tracing::info!("asked to end: running transactions may finish");
+    agent.slot.end(agent.options.grace()).await;
+    http.abort();
+    Ok(())
+}
+
+impl Agent {
+    fn new(options: RunOptions, injection: Injection) -> Self {
+        let mut problems = Problems::default();
+        let stored = last_good::load(&options.state_dir, &injection.pool).unwrap_or_else(|error| {
+            tracing::warn!("{error}");
+            problems.state.is(error.to_string());
+            None
+        });
+        let wish = Wish::new(&injection.pool, stored.clone());
+        let published = Arc::new(Published::new(Metrics::new(&injection), report::empty_report(&options, &injection)));
+        Self {
+            place: place::place(&options, &injection),
+            program: None,
+            version: None,
+            inputs: Inputs::new(&options.config_dir),
+            wish,
+            machine: Machine::default(),
+            slot: Slot::new(&options.run_dir, injection.client.port, &injection.upstream.database),
+            published,
+            errors: mpsc::channel(ERROR_QUEUE),
+            begin: Instant::now(),
+            problems,
+            revision: None,
+            in_force: None,
+            limit: 0,
+            held: None,
+            held_at: 0,
+            answered: None,
+            started_at: 0,
+            answers: false,
+            differences: Differences::default(),
+            peaks: [("5s", 5000), ("30s", 30_000)].map(|(name, window)| (name, Peak::new(window), Peak::new(window))),
+            reaction: Reaction::default(),
+            arrivals: Arrivals::default(),
+            leaked: None,
+            leaks: LeakWatch::default(),
+            leaks_visible: true,
+            releasing_since: None,
+            stored,
+            reload_again: Retry::default(),
+            store_again: Retry::default(),
+            next: Schedule::default(),
+            options,
+            injection,
+        }
+    }
+
+    fn now(&self) -> Millis {
+        Millis::try_from(self.begin.elapsed().as_millis()).unwrap_or(Millis::MAX)
+    }
+
+    async fn find_program(&mut self) {
+        let path = std::env::var_os("PATH");
+        let found = match process::find(self.options.pgbouncer.as_deref(), path.as_deref()) {
+            Ok(program) => process::version(&program).await.map(|version| (program, version)),
+            Err(error) => Err(error),
+        };
+        match found {
+            Ok((program, version)) => {
+                if version.support() == Support::Warned {
+                    tracing::warn!(
+                        "PgBouncer {version} has known vulnerabilities (CVE-2026-6664 to -6667); use an image with {RECOMMENDED} or later"
+                    );
+                }
+                self.published.metrics.set_info(&self.options.pod_uid, &version.to_string());
+                (self.program, self.version) = (Some(program), Some(version));
+                self.problems.program.is_over();
+            }
+            Err(error) => self.refuse_program(&error),
+        }
+    }
+
+    fn refuse_program(&mut self, error: &ProcessError) {
+        tracing::error!("{error}");
+        self.problems.program.is(error.to_string());
+    }
+
+    async fn round(&mut self, punctual: bool) {
+        let now = self.now();
+        self.count_errors();
+        let changed = self.inputs.changed();
+        let inputs_changed = changed.is_some();
+        if let Some(texts) = changed {
+            self.take_inputs(&texts);
+        }
+        let console = self.ask_console(now).await;
+        let seen = Observation {
+            startable: self.program.is_some() && self.wish.revision.is_some() && self.wish.credentials.is_some(),
+            running: self.slot.is_running(),
+            console,
+            punctual,
+            effort: self.effort(console),
+        };
+        let was_serving = self.machine.is_serving();
+        match self.machine.step(self.now(), seen) {
+            Some(Action::Start) => self.start(),
+            Some(Action::Kill(reason)) => {
+                tracing::warn!(reason = reason.as_str(), "pgbouncer does not answer; it is killed and started again");
+                self.slot.kill().await;
+            }
+            None => {}
+        }
+        let serving = self.machine.is_serving();
+        if serving && !was_serving {
+            self.differences.restarted();
+            self.arrivals.restarted();
+            self.problems.reading.is_over();
+            tracing::info!(revision = self.revision, "pgbouncer answers");
+        }
+        if serving && (inputs_changed || !was_serving || self.reload_again.is_due(now)) {
+            self.apply_revision().await;
+            self.apply_limits().await;
+        } else if serving && self.releasing_since.is_some() && now >= self.next.release {
+            self.next.release = now + RELEASE_LOOK;
+            self.apply_limits().await;
+        }
+        // a console that is silent is asked one thing at a time, or it would take seconds to see that it hangs
+        if serving && self.answers && now >= self.next.reading {
+            self.next.reading = now + READING;
+            self.take_reading(punctual).await;
+            if now >= self.next.sweep {
+                self.next.sweep = now + LIMITS_SWEEP;
+                self.slot.limits = None;
+            }
+            self.apply_limits().await;
+        }
+        if !serving || self.now().saturating_sub(self.held_at) > READING_HOLDS {
+            self.held = None;
+        }
+        if now >= self.next.orphans {
+            self.next.orphans = now + ORPHANS_LOOK;
+            orphans::reap(self.slot.pooler().and_then(process::Pooler::pid));
+        }
+        self.publish();
+    }
+
+    fn count_errors(&mut self) {
+        while let Ok(error) = self.errors.1.try_recv() {
+            self.published.metrics.count_error(error.as_str());
+        }
+    }
+
+    fn take_inputs(&mut self, texts: &super::wish::Texts) {
+        self.wish.take(texts);
+        let documents = ["revision", "grant", "credentials"];
+        for (document, refusal) in documents.iter().zip(&self.wish.refusals) {
+            if let Some(refusal) = refusal {
+                tracing::warn!(document, "{refusal}");
+            }
+        }
+        let refused = documents.into_iter().zip(&self.wish.refusals);
+        self.published
+            .metrics
+            .set_refused(refused.filter_map(|(document, refusal)| Some((document, refusal.as_ref()?.reason()))));
+    }
+}

@@ -1,0 +1,42 @@
+//! Where the pooler listens and keeps its files in this pod.
+
+use std::{
+    net::{Ipv6Addr, TcpListener},
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    agent::{options::RunOptions, slot::Slot},
+    contract::{Injection, names},
+    pooler::pgbouncer::render::Place,
+};
+
+/// Trust stores of common images.
+const TRUST_STORES: &[&str] =
+    &["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+
+/// Both loopback addresses where there are two, and the volumes of the pod.
+pub(super) fn place(options: &RunOptions, injection: &Injection) -> Place {
+    let mut listen_addresses = vec!["127.0.0.1".to_owned()];
+    if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
+        listen_addresses.push("::1".to_owned());
+    }
+    let ca_file = if injection.upstream.tls.own_ca {
+        Some(options.config_dir.join(names::SERVER_CA_FILE))
+    } else {
+        TRUST_STORES.iter().map(PathBuf::from).find(|store| store.is_file())
+    };
+    let text = |path: &Path| path.display().to_string();
+    Place {
+        listen_addresses,
+        socket_dir: text(&options.run_dir),
+        auth_file: text(&Slot::auth_file(&options.run_dir)),
+        ca_file: ca_file.as_deref().map(text),
+        login_retry_milliseconds: login_retry(&options.pod_uid),
+    }
+}
+
+/// 1 to 2 s, another one in each pod, so that the pods of a pool do not log in to a returning database together.
+fn login_retry(pod_uid: &str) -> u32 {
+    1000 + pod_uid.bytes().fold(7_u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into())) % 1000
+}

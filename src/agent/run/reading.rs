@@ -1,0 +1,144 @@
+//! The pooler's figures, once a second, and the decision on them.
+
+use std::{
+    net::IpAddr,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use super::{Agent, CLIENTS_LOOK, LEAKS_LOOK, READING};
+use crate::{
+    agent::{
+        machine::Millis,
+        reaction::{Decided, PoolerReading},
+        sockets,
+    },
+    contract::Held,
+    pooler::pgbouncer::{
+        console::ConsoleError,
+        tables::{Pools, Server},
+    },
+};
+
+impl Agent {
+    /// The agent's loop: decides the limit from this reading, and logs what `sluice decide` needs to repeat it.
+    pub(super) fn react(&mut self, reading: &PoolerReading, punctual: bool) {
+        let Some(revision) = &self.wish.revision else { return };
+        let current = self.slot.limits.map_or(self.limit, |limits| limits.pool_size);
+        let decided = self.reaction.feed(&revision.settings, self.wish.grant(), current, reading, punctual);
+        let Some(Decided { id, from, decision, line }) = decided else { return };
+        if tracing::enabled!(tracing::Level::DEBUG)
+            && let Ok(observation) = serde_json::to_string(&line)
+        {
+            tracing::debug!(
+                decision = id,
+                observation,
+                size = decision.size,
+                reason = decision.reason.as_str(),
+                "observed"
+            );
+        }
+        if decision.size != from {
+            self.published.metrics.count_decision(decision.reason.as_str());
+            tracing::info!(
+                decision = id,
+                from,
+                to = decision.size,
+                reason = decision.reason.as_str(),
+                "{}",
+                decision.message
+            );
+        }
+    }
+
+    pub(super) fn see_pools(&mut self, pools: Pools) {
+        self.held_at = self.now();
+        self.held = Some(Held {
+            held: pools.held(),
+            active: pools.active,
+            leaked: self.leaked,
+            waiting: pools.clients_waiting,
+        });
+    }
+
+    pub(super) async fn take_reading(&mut self, punctual: bool) {
+        let database = &self.injection.upstream.database;
+        let figures = async {
+            // one after the other, and none after one that failed
+            let pools = self.slot.console.pools(database).await?;
+            let stats = self.slot.console.stats(database).await?;
+            Ok((pools, stats, self.slot.console.servers(database).await?))
+        };
+        let read: Result<_, ConsoleError> = figures.await;
+        let (pools, stats, servers) = match read {
+            Ok(read) => read,
+            Err(error) => {
+                let now = self.now();
+                self.problems.reading.may_pass(now, error.to_string());
+                return;
+            }
+        };
+        self.problems.reading.is_over();
+        let now = self.now();
+        let added = self.differences.feed(stats, pools.active.saturating_add(pools.clients_waiting));
+        self.look_for_leaks(now, &servers);
+        self.count_arrivals(now, &servers).await;
+        self.see_pools(pools);
+        let leaked = self.leaked;
+        let at_seconds = self.begin.elapsed().as_secs_f64();
+        self.react(&PoolerReading { at_seconds, pools, added, leaked }, punctual);
+        let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        let metrics = &self.published.metrics;
+        metrics.observe(added, pools, leaked, unix_seconds);
+        let waiting = f64::from(pools.clients_waiting);
+        let demand = f64::from(pools.active.saturating_sub(leaked.unwrap_or(0))) + waiting;
+        for (name, demands, waitings) in &mut self.peaks {
+            metrics.set_peaks(name, demands.feed(now, demand), waitings.feed(now, waiting));
+        }
+    }
+
+    /// Looks for server connections that are idle in transaction.
+    pub(super) fn look_for_leaks(&mut self, now: Millis, servers: &[Server]) {
+        let Some(revision) = &self.wish.revision else { return };
+        if now < self.next.leaks {
+            return;
+        }
+        let threshold = revision.settings.health.leak_threshold_seconds.saturating_mul(1000);
+        self.next.leaks = now + Millis::from(threshold / 4).clamp(READING, LEAKS_LOOK);
+        let linked = servers.iter().filter(|server| server.linked).map(|server| {
+            let address: Option<IpAddr> = server.local_address.parse().ok();
+            Some((address?.to_canonical(), server.local_port))
+        });
+        // A server over a Unix socket has no address: whether it leaks cannot be told.
+        let Some(linked) = linked.collect::<Option<Vec<_>>>() else {
+            self.leaked = None;
+            return;
+        };
+        if linked.is_empty() {
+            self.leaked = Some(0).filter(|_| self.leaks_visible);
+            return;
+        }
+        self.leaked = match sockets::traffic_to_port(self.injection.upstream.port) {
+            Ok(traffic) => self.leaks.count(&linked, &traffic, threshold),
+            Err(error) => {
+                if self.leaks_visible {
+                    tracing::warn!("leaks cannot be seen here: {error}");
+                }
+                self.leaks_visible = false;
+                None
+            }
+        };
+    }
+
+    pub(super) async fn count_arrivals(&mut self, now: Millis, servers: &[Server]) {
+        let opens = self.arrivals.opens(servers.iter().map(|server| server.id));
+        let mut logins = 0;
+        if now >= self.next.clients {
+            self.next.clients = now + CLIENTS_LOOK;
+            match self.slot.console.newest_client().await {
+                Ok(newest) => logins = self.arrivals.clients(newest),
+                Err(error) => self.problems.reading.may_pass(now, error.to_string()),
+            }
+        }
+        self.published.metrics.add_arrivals(opens, logins);
+    }
+}

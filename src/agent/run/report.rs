@@ -1,0 +1,62 @@
+//! What `/status` and the metrics tell.
+
+use super::Agent;
+use crate::{
+    agent::options::RunOptions,
+    contract::{Injection, LimitsReadBack, SlotStatus, StatusReport},
+};
+
+impl Agent {
+    pub(super) fn message(&self) -> String {
+        let problems = self.problems.told(self.now()).map(str::to_owned);
+        let refusals = self.wish.refusals.iter().flatten().map(ToString::to_string);
+        problems.chain(refusals).collect::<Vec<_>>().join("; ")
+    }
+
+    pub(super) fn publish(&mut self) {
+        let slot = self.machine.status(self.now());
+        let limits: Option<LimitsReadBack> = self.slot.limits.filter(|_| slot == SlotStatus::Serving);
+        let in_force = self.in_force;
+        let seq = in_force.map_or(0, |granted| granted.grant.seq);
+        let share = in_force.map_or(0, |granted| granted.grant.share);
+        let report = StatusReport {
+            v: 1,
+            pod_uid: self.options.pod_uid.clone(),
+            pool: self.injection.pool.clone(),
+            revision: self.revision.filter(|_| self.machine.is_serving()),
+            wanted_revision: self.wish.revision.as_ref().map(|revision| revision.revision),
+            epoch: in_force.map_or(0, |granted| granted.epoch),
+            seq,
+            share,
+            limits,
+            held: self.held,
+            slot,
+            message: self.message(),
+        };
+        let floor = in_force.map_or(0, |granted| granted.grant.floor);
+        let limit = report.limits.map(|limits| if limits.paused { 0 } else { limits.pool_size });
+        self.published.metrics.set_in_force(seq, share, floor, limit, report.revision);
+        let waits_for = (slot != SlotStatus::Serving).then(|| {
+            if report.message.is_empty() { "the pooler's console to answer".to_owned() } else { report.message.clone() }
+        });
+        self.published.publish(report, waits_for);
+    }
+}
+
+/// Before the first round.
+pub(super) fn empty_report(options: &RunOptions, injection: &Injection) -> StatusReport {
+    StatusReport {
+        v: 1,
+        pod_uid: options.pod_uid.clone(),
+        pool: injection.pool.clone(),
+        revision: None,
+        wanted_revision: None,
+        epoch: 0,
+        seq: 0,
+        share: 0,
+        limits: None,
+        held: None,
+        slot: SlotStatus::Starting,
+        message: String::new(),
+    }
+}
