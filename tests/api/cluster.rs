@@ -132,13 +132,18 @@ async fn install_kinds(client: &Client) {
 }
 
 /// Waits for a state.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut probe: impl FnMut() -> F) -> T {
-    let deadline = Instant::now() + DEADLINE;
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, probe: impl FnMut() -> F) -> T {
+    within(DEADLINE, what, probe).await
+}
+
+/// Waits for a state that takes its time.
+pub async fn within<T, F: Future<Output = Option<T>>>(most: Duration, what: &str, mut probe: impl FnMut() -> F) -> T {
+    let deadline = Instant::now() + most;
     loop {
         if let Some(value) = probe().await {
             return value;
         }
-        assert!(Instant::now() < deadline, "not within {}s: {what}", DEADLINE.as_secs());
+        assert!(Instant::now() < deadline, "not within {}s: {what}", most.as_secs());
         sleep(Duration::from_millis(20)).await;
     }
 }

@@ -1,5 +1,6 @@
 //! The real operator on a real API server: shares, revisions, proof, status, and that there is one writer whatever dies.
 
+mod doubtful;
 mod pods;
 mod process;
 mod prometheus;

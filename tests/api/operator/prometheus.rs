@@ -24,16 +24,25 @@ pub struct Prometheus {
     child: Child,
     figures: JoinHandle<()>,
     scratch: TempDir,
+    address: String,
 }
 
 impl Prometheus {
     /// Starts one that reads the figures of these pods of the pool `shop` as often as `every` says.
     pub async fn start(namespace: &str, pods: &[&str], every: &str) -> Self {
+        let pods: Vec<(&str, &str)> = pods.iter().map(|pod| ("shop", *pod)).collect();
+        Self::of_pools(namespace, &pods, every).await
+    }
+
+    /// The same for pods of several pools: each the name of its pool, and its own.
+    pub async fn of_pools(namespace: &str, pods: &[(&str, &str)], every: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let target = listener.local_addr().expect("an address").to_string();
         let labels: Vec<String> = pods
             .iter()
-            .map(|pod| format!("pool=\"shop\",pool_namespace=\"{namespace}\",namespace=\"{namespace}\",pod=\"{pod}\""))
+            .map(|(pool, pod)| {
+                format!("pool=\"{pool}\",pool_namespace=\"{namespace}\",namespace=\"{namespace}\",pod=\"{pod}\"")
+            })
             .collect();
         let begin = Instant::now();
         let page =
@@ -61,7 +70,12 @@ impl Prometheus {
             .expect("prometheus is on the PATH of the lab");
         let ready = format!("http://{address}/-/ready");
         eventually("Prometheus is ready", || async { reqwest::get(&ready).await.ok()?.error_for_status().ok() }).await;
-        Self { child, figures, scratch }
+        Self { child, figures, scratch, address }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// The operator's configuration that names it.
