@@ -80,7 +80,10 @@ pub fn decide(
                 HoldReason::PrometheusUnavailable if said.is_none() => "PrometheusNotConfigured",
                 reason => reason.as_str(),
             };
-            (None, Some(Trouble { reason, message: message.clone() }), Completeness::Complete)
+            // a reading may be old because what came since was refused
+            let refused = said.and_then(|said| said.readings.as_ref().ok()?.problem_of(key));
+            let message = refused.map_or_else(|| message.clone(), |refused| format!("{message}; {refused}"));
+            (None, Some(Trouble { reason, message }), Completeness::Complete)
         }
     };
     let observation = observation(context, subject, &facts, target, now);

@@ -98,6 +98,7 @@ pub(super) struct Collector {
     /// Rows by their labels joined. One string hashes faster than five.
     index: HashMap<String, usize>,
     problems: BTreeMap<Refusal, Problem>,
+    problems_by_pool: HashMap<PoolKey, Problem>,
     key: String,
 }
 
@@ -195,7 +196,8 @@ impl Collector {
         for (pool, pod, metric) in incomplete {
             self.refuse(Refusal::Incomplete, pool, &pod, metric, "");
         }
-        Readings { at_seconds, pools, problems: self.problems.into_values().collect(), bytes }
+        let problems = self.problems.into_values().collect();
+        Readings { at_seconds, pools, problems, problems_by_pool: self.problems_by_pool, bytes }
     }
 
     fn find(&mut self, labels: &Labels) -> Option<usize> {
@@ -204,14 +206,10 @@ impl Collector {
     }
 
     fn refuse(&mut self, refusal: Refusal, pool: PoolKey, pod: &str, metric: &'static str, value: &str) {
-        self.problems.entry(refusal).and_modify(|problem| problem.count += 1).or_insert_with(|| Problem {
-            refusal,
-            pool,
-            pod: pod.to_owned(),
-            metric,
-            value: value.chars().take(64).collect(),
-            count: 1,
-        });
+        let value = value.chars().take(64).collect();
+        let problem = Problem { refusal, pool, pod: pod.to_owned(), metric, value, count: 1 };
+        self.problems_by_pool.entry(problem.pool.clone()).or_insert_with(|| problem.clone());
+        self.problems.entry(refusal).and_modify(|problem| problem.count += 1).or_insert(problem);
     }
 }
 

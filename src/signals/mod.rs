@@ -83,6 +83,8 @@ pub struct Readings {
     pub pools: HashMap<PoolKey, BTreeMap<String, PodFigures>>,
     /// Series that were refused, and why; the first of each kind.
     pub problems: Vec<Problem>,
+    /// The first of the series of each pool that were refused.
+    problems_by_pool: HashMap<PoolKey, Problem>,
     /// Size of the answers in bytes.
     pub bytes: usize,
 }
@@ -92,5 +94,10 @@ impl Readings {
     pub fn pods_of(&self, pool: &PoolKey) -> &BTreeMap<String, PodFigures> {
         static NONE: BTreeMap<String, PodFigures> = BTreeMap::new();
         self.pools.get(pool).unwrap_or(&NONE)
+    }
+
+    /// The first of the pool's series that were refused, and why.
+    pub fn problem_of(&self, pool: &PoolKey) -> Option<&Problem> {
+        self.problems_by_pool.get(pool)
     }
 }

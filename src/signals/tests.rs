@@ -555,6 +555,8 @@ mod collecting {
                     "sluice_transaction_seconds_total of pod \"bad\", pool shop/shop, is {value:?}, which cannot be; the pod is left out"
                 )]
             );
+            assert_eq!(readings.problem_of(&super::PoolKey::new("shop", "shop")), readings.problems.first());
+            assert_eq!(readings.problem_of(&super::PoolKey::new("shop", "other")), None);
         }
     }
 

@@ -45,8 +45,8 @@ const DAMAGES: [(&str, &str, &str); 9] = [
     ("matrix", "PrometheusUnavailable", "the result is a matrix, needed is a vector"),
     ("page", "PrometheusUnavailable", "the answer is not that of a Prometheus API"),
     ("empty", "StaleMetrics", "s old, more than 15 s"),
-    ("nan", "StaleMetrics", "s old, more than 15 s"),
-    ("infinite", "StaleMetrics", "s old, more than 15 s"),
+    ("nan", "StaleMetrics", "is \"NaN\", which cannot be"),
+    ("infinite", "StaleMetrics", "is \"+Inf\", which cannot be"),
     ("stale", "StaleMetrics", "s old, more than 15 s"),
 ];
 /// What must change nothing: every series twice, as from two jobs.
