@@ -185,6 +185,11 @@ impl Machine {
         self.restart_reason.take()
     }
 
+    /// How often the process ended or hung without a calm time between.
+    pub fn faults(&self) -> u32 {
+        self.faults
+    }
+
     /// The process could not even be started.
     pub fn start_failed(&mut self, now: Millis) {
         self.ended(now, RestartReason::Exited);

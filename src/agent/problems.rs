@@ -55,6 +55,8 @@ impl Problem {
 pub struct Problems {
     /// The pooler's program.
     pub program: Problem,
+    /// A process that does not stay up.
+    pub process: Problem,
     /// Rendering, and starting a process.
     pub configuration: Problem,
     /// Taking over a revision.
@@ -72,8 +74,10 @@ pub struct Problems {
 impl Problems {
     /// Everything that is told now.
     pub fn told(&self, now: Millis) -> impl Iterator<Item = &str> {
-        let Self { program, configuration, reload, limits, reading, files, state } = self;
-        [program, configuration, reload, limits, reading, files, state].into_iter().filter_map(move |p| p.told(now))
+        let Self { program, process, configuration, reload, limits, reading, files, state } = self;
+        [program, process, configuration, reload, limits, reading, files, state]
+            .into_iter()
+            .filter_map(move |p| p.told(now))
     }
 }
 

@@ -174,7 +174,13 @@ impl Prover {
         if overtaken {
             return is_new.then(|| subject.pool.clone());
         }
-        if subject.is_open || matches!(subject.proof, Proof::Unreachable { .. }) {
+        // who complains is asked whether it still does
+        let complains = match &subject.proof {
+            Proof::Report(report) => !report.message.is_empty(),
+            Proof::Unreachable { .. } => true,
+            Proof::NotAsked => false,
+        };
+        if subject.is_open || complains {
             subject.due = now + subject.pause;
             subject.pause = (subject.pause * 3 / 2).min(LONGEST_PAUSE);
         } else {

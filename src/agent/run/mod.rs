@@ -27,7 +27,7 @@ use super::{
     counters::Differences,
     inputs::Inputs,
     last_good::{self, LastGood},
-    machine::{Action, Machine, Millis, Observation},
+    machine::{self, Action, Machine, Millis, Observation},
     metrics::Metrics,
     options::RunOptions,
     orphans,
@@ -73,6 +73,8 @@ const LATE: Duration = Duration::from_millis(250);
 const READING_HOLDS: Millis = 3000;
 /// Between two looks for processes that were left behind.
 const ORPHANS_LOOK: Millis = 5000;
+/// So many faults without a calm time between are told.
+const FAULTS_TOLD: u32 = 3;
 /// Errors of the pooler's log that may wait to be counted.
 const ERROR_QUEUE: usize = 1024;
 /// Why the agent ended.
@@ -290,6 +292,7 @@ impl Agent {
             }
             None => {}
         }
+        self.tell_faults();
         let serving = self.machine.is_serving();
         if serving && !was_serving {
             self.differences.restarted();
@@ -322,6 +325,19 @@ impl Agent {
             orphans::reap(self.slot.pooler().and_then(process::Pooler::pid));
         }
         self.publish();
+    }
+
+    /// A process that was started again once or twice is counted; one that does not stay up is told of until it does.
+    fn tell_faults(&mut self) {
+        let faults = self.machine.faults();
+        if faults < FAULTS_TOLD {
+            return self.problems.process.is_over();
+        }
+        self.problems.process.is(format!(
+            "PgBouncer does not stay up: it ended or hung {faults} times with less than {} s between; its log is that of the container {}",
+            machine::FORGIVEN_AFTER / 1000,
+            names::SIDECAR_CONTAINER
+        ));
     }
 
     fn count_errors(&mut self) {

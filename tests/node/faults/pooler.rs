@@ -1,11 +1,20 @@
 //! The pooler of a pod is killed, or hangs, under its clients.
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::{MINUTE, now_seconds, process, signal};
+use super::{MINUTE, now_seconds, process, processes, signal};
 use crate::{
-    cluster::{apply, get, kubectl, until, until_condition, with_operator},
+    cluster::{apply, condition, get, kubectl, until, until_condition, with_operator},
     shop::{agent, data_plane},
     workload::{container, pod_spec, pool},
 };
@@ -74,7 +83,7 @@ fn restarts(pod: &Value, reason: &str) -> Result<u64, String> {
 
 #[test]
 #[ignore = "needs a node: tests/run node"]
-fn a_pooler_that_was_killed_or_hangs_serves_again_within_seconds_and_is_counted() {
+fn a_pooler_that_was_killed_or_hangs_serves_again_within_seconds_and_one_that_stays_down_is_told_of() {
     let _operator = with_operator();
     apply(&workload());
     kubectl(&format!("rollout status deployment/app --namespace={NAMESPACE} --timeout=2m"));
@@ -97,5 +106,30 @@ fn a_pooler_that_was_killed_or_hangs_serves_again_within_seconds_and_is_counted(
         assert_eq!(restarts(&pod, reason), Ok(1), "{what}");
     }
     assert_eq!(data_plane(NAMESPACE), before, "no container was restarted for it");
+
+    // one that does not stay up: the operator says so as soon as it wants something of it
+    let stop = Arc::new(AtomicBool::new(false));
+    let killing = {
+        let (stop, pod) = (stop.clone(), pod.clone());
+        thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                for pid in processes(&pod, "pgbouncer") {
+                    signal(pid, Signal::KILL);
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+        })
+    };
+    kubectl(&format!(
+        "patch connectionpool {NAMESPACE} --namespace={NAMESPACE} --type=merge --patch={{\"spec\":{{\"health\":{{\"queryWaitTimeoutSeconds\":17}}}}}}"
+    ));
+    let told = until("the operator tells of the pooler", MINUTE, || {
+        let proven = condition(NAMESPACE, NAMESPACE, "Proven");
+        if proven.starts_with("False/NotApplied") { Ok(proven) } else { Err(proven) }
+    });
+    assert!(told.contains("does not stay up"), "{told}");
+    stop.store(true, Ordering::Relaxed);
+    killing.join().expect("no process was beyond reach");
+    until_condition(NAMESPACE, NAMESPACE, "Proven", "True", 3 * MINUTE);
     kubectl(&format!("delete namespace {NAMESPACE} --wait=false"));
 }

@@ -193,6 +193,26 @@ async fn a_killed_or_hung_pooler_is_started_again_with_its_limits() {
 
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_pooler_that_does_not_stay_up_is_told_of() {
+    let postgres = Postgres::start().await;
+    postgres.create(&Account::shop()).await;
+    let agent = Agent::start(&postgres, &Account::shop(), &settings(), 5).await;
+    let told = until("it is told", async || {
+        if let Some(pid) = agent.pooler_pid() {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        agent.status().map(|status| status.message).filter(|message| !message.is_empty())
+    })
+    .await;
+    assert!(told.contains("does not stay up"), "{told}");
+    // it says so until it has stayed up for a while, and serves meanwhile
+    let status = agent.until("serves again", |status| status.slot == SlotStatus::Serving && status.seq == 1).await;
+    assert!(status.message.contains("does not stay up"), "{}", status.message);
+    assert_eq!(value(&agent.client().await, "select 1").await, "1");
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn damaged_annotations_change_nothing_and_are_told() {
     let postgres = Postgres::start().await;
     postgres.create(&Account::shop()).await;
