@@ -1,9 +1,11 @@
-//! Figures of the whole product, measured on real parts: `benches/run overhead | reaction | memory | sharing | tick | decision`.
+//! Figures of the whole product, measured on real parts: `benches/run agent | decision | memory | overhead | tick`.
 //!
 //! Each figure has a directory of its own: `mod.rs` measures, `report.rs` (PURE) turns the raw samples into the printed
 //! figures. The samples are written to `benches/results/NAME` together with the machine and the commit, and a test computes the
 //! printed figures from them again.
 
+#[path = "../agent/mod.rs"]
+mod agent;
 #[path = "../decision/mod.rs"]
 mod decision;
 mod machine;
@@ -11,6 +13,7 @@ mod machine;
 mod memory;
 #[path = "../overhead/mod.rs"]
 mod overhead;
+mod pod;
 mod process;
 mod results;
 mod statistics;
@@ -34,6 +37,8 @@ struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Figure {
+    /// What the agent takes, and how soon clients get answers after a start and after a fault.
+    Agent(agent::Options),
     /// Time of a decision, and of a round of 1,000 pools.
     Decision(decision::Options),
     /// CPU seconds of the sidecar per million queries: PgBouncer alone against agent and PgBouncer.
@@ -48,6 +53,7 @@ fn main() -> ExitCode {
     // `cargo bench` and `cargo test` add a word of their own
     let words = std::env::args().filter(|word| word != "--bench");
     let measured = match Options::parse_from(words).figure {
+        Figure::Agent(options) => agent::run(&options),
         Figure::Decision(options) => decision::run(&options),
         Figure::Overhead(options) => overhead::run(&options),
         Figure::Tick(options) => tick::run(&options),

@@ -8,11 +8,9 @@ mod report;
 
 use std::{
     fs,
-    io::{Read, Write as _},
-    net::TcpStream,
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use clap::Args;
@@ -20,16 +18,11 @@ use serde_json::json;
 
 use crate::{
     Failure, machine,
-    process::{Cgroup, Process, free_port, lab_program, output, product_program, wait_for},
+    pod::{self, Postgres, SHARE, pgbench},
+    process::{Cgroup, Process, free_port, lab_program, output},
     results::{self, Results, Samples},
     statistics,
 };
-
-const DATABASE: &str = "postgres";
-const USER: &str = "postgres";
-const PASSWORD: &str = "overhead";
-const SHARE: u32 = 20;
-const READY_WITHIN: Duration = Duration::from_secs(20);
 
 /// Options of `overhead`.
 #[derive(Clone, Debug, Args)]
@@ -95,8 +88,7 @@ enum Variant {
 struct Bench {
     options: Options,
     scratch: PathBuf,
-    _postgres: Process,
-    postgres_port: u16,
+    postgres: Postgres,
     /// Port of the poolers: the same for both.
     port: u16,
     agent_port: u16,
@@ -106,68 +98,18 @@ struct Bench {
 
 impl Bench {
     fn start(options: &Options, scratch: &Path) -> Result<Self, Failure> {
-        let data = scratch.join("postgres");
-        output(Command::new(lab_program("initdb")?).arg("-D").arg(&data).args([
-            "-U",
-            USER,
-            "--auth=trust",
-            "-E",
-            "UTF8",
-            "--locale=C",
-        ]))?;
-        let postgres_port = free_port()?;
-        let postgres = Process::start(
-            Command::new(lab_program("postgres")?)
-                .arg("-D")
-                .arg(&data)
-                .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"])
-                .arg("-c")
-                .arg(format!("port={postgres_port}")),
-            &scratch.join("postgres.log"),
-        )?;
         let mut bench = Self {
             options: options.clone(),
             scratch: scratch.to_owned(),
-            _postgres: postgres,
-            postgres_port,
+            postgres: Postgres::start(scratch)?,
             port: free_port()?,
             agent_port: free_port()?,
             hierarchy: "",
             differs: Vec::new(),
         };
-        wait_for("PostgreSQL", READY_WITHIN, || pgbench(postgres_port, &["-i", "-s", "1", "-q"]).ok())?;
-        bench.write_configuration()?;
+        pod::write_configuration(&scratch.join("config"), &options.limit_source)?;
         bench.take_over_configuration()?;
         Ok(bench)
-    }
-
-    fn config_dir(&self) -> PathBuf {
-        self.scratch.join("config")
-    }
-
-    /// What the kubelet would project.
-    fn write_configuration(&self) -> Result<(), Failure> {
-        let directory = self.config_dir();
-        fs::create_dir_all(directory.join("credentials"))?;
-        let rules = |tolerance: f64| json!({"stabilizationWindowSeconds": 0, "selectPolicy": "Max", "policies": [], "tolerance": tolerance});
-        let settings = json!({
-            "poolMode": "Transaction",
-            "health": {"validationQuery": "select 1", "periodSeconds": 10, "queryWaitTimeoutSeconds": 30, "leakThresholdSeconds": 300},
-            "scaling": {
-                "algorithm": "Adaptive", "limitSource": self.options.limit_source, "targetUtilizationPercent": 70,
-                "objective": {"waitMilliseconds": 20, "maxWaitingPercent": 1.0},
-                "behavior": {"scaleUp": rules(0.0), "scaleDown": rules(0.05)},
-            },
-        });
-        let grant = json!({"seq": 1, "share": SHARE, "granted": SHARE, "floor": 1});
-        fs::write(
-            directory.join("revision"),
-            json!({"v": 1, "pools": {"shop": {"revision": 1, "settings": settings}}}).to_string(),
-        )?;
-        fs::write(directory.join("grant"), json!({"v": 1, "epoch": 1, "pools": {"shop": grant}}).to_string())?;
-        fs::write(directory.join("credentials/username"), USER)?;
-        fs::write(directory.join("credentials/password"), PASSWORD)?;
-        Ok(())
     }
 
     /// Lets the agent render once and makes the configuration of PgBouncer alone from it.
@@ -210,51 +152,28 @@ impl Bench {
 
     fn start_injected(&self, name: &str) -> Result<Sidecar, Failure> {
         let cgroup = Cgroup::new(name)?;
-        let [run, state] = ["run", "state"].map(|kind| self.scratch.join(format!("{kind}-{name}")));
-        for directory in [&run, &state] {
-            if directory.exists() {
-                fs::remove_dir_all(directory)?;
-            }
-            fs::create_dir_all(directory)?;
-        }
-        let injection = json!({
-            "v": 1, "pool": "shop", "namespace": "shop",
-            "upstream": {"host": "127.0.0.1", "port": self.postgres_port, "database": DATABASE, "tls": {"mode": "Disabled", "ownCa": false}},
-            "client": {"port": self.port, "maxConnections": 1000},
-        });
         // the agent refuses nothing that a pod would give it: not root, a volume of its own
         let mut command = cgroup.command(&lab_program("unroot")?);
-        command
-            .arg(product_program("sluice-agent")?)
-            .arg("run")
-            .arg("--config-dir")
-            .arg(self.config_dir())
-            .arg("--run-dir")
-            .arg(run)
-            .arg("--state-dir")
-            .arg(state)
-            .arg("--listen")
-            .arg(format!("127.0.0.1:{}", self.agent_port))
-            .arg("--pgbouncer")
-            .arg(lab_program("pgbouncer")?)
-            .args(["--grace-seconds", "1"])
-            .env("SLUICE_INJECTION", injection.to_string())
-            .env("SLUICE_POD_UID", "overhead");
+        self.volumes(name, |sidecar| sidecar.complete(&mut command))?;
         let process = Process::start(&mut command, &self.scratch.join(format!("{name}.log")))?;
         self.ready(Sidecar { process, cgroup, variant: Variant::Injected })
     }
 
+    /// The agent's side of a run.
+    fn volumes<T>(&self, name: &str, then: impl FnOnce(pod::Sidecar<'_>) -> T) -> T {
+        let [run, state] = ["run", "state"].map(|kind| self.scratch.join(format!("{kind}-{name}")));
+        then(pod::Sidecar {
+            config: &self.scratch.join("config"),
+            run: &run,
+            state: &state,
+            postgres_port: self.postgres.port,
+            port: self.port,
+            agent_port: self.agent_port,
+        })
+    }
+
     fn ready(&self, sidecar: Sidecar) -> Result<Sidecar, Failure> {
-        let answers = || pgbench(self.port, &["-S", "-n", "-t", "1"]).ok();
-        match wait_for("the pooler answers", READY_WITHIN, answers) {
-            Ok(_) => Ok(sidecar),
-            Err(error) => {
-                let last = pgbench(self.port, &["-S", "-n", "-t", "1"])
-                    .err()
-                    .map_or_else(String::new, |error| error.to_string());
-                Err(format!("{error}: {last}").into())
-            }
-        }
+        pod::until_it_answers(self.port).map(|()| sidecar)
     }
 
     fn queries(&self, each: u32) -> Result<(), Failure> {
@@ -288,26 +207,9 @@ impl Bench {
 
     /// The limit that the agent has read back from its PgBouncer.
     fn limit(&self) -> Result<u32, Failure> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.agent_port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        stream.write_all(b"GET /status HTTP/1.0\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let body = answer.split_once("\r\n\r\n").ok_or("no answer on /status")?.1;
-        let status: sluice::contract::StatusReport = serde_json::from_str(body)?;
+        let status = self.volumes("injected", |sidecar| sidecar.status())?;
         Ok(status.limits.ok_or("the agent has read no limits back")?.pool_size)
     }
-}
-
-fn pgbench(port: u16, words: &[&str]) -> Result<String, Failure> {
-    output(
-        Command::new(lab_program("pgbench")?)
-            .args(["-h", "127.0.0.1", "-U", USER, "-p"])
-            .arg(port.to_string())
-            .args(words)
-            .arg(DATABASE)
-            .env("PGPASSWORD", PASSWORD),
-    )
 }
 
 /// What runs beside the application, in its cgroup.

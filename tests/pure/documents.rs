@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use sluice::decide::sizing::Reason;
+use sluice::{contract::SlotStatus, decide::sizing::Reason};
 
 fn text(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -24,6 +24,26 @@ fn every_reason_and_condition_of_the_operator_is_explained_in_the_operations_gui
     let decisions = Reason::ALL.iter().map(|reason| reason.as_str().to_owned());
     for word in reasons.into_iter().chain(conditions).chain(decisions) {
         assert!(guide.contains(&format!("`{word}`")), "docs/operations.md does not explain {word}");
+    }
+}
+
+/// The words that a `match` of a file turns its cases into.
+fn names(source: &str) -> Vec<String> {
+    let quoted = source.lines().filter_map(|line| line.split_once("=> \"")?.1.split_once('"'));
+    let is_name = |word: &str| word.starts_with(char::is_uppercase) && word.chars().all(char::is_alphanumeric);
+    quoted.map(|(word, _)| word.to_owned()).filter(|word| is_name(word)).collect()
+}
+
+#[test]
+fn every_metric_and_reason_of_the_agent_is_explained_in_its_guide() {
+    let guide = text("docs/agent.md");
+    let metrics = constants(&text("src/contract/metrics.rs")).into_iter().filter(|name| name.starts_with("sluice_"));
+    let reasons = ["src/agent/wish.rs", "src/agent/machine.rs", "src/pooler/pgbouncer/log.rs"].map(text);
+    let reasons: Vec<String> = reasons.iter().flat_map(|source| names(source)).collect();
+    assert!(reasons.len() > 20, "the reasons were not found: {reasons:?}");
+    let slots = [SlotStatus::Starting, SlotStatus::Serving, SlotStatus::NotAnswering, SlotStatus::Down];
+    for word in metrics.chain(reasons).chain(slots.map(|slot| format!("{slot:?}"))) {
+        assert!(guide.contains(&format!("`{word}`")), "docs/agent.md does not explain {word}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! The printed figures below `benches/results` follow from the raw samples kept beside them.
 
+#[path = "../../benches/agent/report.rs"]
+mod agent;
 #[path = "../../benches/decision/report.rs"]
 mod decision;
 #[path = "../../benches/memory/report.rs"]
@@ -18,7 +20,8 @@ use std::{fs, path::Path};
 /// Turns the samples of one figure into what is printed.
 type Report = fn(&str) -> Result<String, String>;
 
-const REPORTS: [(&str, Report); 5] = [
+const REPORTS: [(&str, Report); 6] = [
+    ("agent", agent::report),
     ("decision", decision::report),
     ("memory", memory::report),
     ("overhead", overhead::report),

@@ -1,0 +1,178 @@
+//! What a pod's sidecar stands on, without a pod: PostgreSQL, the configuration volume, and the agent as the image has it.
+
+use std::{
+    fs,
+    io::{Read, Write as _},
+    net::TcpStream,
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+
+use serde_json::json;
+use sluice::contract::StatusReport;
+
+use crate::{
+    Failure,
+    process::{Process, free_port, lab_program, output, product_program, wait_for},
+};
+
+/// Database, and user, that everyone logs in to.
+pub const DATABASE: &str = "postgres";
+/// User of the application and of the pooler.
+pub const USER: &str = "postgres";
+/// Password of the user.
+pub const PASSWORD: &str = "figures";
+/// Server connections granted to the pod.
+pub const SHARE: u32 = 20;
+const READY_WITHIN: Duration = Duration::from_secs(20);
+
+/// A PostgreSQL with the tables of pgbench.
+pub struct Postgres {
+    /// Its port on loopback.
+    pub port: u16,
+    _process: Process,
+}
+
+impl Postgres {
+    /// Starts one below `scratch`.
+    pub fn start(scratch: &Path) -> Result<Self, Failure> {
+        let data = scratch.join("postgres");
+        output(Command::new(lab_program("initdb")?).arg("-D").arg(&data).args([
+            "-U",
+            USER,
+            "--auth=trust",
+            "-E",
+            "UTF8",
+            "--locale=C",
+        ]))?;
+        let port = free_port()?;
+        let process = Process::start(
+            Command::new(lab_program("postgres")?)
+                .arg("-D")
+                .arg(&data)
+                .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"])
+                .arg("-c")
+                .arg(format!("port={port}")),
+            &scratch.join("postgres.log"),
+        )?;
+        wait_for("PostgreSQL", READY_WITHIN, || pgbench(port, &["-i", "-s", "1", "-q"]).ok())?;
+        Ok(Self { port, _process: process })
+    }
+}
+
+/// Runs pgbench to its end, and returns what it printed.
+pub fn pgbench(port: u16, words: &[&str]) -> Result<String, Failure> {
+    output(&mut pgbench_command(port, words)?)
+}
+
+/// pgbench as a command.
+pub fn pgbench_command(port: u16, words: &[&str]) -> Result<Command, Failure> {
+    let mut command = Command::new(lab_program("pgbench")?);
+    command
+        .args(["-h", "127.0.0.1", "-U", USER, "-p"])
+        .arg(port.to_string())
+        .args(words)
+        .arg(DATABASE)
+        .env("PGPASSWORD", PASSWORD);
+    Ok(command)
+}
+
+/// Waits until the pooler at this port answers a query.
+pub fn until_it_answers(port: u16) -> Result<(), Failure> {
+    let ask = || pgbench(port, &["-S", "-n", "-t", "1"]);
+    wait_for("the pooler answers", READY_WITHIN, || ask().ok()).map(drop).map_err(|error| {
+        let last = ask().err().map_or_else(String::new, |error| error.to_string());
+        format!("{error}: {last}").into()
+    })
+}
+
+/// Writes what the kubelet would project: revision 1, a grant of [`SHARE`], and the credentials.
+pub fn write_configuration(directory: &Path, limit_source: &str) -> Result<(), Failure> {
+    fs::create_dir_all(directory.join("credentials"))?;
+    let rules = |tolerance: f64| json!({"stabilizationWindowSeconds": 0, "selectPolicy": "Max", "policies": [], "tolerance": tolerance});
+    let settings = json!({
+        "poolMode": "Transaction",
+        "health": {"validationQuery": "select 1", "periodSeconds": 10, "queryWaitTimeoutSeconds": 30, "leakThresholdSeconds": 300},
+        "scaling": {
+            "algorithm": "Adaptive", "limitSource": limit_source, "targetUtilizationPercent": 70,
+            "objective": {"waitMilliseconds": 20, "maxWaitingPercent": 1.0},
+            "behavior": {"scaleUp": rules(0.0), "scaleDown": rules(0.05)},
+        },
+    });
+    let grant = json!({"seq": 1, "share": SHARE, "granted": SHARE, "floor": 1});
+    fs::write(
+        directory.join("revision"),
+        json!({"v": 1, "pools": {"shop": {"revision": 1, "settings": settings}}}).to_string(),
+    )?;
+    fs::write(directory.join("grant"), json!({"v": 1, "epoch": 1, "pools": {"shop": grant}}).to_string())?;
+    fs::write(directory.join("credentials/username"), USER)?;
+    fs::write(directory.join("credentials/password"), PASSWORD)?;
+    Ok(())
+}
+
+/// Where an agent finds its volumes, and who listens where.
+pub struct Sidecar<'a> {
+    /// The configuration volume.
+    pub config: &'a Path,
+    /// The memory-backed volume, made anew.
+    pub run: &'a Path,
+    /// The volume that outlives the container, made anew.
+    pub state: &'a Path,
+    /// Port of PostgreSQL.
+    pub postgres_port: u16,
+    /// Port of the pooler.
+    pub port: u16,
+    /// Port of the agent.
+    pub agent_port: u16,
+}
+
+impl Sidecar<'_> {
+    /// Makes the volumes, and completes a command that runs the lab's `unroot`: the agent is not root, as in a pod.
+    pub fn complete(&self, command: &mut Command) -> Result<(), Failure> {
+        for directory in [self.run, self.state] {
+            if directory.exists() {
+                fs::remove_dir_all(directory)?;
+            }
+            fs::create_dir_all(directory)?;
+        }
+        let injection = json!({
+            "v": 1, "pool": "shop", "namespace": "shop",
+            "upstream": {"host": "127.0.0.1", "port": self.postgres_port, "database": DATABASE, "tls": {"mode": "Disabled", "ownCa": false}},
+            "client": {"port": self.port, "maxConnections": 1000},
+        });
+        command
+            .arg(product_program("sluice-agent")?)
+            .arg("run")
+            .arg("--config-dir")
+            .arg(self.config)
+            .arg("--run-dir")
+            .arg(self.run)
+            .arg("--state-dir")
+            .arg(self.state)
+            .arg("--listen")
+            .arg(format!("127.0.0.1:{}", self.agent_port))
+            .arg("--pgbouncer")
+            .arg(lab_program("pgbouncer")?)
+            .args(["--grace-seconds", "1"])
+            .env("SLUICE_INJECTION", injection.to_string())
+            .env("SLUICE_POD_UID", "figures");
+        Ok(())
+    }
+
+    /// What the agent says.
+    pub fn status(&self) -> Result<StatusReport, Failure> {
+        Ok(serde_json::from_str(&self.get("/status")?)?)
+    }
+
+    /// Asks the agent for a page.
+    pub fn get(&self, path: &str) -> Result<String, Failure> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.agent_port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let body = answer.split_once("\r\n\r\n").ok_or_else(|| format!("no answer on {path}"))?.1;
+        Ok(body.to_owned())
+    }
+}
