@@ -12,7 +12,6 @@
 mod report;
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread::sleep,
@@ -144,12 +143,7 @@ impl Bench {
         // until shortly before pgbench ends
         for number in 0..options.seconds.saturating_sub(10) {
             let at = begin.elapsed().as_secs_f64();
-            let status = fs::read_to_string(format!("/proc/{}/status", agent.pid()))?;
-            let resident = status
-                .lines()
-                .find_map(|line| line.strip_prefix("VmRSS:"))
-                .and_then(|line| line.split_whitespace().next());
-            let resident = resident.ok_or("no VmRSS in /proc/PID/status")?;
+            let resident = agent.resident_kibibytes()?;
             samples.add(&format!("load,{number},{at:.3},{resident},{:.2}", agent.cpu_seconds()?));
             sleep(Duration::from_secs(u64::from(number) + 1).saturating_sub(begin.elapsed()));
         }
@@ -169,9 +163,9 @@ impl Bench {
             let status = self.sidecar(|sidecar| sidecar.status()).ok()?;
             (status.slot == SlotStatus::Serving && status.limits.is_some()).then_some(())
         })?;
-        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", agent.pid()))?;
-        let pooler = children.split_whitespace().next().and_then(|pid| Pid::from_raw(pid.parse().ok()?));
-        kill_process(pooler.ok_or("the agent has no child")?, signal)?;
+        let (_, others) = agent.children()?;
+        let pooler = others.first().and_then(|pid| Pid::from_raw(i32::try_from(*pid).ok()?));
+        kill_process(pooler.ok_or("no pooler runs")?, signal)?;
         self.first_answer(Instant::now())
     }
 

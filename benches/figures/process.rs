@@ -29,9 +29,35 @@ impl Process {
         self.child.id()
     }
 
-    /// CPU seconds that this process alone has used.
+    /// CPU seconds that this process has used, and its children that run the same program.
     pub fn cpu_seconds(&self) -> Result<f64, Failure> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        let (same, _) = self.children()?;
+        same.into_iter().chain([self.pid()]).map(Self::cpu_seconds_of).sum()
+    }
+
+    /// KiB of memory that this process holds, and its children that run the same program.
+    pub fn resident_kibibytes(&self) -> Result<u64, Failure> {
+        let (same, _) = self.children()?;
+        let of = |pid: u32| -> Result<u64, Failure> {
+            let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+            let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+            let number = resident.and_then(|line| line.split_whitespace().next());
+            Ok(number.ok_or("no VmRSS in /proc/PID/status")?.parse()?)
+        };
+        same.into_iter().chain([self.pid()]).map(of).sum()
+    }
+
+    /// Its children: those that run the same program, and the others.
+    pub fn children(&self) -> Result<(Vec<u32>, Vec<u32>), Failure> {
+        let own = self.pid();
+        let name = |pid: u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children"))?;
+        let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+        Ok(children.partition(|pid| name(*pid) == name(own)))
+    }
+
+    fn cpu_seconds_of(pid: u32) -> Result<f64, Failure> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         let after_name = stat.rsplit_once(')').ok_or("no name in /proc/PID/stat")?.1;
         let field = |index: usize| -> Result<f64, Failure> {
             Ok(after_name.split_whitespace().nth(index).ok_or("short /proc/PID/stat")?.parse::<f64>()?)

@@ -119,13 +119,15 @@ impl Bench {
         let injected = self.start_injected("render")?;
         self.hierarchy = injected.cgroup.hierarchy();
         let run = self.scratch.join("run-render");
-        fs::copy(run.join("users.txt"), bare.join("users.txt"))?;
-        let rendered = fs::read_to_string(run.join("pgbouncer.ini"))?;
+        fs::copy(run.join("a/users.txt"), bare.join("users.txt"))?;
+        let rendered = fs::read_to_string(run.join("a/pgbouncer.ini"))?;
         drop(injected);
         let mut taken = String::new();
         for line in rendered.lines() {
             let name = line.split_once(" = ").map_or("", |(name, _)| name);
             let own = match name {
+                // the agent's PgBouncer inherits its sockets
+                "listen_addr" => Some("127.0.0.1".to_owned()),
                 "unix_socket_dir" => Some(bare.display().to_string()),
                 "auth_file" => Some(bare.join("users.txt").display().to_string()),
                 "default_pool_size" => Some(SHARE.to_string()),

@@ -123,6 +123,11 @@ impl Default for Machine {
 }
 
 impl Machine {
+    /// The state for a process that runs already, and was started by somebody else.
+    pub fn taken_up(now: Millis) -> Self {
+        Self { phase: Phase::Starting { since: now }, ..Self::default() }
+    }
+
     /// Takes in one observation.
     pub fn step(&mut self, now: Millis, seen: Observation) -> Option<Action> {
         match self.phase {

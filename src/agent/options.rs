@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
+use super::keeper::ExecOptions;
 use crate::contract::names;
 
 /// Runs and watches the pooler beside an application.
@@ -18,8 +19,15 @@ pub struct Options {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the pooler, follow the pod's annotations, serve /status and /metrics.
+    /// Run the pooler, follow the pod's annotations, serve /status and /metrics. Starts an agent that does so, and keeps
+    /// it and the pooler alive.
     Run(Box<RunOptions>),
+    /// What `run` starts and keeps.
+    #[command(hide = true)]
+    Agent(Box<RunOptions>),
+    /// Becomes a pooler that inherits its sockets.
+    #[command(hide = true)]
+    Exec(ExecOptions),
     /// Copy this program to a file or into a directory, for the container that runs it.
     Install {
         /// The file, or an existing directory.

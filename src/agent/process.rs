@@ -4,15 +4,16 @@ use std::{
     ffi::OsStr,
     io,
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
+    process::Stdio,
     time::Duration,
 };
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    process::{Child, ChildStderr, Command},
+    net::unix::pipe,
+    process::Command,
     sync::mpsc,
     time::timeout,
 };
@@ -20,7 +21,7 @@ use tokio::{
 use super::vitals::Vitals;
 use crate::pooler::pgbouncer::{
     log::{PoolerError, classify},
-    version::{OLDEST, Support, Version},
+    version::{Build, OLDEST, Support, Version, inherits_sockets},
 };
 
 /// Where images keep the program when it is not in PATH.
@@ -92,30 +93,40 @@ pub fn find(given: Option<&Path>, path: Option<&OsStr>) -> Result<PathBuf, Proce
 ///
 /// # Errors
 /// [`ProcessError`].
-pub async fn version(program: &Path) -> Result<Version, ProcessError> {
+pub async fn version(program: &Path) -> Result<Build, ProcessError> {
     let deadline = Duration::from_secs(5);
     let output = Command::new(program).arg("-V").stdin(Stdio::null()).kill_on_drop(true).output();
     let output = timeout(deadline, output)
         .await
         .map_err(|_| ProcessError::VersionDeadline { program: program.to_owned(), deadline })?
         .map_err(|source| ProcessError::Start { program: program.to_owned(), source })?;
-    let version = Version::find(&String::from_utf8_lossy(&output.stdout))
-        .ok_or_else(|| ProcessError::NoVersion { program: program.to_owned() })?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let version = Version::find(&said).ok_or_else(|| ProcessError::NoVersion { program: program.to_owned() })?;
     match version.support() {
         Support::Refused => Err(ProcessError::TooOld { program: program.to_owned(), version }),
-        Support::Warned | Support::Full => Ok(version),
+        Support::Warned | Support::Full => Ok(Build { version, inherits_sockets: inherits_sockets(&said) }),
     }
 }
 
-/// Raises the bound of open files to what the system allows. Answers a sentence when that is too few.
-pub fn raise_file_limit(clients: u32, servers: u32) -> Option<String> {
-    let needed = u64::from(clients) + u64::from(servers) + SPARE_DESCRIPTORS;
+/// Files that a pooler opens for so many clients and server connections.
+pub fn files_needed(clients: u32, servers: u32) -> u64 {
+    u64::from(clients) + u64::from(servers) + SPARE_DESCRIPTORS
+}
+
+/// Raises the bound of open files of this process, and of those that it starts, as far as the system allows.
+pub fn raise_file_limit(needed: u64) {
     let now = getrlimit(Resource::Nofile);
     if now.current.is_some_and(|soft| soft < needed) {
         let raised = Rlimit { current: now.maximum.map(|hard| hard.max(1)), maximum: now.maximum };
         // Refused only above the hard bound, which is not asked for.
         let _ = setrlimit(Resource::Nofile, raised);
     }
+}
+
+/// Raises the bound of open files to what the system allows. Answers a sentence when that is too few.
+pub fn too_few_files(clients: u32, servers: u32) -> Option<String> {
+    let needed = files_needed(clients, servers);
+    raise_file_limit(needed);
     let allowed = getrlimit(Resource::Nofile).current?;
     (allowed < needed).then(|| {
         format!(
@@ -124,69 +135,11 @@ pub fn raise_file_limit(clients: u32, servers: u32) -> Option<String> {
     })
 }
 
-/// One running process.
-pub struct Pooler {
-    child: Child,
-    pid: Option<Pid>,
-}
-
-impl Pooler {
-    /// Starts the program with a configuration. Its log goes, line by line, to `errors`.
-    ///
-    /// # Errors
-    /// [`ProcessError::Start`].
-    pub fn start(program: &Path, ini: &Path, errors: mpsc::Sender<PoolerError>) -> Result<Self, ProcessError> {
-        let mut child = Command::new(program)
-            .arg(ini)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|source| ProcessError::Start { program: program.to_owned(), source })?;
-        if let Some(stderr) = child.stderr.take() {
-            tokio::spawn(follow_log(stderr, errors));
-        }
-        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        Ok(Self { child, pid })
-    }
-
-    /// Its pid.
-    pub fn pid(&self) -> Option<Pid> {
-        self.pid
-    }
-
-    /// What the kernel knows of it now; None where it does not tell.
-    pub fn vitals(&self) -> Option<Vitals> {
-        let directory = PathBuf::from(format!("/proc/{}", self.pid?.as_raw_nonzero()));
-        let stat = std::fs::read_to_string(directory.join("stat")).ok()?;
-        Vitals::parse(&stat, std::fs::read_to_string(directory.join("schedstat")).ok().as_deref())
-    }
-
-    /// Whether it has ended, and how.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().ok().flatten()
-    }
-
-    /// Ends it at once, whatever it does, and waits until it is gone.
-    pub async fn kill(&mut self) {
-        // Fails only for a process that has ended already.
-        let _ = self.child.kill().await;
-    }
-
-    /// Asks it to end when the running transactions have ended; new clients are not accepted any more (SIGINT is
-    /// PgBouncer's `SHUTDOWN WAIT_FOR_SERVERS`).
-    pub fn ask_to_end(&self) {
-        if let Some(pid) = self.pid {
-            // Fails only for a process that has ended already.
-            let _ = kill_process(pid, Signal::INT);
-        }
-    }
-
-    /// Waits for its end, at most so long. False when it still runs.
-    pub async fn wait_at_most(&mut self, deadline: Duration) -> bool {
-        timeout(deadline, self.child.wait()).await.is_ok()
-    }
+/// What the kernel knows of a process now; None where it does not tell.
+pub fn vitals(pid: i32) -> Option<Vitals> {
+    let directory = PathBuf::from(format!("/proc/{pid}"));
+    let stat = std::fs::read_to_string(directory.join("stat")).ok()?;
+    Vitals::parse(&stat, std::fs::read_to_string(directory.join("schedstat")).ok().as_deref())
 }
 
 /// Longest line of the log that is looked at; the rest of a longer one is read and dropped with it.
@@ -194,8 +147,9 @@ const LONGEST_LINE: usize = 4096;
 /// Lines repeated in our own log per second; the counters count all.
 const LINES_PER_SECOND: u32 = 5;
 
-async fn follow_log(stderr: ChildStderr, errors: mpsc::Sender<PoolerError>) {
-    let mut reader = BufReader::with_capacity(LONGEST_LINE, stderr);
+/// Reads a pooler's log line by line, counts its errors and repeats them in ours, until it is closed.
+pub async fn follow_log(log: pipe::Receiver, errors: mpsc::Sender<PoolerError>) {
+    let mut reader = BufReader::with_capacity(LONGEST_LINE, log);
     let mut line = Vec::new();
     let (mut window, mut told) = (tokio::time::Instant::now(), 0);
     loop {

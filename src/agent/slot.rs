@@ -2,20 +2,22 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::{net::unix::pipe, sync::mpsc};
 
 use super::{
     files::write_whole,
-    process::{Pooler, ProcessError},
+    keeper::{Ending, Launch, Link, LinkError, Order, ProcessState, SlotName, SlotState},
+    process::{self, follow_log},
+    vitals::Vitals,
 };
 use crate::{
-    contract::LimitsReadBack,
+    contract::{Injection, LimitsReadBack},
     pooler::pgbouncer::{
         console::{Console, ConsoleError},
         limits::{Step, Wanted, next_step},
@@ -27,6 +29,12 @@ use crate::{
 
 /// How long an answer of the console may take.
 pub const CONSOLE_DEADLINE: Duration = Duration::from_millis(400);
+/// How long a killed process may take to be gone.
+const KILL_DEADLINE: Duration = Duration::from_secs(2);
+/// Name of the auth file.
+const AUTH_FILE: &str = "users.txt";
+/// Connections that may wait to be accepted, where no parameter says so.
+const DEFAULT_BACKLOG: u32 = 4096;
 /// Steps taken in one go; more would mean that the console plays with us.
 const MOST_STEPS: usize = 12;
 
@@ -43,8 +51,16 @@ pub enum SlotError {
         source: io::Error,
     },
     /// The process could not be started.
+    #[error("starting {program}: {reason}")]
+    NotStarted {
+        /// The program.
+        program: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// The keeper did not do as asked.
     #[error(transparent)]
-    Process(#[from] ProcessError),
+    Keeper(#[from] LinkError),
     /// The console did not answer as it should.
     #[error(transparent)]
     Console(#[from] ConsoleError),
@@ -102,45 +118,88 @@ pub enum Taken {
     Now,
 }
 
+/// What a process is started with, beside its files.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// The program.
+    pub program: &'a Path,
+    /// Whether it takes over the sockets of its slot.
+    pub inherits_sockets: bool,
+    /// Files that it needs to be able to open.
+    pub files: u64,
+}
+
 /// One slot.
 pub struct Slot {
+    name: SlotName,
+    link: Link,
     directory: PathBuf,
     database: String,
     /// The console.
     pub console: Console,
-    pooler: Option<Pooler>,
+    errors: mpsc::Sender<PoolerError>,
+    log_is_read: bool,
+    /// Generation of the process that we started or took up.
+    generation: Option<u64>,
     /// What was read back last; None when nothing was since the process started.
     pub limits: Option<LimitsReadBack>,
-    /// What the process was given to read, and how far it was seen to follow.
+    /// What the process was given to read, and how far it was seen to follow. None after it was taken up.
     rendered: Option<Rendered>,
     follows: Follows,
     lifetime_shortened: bool,
 }
 
 impl Slot {
-    /// An empty slot.
-    pub fn new(directory: &Path, port: u16, database: &str) -> Self {
-        Self {
-            directory: directory.to_owned(),
-            database: database.to_owned(),
-            console: Console::new(directory, port, CONSOLE_DEADLINE),
-            pooler: None,
+    /// A slot, with the process that another agent left in it.
+    pub fn new(
+        name: SlotName,
+        link: Link,
+        run_dir: &Path,
+        injection: &Injection,
+        errors: mpsc::Sender<PoolerError>,
+    ) -> Self {
+        let directory = Self::directory(name, run_dir);
+        let left = link.slot(name);
+        let runs = matches!(left.process, ProcessState::Running { .. });
+        let mut slot = Self {
+            name,
+            link,
+            console: Console::new(&directory, injection.client.port, CONSOLE_DEADLINE),
+            directory,
+            database: injection.upstream.database.clone(),
+            errors,
+            log_is_read: false,
+            generation: runs.then_some(left.generation),
             limits: None,
             rendered: None,
             follows: Follows::Unproven,
             lifetime_shortened: false,
+        };
+        if runs {
+            slot.read_log();
         }
+        slot
     }
 
-    /// Where the auth file stands.
-    pub fn auth_file(directory: &Path) -> PathBuf {
-        directory.join("users.txt")
+    /// Where a slot's files and its console's socket are.
+    pub fn directory(name: SlotName, run_dir: &Path) -> PathBuf {
+        run_dir.join(name.as_str())
+    }
+
+    /// Where the auth file of a slot stands.
+    pub fn auth_file(name: SlotName, run_dir: &Path) -> PathBuf {
+        Self::directory(name, run_dir).join(AUTH_FILE)
     }
 
     fn write(&self, rendered: &Rendered) -> Result<PathBuf, SlotError> {
-        let ini = self.directory.join("pgbouncer.ini");
-        for (path, text) in [(Self::auth_file(&self.directory), &rendered.auth_file), (ini.clone(), &rendered.ini)] {
-            write_whole(&path, text.as_bytes()).map_err(|source| SlotError::File { path, source })?;
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| SlotError::File { path, source }
+        };
+        fs::create_dir_all(&self.directory).map_err(failed(&self.directory))?;
+        let (auth_file, ini) = (self.directory.join(AUTH_FILE), self.directory.join("pgbouncer.ini"));
+        for (path, text) in [(&auth_file, &rendered.auth_file), (&ini, &rendered.ini)] {
+            write_whole(path, text.as_bytes()).map_err(failed(path))?;
         }
         Ok(ini)
     }
@@ -149,61 +208,116 @@ impl Slot {
     ///
     /// # Errors
     /// [`SlotError`].
-    pub fn start(
-        &mut self,
-        program: &Path,
-        rendered: Rendered,
-        errors: mpsc::Sender<PoolerError>,
-    ) -> Result<(), SlotError> {
-        self.console.disconnect();
-        self.limits = None;
-        self.lifetime_shortened = false;
+    pub async fn start(&mut self, start: Start<'_>, rendered: Rendered) -> Result<(), SlotError> {
+        self.forget();
         let ini = self.write(&rendered)?;
-        self.pooler = Some(Pooler::start(program, &ini, errors)?);
+        let backlog = rendered.parameters.iter().find(|(name, _)| name == "listen_backlog");
+        let generation = self.link.slot(self.name).generation + 1;
+        let launch = Launch {
+            generation,
+            program: start.program.to_owned(),
+            ini,
+            console: start.inherits_sockets.then(|| self.console.socket().to_owned()),
+            log: self.log(),
+            backlog: backlog.and_then(|(_, backlog)| backlog.parse().ok()).unwrap_or(DEFAULT_BACKLOG),
+            files: start.files,
+        };
+        let state = self.link.order(&Order::Start { slot: self.name, launch }).await?;
+        if let ProcessState::NotStarted { reason } = &state.slot(self.name).process {
+            return Err(SlotError::NotStarted { program: start.program.to_owned(), reason: reason.clone() });
+        }
+        self.generation = Some(generation);
+        self.read_log();
         self.rendered = Some(rendered);
         // it takes over the whole file or ends
         self.follows = Follows::Proven;
         Ok(())
     }
 
+    fn log(&self) -> PathBuf {
+        self.directory.join("log")
+    }
+
+    /// Reads what the slot's processes log. The pipe outlives them.
+    fn read_log(&mut self) {
+        if self.log_is_read {
+            return;
+        }
+        match pipe::OpenOptions::new().open_receiver(self.log()) {
+            Ok(log) => {
+                tokio::spawn(follow_log(log, self.errors.clone()));
+                self.log_is_read = true;
+            }
+            Err(error) => tracing::warn!("the pooler's log cannot be read: {error}"),
+        }
+    }
+
+    /// Which one it is.
+    pub fn name(&self) -> SlotName {
+        self.name
+    }
+
+    /// Process id; None when no process of ours runs.
+    pub fn pid(&self) -> Option<i32> {
+        let state = self.link.slot(self.name);
+        match state.process {
+            ProcessState::Running { pid } if Some(state.generation) == self.generation => Some(pid),
+            _ => None,
+        }
+    }
+
     /// Whether the process runs. A process that has ended is forgotten, and how it ended is logged.
     pub fn is_running(&mut self) -> bool {
-        if let Some(status) = self.pooler.as_mut().and_then(Pooler::ended) {
-            tracing::warn!(%status, "pgbouncer ended");
+        if self.generation.is_some() && self.pid().is_none() {
+            if let ProcessState::Ended { status } = self.link.slot(self.name).process {
+                tracing::warn!(slot = self.name.as_str(), status, "pgbouncer ended");
+            }
             self.forget();
         }
-        self.pooler.is_some()
+        self.generation.is_some()
+    }
+
+    /// What the kernel knows of the process; None where it does not tell.
+    pub fn vitals(&self) -> Option<Vitals> {
+        process::vitals(self.pid()?)
+    }
+
+    async fn signal(&mut self, signal: Ending, deadline: Duration) -> bool {
+        let ended = |state: &SlotState| !matches!(state.process, ProcessState::Running { .. });
+        match self.link.order(&Order::Signal { slot: self.name, signal }).await {
+            Ok(_) => self.link.until(self.name, deadline, ended).await,
+            Err(error) => {
+                tracing::warn!("ending pgbouncer: {error}");
+                false
+            }
+        }
     }
 
     /// Ends the process at once.
     pub async fn kill(&mut self) {
-        if let Some(pooler) = &mut self.pooler {
-            pooler.kill().await;
+        if self.pid().is_some() {
+            self.signal(Ending::AtOnce, KILL_DEADLINE).await;
         }
-        self.forget();
-    }
-
-    /// The process; None when none runs.
-    pub fn pooler(&self) -> Option<&Pooler> {
-        self.pooler.as_ref()
+        self.is_running();
     }
 
     fn forget(&mut self) {
-        self.pooler = None;
+        self.generation = None;
         self.limits = None;
+        self.rendered = None;
+        self.follows = Follows::Unproven;
+        self.lifetime_shortened = false;
         self.console.disconnect();
     }
 
     /// Lets running transactions finish, at most so long, and ends the process.
     pub async fn end(&mut self, grace: Duration) {
-        let Some(pooler) = &mut self.pooler else { return };
-        pooler.ask_to_end();
-        if !pooler.wait_at_most(grace).await {
+        if self.pid().is_some() && !self.signal(Ending::AfterTransactions, grace).await {
             tracing::warn!(
                 seconds = grace.as_secs(),
                 "transactions still run at the end of the grace period; they are cut"
             );
-            pooler.kill().await;
+            self.kill().await;
         }
         self.forget();
     }

@@ -4,14 +4,22 @@ use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
 use sluice::agent::{
-    install,
+    install, keeper,
     options::{Command, Options, RunOptions},
     probe, run,
 };
 
 fn main() -> ExitCode {
     match Options::parse().command {
-        Command::Run(options) => agent(*options),
+        Command::Run(options) => {
+            let arguments = std::env::args_os().skip(2).collect();
+            run(&options, keeper::keep(arguments, options.grace()))
+        }
+        Command::Agent(options) => {
+            let log = options.clone();
+            run(&log, async { run::run(*options).await.map(|()| ExitCode::SUCCESS) })
+        }
+        Command::Exec(options) => fail(&keeper::exec(&options)),
         Command::Install { destination } => match install::install(&destination) {
             Ok(_) => ExitCode::SUCCESS,
             Err(error) => fail(&error),
@@ -26,7 +34,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn agent(options: RunOptions) -> ExitCode {
+/// Runs to the end, on this thread alone.
+fn run<E: std::fmt::Display>(options: &RunOptions, program: impl Future<Output = Result<ExitCode, E>>) -> ExitCode {
     tracing_subscriber::fmt()
         .json()
         .flatten_event(true)
@@ -37,8 +46,8 @@ fn agent(options: RunOptions) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };
-    match runtime.block_on(run::run(options)) {
-        Ok(()) => ExitCode::SUCCESS,
+    match runtime.block_on(program) {
+        Ok(code) => code,
         Err(error) => {
             tracing::error!("{error}");
             ExitCode::FAILURE

@@ -1,11 +1,12 @@
 //! What is wanted becomes what is in force: a process, a revision, the limits; and what worked is kept.
 
-use super::{Agent, READING, RELEASE_PATIENCE};
+use super::{Agent, READING, RELEASE_PATIENCE, place};
 use crate::{
     agent::{
+        keeper::{Listening, Order},
         last_good::{self, LastGood},
         process,
-        slot::{Progress, SlotError, Taken},
+        slot::{Progress, SlotError, Start, Taken},
     },
     contract::LimitSource,
     pooler::pgbouncer::{
@@ -28,12 +29,18 @@ impl Agent {
             settings: &revision.settings,
             limits: wanted.as_limits(),
             credentials,
-            place: &self.place,
+            place: &place::place(
+                &self.options,
+                &self.injection,
+                &self.addresses,
+                self.slot.name(),
+                self.inherits_sockets(),
+            ),
         });
         Some(rendered.map(|rendered| (revision.revision, rendered)))
     }
 
-    pub(super) fn start(&mut self) {
+    pub(super) async fn start(&mut self) {
         let reason = self.machine.take_restart_reason();
         if let Some(reason) = reason {
             self.published.metrics.count_restart(reason.as_str());
@@ -42,16 +49,21 @@ impl Agent {
         let Some(rendered) = self.render(self.wanted()) else { return };
         let Some(program) = self.program.clone() else { return };
         (self.started_at, self.answered) = (self.now(), None);
-        let started = rendered.map_err(|error| error.to_string()).and_then(|(revision, rendered)| {
-            match process::raise_file_limit(self.injection.client.max_connections, self.wish.grant().share) {
-                Some(few) => drop(self.problems.files.is(few)),
-                None => self.problems.files.is_over(),
+        let (clients, share) = (self.injection.client.max_connections, self.wish.grant().share);
+        match process::too_few_files(clients, share) {
+            Some(few) => drop(self.problems.files.is(few)),
+            None => self.problems.files.is_over(),
+        }
+        let files = process::files_needed(clients, share);
+        let start = Start { program: &program, inherits_sockets: self.inherits_sockets(), files };
+        let started = match (self.listen().await, rendered) {
+            (Err(error), _) => Err(error),
+            (_, Err(error)) => Err(error.to_string()),
+            (Ok(()), Ok((revision, rendered))) => {
+                self.slot.start(start, rendered).await.map(|()| revision).map_err(|error| error.to_string())
             }
-            self.slot
-                .start(&program, rendered, self.errors.0.clone())
-                .map(|()| revision)
-                .map_err(|error| error.to_string())
-        });
+        };
+        self.taken_up = false;
         match started {
             Ok(revision) => {
                 self.problems.configuration.is_over();
@@ -66,7 +78,30 @@ impl Agent {
         }
     }
 
+    /// Whether the pooler takes over the sockets that clients come to. One that does not listens by itself.
+    pub(super) fn inherits_sockets(&self) -> bool {
+        self.build.is_some_and(|build| build.inherits_sockets)
+    }
+
+    /// Opens the sockets that clients come to, once.
+    async fn listen(&self) -> Result<(), String> {
+        if !self.inherits_sockets() {
+            return Ok(());
+        }
+        let order = Order::Listen { addresses: self.addresses.clone(), port: self.injection.client.port };
+        match self.link.order(&order).await.map_err(|error| error.to_string())?.listening {
+            Listening::Failed { reason } => {
+                Err(format!("listening for clients on port {}: {reason}", self.injection.client.port))
+            }
+            Listening::Closed | Listening::Steering | Listening::Single { .. } => Ok(()),
+        }
+    }
+
     pub(super) async fn apply_revision(&mut self) {
+        if self.slot.limits.is_none() && self.taken_up {
+            // what runs is not moved before it is known; what fails is asked again
+            let _ = self.slot.read_limits().await;
+        }
         // With the limits that are in force now: a RELOAD must not move them.
         let mut wanted = self.wanted();
         if let Some(limits) = self.slot.limits {

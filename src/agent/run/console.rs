@@ -5,7 +5,6 @@ use std::time::Instant;
 use super::{Agent, LATE, PING};
 use crate::agent::{
     machine::{ConsoleSeen, Millis},
-    process::Pooler,
     slot::CONSOLE_DEADLINE,
     vitals::{Effort, Vitals},
 };
@@ -22,7 +21,7 @@ impl Agent {
         self.answers = answer.is_ok();
         match answer {
             Ok(_) => {
-                let vitals = self.slot.pooler().and_then(Pooler::vitals);
+                let vitals = self.slot.vitals();
                 self.answered = vitals.map(|vitals| (self.now(), vitals));
                 ConsoleSeen::Answered
             }
@@ -43,7 +42,7 @@ impl Agent {
         if console != ConsoleSeen::Silent {
             return Effort::Idle;
         }
-        let Some(vitals) = self.slot.pooler().and_then(Pooler::vitals) else { return Effort::Idle };
+        let Some(vitals) = self.slot.vitals() else { return Effort::Idle };
         // a process that has never answered has done all that it did since its start
         let nothing = Vitals { ran_nanoseconds: 0, waited_nanoseconds: 0, ..vitals };
         let (at, before) = self.answered.unwrap_or((self.started_at, nothing));

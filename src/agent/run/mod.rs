@@ -10,6 +10,7 @@ mod reading;
 mod report;
 
 use std::{
+    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -26,11 +27,11 @@ use super::{
     arrivals::Arrivals,
     counters::Differences,
     inputs::Inputs,
+    keeper::{Link, LinkError, SlotName},
     last_good::{self, LastGood},
     machine::{self, Action, Machine, Millis, Observation},
     metrics::Metrics,
     options::RunOptions,
-    orphans,
     peaks::Peak,
     problems::Problems,
     process::{self, ProcessError},
@@ -46,8 +47,8 @@ use crate::{
     contract::{ContractError, Document, Held, Injection, names},
     pooler::pgbouncer::{
         log::PoolerError,
-        render::{self, Place, RenderError},
-        version::{RECOMMENDED, Support, Version},
+        render::{self, RenderError},
+        version::{Build, RECOMMENDED, Support},
     },
 };
 
@@ -71,8 +72,6 @@ const LEAKS_LOOK: Millis = 4000;
 const LATE: Duration = Duration::from_millis(250);
 /// How long the figures of the last reading are shown when the next ones do not come.
 const READING_HOLDS: Millis = 3000;
-/// Between two looks for processes that were left behind.
-const ORPHANS_LOOK: Millis = 5000;
 /// So many faults without a calm time between are told.
 const FAULTS_TOLD: u32 = 3;
 /// Errors of the pooler's log that may wait to be counted.
@@ -98,20 +97,25 @@ pub enum RunError {
     /// Signals cannot be received.
     #[error("receiving signals: {0}")]
     Signals(#[source] std::io::Error),
+    /// There is no keeper, or no more.
+    #[error(transparent)]
+    Keeper(#[from] LinkError),
 }
 
 struct Agent {
     options: RunOptions,
     injection: Injection,
-    place: Place,
+    link: Link,
+    /// Addresses that clients come to.
+    addresses: Vec<IpAddr>,
     program: Option<PathBuf>,
-    version: Option<Version>,
+    build: Option<Build>,
     inputs: Inputs,
     wish: Wish,
     machine: Machine,
     slot: Slot,
     published: Arc<Published>,
-    errors: (mpsc::Sender<PoolerError>, mpsc::Receiver<PoolerError>),
+    errors: mpsc::Receiver<PoolerError>,
     begin: Instant,
     problems: Problems,
     /// Revision that the process runs.
@@ -125,6 +129,8 @@ struct Agent {
     /// What the process had done when its console answered last, and when that was.
     answered: Option<(Millis, Vitals)>,
     started_at: Millis,
+    /// The process was running when we began: what it had counted before was told by another agent.
+    taken_up: bool,
     /// Whether the console answered when it was asked last.
     answers: bool,
     differences: Differences,
@@ -149,7 +155,6 @@ struct Schedule {
     sweep: Millis,
     leaks: Millis,
     clients: Millis,
-    orphans: Millis,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -166,8 +171,10 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
         port: options.listen.map_or(names::METRICS_PORT, |address| address.port()),
         source,
     })?;
-    orphans::adopt();
-    let mut agent = Agent::new(options, injection);
+    let link = Link::inherited().await?;
+    let gone = link.gone();
+    tokio::pin!(gone);
+    let mut agent = Agent::new(options, injection, link);
     let routes = server::router(agent.published.clone());
     let http = tokio::spawn(async move { axum::serve(listener, routes).await });
     agent.find_program().await;
@@ -182,6 +189,7 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
             }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            () = &mut gone => return Err(LinkError::Gone.into()),
         }
     }
     tracing::info!("asked to end: running transactions may finish");
@@ -191,7 +199,7 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
 }
 
 impl Agent {
-    fn new(options: RunOptions, injection: Injection) -> Self {
+    fn new(options: RunOptions, injection: Injection, link: Link) -> Self {
         let mut problems = Problems::default();
         let stored = last_good::load(&options.state_dir, &injection.pool).unwrap_or_else(|error| {
             tracing::warn!("{error}");
@@ -199,20 +207,28 @@ impl Agent {
             None
         });
         let wish = Wish::new(&injection.pool, stored.clone());
+        let (report_error, errors) = mpsc::channel(ERROR_QUEUE);
+        let mut slot = Slot::new(SlotName::A, link.clone(), &options.run_dir, &injection, report_error);
+        let taken_up = slot.is_running();
+        if taken_up {
+            tracing::info!("a pooler runs; it is taken up as it is");
+        }
         let published = Arc::new(Published::new(Metrics::new(&injection), report::empty_report(&options, &injection)));
         Self {
-            place: place::place(&options, &injection),
+            addresses: place::addresses(),
             program: None,
-            version: None,
+            build: None,
             inputs: Inputs::new(&options.config_dir),
             wish,
-            machine: Machine::default(),
-            slot: Slot::new(&options.run_dir, injection.client.port, &injection.upstream.database),
+            machine: if taken_up { Machine::taken_up(0) } else { Machine::default() },
+            slot,
+            link,
+            taken_up,
             published,
-            errors: mpsc::channel(ERROR_QUEUE),
+            errors,
             begin: Instant::now(),
             problems,
-            revision: None,
+            revision: stored.as_ref().filter(|_| taken_up).map(|stored| stored.revision.revision),
             in_force: None,
             limit: 0,
             held: None,
@@ -244,18 +260,19 @@ impl Agent {
     async fn find_program(&mut self) {
         let path = std::env::var_os("PATH");
         let found = match process::find(self.options.pgbouncer.as_deref(), path.as_deref()) {
-            Ok(program) => process::version(&program).await.map(|version| (program, version)),
+            Ok(program) => process::version(&program).await.map(|build| (program, build)),
             Err(error) => Err(error),
         };
         match found {
-            Ok((program, version)) => {
+            Ok((program, build)) => {
+                let version = build.version;
                 if version.support() == Support::Warned {
                     tracing::warn!(
                         "PgBouncer {version} has known vulnerabilities (CVE-2026-6664 to -6667); use an image with {RECOMMENDED} or later"
                     );
                 }
                 self.published.metrics.set_info(&self.options.pod_uid, &version.to_string());
-                (self.program, self.version) = (Some(program), Some(version));
+                (self.program, self.build) = (Some(program), Some(build));
                 self.problems.program.is_over();
             }
             Err(error) => self.refuse_program(&error),
@@ -285,7 +302,7 @@ impl Agent {
         };
         let was_serving = self.machine.is_serving();
         match self.machine.step(self.now(), seen) {
-            Some(Action::Start) => self.start(),
+            Some(Action::Start) => self.start().await,
             Some(Action::Kill(reason)) => {
                 tracing::warn!(reason = reason.as_str(), "pgbouncer does not answer; it is killed and started again");
                 self.slot.kill().await;
@@ -295,8 +312,10 @@ impl Agent {
         self.tell_faults();
         let serving = self.machine.is_serving();
         if serving && !was_serving {
-            self.differences.restarted();
-            self.arrivals.restarted();
+            if !self.taken_up {
+                self.differences.restarted();
+                self.arrivals.restarted();
+            }
             self.problems.reading.is_over();
             tracing::info!(revision = self.revision, "pgbouncer answers");
         }
@@ -320,10 +339,6 @@ impl Agent {
         if !serving || self.now().saturating_sub(self.held_at) > READING_HOLDS {
             self.held = None;
         }
-        if now >= self.next.orphans {
-            self.next.orphans = now + ORPHANS_LOOK;
-            orphans::reap(self.slot.pooler().and_then(process::Pooler::pid));
-        }
         self.publish();
     }
 
@@ -341,7 +356,7 @@ impl Agent {
     }
 
     fn count_errors(&mut self) {
-        while let Ok(error) = self.errors.1.try_recv() {
+        while let Ok(error) = self.errors.try_recv() {
             self.published.metrics.count_error(error.as_str());
         }
     }

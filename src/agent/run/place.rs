@@ -1,12 +1,12 @@
 //! Where the pooler listens and keeps its files in this pod.
 
 use std::{
-    net::{Ipv6Addr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener},
     path::{Path, PathBuf},
 };
 
 use crate::{
-    agent::{options::RunOptions, slot::Slot},
+    agent::{keeper::SlotName, options::RunOptions, slot::Slot},
     contract::{Injection, names},
     pooler::pgbouncer::render::Place,
 };
@@ -15,12 +15,24 @@ use crate::{
 const TRUST_STORES: &[&str] =
     &["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
-/// Both loopback addresses where there are two, and the volumes of the pod.
-pub(super) fn place(options: &RunOptions, injection: &Injection) -> Place {
-    let mut listen_addresses = vec!["127.0.0.1".to_owned()];
+/// Both loopback addresses where there are two.
+pub(super) fn addresses() -> Vec<IpAddr> {
+    let mut addresses = vec![IpAddr::from(Ipv4Addr::LOCALHOST)];
     if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
-        listen_addresses.push("::1".to_owned());
+        addresses.push(Ipv6Addr::LOCALHOST.into());
     }
+    addresses
+}
+
+/// The addresses, and the slot's places in the volumes of the pod. A pooler that inherits its sockets is given neither
+/// address nor directory: it would warn that it ignores them.
+pub(super) fn place(
+    options: &RunOptions,
+    injection: &Injection,
+    addresses: &[IpAddr],
+    slot: SlotName,
+    inherits_sockets: bool,
+) -> Place {
     let ca_file = if injection.upstream.tls.own_ca {
         Some(options.config_dir.join(names::SERVER_CA_FILE))
     } else {
@@ -28,9 +40,9 @@ pub(super) fn place(options: &RunOptions, injection: &Injection) -> Place {
     };
     let text = |path: &Path| path.display().to_string();
     Place {
-        listen_addresses,
-        socket_dir: text(&options.run_dir),
-        auth_file: text(&Slot::auth_file(&options.run_dir)),
+        listen_addresses: addresses.iter().filter(|_| !inherits_sockets).map(ToString::to_string).collect(),
+        socket_dir: if inherits_sockets { String::new() } else { text(&Slot::directory(slot, &options.run_dir)) },
+        auth_file: text(&Slot::auth_file(slot, &options.run_dir)),
         ca_file: ca_file.as_deref().map(text),
         login_retry_milliseconds: login_retry(&options.pod_uid),
     }

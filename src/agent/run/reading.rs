@@ -15,7 +15,7 @@ use crate::{
     contract::Held,
     pooler::pgbouncer::{
         console::ConsoleError,
-        tables::{Pools, Server},
+        tables::{Pools, Server, Stats},
     },
 };
 
@@ -80,8 +80,10 @@ impl Agent {
         self.problems.reading.is_over();
         let now = self.now();
         let added = self.differences.feed(stats, pools.active.saturating_add(pools.clients_waiting));
+        let added = if self.taken_up { Stats::default() } else { added };
         self.look_for_leaks(now, &servers);
         self.count_arrivals(now, &servers).await;
+        self.taken_up = false;
         self.see_pools(pools);
         let leaked = self.leaked;
         let at_seconds = self.begin.elapsed().as_secs_f64();
@@ -139,6 +141,8 @@ impl Agent {
                 Err(error) => self.problems.reading.may_pass(now, error.to_string()),
             }
         }
-        self.published.metrics.add_arrivals(opens, logins);
+        if !self.taken_up {
+            self.published.metrics.add_arrivals(opens, logins);
+        }
     }
 }

@@ -70,6 +70,11 @@ impl Console {
         Self { socket: socket_dir.join(format!(".s.PGSQL.{port}")), deadline, session: None }
     }
 
+    /// Where it listens.
+    pub fn socket(&self) -> &std::path::Path {
+        &self.socket
+    }
+
     /// Forgets the connection, because the process behind it has changed.
     pub fn disconnect(&mut self) {
         self.session = None;

@@ -30,6 +30,21 @@ pub enum Support {
     Refused,
 }
 
+/// What a program is, as `pgbouncer -V` tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Build {
+    /// Its version.
+    pub version: Version,
+    /// Whether it takes over sockets that it inherits (socket activation).
+    pub inherits_sockets: bool,
+}
+
+/// Whether `pgbouncer -V` says that it was built with systemd's socket activation.
+pub fn inherits_sockets(said: &str) -> bool {
+    said.lines()
+        .any(|line| line.split_once(':').is_some_and(|(what, has)| what.trim() == "systemd" && has.trim() == "yes"))
+}
+
 impl Version {
     /// Reads the first `PgBouncer X.Y.Z` of a text.
     pub fn find(text: &str) -> Option<Self> {
@@ -73,6 +88,9 @@ mod tests {
     fn versions_are_read_as_pgbouncer_prints_them() {
         let printed = "PgBouncer 1.24.1\nlibevent 2.1.12-stable\nadns: c-ares 1.34.5";
         assert_eq!(Version::find(printed), Some(OLDEST));
+        assert!(!inherits_sockets(printed));
+        assert!(inherits_sockets(&format!("{printed}\ntls: OpenSSL 3.5.7 9 Jun 2026\nsystemd: yes\n")));
+        assert!(!inherits_sockets(&format!("{printed}\nsystemd: no\n")));
         assert_eq!(Version::find("PgBouncer 1.26.0rc1"), Some(Version { major: 1, minor: 26, patch: 0 }));
         assert_eq!(Version::find("sh: not found"), None);
         assert_eq!(Version::find("PgBouncer"), None);

@@ -158,7 +158,10 @@ struct Liar {
 
 impl Liar {
     fn start(lie: Lie, agent: &Agent) -> Self {
-        let socket = agent.run_dir().join(format!(".s.PGSQL.{}", agent.client_port()));
+        // a program without socket activation opens this socket itself
+        let slot = agent.run_dir().join("a");
+        std::fs::create_dir(&slot).unwrap();
+        let socket = slot.join(format!(".s.PGSQL.{}", agent.client_port()));
         let listener = UnixListener::bind(socket).unwrap();
         listener.set_nonblocking(true).unwrap();
         let (asked, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));

@@ -135,7 +135,7 @@ async fn processes_that_others_left_behind_are_reaped() {
     agent.grant(1, 5, 5);
     agent.run();
     agent.until("the pooler serves", |status| status.seq == 1).await;
-    until("the pooler is its only child", async || (agent.children().len() == 1).then_some(())).await;
+    until("agent and pooler are all", async || (agent.children().len() == 2).then_some(())).await;
     assert!(agent.log().contains("left behind"), "{}", agent.log());
     assert_eq!(value(&agent.client().await, "select 1").await, "1");
 }

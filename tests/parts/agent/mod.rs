@@ -2,6 +2,7 @@
 
 mod console;
 mod faults;
+mod keeper;
 mod rig;
 
 use std::time::Duration;

@@ -243,6 +243,16 @@ impl Agent {
         self.child = Some(child);
     }
 
+    /// Where /status and /metrics are.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Waits for the container to end by itself.
+    pub fn wait(&mut self) -> std::process::ExitStatus {
+        self.child.take().expect("it runs").wait().unwrap()
+    }
+
     /// The container ends, as the kubelet ends it; its volumes stay.
     pub fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -344,17 +354,27 @@ impl Agent {
         connect(&self.client_config()).await.unwrap()
     }
 
-    /// Process of the pooler: the agent's first child.
+    /// Process of the pooler, a child of the keeper.
     pub fn pooler_pid(&self) -> Option<Pid> {
-        self.children().first().copied()
+        self.children().into_iter().find(|pid| !is_ours(*pid))
     }
 
-    /// The agent's children, those that have ended and were not waited for included.
+    /// Process of the agent, a child of the keeper.
+    pub fn agent_pid(&self) -> Option<Pid> {
+        self.children().into_iter().find(|pid| is_ours(*pid))
+    }
+
+    /// The keeper's children, those that have ended and were not waited for included.
     pub fn children(&self) -> Vec<Pid> {
         let agent = self.child.as_ref().map_or(0, Child::id);
         let children = fs::read_to_string(format!("/proc/{agent}/task/{agent}/children")).unwrap_or_default();
         children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
     }
+}
+
+/// Whether a process runs our program; a pooler does for an instant, before it becomes one.
+fn is_ours(pid: Pid) -> bool {
+    fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero())).is_ok_and(|name| name.trim() == "sluice-agent")
 }
 
 impl Drop for Agent {

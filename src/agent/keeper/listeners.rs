@@ -1,0 +1,148 @@
+//! The sockets that clients come to: one per slot on the same address, opened once and never closed while the container lives.
+//!
+//! A client that comes while no pooler runs waits in its socket's queue and is served by the next one.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsFd, OwnedFd},
+};
+
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, bind, listen, socket_with,
+    sockopt::{set_ipv6_v6only, set_socket_reuseaddr, set_socket_reuseport},
+};
+
+use super::{
+    orders::{Listening, SlotName},
+    steering::steer,
+};
+
+/// Until a pooler names its own.
+const BACKLOG: i32 = 4096;
+
+/// The sockets of one address; the second one only where clients can be steered.
+struct Address {
+    sockets: Vec<OwnedFd>,
+}
+
+/// All sockets.
+pub struct Listeners {
+    addresses: Vec<Address>,
+    refused: Option<String>,
+}
+
+impl Listeners {
+    /// Opens the sockets and leads clients to the first slot.
+    ///
+    /// # Errors
+    /// Of the system: above all, a port that is taken.
+    pub fn open(addresses: &[IpAddr], port: u16) -> io::Result<Self> {
+        let mut opened = Vec::with_capacity(addresses.len());
+        let mut refused = None;
+        for address in addresses {
+            let address = SocketAddr::new(*address, port);
+            let [first, second] = [socket(&address)?, socket(&address)?];
+            // before any of them listens: no client may come to a slot that has not been asked for
+            match steer(first.as_fd(), 0) {
+                Ok(()) => {
+                    listen(&first, BACKLOG)?;
+                    listen(&second, BACKLOG)?;
+                    opened.push(Address { sockets: vec![first, second] });
+                }
+                Err(error) => {
+                    refused = Some(error.to_string());
+                    listen(&first, BACKLOG)?;
+                    opened.push(Address { sockets: vec![first] });
+                }
+            }
+        }
+        Ok(Self { addresses: opened, refused })
+    }
+
+    /// What there is.
+    pub fn listening(&self) -> Listening {
+        match &self.refused {
+            None => Listening::Steering,
+            Some(reason) => Listening::Single { reason: reason.clone() },
+        }
+    }
+
+    /// Leads every new client to a slot.
+    ///
+    /// # Errors
+    /// Of the system.
+    pub fn steer(&self, slot: SlotName) -> io::Result<()> {
+        let number = u32::try_from(slot.index()).unwrap_or_default();
+        self.addresses
+            .iter()
+            .filter_map(|address| address.sockets.first())
+            .try_for_each(|socket| steer(socket.as_fd(), number))
+    }
+
+    /// Copies of a slot's sockets, for its process, with so much room for clients that wait to be accepted.
+    ///
+    /// # Errors
+    /// Of the system, or when the slot has no sockets.
+    pub fn of(&self, slot: SlotName, backlog: u32) -> io::Result<Vec<OwnedFd>> {
+        let copy = |address: &Address| {
+            let socket = address.sockets.get(slot.index()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+            listen(socket, i32::try_from(backlog).unwrap_or(BACKLOG))?;
+            socket.try_clone()
+        };
+        self.addresses.iter().map(copy).collect()
+    }
+}
+
+fn socket(address: &SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    set_socket_reuseaddr(&socket, true)?;
+    set_socket_reuseport(&socket, true)?;
+    if address.is_ipv6() {
+        set_ipv6_v6only(&socket, true)?;
+    }
+    bind(&socket, address)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Read,
+        net::{Ipv4Addr, TcpListener, TcpStream},
+        time::Duration,
+    };
+
+    use super::*;
+
+    #[test]
+    fn every_new_client_comes_to_the_slot_that_is_steered_to() {
+        let address = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let port = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port();
+        let listeners = Listeners::open(&[address], port).unwrap();
+        assert_eq!(listeners.listening(), Listening::Steering);
+        let slots = SlotName::ALL.map(|slot| TcpListener::from(listeners.of(slot, 512).unwrap().remove(0)));
+        for slot in [SlotName::A, SlotName::B, SlotName::B, SlotName::A] {
+            listeners.steer(slot).unwrap();
+            let clients: Vec<_> = (0..50).map(|_| TcpStream::connect((address, port)).unwrap()).collect();
+            for _ in &clients {
+                slots[slot.index()].accept().unwrap();
+            }
+            assert!(slots.iter().all(|slot| slot.accept().is_err()), "nobody came elsewhere");
+        }
+    }
+
+    #[test]
+    fn a_client_waits_while_nobody_accepts() {
+        let address = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let port = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port();
+        let listeners = Listeners::open(&[address], port).unwrap();
+        drop(listeners.of(SlotName::A, 512).unwrap());
+        let mut client = TcpStream::connect((address, port)).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let next = TcpListener::from(listeners.of(SlotName::A, 512).unwrap().remove(0));
+        drop(next.accept().unwrap());
+        assert_eq!(client.read(&mut [0]).unwrap(), 0, "it was accepted by the next one");
+    }
+}

@@ -1,0 +1,179 @@
+//! What the agent and the keeper say to each other: one JSON document a line, over a socket that the agent inherits.
+//!
+//! The agent sends [`Order`]s. The keeper answers each, and everything that happens by itself, with its whole [`State`]: an
+//! agent that starts anew knows from the first line what runs.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// The two places that a revision runs in. Which of them is blue and which is green changes with every switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum SlotName {
+    /// The first one, which a pod starts in.
+    A,
+    /// The second one.
+    B,
+}
+
+impl SlotName {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::A, Self::B];
+
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+
+    /// Counted from 0, as the sockets are.
+    pub fn index(self) -> usize {
+        match self {
+            Self::A => 0,
+            Self::B => 1,
+        }
+    }
+
+    /// As it stands in paths, labels and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::A => "a",
+            Self::B => "b",
+        }
+    }
+}
+
+/// What the agent asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// Open the sockets that clients come to. Nothing happens when they are open.
+    Listen {
+        /// The addresses, at most one of each family.
+        addresses: Vec<IpAddr>,
+        /// The port.
+        port: u16,
+    },
+    /// Start a pooler in a slot that has none.
+    Start {
+        /// The slot.
+        slot: SlotName,
+        /// What to start.
+        launch: Launch,
+    },
+    /// Signal the pooler of a slot.
+    Signal {
+        /// The slot.
+        slot: SlotName,
+        /// The signal.
+        signal: Ending,
+    },
+    /// Lead every new client to a slot.
+    Steer {
+        /// The slot.
+        slot: SlotName,
+    },
+}
+
+/// How a pooler is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ending {
+    /// When the running transactions have ended: SIGINT, PgBouncer's `SHUTDOWN WAIT_FOR_SERVERS`.
+    AfterTransactions,
+    /// At once: SIGKILL.
+    AtOnce,
+}
+
+/// What is started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// Counts the processes of a slot; chosen by the agent.
+    pub generation: u64,
+    /// The pooler's program.
+    pub program: PathBuf,
+    /// Its configuration.
+    pub ini: PathBuf,
+    /// Where its console listens. Some: it inherits this socket and those of its slot. None: it listens by itself.
+    pub console: Option<PathBuf>,
+    /// A pipe with a name, for what the pooler writes to standard error.
+    pub log: PathBuf,
+    /// Connections that may wait to be accepted.
+    pub backlog: u32,
+    /// Files that it needs to be able to open.
+    pub files: u64,
+}
+
+/// What the keeper holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Orders taken from this agent. What was asked before is in this state once it counts it.
+    pub orders: u64,
+    /// The sockets that clients come to.
+    pub listening: Listening,
+    /// The slot that new clients are led to.
+    pub steered: SlotName,
+    /// The slots.
+    pub slots: [SlotState; 2],
+}
+
+impl State {
+    /// One slot.
+    pub fn slot(&self, name: SlotName) -> &SlotState {
+        &self.slots[name.index()]
+    }
+}
+
+/// The sockets that clients come to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Listening {
+    /// Nobody asked for them.
+    Closed,
+    /// One for each slot; new clients come to the one that is steered to.
+    Steering,
+    /// One for the first slot only: steering is not permitted here.
+    Single {
+        /// What the system said.
+        reason: String,
+    },
+    /// They could not be opened.
+    Failed {
+        /// What the system said.
+        reason: String,
+    },
+}
+
+/// One slot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotState {
+    /// Generation of its last process; 0 before the first one.
+    pub generation: u64,
+    /// Whether new clients were led to it since its process started.
+    pub had_clients: bool,
+    /// What became of the process.
+    pub process: ProcessState,
+}
+
+/// A pooler's process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProcessState {
+    /// There was none.
+    #[default]
+    None,
+    /// It runs.
+    Running {
+        /// Its process id.
+        pid: i32,
+    },
+    /// It ended.
+    Ended {
+        /// How, in words.
+        status: String,
+    },
+    /// It could not be started.
+    NotStarted {
+        /// What the system said.
+        reason: String,
+    },
+}

@@ -1,0 +1,70 @@
+//! The keeper outlives the agent, and so do the pooler and its clients.
+
+use std::time::Duration;
+
+use rustix::process::{Signal, kill_process};
+use sluice::contract::SlotStatus;
+
+use super::{
+    rig::{Account, Agent, Postgres, connect, settings, until},
+    value,
+};
+
+async fn shop() -> Postgres {
+    let postgres = Postgres::start().await;
+    postgres.create(&Account::shop()).await;
+    postgres
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn the_agents_death_cuts_no_client_and_the_next_one_goes_on_with_the_same_pooler() {
+    let postgres = shop().await;
+    let agent = Agent::start(&postgres, &Account::shop(), &settings(), 5).await;
+    let client = agent.client().await;
+    client.simple_query("begin; select 1").await.unwrap();
+    let pooler = agent.pooler_pid().unwrap();
+    for (seq, share) in [(2, 7), (3, 4), (4, 6)] {
+        let before = until("an agent runs", async || agent.agent_pid()).await;
+        kill_process(before, Signal::KILL).unwrap();
+        assert_eq!(value(&agent.client().await, "select 1").await, "1", "new clients are served without it");
+        until("another one runs", async || agent.agent_pid().filter(|pid| *pid != before)).await;
+        agent.grant(seq, share, 7);
+        let serves = |share: u32| {
+            move |status: &sluice::contract::StatusReport| {
+                status.slot == SlotStatus::Serving
+                    && status.limits.is_some_and(|limits| limits.max_db_connections == share)
+            }
+        };
+        let status = agent.until("the next one resumes", serves(share)).await;
+        assert_eq!(status.revision, Some(1));
+        assert_eq!(agent.pooler_pid(), Some(pooler));
+    }
+    client.simple_query("commit").await.unwrap();
+    assert_eq!(value(&client, "select 'the same connection'").await, "the same connection");
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_client_that_comes_while_the_pooler_is_dead_waits_and_is_served() {
+    let postgres = shop().await;
+    let agent = Agent::start(&postgres, &Account::shop(), &settings(), 5).await;
+    for _ in 0..5 {
+        let before = agent.pooler_pid().unwrap();
+        kill_process(before, Signal::KILL).unwrap();
+        let config = agent.client_config();
+        let client = tokio::time::timeout(Duration::from_secs(10), connect(&config)).await.unwrap().unwrap();
+        assert_eq!(value(&client, "select 1").await, "1");
+        until("another pooler", async || agent.pooler_pid().filter(|pid| *pid != before)).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn an_agent_that_cannot_start_ends_the_container() {
+    let mut agent = Agent::new(1, &Account::shop());
+    let _taken = std::net::TcpListener::bind(agent.http()).unwrap();
+    agent.run();
+    let code = tokio::time::timeout(super::rig::DEADLINE, tokio::task::spawn_blocking(move || agent.wait()));
+    assert!(!code.await.unwrap().unwrap().success(), "Kubernetes sees a container that fails");
+}
