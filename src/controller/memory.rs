@@ -47,10 +47,23 @@ pub struct PoolMemory {
     pub told: Option<(ConnectionPoolStatus, UnixSeconds)>,
     /// Revisions that were created and have not come back through the watch.
     pub created: Vec<RevisionSeen>,
-    /// Pods without a sidecar: what was counted, when, and for which generation of the pool.
-    pub uninjected: Option<(Uninjected, Instant, i64)>,
+    /// Pods without a sidecar, as they were counted last; none before the first count.
+    pub uninjected: Option<Count>,
+    /// Whether they are being counted.
+    pub is_counting: bool,
     /// The last change that failed.
     pub failure: Option<Failure>,
+}
+
+/// A count of the pods without a sidecar.
+#[derive(Clone, Debug)]
+pub struct Count {
+    /// What was found; none while no count has succeeded.
+    pub found: Option<Uninjected>,
+    /// When it ended.
+    pub at: Instant,
+    /// For which generation of the pool.
+    pub generation: i64,
 }
 
 /// The spec that a decision was made for.

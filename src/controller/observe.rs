@@ -14,7 +14,7 @@ use thiserror::Error;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    memory::PoolMemory,
+    memory::{Count, PoolMemory},
     pods::{PodFacts, PodIndex, owner_of},
     prove::Prover,
     revision,
@@ -202,10 +202,11 @@ pub fn pods(facts: Vec<PodFacts>, prover: &Prover, memory: &PoolMemory) -> Vec<P
 
 /// Whether the pods without a sidecar are to be counted again.
 pub fn is_count_due(memory: &PoolMemory, generation: i64) -> bool {
-    memory.uninjected.as_ref().is_none_or(|(counted, at, of)| {
-        let every = if counted.pods > 0 { COUNT_AGAIN } else { COUNT_EVERY };
-        *of != generation || Instant::now() - *at >= every
-    })
+    let is_old = |count: &Count| {
+        let every = if count.found.as_ref().is_none_or(|found| found.pods > 0) { COUNT_AGAIN } else { COUNT_EVERY };
+        count.generation != generation || Instant::now() - count.at >= every
+    };
+    !memory.is_counting && memory.uninjected.as_ref().is_none_or(is_old)
 }
 
 /// Counts the pods that belong to the pool and have no sidecar, from their metadata alone.

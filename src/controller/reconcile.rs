@@ -1,7 +1,8 @@
 //! One pool, once: observe, decide, apply, prove, report.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::ready, sync::Arc, time::Duration};
 
+use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use kube::{Api, Client, ResourceExt, runtime::controller::Action};
 use parking_lot::Mutex;
@@ -12,7 +13,7 @@ use super::{
     apply::{WriteError, Writer},
     events::Events,
     leader::Leadership,
-    memory::{Memories, PoolMemory},
+    memory::{Count, Memories, PoolMemory},
     observe::{self, Stores},
     pods::PodIndex,
     prove::Prover,
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::{
     api::ConnectionPool,
-    decide::plan::{self, Expectation, Failure, Observed, Plan},
+    decide::plan::{self, Expectation, Failure, Observed, Plan, PodPatch},
     http::{Metrics, PoolLabels},
     signals::PoolKey,
 };
@@ -32,6 +33,10 @@ use crate::{
 const AFTER_CONFLICT: Duration = Duration::from_millis(250);
 /// Look again this long after a write if nothing else asks for it: a proof does, and usually comes before.
 const AFTER_WRITE: Duration = Duration::from_secs(1);
+/// Writes on pods in one look at most: between two of them a pod that has just started gets its floor.
+const BATCH: usize = 16;
+/// Of them under way at once.
+const WRITES_AT_ONCE: usize = 8;
 /// First pause after a failed change; it doubles each time.
 const FIRST_BACKOFF_SECONDS: i64 = 1;
 /// Longest pause after a failed change.
@@ -133,7 +138,7 @@ async fn look(pool: &Arc<ConnectionPool>, context: &Context) -> Result<Action, R
         return Ok(Action::await_change());
     }
     let memory = context.memories.of(&key, pool);
-    count_uninjected(pool, &key, context, &memory).await;
+    count_uninjected(pool, &key, context, &memory);
 
     let now = Timestamp::now();
     let plan = observe_and_plan(pool, &key, context, &memory, epoch, now);
@@ -143,7 +148,11 @@ async fn look(pool: &Arc<ConnectionPool>, context: &Context) -> Result<Action, R
     let told = tell(pool, &key, context, &memory, plan, now).await;
     let wrote = applied?;
     told?;
-    Ok(if wrote { Action::requeue(AFTER_WRITE) } else { Action::await_change() })
+    Ok(match wrote {
+        Wrote::Nothing => Action::await_change(),
+        Wrote::Everything => Action::requeue(AFTER_WRITE),
+        Wrote::Batch => Action::requeue(Duration::ZERO),
+    })
 }
 
 fn observe_and_plan(
@@ -171,7 +180,7 @@ fn observe_and_plan(
         budget: around.budget,
         rival: around.rival,
         pods: &pods,
-        uninjected: memory.uninjected.as_ref().map(|(counted, ..)| counted.clone()),
+        uninjected: memory.uninjected.as_ref().and_then(|count| count.found.clone()),
         injection: around.injection.as_ref(),
         revisions: &around.revisions,
         taken_numbers: &around.taken_numbers,
@@ -186,59 +195,81 @@ fn observe_and_plan(
     plan
 }
 
-/// Carries a plan out. Returns whether any pod was written.
+/// What one look wrote on pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wrote {
+    /// There was nothing to write.
+    Nothing,
+    /// All that was planned.
+    Everything,
+    /// The most urgent; the next look goes on.
+    Batch,
+}
+
+/// Carries a plan out.
 async fn apply(
     pool: &ConnectionPool,
     key: &PoolKey,
     context: &Context,
     memory: &Mutex<PoolMemory>,
     plan: &Plan,
-) -> Result<bool, WriteError> {
+) -> Result<Wrote, WriteError> {
     if let Some(new) = &plan.create {
         let created = context.writer.create_revision(pool, new).await?;
         tracing::info!(pool = %key, revision = new.number, "revision created");
         memory.lock().created.push(revision::seen(&created));
     }
     let decision = plan.report.change.as_ref().map(|change| change.id.as_str()).unwrap_or_default();
-    let mut wrote = false;
-    let mut failed = None;
-    for patch in &plan.patches {
-        match context.writer.pod(key, patch).await {
-            Ok(pod) => {
-                let grant = patch.grant.as_ref().and_then(|grant| grant.pools.get(&key.name));
-                tracing::info!(
-                    pool = %key, pod = patch.name, decision,
-                    move_ = ?patch.move_, share = grant.map(|grant| grant.share), granted = grant.map(|grant| grant.granted),
-                    seq = grant.map(|grant| grant.seq),
-                    revision = patch.revision.as_ref().and_then(|document| document.pools.get(&key.name)).map(|pool| pool.revision),
-                    "pod written"
-                );
-                context.pods.apply(&pod);
-                wrote = true;
-            }
-            Err(error) => {
-                if error.is_doubtful()
-                    && let Some(granted) = patch.granted
-                {
-                    context.pods.doubt(key, &patch.name, &patch.uid, &patch.resource_version, granted);
-                }
-                let is_conflict = matches!(error, WriteError::Conflict { .. });
-                let is_worse = failed.as_ref().is_none_or(|failed| matches!(failed, WriteError::Conflict { .. }));
-                if is_worse {
-                    failed = Some(error);
-                }
-                // another pod may well take its write; a server that does not answer will not
-                if !is_conflict {
-                    break;
-                }
-            }
+    let batch = &plan.patches[..plan.patches.len().min(BATCH)];
+    let mut conflict = None;
+    // what makes room before what grows into it; within either, one slow answer holds up no other pod
+    for step in batch.chunk_by(|one, next| one.makes_room() == next.makes_room()) {
+        let outcomes = stream::iter(step).map(|patch| write_pod(key, context, patch, decision));
+        let failures: Vec<WriteError> =
+            outcomes.buffer_unordered(WRITES_AT_ONCE).filter_map(|outcome| ready(outcome.err())).collect().await;
+        // a pod that has changed is looked at again and holds up nobody; a server that does not answer will not soon
+        let (conflicts, others): (Vec<_>, Vec<_>) =
+            failures.into_iter().partition(|failure| matches!(failure, WriteError::Conflict { .. }));
+        if let Some(failure) = others.into_iter().next() {
+            return Err(failure);
         }
+        conflict = conflict.or(conflicts.into_iter().next());
     }
     for name in &plan.prune {
         context.writer.delete_revision(&key.namespace, name).await?;
         memory.lock().created.retain(|created| created.name != *name);
     }
-    failed.map_or(Ok(wrote), Err)
+    match conflict {
+        Some(conflict) => Err(conflict),
+        None if batch.is_empty() => Ok(Wrote::Nothing),
+        None if batch.len() == plan.patches.len() => Ok(Wrote::Everything),
+        None => Ok(Wrote::Batch),
+    }
+}
+
+/// Writes one pod. Its answer goes into the index at once, and so does the doubt where there is none.
+async fn write_pod(key: &PoolKey, context: &Context, patch: &PodPatch, decision: &str) -> Result<(), WriteError> {
+    let pod = match context.writer.pod(key, patch).await {
+        Ok(pod) => pod,
+        Err(error) => {
+            if error.is_doubtful()
+                && let Some(granted) = patch.granted
+            {
+                context.pods.doubt(key, &patch.name, &patch.uid, &patch.resource_version, granted);
+            }
+            return Err(error);
+        }
+    };
+    let grant = patch.grant.as_ref().and_then(|grant| grant.pools.get(&key.name));
+    tracing::info!(
+        pool = %key, pod = patch.name, decision,
+        move_ = ?patch.move_, share = grant.map(|grant| grant.share), granted = grant.map(|grant| grant.granted),
+        seq = grant.map(|grant| grant.seq),
+        revision = patch.revision.as_ref().and_then(|document| document.pools.get(&key.name)).map(|pool| pool.revision),
+        "pod written"
+    );
+    context.pods.apply(&pod);
+    Ok(())
 }
 
 /// Sets what the pods must be seen to run: what was open, and whatever has just been written.
@@ -255,11 +286,11 @@ fn prove(key: &PoolKey, context: &Context, plan: &Plan) {
 }
 
 /// Remembers a failure for the backoff, and forgets it after a success.
-fn note_outcome(memory: &Mutex<PoolMemory>, applied: &Result<bool, WriteError>, now: i64) {
+fn note_outcome(memory: &Mutex<PoolMemory>, applied: &Result<Wrote, WriteError>, now: i64) {
     let mut memory = memory.lock();
     match applied {
-        Ok(true) => memory.failure = None,
-        Ok(false) => {
+        Ok(Wrote::Everything | Wrote::Batch) => memory.failure = None,
+        Ok(Wrote::Nothing) => {
             // nothing to write is a success only once it was time to try
             if memory.failure.as_ref().is_some_and(|failure| now >= failure.retry_at) {
                 memory.failure = None;
@@ -284,6 +315,10 @@ async fn tell(
     plan: Plan,
     now: Timestamp,
 ) -> Result<(), WriteError> {
+    if memory.lock().uninjected.is_none() {
+        // a first count is under way: half a status now would turn a condition twice
+        return Ok(());
+    }
     for event in plan.events {
         context.events.publish(&context.writer, pool, event).await;
     }
@@ -302,19 +337,38 @@ async fn tell(
     Ok(())
 }
 
-async fn count_uninjected(pool: &ConnectionPool, key: &PoolKey, context: &Context, memory: &Mutex<PoolMemory>) {
+/// Counts the pods without a sidecar, if that is due, beside everything else: a list may take seconds, and no grant waits for it.
+fn count_uninjected(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context, memory: &Arc<Mutex<PoolMemory>>) {
     let generation = pool.metadata.generation.unwrap_or_default();
-    if !observe::is_count_due(&memory.lock(), generation) {
-        return;
-    }
-    match observe::count_uninjected(&context.client, &context.stores, key, pool).await {
-        Ok(counted) => memory.lock().uninjected = Some((counted, Instant::now(), generation)),
-        Err(error) => {
-            tracing::warn!(pool = %key, %error, "the last count stands");
-            let mut memory = memory.lock();
-            if let Some((_, at, of)) = memory.uninjected.as_mut() {
-                (*at, *of) = (Instant::now(), generation);
-            }
+    {
+        let mut memory = memory.lock();
+        if !observe::is_count_due(&memory, generation) {
+            return;
         }
+        memory.is_counting = true;
     }
+    let (pool, key, memory) = (pool.clone(), key.clone(), memory.clone());
+    let (client, stores, queue) = (context.client.clone(), context.stores.clone(), context.queue.clone());
+    tokio::spawn(async move {
+        let outcome = observe::count_uninjected(&client, &stores, &key, &pool).await;
+        let is_news = {
+            let mut memory = memory.lock();
+            memory.is_counting = false;
+            let before = memory.uninjected.take();
+            let known = before.as_ref().and_then(|count| count.found.clone());
+            let found = match outcome {
+                Ok(found) => Some(found),
+                Err(error) => {
+                    tracing::warn!(pool = %key, %error, "the last count stands");
+                    known.clone()
+                }
+            };
+            let is_news = before.is_none() || found != known;
+            memory.uninjected = Some(Count { found, at: Instant::now(), generation });
+            is_news
+        };
+        if is_news {
+            queue.ask(&key, "count").await;
+        }
+    });
 }

@@ -66,6 +66,13 @@ pub struct PodPatch {
     pub move_: Option<Move>,
 }
 
+impl PodPatch {
+    /// True when it lowers what the pod may open or what is counted for it. What grows is written after it.
+    pub fn makes_room(&self) -> bool {
+        matches!(self.move_, Some(Move::Shrink | Move::Settle))
+    }
+}
+
 /// What a pod must be seen to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expectation {

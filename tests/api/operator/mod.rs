@@ -1,6 +1,7 @@
 //! The real operator on a real API server: shares, revisions, proof, status, and that there is one writer whatever dies.
 
 mod doubtful;
+mod far;
 mod pods;
 mod process;
 mod prometheus;
@@ -27,6 +28,7 @@ use tokio::{
 };
 
 use self::{
+    far::Far,
     pods::{FakePod, create, grant_of},
     process::{Operator, turn},
     prometheus::Prometheus,
@@ -185,6 +187,32 @@ async fn a_new_pod_gets_its_grant_within_a_second_of_appearing() {
     let took = appeared.elapsed();
     println!("a new pod had its grant {} ms after it was created", took.as_millis());
     assert!(took < Duration::from_secs(5), "no tick was waited for: {took:?}");
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn an_api_server_that_takes_its_time_is_asked_for_several_pods_at_once() {
+    const PODS: usize = 60;
+    let _turn = turn().await;
+    let shop = Shop::new("operator", "  scaling: {minAllowed: 2, maxAllowed: 400}\n").await;
+    // one after the other they would take 36 s
+    let far = Far::start(Duration::from_millis(600)).await;
+    stream::iter(0..PODS)
+        .for_each_concurrent(8, |number| {
+            let (shop, name) = (&shop, format!("shop-{number}"));
+            async move { drop(create(&shop.cluster, &shop.pool, &name).await) }
+        })
+        .await;
+    let operator = Operator::start_with(&shop.cluster, "a", &[], Some(&far.kubeconfig()));
+    operator.leads().await;
+    let pods: Api<Pod> = shop.cluster.api();
+    eventually("every pod has a share", || async {
+        let all = pods.list(&ListParams::default()).await.ok()?.items;
+        let granted = all.iter().filter(|pod| grant_of(pod, "shop").is_some_and(|grant| grant.share > 0)).count();
+        (granted == PODS).then_some(())
+    })
+    .await;
     shop.end().await;
 }
 

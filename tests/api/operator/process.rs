@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     net::TcpListener,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
@@ -29,6 +29,11 @@ pub struct Operator {
 impl Operator {
     /// Starts one that ticks each second unless told otherwise. Those of one namespace stand for the replicas of one Deployment.
     pub fn start(cluster: &Cluster, name: &str, extra: &[&str]) -> Self {
+        Self::start_with(cluster, name, extra, None)
+    }
+
+    /// Starts one that reaches the API server through this kubeconfig.
+    pub fn start_with(cluster: &Cluster, name: &str, extra: &[&str], kubeconfig: Option<&Path>) -> Self {
         let [http, webhook] = [free_address(), free_address()];
         let log = std::env::temp_dir().join(format!("{}-{name}-{}.log", cluster.namespace, std::process::id()));
         let output = File::create(&log).expect("a log file");
@@ -37,6 +42,7 @@ impl Operator {
             .args(["--http-bind", &http, "--webhook-bind", &webhook])
             .args(["--log-level", "info,sluice=debug"])
             .args(if extra.is_empty() { &["--tick-seconds", "1"] } else { extra })
+            .envs(kubeconfig.map(|path| ("KUBECONFIG", path)))
             .stdout(Stdio::from(output.try_clone().expect("a log file")))
             .stderr(Stdio::from(output))
             .spawn()
