@@ -187,8 +187,27 @@ impl Prometheus {
         prometheus
     }
 
-    fn prepared(agents: &Agents, web_configuration: Option<&str>) -> Self {
+    /// Starts one that scrapes nobody and remembers this: series in the OpenMetrics format, with times.
+    pub async fn start_remembering(history: &str) -> Self {
         let directory = TempDir::new().unwrap();
+        let file = directory.path().join("history");
+        fs::write(&file, history).unwrap();
+        let made = Command::new(lab_bin().join("promtool"))
+            .args(["tsdb", "create-blocks-from", "openmetrics"])
+            .args([&file, &directory.path().join("data")])
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let mut prometheus = Self::prepared_in(directory, &Agents::default(), None);
+        prometheus.runs().await;
+        prometheus
+    }
+
+    fn prepared(agents: &Agents, web_configuration: Option<&str>) -> Self {
+        Self::prepared_in(TempDir::new().unwrap(), agents, web_configuration)
+    }
+
+    fn prepared_in(directory: TempDir, agents: &Agents, web_configuration: Option<&str>) -> Self {
         fs::write(directory.path().join("prometheus.yml"), agents.configuration().to_string()).unwrap();
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let web_configuration = web_configuration.map(|text| {
@@ -275,10 +294,13 @@ impl Drop for Prometheus {
     }
 }
 
+fn lab_bin() -> PathBuf {
+    env::var_os("SLUICE_LAB_BIN").expect("SLUICE_LAB_BIN is not set: eval \"$(tests/lab/lab env)\"").into()
+}
+
 fn spawn(directory: &Path, address: SocketAddr, web_configuration: Option<&Path>) -> Child {
-    let bin = env::var_os("SLUICE_LAB_BIN").expect("SLUICE_LAB_BIN is not set: eval \"$(tests/lab/lab env)\"");
     let log = fs::File::create(directory.join("log")).unwrap();
-    let mut command = Command::new(Path::new(&bin).join("prometheus"));
+    let mut command = Command::new(lab_bin().join("prometheus"));
     command
         .arg(format!("--config.file={}", directory.join("prometheus.yml").display()))
         .arg(format!("--storage.tsdb.path={}", directory.join("data").display()))
