@@ -230,3 +230,24 @@ async fn what_prometheus_says_about_a_users_query_reaches_the_user() {
     Prometheus "default", pool shop/shop, spec.scaling.metrics.overrides[WaitingClients].query "\"text\"": the result is a string, needed is a scalar, or vector of one element
     "#);
 }
+
+/// The query that docs/operations.md recommends for series which may go on without being scraped.
+#[tokio::test]
+#[ignore = "needs Prometheus: tests/run parts"]
+async fn a_users_query_sees_samples_of_minutes_ago_unless_it_bounds_their_age() {
+    let measured = now_seconds() - 120.0;
+    let history =
+        format!("# TYPE app_waiting_clients gauge\napp_waiting_clients{{app=\"shop\"}} 5 {measured}\n# EOF\n");
+    let prometheus = Prometheus::start_remembering(&history).await;
+    let guide = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md")).unwrap();
+    let bounded = guide.lines().find(|line| line.contains("timestamp(app_waiting_clients)")).unwrap();
+    let longer = bounded.replace("< 60", "< 600");
+    let wanted =
+        |query: &str| OverrideQuery { pool: shop(), signal: api::Signal::WaitingClients, query: query.to_owned() };
+    let queries = ["sum(app_waiting_clients)", bounded, &longer].map(wanted);
+    let results = prometheus.server().read_overrides(now_seconds(), &queries).await;
+    let shown: Vec<String> =
+        results.iter().map(|result| result.as_ref().map_or_else(ToString::to_string, f64::to_string)).collect();
+    assert_eq!((shown[0].as_str(), shown[2].as_str()), ("5", "5"));
+    assert!(shown[1].contains("it yields no series"), "{}", shown[1]);
+}
