@@ -44,7 +44,9 @@ fn installing_upgrading_and_uninstalling_the_operator_touches_no_client_and_uses
     kubectl(&format!("delete secret,lease --all --namespace={SYSTEM} --ignore-not-found"));
     try_run("kubectl", &["delete", "connectionpoolclasses,connectionbudgets", "--all"], "").unwrap_or_default();
     let mark = audit_mark();
-    helm_upgrade(&[]);
+    let told = helm_upgrade(&[]);
+    let next = told.lines().map(str::trim).find_map(|line| line.strip_prefix("kubectl ")).expect("the next command");
+    assert!(kubectl(next).contains("successfully rolled out"), "{told}");
     apply(&shop("chart"));
     kubectl("rollout status deployment/shop --namespace=chart --timeout=2m");
     until_condition("chart", "shop", "Injected", "True", MINUTE);

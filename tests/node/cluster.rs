@@ -102,8 +102,8 @@ pub fn lab(args: &[&str]) -> String {
     run(repository().join("tests/lab/lab").to_str().expect("UTF-8"), args).trim().to_owned()
 }
 
-/// Installs or upgrades the release and waits until it is ready.
-pub fn helm_upgrade(extra: &[&str]) {
+/// Installs or upgrades the release and waits until it is ready. Returns what helm told the user.
+pub fn helm_upgrade(extra: &[&str]) -> String {
     let prometheus = env::var("SLUICE_LAB_PROMETHEUS").expect("run this through tests/run node");
     let chart = repository().join("charts/sluice");
     let settings = [
@@ -119,7 +119,7 @@ pub fn helm_upgrade(extra: &[&str]) {
         args.extend(["--set", setting]);
     }
     args.extend(extra);
-    run("helm", &args);
+    run("helm", &args)
 }
 
 /// Uninstalls the release, if it is there.

@@ -44,6 +44,10 @@ fn under_load_the_target_rises_and_every_pooler_is_seen_to_work_with_its_part() 
     });
     let status = status("way");
     assert_eq!(status["lastDecision"]["to"], status["recommendation"]["target"], "{status}");
+    // one id leads from the status to the events and to the log
+    let id = status["lastDecision"]["id"].as_str().expect("an id");
+    let logs = kubectl("logs --namespace=sluice-system --selector=app.kubernetes.io/component=operator --tail=-1");
+    assert!(logs.lines().any(|line| line.contains(id) && line.contains("target changed")), "{id} is not in the log");
     let notes = events("way", "Resized");
     assert!(notes.iter().any(|note| note.contains("(decision d-")), "{notes:?}");
     kubectl("delete namespace way --wait=false");

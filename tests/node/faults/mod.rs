@@ -7,7 +7,7 @@ mod prometheus;
 mod proxy;
 
 use std::{
-    fs,
+    env, fs,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -37,6 +37,25 @@ fn process(pod: &Value, program: &str) -> Pid {
     let found = processes(pod, program);
     assert_eq!(found.len(), 1, "processes {program} of {}: {found:?}", pod["metadata"]["name"]);
     found[0]
+}
+
+/// A component of the lab that stands still for as long as this lives.
+struct Paused(Pid);
+
+impl Paused {
+    fn component(name: &str) -> Self {
+        let run = env::var("SLUICE_LAB_RUN").expect("run this through tests/run node");
+        let file = fs::read_to_string(format!("{run}/pids/{name}")).expect("the lab keeps the pids of its components");
+        let pid = file.split(' ').next().and_then(|pid| Pid::from_raw(pid.parse().ok()?)).expect("a pid");
+        signal(pid, Signal::STOP);
+        Self(pid)
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        signal(self.0, Signal::CONT);
+    }
 }
 
 /// Sends a signal. A process that has ended meanwhile is fine.
