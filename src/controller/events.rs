@@ -121,3 +121,34 @@ fn namespace<K: Resource<DynamicType = ()>>(about: &K) -> String {
 fn reference<K: Resource<DynamicType = ()>>(about: &K) -> ObjectReference {
     ObjectReference { resource_version: None, ..about.object_ref(&()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn note(reason: &str, text: &str) -> EventNote {
+        EventNote { kind: EventKind::Warning, reason: reason.to_owned(), action: "Test", note: text.to_owned() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_one_pool_and_reason_one_event_a_minute_is_published_and_the_same_words_once_in_ten() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let nobody = kube::Config::new(http::Uri::from_static("http://127.0.0.1:9"));
+        let events = Events::new(Client::try_from(nobody).unwrap(), "operator".to_owned());
+        assert!(events.is_news("a", &note("StaleMetrics", "16 s old")));
+        assert!(events.is_news("b", &note("StaleMetrics", "16 s old")), "another pool's");
+        assert!(events.is_news("a", &note("NoMetrics", "none")), "another reason");
+        for _ in 0..59 {
+            advance(Duration::from_secs(1)).await;
+            assert!(!events.is_news("a", &note("StaleMetrics", "17 s old")));
+        }
+        advance(Duration::from_secs(1)).await;
+        assert!(events.is_news("a", &note("StaleMetrics", "76 s old")));
+        advance(Duration::from_mins(9)).await;
+        assert!(!events.is_news("a", &note("StaleMetrics", "76 s old")), "told nine minutes ago");
+        advance(Duration::from_mins(1)).await;
+        assert!(events.is_news("a", &note("StaleMetrics", "76 s old")));
+    }
+}
