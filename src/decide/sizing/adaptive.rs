@@ -334,8 +334,9 @@ impl Adaptive {
         self.base = Some(tolerate(self.sizes[choice], base, context));
     }
 
-    /// The fast path before any transaction has finished: nobody knows how long they take, so every client that waits
-    /// gets a connection, as far as the bounds allow.
+    /// The fast path of a pool that was hardly used: nobody knows how long its transactions take, and that none finishes
+    /// does not mean that the database stands still. Every client that waits gets a connection, as far as the bounds
+    /// allow.
     fn react_blindly(&mut self, sample: &Sample, context: &Context) {
         if sample.waiting > 0.0 && sample.active >= 0.9 * context.current * context.pods {
             self.raise((sample.busy() + sample.waiting) / context.pods, context);

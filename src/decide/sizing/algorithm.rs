@@ -72,7 +72,7 @@ pub(super) struct News<'a> {
     pub slow: Option<&'a Reading>,
     /// Two slow samples in a row show that the pool has never been used: its demand is 0, not unknown.
     pub unused: bool,
-    /// No transaction has ever finished: how long one takes is not known.
+    /// Too few transactions finished before clients began to wait, and since: how long one takes is not known.
     pub blind: bool,
 }
 

@@ -59,6 +59,11 @@ impl Meter {
         self.service_seconds
     }
 
+    /// Whether enough transactions have finished lately to know how long they take.
+    pub(super) fn knows_service(&self) -> bool {
+        self.done >= VISIBLE_TRANSACTIONS
+    }
+
     /// True when no transaction has ever been seen to finish, and none is asked for either: between the sample before and
     /// this one nothing was busy, nobody waited, nothing finished.
     pub(super) fn is_unused(&self, sample: &Sample) -> bool {

@@ -214,6 +214,9 @@ pub struct Sizer {
     seen_seconds: f64,
     /// Clients hide the demand: more than half the size waited at the newest reading.
     hidden: bool,
+    /// When clients began to wait, too few transactions had finished lately to know how long they take.
+    #[serde(default)]
+    surprised: bool,
     /// Leaked connections that clients have waited for: they come on top of what the load asks for, until they end.
     #[serde(default)]
     set_aside: u32,
@@ -232,6 +235,7 @@ impl Default for Sizer {
             asked: None,
             seen_seconds: 0.0,
             hidden: false,
+            surprised: false,
             set_aside: 0,
         }
     }
@@ -302,6 +306,9 @@ impl Sizer {
         let bounds = &self.bounds_of_the_rest(&observation.bounds);
         let context = self.context(settings, observation, bounds, target, now);
         let begun = self.quick.previous().is_some();
+        if self.quick.previous().is_none_or(|last| last.waiting <= 0.0) {
+            self.surprised = !self.quick.knows_service();
+        }
         let Read { slow, quick, still_seconds, unused } = self.read(settings, fresh, &context);
         let signal = still_seconds.map_or(signal, |seconds| Signal::Still { seconds });
 
@@ -309,7 +316,7 @@ impl Sizer {
         let (wish, mut draft) = if let Some(limit) = held {
             self.hold(limit)
         } else {
-            let blind = begun && self.quick.service_seconds().is_none();
+            let blind = begun && self.surprised && !self.quick.knows_service();
             let news = News { samples: fresh, quick: &quick, slow: slow.as_ref(), unused, blind };
             let (wish, draft) = self.pursue(settings, &news, &context, bounds);
             self.add_leaks(wish, draft)

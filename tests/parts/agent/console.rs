@@ -73,7 +73,7 @@ fn table(columns: &[&str], rows: &[&[&str]]) -> Vec<u8> {
 
 fn answer(lie: Lie, query: &str) -> Vec<u8> {
     let number = if lie == Lie::Garbage { "many" } else { "0" };
-    let warm = if lie == Lie::Lapses { "1" } else { number };
+    let warm = if lie == Lie::Garbage { number } else { "1" };
     let mut answer = match query {
         _ if lie == Lie::OtherColumns && query.starts_with("SHOW") => table(&["something", "else"], &[&["1", "2"]]),
         "SHOW VERSION" => table(&["version"], &[&["PgBouncer 1.24.1"]]),
@@ -276,4 +276,23 @@ async fn a_single_reading_without_an_answer_is_not_told_and_turns_no_pod_unready
         assert!(agent.is_ready());
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
+}
+
+#[tokio::test]
+#[ignore = "needs the lab's environment: tests/run parts"]
+async fn a_console_that_answers_reload_and_changes_nothing_is_never_reported_as_applied() {
+    let directory = TempDir::new().unwrap();
+    let (agent, liar) = with_share(3, Lie::ChangesNothing, &directory);
+    agent.until("what it started with is in force", |status| status.revision == Some(1) && status.seq == 1).await;
+    let mut changed = settings();
+    changed.parameters.insert("server_idle_timeout".to_owned(), "33".to_owned());
+    agent.revise(2, &changed);
+    let status = agent.until("it is told", |status| status.message.contains("server_idle_timeout")).await;
+    assert!(liar.was_asked("RELOAD"), "it was asked");
+    assert_eq!((status.revision, status.wanted_revision), (Some(1), Some(2)));
+    // and a grant that is followed does not make it so
+    agent.grant(2, 3, 3);
+    let status = agent.until("the grant is in force", |status| status.seq == 2).await;
+    assert_eq!(status.revision, Some(1));
+    assert!(status.message.contains("not in force"), "{}", status.message);
 }

@@ -134,6 +134,8 @@ async fn names_and_passwords_with_every_special_character_log_in_unchanged() {
         Account::new("a b", " leading and trailing ", "shop2"),
         Account::new("host=evil", "' host='127.0.0.9", "shop3"),
         Account::new("[pgbouncer]", "%include /etc/passwd", "shop4"),
+        Account::new("a;b%c\"d=e'f", ";--\"' or '1'='1", "shop5"),
+        Account::new("tab\tand\\", "\u{1f600}\t\u{e9}", "shop6"),
     ];
     for account in hostile {
         postgres.create(&account).await;
@@ -244,6 +246,45 @@ async fn damaged_annotations_change_nothing_and_are_told() {
     agent.revise(2, &forbidden);
     agent.until("a parameter off the list", |status| status.message.contains("auth_file")).await;
     assert_eq!(agent.status().unwrap().revision, Some(1));
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_pod_without_annotations_waits_says_for_what_and_starts_when_they_come() {
+    let postgres = Postgres::start().await;
+    postgres.create(&Account::shop()).await;
+    let mut agent = Agent::new(postgres.port, &Account::shop());
+    agent.run();
+    let both = |message: &str| message.contains("sluice.dev/revision") && message.contains("sluice.dev/grant");
+    let status = agent.until("both are named", |status| both(&status.message)).await;
+    assert_eq!((status.slot, status.revision, status.share), (SlotStatus::Starting, None, 0));
+    assert!(!agent.is_ready() && agent.children().is_empty(), "nothing runs");
+    agent.revise(1, &settings());
+    let status = agent.until("without a grant clients wait", |status| status.slot == SlotStatus::Serving).await;
+    assert!(status.message.contains("sluice.dev/grant"), "{}", status.message);
+    agent.until("paused", |status| status.limits.is_some_and(|limits| limits.paused)).await;
+    agent.grant(1, 2, 2);
+    agent.until("the grant is in force", |status| status.seq == 1 && status.message.is_empty()).await;
+    assert_eq!(value(&agent.client().await, "select 1").await, "1");
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer: tests/run parts"]
+async fn an_injection_that_cannot_work_ends_the_agent_with_the_field() {
+    let good = Agent::new(1, &Account::shop()).injection_text();
+    for (injection, said) in [
+        (String::new(), "SLUICE_INJECTION"),
+        (good[..good.len() / 2].to_owned(), "SLUICE_INJECTION"),
+        (good.replacen("\"v\":1", "\"v\":9", 1), "version 9"),
+        (good.replacen("\"database\":\"shop\"", "\"database\":\"sh'op\"", 1), "upstream.database"),
+        (good.replacen("\"database\":\"shop\"", "\"database\":\"a\\nb\"", 1), "upstream.database"),
+        (good.replacen("\"host\":\"127.0.0.1\"", "\"host\":\"db host=evil\"", 1), "upstream.host"),
+    ] {
+        assert_ne!(injection, good, "{said}");
+        let mut agent = Agent::new(1, &Account::shop());
+        let log = agent.run_to_its_end(&injection);
+        assert!(log.contains(said), "{said} in: {log}");
+    }
 }
 
 #[tokio::test]

@@ -223,9 +223,37 @@ impl Agent {
     }
 
     pub fn run(&mut self) {
+        self.child = Some(self.command(&self.injection.render()).spawn().unwrap());
+    }
+
+    /// What the webhook would have fixed at injection.
+    pub fn injection_text(&self) -> String {
+        self.injection.render()
+    }
+
+    /// Runs an agent that cannot work; what it said.
+    pub fn run_to_its_end(&mut self, injection: &str) -> String {
+        let mut child = self.command(injection).spawn().unwrap();
+        let deadline = Instant::now() + DEADLINE;
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if Instant::now() > deadline {
+                end(&mut child, Signal::KILL);
+                panic!("it runs with {injection}");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        assert!(!status.success(), "{injection}");
+        self.log()
+    }
+
+    fn command(&self, injection: &str) -> Command {
         let path = |volume: &str| self.directory.path().join(volume);
         let log = fs::OpenOptions::new().create(true).append(true).open(path("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_sluice-agent"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sluice-agent"));
+        command
             .arg("run")
             .arg("--config-dir")
             .arg(path("config"))
@@ -236,11 +264,9 @@ impl Agent {
             .args(["--listen", &self.http.to_string(), "--pod-uid", "uid-of-the-pod", "--log", "debug"])
             .arg("--pgbouncer")
             .arg(&self.pooler)
-            .env("SLUICE_INJECTION", self.injection.render())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.child = Some(child);
+            .env("SLUICE_INJECTION", injection)
+            .stderr(log);
+        command
     }
 
     /// Where /status and /metrics are.

@@ -117,3 +117,19 @@ fn the_first_clients_of_a_pool_need_not_wait_until_the_first_transaction_has_end
     }
     assert!(story.size >= 10, "{}", story.size);
 }
+
+#[test]
+fn a_batch_of_long_transactions_after_a_quiet_time_is_no_stalled_database() {
+    let mut story = Story::new(Algorithm::Adaptive).every(1.0);
+    story.bounds = Bounds { min: 1, max: 20, share: Some(20) };
+    story.run(900.0, load(0.02, 0.01)); // a health check every 50 s
+    assert!(story.size <= 2, "{}", story.size);
+    for _ in 0..3 {
+        story.now += 1.0;
+        story.sample.at_seconds = story.now;
+        (story.sample.active, story.sample.waiting) = (f64::from(story.size), 10.0 - f64::from(story.size));
+        let sample = story.sample;
+        story.decide(&[sample]);
+    }
+    assert_eq!(story.size, 10);
+}
