@@ -34,8 +34,8 @@ use super::{
 use crate::cluster::{Cluster, pool, within};
 
 /// For what waits for readings to be too old.
-const PATIENCE: Duration = Duration::from_secs(90);
-const STALE_AFTER_SECONDS: u32 = 15;
+const PATIENCE: Duration = Duration::from_mins(3);
+const STALE_AFTER_SECONDS: u32 = 20;
 
 /// How answers are damaged, by the name of pool and server; the reason that is told, and part of the message.
 const DAMAGES: [(&str, &str, &str); 9] = [
@@ -44,10 +44,10 @@ const DAMAGES: [(&str, &str, &str); 9] = [
     ("warned", "PrometheusUnavailable", "may be incomplete and is not used: a store did not answer"),
     ("matrix", "PrometheusUnavailable", "the result is a matrix, needed is a vector"),
     ("page", "PrometheusUnavailable", "the answer is not that of a Prometheus API"),
-    ("empty", "StaleMetrics", "s old, more than 15 s"),
+    ("empty", "StaleMetrics", "s old, more than 20 s"),
     ("nan", "StaleMetrics", "is \"NaN\", which cannot be"),
     ("infinite", "StaleMetrics", "is \"+Inf\", which cannot be"),
-    ("stale", "StaleMetrics", "s old, more than 15 s"),
+    ("stale", "StaleMetrics", "s old, more than 20 s"),
 ];
 /// What must change nothing: every series twice, as from two jobs.
 const DUPLICATE: &str = "duplicate";
@@ -204,7 +204,7 @@ async fn an_answer_of_prometheus_that_cannot_be_believed_holds_the_size_and_is_t
     let servers: serde_json::Map<String, Value> = Pools::names()
         .map(|name| {
             let url = format!("http://{address}/{name}");
-            (name.to_owned(), json!({"url": url, "staleAfterSeconds": STALE_AFTER_SECONDS}))
+            (name.to_owned(), json!({"url": url, "timeoutSeconds": 30, "staleAfterSeconds": STALE_AFTER_SECONDS}))
         })
         .collect();
     let scratch = tempfile::tempdir().expect("a directory");
@@ -239,8 +239,11 @@ async fn an_answer_of_prometheus_that_cannot_be_believed_holds_the_size_and_is_t
     pools.until_active(DUPLICATE, "True/SignalsFresh").await;
     for ((name, reason, _), before) in DAMAGES.iter().zip(&told_before) {
         let told = pools.warnings(name).await;
-        assert_eq!(&told[..before.len()], before.as_slice(), "{name}");
-        assert_eq!(told[before.len()..], [*reason], "{name}: told once");
+        let of_reason = |told: &[String]| told.iter().filter(|told| told == reason).count();
+        // a machine so slow that Prometheus was late at the start has been told of that within this minute
+        let now = of_reason(&told) - of_reason(before);
+        assert!(of_reason(&told) > 0 && now <= 1, "{name}: told {now} times more: {told:?} after {before:?}");
+        assert!(told.len() - before.len() <= 1, "{name}: nothing else is told: {told:?} after {before:?}");
     }
     assert_eq!(Some(&pools.warnings(DUPLICATE).await), told_before.last(), "what is there twice is counted once");
 
