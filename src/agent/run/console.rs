@@ -18,7 +18,7 @@ impl Agent {
         self.next.ping = now + PING;
         let asked = Instant::now();
         let answer = self.slot.console.run("SHOW VERSION").await;
-        self.answers = answer.is_ok();
+        self.heard = if answer.is_ok() { ConsoleSeen::Answered } else { ConsoleSeen::Silent };
         match answer {
             Ok(_) => {
                 let vitals = self.slot.vitals();

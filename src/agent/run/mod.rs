@@ -29,7 +29,7 @@ use super::{
     inputs::Inputs,
     keeper::{Link, LinkError, SlotName},
     last_good::{self, LastGood},
-    machine::{self, Action, Machine, Millis, Observation},
+    machine::{self, Action, ConsoleSeen, Machine, Millis, Observation},
     metrics::Metrics,
     options::RunOptions,
     peaks::Peak,
@@ -131,8 +131,10 @@ struct Agent {
     started_at: Millis,
     /// The process was running when we began: what it had counted before was told by another agent.
     taken_up: bool,
-    /// Whether the console answered when it was asked last.
-    answers: bool,
+    /// What the console said when it was asked last.
+    heard: ConsoleSeen,
+    /// Whether what is wanted may differ from what was asked of the pooler last.
+    to_be_applied: bool,
     differences: Differences,
     peaks: [(&'static str, Peak, Peak); 2],
     reaction: Reaction,
@@ -235,7 +237,8 @@ impl Agent {
             held_at: 0,
             answered: None,
             started_at: 0,
-            answers: false,
+            heard: ConsoleSeen::NotAsked,
+            to_be_applied: true,
             differences: Differences::default(),
             peaks: [("5s", 5000), ("30s", 30_000)].map(|(name, window)| (name, Peak::new(window), Peak::new(window))),
             reaction: Reaction::default(),
@@ -287,10 +290,9 @@ impl Agent {
     async fn round(&mut self, punctual: bool) {
         let now = self.now();
         self.count_errors();
-        let changed = self.inputs.changed();
-        let inputs_changed = changed.is_some();
-        if let Some(texts) = changed {
+        if let Some(texts) = self.inputs.changed() {
             self.take_inputs(&texts);
+            self.to_be_applied = true;
         }
         let console = self.ask_console(now).await;
         let seen = Observation {
@@ -319,15 +321,18 @@ impl Agent {
             self.problems.reading.is_over();
             tracing::info!(revision = self.revision, "pgbouncer answers");
         }
-        if serving && (inputs_changed || !was_serving || self.reload_again.is_due(now)) {
+        self.to_be_applied |= !was_serving;
+        // a console that is silent is asked for its version alone, or it would take seconds to see that it hangs
+        let answering = serving && self.heard == ConsoleSeen::Answered;
+        if answering && (self.to_be_applied || self.reload_again.is_due(now)) {
+            self.to_be_applied = false;
             self.apply_revision().await;
             self.apply_limits().await;
-        } else if serving && self.releasing_since.is_some() && now >= self.next.release {
+        } else if answering && self.releasing_since.is_some() && now >= self.next.release {
             self.next.release = now + RELEASE_LOOK;
             self.apply_limits().await;
         }
-        // a console that is silent is asked one thing at a time, or it would take seconds to see that it hangs
-        if serving && self.answers && now >= self.next.reading {
+        if answering && now >= self.next.reading {
             self.next.reading = now + READING;
             self.take_reading(punctual).await;
             if now >= self.next.sweep {

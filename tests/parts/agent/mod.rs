@@ -258,7 +258,7 @@ async fn a_pod_without_annotations_waits_says_for_what_and_starts_when_they_come
     let both = |message: &str| message.contains("sluice.dev/revision") && message.contains("sluice.dev/grant");
     let status = agent.until("both are named", |status| both(&status.message)).await;
     assert_eq!((status.slot, status.revision, status.share), (SlotStatus::Starting, None, 0));
-    assert!(!agent.is_ready() && agent.children().is_empty(), "nothing runs");
+    assert!(!agent.is_ready() && agent.pooler_pid().is_none(), "nothing runs");
     agent.revise(1, &settings());
     let status = agent.until("without a grant clients wait", |status| status.slot == SlotStatus::Serving).await;
     assert!(status.message.contains("sluice.dev/grant"), "{}", status.message);
