@@ -1,6 +1,7 @@
 //! The pooler of a pod is killed, or hangs, under its clients.
 
 use std::{
+    fs,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 use super::{MINUTE, now_seconds, process, processes, signal};
@@ -73,6 +74,12 @@ fn back_after_seconds(fault: f64) -> f64 {
     silence.map_or(f64::INFINITY, |pair| pair[1] - fault)
 }
 
+fn is_first_of_its_container(pid: Pid) -> bool {
+    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap_or_default();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    numbers.and_then(|numbers| numbers.split_whitespace().last()) == Some("1")
+}
+
 fn restarts(pod: &Value, reason: &str) -> Result<u64, String> {
     let metrics = agent(pod, "metrics")?;
     let series = format!("reason=\"{reason}\"");
@@ -94,6 +101,19 @@ fn a_pooler_that_was_killed_or_hangs_serves_again_within_seconds_and_one_that_st
     });
     let pod = pod();
     let before = data_plane(NAMESPACE);
+
+    // the agent alone: its keeper, the container's first process, starts another, and no client notices
+    let agents = || processes(&pod, "sluice-agent");
+    let first = agents().into_iter().find(|pid| !is_first_of_its_container(*pid)).expect("keeper and agent");
+    signal(first, Signal::KILL);
+    until("another agent speaks of the same pooler", MINUTE, || {
+        let another = agents().into_iter().any(|pid| pid != first && !is_first_of_its_container(pid));
+        let status = agent(&pod, "status")?;
+        if another && status.contains("\"Serving\"") { Ok(()) } else { Err(status) }
+    });
+    let load = kubectl(&format!("logs deployment/app --namespace={NAMESPACE} --container=load --tail=-1"));
+    let cut: Vec<_> = load.lines().filter(|line| line.contains("aborted") || line.contains("FATAL")).collect();
+    assert!(cut.is_empty(), "the agent's death cut clients: {cut:?}");
 
     for (what, fault, reason) in [("killed", Signal::KILL, "Exited"), ("hung", Signal::STOP, "Hung")] {
         let pooler = process(&pod, "pgbouncer");
