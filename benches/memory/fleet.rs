@@ -253,6 +253,8 @@ fn agent_of(pod: &Pod) -> Option<(IpAddr, Agent)> {
         held: Some(Held { held: share.min(2), active: share.min(2), leaked: Some(0), waiting: 0 }),
         slot: SlotStatus::Serving,
         message: String::new(),
+        switching: None,
+        other: None,
     };
     Some((address, Agent { pool, pod: pod.name_any(), report }))
 }

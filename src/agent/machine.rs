@@ -128,6 +128,11 @@ impl Machine {
         Self { phase: Phase::Starting { since: now }, ..Self::default() }
     }
 
+    /// The state for a process that answers already, and takes the place of the one before.
+    pub fn serving(now: Millis) -> Self {
+        Self { phase: Phase::Serving { answered: now, quiet_since: now, since: now }, ..Self::default() }
+    }
+
     /// Takes in one observation.
     pub fn step(&mut self, now: Millis, seen: Observation) -> Option<Action> {
         match self.phase {

@@ -96,6 +96,7 @@ pub struct Metrics {
     restarts: Family<Label, Counter>,
     errors: Family<Label, Counter>,
     refused: Family<[(&'static str, &'static str); 2], Gauge>,
+    switches: Family<Label, Counter>,
 }
 
 impl fmt::Debug for Metrics {
@@ -135,6 +136,7 @@ impl Metrics {
             restarts: Family::default(),
             errors: Family::default(),
             refused: Family::default(),
+            switches: Family::default(),
         };
         // The library appends `_total` to the names of counters.
         let counter = |name: &'static str| name.trim_end_matches("_total");
@@ -194,6 +196,14 @@ impl Metrics {
             "1 while a document is refused and what was in force stays",
             m.refused.clone(),
         );
+        registry.register(
+            counter(names::SWITCHES),
+            "Times that new clients were led to another process, and configurations given up before",
+            m.switches.clone(),
+        );
+        for result in ["Switched", "SteppedBack", "GivenUp"] {
+            drop(m.switches.get_or_create(&[("result", result)]));
+        }
         for state in ["Exited", "Hung", "NeverAnswered"] {
             drop(m.restarts.get_or_create(&[("reason", state)]));
         }
@@ -287,6 +297,11 @@ impl Metrics {
     /// Counts a restart of the pooler.
     pub fn count_restart(&self, reason: &'static str) {
         self.restarts.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// Counts a switch to another process, or one that was given up.
+    pub fn count_switch(&self, result: &'static str) {
+        self.switches.get_or_create(&[("result", result)]).inc();
     }
 
     /// Counts an error of the pooler.

@@ -24,6 +24,7 @@ pub mod run;
 pub mod server;
 pub mod slot;
 pub mod sockets;
+pub mod switch;
 pub mod vitals;
 pub mod wish;
 

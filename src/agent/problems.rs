@@ -61,6 +61,8 @@ pub struct Problems {
     pub configuration: Problem,
     /// Taking over a revision.
     pub reload: Problem,
+    /// A revision that needs a new process.
+    pub switch: Problem,
     /// Bringing the limits to the grant.
     pub limits: Problem,
     /// Reading the pooler's figures.
@@ -74,8 +76,8 @@ pub struct Problems {
 impl Problems {
     /// Everything that is told now.
     pub fn told(&self, now: Millis) -> impl Iterator<Item = &str> {
-        let Self { program, process, configuration, reload, limits, reading, files, state } = self;
-        [program, process, configuration, reload, limits, reading, files, state]
+        let Self { program, process, configuration, reload, switch, limits, reading, files, state } = self;
+        [program, process, configuration, reload, switch, limits, reading, files, state]
             .into_iter()
             .filter_map(move |p| p.told(now))
     }

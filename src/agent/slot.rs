@@ -8,22 +8,26 @@ use std::{
 };
 
 use thiserror::Error;
-use tokio::{net::unix::pipe, sync::mpsc};
+use tokio::{net::unix::pipe, sync::mpsc, task::JoinHandle};
 
 use super::{
+    arrivals::Arrivals,
+    counters::Differences,
     files::write_whole,
     keeper::{Ending, Launch, Link, LinkError, Order, ProcessState, SlotName, SlotState},
+    machine::Millis,
     process::{self, follow_log},
     vitals::Vitals,
 };
 use crate::{
-    contract::{Injection, LimitsReadBack},
+    contract::{Injection, LimitsReadBack, PoolRevision},
     pooler::pgbouncer::{
         console::{Console, ConsoleError},
         limits::{Step, Wanted, next_step},
         log::PoolerError,
         parameters::{self, Effect},
         render::Rendered,
+        tables::{Pools, Server, Stats},
     },
 };
 
@@ -129,6 +133,19 @@ pub struct Start<'a> {
     pub files: u64,
 }
 
+/// All figures of one process.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// Gauges.
+    pub pools: Pools,
+    /// What was added to the counters.
+    pub added: Stats,
+    /// Server connections opened.
+    pub opens: u64,
+    /// Server connections open now.
+    pub servers: Vec<Server>,
+}
+
 /// One slot.
 pub struct Slot {
     name: SlotName,
@@ -138,7 +155,8 @@ pub struct Slot {
     /// The console.
     pub console: Console,
     errors: mpsc::Sender<PoolerError>,
-    log_is_read: bool,
+    /// What reads the log of the slot's processes.
+    log_reader: Option<JoinHandle<()>>,
     /// Generation of the process that we started or took up.
     generation: Option<u64>,
     /// What was read back last; None when nothing was since the process started.
@@ -147,6 +165,20 @@ pub struct Slot {
     rendered: Option<Rendered>,
     follows: Follows,
     lifetime_shortened: bool,
+    /// The parameters of the process that never change while it lives; None until they were read.
+    fixed: Option<BTreeMap<String, String>>,
+    /// The revision that the process runs.
+    pub runs: Option<PoolRevision>,
+    /// The figures of the last reading, and when it was.
+    pub pools: Option<(Millis, Pools)>,
+    /// The process was running when we began: what it had counted before was told by another agent.
+    pub taken_up: bool,
+    /// Whether the clients that came before were counted.
+    logins_known: bool,
+    differences: Differences,
+    arrivals: Arrivals,
+    /// Since when more is held than the process may hold.
+    pub releasing_since: Option<Millis>,
 }
 
 impl Slot {
@@ -168,12 +200,20 @@ impl Slot {
             directory,
             database: injection.upstream.database.clone(),
             errors,
-            log_is_read: false,
+            log_reader: None,
             generation: runs.then_some(left.generation),
             limits: None,
             rendered: None,
             follows: Follows::Unproven,
             lifetime_shortened: false,
+            fixed: None,
+            runs: None,
+            pools: None,
+            taken_up: runs,
+            logins_known: !runs,
+            differences: Differences::default(),
+            arrivals: Arrivals::default(),
+            releasing_since: None,
         };
         if runs {
             slot.read_log();
@@ -227,6 +267,9 @@ impl Slot {
             return Err(SlotError::NotStarted { program: start.program.to_owned(), reason: reason.clone() });
         }
         self.generation = Some(generation);
+        (self.taken_up, self.logins_known) = (false, true);
+        self.differences.restarted();
+        self.arrivals.restarted();
         self.read_log();
         self.rendered = Some(rendered);
         // it takes over the whole file or ends
@@ -240,13 +283,12 @@ impl Slot {
 
     /// Reads what the slot's processes log. The pipe outlives them.
     fn read_log(&mut self) {
-        if self.log_is_read {
+        if self.log_reader.is_some() {
             return;
         }
         match pipe::OpenOptions::new().open_receiver(self.log()) {
             Ok(log) => {
-                tokio::spawn(follow_log(log, self.errors.clone()));
-                self.log_is_read = true;
+                self.log_reader = Some(tokio::spawn(follow_log(log, self.errors.clone())));
             }
             Err(error) => tracing::warn!("the pooler's log cannot be read: {error}"),
         }
@@ -301,13 +343,71 @@ impl Slot {
         self.is_running();
     }
 
+    /// Asks the process to end once no transaction runs in it any more.
+    pub async fn stop(&mut self) {
+        if self.pid().is_some() {
+            self.signal(Ending::AfterTransactions, Duration::ZERO).await;
+        }
+    }
+
     fn forget(&mut self) {
         self.generation = None;
         self.limits = None;
         self.rendered = None;
         self.follows = Follows::Unproven;
         self.lifetime_shortened = false;
+        self.fixed = None;
+        self.runs = None;
+        self.pools = None;
+        self.releasing_since = None;
         self.console.disconnect();
+    }
+
+    /// The most that the process could hold now; None while that is unknown.
+    pub fn bound(&self) -> Option<u32> {
+        let (limits, (_, pools)) = (self.limits?, self.pools?);
+        let most = if limits.paused { 0 } else { limits.max_db_connections };
+        Some(most.max(pools.held()))
+    }
+
+    /// Reads the gauges.
+    ///
+    /// # Errors
+    /// [`ConsoleError`].
+    pub async fn read_pools(&mut self, now: Millis) -> Result<Pools, ConsoleError> {
+        let pools = self.console.pools(&self.database).await?;
+        self.pools = Some((now, pools));
+        Ok(pools)
+    }
+
+    /// Reads all figures; the counters are what was added since the last reading.
+    ///
+    /// # Errors
+    /// [`ConsoleError`].
+    pub async fn read(&mut self, now: Millis) -> Result<Reading, ConsoleError> {
+        // one after the other, and none after one that failed
+        let pools = self.read_pools(now).await?;
+        let stats = self.console.stats(&self.database).await?;
+        let servers = self.console.servers(&self.database).await?;
+        let added = self.differences.feed(stats, pools.active.saturating_add(pools.clients_waiting));
+        let opens = self.arrivals.opens(servers.iter().map(|server| server.id));
+        // what a process had done before we came was counted by another agent
+        let counts = !std::mem::take(&mut self.taken_up);
+        Ok(Reading {
+            pools,
+            added: if counts { added } else { Stats::default() },
+            opens: if counts { opens } else { 0 },
+            servers,
+        })
+    }
+
+    /// Clients that came since the last look.
+    ///
+    /// # Errors
+    /// [`ConsoleError`].
+    pub async fn read_logins(&mut self) -> Result<u64, ConsoleError> {
+        let logins = self.arrivals.clients(self.console.newest_client().await?);
+        Ok(if std::mem::replace(&mut self.logins_known, true) { logins } else { 0 })
     }
 
     /// Lets running transactions finish, at most so long, and ends the process.
@@ -320,6 +420,20 @@ impl Slot {
             self.kill().await;
         }
         self.forget();
+    }
+
+    /// Names of the parameters that keep the process from running `rendered`, because only a new one takes them over.
+    ///
+    /// # Errors
+    /// [`SlotError::Console`].
+    pub async fn needs_process(&mut self, rendered: &Rendered) -> Result<Vec<String>, SlotError> {
+        if self.fixed.is_none() {
+            let config = self.console.config().await?;
+            self.fixed = Some(config.into_iter().filter(|(name, _)| needs_restart(name)).collect());
+        }
+        let fixed = self.fixed.iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let wanted: Vec<_> = rendered.parameters.iter().filter(|(name, _)| needs_restart(name)).cloned().collect();
+        Ok(differences(&wanted, &fixed))
     }
 
     /// Reads the limits back.

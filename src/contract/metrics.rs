@@ -54,6 +54,8 @@ pub const SAMPLE_TIME: &str = "sluice_sample_timestamp_seconds";
 pub const DECISIONS: &str = "sluice_agent_decisions_total";
 /// Counter by `reason`: restarts of the pooler.
 pub const POOLER_RESTARTS: &str = "sluice_pooler_restarts_total";
+/// Counter by `result`: switches to another process of the pooler.
+pub const SWITCHES: &str = "sluice_switches_total";
 /// Counter by `reason`: errors that the pooler wrote to its log, classified.
 pub const POOLER_ERRORS: &str = "sluice_pooler_errors_total";
 /// Gauge by `document` and `reason`, 1 while a document of the configuration volume is refused and the last one stays.

@@ -19,6 +19,6 @@ pub use grant::{GrantDocument, PodGrant};
 pub use injection::{ClientSide, Injection, ServerTls, ServerTlsMode, Upstream};
 pub use revision::{
     Algorithm, Behavior, HealthSettings, LimitSource, Objective, PoolMode, PoolRevision, RevisionDocument,
-    ScalingPolicy, ScalingPolicyType, ScalingRules, ScalingSettings, SelectPolicy, Settings,
+    RolloutSettings, ScalingPolicy, ScalingPolicyType, ScalingRules, ScalingSettings, SelectPolicy, Settings,
 };
-pub use status::{Held, LimitsReadBack, SlotStatus, StatusReport};
+pub use status::{Held, LimitsReadBack, OtherRole, OtherSlot, SlotStatus, StatusReport, Switching};

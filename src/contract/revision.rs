@@ -37,6 +37,30 @@ pub struct Settings {
     pub health: HealthSettings,
     /// How the limit is decided.
     pub scaling: ScalingSettings,
+    /// How a pod goes from one revision to the next. Left out while it is the default, so that revisions written before it
+    /// existed stay the same.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rollout: RolloutSettings,
+}
+
+/// How a pod goes from one revision to the next, where that takes a new process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutSettings {
+    /// Seconds that the old process stays warm after new clients were led to the new one.
+    pub scale_down_delay_seconds: u32,
+    /// Seconds that a further revision waits for the clients of the old process, before idle ones are closed. 0: without limit.
+    pub drain_timeout_seconds: u32,
+}
+
+impl Default for RolloutSettings {
+    fn default() -> Self {
+        Self { scale_down_delay_seconds: 30, drain_timeout_seconds: 0 }
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// PgBouncer's `pool_mode`.

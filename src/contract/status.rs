@@ -30,6 +30,44 @@ pub struct StatusReport {
     pub slot: SlotStatus,
     /// Why the newest revision or grant is not in force, in a sentence; empty when it is.
     pub message: String,
+    /// How a revision that needs a new process comes into force. None from an agent that knows of one way only.
+    #[serde(default)]
+    pub switching: Option<Switching>,
+    /// The process beside the one that new clients come to, while there are two. Limits and figures above are those of both.
+    #[serde(default)]
+    pub other: Option<OtherSlot>,
+}
+
+/// How a revision that needs a new process comes into force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Switching {
+    /// By a second process that proves itself first. New clients are led to it, and no connection is lost.
+    Steer,
+    /// With the pod's restart: the pooler takes over no sockets, or clients cannot be led.
+    Unsupported,
+}
+
+/// The process beside the one that new clients come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OtherSlot {
+    /// What it is there for.
+    pub role: OtherRole,
+    /// The revision that it runs; None while unknown.
+    pub revision: Option<u64>,
+    /// Clients connected to it; None while unknown.
+    pub clients: Option<u32>,
+}
+
+/// What a second process is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OtherRole {
+    /// It proves itself and has no clients yet.
+    Green,
+    /// It was left and stays warm for a step back.
+    Warm,
+    /// It was left and ends with its last client.
+    Draining,
 }
 
 /// Limits read back from the pooler's console.

@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 
 use crate::{
     api::{
-        AlgorithmSpec, BehaviorPolicyType, BehaviorRules, BehaviorSelectPolicy, BehaviorSpec, ClientSpec,
+        AlgorithmSpec, BehaviorPolicyType, BehaviorRules, BehaviorSelectPolicy, BehaviorSpec, BlueGreen, ClientSpec,
         ConnectionPoolClass, ConnectionPoolClassSpec, ConnectionPoolSpec, EnvTemplate, HealthSpec,
         IS_DEFAULT_CLASS_ANNOTATION, LocalReaction, Mode, PgBouncerPoolMode, PgBouncerSpec, ResourceAmounts,
         ScalingSpec, SecretKeyRef, ServerTlsModeSpec, ServerTlsSpec, SidecarResources, Topology,
     },
     contract::{
-        Algorithm, Behavior, HealthSettings, LimitSource, Objective, PoolMode, ScalingPolicy, ScalingPolicyType,
-        ScalingRules, ScalingSettings, SelectPolicy, ServerTlsMode, Settings,
+        Algorithm, Behavior, HealthSettings, LimitSource, Objective, PoolMode, RolloutSettings, ScalingPolicy,
+        ScalingPolicyType, ScalingRules, ScalingSettings, SelectPolicy, ServerTlsMode, Settings,
     },
     decide::behavior::default_for,
 };
@@ -133,6 +133,10 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
             &scaling,
             &Layers::new(pool.behavior.as_ref(), class_spec.behavior.as_ref()),
         )?,
+        rollout: rollout(&Layers::new(
+            pool.rollout.as_ref().and_then(|rollout| rollout.blue_green.as_ref()),
+            class_spec.rollout.as_ref().and_then(|rollout| rollout.blue_green.as_ref()),
+        )),
     };
     if settings.pool_mode == PoolMode::Session && settings.scaling.algorithm == Algorithm::Adaptive {
         return Err(Refusal {
@@ -232,6 +236,16 @@ fn health(health: &Layers<'_, HealthSpec>) -> HealthSettings {
         period_seconds: health.get(|h| h.period_seconds).unwrap_or(10),
         query_wait_timeout_seconds: health.get(|h| h.query_wait_timeout_seconds).unwrap_or(30),
         leak_threshold_seconds: health.get(|h| h.leak_threshold_seconds).unwrap_or(300),
+    }
+}
+
+fn rollout(blue_green: &Layers<'_, BlueGreen>) -> RolloutSettings {
+    let default = RolloutSettings::default();
+    RolloutSettings {
+        scale_down_delay_seconds: blue_green
+            .get(|b| b.scale_down_delay_seconds)
+            .unwrap_or(default.scale_down_delay_seconds),
+        drain_timeout_seconds: blue_green.get(|b| b.drain_timeout_seconds).unwrap_or(default.drain_timeout_seconds),
     }
 }
 

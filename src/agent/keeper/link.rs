@@ -18,7 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::orders::{Order, SlotName, SlotState, State};
+use super::orders::{Listening, Order, SlotName, SlotState, State};
 
 /// How long the keeper may take; it does nothing that waits.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -83,6 +83,11 @@ impl Link {
     /// What the keeper said last.
     pub fn state(&self) -> State {
         self.states.borrow().clone()
+    }
+
+    /// What the keeper said last about the sockets that clients come to.
+    pub fn listening(&self) -> Listening {
+        self.states.borrow().listening.clone()
     }
 
     /// What the keeper said last about a slot.

@@ -1,14 +1,15 @@
 //! What is wanted becomes what is in force: a process, a revision, the limits; and what worked is kept.
 
-use super::{Agent, READING, RELEASE_PATIENCE, place};
+use super::{Agent, FAULTS_TOLD, READING, RELEASE_PATIENCE, place};
 use crate::{
     agent::{
-        keeper::{Listening, Order},
+        keeper::{Listening, Order, SlotName},
         last_good::{self, LastGood},
+        machine::Millis,
         process,
-        slot::{Progress, SlotError, Start, Taken},
+        slot::{Progress, Slot, SlotError, Start, Taken},
     },
-    contract::LimitSource,
+    contract::{LimitSource, PoolRevision},
     pooler::pgbouncer::{
         limits::Wanted,
         render::{self, RenderError, RenderInput, Rendered},
@@ -21,23 +22,23 @@ impl Agent {
         Wanted { limit: self.limit.min(grant.share), warm: grant.floor, share: grant.share }
     }
 
-    pub(super) fn render(&self, wanted: Wanted) -> Option<Result<(u64, Rendered), RenderError>> {
-        let revision = self.wish.revision.as_ref()?;
+    /// What a slot is to be given to run a revision.
+    pub(super) fn render(
+        &self,
+        slot: SlotName,
+        revision: Option<&PoolRevision>,
+        wanted: Wanted,
+    ) -> Option<Result<(PoolRevision, Rendered), RenderError>> {
+        let revision = revision?;
         let credentials = self.wish.credentials.as_ref()?;
         let rendered = render::render(&RenderInput {
             injection: &self.injection,
             settings: &revision.settings,
             limits: wanted.as_limits(),
             credentials,
-            place: &place::place(
-                &self.options,
-                &self.injection,
-                &self.addresses,
-                self.slot.name(),
-                self.inherits_sockets(),
-            ),
+            place: &place::place(&self.options, &self.injection, &self.addresses, slot, self.inherits_sockets()),
         });
-        Some(rendered.map(|rendered| (revision.revision, rendered)))
+        Some(rendered.map(|rendered| (revision.clone(), rendered)))
     }
 
     pub(super) async fn start(&mut self) {
@@ -46,7 +47,10 @@ impl Agent {
             self.published.metrics.count_restart(reason.as_str());
         }
         self.decide_limit();
-        let Some(rendered) = self.render(self.wanted()) else { return };
+        // What served before serves again; what is wanted beyond has to prove itself. Where nothing can, it is simply tried.
+        let again = self.served.as_ref().filter(|_| self.can_switch() && self.machine.faults() < FAULTS_TOLD);
+        let revision = again.or(self.wish.revision.as_ref());
+        let Some(rendered) = self.render(self.slot.name(), revision, self.wanted()) else { return };
         let Some(program) = self.program.clone() else { return };
         (self.started_at, self.answered) = (self.now(), None);
         let (clients, share) = (self.injection.client.max_connections, self.wish.grant().share);
@@ -63,11 +67,12 @@ impl Agent {
                 self.slot.start(start, rendered).await.map(|()| revision).map_err(|error| error.to_string())
             }
         };
-        self.taken_up = false;
         match started {
             Ok(revision) => {
                 self.problems.configuration.is_over();
-                self.settle_revision(revision);
+                self.problems.reload.is_over();
+                self.reload_again.settled();
+                self.slot.runs = Some(revision);
             }
             Err(error) => {
                 tracing::error!("{error}");
@@ -76,6 +81,11 @@ impl Agent {
                 self.machine.start_failed(now);
             }
         }
+    }
+
+    /// The revision that new clients meet.
+    pub(super) fn revision(&self) -> Option<u64> {
+        self.slot.runs.as_ref().map(|revision| revision.revision)
     }
 
     /// Whether the pooler takes over the sockets that clients come to. One that does not listens by itself.
@@ -98,7 +108,7 @@ impl Agent {
     }
 
     pub(super) async fn apply_revision(&mut self) {
-        if self.slot.limits.is_none() && self.taken_up {
+        if self.slot.limits.is_none() && self.slot.taken_up {
             // what runs is not moved before it is known; what fails is asked again
             let _ = self.slot.read_limits().await;
         }
@@ -107,7 +117,7 @@ impl Agent {
         if let Some(limits) = self.slot.limits {
             wanted.limit = limits.pool_size.min(wanted.limit.max(1));
         }
-        let (revision, rendered) = match self.render(wanted) {
+        let (revision, rendered) = match self.render(self.slot.name(), self.wish.revision.as_ref(), wanted) {
             Some(Ok(rendered)) => rendered,
             Some(Err(error)) => {
                 if self.problems.configuration.is(error.to_string()) {
@@ -118,19 +128,31 @@ impl Agent {
             None => return,
         };
         self.problems.configuration.is_over();
+        if self.can_switch() {
+            match self.fits(&rendered).await {
+                Ok(true) => {}
+                // a second process takes it over; this one goes on with all that it has
+                Ok(false) => {
+                    self.reload_again.settled();
+                    return self.problems.reload.is_over();
+                }
+                Err(error) => return self.tell_reload(revision.revision, &error),
+            }
+        }
         match self.slot.take_over(rendered).await {
             Ok(taken) => {
                 if taken == Taken::Now {
-                    tracing::info!(revision, "revision in force, read back");
+                    tracing::info!(revision = revision.revision, "revision in force, read back");
                 }
                 self.settle_revision(revision);
             }
-            Err(error) => self.tell_reload(revision, &error),
+            Err(error) => self.tell_reload(revision.revision, &error),
         }
     }
 
-    pub(super) fn settle_revision(&mut self, revision: u64) {
-        self.revision = Some(revision);
+    pub(super) fn settle_revision(&mut self, revision: PoolRevision) {
+        self.served = Some(revision.clone());
+        self.slot.runs = Some(revision);
         self.problems.reload.is_over();
         self.reload_again.settled();
     }
@@ -152,43 +174,57 @@ impl Agent {
         }
     }
 
+    /// Brings the limits of every process to what is wanted of it.
     pub(super) async fn apply_limits(&mut self) {
         self.decide_limit();
-        let wanted = self.wanted();
-        let is_fresh = self.now().saturating_sub(self.held_at) <= READING;
-        let held = self.held.filter(|_| is_fresh).map(|held| held.held);
-        match self.slot.converge(wanted, held).await {
+        let Some((active, other)) = self.parts().await else { return };
+        let in_force = self.converge_active(active).await;
+        let both = match other {
+            Some(other) => self.converge_other(other).await && in_force,
+            None => in_force,
+        };
+        if !both || !self.is_within_share() {
+            return;
+        }
+        if self.in_force != self.wish.granted {
+            self.in_force = self.wish.granted;
+            let grant = self.wish.grant();
+            tracing::info!(seq = grant.seq, share = grant.share, floor = grant.floor, "grant in force, read back");
+        }
+        self.store_last_good();
+    }
+
+    async fn converge_active(&mut self, wanted: Wanted) -> bool {
+        let now = self.now();
+        match converge(&mut self.slot, wanted, now).await {
             Ok(Progress::InForce) => {
-                self.releasing_since = None;
                 self.problems.limits.is_over();
-                if self.in_force != self.wish.granted {
-                    self.in_force = self.wish.granted;
-                    let grant = self.wish.grant();
-                    tracing::info!(
-                        seq = grant.seq,
-                        share = grant.share,
-                        floor = grant.floor,
-                        "grant in force, read back"
-                    );
-                }
-                self.store_last_good();
+                true
             }
             Ok(Progress::Releasing { excess }) => {
-                let now = self.now();
-                let since = *self.releasing_since.get_or_insert(now);
                 self.problems.limits.is(format!(
                     "{excess} server connections more than the share are busy; they close as transactions end"
                 ));
-                if let Ok(pools) = self.slot.console.pools(&self.injection.upstream.database).await {
+                if let (None, Some((_, pools))) = (self.other.pools, self.slot.pools) {
                     self.see_pools(pools);
                 }
-                if now.saturating_sub(since) >= RELEASE_PATIENCE
-                    && let Err(error) = self.slot.shorten_lifetime().await
-                {
-                    self.tell_limits(&error);
-                }
+                false
             }
-            Err(error) => self.tell_limits(&error),
+            Err(error) => {
+                self.tell_limits(&error);
+                false
+            }
+        }
+    }
+
+    async fn converge_other(&mut self, wanted: Wanted) -> bool {
+        let now = self.now();
+        match converge(&mut self.other, wanted, now).await {
+            Ok(progress) => progress == Progress::InForce,
+            Err(error) => {
+                self.tell_limits(&error);
+                false
+            }
         }
     }
 
@@ -210,7 +246,7 @@ impl Agent {
 
     pub(super) fn store_last_good(&mut self) {
         let (Some(granted), Some(revision)) = (self.in_force, self.wish.revision.clone()) else { return };
-        if self.revision != Some(revision.revision) {
+        if self.revision() != Some(revision.revision) {
             return;
         }
         let pool = self.injection.pool.clone();
@@ -236,4 +272,20 @@ impl Agent {
             }
         }
     }
+}
+
+/// One attempt to bring a process to its limits. One that is busy is helped to let go after a while.
+async fn converge(slot: &mut Slot, wanted: Wanted, now: Millis) -> Result<Progress, SlotError> {
+    let held = slot.pools.filter(|(at, _)| now.saturating_sub(*at) <= READING).map(|(_, pools)| pools.held());
+    let progress = slot.converge(wanted, held).await?;
+    if progress == Progress::InForce {
+        slot.releasing_since = None;
+        return Ok(progress);
+    }
+    let since = *slot.releasing_since.get_or_insert(now);
+    slot.read_pools(now).await?;
+    if now.saturating_sub(since) >= RELEASE_PATIENCE {
+        slot.shorten_lifetime().await?;
+    }
+    Ok(progress)
 }

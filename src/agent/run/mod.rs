@@ -8,6 +8,7 @@ mod console;
 mod place;
 mod reading;
 mod report;
+mod switching;
 
 use std::{
     net::IpAddr,
@@ -16,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use switching::Switching;
 use thiserror::Error;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -24,10 +26,8 @@ use tokio::{
 };
 
 use super::{
-    arrivals::Arrivals,
-    counters::Differences,
     inputs::Inputs,
-    keeper::{Link, LinkError, SlotName},
+    keeper::{Link, LinkError},
     last_good::{self, LastGood},
     machine::{self, Action, ConsoleSeen, Machine, Millis, Observation},
     metrics::Metrics,
@@ -40,11 +40,12 @@ use super::{
     server::{self, Published},
     slot::Slot,
     sockets::LeakWatch,
+    switch::Switch,
     vitals::Vitals,
     wish::{Granted, Wish},
 };
 use crate::{
-    contract::{ContractError, Document, Held, Injection, names},
+    contract::{ContractError, Document, Held, Injection, PoolRevision, names},
     pooler::pgbouncer::{
         log::PoolerError,
         render::{self, RenderError},
@@ -112,14 +113,21 @@ struct Agent {
     build: Option<Build>,
     inputs: Inputs,
     wish: Wish,
+    /// What becomes of the process that new clients come to.
     machine: Machine,
+    /// The slot that new clients are led to.
     slot: Slot,
+    /// The other one.
+    other: Slot,
+    /// How the pod goes from the one to the other.
+    switch: Switch,
+    switching: Switching,
     published: Arc<Published>,
     errors: mpsc::Receiver<PoolerError>,
     begin: Instant,
     problems: Problems,
-    /// Revision that the process runs.
-    revision: Option<u64>,
+    /// The revision that served last: what a process that ended is started with again.
+    served: Option<PoolRevision>,
     /// Grant whose share is in force.
     in_force: Option<Granted>,
     limit: u32,
@@ -129,20 +137,15 @@ struct Agent {
     /// What the process had done when its console answered last, and when that was.
     answered: Option<(Millis, Vitals)>,
     started_at: Millis,
-    /// The process was running when we began: what it had counted before was told by another agent.
-    taken_up: bool,
     /// What the console said when it was asked last.
     heard: ConsoleSeen,
     /// Whether what is wanted may differ from what was asked of the pooler last.
     to_be_applied: bool,
-    differences: Differences,
     peaks: [(&'static str, Peak, Peak); 2],
     reaction: Reaction,
-    arrivals: Arrivals,
     leaked: Option<u32>,
     leaks: LeakWatch,
     leaks_visible: bool,
-    releasing_since: Option<Millis>,
     stored: Option<LastGood>,
     reload_again: Retry,
     store_again: Retry,
@@ -195,7 +198,8 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
         }
     }
     tracing::info!("asked to end: running transactions may finish");
-    agent.slot.end(agent.options.grace()).await;
+    let grace = agent.options.grace();
+    tokio::join!(agent.slot.end(grace), agent.other.end(grace));
     http.abort();
     Ok(())
 }
@@ -210,11 +214,15 @@ impl Agent {
         });
         let wish = Wish::new(&injection.pool, stored.clone());
         let (report_error, errors) = mpsc::channel(ERROR_QUEUE);
-        let mut slot = Slot::new(SlotName::A, link.clone(), &options.run_dir, &injection, report_error);
+        let left = link.state();
+        let of = |name| Slot::new(name, link.clone(), &options.run_dir, &injection, report_error.clone());
+        let (mut slot, mut other) = (of(left.steered), of(left.steered.other()));
         let taken_up = slot.is_running();
         if taken_up {
-            tracing::info!("a pooler runs; it is taken up as it is");
+            tracing::info!(slot = slot.name().as_str(), "a pooler runs; it is taken up as it is");
+            slot.runs = stored.as_ref().map(|stored| stored.revision.clone());
         }
+        let switch = Switch::resume(other.is_running(), left.slot(other.name()).had_clients);
         let published = Arc::new(Published::new(Metrics::new(&injection), report::empty_report(&options, &injection)));
         Self {
             addresses: place::addresses(),
@@ -224,13 +232,15 @@ impl Agent {
             wish,
             machine: if taken_up { Machine::taken_up(0) } else { Machine::default() },
             slot,
+            other,
+            switch,
+            switching: Switching::default(),
             link,
-            taken_up,
             published,
             errors,
             begin: Instant::now(),
             problems,
-            revision: stored.as_ref().filter(|_| taken_up).map(|stored| stored.revision.revision),
+            served: stored.as_ref().map(|stored| stored.revision.clone()),
             in_force: None,
             limit: 0,
             held: None,
@@ -239,14 +249,11 @@ impl Agent {
             started_at: 0,
             heard: ConsoleSeen::NotAsked,
             to_be_applied: true,
-            differences: Differences::default(),
             peaks: [("5s", 5000), ("30s", 30_000)].map(|(name, window)| (name, Peak::new(window), Peak::new(window))),
             reaction: Reaction::default(),
-            arrivals: Arrivals::default(),
             leaked: None,
             leaks: LeakWatch::default(),
             leaks_visible: true,
-            releasing_since: None,
             stored,
             reload_again: Retry::default(),
             store_again: Retry::default(),
@@ -314,22 +321,21 @@ impl Agent {
         self.tell_faults();
         let serving = self.machine.is_serving();
         if serving && !was_serving {
-            if !self.taken_up {
-                self.differences.restarted();
-                self.arrivals.restarted();
-            }
             self.problems.reading.is_over();
-            tracing::info!(revision = self.revision, "pgbouncer answers");
+            tracing::info!(revision = self.revision(), "pgbouncer answers");
+            self.switching.look_again();
         }
-        self.to_be_applied |= !was_serving;
+        self.to_be_applied |= self.switch(now, punctual).await || !was_serving;
+        let serving = self.machine.is_serving();
         // a console that is silent is asked for its version alone, or it would take seconds to see that it hangs
         let answering = serving && self.heard == ConsoleSeen::Answered;
         if answering && (self.to_be_applied || self.reload_again.is_due(now)) {
             self.to_be_applied = false;
             self.apply_revision().await;
             self.apply_limits().await;
-        } else if answering && self.releasing_since.is_some() && now >= self.next.release {
+        } else if answering && self.is_moving() && now >= self.next.release {
             self.next.release = now + RELEASE_LOOK;
+            self.look_at_pools(now).await;
             self.apply_limits().await;
         }
         if answering && now >= self.next.reading {
@@ -337,7 +343,7 @@ impl Agent {
             self.take_reading(punctual).await;
             if now >= self.next.sweep {
                 self.next.sweep = now + LIMITS_SWEEP;
-                self.slot.limits = None;
+                (self.slot.limits, self.other.limits) = (None, None);
             }
             self.apply_limits().await;
         }
@@ -367,7 +373,11 @@ impl Agent {
     }
 
     fn take_inputs(&mut self, texts: &super::wish::Texts) {
+        let before = (self.wish.revision.clone(), self.wish.credentials.clone());
         self.wish.take(texts);
+        if before != (self.wish.revision.clone(), self.wish.credentials.clone()) {
+            self.switching.another_is_wanted();
+        }
         let documents = ["revision", "grant", "credentials"];
         for (document, refusal) in documents.iter().zip(&self.wish.refusals) {
             if let Some(refusal) = refusal {

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     agent::{keeper::SlotName, options::RunOptions, slot::Slot},
     contract::{Injection, names},
-    pooler::pgbouncer::render::Place,
+    pooler::pgbouncer::render::{Peer, Place},
 };
 
 /// Trust stores of common images.
@@ -42,10 +42,21 @@ pub(super) fn place(
     Place {
         listen_addresses: addresses.iter().filter(|_| !inherits_sockets).map(ToString::to_string).collect(),
         socket_dir: if inherits_sockets { String::new() } else { text(&Slot::directory(slot, &options.run_dir)) },
+        // two processes serve one address: a cancel request comes to the one that new clients come to
+        peers: SlotName::ALL
+            .into_iter()
+            .filter(|_| inherits_sockets)
+            .map(|slot| Peer { number: peer(slot), socket_dir: text(&Slot::directory(slot, &options.run_dir)) })
+            .collect(),
+        peer: if inherits_sockets { peer(slot) } else { 0 },
         auth_file: text(&Slot::auth_file(slot, &options.run_dir)),
         ca_file: ca_file.as_deref().map(text),
         login_retry_milliseconds: login_retry(&options.pod_uid),
     }
+}
+
+fn peer(slot: SlotName) -> u16 {
+    if slot == SlotName::A { 1 } else { 2 }
 }
 
 /// 1 to 2 s, another one in each pod, so that the pods of a pool do not log in to a returning database together.

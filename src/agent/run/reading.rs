@@ -10,12 +10,13 @@ use crate::{
     agent::{
         machine::Millis,
         reaction::{Decided, PoolerReading},
+        slot::Reading,
         sockets,
     },
     contract::Held,
     pooler::pgbouncer::{
         console::ConsoleError,
-        tables::{Pools, Server, Stats},
+        tables::{Pools, Server},
     },
 };
 
@@ -23,7 +24,8 @@ impl Agent {
     /// The agent's loop: decides the limit from this reading, and logs what `sluice decide` needs to repeat it.
     pub(super) fn react(&mut self, reading: &PoolerReading, punctual: bool) {
         let Some(revision) = &self.wish.revision else { return };
-        let current = self.slot.limits.map_or(self.limit, |limits| limits.pool_size);
+        let together = self.limits_together().map_or(self.limit, |limits| limits.pool_size);
+        let current = together.min(self.wish.grant().share);
         let decided = self.reaction.feed(&revision.settings, self.wish.grant(), current, reading, punctual);
         let Some(Decided { id, from, decision, line }) = decided else { return };
         if tracing::enabled!(tracing::Level::DEBUG)
@@ -61,29 +63,29 @@ impl Agent {
     }
 
     pub(super) async fn take_reading(&mut self, punctual: bool) {
-        let database = &self.injection.upstream.database;
-        let figures = async {
-            // one after the other, and none after one that failed
-            let pools = self.slot.console.pools(database).await?;
-            let stats = self.slot.console.stats(database).await?;
-            Ok((pools, stats, self.slot.console.servers(database).await?))
-        };
-        let read: Result<_, ConsoleError> = figures.await;
-        let (pools, stats, servers) = match read {
-            Ok(read) => read,
+        let now = self.now();
+        let counts = self.other_counts();
+        let read: Result<_, ConsoleError> = async {
+            let active = self.slot.read(now).await?;
+            Ok((active, if counts { Some(self.other.read(now).await?) } else { None }))
+        }
+        .await;
+        let Reading { pools, added, opens, servers } = match read {
+            Ok((active, None)) => active,
+            Ok((active, Some(other))) => Reading {
+                pools: active.pools + other.pools,
+                added: active.added + other.added,
+                opens: active.opens + other.opens,
+                servers: active.servers.into_iter().chain(other.servers).collect(),
+            },
             Err(error) => {
-                let now = self.now();
                 self.problems.reading.may_pass(now, error.to_string());
                 return;
             }
         };
         self.problems.reading.is_over();
-        let now = self.now();
-        let added = self.differences.feed(stats, pools.active.saturating_add(pools.clients_waiting));
-        let added = if self.taken_up { Stats::default() } else { added };
         self.look_for_leaks(now, &servers);
-        self.count_arrivals(now, &servers).await;
-        self.taken_up = false;
+        self.count_arrivals(now, opens).await;
         self.see_pools(pools);
         let leaked = self.leaked;
         let at_seconds = self.begin.elapsed().as_secs_f64();
@@ -131,18 +133,15 @@ impl Agent {
         };
     }
 
-    pub(super) async fn count_arrivals(&mut self, now: Millis, servers: &[Server]) {
-        let opens = self.arrivals.opens(servers.iter().map(|server| server.id));
+    pub(super) async fn count_arrivals(&mut self, now: Millis, opens: u64) {
         let mut logins = 0;
         if now >= self.next.clients {
             self.next.clients = now + CLIENTS_LOOK;
-            match self.slot.console.newest_client().await {
-                Ok(newest) => logins = self.arrivals.clients(newest),
+            match self.slot.read_logins().await {
+                Ok(count) => logins = count,
                 Err(error) => self.problems.reading.may_pass(now, error.to_string()),
             }
         }
-        if !self.taken_up {
-            self.published.metrics.add_arrivals(opens, logins);
-        }
+        self.published.metrics.add_arrivals(opens, logins);
     }
 }

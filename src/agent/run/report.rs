@@ -15,7 +15,7 @@ impl Agent {
 
     pub(super) fn publish(&mut self) {
         let slot = self.machine.status(self.now());
-        let limits: Option<LimitsReadBack> = self.slot.limits.filter(|_| slot == SlotStatus::Serving);
+        let limits: Option<LimitsReadBack> = self.limits_together().filter(|_| slot == SlotStatus::Serving);
         let in_force = self.in_force;
         let seq = in_force.map_or(0, |granted| granted.grant.seq);
         let share = in_force.map_or(0, |granted| granted.grant.share);
@@ -23,7 +23,7 @@ impl Agent {
             v: 1,
             pod_uid: self.options.pod_uid.clone(),
             pool: self.injection.pool.clone(),
-            revision: self.revision.filter(|_| self.machine.is_serving()),
+            revision: self.revision().filter(|_| self.machine.is_serving()),
             wanted_revision: self.wish.revision.as_ref().map(|revision| revision.revision),
             epoch: in_force.map_or(0, |granted| granted.epoch),
             seq,
@@ -32,6 +32,8 @@ impl Agent {
             held: self.held,
             slot,
             message: self.message(),
+            switching: self.program.is_some().then(|| self.switching_mode()),
+            other: self.other_slot(),
         };
         let floor = in_force.map_or(0, |granted| granted.grant.floor);
         let limit = report.limits.map(|limits| if limits.paused { 0 } else { limits.pool_size });
@@ -58,5 +60,7 @@ pub(super) fn empty_report(options: &RunOptions, injection: &Injection) -> Statu
         held: None,
         slot: SlotStatus::Starting,
         message: String::new(),
+        switching: None,
+        other: None,
     }
 }

@@ -203,6 +203,8 @@ fn report(uid: &str, revision: u64, epoch: u64, grant: PodGrant) -> StatusReport
         held: Some(Held { held: grant.share, ..Held::default() }),
         slot: SlotStatus::Serving,
         message: String::new(),
+        switching: None,
+        other: None,
     }
 }
 

@@ -9,6 +9,7 @@ use thiserror::Error;
 use tokio::{net::UnixStream, task::JoinHandle, time::timeout};
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
+use super::render::Credentials;
 use super::tables::{self, Database, Pools, Server, Stats, Table, TableError};
 use crate::contract::LimitsReadBack;
 
@@ -102,7 +103,11 @@ impl Console {
         let failed = |source| ConsoleError::Command { command: command.to_owned(), source };
         let session = match &mut self.session {
             Some(session) if !session.client.is_closed() => session,
-            slot => slot.insert(connect(&self.socket).await?),
+            slot => {
+                let mut config = Config::new();
+                config.user("pgbouncer").dbname("pgbouncer");
+                slot.insert(connect(&self.socket, config).await?)
+            }
         };
         let messages = session.client.simple_query(command).await.map_err(failed)?;
         let mut table = Table::default();
@@ -151,6 +156,22 @@ impl Console {
     /// [`ConsoleError`].
     pub async fn newest_client(&mut self) -> Result<u64, ConsoleError> {
         Ok(tables::newest_client(&self.run("SHOW CLIENTS").await?)?)
+    }
+
+    /// `SHOW CLIENTS` of one database.
+    ///
+    /// # Errors
+    /// [`ConsoleError`].
+    pub async fn clients(&mut self, database: &str) -> Result<Vec<tables::Client>, ConsoleError> {
+        Ok(tables::clients(&self.run("SHOW CLIENTS").await?, database)?)
+    }
+
+    /// `KILL_CLIENT`: closes the connection of one client, which is told so.
+    ///
+    /// # Errors
+    /// [`ConsoleError`].
+    pub async fn kill_client(&mut self, id: u64) -> Result<(), ConsoleError> {
+        self.run(&format!("KILL_CLIENT {id}")).await.map(|_| ())
     }
 
     /// `SHOW DATABASES` of one database.
@@ -221,12 +242,35 @@ impl Console {
     }
 }
 
-async fn connect(socket: &std::path::Path) -> Result<Session, ConsoleError> {
+/// Sends a query through a pooler to the database, as a client on its unix socket, and waits for the answer.
+///
+/// # Errors
+/// [`ConsoleError`]: what the pooler or the database said.
+pub async fn validate(
+    socket: PathBuf,
+    database: String,
+    credentials: Credentials,
+    query: String,
+    deadline: Duration,
+) -> Result<(), ConsoleError> {
+    let mut config = Config::new();
+    config.user(&credentials.username).password(&credentials.password).dbname(&database);
+    let asked = async {
+        let session = connect(&socket, config).await?;
+        let failed = |source| ConsoleError::Command { command: query.clone(), source };
+        session.client.simple_query(&query).await.map(|_| ()).map_err(failed)
+    };
+    match timeout(deadline, asked).await {
+        Ok(answer) => answer,
+        Err(_) => Err(ConsoleError::Deadline { command: query, deadline }),
+    }
+}
+
+async fn connect(socket: &std::path::Path, mut config: Config) -> Result<Session, ConsoleError> {
     let stream = UnixStream::connect(socket)
         .await
         .map_err(|source| ConsoleError::Connect { path: socket.display().to_string(), source })?;
-    let mut config = Config::new();
-    config.user("pgbouncer").dbname("pgbouncer").application_name("sluice-agent");
+    config.application_name("sluice-agent");
     let (client, connection) = config
         .connect_raw(stream, NoTls)
         .await

@@ -52,8 +52,21 @@ pub struct Place {
     pub auth_file: String,
     /// Bundle that verifies the database's certificate, where the TLS mode verifies it.
     pub ca_file: Option<String>,
+    /// The processes that cancel requests are passed on to; empty: only those of its own clients are known.
+    pub peers: Vec<Peer>,
+    /// Which of them this process is; 0 without peers.
+    pub peer: u16,
     /// Milliseconds between two attempts to log in to a database that refused one; spread over the pods.
     pub login_retry_milliseconds: u32,
+}
+
+/// A process that knows clients of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its number, from 1.
+    pub number: u16,
+    /// Directory of its console's socket.
+    pub socket_dir: String,
 }
 
 /// What is rendered from.
@@ -227,6 +240,8 @@ pub fn cannot_render(settings: &Settings, injection: &Injection) -> Option<Strin
             listen_addresses: vec!["127.0.0.1".to_owned()],
             socket_dir: names::RUN_DIR.to_owned(),
             auth_file: format!("{}/users", names::RUN_DIR),
+            peers: Vec::new(),
+            peer: 0,
             // whether the pod has a bundle shows in the pod
             ca_file: Some(format!("{}/{}", names::CONFIG_DIR, names::SERVER_CA_FILE)),
             login_retry_milliseconds: 1000,
@@ -262,14 +277,29 @@ pub fn render(input: &RenderInput<'_>) -> Result<Rendered, RenderError> {
     let pairs: Vec<String> =
         connection_string.iter().map(|(key, value)| format!("{key}={}", quote(value, '\''))).collect();
     // Writing to a String cannot fail.
-    let _ = writeln!(ini, "{} = {}\n\n[pgbouncer]", injection.upstream.database, pairs.join(" "));
+    let _ = writeln!(ini, "{} = {}\n", injection.upstream.database, pairs.join(" "));
+    if !input.place.peers.is_empty() {
+        ini.push_str("[peers]\n");
+        for (number, address) in peers_of(input) {
+            let _ = writeln!(ini, "{number} = {address}");
+        }
+        ini.push('\n');
+    }
+    ini.push_str("[pgbouncer]\n");
     for (name, value) in &parameters {
         let _ = writeln!(ini, "{name} = {value}");
     }
     let auth_file = format!("{} {}\n", quote(&credentials.username, '"'), quote(&credentials.password, '"'));
     let rendered = Rendered { ini, auth_file, parameters };
-    read_back(&rendered, &injection.upstream.database, &connection_string, credentials)?;
+    read_back(&rendered, input, &connection_string)?;
     Ok(rendered)
+}
+
+/// Keys and values of `[peers]`.
+fn peers_of(input: &RenderInput<'_>) -> impl Iterator<Item = (u16, String)> {
+    let port = input.injection.client.port;
+    let peers = input.place.peers.iter();
+    peers.map(move |peer| (peer.number, format!("host={} port={port}", quote(&peer.socket_dir, '\''))))
 }
 
 fn parameters_of(input: &RenderInput<'_>) -> Result<Vec<(String, String)>, RenderError> {
@@ -281,6 +311,9 @@ fn parameters_of(input: &RenderInput<'_>) -> Result<Vec<(String, String)>, Rende
     set("listen_port", injection.client.port.to_string());
     set("unix_socket_dir", place.socket_dir.clone());
     set("unix_socket_mode", "0600".to_owned());
+    if !place.peers.is_empty() {
+        set("peer_id", place.peer.to_string());
+    }
     set("auth_type", "scram-sha-256".to_owned());
     set("auth_file", place.auth_file.clone());
     set(
@@ -320,18 +353,24 @@ fn parameters_of(input: &RenderInput<'_>) -> Result<Vec<(String, String)>, Rende
 /// Reads the rendered texts by PgBouncer's rules and compares them with what was meant.
 fn read_back(
     rendered: &Rendered,
-    database: &str,
+    input: &RenderInput<'_>,
     connection_string: &[(&str, String)],
-    credentials: &Credentials,
 ) -> Result<(), RenderError> {
+    let RenderInput { injection, credentials, .. } = *input;
+    let database = &injection.upstream.database;
     let different = |what: &str| Err(RenderError::Different { what: what.to_owned() });
     let entries = ini::parse(&rendered.ini)?;
     let (databases, others): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.section == "databases");
     let [entry] = databases.as_slice() else { return different("[databases]") };
     let pairs = ini::parse_connection_string(&entry.key, &entry.value)?;
     let meant = connection_string.iter().map(|(key, value)| (*key, value.as_str()));
-    if entry.key != database || !meant.eq(pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()))) {
+    if entry.key != *database || !meant.eq(pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()))) {
         return different("[databases]");
+    }
+    let (peers, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|entry| entry.section == "peers");
+    let meant = peers_of(input).map(|(number, address)| (number.to_string(), address));
+    if !meant.eq(peers.into_iter().map(|entry| (entry.key, entry.value))) {
+        return different("[peers]");
     }
     let read = others.iter().map(|entry| (entry.section.as_str(), entry.key.as_str(), entry.value.as_str()));
     if !read.eq(rendered.parameters.iter().map(|(name, value)| ("pgbouncer", name.as_str(), value.as_str()))) {

@@ -3,7 +3,7 @@
 //! Columns come and go between versions: unknown ones are ignored, a missing one is an error that names it. A figure
 //! that is not a number is an error too; nothing is guessed.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Add};
 
 use thiserror::Error;
 
@@ -79,6 +79,39 @@ impl Pools {
     }
 }
 
+impl Add for Pools {
+    type Output = Self;
+
+    /// The pools of two processes.
+    fn add(self, other: Self) -> Self {
+        Self {
+            clients_active: self.clients_active.saturating_add(other.clients_active),
+            clients_waiting: self.clients_waiting.saturating_add(other.clients_waiting),
+            active: self.active.saturating_add(other.active),
+            idle: self.idle.saturating_add(other.idle),
+            used: self.used.saturating_add(other.used),
+            tested: self.tested.saturating_add(other.tested),
+            login: self.login.saturating_add(other.login),
+            being_canceled: self.being_canceled.saturating_add(other.being_canceled),
+            longest_wait_microseconds: self.longest_wait_microseconds.max(other.longest_wait_microseconds),
+        }
+    }
+}
+
+impl Add for Stats {
+    type Output = Self;
+
+    /// What two processes have done.
+    fn add(self, other: Self) -> Self {
+        Self {
+            transactions: self.transactions + other.transactions,
+            transaction_microseconds: self.transaction_microseconds + other.transaction_microseconds,
+            wait_microseconds: self.wait_microseconds + other.wait_microseconds,
+            assignments: self.assignments + other.assignments,
+        }
+    }
+}
+
 /// `SHOW STATS` of one database: counters since the process started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -112,6 +145,17 @@ pub struct Server {
     pub local_address: String,
     /// Own port of the connection.
     pub local_port: u16,
+}
+
+/// One row of `SHOW CLIENTS`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// Number of the socket, counted over all sockets of the process.
+    pub id: u64,
+    /// Whether it holds a server connection.
+    pub linked: bool,
+    /// When it came, as PgBouncer prints it: later ones sort later.
+    pub connected: String,
 }
 
 struct Rows<'a> {
@@ -264,6 +308,25 @@ pub fn newest_client(table: &Table) -> Result<u64, TableError> {
     let rows = Rows::new("SHOW CLIENTS", table);
     rows.column("id")?;
     table.rows.iter().try_fold(0, |newest: u64, row| Ok(newest.max(rows.number(row, "id")?)))
+}
+
+/// Reads the clients of one database out of `SHOW CLIENTS`.
+///
+/// # Errors
+/// [`TableError`].
+pub fn clients(table: &Table, database: &str) -> Result<Vec<Client>, TableError> {
+    let rows = Rows::new("SHOW CLIENTS", table);
+    let (link, connected) = (rows.column("link")?, rows.column("connect_time")?);
+    rows.column("id")?;
+    rows.of_database("database", database)?
+        .map(|row| {
+            Ok(Client {
+                id: rows.number(row, "id")?,
+                linked: !Rows::text(row, link).is_empty(),
+                connected: Rows::text(row, connected).to_owned(),
+            })
+        })
+        .collect()
 }
 
 /// Reads one figure of `SHOW CONFIG`.

@@ -197,6 +197,8 @@ impl Agent {
             held: Some(Held { held, active: 0, leaked: None, waiting: 0 }),
             slot: SlotStatus::Serving,
             message: String::new(),
+            switching: None,
+            other: None,
         });
     }
 }

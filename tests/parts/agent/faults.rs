@@ -3,19 +3,30 @@
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use rustix::process::Pid;
-use sluice::{agent::last_good, contract::SlotStatus};
+use sluice::{
+    agent::last_good,
+    contract::{SlotStatus, Switching},
+};
 use tempfile::TempDir;
 
 use super::{
     rig::{Account, Agent, Postgres, reacting, settings, until},
     value,
 };
+
+/// A program in the place of PgBouncer.
+pub fn script_in(directory: &TempDir, script: &str) -> PathBuf {
+    let program = directory.path().join("pgbouncer");
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    program
+}
 
 async fn shop() -> Postgres {
     let postgres = Postgres::start().await;
@@ -25,9 +36,21 @@ async fn shop() -> Postgres {
 
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
-async fn a_setting_that_needs_a_restart_is_not_in_force_before_one_whatever_else_changes() {
+async fn without_socket_activation_a_setting_that_needs_a_restart_is_not_in_force_before_one_whatever_else_changes() {
     let postgres = shop().await;
-    let agent = Agent::start(&postgres, &Account::shop(), &settings(), 5).await;
+    let directory = TempDir::new().unwrap();
+    let real = super::rig::program("pgbouncer");
+    let real = real.display();
+    // as a build without systemd's socket activation says
+    let script =
+        format!("#!/bin/sh\nif [ \"$1\" = -V ]; then {real} -V | grep -v systemd; else exec {real} \"$@\"; fi\n");
+    let program = script_in(&directory, &script);
+    let mut agent = Agent::new(postgres.port, &Account::shop()).with_pooler(&program);
+    agent.revise(1, &settings());
+    agent.grant(1, 5, 5);
+    agent.run();
+    let status = agent.until("the first grant is in force", |status| status.seq == 1).await;
+    assert_eq!(status.switching, Some(Switching::Unsupported));
     let mut changed = settings();
     changed.parameters.insert("pkt_buf".to_owned(), "8192".to_owned());
     agent.revise(2, &changed);
@@ -124,12 +147,10 @@ async fn a_pod_that_never_serves_a_transaction_goes_to_its_floor() {
 async fn processes_that_others_left_behind_are_reaped() {
     let postgres = shop().await;
     let directory = TempDir::new().unwrap();
-    let program = directory.path().join("pgbouncer");
     let real = super::rig::program("pgbouncer");
     // what it starts in the background becomes an orphan when the subshell ends, and ends itself
     let script = format!("#!/bin/sh\n(sleep 0.1 & sleep 0.2 &)\nexec {} \"$@\"\n", real.display());
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let program = script_in(&directory, &script);
     let mut agent = Agent::new(postgres.port, &Account::shop()).with_pooler(&program);
     agent.revise(1, &settings());
     agent.grant(1, 5, 5);

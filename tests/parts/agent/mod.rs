@@ -3,7 +3,10 @@
 mod console;
 mod faults;
 mod keeper;
+#[path = "../../../benches/switch/load.rs"]
+mod load;
 mod rig;
+mod switch;
 
 use std::time::Duration;
 

@@ -380,9 +380,14 @@ impl Agent {
         connect(&self.client_config()).await.unwrap()
     }
 
-    /// Process of the pooler, a child of the keeper.
+    /// Process of the pooler, a child of the keeper; of two, the older one.
     pub fn pooler_pid(&self) -> Option<Pid> {
-        self.children().into_iter().find(|pid| !is_ours(*pid))
+        self.pooler_pids().first().copied()
+    }
+
+    /// Processes of the pooler, the older ones first.
+    pub fn pooler_pids(&self) -> Vec<Pid> {
+        self.children().into_iter().filter(|pid| !is_ours(*pid)).collect()
     }
 
     /// Process of the agent, a child of the keeper.

@@ -26,6 +26,8 @@ fn settings() -> Settings {
 
 fn place() -> Place {
     Place {
+        peers: Vec::new(),
+        peer: 0,
         listen_addresses: vec!["127.0.0.1".into(), "::1".into()],
         socket_dir: "/sluice/run".into(),
         auth_file: "/sluice/run/users.txt".into(),

@@ -1,0 +1,484 @@
+//! A revision that needs a new process: the shell around [`crate::agent::switch`].
+
+use std::mem::{discriminant, swap};
+
+use tokio::task::JoinHandle;
+
+use super::{Agent, PING};
+use crate::{
+    agent::{
+        keeper::{Listening, Order},
+        machine::{ConsoleSeen, Machine, Millis},
+        process,
+        slot::{Slot, Start},
+        switch::{
+            Action, Failure, Observation, OtherSeen, PROOF_DEADLINE, Phase, Proof, START_DEADLINE, Wanted,
+            division::{SlotLoad, allowed, beside, divide, trial},
+        },
+    },
+    contract::{LimitsReadBack, OtherRole, OtherSlot, Switching as Mode},
+    pooler::pgbouncer::{
+        console::{ConsoleError, validate},
+        limits,
+        render::Rendered,
+        tables::Client,
+    },
+};
+
+/// Between two questions to a console that was silent.
+const SILENT_PING: Millis = 2000;
+/// After a switch the loads of both slots change fast.
+const SHIFTING: Millis = 5000;
+/// Where two slots have one connection between them, how long each has it while both want it.
+const TURN: Millis = 1000;
+/// Idle clients that are closed in one go.
+const CLOSED_AT_ONCE: usize = 10;
+
+/// What the loop keeps in mind of a switch.
+#[derive(Default)]
+pub(super) struct Switching {
+    /// Counts the configurations that were wanted.
+    version: u64,
+    /// Where the wanted configuration can run; None until it was looked at.
+    place: Option<Wanted>,
+    /// Parameters that need a new process for it.
+    names: Vec<String>,
+    /// The active slot's part of the share, while two slots have clients.
+    part: u32,
+    part_since: Millis,
+    steered_at: Millis,
+    query: Option<JoinHandle<Result<(), ConsoleError>>>,
+    proof: Option<Proof>,
+    /// What the other slot said when it failed.
+    why: Option<String>,
+    answered: Millis,
+    next_ping: Millis,
+    clients: Option<Vec<Client>>,
+}
+
+impl Switching {
+    /// Another configuration is wanted.
+    pub(super) fn another_is_wanted(&mut self) {
+        self.version += 1;
+        self.look_again();
+    }
+
+    /// Where it can run is to be looked at again.
+    pub(super) fn look_again(&mut self) {
+        self.place = None;
+    }
+}
+
+impl Agent {
+    /// Whether a second process can take over clients without losing one.
+    pub(super) fn can_switch(&self) -> bool {
+        self.inherits_sockets() && matches!(self.link.listening(), Listening::Closed | Listening::Steering)
+    }
+
+    pub(super) fn switching_mode(&self) -> Mode {
+        if self.can_switch() { Mode::Steer } else { Mode::Unsupported }
+    }
+
+    /// Whether the other slot's server connections count.
+    pub(super) fn other_counts(&self) -> bool {
+        let phase = self.switch.phase();
+        let counts = matches!(phase, Phase::Proving { .. } | Phase::Warm { .. } | Phase::Draining { .. });
+        counts && self.other.pid().is_some()
+    }
+
+    /// Whether limits are on their way, so that they are looked at more often than once a second.
+    pub(super) fn is_moving(&self) -> bool {
+        let waits = |slot: &Slot| slot.pools.is_some_and(|(_, pools)| pools.clients_waiting > 0);
+        let releases = self.slot.releasing_since.is_some() || self.other.releasing_since.is_some();
+        let shifts = self.now().saturating_sub(self.switching.steered_at) < SHIFTING;
+        releases
+            || matches!(self.switch.phase(), Phase::MakingRoom { .. } | Phase::Proving { .. })
+            || self.other_counts() && (shifts || waits(&self.slot) || waits(&self.other))
+    }
+
+    pub(super) async fn look_at_pools(&mut self, now: Millis) {
+        let read = async {
+            self.slot.read_pools(now).await?;
+            if self.other_counts() {
+                self.other.read_pools(now).await?;
+            }
+            Ok::<(), ConsoleError>(())
+        };
+        if let Err(error) = read.await {
+            self.problems.reading.may_pass(now, error.to_string());
+        }
+    }
+
+    /// Whether the process that new clients come to can take over all of this. Keeps in mind where it can run.
+    ///
+    /// # Errors
+    /// The console's.
+    pub(super) async fn fits(&mut self, rendered: &Rendered) -> Result<bool, crate::agent::slot::SlotError> {
+        self.switching.names = self.slot.needs_process(rendered).await?;
+        let fits = self.switching.names.is_empty();
+        let place = if fits {
+            Wanted::Active
+        } else if self.fits_other().await {
+            Wanted::Other
+        } else {
+            Wanted::New { version: self.switching.version }
+        };
+        self.switching.place = Some(place);
+        Ok(fits)
+    }
+
+    async fn fits_other(&mut self) -> bool {
+        if !matches!(self.switch.phase(), Phase::Warm { .. } | Phase::Draining { .. }) || !self.other_counts() {
+            return false;
+        }
+        let wanted = limits::Wanted { limit: 1, warm: 0, share: 1 };
+        let Some(Ok((_, rendered))) = self.render(self.other.name(), self.wish.revision.as_ref(), wanted) else {
+            return false;
+        };
+        self.other.needs_process(&rendered).await.is_ok_and(|names| names.is_empty())
+    }
+
+    /// Takes the next step of a switch. True when what runs where has changed.
+    pub(super) async fn switch(&mut self, now: Millis, punctual: bool) -> bool {
+        if !self.can_switch() {
+            return false;
+        }
+        let (phase, given_up) = (self.switch.phase(), self.switch.given_up());
+        let seen = self.observe_other(now, punctual).await;
+        if let Some(action) = self.switch.step(self.now(), &seen) {
+            self.act(action).await;
+        }
+        if self.switch.given_up().is_some() && self.switch.given_up() != given_up {
+            self.published.metrics.count_switch("GivenUp");
+            let why = self.switching.why.as_deref().unwrap_or_default();
+            let failure = self.switch.given_up().map_or("", |given_up| told(given_up.failure));
+            tracing::warn!(
+                revision = self.wish.revision.as_ref().map(|wanted| wanted.revision),
+                why,
+                "given up: {failure}"
+            );
+        }
+        self.tell_switch();
+        discriminant(&phase) != discriminant(&self.switch.phase())
+    }
+
+    async fn observe_other(&mut self, now: Millis, punctual: bool) -> Observation {
+        let running = self.other.is_running();
+        let console = if running { self.ask_other(now).await } else { ConsoleSeen::NotAsked };
+        if let Some(query) = self.switching.query.take_if(|query| query.is_finished()) {
+            self.switching.proof = Some(match query.await {
+                Ok(Ok(())) => Proof::Given,
+                Ok(Err(error)) => self.failed(&error),
+                Err(error) => self.failed(&error),
+            });
+        }
+        let grant = self.wish.grant();
+        let rollout = self.wish.revision.as_ref().map(|revision| revision.settings.rollout).unwrap_or_default();
+        let milliseconds = |seconds: u32| Millis::from(seconds) * 1000;
+        Observation {
+            active: self.slot.name(),
+            serving: self.machine.is_serving(),
+            room: self.slot.bound().is_some_and(|bound| bound <= beside(grant.share, grant.floor)),
+            other: OtherSeen {
+                running,
+                console,
+                proof: self.switching.proof.unwrap_or(Proof::Open),
+                clients: self
+                    .switching
+                    .clients
+                    .as_ref()
+                    .map(|clients| u32::try_from(clients.len()).unwrap_or(u32::MAX)),
+                hung: running && punctual && now.saturating_sub(self.switching.answered) > START_DEADLINE,
+            },
+            wanted: self.switching.place.unwrap_or(Wanted::Active),
+            share: grant.share,
+            punctual,
+            scale_down_delay: milliseconds(rollout.scale_down_delay_seconds),
+            drain_timeout: milliseconds(rollout.drain_timeout_seconds),
+        }
+    }
+
+    /// Asks the other console: often while its process starts, else every half second; then for its clients too.
+    async fn ask_other(&mut self, now: Millis) -> ConsoleSeen {
+        let starting = matches!(self.switch.phase(), Phase::Starting { .. });
+        if !starting && now < self.switching.next_ping {
+            return ConsoleSeen::NotAsked;
+        }
+        let answer = if matches!(self.switch.phase(), Phase::Warm { .. } | Phase::Draining { .. }) {
+            let database = self.injection.upstream.database.clone();
+            self.other.console.clients(&database).await.map(|clients| self.switching.clients = Some(clients))
+        } else {
+            self.other.console.run("SHOW VERSION").await.map(|_| ())
+        };
+        let now = self.now();
+        if let Err(error) = answer {
+            self.switching.why = Some(error.to_string());
+            self.switching.clients = None;
+            self.switching.next_ping = now + SILENT_PING;
+            return ConsoleSeen::Silent;
+        }
+        (self.switching.answered, self.switching.next_ping) = (now, now + PING);
+        ConsoleSeen::Answered
+    }
+
+    fn failed(&mut self, error: &dyn std::error::Error) -> Proof {
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let said = cause.to_string();
+            if !text.ends_with(&said) {
+                text = format!("{text}: {said}");
+            }
+            source = cause.source();
+        }
+        self.switching.why = Some(text);
+        Proof::Failed
+    }
+
+    async fn act(&mut self, action: Action) {
+        match action {
+            Action::Start(_) => {
+                if let Err(why) = self.start_other().await {
+                    self.switching.why = Some(why);
+                }
+            }
+            Action::Prove(_) => self.prove_other().await,
+            Action::Steer(_) => self.steer().await,
+            Action::CloseIdle(_) => self.close_idle().await,
+            Action::Stop(_) => self.other.stop().await,
+            Action::Kill(_) => {
+                self.switching.query = None;
+                self.other.kill().await;
+            }
+        }
+    }
+
+    async fn start_other(&mut self) -> Result<(), String> {
+        let switching = &mut self.switching;
+        (switching.proof, switching.query, switching.why, switching.clients) = (None, None, None, None);
+        let grant = self.wish.grant();
+        let part = trial(grant.share, grant.floor);
+        // nothing is opened before it is asked to prove itself
+        let wanted = limits::Wanted { limit: part, warm: 0, share: part };
+        let rendered = self.render(self.other.name(), self.wish.revision.as_ref(), wanted);
+        let (Some(rendered), Some(program)) = (rendered, self.program.clone()) else {
+            return Err("there is nothing to start".to_owned());
+        };
+        let (revision, rendered) = rendered.map_err(|error| error.to_string())?;
+        let files = process::files_needed(self.injection.client.max_connections, grant.share);
+        let start = Start { program: &program, inherits_sockets: true, files };
+        self.other.start(start, rendered).await.map_err(|error| error.to_string())?;
+        tracing::info!(
+            revision = revision.revision,
+            slot = self.other.name().as_str(),
+            "a new process for {} proves itself before it gets clients",
+            self.switching.names.join(", ")
+        );
+        self.other.runs = Some(revision);
+        self.switching.answered = self.now();
+        Ok(())
+    }
+
+    /// The limits are as given, and a query comes back from the database.
+    async fn prove_other(&mut self) {
+        let grant = self.wish.grant();
+        let part = trial(grant.share, grant.floor);
+        let limits = match self.other.read_limits().await {
+            Ok(limits) => limits,
+            Err(error) => {
+                self.switching.proof = Some(self.failed(&error));
+                return;
+            }
+        };
+        if (limits.pool_size, limits.max_db_connections, limits.min_pool_size) != (part, part, 0) {
+            self.switching.why = Some(format!("it was given {part} server connections and shows {limits:?}"));
+            self.switching.proof = Some(Proof::Failed);
+            return;
+        }
+        let (Some(revision), Some(credentials)) = (self.other.runs.as_ref(), self.wish.credentials.clone()) else {
+            return;
+        };
+        self.switching.query = Some(tokio::spawn(validate(
+            self.other.console.socket().to_owned(),
+            self.injection.upstream.database.clone(),
+            credentials,
+            revision.settings.health.validation_query.clone(),
+            std::time::Duration::from_millis(PROOF_DEADLINE),
+        )));
+    }
+
+    async fn steer(&mut self) {
+        let slot = self.other.name();
+        let steered = self.link.order(&Order::Steer { slot }).await;
+        if !steered.is_ok_and(|state| state.steered == slot) {
+            tracing::error!("clients could not be led to slot {}", slot.as_str());
+            self.switch.not_steered(self.link.slot(slot).had_clients);
+            return;
+        }
+        let now = self.now();
+        swap(&mut self.slot, &mut self.other);
+        self.machine = Machine::serving(now);
+        (self.started_at, self.answered, self.heard) = (now, None, ConsoleSeen::Answered);
+        self.served.clone_from(&self.slot.runs);
+        // those that are at work keep their connections; what is spare goes where new clients go
+        let grant = self.wish.grant();
+        let busy = self.other.pools.map_or(0, |(_, pools)| pools.active.saturating_add(pools.clients_waiting));
+        let kept = busy.clamp(u32::from(grant.share > 1), beside(grant.share, grant.floor).max(1)).min(grant.share);
+        let kept = if grant.share > 1 { kept } else { 0 };
+        (self.switching.part, self.switching.part_since) = (grant.share - kept, now);
+        (self.switching.steered_at, self.switching.answered, self.switching.next_ping) = (now, now, 0);
+        self.switching.clients = None;
+        let back = matches!(self.switch.phase(), Phase::Warm { version: None, .. });
+        self.published.metrics.count_switch(if back { "SteppedBack" } else { "Switched" });
+        tracing::info!(revision = self.revision(), slot = slot.as_str(), back, "new clients are led here");
+    }
+
+    /// Closes a few clients of the other slot that hold no server connection, the oldest first.
+    async fn close_idle(&mut self) {
+        let mut idle: Vec<_> = self.switching.clients.iter().flatten().filter(|client| !client.linked).collect();
+        idle.sort_by(|a, b| a.connected.cmp(&b.connected));
+        let ids: Vec<u64> = idle.into_iter().take(CLOSED_AT_ONCE).map(|client| client.id).collect();
+        for id in ids {
+            // it may have gone by itself
+            if let Err(error) = self.other.console.kill_client(id).await {
+                tracing::debug!("{error}");
+            }
+        }
+        self.switching.next_ping = 0;
+    }
+
+    /// What each process may open: the active one, and the other one while it counts. None: not known now.
+    pub(super) async fn parts(&mut self) -> Option<(limits::Wanted, Option<limits::Wanted>)> {
+        let grant = self.wish.grant();
+        let (share, floor) = (grant.share, grant.floor);
+        let alone =
+            |part: u32, limit: u32| limits::Wanted { limit: limit.min(part), warm: floor.min(part), share: part };
+        if !self.other_counts() {
+            let waits_for_room = matches!(self.switch.phase(), Phase::MakingRoom { .. });
+            let part = if waits_for_room { beside(share, floor) } else { share };
+            return Some((alone(part, self.limit), None));
+        }
+        let now = self.now();
+        for slot in [&mut self.slot, &mut self.other] {
+            if slot.limits.is_none() {
+                slot.read_limits().await.ok()?;
+            }
+            if slot.pools.is_none() {
+                slot.read_pools(now).await.ok()?;
+            }
+        }
+        let load = |slot: &Slot, in_use: bool| {
+            let (_, pools) = slot.pools?;
+            Some(SlotLoad {
+                bound: slot.bound()?,
+                active: pools.active,
+                waiting: pools.clients_waiting,
+                in_use: in_use || pools.clients_active + pools.clients_waiting > 0,
+            })
+        };
+        let loads = [load(&self.slot, true)?, load(&self.other, false)?];
+        let parts = if matches!(self.switch.phase(), Phase::Proving { .. }) {
+            [beside(share, floor), trial(share, floor)]
+        } else {
+            let before = self.switching.part.min(share);
+            let is_turn = share > 1 || now.saturating_sub(self.switching.part_since) >= TURN;
+            let part = if is_turn { divide(share, before, loads) } else { before };
+            if part != before {
+                self.switching.part_since = now;
+            }
+            self.switching.part = part;
+            [part, share - part]
+        };
+        let [active, other] = allowed(share, parts, loads);
+        Some((alone(active, self.limit), Some(limits::Wanted { limit: other, warm: 0, share: other })))
+    }
+
+    /// Whether both processes together can hold no more than the share.
+    pub(super) fn is_within_share(&self) -> bool {
+        if !self.other_counts() {
+            return true;
+        }
+        let bounds = self.slot.bound().zip(self.other.bound());
+        bounds.is_some_and(|(active, other)| active.saturating_add(other) <= self.wish.grant().share)
+    }
+
+    /// The limits of all processes that may hold server connections.
+    pub(super) fn limits_together(&self) -> Option<LimitsReadBack> {
+        let active = self.slot.limits?;
+        if !self.other_counts() {
+            return Some(active);
+        }
+        let other = self.other.limits?;
+        let of = |limits: LimitsReadBack, figure: u32| if limits.paused { 0 } else { figure };
+        let sum = |figure: fn(&LimitsReadBack) -> u32| of(active, figure(&active)) + of(other, figure(&other));
+        Some(match (active.paused, other.paused) {
+            (true, true) => active,
+            _ => LimitsReadBack {
+                pool_size: sum(|limits| limits.pool_size),
+                max_db_connections: sum(|limits| limits.max_db_connections),
+                min_pool_size: sum(|limits| limits.min_pool_size),
+                paused: false,
+            },
+        })
+    }
+
+    pub(super) fn other_slot(&self) -> Option<OtherSlot> {
+        self.other.pid()?;
+        let role = match self.switch.phase() {
+            Phase::Steady => return None,
+            Phase::Starting { .. } | Phase::MakingRoom { .. } | Phase::Proving { .. } => OtherRole::Green,
+            Phase::Warm { .. } => OtherRole::Warm,
+            Phase::Draining { .. } => OtherRole::Draining,
+        };
+        let clients = self.switching.clients.as_ref().map(|clients| u32::try_from(clients.len()).unwrap_or(u32::MAX));
+        Some(OtherSlot { role, revision: self.other.runs.as_ref().map(|revision| revision.revision), clients })
+    }
+
+    /// Says what keeps the wanted revision from being in force.
+    fn tell_switch(&mut self) {
+        let Some(Wanted::New { version }) = self.switching.place else {
+            return self.problems.switch.is_over();
+        };
+        let now = self.now();
+        let name =
+            |number: Option<u64>| number.map_or_else(|| "what runs".to_owned(), |number| format!("revision {number}"));
+        let wanted = name(self.wish.revision.as_ref().map(|revision| revision.revision));
+        let runs = name(self.revision());
+        let parameters = self.switching.names.join(", ");
+        let text = match (self.switch.phase(), self.switch.given_up()) {
+            (Phase::Steady, Some(given_up)) if given_up.version == version => {
+                let why = self.switching.why.as_deref().unwrap_or("it gave no reason");
+                let pause = given_up.until.saturating_sub(now).div_ceil(5000) * 5;
+                format!(
+                    "{wanted} is not in force: {}: {why}; {runs} serves on; it is tried again within {pause} s",
+                    told(given_up.failure)
+                )
+            }
+            (Phase::Steady, _) => format!("{wanted} needs a new process for {parameters}"),
+            (Phase::Starting { .. } | Phase::MakingRoom { .. } | Phase::Proving { .. }, _) => {
+                format!("{wanted} needs a new process for {parameters}, which has to prove itself; {runs} serves on")
+            }
+            (Phase::Warm { .. } | Phase::Draining { .. }, _) => {
+                let clients = self.switching.clients.as_deref().unwrap_or_default();
+                let oldest = clients.iter().map(|client| client.connected.as_str()).min();
+                let oldest = oldest.map(|since| format!(", the oldest connected since {since}")).unwrap_or_default();
+                format!(
+                    "WaitingForDrain: {wanted} needs a new process for {parameters}, and waits until {} clients of {} have gone{oldest}",
+                    clients.len(),
+                    name(self.other.runs.as_ref().map(|revision| revision.revision)),
+                )
+            }
+        };
+        self.problems.switch.is(text);
+    }
+}
+
+fn told(failure: Failure) -> &'static str {
+    match failure {
+        Failure::Ended => "its process ended",
+        Failure::NeverAnswered => "its process never answered",
+        Failure::NoRoom => "running transactions left no server connection for its proof",
+        Failure::NotProven => "it did not prove itself",
+        Failure::EndedWarm => "its process ended or hung soon after it got clients",
+    }
+}

@@ -1,0 +1,368 @@
+//! PURE: how a pod goes from one configuration to another that needs a new process. State, observation and now in; the next
+//! action out.
+//!
+//! The **active** slot is the one that new clients are led to; the **other** one is green while it proves itself, and blue once
+//! it has been left. A configuration gets its first client after it has proven itself: its console answers, there is
+//! room for it in the share, and the validation query came back through it from the database. Then clients are steered to
+//! it; those that are connected stay where they are. Blue stays warm, so that a step back costs nothing, and ends when its last
+//! client has gone. Until then no third configuration is tried.
+//!
+//! ```text
+//! Steady -> Starting -> MakingRoom -> Proving -> Warm -> Draining -> Steady
+//!    ^---------- green is killed ---------'        '- steered back: the slots change their places, Warm again
+//! ```
+//!
+//! Times are milliseconds on a clock that does not jump.
+
+pub mod division;
+#[cfg(test)]
+mod tests;
+
+use super::{
+    keeper::SlotName,
+    machine::{ConsoleSeen, Millis},
+};
+
+/// A green process that has not answered its console for so long is given up.
+pub const START_DEADLINE: Millis = 10_000;
+/// How long the validation query may take. With a share of 1, blue waits for it.
+pub const PROOF_DEADLINE: Millis = 3000;
+/// How long blue may take to give up what green needs for its proof, where blue keeps something.
+pub const ROOM_DEADLINE: Millis = 30_000;
+/// First pause before a configuration that failed is tried again; doubled each time.
+const FIRST_PAUSE: Millis = 2000;
+/// Longest pause.
+const LONGEST_PAUSE: Millis = 300_000;
+/// Shortest time that blue is kept: a connection that was being made when clients were steered away may still come to it.
+const SETTLE: Millis = 1000;
+/// Between two rounds of closing idle clients of a slot that has to make way.
+const CLOSING_PACE: Millis = 200;
+
+/// What the pod is to run, seen from its slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// What the active slot runs, or can take over while it runs.
+    Active,
+    /// What the other slot runs, or can take over while it runs.
+    Other,
+    /// What needs a new process.
+    New {
+        /// Tells one configuration from another.
+        version: u64,
+    },
+}
+
+/// Whether the process in the other slot has proven itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Not asked, or no answer yet.
+    Open,
+    /// The validation query came back and the limits are as given.
+    Given,
+    /// It cannot work.
+    Failed,
+}
+
+/// What is seen of the other slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherSeen {
+    /// Whether its process runs.
+    pub running: bool,
+    /// What its console said.
+    pub console: ConsoleSeen,
+    /// Whether it has proven itself.
+    pub proof: Proof,
+    /// Clients that are connected to it; None while unknown.
+    pub clients: Option<u32>,
+    /// Whether its process does not answer and never will.
+    pub hung: bool,
+}
+
+/// One observation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// The slot that new clients are led to.
+    pub active: SlotName,
+    /// Whether the active slot's process answers.
+    pub serving: bool,
+    /// Whether the active slot holds no more than [`division::beside`] leaves it, read back.
+    pub room: bool,
+    /// The other slot.
+    pub other: OtherSeen,
+    /// What the pod is to run.
+    pub wanted: Wanted,
+    /// The share of the pod.
+    pub share: u32,
+    /// Whether we ourselves ran on time. When not, silence says nothing.
+    pub punctual: bool,
+    /// How long blue stays warm.
+    pub scale_down_delay: Millis,
+    /// How long a slot may keep clients once another configuration waits for its place. 0: without limit.
+    pub drain_timeout: Millis,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Start a process with the wanted configuration.
+    Start(SlotName),
+    /// Send the validation query through it.
+    Prove(SlotName),
+    /// Lead new clients to it.
+    Steer(SlotName),
+    /// Close clients that hold no server connection, a few.
+    CloseIdle(SlotName),
+    /// End a process that nobody is connected to.
+    Stop(SlotName),
+    /// Kill a process that never had a client, or whose clients get no answer any more.
+    Kill(SlotName),
+}
+
+/// How far the switch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// One slot runs.
+    Steady,
+    /// Green's process starts.
+    Starting {
+        /// Since when.
+        since: Millis,
+        /// What it runs.
+        version: u64,
+    },
+    /// Blue gives up what green needs for its proof.
+    MakingRoom {
+        /// Since when.
+        since: Millis,
+        /// What green runs.
+        version: u64,
+    },
+    /// The validation query is on its way.
+    Proving {
+        /// Since when.
+        since: Millis,
+        /// What green runs.
+        version: u64,
+    },
+    /// The other slot was left and is kept for a step back.
+    Warm {
+        /// Since when.
+        since: Millis,
+        /// What the active slot runs; None after a step back.
+        version: Option<u64>,
+    },
+    /// The other slot ends with its last client.
+    Draining {
+        /// Since when another configuration waits for its place.
+        waiting_since: Option<Millis>,
+    },
+}
+
+/// Why a configuration was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Its process ended.
+    Ended,
+    /// Its console did not answer.
+    NeverAnswered,
+    /// The active slot could not give up enough.
+    NoRoom,
+    /// The validation query failed, or did not come back.
+    NotProven,
+    /// It ended or hung while the one before was still warm.
+    EndedWarm,
+}
+
+/// A configuration that was given up, until it is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GivenUp {
+    /// Which one.
+    pub version: u64,
+    /// Why.
+    pub failure: Failure,
+    /// When it is tried again.
+    pub until: Millis,
+    pause: Millis,
+}
+
+/// The state of a pod's two slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Switch {
+    phase: Phase,
+    given_up: Option<GivenUp>,
+    closed_at: Millis,
+}
+
+impl Default for Switch {
+    fn default() -> Self {
+        Self { phase: Phase::Steady, given_up: None, closed_at: 0 }
+    }
+}
+
+impl Switch {
+    /// Steering failed: what runs beside the active slot is what it was before, if it had clients.
+    pub fn not_steered(&mut self, other_had_clients: bool) {
+        *self = Self { given_up: self.given_up, ..Self::resume(true, other_had_clients) };
+    }
+
+    /// Takes up what another agent left: the other slot drains if it ever had clients, and is killed at the next step if not.
+    pub fn resume(other_runs: bool, other_had_clients: bool) -> Self {
+        let phase = match (other_runs, other_had_clients) {
+            (false, _) => Phase::Steady,
+            (true, true) => Phase::Draining { waiting_since: None },
+            // a green of unknown proof: no version is like its own, so it is taken back
+            (true, false) => Phase::Starting { since: 0, version: u64::MAX },
+        };
+        Self { phase, ..Self::default() }
+    }
+
+    /// How far the switch is.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The configuration that was given up last, unless it has worked since.
+    pub fn given_up(&self) -> Option<GivenUp> {
+        self.given_up
+    }
+
+    /// Takes in one observation.
+    pub fn step(&mut self, now: Millis, seen: &Observation) -> Option<Action> {
+        let other = seen.active.other();
+        match self.phase {
+            Phase::Steady => self.steady(now, seen),
+            Phase::Starting { version, .. } | Phase::MakingRoom { version, .. } | Phase::Proving { version, .. } => {
+                if seen.wanted != (Wanted::New { version }) || seen.share == 0 {
+                    self.phase = Phase::Steady;
+                    return seen.other.running.then_some(Action::Kill(other));
+                }
+                self.prove(now, version, seen)
+            }
+            Phase::Warm { since, version } => {
+                if !seen.other.running {
+                    self.phase = Phase::Steady;
+                    return None;
+                }
+                if !seen.serving
+                    && !seen.other.hung
+                    && let Some(version) = version
+                {
+                    self.give_up(now, version, Failure::EndedWarm);
+                    self.phase = Phase::Warm { since: now, version: None };
+                    return Some(Action::Steer(other));
+                }
+                if seen.wanted == Wanted::Other && !seen.other.hung {
+                    self.phase = Phase::Warm { since: now, version: None };
+                    return Some(Action::Steer(other));
+                }
+                let makes_way = seen.other.hung || matches!(seen.wanted, Wanted::New { .. });
+                let delay = if makes_way { SETTLE } else { seen.scale_down_delay.max(SETTLE) };
+                if now.saturating_sub(since) >= delay {
+                    self.phase = Phase::Draining { waiting_since: None };
+                }
+                None
+            }
+            Phase::Draining { waiting_since } => self.drain(now, waiting_since, seen),
+        }
+    }
+
+    fn steady(&mut self, now: Millis, seen: &Observation) -> Option<Action> {
+        let other = seen.active.other();
+        let Wanted::New { version } = seen.wanted else {
+            self.given_up = None;
+            return None;
+        };
+        if seen.other.running || !seen.serving || seen.share == 0 {
+            return None;
+        }
+        if let Some(given_up) = &mut self.given_up {
+            if given_up.version != version {
+                self.given_up = None;
+            } else if now < given_up.until {
+                return None;
+            }
+        }
+        self.phase = Phase::Starting { since: now, version };
+        Some(Action::Start(other))
+    }
+
+    fn prove(&mut self, now: Millis, version: u64, seen: &Observation) -> Option<Action> {
+        let other = seen.active.other();
+        if !seen.other.running {
+            self.give_up(now, version, Failure::Ended);
+            self.phase = Phase::Steady;
+            return None;
+        }
+        let (since, deadline, failure) = match self.phase {
+            Phase::MakingRoom { since, .. } => {
+                if seen.room {
+                    self.phase = Phase::Proving { since: now, version };
+                    return Some(Action::Prove(other));
+                }
+                let deadline = if seen.share == 1 { PROOF_DEADLINE } else { ROOM_DEADLINE };
+                (since, deadline, Failure::NoRoom)
+            }
+            Phase::Proving { since, .. } => {
+                if seen.other.proof == Proof::Given {
+                    self.given_up = None;
+                    self.phase = Phase::Warm { since: now, version: Some(version) };
+                    return Some(Action::Steer(other));
+                }
+                let deadline = if seen.other.proof == Proof::Failed { 0 } else { PROOF_DEADLINE };
+                (since, deadline, Failure::NotProven)
+            }
+            Phase::Starting { since, .. } => {
+                if seen.other.console == ConsoleSeen::Answered {
+                    self.phase = Phase::MakingRoom { since: now, version };
+                    return None;
+                }
+                (since, START_DEADLINE, Failure::NeverAnswered)
+            }
+            Phase::Steady | Phase::Warm { .. } | Phase::Draining { .. } => return None,
+        };
+        // While we lack CPU so does green: but blue with a share of 1 waits for it and has the right of way.
+        let patient = !seen.punctual && seen.share > 1 && failure != Failure::NotProven;
+        if now.saturating_sub(since) < deadline || patient {
+            return None;
+        }
+        self.give_up(now, version, failure);
+        self.phase = Phase::Steady;
+        Some(Action::Kill(other))
+    }
+
+    fn drain(&mut self, now: Millis, waiting_since: Option<Millis>, seen: &Observation) -> Option<Action> {
+        let other = seen.active.other();
+        if !seen.other.running {
+            self.phase = Phase::Steady;
+            return None;
+        }
+        if seen.wanted == Wanted::Other && !seen.other.hung {
+            self.phase = Phase::Warm { since: now, version: None };
+            return Some(Action::Steer(other));
+        }
+        if seen.other.hung {
+            return Some(Action::Kill(other));
+        }
+        if seen.other.clients == Some(0) {
+            return Some(Action::Stop(other));
+        }
+        if !matches!(seen.wanted, Wanted::New { .. }) {
+            self.phase = Phase::Draining { waiting_since: None };
+            return None;
+        }
+        let since = waiting_since.unwrap_or(now);
+        self.phase = Phase::Draining { waiting_since: Some(since) };
+        let is_over = seen.drain_timeout > 0 && now.saturating_sub(since) >= seen.drain_timeout;
+        if !is_over || now.saturating_sub(self.closed_at) < CLOSING_PACE {
+            return None;
+        }
+        self.closed_at = now;
+        Some(Action::CloseIdle(other))
+    }
+
+    fn give_up(&mut self, now: Millis, version: u64, failure: Failure) {
+        let before = self.given_up.filter(|given_up| given_up.version == version);
+        let pause = before.map_or(FIRST_PAUSE, |before| (2 * before.pause).min(LONGEST_PAUSE));
+        self.given_up = Some(GivenUp { version, failure, until: now.saturating_add(pause), pause });
+    }
+}

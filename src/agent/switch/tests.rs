@@ -1,0 +1,444 @@
+//! A small world with processes, clients and a database, in which the production code runs and everything goes wrong.
+
+use proptest::prelude::*;
+
+use super::{
+    division::{SlotLoad, allowed, beside, divide, trial},
+    *,
+};
+
+const STEP: Millis = 50;
+const DELAY: Millis = 2000;
+const DRAIN: Millis = 5000;
+
+#[derive(Clone, Copy, Debug)]
+struct Config {
+    version: u64,
+    /// Whether the database accepts it.
+    works: bool,
+    /// When its console answers after the start; None: never.
+    answers_after: Option<Millis>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Process {
+    config: Config,
+    started: Millis,
+    hung: bool,
+    /// A query came back through it, or it served before it was started again.
+    proven: bool,
+    asked: Option<Millis>,
+    bound: u32,
+    held: u32,
+    clients: u32,
+    /// Of them, those that never leave by themselves.
+    stay: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Nothing,
+    Wait(u16),
+    Revise { works: bool, answers_after: Option<u16> },
+    BackToThePreviousOne,
+    ProcessDies(usize),
+    ProcessHangs(usize),
+    AgentDies,
+    ClientsCome { some: u8, stay: u8 },
+    ClientsLeave,
+    Share(u8),
+}
+
+struct World {
+    now: Millis,
+    switch: Switch,
+    steered: SlotName,
+    had_clients: [bool; 2],
+    slots: [Option<Process>; 2],
+    wanted: Config,
+    previous: Config,
+    share: u32,
+    floor: u32,
+    /// What the first slot is to get.
+    part: u32,
+    waiting_in_queue: u32,
+    late: bool,
+}
+
+impl World {
+    fn new() -> Self {
+        let config = Config { version: 1, works: true, answers_after: Some(0) };
+        let process = Process {
+            config,
+            started: 0,
+            hung: false,
+            proven: true,
+            asked: None,
+            bound: 8,
+            held: 0,
+            clients: 0,
+            stay: 0,
+        };
+        Self {
+            now: 1,
+            switch: Switch::default(),
+            steered: SlotName::A,
+            had_clients: [true, false],
+            slots: [Some(process), None],
+            wanted: config,
+            previous: config,
+            share: 8,
+            floor: 1,
+            part: 8,
+            waiting_in_queue: 0,
+            late: false,
+        }
+    }
+
+    fn answers(&self, slot: usize) -> bool {
+        self.slots[slot].is_some_and(|process| {
+            !process.hung && process.config.answers_after.is_some_and(|after| self.now >= process.started + after)
+        })
+    }
+
+    fn observation(&self) -> Observation {
+        let (active, other) = (self.steered.index(), self.steered.other().index());
+        let process = self.slots[other];
+        let proof = match process.and_then(|process| process.asked.map(|at| (process, at))) {
+            Some((process, at)) if self.now >= at + 100 && !process.hung => {
+                if process.config.works {
+                    Proof::Given
+                } else {
+                    Proof::Failed
+                }
+            }
+            _ => Proof::Open,
+        };
+        let answers = self.answers(other);
+        let of = |slot: usize| self.slots[slot].map(|process| process.config.version);
+        let wanted = if of(active) == Some(self.wanted.version) {
+            Wanted::Active
+        } else if of(other) == Some(self.wanted.version) && process.is_some_and(|process| process.proven) {
+            Wanted::Other
+        } else {
+            Wanted::New { version: self.wanted.version }
+        };
+        Observation {
+            active: self.steered,
+            serving: self.answers(active),
+            room: self.slots[active]
+                .is_some_and(|process| process.bound.max(process.held) <= beside(self.share, self.floor)),
+            other: OtherSeen {
+                running: process.is_some(),
+                console: if answers { ConsoleSeen::Answered } else { ConsoleSeen::Silent },
+                proof,
+                clients: process.filter(|_| answers).map(|process| process.clients),
+                hung: process.is_some_and(|process| process.hung && self.now > process.started + START_DEADLINE),
+            },
+            wanted,
+            share: self.share,
+            punctual: !self.late,
+            scale_down_delay: DELAY,
+            drain_timeout: DRAIN,
+        }
+    }
+
+    fn bounds(&self) -> u32 {
+        self.slots.iter().flatten().map(|process| process.bound.max(process.held)).sum()
+    }
+
+    /// The limits, as the loop around the machine sets them.
+    fn limit(&mut self) {
+        let (active, other) = (self.steered.index(), self.steered.other().index());
+        let loads = [0, 1].map(|slot| {
+            self.slots[slot].map_or(SlotLoad::default(), |process| SlotLoad {
+                bound: process.bound.max(process.held),
+                active: process.held.min(process.clients),
+                waiting: process.clients.saturating_sub(process.bound),
+                in_use: slot == active || process.clients > 0,
+            })
+        });
+        let green = match self.switch.phase() {
+            Phase::Proving { .. } => Some(trial(self.share, self.floor)),
+            Phase::MakingRoom { .. } => Some(self.share - beside(self.share, self.floor)),
+            Phase::Starting { .. } => Some(0),
+            _ => None,
+        };
+        let parts = match green {
+            Some(green) => {
+                let mut parts = [0, 0];
+                parts[other] = green;
+                parts[active] = self.share - green;
+                parts
+            }
+            None if self.slots[other].is_none() => {
+                let mut parts = [0, 0];
+                parts[active] = self.share;
+                parts
+            }
+            None => {
+                self.part = divide(self.share, self.part, loads);
+                [self.part, self.share - self.part]
+            }
+        };
+        self.part = parts[0];
+        let allowed = allowed(self.share, parts, loads);
+        for slot in [0, 1] {
+            let (target, answers, sum) = (allowed[slot], self.answers(slot), self.bounds());
+            let Some(process) = &mut self.slots[slot] else { continue };
+            if !answers {
+                continue;
+            }
+            // busy ones close as their transactions end
+            if process.held > target {
+                process.held -= 1;
+            }
+            if process.held <= target && process.bound != target {
+                if target > process.bound {
+                    let grown = sum - process.bound.max(process.held) + target;
+                    assert!(grown <= self.share, "{grown} of a share of {}", self.share);
+                }
+                process.bound = target;
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        let on_other = |slot: SlotName, world: &Self| assert_ne!(slot, world.steered, "{action:?} of the active slot");
+        match action {
+            Action::Start(slot) => {
+                on_other(slot, self);
+                let place = &mut self.slots[slot.index()];
+                assert!(place.is_none(), "a third generation");
+                *place = Some(Process {
+                    config: self.wanted,
+                    started: self.now,
+                    hung: false,
+                    proven: false,
+                    asked: None,
+                    bound: 0,
+                    held: 0,
+                    clients: 0,
+                    stay: 0,
+                });
+                self.had_clients[slot.index()] = false;
+            }
+            Action::Prove(slot) => {
+                on_other(slot, self);
+                assert!(self.bounds() <= self.share, "the query needs a connection");
+                let process = self.slots[slot.index()].as_mut().expect("a process");
+                process.asked = Some(self.now);
+            }
+            Action::Steer(slot) => {
+                on_other(slot, self);
+                let process = self.slots[slot.index()].as_mut().expect("steered to nobody");
+                let came_back = process.asked.is_some_and(|at| self.now >= at + 100) && process.config.works;
+                assert!(process.proven || came_back, "steered to a slot that has not proven itself");
+                process.proven = true;
+                self.steered = slot;
+                self.had_clients[slot.index()] = true;
+            }
+            Action::CloseIdle(slot) => {
+                on_other(slot, self);
+                let process = self.slots[slot.index()].as_mut().expect("a process");
+                let idle = process.clients.saturating_sub(process.held).min(5);
+                process.clients -= idle;
+                process.stay = process.stay.min(process.clients);
+            }
+            Action::Stop(slot) => {
+                on_other(slot, self);
+                let process = self.slots[slot.index()].take().expect("a process");
+                assert_eq!(process.clients, 0, "clients were cut");
+            }
+            Action::Kill(slot) => {
+                on_other(slot, self);
+                let process = self.slots[slot.index()].take().expect("a process");
+                assert!(process.clients == 0 || process.hung, "clients were cut");
+            }
+        }
+    }
+
+    /// What goes on by itself: the dead active process is started again with what it ran, clients are accepted and work.
+    fn live(&mut self) {
+        let active = self.steered.index();
+        if let Some(process) = self.slots[active].filter(|process| process.hung) {
+            self.slots[active] = None;
+            self.restart(process.config);
+        }
+        if self.answers(active) {
+            let process = self.slots[active].as_mut().expect("it answers");
+            assert!(process.proven, "a client on a slot that has not proven itself");
+            process.clients += std::mem::take(&mut self.waiting_in_queue);
+        }
+        for process in self.slots.iter_mut().flatten() {
+            let busy = process.clients.min(process.bound);
+            process.held = process.held.max(busy).min(process.bound.max(process.held));
+        }
+    }
+
+    fn restart(&mut self, config: Config) {
+        self.slots[self.steered.index()] = Some(Process {
+            config,
+            started: self.now,
+            hung: false,
+            proven: true,
+            asked: None,
+            bound: 0,
+            held: 0,
+            clients: 0,
+            stay: 0,
+        });
+    }
+
+    fn happen(&mut self, event: Event) {
+        self.late = false;
+        match event {
+            Event::Nothing => self.late = true,
+            Event::Wait(steps) => (0..steps).for_each(|_| self.tick()),
+            Event::Revise { works, answers_after } => {
+                self.previous = self.wanted;
+                self.wanted = Config {
+                    version: self.wanted.version.max(self.previous.version) + 1 + self.now,
+                    works,
+                    answers_after: answers_after.map(Millis::from),
+                };
+            }
+            Event::BackToThePreviousOne => std::mem::swap(&mut self.wanted, &mut self.previous),
+            Event::ProcessDies(slot) => {
+                if let Some(process) = self.slots[slot].take()
+                    && slot == self.steered.index()
+                {
+                    self.restart(process.config);
+                }
+            }
+            Event::ProcessHangs(slot) => {
+                if let Some(process) = &mut self.slots[slot] {
+                    process.hung = true;
+                }
+            }
+            Event::AgentDies => {
+                let other = self.steered.other().index();
+                self.switch = Switch::resume(self.slots[other].is_some(), self.had_clients[other]);
+                // what the new one knows of green, the old one has asked
+                if let Some(process) = &mut self.slots[other] {
+                    process.asked = None;
+                }
+            }
+            Event::ClientsCome { some, stay } => {
+                self.waiting_in_queue += u32::from(some) + u32::from(stay);
+                if let Some(process) = &mut self.slots[self.steered.index()] {
+                    process.stay += u32::from(stay);
+                }
+            }
+            Event::ClientsLeave => {
+                for process in self.slots.iter_mut().flatten() {
+                    process.clients = process.clients.min(process.stay);
+                    process.held = process.held.min(process.clients);
+                }
+            }
+            Event::Share(share) => self.share = share.into(),
+        }
+        self.tick();
+    }
+
+    fn tick(&mut self) {
+        self.now += STEP;
+        self.live();
+        let seen = self.observation();
+        if let Some(action) = self.switch.step(self.now, &seen) {
+            self.act(action);
+        }
+        self.limit();
+    }
+
+    /// No fault any more, a configuration that works, and clients that leave: how it ends.
+    fn settle(&mut self) {
+        self.share = self.share.max(1);
+        self.wanted.works = true;
+        self.wanted.answers_after = Some(30);
+        for process in self.slots.iter_mut().flatten() {
+            process.stay = 0;
+        }
+        for _ in 0..(2 * (LONGEST_PAUSE + START_DEADLINE) / STEP) {
+            self.happen(Event::ClientsLeave);
+            let active = self.slots[self.steered.index()];
+            let done = active.is_some_and(|process| process.config.version == self.wanted.version);
+            if done && self.switch.phase() == Phase::Steady && self.slots[self.steered.other().index()].is_none() {
+                // the whole share comes back to the one slot
+                (0..60).for_each(|_| self.tick());
+                assert_eq!(self.slots[self.steered.index()].map(|process| process.bound), Some(self.share));
+                return;
+            }
+        }
+        panic!("it does not come to rest: {:?} {:?} {:?}", self.switch, self.observation(), self.slots);
+    }
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        1 => Just(Event::Nothing),
+        6 => (1..80u16).prop_map(Event::Wait),
+        4 => (any::<bool>(), prop_oneof![3 => (0..3000u16).prop_map(Some), 1 => Just(None)])
+            .prop_map(|(works, answers_after)| Event::Revise { works, answers_after }),
+        1 => Just(Event::BackToThePreviousOne),
+        2 => (0..2usize).prop_map(Event::ProcessDies),
+        1 => (0..2usize).prop_map(Event::ProcessHangs),
+        2 => Just(Event::AgentDies),
+        3 => (0..20u8, 0..4u8).prop_map(|(some, stay)| Event::ClientsCome { some, stay }),
+        3 => Just(Event::ClientsLeave),
+        1 => (0..12u8).prop_map(Event::Share),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    /// No client on a slot that has not proven itself, none cut, never more than the share, at most two generations, and an end.
+    #[test]
+    fn whatever_happens_the_promises_hold_and_it_comes_to_rest(
+        events in prop::collection::vec(event(), 0..60),
+        floor in 0..6u32,
+    ) {
+        let mut world = World { floor, ..World::new() };
+        for event in events {
+            world.happen(event);
+        }
+        world.settle();
+    }
+}
+
+#[test]
+fn a_switch_in_a_calm_world_takes_the_steps_in_their_order() {
+    let mut world = World::new();
+    world.happen(Event::ClientsCome { some: 3, stay: 1 });
+    world.happen(Event::Revise { works: true, answers_after: Some(100) });
+    let mut phases = Vec::new();
+    for _ in 0..200 {
+        world.happen(Event::Wait(0));
+        let name = format!("{:?}", world.switch.phase()).split(' ').next().unwrap_or_default().to_owned();
+        if phases.last() != Some(&name) {
+            phases.push(name);
+        }
+    }
+    assert_eq!(phases, ["Starting", "MakingRoom", "Proving", "Warm", "Draining"], "one client never leaves");
+    assert_eq!((world.steered, world.slots[0].map(|blue| blue.clients)), (SlotName::B, Some(4)));
+    world.settle();
+    assert_eq!(world.slots.map(|slot| slot.is_some()), [false, true]);
+}
+
+#[test]
+fn a_configuration_that_cannot_work_is_tried_ever_more_rarely_and_never_gets_a_client() {
+    for (works, answers_after) in [(false, Some(10)), (true, None)] {
+        let mut world = World::new();
+        world.happen(Event::Revise { works, answers_after });
+        let mut starts = 0;
+        for _ in 0..(600_000 / STEP) {
+            let before = world.slots[1].is_some();
+            world.happen(Event::Wait(0));
+            starts += u32::from(!before && world.slots[1].is_some());
+        }
+        assert_eq!(world.steered, SlotName::A);
+        assert!((5..15).contains(&starts), "{starts} starts in ten minutes");
+        assert!(world.switch.given_up().is_some());
+    }
+}

@@ -1,0 +1,217 @@
+//! A revision that needs a new process: no client loses its connection, and none meets a configuration that does not work.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use rustix::process::{Signal, kill_process};
+use sluice::contract::{OtherRole, Settings, SlotStatus, Switching};
+use tempfile::TempDir;
+
+use super::{
+    counted,
+    faults::script_in,
+    load::{Clients, Target},
+    rig::{Account, Agent, Postgres, program, settings, until},
+    value,
+};
+
+async fn shop() -> Postgres {
+    let postgres = Postgres::start().await;
+    postgres.create(&Account::shop()).await;
+    postgres
+}
+
+/// Settings that only a new process takes over, with as short a warm time as there is.
+fn packets(size: u32) -> Settings {
+    let mut settings = settings();
+    settings.parameters.insert("pkt_buf".to_owned(), size.to_string());
+    settings.rollout.scale_down_delay_seconds = 1;
+    settings
+}
+
+fn target(agent: &Agent) -> Target {
+    Target { address: ([127, 0, 0, 1], agent.client_port()).into(), login: agent.client_config() }
+}
+
+async fn switched(agent: &Agent, revision: u64) {
+    agent
+        .until("the revision is in force, and nothing else runs", |status| {
+            status.revision == Some(revision) && status.other.is_none() && status.message.is_empty()
+        })
+        .await;
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_setting_that_needs_a_new_process_changes_under_load_and_no_connection_is_lost() {
+    let postgres = shop().await;
+    let agent = Agent::start(&postgres, &Account::shop(), &packets(4096), 8).await;
+    assert_eq!(agent.status().unwrap().switching, Some(Switching::Steer));
+    let mut clients = Clients::new();
+    clients.churn(&target(&agent), 4, 40);
+    clients.stay(&target(&agent), Some(Duration::from_secs(2)), Duration::from_millis(20));
+    let admin = postgres.admin().await;
+    for revision in 2..6 {
+        let before = agent.pooler_pid();
+        agent.revise(revision, &packets(4096 + 512 * u32::try_from(revision).unwrap()));
+        until("the revision is in force", async || {
+            let open = counted(&admin, "shop").await;
+            assert!(open <= 8, "{open} open of a share of 8");
+            agent.status().filter(|status| status.revision == Some(revision) && status.other.is_none())
+        })
+        .await;
+        assert_ne!(agent.pooler_pid(), before);
+    }
+    let tally = clients.stop().await;
+    assert_eq!(tally.failures(), BTreeMap::new());
+    assert!(tally.connections() > 20 && tally.queries() > tally.connections(), "{tally:?}");
+    assert_eq!(
+        agent.metric("sluice_switches_total{pool=\"shop\",pool_namespace=\"shop\",result=\"Switched\"}"),
+        Some(4.0)
+    );
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn clients_that_stay_keep_their_process_and_a_further_revision_waits_for_them() {
+    let postgres = shop().await;
+    let agent = Agent::start(&postgres, &Account::shop(), &packets(4096), 4).await;
+    let stays = agent.client().await;
+    stays.simple_query("begin; select 1").await.unwrap();
+    agent.revise(2, &packets(8192));
+    let status = agent.until("it is in force", |status| status.revision == Some(2)).await;
+    assert_eq!(status.other.unwrap().revision, Some(1));
+    assert_eq!(value(&agent.client().await, "select 1").await, "1");
+    agent.revise(3, &packets(16_384));
+    let status = agent.until("it waits", |status| status.message.contains("WaitingForDrain")).await;
+    assert!(status.message.contains("1 clients of revision 1"), "{}", status.message);
+    assert_eq!(value(&stays, "select 'still here'").await, "still here");
+    // told to, idle clients are closed; one with a transaction is not
+    let mut impatient = packets(16_384);
+    impatient.rollout.drain_timeout_seconds = 1;
+    agent.revise(4, &impatient);
+    agent.until("it is wanted", |status| status.wanted_revision == Some(4)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    stays.simple_query("commit").await.unwrap();
+    switched(&agent, 4).await;
+    assert!(stays.simple_query("select 1").await.is_err(), "it was idle");
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_configuration_that_does_not_work_gets_no_client_and_is_told() {
+    let postgres = shop().await;
+    let directory = TempDir::new().unwrap();
+    let real = program("pgbouncer");
+    let real = real.display();
+    let script = format!(
+        "#!/bin/sh\ngrep -qs 'pkt_buf = 16384' -- \"$1\" && exit 1\ngrep -qs 'pkt_buf = 32768' -- \"$1\" && exec sleep 100\nexec {real} \"$@\"\n"
+    );
+    let pooler = script_in(&directory, &script);
+    let mut agent = Agent::new(postgres.port, &Account::shop()).with_pooler(&pooler);
+    agent.revise(1, &packets(4096));
+    agent.grant(1, 4, 4);
+    agent.run();
+    agent.until("it serves", |status| status.seq == 1).await;
+    let blue = agent.pooler_pid();
+    let mut clients = Clients::new();
+    clients.churn(&target(&agent), 2, 20);
+    let mut query = packets(8192);
+    query.health.validation_query = "select no_such_thing".to_owned();
+    for (revision, settings, said) in
+        [(2, query, "no_such_thing"), (3, packets(16_384), "its process ended"), (4, packets(32_768), "never answered")]
+    {
+        agent.revise(revision, &settings);
+        let status = agent.until(said, |status| status.message.contains(said)).await;
+        assert_eq!((status.revision, status.slot), (Some(1), SlotStatus::Serving), "{}", status.message);
+    }
+    // a password that the database refuses, with a change that needs a new process
+    agent.write("credentials/password", "wrong");
+    agent.revise(5, &packets(8192));
+    let status = agent.until("refused", |status| status.message.contains("password authentication failed")).await;
+    assert_eq!(status.revision, Some(1));
+    assert!(!status.message.contains("wrong"), "{}", status.message);
+    agent.write("credentials/password", "secret");
+    assert_eq!(agent.pooler_pid(), blue);
+    switched(&agent, 5).await;
+    assert_eq!(clients.stop().await.failures(), BTreeMap::new());
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn the_agents_death_in_the_middle_of_a_switch_cuts_no_client_and_the_switch_ends_well() {
+    let postgres = shop().await;
+    let agent = Agent::start(&postgres, &Account::shop(), &packets(4096), 4).await;
+    let mut clients = Clients::new();
+    clients.churn(&target(&agent), 2, 20);
+    for (revision, role) in [(2, None), (3, Some(OtherRole::Green)), (4, Some(OtherRole::Warm))] {
+        agent.revise(revision, &packets(4096 + 512 * u32::try_from(revision).unwrap()));
+        if role.is_some() {
+            agent
+                .until("it is in the middle", |status| {
+                    status.other.map(|other| other.role) == role || status.revision == Some(revision)
+                })
+                .await;
+        }
+        kill_process(until("an agent", async || agent.agent_pid()).await, Signal::KILL).unwrap();
+        switched(&agent, revision).await;
+    }
+    assert_eq!(clients.stop().await.failures(), BTreeMap::new());
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_new_process_that_ends_while_the_old_one_is_warm_is_stepped_back_from() {
+    let postgres = shop().await;
+    let agent = Agent::start(&postgres, &Account::shop(), &packets(4096), 4).await;
+    let blue = agent.pooler_pid().unwrap();
+    let stays = agent.client().await;
+    let mut settings = packets(8192);
+    settings.rollout.scale_down_delay_seconds = 60;
+    agent.revise(2, &settings);
+    agent.until("it is in force", |status| status.revision == Some(2)).await;
+    let green = agent.pooler_pids().into_iter().find(|pid| *pid != blue).unwrap();
+    kill_process(green, Signal::KILL).unwrap();
+    let status = agent.until("the old one serves", |status| status.revision == Some(1)).await;
+    assert!(status.message.is_empty() || status.message.contains("revision 2"), "{}", status.message);
+    assert_eq!(value(&agent.client().await, "select 1").await, "1");
+    assert_eq!(value(&stays, "select 'the same connection'").await, "the same connection");
+    assert_eq!(
+        agent.metric("sluice_switches_total{pool=\"shop\",pool_namespace=\"shop\",result=\"SteppedBack\"}"),
+        Some(1.0)
+    );
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn with_a_share_of_one_both_processes_serve_their_clients_in_turn() {
+    let postgres = shop().await;
+    let agent = Agent::start(&postgres, &Account::shop(), &packets(4096), 1).await;
+    let stays = agent.client().await;
+    assert_eq!(value(&stays, "select 1").await, "1");
+    agent.revise(2, &packets(8192));
+    agent.until("it is in force", |status| status.revision == Some(2)).await;
+    let admin = postgres.admin().await;
+    for _ in 0..5 {
+        let comes = agent.client().await;
+        let both = async { tokio::join!(value(&stays, "select 'blue'"), value(&comes, "select 'green'")) };
+        let both = tokio::time::timeout(Duration::from_secs(30), both).await.unwrap();
+        assert_eq!(both, ("blue".to_owned(), "green".to_owned()));
+        assert!(counted(&admin, "shop").await <= 1);
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_query_on_the_old_process_can_be_cancelled_through_the_new_one() {
+    let postgres = shop().await;
+    let agent = Agent::start(&postgres, &Account::shop(), &packets(4096), 4).await;
+    let stays = agent.client().await;
+    agent.revise(2, &packets(8192));
+    agent.until("it is in force", |status| status.revision == Some(2)).await;
+    let token = stays.cancel_token();
+    let query = tokio::spawn(async move { stays.simple_query("select pg_sleep(60)").await });
+    until("it runs", async || agent.status()?.held.filter(|held| held.active >= 1)).await;
+    token.cancel_query(tokio_postgres::NoTls).await.unwrap();
+    let error = tokio::time::timeout(Duration::from_secs(20), query).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(error.code(), Some(&tokio_postgres::error::SqlState::QUERY_CANCELED));
+}
