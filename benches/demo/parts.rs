@@ -22,6 +22,8 @@ use sluice::{
 
 /// Longest wait for a part to start.
 const START: Duration = Duration::from_secs(30);
+/// Longest wait for an agent that nobody ended: longer than its own grace, so that its pooler ends with it.
+const END: Duration = Duration::from_secs(8);
 /// The pool's name in every document.
 pub const POOL: &str = "shop";
 
@@ -44,6 +46,15 @@ impl Process {
     pub fn end(mut self, signal: Signal) {
         self.signal(signal);
         self.0.wait().expect("can be waited for");
+    }
+
+    /// Asks it to end, and does not wait for long.
+    fn end_soon(mut self) {
+        self.signal(Signal::TERM);
+        let deadline = Instant::now() + END;
+        while Instant::now() < deadline && matches!(self.0.try_wait(), Ok(None)) {
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn signal(&self, signal: Signal) {
@@ -137,7 +148,8 @@ pub struct Agent {
     /// Where /status is.
     pub http: u16,
     config: PathBuf,
-    process: Process,
+    /// None once it was ended.
+    process: Option<Process>,
 }
 
 /// What the pool of `examples/shop` comes to.
@@ -196,7 +208,7 @@ impl Agent {
         write_grant(&config, grant);
         let process = Process::start(&mut command, &log);
         until_listening(port, &log);
-        Self { port, http, config, process }
+        Self { port, http, config, process: Some(process) }
     }
 
     /// Tells it what it may open, as the kubelet would: written aside and renamed.
@@ -215,8 +227,18 @@ impl Agent {
     }
 
     /// Ends it as the kubelet would.
-    pub fn end(self) {
-        self.process.end(Signal::TERM);
+    pub fn end(mut self) {
+        if let Some(process) = self.process.take() {
+            process.end(Signal::TERM);
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.end_soon();
+        }
     }
 }
 
