@@ -1,4 +1,5 @@
-//! Figures of the whole product, measured on real parts: `benches/run agent | decision | memory | overhead | tick`.
+//! Figures of the whole product, measured on real parts: `benches/run agent | decision | memory | overhead | reaction | sharing |
+//! tick`.
 //!
 //! Each figure has a directory of its own: `mod.rs` measures, `report.rs` (PURE) turns the raw samples into the printed
 //! figures. The samples are written to `benches/results/NAME` together with the machine and the commit, and a test computes the
@@ -11,11 +12,16 @@ mod decision;
 mod machine;
 #[path = "../memory/mod.rs"]
 mod memory;
+mod node;
 #[path = "../overhead/mod.rs"]
 mod overhead;
 mod pod;
 mod process;
+#[path = "../reaction/mod.rs"]
+mod reaction;
 mod results;
+#[path = "../sharing/mod.rs"]
+mod sharing;
 mod statistics;
 #[path = "../tick/mod.rs"]
 mod tick;
@@ -47,6 +53,10 @@ enum Figure {
     Tick(tick::Options),
     /// Memory of the operator.
     Memory(memory::Options),
+    /// How soon a decision of the operator is in force in PgBouncer.
+    Reaction(reaction::Options),
+    /// How soon the busy one of two pods has its share.
+    Sharing(sharing::Options),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +68,8 @@ fn main() -> ExitCode {
         Figure::Overhead(options) => overhead::run(&options),
         Figure::Tick(options) => tick::run(&options),
         Figure::Memory(options) => memory::run(&options),
+        Figure::Reaction(options) => reaction::run(&options),
+        Figure::Sharing(options) => sharing::run(&options),
     };
     match measured.and_then(|results: Results| results.tell()) {
         Ok(()) => ExitCode::SUCCESS,

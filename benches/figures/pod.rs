@@ -167,12 +167,17 @@ impl Sidecar<'_> {
 
     /// Asks the agent for a page.
     pub fn get(&self, path: &str) -> Result<String, Failure> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.agent_port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let body = answer.split_once("\r\n\r\n").ok_or_else(|| format!("no answer on {path}"))?.1;
-        Ok(body.to_owned())
+        page(("127.0.0.1", self.agent_port), path)
     }
+}
+
+/// A page of a server that speaks HTTP/1.0.
+pub fn page(server: (&str, u16), path: &str) -> Result<String, Failure> {
+    let mut stream = TcpStream::connect(server)?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let body = answer.split_once("\r\n\r\n").ok_or_else(|| format!("no answer on {path}"))?.1;
+    Ok(body.to_owned())
 }

@@ -44,6 +44,7 @@ use kube::{
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
+    sync::Semaphore,
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
@@ -287,6 +288,7 @@ async fn lead(
         memories: memory::Memories::default(),
         queue,
         tick: args.tick(),
+        counts: Arc::new(Semaphore::new(reconcile::COUNTS_AT_ONCE)),
         metrics: vitals.metrics.clone(),
     });
     let working = async {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use kube::{Api, Client, ResourceExt, runtime::controller::Action};
 use parking_lot::Mutex;
 use thiserror::Error;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
     apply::{WriteError, Writer},
@@ -33,6 +33,8 @@ use crate::{
 const AFTER_CONFLICT: Duration = Duration::from_millis(250);
 /// Look again this long after a write if nothing else asks for it: a proof does, and usually comes before.
 const AFTER_WRITE: Duration = Duration::from_secs(1);
+/// Counts of pods without a sidecar at once, of all pools.
+pub const COUNTS_AT_ONCE: usize = 4;
 /// Writes on pods in one look at most: between two of them a pod that has just started gets its floor.
 const BATCH: usize = 16;
 /// Of them under way at once.
@@ -64,6 +66,8 @@ pub struct Context {
     pub queue: Queue,
     /// Time between two readings of Prometheus.
     pub tick: Duration,
+    /// Places for counts of pods without a sidecar: for each the API server looks through all pods of a namespace.
+    pub counts: Arc<Semaphore>,
     /// Metrics of the operator.
     pub metrics: Metrics,
 }
@@ -349,8 +353,11 @@ fn count_uninjected(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context
     }
     let (pool, key, memory) = (pool.clone(), key.clone(), memory.clone());
     let (client, stores, queue) = (context.client.clone(), context.stores.clone(), context.queue.clone());
+    let places = context.counts.clone();
     tokio::spawn(async move {
+        let place = places.acquire_owned().await;
         let outcome = observe::count_uninjected(&client, &stores, &key, &pool).await;
+        drop(place);
         let is_news = {
             let mut memory = memory.lock();
             memory.is_counting = false;

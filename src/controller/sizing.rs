@@ -143,7 +143,7 @@ fn conclude(
         };
         tracing::info!(
             pool = %key, decision = change.id, reason = change.reason, from = change.from, to = change.to,
-            why = change.message, demand = decision.explanation.demand, "target changed"
+            why = change.message, demand = decision.explanation.demand, started = %now, "target changed"
         );
         Some(change)
     };

@@ -66,6 +66,8 @@ pub async fn run(context: Arc<Context>, servers: Option<Servers>) {
             sizing::decide(&context, subject, (&member.server, said.get(&member.server)), quantile, now);
         }
         context.metrics.ticked(started.elapsed(), queries, failed);
+        let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::debug!(started = %now, milliseconds, pools = members.len(), queries, failed, "tick");
         // those without a target too: their conditions may have changed
         for pool in &pools {
             if let Some(namespace) = pool.namespace() {

@@ -8,6 +8,10 @@ mod decision;
 mod memory;
 #[path = "../../benches/overhead/report.rs"]
 mod overhead;
+#[path = "../../benches/reaction/report.rs"]
+mod reaction;
+#[path = "../../benches/sharing/report.rs"]
+mod sharing;
 #[path = "../../benches/sizing/report.rs"]
 mod sizing;
 #[path = "../../benches/figures/statistics.rs"]
@@ -20,11 +24,13 @@ use std::{fs, path::Path};
 /// Turns the samples of one figure into what is printed.
 type Report = fn(&str) -> Result<String, String>;
 
-const REPORTS: [(&str, Report); 6] = [
+const REPORTS: [(&str, Report); 8] = [
     ("agent", agent::report),
     ("decision", decision::report),
     ("memory", memory::report),
     ("overhead", overhead::report),
+    ("reaction", reaction::report),
+    ("sharing", sharing::report),
     ("sizing", sizing::report),
     ("tick", tick::report),
 ];

@@ -1,0 +1,262 @@
+//! The operator on the lab's node: installed by the chart, its log as JSON, what the agents of a pool say once asked.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle, sleep},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::Value;
+use sluice::contract::{StatusReport, names};
+
+use crate::{
+    Failure,
+    pod::page,
+    process::{Process, lab_program, output, wait_for},
+};
+
+/// Namespace and name of the release.
+const SYSTEM: &str = "sluice-system";
+const RELEASE: &str = "sluice";
+/// The application's namespace and the role of its pool.
+pub const NAMESPACE: &str = "figure";
+const ROLE: &str = "figure";
+/// Longest wait for any state of the cluster.
+pub const WITHIN: Duration = Duration::from_mins(3);
+
+/// Seconds since 1970.
+pub fn unix() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// A time of a log line in seconds since 1970.
+pub fn unix_of(time: &Value) -> Result<f64, Failure> {
+    let time: jiff::Timestamp = time.as_str().ok_or("no time in a log line")?.parse()?;
+    Ok(time.as_duration().as_secs_f64())
+}
+
+/// `kubectl`, its arguments by spaces.
+pub fn kubectl(words: &str) -> Result<String, Failure> {
+    output(Command::new(lab_program("kubectl")?).args(words.split(' ')))
+}
+
+fn lab(words: &[&str]) -> Result<String, Failure> {
+    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/lab");
+    Ok(output(Command::new(lab).args(words))?.trim().to_owned())
+}
+
+/// Stops a component of the lab.
+pub fn stop(component: &str) -> Result<(), Failure> {
+    lab(&["stop", component]).map(drop)
+}
+
+/// `kubectl apply` of manifests.
+pub fn apply(manifests: &str) -> Result<(), Failure> {
+    let mut child = Command::new(lab_program("kubectl")?)
+        .args(["apply", "--filename=-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    child.stdin.take().ok_or("no standard input")?.write_all(manifests.as_bytes())?;
+    let ended = child.wait_with_output()?;
+    if ended.status.success() {
+        return Ok(());
+    }
+    Err(format!("kubectl apply: {}", String::from_utf8_lossy(&ended.stderr)).into())
+}
+
+/// The condition of the pool `shop` as `Status/Reason: message`.
+pub fn condition(type_: &str) -> Result<String, Failure> {
+    let pool: Value = serde_json::from_str(&kubectl(&format!("get connectionpool shop -n {NAMESPACE} -o json"))?)?;
+    let conditions = pool["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let found = conditions.into_iter().find(|condition| condition["type"] == type_).unwrap_or_default();
+    let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
+    Ok(format!("{}/{}: {}", text("status"), text("reason"), text("message")))
+}
+
+/// Waits until a condition of the pool `shop` begins with this.
+pub fn wait_for_condition(type_: &str, wanted: &str) -> Result<(), Failure> {
+    wait_for(&format!("{type_} is {wanted}"), WITHIN, || {
+        condition(type_).ok().filter(|seen| seen.starts_with(wanted)).map(drop)
+    })
+}
+
+/// An installed operator whose log is read along.
+pub struct Operator {
+    log: PathBuf,
+    _reading: Process,
+}
+
+impl Operator {
+    /// Installs the release with one replica.
+    pub fn install(tick_seconds: u32, scratch: &Path) -> Result<Self, Failure> {
+        let prometheus = std::env::var("SLUICE_LAB_PROMETHEUS")?;
+        let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/sluice");
+        let settings = [
+            "image.repository=sluice.test/sluice".to_owned(),
+            format!("image.tag={}", lab(&["image-tag"])?),
+            format!("pgbouncer.image={}", lab(&["pgbouncer-image"])?),
+            format!("prometheus.servers.default.url={prometheus}"),
+            format!("tickSeconds={tick_seconds}"),
+            "replicas=1".to_owned(),
+            "log.level=info\\,sluice::controller::tick=debug".to_owned(),
+        ];
+        let mut helm = Command::new(lab_program("helm")?);
+        helm.args(["upgrade", RELEASE]).arg(chart);
+        helm.args(["--install", "--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "3m"]);
+        for setting in &settings {
+            helm.args(["--set", setting]);
+        }
+        output(&mut helm)?;
+        let log = scratch.join("operator.log");
+        let selector = format!("--selector=app.kubernetes.io/instance={RELEASE}");
+        let reading = Process::start(
+            Command::new(lab_program("kubectl")?).args([
+                "logs",
+                "--namespace",
+                SYSTEM,
+                &selector,
+                "--follow",
+                "--tail=-1",
+            ]),
+            &log,
+        )?;
+        Ok(Self { log, _reading: reading })
+    }
+
+    /// What it has logged with this message, oldest first.
+    pub fn logged(&self, message: &str) -> Result<Vec<Value>, Failure> {
+        let text = fs::read_to_string(&self.log)?;
+        // the last line may be half written
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        Ok(lines.filter(|line| line["message"] == message).collect())
+    }
+
+    /// When its ticks began, in seconds since 1970.
+    pub fn ticks(&self) -> Result<Vec<f64>, Failure> {
+        self.logged("tick")?.iter().map(|tick| unix_of(&tick["started"])).collect()
+    }
+}
+
+/// Namespace, credentials, the role in the database, and the pool `shop` with this in its spec.
+pub fn pool(spec: &str) -> Result<String, Failure> {
+    let host = std::env::var("PGHOST")?;
+    let psql = |statement: &str| {
+        output(Command::new(lab_program("psql")?).args(["-qXAt", "-v", "ON_ERROR_STOP=1", "-c", statement]))
+    };
+    psql(&format!("DROP DATABASE IF EXISTS {ROLE} WITH (FORCE)"))?;
+    psql(&format!("DROP ROLE IF EXISTS {ROLE}"))?;
+    psql(&format!("CREATE ROLE {ROLE} LOGIN PASSWORD 'change-me'"))?;
+    psql(&format!("CREATE DATABASE {ROLE} OWNER {ROLE}"))?;
+    Ok(format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}\n---\n\
+         apiVersion: v1\nkind: Secret\nmetadata: {{name: shop-db, namespace: {NAMESPACE}}}\n\
+         stringData: {{username: {ROLE}, password: change-me}}\n---\n\
+         apiVersion: sluice.dev/v1alpha1\nkind: ConnectionPool\nmetadata: {{name: shop, namespace: {NAMESPACE}}}\nspec:\n  \
+         workload: {{selector: {{matchLabels: {{app: shop}}}}}}\n  \
+         upstream: {{host: {host}, database: {ROLE}, credentialsRef: {{name: shop-db}}, tls: {{mode: Disabled}}}}\n{spec}\n---\n"
+    ))
+}
+
+/// A pod of the pool whose application runs a script; `transactions` in it is a file for pgbench with a transaction of 50 ms.
+pub fn pod(name: &str, script: &str) -> String {
+    let script = format!("transactions=/tmp/transactions\necho 'SELECT pg_sleep(0.05);' > $transactions\n{script}\n");
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {NAMESPACE}, labels: {{app: shop, sluice.dev/inject: enabled}}}}\n\
+         spec:\n  terminationGracePeriodSeconds: 1\n  \
+         securityContext: {{runAsNonRoot: true, runAsUser: 65532, seccompProfile: {{type: RuntimeDefault}}}}\n  \
+         volumes: [{{name: tmp, emptyDir: {{}}}}]\n  \
+         containers:\n    - name: app\n      image: sluice.test/shop:1\n      imagePullPolicy: IfNotPresent\n      \
+         command: [sh, -c, {script:?}]\n      \
+         volumeMounts: [{{name: tmp, mountPath: /tmp}}]\n      \
+         env: [{{name: PGHOST, value: nowhere.invalid}}, {{name: PGDATABASE, value: {ROLE}}}, {{name: PGUSER, value: {ROLE}}}, \
+         {{name: PGPASSWORD, value: change-me}}]\n      \
+         resources: {{requests: {{cpu: 10m, memory: 16Mi}}, limits: {{memory: 64Mi}}}}\n      \
+         securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}\n---\n"
+    )
+}
+
+/// What an agent said, each time that it said something else.
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// When the answer was here, in seconds since 1970.
+    pub at: f64,
+    /// Name of the pod.
+    pub pod: String,
+    /// Share in force.
+    pub share: u32,
+    /// The limit that its pooler works with, read back.
+    pub limit: u32,
+}
+
+/// Asks agents all the time.
+pub struct Listener {
+    said: Arc<Mutex<Vec<Said>>>,
+    stop: Arc<AtomicBool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Listener {
+    /// Asks the agents of these pods, each so often.
+    pub fn start(pods: &[&str], every: Duration) -> Result<Self, Failure> {
+        let (said, stop) = (Arc::<Mutex<Vec<Said>>>::default(), Arc::<AtomicBool>::default());
+        let mut tasks = Vec::new();
+        for pod in pods {
+            let pod = (*pod).to_owned();
+            let address = kubectl(&format!("get pod {pod} -n {NAMESPACE} -o jsonpath={{.status.podIP}}"))?;
+            let (said, stop) = (said.clone(), stop.clone());
+            tasks.push(thread::spawn(move || {
+                let mut last = None;
+                while !stop.load(Ordering::Relaxed) {
+                    if let Ok(report) = ask(&address)
+                        && let Some(limits) = report.limits
+                    {
+                        let now = Some((report.share, limits.pool_size));
+                        if now != last {
+                            last = now;
+                            let (share, limit) = (report.share, limits.pool_size);
+                            let new = Said { at: unix(), pod: pod.clone(), share, limit };
+                            said.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(new);
+                        }
+                    }
+                    sleep(every);
+                }
+            }));
+        }
+        Ok(Self { said, stop, tasks })
+    }
+
+    /// Everything so far, oldest first.
+    pub fn said(&self) -> Vec<Said> {
+        let mut said = self.said.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        said.sort_by(|one, other| one.at.total_cmp(&other.at));
+        said
+    }
+
+    /// What each pod said last.
+    pub fn latest(&self) -> BTreeMap<String, Said> {
+        self.said().into_iter().map(|said| (said.pod.clone(), said)).collect()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks.drain(..) {
+            let _ = task.join();
+        }
+    }
+}
+
+fn ask(address: &str) -> Result<StatusReport, Failure> {
+    Ok(serde_json::from_str(&page((address, names::METRICS_PORT), "/status")?)?)
+}
