@@ -64,3 +64,32 @@ fn the_documentation_of_the_sizing_prints_the_measured_tables() {
         }
     }
 }
+
+#[test]
+fn a_change_that_was_never_read_back_counts_as_the_longest() {
+    let header = "change,decision,from,to,tick_unix,read_back_unix\n";
+    let of = |late: &str, count: usize| -> String {
+        let good = (0..50).map(|change| format!("{change},d-1,4,9,100.000,100.800\n"));
+        let late = (0..count).map(|change| format!("{change},d-2,9,4,100.000,{late}\n"));
+        reaction::report(&(header.to_owned() + &good.chain(late).collect::<String>())).unwrap()
+    };
+    assert!(of("101.500", 9).contains("2 s: reached"));
+    let missed = of("inf", 9);
+    assert!(missed.contains("2 s: MISSED") && missed.contains("| inf |"), "{missed}");
+}
+
+#[test]
+fn a_share_that_comes_late_and_one_that_goes_in_the_dark_are_misses() {
+    let header = "part,round,tick,tick_unix,busy_share,other_share,scaling_active\n";
+    let of = |second: u32, last: u32| -> String {
+        let load = format!("load,0,1,100.0,10,10,True\nload,0,2,115.0,{second},4,True\nload,0,3,130.0,16,4,True\n");
+        let dark = (1..=5).map(|tick| {
+            let share = if tick == 5 { last } else { 16 };
+            format!("dark,0,{tick},200.0,{share},4,False/PrometheusUnavailable\n")
+        });
+        sharing::report(&(header.to_owned() + &load + &dark.collect::<String>())).unwrap()
+    };
+    assert_eq!(of(14, 16).matches(": reached").count(), 2);
+    assert!(of(13, 16).contains("rounds: MISSED"));
+    assert!(of(14, 15).contains("Shares stay: MISSED"));
+}
