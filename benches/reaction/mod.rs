@@ -113,8 +113,10 @@ struct Change {
 
 fn changes(operator: &Operator) -> Result<Vec<Change>, Failure> {
     let lines = operator.logged("target changed")?;
+    let own = format!("{}/shop", node::NAMESPACE);
     lines
         .iter()
+        .filter(|line| line["pool"] == own.as_str())
         .map(|line| {
             let number = |field: &str| line[field].as_u64().ok_or_else(|| format!("no {field} in {line}"));
             Ok(Change {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::statistics::{Row, rows};
+use super::statistics::rows;
 
 /// The share of the busy pod that is good enough, of 20.
 pub const ENOUGH: f64 = 14.0;
@@ -23,26 +23,28 @@ pub fn report(samples: &str) -> Result<String, String> {
         }
     }
     let mut text = String::from(
-        "# Shares of two pods under load 9 : 1, maxAllowed 20\n\n| round | share of the busy pod after tick 1, 2, ... of the load's first sample | ticks until it is enough |\n|---|---|---|\n",
+        "# Shares of two pods under load 9 : 1, maxAllowed 20\n\n| round | share of the busy pod after tick 1, 2, ... of the load's first sample | ticks until it is enough | after the load has changed sides |\n|---|---|---|---|\n",
     );
     let mut worst = 0.0_f64;
     for round in &rounds {
-        let of: Vec<&Row> = part("load").filter(|row| row.is("round", round)).collect();
-        let mut shares = Vec::new();
         let mut needed = f64::INFINITY;
-        for row in of {
-            let share = row.number("busy_share")?;
-            if share >= ENOUGH {
+        for row in part("load").filter(|row| row.is("round", round)) {
+            if row.number("busy_share")? >= ENOUGH {
                 needed = needed.min(row.number("tick")?);
             }
-            shares.push(format!("{share}"));
         }
+        let shares = |name| -> Result<String, String> {
+            let of = part(name).filter(|row| row.is("round", round));
+            let shares: Result<Vec<String>, String> = of.map(|row| row.text("busy_share").map(str::to_owned)).collect();
+            Ok(shares?.join(", "))
+        };
         worst = worst.max(needed);
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "| {round} | {} | {needed} |", shares.join(", "));
+        let _ = writeln!(text, "| {round} | {} | {needed} | {} |", shares("load")?, shares("turn")?);
     }
     let verdict = if worst <= TICKS { "reached" } else { "MISSED" };
     let _ = writeln!(text, "\nAt least {ENOUGH} of 20 within {TICKS} ticks, {} rounds: {verdict}.", rounds.len());
+    text.push_str("When the load changes sides, more moves only if a pod lacks it.\n");
 
     let mut dark = Vec::new();
     let mut reasons: Vec<String> = Vec::new();
