@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{MINUTE, Paused, grants::Grants, process, signal};
 use crate::{
@@ -56,6 +56,14 @@ pub fn pass_ticks(count: u64) {
     });
 }
 
+/// What `kubectl drain` asks for.
+fn evict(name: &Value) -> Result<String, String> {
+    let path = format!("/api/v1/namespaces/{SYSTEM}/pods/{}/eviction", name.as_str().expect("a name"));
+    let eviction =
+        json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": SYSTEM}});
+    try_run("kubectl", &["create", "--raw", &path, "--filename=-"], &eviction.to_string())
+}
+
 const NAMESPACE: &str = "leader";
 
 fn scaling(max_allowed: u32) -> String {
@@ -104,7 +112,7 @@ fn end_change(namespace: &str, grants: &Grants, from: u32, to: u32) {
 
 #[test]
 #[ignore = "needs a node: tests/run node"]
-fn a_leader_that_is_killed_or_paused_in_the_middle_of_a_change_is_replaced_and_the_change_goes_on() {
+fn a_leader_that_is_killed_paused_or_drained_is_replaced_and_what_it_had_begun_goes_on() {
     let _alone = alone();
     helm_upgrade(&[]);
     let grants = prepare(NAMESPACE);
@@ -149,6 +157,24 @@ fn a_leader_that_is_killed_or_paused_in_the_middle_of_a_change_is_replaced_and_t
     });
     assert_eq!(grants.seen().out_of_order, Vec::<String>::new(), "two writers");
     assert!(grants.seen().epochs.len() >= 3, "each leader wrote in its own epoch: {:?}", grants.seen().epochs);
+
+    // drained: one replica at a time, and the leader gives the lease back
+    kubectl(&format!("rollout status deployment/{RELEASE} --namespace={SYSTEM} --timeout=2m"));
+    let leader = leading()["metadata"]["name"].clone();
+    let operators = get(&format!("pods --namespace={SYSTEM} --selector=app.kubernetes.io/component=operator"));
+    let names: Vec<&Value> =
+        operators["items"].as_array().expect("a list").iter().map(|pod| &pod["metadata"]["name"]).collect();
+    let other = names.into_iter().find(|name| **name != leader).expect("a second replica");
+    let (_, epoch) = lease().expect("a lease");
+    let drained = Instant::now();
+    evict(&leader).expect("one may go");
+    let refused = evict(other).expect_err("the other must stay");
+    assert!(refused.contains("disruption budget"), "{refused}");
+    until("the other leads", TAKEN_OVER_WITHIN, || {
+        let (holder, now) = lease()?;
+        if now > epoch { Ok(()) } else { Err(format!("{holder} in epoch {now}")) }
+    });
+    println!("leader drained: another leads {:.1} s later", drained.elapsed().as_secs_f64());
 
     assert_eq!(data_plane(NAMESPACE), before, "a pod was touched");
     assert_eq!(client_failures(NAMESPACE), Vec::<String>::new(), "clients lost something");
