@@ -7,7 +7,7 @@
 //! - `killed`, `stopped`: from SIGKILL or SIGSTOP of PgBouncer until a query that came after it is answered. Each fault meets
 //!   an agent of its own: one that has seen others lately waits before it starts PgBouncer again.
 //!
-//! Who asks is pgbench, started anew every 50 ms: that, and its start of about 10 ms, is the resolution.
+//! Who asks is pgbench, started anew every 100 ms: that, and its start of about 10 ms, is the resolution.
 
 mod report;
 
@@ -32,9 +32,9 @@ use crate::{
 };
 
 /// Between two questions.
-const ASK_EVERY: Duration = Duration::from_millis(50);
+const ASK_EVERY: Duration = Duration::from_millis(100);
 /// Questions without an answer at one time.
-const MOST_QUESTIONS: usize = 40;
+const MOST_QUESTIONS: usize = 30;
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// Options of `agent`.

@@ -226,6 +226,14 @@ impl Machine {
         matches!(self.phase, Phase::Starting { .. })
     }
 
+    /// Milliseconds of further silence after which a process that could have answered is hung; None unless one serves.
+    pub fn until_hung(&self, now: Millis) -> Option<Millis> {
+        match self.phase {
+            Phase::Serving { quiet_since, .. } => Some(HUNG_AFTER.saturating_sub(now.saturating_sub(quiet_since))),
+            _ => None,
+        }
+    }
+
     fn kill(&mut self, reason: RestartReason) -> Action {
         self.phase = Phase::Killed { reason };
         Action::Kill(reason)
@@ -302,6 +310,17 @@ mod tests {
         assert_eq!(machine.step(1020, Observation { running: false, ..silent }), None);
         assert_eq!(machine.step(1030, Observation { running: false, ..silent }), Some(Action::Start));
         assert_eq!(machine.take_restart_reason(), Some(RestartReason::Hung));
+    }
+
+    #[test]
+    fn the_time_until_the_verdict_counts_from_the_last_answer() {
+        let mut machine = serving();
+        assert_eq!(machine.until_hung(10), Some(1000));
+        machine.step(910, Observation { console: ConsoleSeen::Silent, ..CALM });
+        assert_eq!((machine.until_hung(910), machine.until_hung(5000)), (Some(100), Some(0)));
+        machine.step(950, CALM);
+        assert_eq!(machine.until_hung(950), Some(1000));
+        assert_eq!(Machine::default().until_hung(0), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Whether the pooler's console lives, and what keeps it when it does not answer.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Agent, LATE, PING};
 use crate::agent::{
@@ -10,14 +10,17 @@ use crate::agent::{
 };
 
 impl Agent {
-    /// Asks the console whether it lives: often while a process starts, else every half second.
+    /// Asks the console whether it lives: often while a process starts, else every half second. After a silence it is
+    /// asked once more at once, with what is left of the time until it counts as hung.
     pub(super) async fn ask_console(&mut self, now: Millis) -> ConsoleSeen {
         if !self.machine.is_starting() && (!self.machine.is_serving() || now < self.next.ping) {
             return ConsoleSeen::NotAsked;
         }
         self.next.ping = now + PING;
+        let left = self.machine.until_hung(now).filter(|left| *left > 0 && self.heard == ConsoleSeen::Silent);
+        let deadline = left.map_or(CONSOLE_DEADLINE, |left| Duration::from_millis(left).min(CONSOLE_DEADLINE));
         let asked = Instant::now();
-        let answer = self.slot.console.run("SHOW VERSION").await;
+        let answer = self.slot.console.run_within("SHOW VERSION", deadline).await;
         self.heard = if answer.is_ok() { ConsoleSeen::Answered } else { ConsoleSeen::Silent };
         match answer {
             Ok(_) => {
@@ -26,9 +29,12 @@ impl Agent {
                 ConsoleSeen::Answered
             }
             // the question may have been as late as we are
-            Err(_) if asked.elapsed() > CONSOLE_DEADLINE + LATE => ConsoleSeen::NotAsked,
+            Err(_) if asked.elapsed() > deadline + LATE => ConsoleSeen::NotAsked,
             Err(error) => {
                 let now = self.now();
+                if self.machine.until_hung(now).is_some_and(|left| left > 0) {
+                    self.next.ping = now;
+                }
                 if self.machine.is_serving() {
                     self.problems.reading.may_pass(now, error.to_string());
                 }

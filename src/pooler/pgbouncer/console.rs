@@ -89,7 +89,11 @@ impl Console {
         self.run_within(command, self.deadline).await
     }
 
-    async fn run_within(&mut self, command: &str, deadline: Duration) -> Result<Table, ConsoleError> {
+    /// Runs one command with a deadline of its own.
+    ///
+    /// # Errors
+    /// [`ConsoleError`]; the connection is dropped then.
+    pub async fn run_within(&mut self, command: &str, deadline: Duration) -> Result<Table, ConsoleError> {
         let answer = timeout(deadline, self.ask(command))
             .await
             .unwrap_or_else(|_| Err(ConsoleError::Deadline { command: command.to_owned(), deadline }));
