@@ -32,7 +32,7 @@ const WATCH_SECONDS: u32 = 200;
 
 /// Objects in one page of a list: a page is held as text and decoded at once, and the memory that the first list of many pods
 /// takes is kept for ever.
-const PAGE: u32 = 100;
+const PAGE: u32 = 50;
 
 /// What a watch tells of its health.
 #[derive(Clone)]
