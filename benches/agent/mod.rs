@@ -97,6 +97,7 @@ struct Bench {
     postgres: Postgres,
     port: u16,
     agent_port: u16,
+    pgbouncer: PathBuf,
 }
 
 impl Bench {
@@ -107,6 +108,7 @@ impl Bench {
             postgres: Postgres::start(scratch)?,
             port: free_port()?,
             agent_port: free_port()?,
+            pgbouncer: lab_program("pgbouncer")?,
         })
     }
 
@@ -118,6 +120,7 @@ impl Bench {
             postgres_port: self.postgres.port,
             port: self.port,
             agent_port: self.agent_port,
+            pgbouncer: &self.pgbouncer,
         })
     }
 

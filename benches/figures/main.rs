@@ -1,5 +1,5 @@
 //! Figures of the whole product, measured on real parts: `benches/run agent | decision | memory | overhead | reaction | sharing |
-//! tick`.
+//! switch | tick`.
 //!
 //! Each figure has a directory of its own: `mod.rs` measures, `report.rs` (PURE) turns the raw samples into the printed
 //! figures. The samples are written to `benches/results/NAME` together with the machine and the commit, and a test computes the
@@ -23,6 +23,8 @@ mod results;
 #[path = "../sharing/mod.rs"]
 mod sharing;
 mod statistics;
+#[path = "../switch/mod.rs"]
+mod switch;
 #[path = "../tick/mod.rs"]
 mod tick;
 
@@ -49,6 +51,8 @@ enum Figure {
     Decision(decision::Options),
     /// CPU seconds of the sidecar per million queries: PgBouncer alone against agent and PgBouncer.
     Overhead(overhead::Options),
+    /// Connections lost while a pod's pooler is replaced by another process.
+    Switch(switch::Options),
     /// A whole tick of the operator, with 1,000 pools read from Prometheus.
     Tick(tick::Options),
     /// Memory of the operator.
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
         Figure::Agent(options) => agent::run(&options),
         Figure::Decision(options) => decision::run(&options),
         Figure::Overhead(options) => overhead::run(&options),
+        Figure::Switch(options) => switch::run(&options),
         Figure::Tick(options) => tick::run(&options),
         Figure::Memory(options) => memory::run(&options),
         Figure::Reaction(options) => reaction::run(&options),

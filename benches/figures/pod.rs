@@ -125,6 +125,8 @@ pub struct Sidecar<'a> {
     pub port: u16,
     /// Port of the agent.
     pub agent_port: u16,
+    /// The pooler's program.
+    pub pgbouncer: &'a Path,
 }
 
 impl Sidecar<'_> {
@@ -153,7 +155,7 @@ impl Sidecar<'_> {
             .arg("--listen")
             .arg(format!("127.0.0.1:{}", self.agent_port))
             .arg("--pgbouncer")
-            .arg(lab_program("pgbouncer")?)
+            .arg(self.pgbouncer)
             .args(["--grace-seconds", "1"])
             .env("SLUICE_INJECTION", injection.to_string())
             .env("SLUICE_POD_UID", "figures");

@@ -92,6 +92,7 @@ struct Bench {
     /// Port of the poolers: the same for both.
     port: u16,
     agent_port: u16,
+    pgbouncer: PathBuf,
     hierarchy: &'static str,
     differs: Vec<String>,
 }
@@ -104,6 +105,7 @@ impl Bench {
             postgres: Postgres::start(scratch)?,
             port: free_port()?,
             agent_port: free_port()?,
+            pgbouncer: lab_program("pgbouncer")?,
             hierarchy: "",
             differs: Vec::new(),
         };
@@ -171,6 +173,7 @@ impl Bench {
             postgres_port: self.postgres.port,
             port: self.port,
             agent_port: self.agent_port,
+            pgbouncer: &self.pgbouncer,
         })
     }
 

@@ -10,7 +10,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    contract::{Injection, metrics as names},
+    contract::{Injection, Switching, metrics as names},
     pooler::pgbouncer::tables::{Pools, Stats},
 };
 
@@ -97,6 +97,7 @@ pub struct Metrics {
     errors: Family<Label, Counter>,
     refused: Family<[(&'static str, &'static str); 2], Gauge>,
     switches: Family<Label, Counter>,
+    switching: Family<Label, Gauge>,
 }
 
 impl fmt::Debug for Metrics {
@@ -137,6 +138,7 @@ impl Metrics {
             errors: Family::default(),
             refused: Family::default(),
             switches: Family::default(),
+            switching: Family::default(),
         };
         // The library appends `_total` to the names of counters.
         let counter = |name: &'static str| name.trim_end_matches("_total");
@@ -196,18 +198,27 @@ impl Metrics {
             "1 while a document is refused and what was in force stays",
             m.refused.clone(),
         );
-        registry.register(
-            counter(names::SWITCHES),
-            "Times that new clients were led to another process, and configurations given up before",
-            m.switches.clone(),
-        );
-        for result in ["Switched", "SteppedBack", "GivenUp"] {
-            drop(m.switches.get_or_create(&[("result", result)]));
-        }
+        m.register_switches(&mut registry);
         for state in ["Exited", "Hung", "NeverAnswered"] {
             drop(m.restarts.get_or_create(&[("reason", state)]));
         }
         Self { registry, ..metrics }
+    }
+
+    fn register_switches(&self, registry: &mut Registry) {
+        registry.register(
+            names::SWITCHES.trim_end_matches("_total"),
+            "Times that new clients were led to another process, and configurations given up before",
+            self.switches.clone(),
+        );
+        registry.register(
+            names::SWITCHING,
+            "1 for how a revision that needs a new process comes into force",
+            self.switching.clone(),
+        );
+        for result in ["Switched", "SteppedBack", "GivenUp"] {
+            drop(self.switches.get_or_create(&[("result", result)]));
+        }
     }
 
     /// The text that Prometheus reads.
@@ -297,6 +308,16 @@ impl Metrics {
     /// Counts a restart of the pooler.
     pub fn count_restart(&self, reason: &'static str) {
         self.restarts.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// How a revision that needs a new process comes into force.
+    pub fn set_switching(&self, mode: Switching) {
+        self.switching.clear();
+        let mode = match mode {
+            Switching::Steer => "Steer",
+            Switching::Unsupported => "Unsupported",
+        };
+        self.switching.get_or_create(&[("mode", mode)]).set(1);
     }
 
     /// Counts a switch to another process, or one that was given up.

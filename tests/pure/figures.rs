@@ -16,6 +16,8 @@ mod sharing;
 mod sizing;
 #[path = "../../benches/figures/statistics.rs"]
 mod statistics;
+#[path = "../../benches/switch/report.rs"]
+mod switch;
 #[path = "../../benches/tick/report.rs"]
 mod tick;
 
@@ -24,7 +26,7 @@ use std::{fs, path::Path};
 /// Turns the samples of one figure into what is printed.
 type Report = fn(&str) -> Result<String, String>;
 
-const REPORTS: [(&str, Report); 8] = [
+const REPORTS: [(&str, Report); 9] = [
     ("agent", agent::report),
     ("decision", decision::report),
     ("memory", memory::report),
@@ -32,6 +34,7 @@ const REPORTS: [(&str, Report); 8] = [
     ("reaction", reaction::report),
     ("sharing", sharing::report),
     ("sizing", sizing::report),
+    ("switch", switch::report),
     ("tick", tick::report),
 ];
 

@@ -248,13 +248,20 @@ impl Keeper {
                 };
                 self.signal(slot, signal);
             }
-            Order::Steer { slot } => match self.listeners.as_ref().map_or(Ok(()), |listeners| listeners.steer(slot)) {
-                Ok(()) => {
-                    self.steered = slot;
-                    self.slots[slot.index()].had_clients = true;
-                }
-                Err(error) => tracing::error!(slot = slot.as_str(), "steering: {error}"),
-            },
+            Order::Steer { slot } => self.steer(slot),
+        }
+    }
+
+    fn steer(&mut self, slot: SlotName) {
+        let begin = Instant::now();
+        match self.listeners.as_ref().map_or(Ok(()), |listeners| listeners.steer(slot)) {
+            Ok(()) => {
+                let microseconds = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
+                tracing::info!(microseconds, "new clients are led to slot {}", slot.as_str());
+                self.steered = slot;
+                self.slots[slot.index()].had_clients = true;
+            }
+            Err(error) => tracing::error!(slot = slot.as_str(), "steering: {error}"),
         }
     }
 

@@ -35,6 +35,9 @@ impl Agent {
             switching: self.program.is_some().then(|| self.switching_mode()),
             other: self.other_slot(),
         };
+        if let Some(mode) = report.switching {
+            self.published.metrics.set_switching(mode);
+        }
         let floor = in_force.map_or(0, |granted| granted.grant.floor);
         let limit = report.limits.map(|limits| if limits.paused { 0 } else { limits.pool_size });
         self.published.metrics.set_in_force(seq, share, floor, limit, report.revision);

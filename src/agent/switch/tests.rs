@@ -1,4 +1,8 @@
 //! A small world with processes, clients and a database, in which the production code runs and everything goes wrong.
+//!
+//! Faults that were planted to see that it finds them: clients steered to green before its proof; a slot that grows before the
+//! other one has given up; blue ended while the number of its clients is unknown; an agent that takes up a blue with clients
+//! as if it were a green. Each failed within a second.
 
 use proptest::prelude::*;
 

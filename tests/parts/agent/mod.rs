@@ -2,6 +2,7 @@
 
 mod console;
 mod faults;
+mod generator;
 mod keeper;
 #[path = "../../../benches/switch/load.rs"]
 mod load;
