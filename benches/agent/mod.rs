@@ -2,7 +2,8 @@
 //!
 //! The agent is the optimised binary of the image, not root, with the lab's PgBouncer and PostgreSQL. Three parts:
 //!
-//! - `load`: pgbench with many clients at a steady rate; once a second the agent's resident memory and CPU time from `/proc`.
+//! - `load`: pgbench with many clients at a steady rate; once a second the agent's resident memory, that of
+//!   agent and keeper together (shared pages once), and the CPU time of both, from `/proc`.
 //! - `start`: from the start of the agent's process until a query through its pooler is answered.
 //! - `killed`, `stopped`: from SIGKILL or SIGSTOP of PgBouncer until a query that came after it is answered. Each fault meets
 //!   an agent of its own: one that has seen others lately waits before it starts PgBouncer again.
@@ -62,16 +63,16 @@ pub fn run(options: &Options) -> Result<Results, Failure> {
     let mut setting = machine::describe()?;
     let scratch = tempfile::tempdir()?;
     let bench = Bench::start(scratch.path())?;
-    let mut samples = Samples::of("part,number,seconds,resident_kib,cpu_seconds");
+    let mut samples = Samples::of("part,number,seconds,resident_kib,together_kib,cpu_seconds");
     bench.load(options, &mut samples)?;
     for number in 0..options.faults {
         for (part, signal) in [("killed", Signal::KILL), ("stopped", Signal::STOP)] {
             let begin = Instant::now();
             let agent = bench.agent()?;
             let started = bench.first_answer(begin)?;
-            samples.add(&format!("start,{number},{:.3},,", started.as_secs_f64()));
+            samples.add(&format!("start,{number},{:.3},,,", started.as_secs_f64()));
             let back = bench.fault(&agent, signal)?;
-            samples.add(&format!("{part},{number},{:.3},,", back.as_secs_f64()));
+            samples.add(&format!("{part},{number},{:.3},,,", back.as_secs_f64()));
         }
     }
     setting.insert(
@@ -146,8 +147,8 @@ impl Bench {
         // until shortly before pgbench ends
         for number in 0..options.seconds.saturating_sub(10) {
             let at = begin.elapsed().as_secs_f64();
-            let resident = agent.resident_kibibytes()?;
-            samples.add(&format!("load,{number},{at:.3},{resident},{:.2}", agent.cpu_seconds()?));
+            let (resident, together) = agent.memory_kibibytes()?;
+            samples.add(&format!("load,{number},{at:.3},{resident},{together},{:.2}", agent.cpu_seconds()?));
             sleep(Duration::from_secs(u64::from(number) + 1).saturating_sub(begin.elapsed()));
         }
         Ok(())

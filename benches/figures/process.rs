@@ -35,16 +35,22 @@ impl Process {
         same.into_iter().chain([self.pid()]).map(Self::cpu_seconds_of).sum()
     }
 
-    /// KiB of memory that this process holds, and its children that run the same program.
-    pub fn resident_kibibytes(&self) -> Result<u64, Failure> {
+    /// KiB of memory of this process and of its children that run the same program: resident in the largest of them, and
+    /// of all together, pages that they share counted once.
+    pub fn memory_kibibytes(&self) -> Result<(u64, u64), Failure> {
         let (same, _) = self.children()?;
-        let of = |pid: u32| -> Result<u64, Failure> {
-            let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-            let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-            let number = resident.and_then(|line| line.split_whitespace().next());
-            Ok(number.ok_or("no VmRSS in /proc/PID/status")?.parse()?)
+        let figure = |pid: u32, file: &str, name: &str| -> Result<u64, Failure> {
+            let text = fs::read_to_string(format!("/proc/{pid}/{file}"))?;
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let number = line.and_then(|line| line.split_whitespace().next());
+            Ok(number.ok_or_else(|| format!("no {name} in /proc/PID/{file}"))?.parse()?)
         };
-        same.into_iter().chain([self.pid()]).map(of).sum()
+        let (mut largest, mut together) = (0, 0);
+        for pid in same.into_iter().chain([self.pid()]) {
+            largest = largest.max(figure(pid, "status", "VmRSS:")?);
+            together += figure(pid, "smaps_rollup", "Pss:")?;
+        }
+        Ok((largest, together))
     }
 
     /// Its children: those that run the same program, and the others.
