@@ -127,8 +127,15 @@ pub fn uninstall() {
     run("helm", &["uninstall", RELEASE, "--namespace", SYSTEM, "--wait", "--ignore-not-found"]);
 }
 
+/// Whether the release is there, with the image of these sources: a lab may be older than they are.
 fn is_installed() -> bool {
-    run("helm", &["list", "--namespace", SYSTEM, "--deployed", "--short"]).lines().any(|release| release == RELEASE)
+    let releases = run("helm", &["list", "--namespace", SYSTEM, "--deployed", "--short"]);
+    if !releases.lines().any(|release| release == RELEASE) {
+        return false;
+    }
+    let values = run("helm", &["get", "values", RELEASE, "--namespace", SYSTEM, "--output=json"]);
+    let values: Value = serde_json::from_str(&values).expect("JSON");
+    values["image"]["tag"].as_str() == Some(&lab(&["image-tag"]))
 }
 
 /// The operator is installed while the guard lives, and other tests use it too.

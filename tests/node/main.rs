@@ -7,4 +7,5 @@ mod faults;
 mod injection;
 mod operator;
 mod shop;
+mod switching;
 mod workload;

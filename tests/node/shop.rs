@@ -1,10 +1,10 @@
 //! The shop of the examples on the node: its database, its objects in a namespace of the test's own, and what can be seen of it.
 
-use std::{collections::BTreeSet, env, fs, path::Path};
+use std::{collections::BTreeSet, env, fs, path::Path, time::Duration};
 
 use serde_json::Value;
 
-use crate::cluster::{get, kubectl, psql, run, try_run};
+use crate::cluster::{get, kubectl, psql, run, try_run, until};
 
 /// The shop of the examples in a namespace of the test's own.
 pub fn shop(namespace: &str) -> String {
@@ -91,14 +91,22 @@ pub fn data_plane(namespace: &str) -> BTreeSet<String> {
     containers.collect()
 }
 
-/// What pgbench says of every client that lost its connection or its transaction.
+/// The logs of the shop's clients, which pgbench writes to every ten seconds.
+fn client_logs(namespace: &str) -> String {
+    kubectl(&format!("logs --namespace={namespace} --selector=app=shop --container=orders --tail=-1"))
+}
+
+/// What pgbench says of every client that lost its connection or its transaction, up to a report that is still to come.
 pub fn client_failures(namespace: &str) -> Vec<String> {
-    let logs = kubectl(&format!("logs --namespace={namespace} --selector=app=shop --container=orders --tail=-1"));
-    let progress = logs.lines().filter(|line| line.starts_with("progress:")).count();
-    assert!(progress > 0, "pgbench has reported nothing: {logs}");
+    let is_report = |line: &&str| line.starts_with("progress:");
+    let before = client_logs(namespace).lines().filter(is_report).count();
+    let logs = until("pgbench reports again", Duration::from_mins(1), || {
+        let logs = client_logs(namespace);
+        if logs.lines().filter(is_report).count() > before { Ok(logs) } else { Err(logs) }
+    });
     logs.lines()
         .filter(|line| line.contains("aborted") || line.contains("error") || line.contains("FATAL"))
-        .filter(|line| !line.starts_with("progress:"))
+        .filter(|line| !is_report(line))
         .map(str::to_owned)
         .collect()
 }
