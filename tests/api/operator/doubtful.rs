@@ -183,7 +183,7 @@ impl Pools {
 
 async fn pass_ticks(operator: &Operator, count: f64) {
     let ticks = || operator.metric("sluice_operator_tick_duration_seconds_count");
-    let begun = ticks().await.expect("ticks are counted");
+    let begun = within(PATIENCE, "ticks are counted", ticks).await;
     within(PATIENCE, "the operator has looked again", || async { ticks().await.filter(|now| *now >= begun + count) })
         .await;
 }
