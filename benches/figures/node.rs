@@ -11,7 +11,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle, sleep},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::Value;
@@ -31,6 +31,8 @@ pub const NAMESPACE: &str = "figure";
 const ROLE: &str = "figure";
 /// Longest wait for any state of the cluster.
 pub const WITHIN: Duration = Duration::from_mins(3);
+/// How long the webhook of a new installation may take to be reached.
+const WEBHOOK_WITHIN: Duration = Duration::from_secs(30);
 
 /// Seconds since 1970.
 pub fn unix() -> f64 {
@@ -58,8 +60,21 @@ pub fn stop(component: &str) -> Result<(), Failure> {
     lab(&["stop", component]).map(drop)
 }
 
-/// `kubectl apply` of manifests.
+/// `kubectl apply` of manifests. Pods may be refused until the node's proxy knows where the webhook of a chart that has just
+/// been installed listens: asked again for a while.
 pub fn apply(manifests: &str) -> Result<(), Failure> {
+    let deadline = Instant::now() + WEBHOOK_WITHIN;
+    loop {
+        match apply_once(manifests) {
+            Err(error) if Instant::now() < deadline && error.to_string().contains("failed to call webhook") => {
+                sleep(Duration::from_millis(200));
+            }
+            ended => return ended,
+        }
+    }
+}
+
+fn apply_once(manifests: &str) -> Result<(), Failure> {
     let mut child = Command::new(lab_program("kubectl")?)
         .args(["apply", "--filename=-"])
         .stdin(Stdio::piped())
