@@ -12,9 +12,11 @@ use crate::agent::{
 impl Agent {
     /// Asks the console whether it lives: often while a process starts, else every half second. After a silence it is
     /// asked once more at once, with what is left of the time until it counts as hung.
-    pub(super) async fn ask_console(&mut self, now: Millis) -> ConsoleSeen {
+    /// Answers too whether we ourselves were on time: a question that we heard nothing of for longer than its deadline may
+    /// have been as late as we are.
+    pub(super) async fn ask_console(&mut self, now: Millis) -> (ConsoleSeen, bool) {
         if !self.machine.is_starting() && (!self.machine.is_serving() || now < self.next.ping) {
-            return ConsoleSeen::NotAsked;
+            return (ConsoleSeen::NotAsked, true);
         }
         self.next.ping = now + PING;
         let left = self.machine.until_hung(now).filter(|left| *left > 0 && self.heard == ConsoleSeen::Silent);
@@ -26,10 +28,8 @@ impl Agent {
             Ok(_) => {
                 let vitals = self.slot.vitals();
                 self.answered = vitals.map(|vitals| (self.now(), vitals));
-                ConsoleSeen::Answered
+                (ConsoleSeen::Answered, true)
             }
-            // the question may have been as late as we are
-            Err(_) if asked.elapsed() > deadline + LATE => ConsoleSeen::NotAsked,
             Err(error) => {
                 let now = self.now();
                 if self.machine.until_hung(now).is_some_and(|left| left > 0) {
@@ -38,7 +38,7 @@ impl Agent {
                 if self.machine.is_serving() {
                     self.problems.reading.may_pass(now, error.to_string());
                 }
-                ConsoleSeen::Silent
+                (ConsoleSeen::Silent, asked.elapsed() <= deadline + LATE)
             }
         }
     }

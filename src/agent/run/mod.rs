@@ -301,12 +301,12 @@ impl Agent {
             self.take_inputs(&texts);
             self.to_be_applied = true;
         }
-        let console = self.ask_console(now).await;
+        let (console, in_time) = self.ask_console(now).await;
         let seen = Observation {
             startable: self.program.is_some() && self.wish.revision.is_some() && self.wish.credentials.is_some(),
             running: self.slot.is_running(),
             console,
-            punctual,
+            punctual: punctual && in_time,
             effort: self.effort(console),
         };
         let was_serving = self.machine.is_serving();
