@@ -27,7 +27,7 @@ use sluice::contract::SlotStatus;
 use crate::{
     Failure, machine,
     pod::{self, Postgres, pgbench_command},
-    process::{Process, free_port, lab_program, output, wait_for},
+    process::{Process, free_port, lab_program, wait_for},
     results::{self, Results, Samples},
     statistics,
 };
@@ -60,7 +60,7 @@ pub struct Options {
 
 /// Measures.
 pub fn run(options: &Options) -> Result<Results, Failure> {
-    let mut setting = machine::describe()?;
+    let mut setting = machine::describe_with_pgbouncer()?;
     let scratch = tempfile::tempdir()?;
     let bench = Bench::start(scratch.path())?;
     let mut samples = Samples::of("part,number,seconds,resident_kib,together_kib,cpu_seconds");
@@ -82,8 +82,6 @@ pub fn run(options: &Options) -> Result<Results, Failure> {
             options.clients, options.rate, options.seconds
         )),
     );
-    setting
-        .insert("pgbouncer".into(), json!(output(Command::new(lab_program("pgbouncer")?).arg("-V"))?.lines().next()));
     Ok(Results {
         name: "agent",
         setting,

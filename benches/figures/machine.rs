@@ -4,7 +4,10 @@ use std::{fs, path::Path, process::Command};
 
 use serde_json::{Map, Value, json};
 
-use crate::{Failure, process::output};
+use crate::{
+    Failure,
+    process::{lab_program, output},
+};
 
 /// The machine and the sources, as they are when the measurement begins.
 pub fn describe() -> Result<Map<String, Value>, Failure> {
@@ -26,5 +29,13 @@ pub fn describe() -> Result<Map<String, Value>, Failure> {
     described.insert("memoryMebibytes".into(), json!(kibibytes.map_or(Ok(0), str::parse::<u64>)? / 1024));
     described.insert("kernel".into(), json!(fs::read_to_string("/proc/sys/kernel/osrelease")?.trim()));
     described.insert("loadAverageAtStart".into(), json!(fs::read_to_string("/proc/loadavg")?.split(' ').next()));
+    Ok(described)
+}
+
+/// The same, with the build of the lab's PgBouncer.
+pub fn describe_with_pgbouncer() -> Result<Map<String, Value>, Failure> {
+    let mut described = describe()?;
+    let version = output(Command::new(lab_program("pgbouncer")?).arg("-V"))?;
+    described.insert("pgbouncer".into(), json!(version.lines().next()));
     Ok(described)
 }

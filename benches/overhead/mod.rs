@@ -9,7 +9,6 @@ mod report;
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
     time::Instant,
 };
 
@@ -19,7 +18,7 @@ use serde_json::json;
 use crate::{
     Failure, machine,
     pod::{self, Postgres, SHARE, pgbench},
-    process::{Cgroup, Process, free_port, lab_program, output},
+    process::{Cgroup, Process, free_port, lab_program},
     results::{self, Results, Samples},
     statistics,
 };
@@ -46,7 +45,7 @@ pub struct Options {
 
 /// Measures.
 pub fn run(options: &Options) -> Result<Results, Failure> {
-    let mut setting = machine::describe()?;
+    let mut setting = machine::describe_with_pgbouncer()?;
     let scratch = tempfile::tempdir()?;
     let bench = Bench::start(options, scratch.path())?;
     let mut samples = Samples::of("pair,position,variant,queries,wall_seconds,cpu_seconds,agent_cpu_seconds,limit");
@@ -67,8 +66,6 @@ pub fn run(options: &Options) -> Result<Results, Failure> {
     );
     setting.insert("limitSource".into(), json!(options.limit_source));
     setting.insert("counted".into(), json!(bench.hierarchy));
-    setting
-        .insert("pgbouncer".into(), json!(output(Command::new(lab_program("pgbouncer")?).arg("-V"))?.lines().next()));
     setting.insert("configurationsDifferIn".into(), json!(bench.differs));
     Ok(Results {
         name: "overhead",

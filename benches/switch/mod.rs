@@ -32,7 +32,7 @@ use serde_json::{Value, json};
 use crate::{
     Failure, machine,
     pod::{self, DATABASE, Postgres, USER},
-    process::{Process, free_port, lab_program, output, wait_for},
+    process::{Process, free_port, lab_program, wait_for},
     results::{self, Results, Samples},
     statistics,
 };
@@ -66,7 +66,7 @@ pub struct Options {
 
 /// Measures.
 pub fn run(options: &Options) -> Result<Results, Failure> {
-    let mut setting = machine::describe()?;
+    let mut setting = machine::describe_with_pgbouncer()?;
     let scratch = tempfile::tempdir()?;
     let bench = Bench { options: options.clone(), scratch: scratch.path(), postgres: Postgres::start(scratch.path())? };
     let mut samples =
@@ -80,8 +80,6 @@ pub fn run(options: &Options) -> Result<Results, Failure> {
             options.rate, options.workers, options.long
         )),
     );
-    setting
-        .insert("pgbouncer".into(), json!(output(Command::new(lab_program("pgbouncer")?).arg("-V"))?.lines().next()));
     Ok(Results {
         name: "switch",
         setting,

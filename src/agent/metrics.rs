@@ -70,6 +70,29 @@ struct AgentLabels {
     pooler_version: String,
 }
 
+/// How a switch to another process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SwitchResult {
+    /// New clients are led to the new process.
+    Switched,
+    /// They are led to the one before it again.
+    SteppedBack,
+    /// The new process got no client.
+    GivenUp,
+}
+
+impl SwitchResult {
+    const ALL: [Self; 3] = [Self::Switched, Self::SteppedBack, Self::GivenUp];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Switched => "Switched",
+            Self::SteppedBack => "SteppedBack",
+            Self::GivenUp => "GivenUp",
+        }
+    }
+}
+
 /// The metrics of one agent.
 pub struct Metrics {
     registry: Registry,
@@ -213,11 +236,11 @@ impl Metrics {
         );
         registry.register(
             names::SWITCHING,
-            "1 for how a revision that needs a new process comes into force",
+            "1 for the way in which a revision that needs a new process comes into force, 0 for the other",
             self.switching.clone(),
         );
-        for result in ["Switched", "SteppedBack", "GivenUp"] {
-            drop(self.switches.get_or_create(&[("result", result)]));
+        for result in SwitchResult::ALL {
+            drop(self.switches.get_or_create(&[("result", result.as_str())]));
         }
     }
 
@@ -312,17 +335,14 @@ impl Metrics {
 
     /// How a revision that needs a new process comes into force.
     pub fn set_switching(&self, mode: Switching) {
-        self.switching.clear();
-        let mode = match mode {
-            Switching::Steer => "Steer",
-            Switching::Unsupported => "Unsupported",
-        };
-        self.switching.get_or_create(&[("mode", mode)]).set(1);
+        for (label, is_it) in [("Steer", mode == Switching::Steer), ("Unsupported", mode == Switching::Unsupported)] {
+            self.switching.get_or_create(&[("mode", label)]).set(is_it.into());
+        }
     }
 
     /// Counts a switch to another process, or one that was given up.
-    pub fn count_switch(&self, result: &'static str) {
-        self.switches.get_or_create(&[("result", result)]).inc();
+    pub fn count_switch(&self, result: SwitchResult) {
+        self.switches.get_or_create(&[("result", result.as_str())]).inc();
     }
 
     /// Counts an error of the pooler.

@@ -427,13 +427,15 @@ impl Slot {
     /// # Errors
     /// [`SlotError::Console`].
     pub async fn needs_process(&mut self, rendered: &Rendered) -> Result<Vec<String>, SlotError> {
-        if self.fixed.is_none() {
-            let config = self.console.config().await?;
-            self.fixed = Some(config.into_iter().filter(|(name, _)| needs_restart(name)).collect());
-        }
-        let fixed = self.fixed.iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let fixed = match &mut self.fixed {
+            Some(fixed) => fixed,
+            unknown => {
+                let config = self.console.config().await?;
+                unknown.insert(config.into_iter().filter(|(name, _)| needs_restart(name)).collect())
+            }
+        };
         let wanted: Vec<_> = rendered.parameters.iter().filter(|(name, _)| needs_restart(name)).cloned().collect();
-        Ok(differences(&wanted, &fixed))
+        Ok(differences(&wanted, fixed))
     }
 
     /// Reads the limits back.

@@ -77,6 +77,7 @@ const READING_HOLDS: Millis = 3000;
 const FAULTS_TOLD: u32 = 3;
 /// Errors of the pooler's log that may wait to be counted.
 const ERROR_QUEUE: usize = 1024;
+
 /// Why the agent ended.
 #[derive(Debug, Error)]
 pub enum RunError {
@@ -375,7 +376,7 @@ impl Agent {
     fn take_inputs(&mut self, texts: &super::wish::Texts) {
         let before = (self.wish.revision.clone(), self.wish.credentials.clone());
         self.wish.take(texts);
-        if before != (self.wish.revision.clone(), self.wish.credentials.clone()) {
+        if (&before.0, &before.1) != (&self.wish.revision, &self.wish.credentials) {
             self.switching.another_is_wanted();
         }
         let documents = ["revision", "grant", "credentials"];

@@ -9,8 +9,9 @@ use crate::{
     agent::{
         keeper::{Listening, Order},
         machine::{ConsoleSeen, Machine, Millis},
+        metrics::SwitchResult,
         process,
-        slot::{Slot, Start},
+        slot::{Slot, SlotError, Start},
         switch::{
             Action, Failure, Observation, OtherSeen, PROOF_DEADLINE, Phase, Proof, START_DEADLINE, Wanted,
             division::{SlotLoad, allowed, beside, divide, trial},
@@ -113,7 +114,7 @@ impl Agent {
     ///
     /// # Errors
     /// The console's.
-    pub(super) async fn fits(&mut self, rendered: &Rendered) -> Result<bool, crate::agent::slot::SlotError> {
+    pub(super) async fn fits(&mut self, rendered: &Rendered) -> Result<bool, SlotError> {
         self.switching.names = self.slot.needs_process(rendered).await?;
         let fits = self.switching.names.is_empty();
         let place = if fits {
@@ -149,7 +150,7 @@ impl Agent {
             self.act(action).await;
         }
         if self.switch.given_up().is_some() && self.switch.given_up() != given_up {
-            self.published.metrics.count_switch("GivenUp");
+            self.published.metrics.count_switch(SwitchResult::GivenUp);
             let why = self.switching.why.as_deref().unwrap_or_default();
             let failure = self.switch.given_up().map_or("", |given_up| told(given_up.failure));
             tracing::warn!(
@@ -283,16 +284,11 @@ impl Agent {
     async fn prove_other(&mut self) {
         let grant = self.wish.grant();
         let part = trial(grant.share, grant.floor);
-        let limits = match self.other.read_limits().await {
-            Ok(limits) => limits,
-            Err(error) => {
-                self.switching.proof = Some(self.failed(&error));
-                return;
-            }
-        };
-        if (limits.pool_size, limits.max_db_connections, limits.min_pool_size) != (part, part, 0) {
-            self.switching.why = Some(format!("it was given {part} server connections and shows {limits:?}"));
-            self.switching.proof = Some(Proof::Failed);
+        // the share may have changed since it started
+        self.other.limits = None;
+        let wanted = limits::Wanted { limit: part, warm: 0, share: part };
+        if let Err(error) = self.other.converge(wanted, Some(0)).await {
+            self.switching.proof = Some(self.failed(&error));
             return;
         }
         let (Some(revision), Some(credentials)) = (self.other.runs.as_ref(), self.wish.credentials.clone()) else {
@@ -329,7 +325,7 @@ impl Agent {
         (self.switching.steered_at, self.switching.answered, self.switching.next_ping) = (now, now, 0);
         self.switching.clients = None;
         let back = matches!(self.switch.phase(), Phase::Warm { version: None, .. });
-        self.published.metrics.count_switch(if back { "SteppedBack" } else { "Switched" });
+        self.published.metrics.count_switch(if back { SwitchResult::SteppedBack } else { SwitchResult::Switched });
         tracing::info!(revision = self.revision(), slot = slot.as_str(), back, "new clients are led here");
     }
 

@@ -163,16 +163,15 @@ impl World {
             })
         });
         let green = match self.switch.phase() {
-            Phase::Proving { .. } => Some(trial(self.share, self.floor)),
-            Phase::MakingRoom { .. } => Some(self.share - beside(self.share, self.floor)),
-            Phase::Starting { .. } => Some(0),
+            Phase::Proving { .. } => Some((trial(self.share, self.floor), beside(self.share, self.floor))),
+            Phase::MakingRoom { .. } => Some((0, beside(self.share, self.floor))),
+            Phase::Starting { .. } => Some((0, self.share)),
             _ => None,
         };
         let parts = match green {
-            Some(green) => {
+            Some((green, blue)) => {
                 let mut parts = [0, 0];
-                parts[other] = green;
-                parts[active] = self.share - green;
+                (parts[other], parts[active]) = (green, blue);
                 parts
             }
             None if self.slots[other].is_none() => {
@@ -229,9 +228,10 @@ impl World {
             }
             Action::Prove(slot) => {
                 on_other(slot, self);
-                assert!(self.bounds() <= self.share, "the query needs a connection");
                 let process = self.slots[slot.index()].as_mut().expect("a process");
                 process.asked = Some(self.now);
+                process.bound = trial(self.share, self.floor);
+                assert!(self.bounds() <= self.share, "the query needs a connection");
             }
             Action::Steer(slot) => {
                 on_other(slot, self);

@@ -16,7 +16,7 @@ use sluice::{
 use tempfile::TempDir;
 
 use super::{
-    rig::{Account, Agent, Postgres, reacting, settings, until},
+    rig::{Agent, Postgres, reacting, settings, until},
     value,
 };
 
@@ -28,16 +28,10 @@ pub fn script_in(directory: &TempDir, script: &str) -> PathBuf {
     program
 }
 
-async fn shop() -> Postgres {
-    let postgres = Postgres::start().await;
-    postgres.create(&Account::shop()).await;
-    postgres
-}
-
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn without_socket_activation_a_setting_that_needs_a_restart_is_not_in_force_before_one_whatever_else_changes() {
-    let postgres = shop().await;
+    let (postgres, account) = Postgres::with_shop().await;
     let directory = TempDir::new().unwrap();
     let real = super::rig::program("pgbouncer");
     let real = real.display();
@@ -45,7 +39,7 @@ async fn without_socket_activation_a_setting_that_needs_a_restart_is_not_in_forc
     let script =
         format!("#!/bin/sh\nif [ \"$1\" = -V ]; then {real} -V | grep -v systemd; else exec {real} \"$@\"; fi\n");
     let program = script_in(&directory, &script);
-    let mut agent = Agent::new(postgres.port, &Account::shop()).with_pooler(&program);
+    let mut agent = Agent::new(postgres.port, &account).with_pooler(&program);
     agent.revise(1, &settings());
     agent.grant(1, 5, 5);
     agent.run();
@@ -81,8 +75,8 @@ async fn without_socket_activation_a_setting_that_needs_a_restart_is_not_in_forc
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn a_state_volume_that_refuses_a_write_is_told_and_written_as_soon_as_it_can_be() {
-    let postgres = shop().await;
-    let mut agent = Agent::new(postgres.port, &Account::shop());
+    let (postgres, account) = Postgres::with_shop().await;
+    let mut agent = Agent::new(postgres.port, &account);
     // a directory in the place of the file that is written aside
     let in_the_way = agent.state_dir().join(format!("{}.new", last_good::FILE));
     fs::create_dir(&in_the_way).unwrap();
@@ -100,11 +94,11 @@ async fn a_state_volume_that_refuses_a_write_is_told_and_written_as_soon_as_it_c
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn clients_that_wait_for_leaked_connections_get_others_within_the_share() {
-    let postgres = shop().await;
+    let (postgres, account) = Postgres::with_shop().await;
     let mut settings = reacting();
     settings.health.leak_threshold_seconds = 2;
     settings.health.query_wait_timeout_seconds = 120;
-    let agent = Agent::start(&postgres, &Account::shop(), &settings, 20).await;
+    let agent = Agent::start(&postgres, &account, &settings, 20).await;
     assert_eq!(value(&agent.client().await, "select 1").await, "1");
     let few = |limit: u32| limit <= 2;
     agent.until("few are left", |status| status.limits.is_some_and(|limits| few(limits.pool_size))).await;
@@ -127,8 +121,8 @@ async fn clients_that_wait_for_leaked_connections_get_others_within_the_share() 
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn a_pod_that_never_serves_a_transaction_goes_to_its_floor() {
-    let postgres = shop().await;
-    let agent = Agent::start(&postgres, &Account::shop(), &reacting(), 20).await;
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &reacting(), 20).await;
     let status =
         agent.until("it is at its floor", |status| status.limits.is_some_and(|limits| limits.pool_size == 1)).await;
     assert_eq!((status.share, status.message.as_str()), (20, ""));
@@ -145,13 +139,13 @@ async fn a_pod_that_never_serves_a_transaction_goes_to_its_floor() {
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn processes_that_others_left_behind_are_reaped() {
-    let postgres = shop().await;
+    let (postgres, account) = Postgres::with_shop().await;
     let directory = TempDir::new().unwrap();
     let real = super::rig::program("pgbouncer");
     // what it starts in the background becomes an orphan when the subshell ends, and ends itself
     let script = format!("#!/bin/sh\n(sleep 0.1 & sleep 0.2 &)\nexec {} \"$@\"\n", real.display());
     let program = script_in(&directory, &script);
-    let mut agent = Agent::new(postgres.port, &Account::shop()).with_pooler(&program);
+    let mut agent = Agent::new(postgres.port, &account).with_pooler(&program);
     agent.revise(1, &settings());
     agent.grant(1, 5, 5);
     agent.run();
@@ -205,8 +199,8 @@ fn waited(pid: Pid) -> Duration {
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn a_pooler_that_is_starved_is_not_killed() {
-    let postgres = shop().await;
-    let agent = Agent::start(&postgres, &Account::shop(), &settings(), 5).await;
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &settings(), 5).await;
     let client = agent.client().await;
     assert_eq!(value(&client, "select 1").await, "1");
     let pooler = agent.pooler_pid().unwrap();

@@ -10,17 +10,11 @@ use super::{
     value,
 };
 
-async fn shop() -> Postgres {
-    let postgres = Postgres::start().await;
-    postgres.create(&Account::shop()).await;
-    postgres
-}
-
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn the_agents_death_cuts_no_client_and_the_next_one_goes_on_with_the_same_pooler() {
-    let postgres = shop().await;
-    let agent = Agent::start(&postgres, &Account::shop(), &settings(), 5).await;
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &settings(), 5).await;
     let client = agent.client().await;
     client.simple_query("begin; select 1").await.unwrap();
     let pooler = agent.pooler_pid().unwrap();
@@ -47,8 +41,8 @@ async fn the_agents_death_cuts_no_client_and_the_next_one_goes_on_with_the_same_
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn a_client_that_comes_while_the_pooler_is_dead_waits_and_is_served() {
-    let postgres = shop().await;
-    let agent = Agent::start(&postgres, &Account::shop(), &settings(), 5).await;
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &settings(), 5).await;
     for _ in 0..5 {
         let before = agent.pooler_pid().unwrap();
         kill_process(before, Signal::KILL).unwrap();

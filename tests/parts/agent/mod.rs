@@ -38,9 +38,8 @@ async fn value(client: &tokio_postgres::Client, query: &str) -> String {
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn a_grant_is_in_force_once_it_is_read_back() {
-    let postgres = Postgres::start().await;
-    postgres.create(&Account::shop()).await;
-    let agent = Agent::start(&postgres, &Account::shop(), &settings(), 4).await;
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &settings(), 4).await;
     let status = agent.until("the pooler serves", |status| status.slot == SlotStatus::Serving).await;
     let in_force = LimitsReadBack { pool_size: 4, max_db_connections: 4, min_pool_size: 1, paused: false };
     assert_eq!(status.limits, Some(in_force));
@@ -54,9 +53,8 @@ async fn a_grant_is_in_force_once_it_is_read_back() {
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn with_a_share_of_zero_clients_queue_and_growth_lets_them_through() {
-    let postgres = Postgres::start().await;
-    postgres.create(&Account::shop()).await;
-    let agent = Agent::start(&postgres, &Account::shop(), &settings(), 0).await;
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &settings(), 0).await;
     assert!(agent.status().unwrap().limits.unwrap().paused);
     let config = agent.client_config();
     let client = tokio::spawn(async move { value(&connect(&config).await.unwrap(), "select 'through'").await });
@@ -69,9 +67,8 @@ async fn with_a_share_of_zero_clients_queue_and_growth_lets_them_through() {
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn a_shrink_is_reported_only_when_the_database_counts_no_more_than_the_share() {
-    let postgres = Postgres::start().await;
-    postgres.create(&Account::shop()).await;
-    let agent = Agent::start(&postgres, &Account::shop(), &settings(), 8).await;
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &settings(), 8).await;
     let mut clients = Vec::new();
     for _ in 0..8 {
         let client = agent.client().await;
@@ -97,9 +94,8 @@ async fn a_shrink_is_reported_only_when_the_database_counts_no_more_than_the_sha
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn under_load_the_database_never_counts_more_than_what_is_granted() {
-    let postgres = Postgres::start().await;
-    postgres.create(&Account::shop()).await;
-    let agent = Agent::start(&postgres, &Account::shop(), &reacting(), 6).await;
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &reacting(), 6).await;
     let mut load = tokio::task::JoinSet::new();
     for _ in 0..24 {
         let config = agent.client_config();
@@ -153,9 +149,8 @@ async fn names_and_passwords_with_every_special_character_log_in_unchanged() {
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn credentials_that_pgbouncer_cannot_hold_are_refused_by_name_and_change_nothing() {
-    let postgres = Postgres::start().await;
-    postgres.create(&Account::shop()).await;
-    let agent = Agent::start(&postgres, &Account::shop(), &settings(), 2).await;
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &settings(), 2).await;
     // the last is how PgBouncer writes a hash: it would not be taken as a password
     let hash = format!("md5{}", "0".repeat(32));
     for (file, content) in
@@ -177,9 +172,8 @@ async fn credentials_that_pgbouncer_cannot_hold_are_refused_by_name_and_change_n
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn a_killed_or_hung_pooler_is_started_again_with_its_limits() {
-    let postgres = Postgres::start().await;
-    postgres.create(&Account::shop()).await;
-    let agent = Agent::start(&postgres, &Account::shop(), &settings(), 5).await;
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &settings(), 5).await;
     for (signal, reason) in [(Signal::KILL, "Exited"), (Signal::STOP, "Hung")] {
         let before = agent.pooler_pid().unwrap();
         kill_process(before, signal).unwrap();
@@ -201,9 +195,8 @@ async fn a_killed_or_hung_pooler_is_started_again_with_its_limits() {
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn a_pooler_that_does_not_stay_up_is_told_of() {
-    let postgres = Postgres::start().await;
-    postgres.create(&Account::shop()).await;
-    let agent = Agent::start(&postgres, &Account::shop(), &settings(), 5).await;
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &settings(), 5).await;
     let told = until("it is told", async || {
         if let Some(pid) = agent.pooler_pid() {
             let _ = kill_process(pid, Signal::KILL);
@@ -221,9 +214,8 @@ async fn a_pooler_that_does_not_stay_up_is_told_of() {
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn damaged_annotations_change_nothing_and_are_told() {
-    let postgres = Postgres::start().await;
-    postgres.create(&Account::shop()).await;
-    let agent = Agent::start(&postgres, &Account::shop(), &settings(), 5).await;
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &settings(), 5).await;
     let before = agent.status().unwrap().limits;
     for (file, content, said) in [
         ("grant", r#"{"v":1,"epoch":1,"pools":{"shop":{"seq":2,"share""#, "not valid"),
@@ -255,9 +247,8 @@ async fn damaged_annotations_change_nothing_and_are_told() {
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn a_pod_without_annotations_waits_says_for_what_and_starts_when_they_come() {
-    let postgres = Postgres::start().await;
-    postgres.create(&Account::shop()).await;
-    let mut agent = Agent::new(postgres.port, &Account::shop());
+    let (postgres, account) = Postgres::with_shop().await;
+    let mut agent = Agent::new(postgres.port, &account);
     agent.run();
     let both = |message: &str| message.contains("sluice.dev/revision") && message.contains("sluice.dev/grant");
     let status = agent.until("both are named", |status| both(&status.message)).await;
@@ -294,9 +285,8 @@ async fn an_injection_that_cannot_work_ends_the_agent_with_the_field() {
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn a_container_that_restarts_with_damaged_annotations_comes_back_on_what_worked_last() {
-    let postgres = Postgres::start().await;
-    postgres.create(&Account::shop()).await;
-    let mut agent = Agent::start(&postgres, &Account::shop(), &settings(), 5).await;
+    let (postgres, account) = Postgres::with_shop().await;
+    let mut agent = Agent::start(&postgres, &account, &settings(), 5).await;
     let kept = until("it is kept", async || std::fs::read_to_string(agent.state_file()).ok()).await;
     assert!(!kept.contains("secret"), "no password on the disk");
     agent.stop();
@@ -312,9 +302,8 @@ async fn a_container_that_restarts_with_damaged_annotations_comes_back_on_what_w
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn a_revision_is_taken_over_by_reload_without_cutting_a_client() {
-    let postgres = Postgres::start().await;
-    postgres.create(&Account::shop()).await;
-    let agent = Agent::start(&postgres, &Account::shop(), &settings(), 5).await;
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &settings(), 5).await;
     let client = agent.client().await;
     client.simple_query("begin; select 1").await.unwrap();
     let mut changed = settings();
@@ -330,11 +319,10 @@ async fn a_revision_is_taken_over_by_reload_without_cutting_a_client() {
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn an_idle_transaction_counts_as_a_leak_and_a_long_query_does_not() {
-    let postgres = Postgres::start().await;
-    postgres.create(&Account::shop()).await;
+    let (postgres, account) = Postgres::with_shop().await;
     let mut settings = settings();
     settings.health.leak_threshold_seconds = 2;
-    let agent = Agent::start(&postgres, &Account::shop(), &settings, 5).await;
+    let agent = Agent::start(&postgres, &account, &settings, 5).await;
     let (leaking, working) = (agent.client().await, agent.client().await);
     leaking.simple_query("begin; select 1").await.unwrap();
     let query = tokio::spawn(async move { working.simple_query("select pg_sleep(12)").await });
@@ -351,9 +339,8 @@ async fn an_idle_transaction_counts_as_a_leak_and_a_long_query_does_not() {
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn the_limit_follows_the_load_of_the_pod_and_its_log_replays_to_the_same_decisions() {
-    let postgres = Postgres::start().await;
-    postgres.create(&Account::shop()).await;
-    let agent = Agent::start(&postgres, &Account::shop(), &reacting(), 20).await;
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &reacting(), 20).await;
     agent.until("an idle pod shrinks to few", |status| status.limits.is_some_and(|limits| limits.pool_size <= 2)).await;
     let mut load = tokio::task::JoinSet::new();
     for _ in 0..12 {
@@ -391,9 +378,8 @@ async fn the_limit_follows_the_load_of_the_pod_and_its_log_replays_to_the_same_d
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn a_pod_that_ends_lets_its_running_transaction_finish() {
-    let postgres = Postgres::start().await;
-    postgres.create(&Account::shop()).await;
-    let mut agent = Agent::start(&postgres, &Account::shop(), &settings(), 5).await;
+    let (postgres, account) = Postgres::with_shop().await;
+    let mut agent = Agent::start(&postgres, &account, &settings(), 5).await;
     let client = agent.client().await;
     let running = tokio::spawn(async move { value(&client, "select 'finished' from pg_sleep(1)").await });
     until("it runs", async || agent.status()?.held.filter(|held| held.active == 1)).await;

@@ -97,6 +97,13 @@ impl Postgres {
         postgres
     }
 
+    /// With the account [`Account::shop`].
+    pub async fn with_shop() -> (Self, Account) {
+        let (postgres, account) = (Self::start().await, Account::shop());
+        postgres.create(&account).await;
+        (postgres, account)
+    }
+
     fn admin_config(&self) -> Config {
         let mut config = Config::new();
         config.host("127.0.0.1").port(self.port).user("postgres").dbname("postgres");

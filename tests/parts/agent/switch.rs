@@ -10,15 +10,9 @@ use super::{
     counted,
     faults::script_in,
     load::{Clients, Target},
-    rig::{Account, Agent, Postgres, program, settings, until},
+    rig::{Agent, Postgres, program, settings, until},
     value,
 };
-
-async fn shop() -> Postgres {
-    let postgres = Postgres::start().await;
-    postgres.create(&Account::shop()).await;
-    postgres
-}
 
 /// Settings that only a new process takes over, with as short a warm time as there is.
 fn packets(size: u32) -> Settings {
@@ -43,8 +37,8 @@ async fn switched(agent: &Agent, revision: u64) {
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn a_setting_that_needs_a_new_process_changes_under_load_and_no_connection_is_lost() {
-    let postgres = shop().await;
-    let agent = Agent::start(&postgres, &Account::shop(), &packets(4096), 8).await;
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &packets(4096), 8).await;
     assert_eq!(agent.status().unwrap().switching, Some(Switching::Steer));
     let mut clients = Clients::new();
     clients.churn(&target(&agent), 4, 40);
@@ -73,8 +67,8 @@ async fn a_setting_that_needs_a_new_process_changes_under_load_and_no_connection
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn clients_that_stay_keep_their_process_and_a_further_revision_waits_for_them() {
-    let postgres = shop().await;
-    let agent = Agent::start(&postgres, &Account::shop(), &packets(4096), 4).await;
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &packets(4096), 4).await;
     let stays = agent.client().await;
     stays.simple_query("begin; select 1").await.unwrap();
     agent.revise(2, &packets(8192));
@@ -99,7 +93,7 @@ async fn clients_that_stay_keep_their_process_and_a_further_revision_waits_for_t
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn a_configuration_that_does_not_work_gets_no_client_and_is_told() {
-    let postgres = shop().await;
+    let (postgres, account) = Postgres::with_shop().await;
     let directory = TempDir::new().unwrap();
     let real = program("pgbouncer");
     let real = real.display();
@@ -107,7 +101,7 @@ async fn a_configuration_that_does_not_work_gets_no_client_and_is_told() {
         "#!/bin/sh\ngrep -qs 'pkt_buf = 16384' -- \"$1\" && exit 1\ngrep -qs 'pkt_buf = 32768' -- \"$1\" && exec sleep 100\nexec {real} \"$@\"\n"
     );
     let pooler = script_in(&directory, &script);
-    let mut agent = Agent::new(postgres.port, &Account::shop()).with_pooler(&pooler);
+    let mut agent = Agent::new(postgres.port, &account).with_pooler(&pooler);
     agent.revise(1, &packets(4096));
     agent.grant(1, 4, 4);
     agent.run();
@@ -139,8 +133,8 @@ async fn a_configuration_that_does_not_work_gets_no_client_and_is_told() {
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn the_agents_death_in_the_middle_of_a_switch_cuts_no_client_and_the_switch_ends_well() {
-    let postgres = shop().await;
-    let agent = Agent::start(&postgres, &Account::shop(), &packets(4096), 4).await;
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &packets(4096), 4).await;
     let mut clients = Clients::new();
     clients.churn(&target(&agent), 2, 20);
     for (revision, role) in [(2, None), (3, Some(OtherRole::Green)), (4, Some(OtherRole::Warm))] {
@@ -161,8 +155,8 @@ async fn the_agents_death_in_the_middle_of_a_switch_cuts_no_client_and_the_switc
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn a_new_process_that_ends_while_the_old_one_is_warm_is_stepped_back_from() {
-    let postgres = shop().await;
-    let agent = Agent::start(&postgres, &Account::shop(), &packets(4096), 4).await;
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &packets(4096), 4).await;
     let blue = agent.pooler_pid().unwrap();
     let stays = agent.client().await;
     let mut settings = packets(8192);
@@ -184,8 +178,8 @@ async fn a_new_process_that_ends_while_the_old_one_is_warm_is_stepped_back_from(
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn with_a_share_of_one_both_processes_serve_their_clients_in_turn() {
-    let postgres = shop().await;
-    let agent = Agent::start(&postgres, &Account::shop(), &packets(4096), 1).await;
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &packets(4096), 1).await;
     let stays = agent.client().await;
     assert_eq!(value(&stays, "select 1").await, "1");
     agent.revise(2, &packets(8192));
@@ -203,8 +197,8 @@ async fn with_a_share_of_one_both_processes_serve_their_clients_in_turn() {
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn a_query_on_the_old_process_can_be_cancelled_through_the_new_one() {
-    let postgres = shop().await;
-    let agent = Agent::start(&postgres, &Account::shop(), &packets(4096), 4).await;
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &packets(4096), 4).await;
     let stays = agent.client().await;
     agent.revise(2, &packets(8192));
     agent.until("it is in force", |status| status.revision == Some(2)).await;

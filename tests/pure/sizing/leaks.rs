@@ -17,22 +17,12 @@ fn calm_pod() -> Story {
     story
 }
 
-/// A second in which `leaked` connections are idle in transaction, `waiting` clients wait, and nothing finishes.
-fn starved(story: &mut Story, leaked: u32, waiting: u32) -> sluice::decide::sizing::Decision {
-    story.now += story.interval;
-    story.sample.at_seconds = story.now;
-    (story.sample.active, story.sample.leaked) = (f64::from(leaked), f64::from(leaked));
-    story.sample.waiting = f64::from(waiting);
-    let sample = story.sample;
-    story.decide(&[sample])
-}
-
 #[test]
 fn clients_that_wait_for_leaked_connections_get_others_within_the_share() {
     let mut story = calm_pod();
     let leaked = story.size;
     for _ in 0..3 {
-        starved(&mut story, leaked, 3);
+        story.stuck(leaked, leaked, 3);
     }
     assert!(story.size > leaked, "{} with {leaked} leaked", story.size);
     // then they are served, and the leak stays
@@ -49,11 +39,11 @@ fn clients_that_wait_for_leaked_connections_get_others_within_the_share() {
 fn a_share_that_is_leaked_whole_is_all_that_there_is() {
     let mut story = calm_pod();
     for leaked in 1..=20 {
-        starved(&mut story, leaked, 1);
-        starved(&mut story, leaked, 1);
+        story.stuck(leaked, leaked, 1);
+        story.stuck(leaked, leaked, 1);
     }
     for _ in 0..60 {
-        assert_eq!(starved(&mut story, 20, 5).size, 20);
+        assert_eq!(story.stuck(20, 20, 5).size, 20);
     }
 }
 
@@ -63,7 +53,7 @@ fn a_pool_that_only_leaks_and_serves_nobody_does_not_hold_its_size() {
     story.run(900.0, load(300.0, 0.03));
     assert!(story.size > 9, "{}", story.size);
     for _ in 0..1200 {
-        starved(&mut story, 1, 0);
+        story.stuck(1, 1, 0);
     }
     assert!(story.size <= 2, "{}", story.size);
 }
@@ -74,11 +64,7 @@ fn a_database_that_stalls_beside_a_leak_is_still_a_stalled_database() {
     story.sample.active = f64::from(story.size);
     let mut reasons = Vec::new();
     for _ in 0..31 {
-        story.now += 1.0;
-        story.sample.at_seconds = story.now;
-        (story.sample.active, story.sample.leaked, story.sample.waiting) = (2.0, 1.0, 4.0);
-        let sample = story.sample;
-        reasons.push(story.decide(&[sample]).reason);
+        reasons.push(story.stuck(2, 1, 4).reason);
     }
     assert!(reasons.contains(&Reason::DatabaseStalled), "{reasons:?}");
 }
@@ -109,11 +95,7 @@ fn the_first_clients_of_a_pool_need_not_wait_until_the_first_transaction_has_end
     story.run(60.0, load(0.0, 0.0));
     assert_eq!(story.size, 1);
     for _ in 0..2 {
-        story.now += 1.0;
-        story.sample.at_seconds = story.now;
-        (story.sample.active, story.sample.waiting) = (f64::from(story.size), 10.0 - f64::from(story.size));
-        let sample = story.sample;
-        story.decide(&[sample]);
+        story.stuck(story.size, 0, 10_u32.saturating_sub(story.size));
     }
     assert!(story.size >= 10, "{}", story.size);
 }
@@ -125,11 +107,7 @@ fn a_batch_of_long_transactions_after_a_quiet_time_is_no_stalled_database() {
     story.run(900.0, load(0.02, 0.01)); // a health check every 50 s
     assert!(story.size <= 2, "{}", story.size);
     for _ in 0..3 {
-        story.now += 1.0;
-        story.sample.at_seconds = story.now;
-        (story.sample.active, story.sample.waiting) = (f64::from(story.size), 10.0 - f64::from(story.size));
-        let sample = story.sample;
-        story.decide(&[sample]);
+        story.stuck(story.size, 0, 10_u32.saturating_sub(story.size));
     }
     assert_eq!(story.size, 10);
 }

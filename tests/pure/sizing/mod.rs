@@ -113,6 +113,16 @@ impl Story {
         self.decide(&[sample])
     }
 
+    /// One tick in which so many connections are held and so many clients wait, and nothing finishes.
+    pub fn stuck(&mut self, active: u32, leaked: u32, waiting: u32) -> Decision {
+        self.now += self.interval;
+        self.sample.at_seconds = self.now;
+        (self.sample.active, self.sample.leaked) = (active.into(), leaked.into());
+        self.sample.waiting = waiting.into();
+        let sample = self.sample;
+        self.decide(&[sample])
+    }
+
     /// Many ticks of this load; the last decision.
     pub fn run(&mut self, seconds: f64, load: Load) -> Decision {
         let mut decision = self.tick(load);
