@@ -6,6 +6,7 @@
 
 pub mod arrivals;
 pub mod counters;
+pub mod drain;
 pub mod files;
 pub mod inputs;
 pub mod install;

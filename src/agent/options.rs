@@ -33,6 +33,15 @@ pub enum Command {
         /// The file, or an existing directory.
         destination: PathBuf,
     },
+    /// Wait until no client is connected any more, at most so long. For a gateway's preStop.
+    Drain {
+        /// Port of the agent.
+        #[arg(long, default_value_t = names::METRICS_PORT)]
+        port: u16,
+        /// Longest wait.
+        #[arg(long)]
+        seconds: u32,
+    },
     /// Ask a running agent whether it is ready: ends with 0 or 1. For exec probes.
     Probe {
         /// Port of the agent.

@@ -14,6 +14,8 @@ pub const READY: &str = "Ready";
 pub const ACCEPTED: &str = "Accepted";
 /// Every pod that the selector matches has a sidecar.
 pub const INJECTED: &str = "Injected";
+/// Of a gateway: its poolers take clients.
+pub const GATEWAY_AVAILABLE: &str = "GatewayAvailable";
 /// Every pod was created with what is fixed at creation now.
 pub const PODS_CURRENT: &str = "PodsCurrent";
 /// Every pod runs what it should, read back from its pooler.

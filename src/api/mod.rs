@@ -8,6 +8,7 @@ mod budget;
 mod class;
 pub mod conditions;
 mod crd;
+mod gateway;
 mod pool;
 mod pool_status;
 mod pooler;
@@ -22,9 +23,10 @@ pub use budget::{
 };
 pub use class::{ClassUpstream, ConnectionPoolClass, ConnectionPoolClassSpec, IS_DEFAULT_CLASS_ANNOTATION};
 pub use crd::{crds, crds_chart_template, crds_yaml};
+pub use gateway::{Gateway, GatewayMetadata, GatewayPodSpec, GatewayTemplate, GatewayToleration};
 pub use pool::{
-    BudgetRef, ClassRef, ConnectionPool, ConnectionPoolSpec, Engine, Gateway, LabelOperator, LabelRequirement, Mode,
-    Role, SecretKeyRef, SecretRef, Selector, Sharing, Topology, UpstreamSpec, Workload,
+    BudgetRef, ClassRef, ConnectionPool, ConnectionPoolSpec, Engine, LabelOperator, LabelRequirement, Mode, Role,
+    SecretKeyRef, SecretRef, Selector, Sharing, Topology, UpstreamSpec, Workload,
 };
 pub use pool_status::{
     Confidence, ConnectionPoolStatus, Effective, GatewayStatus, LastDecision, Load, PodCounts, Recommendation,

@@ -10,8 +10,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BehaviorSpec, ClientSpec, ConnectionPoolStatus, HealthSpec, PgBouncerSpec, RolloutSpec, ScalingSpec, ServerTlsSpec,
-    SidecarSpec,
+    BehaviorSpec, ClientSpec, ConnectionPoolStatus, Gateway, HealthSpec, PgBouncerSpec, RolloutSpec, ScalingSpec,
+    ServerTlsSpec, SidecarSpec,
 };
 
 /// A pool of server connections for one workload: Sluice puts a pooler beside every pod that the selector matches,
@@ -30,6 +30,7 @@ use super::{
     scale(spec_replicas_path = ".spec.gateway.replicas", status_replicas_path = ".status.gateway.replicas", label_selector_path = ".status.gateway.selector"),
     doc = "A pool of server connections for one workload: sized from live load, shared out over its pods, explained in status.",
     validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name is stamped on pods as a label value: at most 63 characters"),
+    validation = Rule::new("self.spec.topology != 'Gateway' || self.metadata.name.size() <= 55").message("the Service of a gateway is named after the pool, with -gateway: metadata.name may have at most 55 characters"),
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
     printcolumn(name = "Size", type_ = "integer", json_path = ".status.currentSize"),
     printcolumn(name = "Target", type_ = "integer", json_path = ".status.recommendation.target"),
@@ -52,7 +53,9 @@ use super::{
 #[x_kube(
     validation = Rule::new("self.mode != 'Recommend' || (has(self.scaling) && has(self.scaling.fixedLimitPerPod))").message("mode Recommend changes nothing, so every pod needs scaling.fixedLimitPerPod, the limit that its pooler runs with").field_path(".scaling.fixedLimitPerPod"),
     validation = Rule::new("self.mode == 'Recommend' || !has(self.scaling) || !has(self.scaling.fixedLimitPerPod)").message("scaling.fixedLimitPerPod is for mode Recommend only; with mode Apply use minAllowed and maxAllowed").field_path(".scaling.fixedLimitPerPod"),
-    validation = Rule::new("self.topology == 'Gateway' || !has(self.gateway)").message("gateway is for topology Gateway only").field_path(".gateway")
+    validation = Rule::new("self.topology == 'Gateway' || !has(self.gateway)").message("gateway is for topology Gateway only").field_path(".gateway"),
+    validation = Rule::new("self.topology == 'Gateway' || has(self.workload)").message("Required value: name the pods of the application, or set topology Gateway for poolers of their own").field_path(".workload"),
+    validation = Rule::new("self.topology != 'Gateway' || !has(self.workload)").message("workload is not for topology Gateway, whose poolers stand in no pod of an application; applications find them by the Service").field_path(".workload")
 )]
 pub struct ConnectionPoolSpec {
     /// The class that supplies what this pool leaves out. Without it: the class annotated
@@ -64,7 +67,7 @@ pub struct ConnectionPoolSpec {
     #[x_kube(validation = Rule::new("self == oldSelf").message("engine cannot be changed; create another pool"))]
     pub engine: Engine,
     /// Where the pooler runs. Default: Sidecar. Sidecar: beside every pod of the workload. Gateway: shared poolers of their
-    /// own. External: no pooler of Sluice's, recommendations only. Cannot be changed.
+    /// own, a Deployment behind a Service that both are named after the pool, with `-gateway`. External: no pooler of Sluice's, recommendations only. Cannot be changed.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("topology cannot be changed; create another pool"))]
     pub topology: Topology,
@@ -76,7 +79,9 @@ pub struct ConnectionPoolSpec {
     #[serde(default)]
     pub paused: bool,
     /// Whose pods get a pooler. They opt in by the label `sluice.dev/inject: enabled` on the pod template or the namespace.
-    pub workload: Workload,
+    /// Required, but with topology Gateway, whose poolers stand in no pod of an application.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<Workload>,
     /// The database: where it is, how to log in, how to verify it.
     pub upstream: UpstreamSpec,
     /// How the application reaches the pooler. Fixed when a pod is created: a change needs a restart of the pods.
@@ -103,7 +108,7 @@ pub struct ConnectionPoolSpec {
     /// How a change of the settings is rolled out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<RolloutSpec>,
-    /// The sidecar container. Fixed when a pod is created: a change needs a restart of the pods.
+    /// The container with the pooler, with topology Gateway too. Fixed when a pod is created: a change needs a restart of the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sidecar: Option<SidecarSpec>,
     /// The shared poolers of topology Gateway.
@@ -300,13 +305,4 @@ pub struct Sharing {
 
 const fn default_weight() -> u32 {
     100
-}
-
-/// The shared poolers of topology Gateway.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
-pub struct Gateway {
-    /// Number of poolers. No default, so that a HorizontalPodAutoscaler can own it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 100))]
-    pub replicas: Option<u32>,
 }

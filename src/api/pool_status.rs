@@ -176,10 +176,18 @@ pub struct Effective {
 
 /// The shared poolers of topology Gateway.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct GatewayStatus {
     /// Number of poolers.
     pub replicas: u32,
+    /// Of them: that take clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_replicas: Option<u32>,
     /// Selector of their pods.
     #[schemars(length(max = 512))]
     pub selector: String,
+    /// Where applications find them: host and port of the Service. The ConfigMap of the Service's name says the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 263))]
+    pub address: Option<String>,
 }

@@ -12,7 +12,8 @@ use super::SecretKeyRef;
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientSpec {
-    /// TCP port on the pod's loopback addresses. Default: the port of the database.
+    /// TCP port, with topology Sidecar on the pod's loopback addresses, with Gateway of the Service and its pods. Default:
+    /// the port of the database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1024, max = 65535))]
     pub port: Option<u16>,
@@ -26,7 +27,7 @@ pub struct ClientSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_connections: Option<u32>,
-    /// Environment of the application's containers; an existing variable of the name is replaced. Default: PGHOST,
+    /// Environment of the application's containers, with topology Sidecar only; an existing variable of the name is replaced. Default: PGHOST,
     /// PGPORT and PGSSLMODE.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
@@ -154,7 +155,7 @@ pub enum LeakAction {
     Report,
 }
 
-/// The sidecar container.
+/// The container with the pooler, with topology Gateway too.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 pub struct SidecarSpec {
     /// Requests and limits. Default: requests 10m and 32Mi, limit 64Mi of memory.

@@ -66,6 +66,20 @@ pub const IDLE_IN_TRANSACTION: &str = "IdleInTransaction";
 pub const NO_LEAK: &str = "NoLeak";
 /// Budget, `LedgerActive`: this version keeps no ledger.
 pub const LEDGER_NOT_KEPT: &str = "NotKeptYet";
+/// `GatewayAvailable`: every pooler that there should be takes clients.
+pub const GATEWAY_READY: &str = "AllPoolersReady";
+/// `GatewayAvailable`: some poolers take clients, not all.
+pub const GATEWAY_PARTLY_READY: &str = "SomePoolersReady";
+/// `GatewayAvailable`: no pooler takes clients.
+pub const GATEWAY_NOT_READY: &str = "NoPoolerReady";
+/// `GatewayAvailable`: `gateway.replicas` is 0.
+pub const GATEWAY_SCALED_TO_ZERO: &str = "ScaledToZero";
+/// `GatewayAvailable`: the operator has no rights on Deployments and Services.
+pub const GATEWAY_DISABLED: &str = "GatewayDisabled";
+/// `GatewayAvailable`: an object of a name that the gateway needs is somebody else's.
+pub const GATEWAY_NAME_TAKEN: &str = "NameTaken";
+/// `GatewayAvailable`: the API server refused an object of the gateway.
+pub const GATEWAY_NOT_APPLIED: &str = "GatewayNotApplied";
 /// Event: the target changed.
 pub const RESIZED: &str = "Resized";
 /// Event: a revision was created.

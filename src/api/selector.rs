@@ -15,6 +15,19 @@ impl Selector {
     }
 }
 
+impl ConnectionPool {
+    /// The selector of the application's pods. None: no pod of an application gets a pooler of this pool.
+    pub fn selector(&self) -> Option<&Selector> {
+        let workload = self.spec.workload.as_ref().filter(|_| self.spec.topology == Topology::Sidecar);
+        workload.map(|workload| &workload.selector)
+    }
+
+    /// Whether pods with these labels are meant to get a pooler of this pool.
+    pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.selector().is_some_and(|selector| selector.matches(labels))
+    }
+}
+
 impl LabelRequirement {
     fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         let value = labels.get(&self.key);
@@ -34,15 +47,13 @@ pub fn pool_of_labels<'a>(
     labels: &BTreeMap<String, String>,
     pools: impl IntoIterator<Item = &'a ConnectionPool>,
 ) -> Option<&'a ConnectionPool> {
-    pools
-        .into_iter()
-        .filter(|pool| pool.spec.topology == Topology::Sidecar && pool.metadata.deletion_timestamp.is_none())
-        .filter(|pool| pool.spec.workload.selector.matches(labels))
-        .min_by_key(|pool| {
+    pools.into_iter().filter(|pool| pool.metadata.deletion_timestamp.is_none() && pool.selects(labels)).min_by_key(
+        |pool| {
             // A pool without a creation time has not been stored yet: it is the youngest.
             let created = pool.metadata.creation_timestamp.as_ref().map(|time| time.0);
             (created.is_none(), created, pool.metadata.name.as_deref())
-        })
+        },
+    )
 }
 
 #[cfg(test)]

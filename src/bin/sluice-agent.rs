@@ -1,10 +1,10 @@
 //! `sluice-agent`: runs PgBouncer beside an application, within what the operator granted.
 
-use std::{io::Write, process::ExitCode};
+use std::{io::Write, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use sluice::agent::{
-    install, keeper,
+    drain, install, keeper,
     options::{Command, Options, RunOptions},
     probe, run,
 };
@@ -24,6 +24,10 @@ fn main() -> ExitCode {
             Ok(_) => ExitCode::SUCCESS,
             Err(error) => fail(&error),
         },
+        Command::Drain { port, seconds } => {
+            drain::drain(port, Duration::from_secs(seconds.into()));
+            ExitCode::SUCCESS
+        }
         Command::Probe { port } => {
             if probe::is_ready(port) {
                 ExitCode::SUCCESS

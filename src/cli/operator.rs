@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use thiserror::Error;
 
 use crate::{
@@ -47,6 +47,9 @@ pub struct OperatorArgs {
         hide_default_value = true
     )]
     pub sidecar_pull_secrets: String,
+    /// Whether pools of topology Gateway get their poolers: it takes rights on Deployments and Services.
+    #[arg(long, env = "SLUICE_GATEWAYS", value_enum, default_value_t = Gateways::Disabled)]
+    pub gateways: Gateways,
     /// Address of `/metrics`, `/healthz` and `/readyz`.
     #[arg(long, env = "SLUICE_HTTP_BIND", default_value = "0.0.0.0:8080")]
     pub http_bind: SocketAddr,
@@ -96,6 +99,15 @@ impl OperatorArgs {
     pub const fn tick(&self) -> Duration {
         Duration::from_secs(self.tick_seconds)
     }
+}
+
+/// Whether pools of topology Gateway get their poolers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Gateways {
+    /// They do.
+    Enabled,
+    /// They are told that they do not.
+    Disabled,
 }
 
 /// Who the injected containers run as.

@@ -67,10 +67,24 @@ pub enum ServerTlsMode {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientSide {
-    /// TCP port on the pod's loopback addresses.
+    /// TCP port.
     pub port: u16,
     /// Most client connections that the pooler accepts.
     pub max_connections: u32,
+    /// Whose clients they are. Left out for the pod's own, so that documents from before it existed stay the same.
+    #[serde(default, skip_serializing_if = "super::revision::is_default")]
+    pub reach: Reach,
+}
+
+/// From where clients reach the pooler.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reach {
+    /// From the pooler's own pod: it listens on loopback.
+    #[default]
+    Pod,
+    /// From everywhere: it is a gateway's and listens on every address of its pod. It is ready for them once it may open a
+    /// server connection.
+    Network,
 }
 
 impl Document for Injection {

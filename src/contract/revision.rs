@@ -59,7 +59,8 @@ impl Default for RolloutSettings {
     }
 }
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+/// For fields that are left out while they are what they would be without.
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 

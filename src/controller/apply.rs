@@ -157,6 +157,26 @@ impl Writer {
         self.write(WriteKind::Status, what, api.patch_status(name, &params, &Patch::Apply(body))).await
     }
 
+    /// Applies an object of a gateway by server-side apply. Without `forced` it fails where somebody else has a say: for what
+    /// is not known to be the gateway's.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub async fn gateway<K>(
+        &self,
+        api: &Api<K>,
+        name: &str,
+        body: &Value,
+        forced: bool,
+        what: String,
+    ) -> Result<K, WriteError>
+    where
+        K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+    {
+        let params = PatchParams { force: forced, ..PatchParams::apply(FIELD_MANAGER) };
+        self.write(WriteKind::Gateway, what, api.patch(name, &params, &Patch::Apply(body))).await
+    }
+
     /// Runs one write while this process is the leader, within the deadline, and counts how it ended.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use kube::ResourceExt;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::gateway::GatewayMemory;
 use crate::{
     api::{ConnectionPool, ConnectionPoolStatus},
     decide::{
@@ -51,6 +52,8 @@ pub struct PoolMemory {
     pub uninjected: Option<Count>,
     /// Whether they are being counted.
     pub is_counting: bool,
+    /// Of its gateway.
+    pub gateway: GatewayMemory,
     /// The last change that failed.
     pub failure: Option<Failure>,
 }

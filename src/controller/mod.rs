@@ -14,6 +14,7 @@ mod budgets;
 mod classes;
 mod error;
 mod events;
+mod gateway;
 mod leader;
 mod lean;
 mod memory;
@@ -54,7 +55,7 @@ pub use error::OperatorError;
 use self::{observe::Stores, pods::PodIndex, queue::Queue, reconcile::Context, watch::Vitals};
 use crate::{
     api::{ConnectionPool, ConnectionPoolClass},
-    cli::operator::OperatorArgs,
+    cli::operator::{Gateways, OperatorArgs},
     contract::names::POOL_LABEL,
     http::{self, Metrics, PoolLabels, Readiness},
     signals::{PoolKey, Servers},
@@ -86,7 +87,7 @@ pub async fn run(args: OperatorArgs) -> Result<(), OperatorError> {
     let client = client().await?;
 
     let (queue, requests) = queue::queue();
-    let stores = watch_all(&client, &queue, &vitals);
+    let stores = watch_all(&client, &queue, &args, &vitals);
     let identity = format!("{}_{}", args.pod_name, Timestamp::now().as_millisecond());
     let candidate = leader::Candidate::new(client.clone(), &args.namespace, &args.lease_name, identity);
 
@@ -114,7 +115,7 @@ async fn client() -> Result<Client, OperatorError> {
 }
 
 /// The watches that every replica has. What changes asks for a look at the pools that it concerns.
-fn watch_all(client: &Client, queue: &Queue, vitals: &Vitals) -> Stores {
+fn watch_all(client: &Client, queue: &Queue, args: &OperatorArgs, vitals: &Vitals) -> Stores {
     let asking = queue.clone();
     // a pool's own status comes back through its watch: only a new generation is news
     let mut generations = std::collections::HashMap::new();
@@ -189,7 +190,11 @@ fn watch_all(client: &Client, queue: &Queue, vitals: &Vitals) -> Stores {
             }
         },
     );
-    Stores { pools, classes, budgets, revisions }
+    let gateways = match args.gateways {
+        Gateways::Enabled => Some(gateway::watch_all(client, queue, vitals)),
+        Gateways::Disabled => None,
+    };
+    Stores { pools, classes, budgets, revisions, gateways }
 }
 
 /// Serves the webhook for ever, its certificate kept alive.
@@ -287,6 +292,7 @@ async fn lead(
         events: events::Events::new(client.clone(), args.pod_name.clone()),
         memories: memory::Memories::default(),
         queue,
+        injection: args.injection(),
         tick: args.tick(),
         counts: Arc::new(Semaphore::new(reconcile::COUNTS_AT_ONCE)),
         metrics: vitals.metrics.clone(),

@@ -14,6 +14,7 @@ use thiserror::Error;
 use tokio::time::{Instant, timeout};
 
 use super::{
+    gateway::GatewayStores,
     memory::{Count, PoolMemory},
     pods::{PodFacts, PodIndex, owner_of},
     prove::Prover,
@@ -54,6 +55,8 @@ pub struct Stores {
     pub budgets: Store<ConnectionBudget>,
     /// Revisions of ours.
     pub revisions: Store<ControllerRevision>,
+    /// The objects of gateways; none where this operator keeps no gateways.
+    pub gateways: Option<GatewayStores>,
 }
 
 /// Why something could not be read.
@@ -150,7 +153,7 @@ impl Stores {
 
     /// An older pool that has pods which this one selects too, or whose selector picks all that this one picks.
     fn rival(&self, key: &PoolKey, pool: &ConnectionPool, pods: &PodIndex) -> Option<Rival> {
-        let selector = &pool.spec.workload.selector;
+        let selector = pool.selector()?;
         let others = self.pools_of(&key.namespace);
         let is_older = |other: &ConnectionPool| {
             let age = |pool: &ConnectionPool| (pool.creation_timestamp().map(|time| time.0), pool.name_any());
@@ -165,9 +168,7 @@ impl Stores {
         // without any pod: a pod that has just the labels of this selector would be the other's
         by_pods.or_else(|| {
             let labels: BTreeMap<String, String> = selector.match_labels.clone();
-            let other = older
-                .iter()
-                .find(|other| selector.match_expressions.is_empty() && other.spec.workload.selector.matches(&labels))?;
+            let other = older.iter().find(|other| selector.match_expressions.is_empty() && other.selects(&labels))?;
             Some(Rival { pool: other.name_any(), pods: 0 })
         })
     }
@@ -219,10 +220,11 @@ pub async fn count_uninjected(
     key: &PoolKey,
     pool: &ConnectionPool,
 ) -> Result<Uninjected, ObserveError> {
-    let selector: KubeSelector =
-        k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector::from(&pool.spec.workload.selector)
-            .try_into()
-            .map_err(|error: kube::core::ParseExpressionError| ObserveError::Selector(error.to_string()))?;
+    // a gateway's pods are made with their pooler
+    let Some(selector) = pool.selector() else { return Ok(Uninjected::default()) };
+    let selector: KubeSelector = k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector::from(selector)
+        .try_into()
+        .map_err(|error: kube::core::ParseExpressionError| ObserveError::Selector(error.to_string()))?;
     let pods: Api<PartialObjectMeta<Pod>> = Api::namespaced(client.clone(), &key.namespace);
     let mut params = ListParams::default()
         .labels(&format!("{selector},!{POOL_LABEL}"))

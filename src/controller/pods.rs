@@ -74,8 +74,10 @@ fn told(pod: &Pod) -> Told {
     };
     let status = pod.status.as_ref();
     let sidecar = status
-        .and_then(|status| status.init_container_statuses.as_ref())
-        .and_then(|containers| containers.iter().find(|container| container.name == names::SIDECAR_CONTAINER))
+        .and_then(|status| {
+            let all = [&status.init_container_statuses, &status.container_statuses];
+            all.into_iter().flatten().flatten().find(|container| container.name == names::SIDECAR_CONTAINER)
+        })
         .and_then(|container| container.state.as_ref())
         .is_some_and(|state| state.running.is_some());
     let is_placed = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).is_some_and(|node| !node.is_empty());

@@ -12,6 +12,7 @@ use tokio::{sync::Semaphore, time::Instant};
 use super::{
     apply::{WriteError, Writer},
     events::Events,
+    gateway,
     leader::Leadership,
     memory::{Count, Memories, PoolMemory},
     observe::{self, Stores},
@@ -23,10 +24,13 @@ use super::{
     status,
 };
 use crate::{
-    api::ConnectionPool,
+    api::{ConnectionPool, Topology},
+    contract::PoolRevision,
     decide::plan::{self, Expectation, Failure, Observed, Plan, PodPatch},
     http::{Metrics, PoolLabels},
+    pooler::pgbouncer::render::cannot_render,
     signals::PoolKey,
+    webhook::inject::{InjectionSettings, PodPool},
 };
 
 /// Look again after this long when somebody else wrote first: the watch brings the news as well.
@@ -64,6 +68,8 @@ pub struct Context {
     pub memories: Memories,
     /// Which pools to look at next.
     pub queue: Queue,
+    /// What the operator's configuration says about poolers' containers.
+    pub injection: InjectionSettings,
     /// Time between two readings of Prometheus.
     pub tick: Duration,
     /// Places for counts of pods without a sidecar: for each the API server looks through all pods of a namespace.
@@ -149,6 +155,7 @@ async fn look(pool: &Arc<ConnectionPool>, context: &Context) -> Result<Action, R
     let applied = apply(pool, &key, context, &memory, &plan).await;
     prove(&key, context, &plan);
     note_outcome(&memory, &applied, now.as_second());
+    keep_gateway(pool, &key, context, &memory).await;
     let told = tell(pool, &key, context, &memory, plan, now).await;
     let wrote = applied?;
     told?;
@@ -175,7 +182,10 @@ fn observe_and_plan(
     }
     let pods = observe::pods(facts, &context.prover, &memory);
     let told = memory.told.as_ref().map(|(told, _)| told).or(pool.status.as_ref());
+    let gateway =
+        gateway::seen(context.stores.gateways.as_ref(), key, pool, around.effective.as_ref().ok(), &memory.gateway);
     let observed = Observed {
+        gateway,
         now: now.as_second(),
         epoch,
         pool,
@@ -274,6 +284,25 @@ async fn write_pod(key: &PoolKey, context: &Context, patch: &PodPatch, decision:
     );
     context.pods.apply(&pod);
     Ok(())
+}
+
+/// Mends the objects of the pool's gateway. A pool that is not accepted keeps what it has.
+async fn keep_gateway(pool: &ConnectionPool, key: &PoolKey, context: &Context, memory: &Mutex<PoolMemory>) {
+    let (Topology::Gateway, Some(stores)) = (pool.spec.topology, &context.stores.gateways) else { return };
+    let Ok(effective) = context.stores.effective(pool) else { return };
+    let revision = PoolRevision { revision: 0, settings: effective.settings.clone() };
+    let wanted = PodPool { pool, effective: &effective, revision };
+    if cannot_render(&wanted.revision.settings, &wanted.injection()).is_some() {
+        return;
+    }
+    let before = std::mem::take(&mut memory.lock().gateway);
+    let had = before.trouble().cloned();
+    let after = gateway::keep(&context.client, &context.writer, stores, &wanted, &context.injection, before).await;
+    let is_news = after.trouble() != had.as_ref();
+    memory.lock().gateway = after;
+    if is_news {
+        context.queue.ask(key, "gateway").await;
+    }
 }
 
 /// Sets what the pods must be seen to run: what was open, and whatever has just been written.

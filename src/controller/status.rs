@@ -47,7 +47,7 @@ pub fn status(
         revision: report.revision,
         effective: report.effective.or_else(|| told.and_then(|told| told.effective.clone())),
         capabilities: report.capabilities,
-        gateway: None,
+        gateway: report.gateway,
         conditions: conditions::merge(old, report.conditions, pool.metadata.generation, now),
     }
 }
@@ -88,6 +88,7 @@ fn essence(status: &ConnectionPoolStatus) -> Value {
         status.last_decision.as_ref().map(|decision| &decision.id),
         status.revision,
         status.effective,
+        status.gateway,
         pods,
     ])
 }

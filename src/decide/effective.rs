@@ -13,7 +13,7 @@ use crate::{
         ScalingSpec, SecretKeyRef, ServerTlsModeSpec, ServerTlsSpec, SidecarResources, Topology,
     },
     contract::{
-        Algorithm, Behavior, HealthSettings, LimitSource, Objective, PoolMode, RolloutSettings, ScalingPolicy,
+        Algorithm, Behavior, HealthSettings, LimitSource, Objective, PoolMode, Reach, RolloutSettings, ScalingPolicy,
         ScalingPolicyType, ScalingRules, ScalingSettings, SelectPolicy, ServerTlsMode, Settings,
     },
     decide::behavior::default_for,
@@ -41,7 +41,9 @@ pub struct EffectivePool {
 /// What is fixed when a pod is created: a change reaches running pods by their restart only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodBound {
-    /// TCP port of the pooler on the pod's loopback addresses.
+    /// From where clients reach the pooler.
+    pub reach: Reach,
+    /// TCP port of the pooler.
     pub client_port: u16,
     /// Most client connections of one pod.
     pub max_client_connections: u32,
@@ -147,16 +149,25 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
                     .to_owned(),
         });
     }
-    if pool.topology != Topology::Sidecar {
+    if pool.topology == Topology::External {
         return Err(Refusal {
             reason: "UnsupportedTopology",
             message: format!(
-                "spec.topology {:?} is not built yet; create the pool with topology Sidecar",
+                "spec.topology {:?} is not built yet; create the pool with topology Sidecar or Gateway",
                 pool.topology
             ),
         });
     }
     let pod = pod_bound(pool, class_spec, &pgbouncer);
+    if pool.topology == Topology::Gateway && is_loopback(&pool.upstream.host) {
+        return Err(Refusal {
+            reason: "UpstreamIsThePooler",
+            message: format!(
+                "spec.upstream.host {} means the pooler's own pod, where no database is; name the database's address",
+                pool.upstream.host
+            ),
+        });
+    }
     if pod.client_port == pool.upstream.port && is_loopback(&pool.upstream.host) {
         return Err(Refusal {
             reason: "UpstreamIsThePooler",
@@ -335,10 +346,16 @@ fn pod_bound(
         cpu: layers.get(|a| a.cpu.clone()).or_else(|| cpu.map(str::to_owned)),
         memory: Some(layers.get(|a| a.memory.clone()).unwrap_or_else(|| memory.to_owned())),
     };
+    let reach = if pool.topology == Topology::Gateway { Reach::Network } else { Reach::Pod };
     PodBound {
+        reach,
         client_port: client.get(|c| c.port).unwrap_or(pool.upstream.port),
         max_client_connections: client.get(|c| c.max_connections).unwrap_or(1000),
-        env: client.get(|c| c.env.clone()).unwrap_or_else(default_env),
+        // a gateway's pods hold no application
+        env: match reach {
+            Reach::Pod => client.get(|c| c.env.clone()).unwrap_or_else(default_env),
+            Reach::Network => Vec::new(),
+        },
         server_tls: match tls.map(|tls| tls.mode) {
             Some(ServerTlsModeSpec::Disabled) => ServerTlsMode::Disabled,
             Some(ServerTlsModeSpec::Require) => ServerTlsMode::Require,

@@ -9,3 +9,4 @@ pub mod load;
 pub mod plan;
 pub mod shares;
 pub mod sizing;
+pub mod surge;

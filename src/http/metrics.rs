@@ -34,6 +34,8 @@ pub enum WriteKind {
     Event,
     /// A class.
     Class,
+    /// An object of a gateway.
+    Gateway,
 }
 
 /// How a write or a question ended.

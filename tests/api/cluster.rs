@@ -172,7 +172,7 @@ pub fn chart(template: &str, namespace: &str) -> Vec<Value> {
     ];
     let rendered = Command::new("helm")
         .args(args)
-        .args(["--set", "prometheus.servers.default.url=http://prometheus"])
+        .args(["--set", "prometheus.servers.default.url=http://prometheus", "--set", "gateway.enabled=true"])
         .current_dir(repository())
         .output()
         .expect("helm is on the PATH of the lab");

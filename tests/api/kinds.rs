@@ -155,6 +155,7 @@ async fn a_pool_that_makes_no_sense_is_refused_with_the_field_and_what_is_wrong(
             &["matchExpressions[0].values", "In and NotIn"],
         ),
         case("spec.workload", Value::Null, &["spec.workload", "Required"]),
+        case("spec.topology", json!("Gateway"), &["spec.workload", "not for topology Gateway"]),
         // the database
         case("spec.upstream.host", json!(""), &["spec.upstream.host"]),
         case("spec.upstream.host", json!("pg;port=1"), &["spec.upstream.host"]),
@@ -380,6 +381,7 @@ async fn kubectl_scale_fails_on_a_sidecar_pool_and_works_on_a_gateway() {
 
     let mut gateway: Value = parse(&pool("shared"));
     gateway["spec"]["topology"] = json!("Gateway");
+    gateway["spec"].as_object_mut().expect("a spec").remove("workload");
     gateway["spec"]["gateway"] = json!({"replicas": 2});
     pools.create(&PostParams::default(), &object(gateway)).await.expect("accepted");
     let status = json!({"status": {"gateway": {"replicas": 2, "selector": "app=shared"}}});

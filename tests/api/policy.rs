@@ -1,6 +1,7 @@
 //! The admission policy of the chart: whose hands stay off `sluice.dev/*`.
 
 use k8s_openapi::api::{
+    apps::v1::Deployment,
     core::v1::Pod,
     rbac::v1::{ClusterRole, ClusterRoleBinding},
 };
@@ -55,6 +56,113 @@ async fn pod(cluster: &Cluster) {
     let plain: Pod =
         object(json!({"metadata": {"name": "plain"}, "spec": {"containers": [{"name": "app", "image": "app"}]}}));
     cluster.api::<Pod>().create(&PostParams::default(), &plain).await.expect("a pod");
+}
+
+/// The policy on what the operator writes for gateways, for the objects of one namespace, and every right that it narrows.
+async fn gateway_policy(cluster: &Cluster) -> Vec<ForNow> {
+    let mut installed = Vec::new();
+    let own_name = format!("{}-gateway", cluster.namespace);
+    for mut value in chart("templates/policy-gateway.yaml", &cluster.namespace) {
+        value["metadata"]["name"] = json!(own_name);
+        if value["kind"] == "ValidatingAdmissionPolicy" {
+            let own = json!({"matchLabels": {"kubernetes.io/metadata.name": cluster.namespace}});
+            value["spec"]["matchConstraints"]["namespaceSelector"] = own;
+        } else {
+            value["spec"]["policyName"] = json!(own_name);
+        }
+        installed.push(cluster.apply_for_now(&value).await);
+    }
+    let role = chart("templates/rbac-gateway.yaml", &cluster.namespace);
+    for mut value in role {
+        value["metadata"]["name"] = json!(own_name);
+        if value["kind"] == "ClusterRoleBinding" {
+            value["roleRef"]["name"] = json!(own_name);
+        }
+        installed.push(cluster.apply_for_now(&value).await);
+    }
+    installed
+}
+
+fn of_pool(kind: &str, api_version: &str, spec: Value) -> Value {
+    json!({
+        "apiVersion": api_version, "kind": kind,
+        "metadata": {"name": "shop-gateway", "ownerReferences": [
+            {"apiVersion": "sluice.dev/v1alpha1", "kind": "ConnectionPool", "name": "shop", "uid": "u-1", "controller": true}]},
+        "spec": spec,
+    })
+}
+
+/// The smallest Deployment that the policy lets pass.
+fn gateway() -> Value {
+    let labels = json!({"app": "gateway"});
+    of_pool(
+        "Deployment",
+        "apps/v1",
+        json!({
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {
+                "automountServiceAccountToken": false,
+                "initContainers": [{"name": "sluice-bin", "image": "sluice"}],
+                "containers": [{"name": "sluice", "image": "pgbouncer"}],
+                "volumes": [{"name": "sluice-bin", "emptyDir": {}}],
+            }},
+        }),
+    )
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn the_operator_writes_only_what_a_pool_owns_and_only_poolers_into_deployments() {
+    let cluster = Cluster::new("policy", &json!({})).await;
+    let installed = gateway_policy(&cluster).await;
+    let operator = &cluster.client_as(OPERATOR).await;
+    let deployments: Api<Deployment> = Api::namespaced(operator.clone(), &cluster.namespace);
+    let apply = PatchParams::apply("sluice-operator").force();
+    let create = |body: Value| {
+        let (deployments, apply) = (deployments.clone(), PatchParams { dry_run: true, ..apply.clone() });
+        async move {
+            deployments.patch("shop-gateway", &apply, &Patch::Apply(body)).await.map_err(|error| error.to_string())
+        }
+    };
+    let with = |pointer: &str, value: Value| {
+        let mut body = gateway();
+        let (parent, field) = pointer.rsplit_once('/').expect("a pointer");
+        body.pointer_mut(parent).expect("the parent")[field] = value;
+        body
+    };
+    let nobodys = || with("/metadata/ownerReferences", json!([]));
+    eventually("the policy and the rights are in force", || async {
+        let refused = create(nobodys()).await.err()?;
+        (refused.contains("denied request") && create(gateway()).await.is_ok()).then_some(())
+    })
+    .await;
+
+    let pod = "/spec/template/spec";
+    let somebody =
+        json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "x", "uid": "u-2", "controller": true}]);
+    let refused = [
+        ("nobody's", nobodys()),
+        ("somebody else's", with("/metadata/ownerReferences", somebody)),
+        ("another container", with(&format!("{pod}/containers"), json!([{"name": "app", "image": "evil"}]))),
+        ("a token", with(&format!("{pod}/automountServiceAccountToken"), json!(true))),
+        (
+            "the host's files",
+            with(&format!("{pod}/volumes"), json!([{"name": "sluice-bin", "hostPath": {"path": "/"}}])),
+        ),
+        ("the host's network", with(&format!("{pod}/hostNetwork"), json!(true))),
+    ];
+    for (what, body) in refused {
+        let told = create(body).await.expect_err(what);
+        assert!(told.contains("denied request"), "{what}: {told}");
+    }
+    // what is there and somebody else's cannot be taken either
+    let theirs: Api<Deployment> = cluster.api();
+    theirs.create(&PostParams::default(), &object(nobodys())).await.expect("an administrator's");
+    let told = create(gateway()).await.expect_err("taken");
+    assert!(told.contains("denied request"), "{told}");
+    for object in installed {
+        object.end().await;
+    }
 }
 
 async fn patch(client: &Client, cluster: &Cluster, name: &str, status: bool, body: Value) -> Result<Pod, String> {

@@ -112,6 +112,7 @@ pub fn helm_upgrade(extra: &[&str]) -> String {
         format!("pgbouncer.image={}", lab(&["pgbouncer-image"])),
         format!("prometheus.servers.default.url={prometheus}"),
         "tickSeconds=5".to_owned(),
+        "gateway.enabled=true".to_owned(),
     ];
     let mut args = vec!["upgrade", RELEASE, chart.to_str().expect("UTF-8"), "--install", "--namespace", SYSTEM];
     args.extend(["--create-namespace", "--wait", "--timeout", "3m"]);

@@ -4,6 +4,7 @@
 mod chart;
 mod cluster;
 mod faults;
+mod gateway;
 mod injection;
 mod operator;
 mod shop;

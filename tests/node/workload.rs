@@ -65,3 +65,22 @@ pub fn deployment(namespace: &str, replicas: u32) -> String {
          metadata: {{labels: {{app: {namespace}, sluice.dev/inject: enabled}}}}\n    spec: {spec}\n"
     )
 }
+
+/// The same namespace with a gateway of that name, `NAMESPACE-gateway`.
+pub fn gateway(namespace: &str) -> String {
+    let sidecar = pool(namespace);
+    let workload = format!("workload: {{selector: {{matchLabels: {{app: {namespace}}}}}}}");
+    assert!(sidecar.contains(&workload), "{sidecar}");
+    sidecar.replace(&workload, "topology: Gateway")
+}
+
+/// A Deployment of one client that finds the gateway by its Service, as any application would.
+pub fn client(namespace: &str, name: &str, script: &str) -> String {
+    let container =
+        container(name, namespace, script).replace("value: nowhere.invalid", &format!("value: {namespace}-gateway"));
+    let spec = pod_spec(&container, "", "Always");
+    format!(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  \
+         selector: {{matchLabels: {{app: {name}}}}}\n  template:\n    metadata: {{labels: {{app: {name}}}}}\n    spec: {spec}\n"
+    )
+}

@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 
 use k8s_openapi::api::{
     apps::v1::Deployment,
+    autoscaling::v2::HorizontalPodAutoscaler,
     core::v1::{ConfigMap, Namespace, Secret},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -77,6 +78,7 @@ fn every_example_parses_without_losing_a_field() {
             Some("ConnectionPoolClass") => assert_parses::<ConnectionPoolClass>(&file, &document),
             Some("ConnectionBudget") => assert_parses::<ConnectionBudget>(&file, &document),
             Some("Deployment") => assert_parses::<Deployment>(&file, &document),
+            Some("HorizontalPodAutoscaler") => assert_parses::<HorizontalPodAutoscaler>(&file, &document),
             Some("Namespace") => assert_parses::<Namespace>(&file, &document),
             Some("ConfigMap") => assert_parses::<ConfigMap>(&file, &document),
             // what is written as stringData is read as it is
@@ -105,7 +107,7 @@ fn the_example_pool_selects_every_example_workload_of_its_namespace() {
         let template = deployment.spec.expect("a spec").template.metadata.expect("metadata");
         let labels = template.labels.unwrap_or_default();
         assert_eq!(deployment.metadata.namespace, pool.metadata.namespace, "{file}");
-        for (label, value) in &pool.spec.workload.selector.match_labels {
+        for (label, value) in &pool.selector().expect("a sidecar pool").match_labels {
             assert_eq!(labels.get(label), Some(value), "{file}: not selected by the pool");
         }
     }

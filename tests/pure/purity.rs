@@ -10,11 +10,12 @@ use std::{
 };
 
 /// Pure code, and the crates that it may use beside the [`ALLOWED`] ones.
-const PURE: [(&str, &[&str]); 22] = [
+const PURE: [(&str, &[&str]); 23] = [
     ("src/contract", &[]),
     ("src/decide", &["k8s_openapi"]),
     ("src/webhook/admission.rs", &["k8s_openapi", "json_patch"]),
     ("src/webhook/inject", &["k8s_openapi", "json_patch", "sha2"]),
+    ("src/controller/gateway/render.rs", &["k8s_openapi", "sha2"]),
     ("src/webhook/certificates/plan.rs", &["k8s_openapi"]),
     ("src/agent/arrivals.rs", &[]),
     ("src/agent/counters.rs", &[]),

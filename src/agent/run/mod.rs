@@ -226,7 +226,7 @@ impl Agent {
         let switch = Switch::resume(other.is_running(), left.slot(other.name()).had_clients);
         let published = Arc::new(Published::new(Metrics::new(&injection), report::empty_report(&options, &injection)));
         Self {
-            addresses: place::addresses(),
+            addresses: place::addresses(injection.client.reach),
             program: None,
             build: None,
             inputs: Inputs::new(&options.config_dir),

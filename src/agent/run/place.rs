@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     agent::{keeper::SlotName, options::RunOptions, slot::Slot},
-    contract::{Injection, names},
+    contract::{Injection, Reach, names},
     pooler::pgbouncer::render::{Peer, Place},
 };
 
@@ -15,11 +15,15 @@ use crate::{
 const TRUST_STORES: &[&str] =
     &["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
-/// Both loopback addresses where there are two.
-pub(super) fn addresses() -> Vec<IpAddr> {
-    let mut addresses = vec![IpAddr::from(Ipv4Addr::LOCALHOST)];
+/// What clients of this reach come to: an address of IPv4, and one of IPv6 where the pod has it.
+pub(super) fn addresses(reach: Reach) -> Vec<IpAddr> {
+    let (v4, v6) = match reach {
+        Reach::Pod => (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST),
+        Reach::Network => (Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED),
+    };
+    let mut addresses = vec![IpAddr::from(v4)];
     if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
-        addresses.push(Ipv6Addr::LOCALHOST.into());
+        addresses.push(v6.into());
     }
     addresses
 }

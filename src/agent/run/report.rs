@@ -3,7 +3,7 @@
 use super::Agent;
 use crate::{
     agent::options::RunOptions,
-    contract::{Injection, LimitsReadBack, SlotStatus, StatusReport},
+    contract::{Injection, LimitsReadBack, Reach, SlotStatus, StatusReport},
 };
 
 impl Agent {
@@ -44,6 +44,9 @@ impl Agent {
         let waits_for = (slot != SlotStatus::Serving).then(|| {
             if report.message.is_empty() { "the pooler's console to answer".to_owned() } else { report.message.clone() }
         });
+        // clients that could go elsewhere must not queue here; an application has nowhere else to go
+        let has_nothing = self.injection.client.reach == Reach::Network && share == 0;
+        let waits_for = waits_for.or_else(|| has_nothing.then(|| "a share: nothing has been granted yet".to_owned()));
         self.published.publish(report, waits_for);
     }
 }

@@ -2,15 +2,16 @@
 
 use super::{
     Figures,
-    observed::{Annotation, BudgetSeen, Observed, PodSeen, Proof, SidecarSeen},
+    observed::{Annotation, BudgetSeen, GatewaySeen, Observed, PodSeen, Poolers, Proof, SidecarSeen},
     revision::Rollout,
 };
 use crate::{
     api::{
         Mode,
         conditions::{
-            ABLE_TO_SCALE, ACCEPTED, ConditionStatus, INJECTED, LEAK_DETECTED, Observed as Condition, PAUSED,
-            PODS_CURRENT, PROGRESSING, PROVEN, READY, SCALING_ACTIVE, SCALING_LIMITED, UPSTREAM_HEALTHY,
+            ABLE_TO_SCALE, ACCEPTED, ConditionStatus, GATEWAY_AVAILABLE, INJECTED, LEAK_DETECTED,
+            Observed as Condition, PAUSED, PODS_CURRENT, PROGRESSING, PROVEN, READY, SCALING_ACTIVE, SCALING_LIMITED,
+            UPSTREAM_HEALTHY,
         },
         reasons,
     },
@@ -46,10 +47,13 @@ pub(super) fn all(
     figures: &Figures,
     cannot_render: Option<&str>,
 ) -> Vec<Condition> {
-    let mut all = vec![
-        accepted(observed, cannot_render),
-        injected(observed),
-        pods_current(observed),
+    let about_pods = match &observed.gateway {
+        None => vec![injected(observed), pods_current(observed)],
+        Some(gateway) => vec![gateway_available(gateway), gateway_current(observed)],
+    };
+    let mut all = vec![accepted(observed, cannot_render)];
+    all.extend(about_pods);
+    all.extend([
         proven(observed, figures),
         scaling_active(observed),
         able_to_scale(observed),
@@ -62,18 +66,20 @@ pub(super) fn all(
         ),
         leak_detected(observed),
         paused(observed),
-    ];
+    ]);
     all.insert(0, ready(&all));
     all
 }
 
 /// The first thing that is not as it should be.
 fn ready(others: &[Condition]) -> Condition {
-    let sums_up = [ACCEPTED, INJECTED, PROVEN, SCALING_ACTIVE, PODS_CURRENT, PROGRESSING, ABLE_TO_SCALE];
+    let sums_up =
+        [ACCEPTED, INJECTED, GATEWAY_AVAILABLE, PROVEN, SCALING_ACTIVE, PODS_CURRENT, PROGRESSING, ABLE_TO_SCALE];
     let worst = sums_up.iter().find_map(|type_| {
         let condition = others.iter().find(|condition| condition.type_ == *type_)?;
         // asked for, or on its way: a share that moves would make a pool flap
-        let is_calm = [reasons::RECOMMEND_ONLY, reasons::PAUSED, reasons::AWAITING_PROOF].contains(&condition.reason);
+        let is_calm = [reasons::RECOMMEND_ONLY, reasons::PAUSED, reasons::AWAITING_PROOF, reasons::ROLLING_OUT]
+            .contains(&condition.reason);
         (condition.status != ConditionStatus::True && !is_calm).then_some(condition)
     });
     match worst {
@@ -180,6 +186,41 @@ fn pods_current(observed: &Observed) -> Condition {
             restart(namespace, &owners),
         ),
     )
+}
+
+fn gateway_available(gateway: &GatewaySeen) -> Condition {
+    if let Some(trouble) = &gateway.trouble {
+        return no(GATEWAY_AVAILABLE, trouble.reason, trouble.message.clone());
+    }
+    let Poolers { wanted, ready, .. } = gateway.poolers.unwrap_or_default();
+    let told = format!("{ready} of {wanted} poolers at {} take clients", gateway.address);
+    match gateway.poolers {
+        None => no(GATEWAY_AVAILABLE, reasons::STARTING, "there is no Deployment yet"),
+        Some(Poolers { wanted: 0, .. }) => no(
+            GATEWAY_AVAILABLE,
+            reasons::GATEWAY_SCALED_TO_ZERO,
+            "spec.gateway.replicas is 0, so nobody takes clients; scale it up with `kubectl scale connectionpool`",
+        ),
+        Some(_) if ready == 0 => no(
+            GATEWAY_AVAILABLE,
+            reasons::GATEWAY_NOT_READY,
+            format!("{told}; `kubectl describe pods` with the selector {} says what they wait for", gateway.selector),
+        ),
+        Some(_) if ready < wanted => yes(GATEWAY_AVAILABLE, reasons::GATEWAY_PARTLY_READY, told),
+        Some(_) => yes(GATEWAY_AVAILABLE, reasons::GATEWAY_READY, told),
+    }
+}
+
+/// A gateway's Deployment replaces its pods by itself.
+fn gateway_current(observed: &Observed) -> Condition {
+    match observed.pods.iter().filter(|pod| !is_current(observed, pod)).count() {
+        0 => yes(PODS_CURRENT, reasons::UP_TO_DATE, "every pod was created with what is in force now"),
+        old => no(
+            PODS_CURRENT,
+            reasons::ROLLING_OUT,
+            format!("{old} of {} pods were created with other values and are being replaced", observed.pods.len()),
+        ),
+    }
 }
 
 /// What creates pods anew.

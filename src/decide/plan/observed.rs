@@ -32,6 +32,8 @@ pub struct Observed<'a> {
     pub rival: Option<Rival>,
     /// Its pods with a sidecar, in any order. Pods whose containers have all ended are left out.
     pub pods: &'a [PodSeen],
+    /// Its gateway; none with another topology.
+    pub gateway: Option<GatewaySeen>,
     /// Pods that the selector matches and that have no sidecar; none while nobody has counted.
     pub uninjected: Option<Uninjected>,
     /// What a pod that were created now would be injected with.
@@ -64,6 +66,30 @@ pub struct Rival {
     pub pool: String,
     /// Pods that both select and that it has.
     pub pods: u32,
+}
+
+/// The gateway of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewaySeen {
+    /// Host and port where applications find it.
+    pub address: String,
+    /// Selector of its pods.
+    pub selector: String,
+    /// Its poolers, as the Deployment tells of them; none before there is one.
+    pub poolers: Option<Poolers>,
+    /// Why its objects are not as they should be.
+    pub trouble: Option<Trouble>,
+}
+
+/// Poolers of a gateway, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Poolers {
+    /// How many there should be.
+    pub wanted: u32,
+    /// How many there are.
+    pub exist: u32,
+    /// Of them: that take clients.
+    pub ready: u32,
 }
 
 /// A pod with a sidecar.
@@ -218,10 +244,10 @@ pub struct LoadSeen {
     pub age_seconds: u32,
 }
 
-/// Why the load is not known.
+/// Why the load is not known, or a gateway not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
-    /// Reason of `ScalingActive`.
+    /// Reason of `ScalingActive`, or of `GatewayAvailable`.
     pub reason: &'static str,
     /// What is wrong and what to do.
     pub message: String,

@@ -2,15 +2,15 @@
 
 use super::{
     Figures, conditions,
-    observed::{Change, Observed, Proof, UnixSeconds},
+    observed::{Change, GatewaySeen, Observed, Poolers, Proof, UnixSeconds},
     revision::Rollout,
 };
 use crate::{
     api::{
-        Confidence, Effective, Load, Mode, PodCounts, Recommendation, RevisionStatus,
+        Confidence, Effective, GatewayStatus, Load, Mode, PodCounts, Recommendation, RevisionStatus,
         conditions::{
-            ABLE_TO_SCALE, ACCEPTED, ConditionStatus, INJECTED, LEAK_DETECTED, Observed as Condition, PODS_CURRENT,
-            PROGRESSING, PROVEN, SCALING_ACTIVE, SCALING_LIMITED,
+            ABLE_TO_SCALE, ACCEPTED, ConditionStatus, GATEWAY_AVAILABLE, INJECTED, LEAK_DETECTED,
+            Observed as Condition, PODS_CURRENT, PROGRESSING, PROVEN, SCALING_ACTIVE, SCALING_LIMITED,
         },
         reasons,
     },
@@ -37,6 +37,8 @@ pub struct Report {
     pub change: Option<Change>,
     /// Pods, counted.
     pub pods: PodCounts,
+    /// The gateway; none with another topology, and before its Deployment exists.
+    pub gateway: Option<GatewayStatus>,
     /// Revisions; none before the first.
     pub revision: Option<RevisionStatus>,
     /// What is in force after class and built-in defaults.
@@ -113,6 +115,7 @@ pub(super) fn report(observed: &Observed, rollout: &Rollout, figures: &Figures, 
         load,
         change: observed.sizing.and_then(|sizing| sizing.change.clone()),
         pods: counts(observed, figures),
+        gateway: observed.gateway.as_ref().and_then(gateway),
         revision: if rollout.updated > 0 {
             let failed_hashes =
                 told.and_then(|told| told.revision.as_ref()).map(|told| told.failed_hashes.clone()).unwrap_or_default();
@@ -124,6 +127,16 @@ pub(super) fn report(observed: &Observed, rollout: &Rollout, figures: &Figures, 
         capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
         conditions,
     }
+}
+
+fn gateway(gateway: &GatewaySeen) -> Option<GatewayStatus> {
+    let Poolers { exist, ready, .. } = gateway.poolers?;
+    Some(GatewayStatus {
+        replicas: exist,
+        ready_replicas: Some(ready),
+        selector: gateway.selector.clone(),
+        address: Some(gateway.address.clone()),
+    })
 }
 
 fn counts(observed: &Observed, figures: &Figures) -> PodCounts {
@@ -224,9 +237,8 @@ fn generation(observed: &Observed) -> i64 {
 fn turned(observed: &Observed, condition: &Condition) -> Option<EventNote> {
     // which status is bad news; the others do not make events
     let bad = match condition.type_ {
-        ACCEPTED | INJECTED | PODS_CURRENT | PROVEN | SCALING_ACTIVE | ABLE_TO_SCALE | PROGRESSING => {
-            ConditionStatus::False
-        }
+        ACCEPTED | INJECTED | GATEWAY_AVAILABLE | PODS_CURRENT | PROVEN | SCALING_ACTIVE | ABLE_TO_SCALE
+        | PROGRESSING => ConditionStatus::False,
         SCALING_LIMITED | LEAK_DETECTED => ConditionStatus::True,
         _ => return None,
     };
@@ -235,6 +247,9 @@ fn turned(observed: &Observed, condition: &Condition) -> Option<EventNote> {
         reasons::AWAITING_PROOF,
         reasons::NOT_ACCEPTED,
         reasons::NO_PODS,
+        reasons::STARTING,
+        reasons::ROLLING_OUT,
+        reasons::GATEWAY_SCALED_TO_ZERO,
         reasons::PAUSED,
         reasons::RECOMMEND_ONLY,
         "MinSize",

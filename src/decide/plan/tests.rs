@@ -6,8 +6,8 @@ use super::*;
 use crate::{
     api::{ConnectionPool, ConnectionPoolStatus, RevisionStatus, conditions::ConditionStatus, reasons},
     contract::{
-        ClientSide, Held, Injection, LimitsReadBack, PodGrant, PoolRevision, ServerTls, ServerTlsMode, SlotStatus,
-        StatusReport, Upstream,
+        ClientSide, Held, Injection, LimitsReadBack, PodGrant, PoolRevision, Reach, ServerTls, ServerTlsMode,
+        SlotStatus, StatusReport, Upstream,
     },
     decide::{
         effective::{EffectivePool, Refusal, effective},
@@ -88,6 +88,7 @@ impl World {
 
     fn plan_that<'a>(&'a self, change: impl FnOnce(&mut Observed<'a>), cannot_render: Option<&str>) -> Plan {
         let mut observed = Observed {
+            gateway: None,
             now: self.now,
             epoch: self.epoch,
             pool: &self.pool,
@@ -328,7 +329,7 @@ fn a_pod_that_was_created_with_something_else_is_told_of_with_the_command_that_r
             pool: "shop".to_owned(),
             namespace: "ns".to_owned(),
             upstream: Upstream { host: "pg".to_owned(), port: 5432, database: "shop".to_owned(), tls },
-            client: ClientSide { port: 5432, max_connections: 1000 },
+            client: ClientSide { port: 5432, max_connections: 1000, reach: Reach::Pod },
             fixed_hash: hash.to_owned(),
         }
     };

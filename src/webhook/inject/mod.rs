@@ -17,6 +17,7 @@ use k8s_openapi::api::core::v1::{Container, LocalObjectReference, Pod, PodSpec};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+pub(crate) use self::containers::{copier, sidecar, volumes};
 use self::patch::PatchBuilder;
 use crate::{
     api::ConnectionPool,
@@ -28,7 +29,7 @@ use crate::{
 };
 
 /// Which local volumes the cluster autoscaler may drop with a node: without it a pod with an `emptyDir` keeps its node.
-const SAFE_TO_EVICT_ANNOTATION: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
+pub(crate) const SAFE_TO_EVICT_ANNOTATION: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
 
 /// What the operator's configuration says about injected containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +58,8 @@ pub struct PodPool<'a> {
 }
 
 impl PodPool<'_> {
-    fn name(&self) -> String {
+    /// Name of the pool.
+    pub fn name(&self) -> String {
         self.pool.metadata.name.clone().unwrap_or_default()
     }
 
@@ -75,7 +77,7 @@ impl PodPool<'_> {
                 database: upstream.database.clone(),
                 tls: ServerTls { mode: pod.server_tls, own_ca: pod.server_ca.is_some() },
             },
-            client: ClientSide { port: pod.client_port, max_connections: pod.max_client_connections },
+            client: ClientSide { port: pod.client_port, max_connections: pod.max_client_connections, reach: pod.reach },
             fixed_hash: self.fixed_hash(),
         }
     }
@@ -212,9 +214,10 @@ pub fn disown(pod: &Pod) -> Patch {
 /// # Errors
 /// [`ContractError`] when another version of Sluice wrote it or it was damaged.
 pub fn injection_of(pod: &Pod) -> Option<Result<Injection, ContractError>> {
-    let init = pod.spec.as_ref()?.init_containers.as_ref()?;
-    let sidecar =
-        init.iter().find(|container| container.name == names::SIDECAR_CONTAINER && containers::is_ours(container))?;
+    let spec = pod.spec.as_ref()?;
+    // a gateway's pod has nothing beside its pooler, which is therefore no sidecar
+    let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let sidecar = all.find(|container| container.name == names::SIDECAR_CONTAINER && containers::is_ours(container))?;
     let variable = sidecar.env.iter().flatten().find(|variable| variable.name == names::INJECTION_VARIABLE)?;
     Some(Injection::parse(&variable.value.as_ref()?.replace("$$", "$")))
 }
@@ -252,7 +255,8 @@ fn patch_metadata(builder: &mut PatchBuilder, pod: &Pod, plan: &PodPool<'_>) {
     builder.metadata("annotations", known, &annotations);
 }
 
-fn with_our_volumes(listed: &str) -> String {
+/// The value of [`SAFE_TO_EVICT_ANNOTATION`]: what it lists, and ours.
+pub(crate) fn with_our_volumes(listed: &str) -> String {
     let mut volumes: Vec<&str> = listed.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
     for ours in [names::BINARY_VOLUME, names::RUN_VOLUME, names::STATE_VOLUME] {
         if !volumes.contains(&ours) {

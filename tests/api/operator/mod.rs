@@ -2,6 +2,7 @@
 
 mod doubtful;
 mod far;
+mod gateway;
 mod pods;
 mod process;
 mod prometheus;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams},
@@ -20,7 +20,7 @@ use kube::{
 use parking_lot::Mutex;
 use serde_json::json;
 use sluice::{
-    api::ConnectionPool,
+    api::{ConnectionPool, Topology},
     contract::{
         Document, GrantDocument, Held, LimitsReadBack, PodGrant, PoolRevision, RevisionDocument, SlotStatus,
         StatusReport, names,
@@ -128,10 +128,14 @@ pub async fn create(cluster: &Cluster, pool: &ConnectionPool, name: &str) -> (St
     let number = NEXT_ADDRESS.fetch_add(1, Ordering::Relaxed);
     let address = format!("127.1.{}.{}", number / 250, number % 250 + 1);
     let pods: Api<Pod> = cluster.api();
-    let pod = pods.create(&PostParams::default(), &injected(pool, name)).await.expect("a pod");
+    let (pod, statuses) = match pool.spec.topology {
+        Topology::Gateway => (of_gateway(cluster, pool, name).await, "containerStatuses"),
+        _ => (injected(pool, name), "initContainerStatuses"),
+    };
+    let pod = pods.create(&PostParams::default(), &pod).await.expect("a pod");
     let status = json!({"status": {
         "phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
-        "initContainerStatuses": [{"name": names::SIDECAR_CONTAINER, "image": "", "imageID": "", "ready": true,
+        statuses: [{"name": names::SIDECAR_CONTAINER, "image": "", "imageID": "", "ready": true,
             "restartCount": 0, "state": {"running": {"startedAt": "2026-11-21T00:00:00Z"}}}],
     }});
     pods.patch_status(name, &PatchParams::default(), &Patch::Merge(&status)).await.expect("its status");
@@ -144,8 +148,21 @@ pub fn grant_of(pod: &Pod, pool: &str) -> Option<PodGrant> {
     document.pools.get(pool).copied()
 }
 
+/// A pod as the controllers make it from the gateway's Deployment.
+async fn of_gateway(cluster: &Cluster, pool: &ConnectionPool, name: &str) -> Pod {
+    let deployments: Api<Deployment> = cluster.api();
+    let deployment = deployments.get(&format!("{}-gateway", pool.name_any())).await.expect("the gateway's Deployment");
+    let template = deployment.spec.expect("a spec").template;
+    let mut pod = Pod { metadata: template.metadata.unwrap_or_default(), spec: template.spec, ..Pod::default() };
+    pod.metadata.name = Some(name.to_owned());
+    if let Some(spec) = &mut pod.spec {
+        spec.node_name = Some("none".to_owned());
+    }
+    pod
+}
+
 fn injected(pool: &ConnectionPool, name: &str) -> Pod {
-    let labels: BTreeMap<String, String> = pool.spec.workload.selector.match_labels.clone();
+    let labels: BTreeMap<String, String> = pool.selector().expect("a sidecar pool").match_labels.clone();
     let pod: Pod = object(json!({
         "metadata": {"name": name, "labels": labels},
         "spec": {"nodeName": "none", "containers": [{"name": "app", "image": "app"}]},

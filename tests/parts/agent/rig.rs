@@ -11,8 +11,8 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use sluice::contract::{
-    ClientSide, Document, GrantDocument, Injection, LimitSource, PodGrant, PoolRevision, RevisionDocument, ServerTls,
-    ServerTlsMode, Settings, StatusReport, Upstream,
+    ClientSide, Document, GrantDocument, Injection, LimitSource, PodGrant, PoolRevision, Reach, RevisionDocument,
+    ServerTls, ServerTlsMode, Settings, StatusReport, Upstream,
 };
 use tempfile::TempDir;
 use tokio_postgres::{Client, Config, NoTls};
@@ -197,7 +197,7 @@ impl Agent {
                 database: account.database.clone(),
                 tls: ServerTls { mode: ServerTlsMode::Disabled, own_ca: false },
             },
-            client: ClientSide { port: free_port(), max_connections: 200 },
+            client: ClientSide { port: free_port(), max_connections: 200, reach: Reach::Pod },
             fixed_hash: String::new(),
         };
         let agent = Self {
