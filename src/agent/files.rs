@@ -7,11 +7,15 @@ use std::{
     path::Path,
 };
 
-/// Writes a file of mode 0600. Whoever reads the path sees the old text or the new one, never a part.
+/// Writes a file of mode 0600. Whoever reads the path sees the old text or the new one, never a part. A file that holds the
+/// text already is left as it is, so that a full volume keeps nobody from starting with what is there.
 ///
 /// # Errors
 /// Of the file system; the old file stays then.
 pub fn write_whole(path: &Path, text: &[u8]) -> io::Result<()> {
+    if fs::read(path).is_ok_and(|there| there == text) {
+        return Ok(());
+    }
     let mut aside = path.as_os_str().to_owned();
     aside.push(".new");
     let aside = Path::new(&aside);

@@ -6,7 +6,7 @@
 
 use std::{
     fs,
-    io::Read,
+    io::{self, Read},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
@@ -37,21 +37,24 @@ impl Inputs {
     }
 
     /// The texts, when they may have changed since the last call.
-    pub fn changed(&mut self) -> Option<Texts> {
+    ///
+    /// # Errors
+    /// Nothing can be read now, which says nothing about what is there; it is read at the next call.
+    pub fn changed(&mut self) -> io::Result<Option<Texts>> {
         let signature = self.signature();
         if self.seen.as_ref() == Some(&signature) {
-            return None;
+            return Ok(None);
         }
         let texts = Texts {
-            revision: self.text(names::REVISION_FILE),
-            grant: self.text(names::GRANT_FILE),
-            username: self.bytes(names::USERNAME_FILE),
-            password: self.bytes(names::PASSWORD_FILE),
-            server_ca: self.bytes(names::SERVER_CA_FILE),
+            revision: self.text(names::REVISION_FILE)?,
+            grant: self.text(names::GRANT_FILE)?,
+            username: self.bytes(names::USERNAME_FILE)?,
+            password: self.bytes(names::PASSWORD_FILE)?,
+            server_ca: self.bytes(names::SERVER_CA_FILE)?,
         };
         // A swap while we read would mix two states: then the link differs and we read again next time.
         self.seen = Some(signature);
-        Some(texts)
+        Ok(Some(texts))
     }
 
     fn signature(&self) -> Signature {
@@ -76,15 +79,26 @@ impl Inputs {
         )
     }
 
-    fn bytes(&self, file: &str) -> Option<Vec<u8>> {
+    /// None: there is no such file for us.
+    fn bytes(&self, file: &str) -> io::Result<Option<Vec<u8>>> {
         let mut bytes = Vec::new();
-        let opened = fs::File::open(self.directory.join(file)).ok()?;
-        opened.take(LARGEST_FILE).read_to_end(&mut bytes).ok()?;
-        Some(bytes)
+        let opened = fs::File::open(self.directory.join(file));
+        match opened.and_then(|opened| opened.take(LARGEST_FILE).read_to_end(&mut bytes)) {
+            Ok(_) => Ok(Some(bytes)),
+            Err(error) if is_want_of_means(&error) => Err(error),
+            Err(_) => Ok(None),
+        }
     }
 
-    fn text(&self, file: &str) -> Option<String> {
+    fn text(&self, file: &str) -> io::Result<Option<String>> {
         // What is not UTF-8 is no JSON either, and is refused as such.
-        Some(String::from_utf8_lossy(&self.bytes(file)?).into_owned())
+        Ok(self.bytes(file)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
+}
+
+/// Whether it is we who cannot read now.
+fn is_want_of_means(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let found = Errno::from_io_error(error);
+    [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::IO].into_iter().any(|errno| found == Some(errno))
 }

@@ -117,6 +117,7 @@ pub struct Metrics {
     sample_time: Family<Nothing, Float>,
     decisions: Family<Label, Counter>,
     restarts: Family<Label, Counter>,
+    clients_cut: Counter,
     errors: Family<Label, Counter>,
     refused: Family<[(&'static str, &'static str); 2], Gauge>,
     switches: Family<Label, Counter>,
@@ -158,6 +159,7 @@ impl Metrics {
             sample_time: Family::default(),
             decisions: Family::default(),
             restarts: Family::default(),
+            clients_cut: Counter::default(),
             errors: Family::default(),
             refused: Family::default(),
             switches: Family::default(),
@@ -215,6 +217,11 @@ impl Metrics {
         );
         registry.register(counter(names::DECISIONS), "Decisions that changed the limit", m.decisions.clone());
         registry.register(counter(names::POOLER_RESTARTS), "Restarts of the pooler", m.restarts.clone());
+        registry.register(
+            counter(names::CLIENTS_CUT),
+            "Clients whose connection ended with a process of the pooler",
+            m.clients_cut.clone(),
+        );
         registry.register(counter(names::POOLER_ERRORS), "Errors in the pooler's log", m.errors.clone());
         registry.register(
             names::CONFIG_REFUSED,
@@ -326,6 +333,11 @@ impl Metrics {
     /// Counts a decision that changed the limit.
     pub fn count_decision(&self, reason: &'static str) {
         self.decisions.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// Counts clients whose connection ended with a process of the pooler.
+    pub fn count_cut(&self, clients: u32) {
+        self.clients_cut.inc_by(clients.into());
     }
 
     /// Counts a restart of the pooler.

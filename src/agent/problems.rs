@@ -53,6 +53,8 @@ impl Problem {
 /// What stands in the way of the newest revision or grant, one place for each thing that can.
 #[derive(Clone, Debug, Default)]
 pub struct Problems {
+    /// Reading the configuration volume.
+    pub inputs: Problem,
     /// The pooler's program.
     pub program: Problem,
     /// A process that does not stay up.
@@ -76,8 +78,8 @@ pub struct Problems {
 impl Problems {
     /// Everything that is told now.
     pub fn told(&self, now: Millis) -> impl Iterator<Item = &str> {
-        let Self { program, process, configuration, reload, switch, limits, reading, files, state } = self;
-        [program, process, configuration, reload, switch, limits, reading, files, state]
+        let Self { inputs, program, process, configuration, reload, switch, limits, reading, files, state } = self;
+        [inputs, program, process, configuration, reload, switch, limits, reading, files, state]
             .into_iter()
             .filter_map(move |p| p.told(now))
     }

@@ -177,6 +177,8 @@ pub struct Slot {
     logins_known: bool,
     differences: Differences,
     arrivals: Arrivals,
+    /// Clients that ended with the process, not told yet.
+    cut: u32,
     /// Since when more is held than the process may hold.
     pub releasing_since: Option<Millis>,
 }
@@ -213,6 +215,7 @@ impl Slot {
             logins_known: !runs,
             differences: Differences::default(),
             arrivals: Arrivals::default(),
+            cut: 0,
             releasing_since: None,
         };
         if runs {
@@ -314,9 +317,16 @@ impl Slot {
             if let ProcessState::Ended { status } = self.link.slot(self.name).process {
                 tracing::warn!(slot = self.name.as_str(), status, "pgbouncer ended");
             }
+            let clients = self.pools.map_or(0, |(_, pools)| pools.clients_active.saturating_add(pools.clients_waiting));
+            self.cut = self.cut.saturating_add(clients);
             self.forget();
         }
         self.generation.is_some()
+    }
+
+    /// Clients that were cut since the last call because the process ended, as the last reading counted them.
+    pub fn take_cut(&mut self) -> u32 {
+        std::mem::take(&mut self.cut)
     }
 
     /// What the kernel knows of the process; None where it does not tell.

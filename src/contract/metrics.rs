@@ -54,6 +54,8 @@ pub const SAMPLE_TIME: &str = "sluice_sample_timestamp_seconds";
 pub const DECISIONS: &str = "sluice_agent_decisions_total";
 /// Counter by `reason`: restarts of the pooler.
 pub const POOLER_RESTARTS: &str = "sluice_pooler_restarts_total";
+/// Counter: clients whose connection ended with a process of the pooler, as they were counted last.
+pub const CLIENTS_CUT: &str = "sluice_clients_cut_total";
 /// Gauge by `mode` (`Steer`, `Unsupported`), 1 for how a revision that needs a new process comes into force.
 pub const SWITCHING: &str = "sluice_switching";
 /// Counter by `result`: switches to another process of the pooler.

@@ -193,15 +193,26 @@ impl Keeper {
             return Ok(());
         }
         self.start_at = None;
+        match self.start_agent() {
+            Err(error) if self.has_poolers() => {
+                tracing::error!("starting the agent again: {error}; the pooler goes on, and it is tried again");
+                self.plan_start();
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn start_agent(&mut self) -> Result<(), KeeperError> {
         let (ours, its) = StdStream::pair().map_err(failed("making the line to the agent"))?;
         ours.set_nonblocking(true).map_err(failed("making the line to the agent"))?;
+        let (orders, line) = UnixStream::from_std(ours).map_err(failed("making the line to the agent"))?.into_split();
         let child = Command::new(&self.program)
             .arg("agent")
             .args(&self.arguments)
             .stdin(Stdio::from(OwnedFd::from(its)))
             .spawn()
             .map_err(failed("starting the agent"))?;
-        let (orders, line) = UnixStream::from_std(ours).map_err(failed("making the line to the agent"))?.into_split();
         self.agent = Some(Agent { pid: Pid::from_child(&child), begin: Instant::now() });
         self.voice = Some(Voice { line, taken: 0, pending: Vec::new(), changed: true });
         self.orders = Some(BufReader::new(orders));
@@ -327,8 +338,7 @@ impl Keeper {
                 if self.ending.is_some() {
                     continue;
                 }
-                let poolers = self.slots.iter().any(|slot| matches!(slot.process, ProcessState::Running { .. }));
-                if !poolers && status.code().is_some_and(|code| code != 0) {
+                if !self.has_poolers() && status.code().is_some_and(|code| code != 0) {
                     // nothing to protect: Kubernetes shows better than we could that it does not start
                     return Some(ExitCode::FAILURE);
                 }
@@ -360,8 +370,16 @@ impl Keeper {
         if begin.elapsed() >= FORGIVEN_AFTER {
             self.pause = FIRST_PAUSE;
         }
+        self.plan_start();
+    }
+
+    fn plan_start(&mut self) {
         self.start_at = Some(Instant::now() + self.pause);
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+    }
+
+    fn has_poolers(&self) -> bool {
+        self.slots.iter().any(|slot| matches!(slot.process, ProcessState::Running { .. }))
     }
 
     fn end(&mut self, grace: Duration) {
@@ -377,8 +395,7 @@ impl Keeper {
     }
 
     fn is_over(&self) -> bool {
-        let running = |slot: &SlotState| matches!(slot.process, ProcessState::Running { .. });
-        self.ending.is_some() && self.agent.is_none() && !self.slots.iter().any(running)
+        self.ending.is_some() && self.agent.is_none() && !self.has_poolers()
     }
 }
 

@@ -50,7 +50,7 @@ impl Agent {
         // What served before serves again; what is wanted beyond has to prove itself. Where nothing can, it is simply tried.
         let again = self.served.as_ref().filter(|_| self.can_switch() && self.machine.faults() < FAULTS_TOLD);
         let revision = again.or(self.wish.revision.as_ref());
-        let Some(rendered) = self.render(self.slot.name(), revision, self.wanted()) else { return };
+        let Some(rendered) = self.render(self.slot.name(), revision, self.wanted_beside()) else { return };
         let Some(program) = self.program.clone() else { return };
         (self.started_at, self.answered) = (self.now(), None);
         let (clients, share) = (self.injection.client.max_connections, self.wish.grant().share);

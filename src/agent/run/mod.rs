@@ -33,7 +33,7 @@ use super::{
     metrics::Metrics,
     options::RunOptions,
     peaks::Peak,
-    problems::Problems,
+    problems::{Problem, Problems},
     process::{self, ProcessError},
     reaction::Reaction,
     retry::Retry,
@@ -298,10 +298,7 @@ impl Agent {
     async fn round(&mut self, punctual: bool) {
         let now = self.now();
         self.count_errors();
-        if let Some(texts) = self.inputs.changed() {
-            self.take_inputs(&texts);
-            self.to_be_applied = true;
-        }
+        self.read_inputs(now);
         let (console, in_time) = self.ask_console(now).await;
         let seen = Observation {
             startable: self.program.is_some() && self.wish.revision.is_some() && self.wish.credentials.is_some(),
@@ -320,6 +317,7 @@ impl Agent {
             None => {}
         }
         self.tell_faults();
+        self.published.metrics.count_cut(self.slot.take_cut() + self.other.take_cut());
         let serving = self.machine.is_serving();
         if serving && !was_serving {
             self.problems.reading.is_over();
@@ -370,6 +368,24 @@ impl Agent {
     fn count_errors(&mut self) {
         while let Ok(error) = self.errors.try_recv() {
             self.published.metrics.count_error(error.as_str());
+        }
+    }
+
+    fn read_inputs(&mut self, now: Millis) {
+        match self.inputs.changed() {
+            Ok(None) => self.problems.inputs.is_over(),
+            Ok(Some(texts)) => {
+                self.problems.inputs.is_over();
+                self.take_inputs(&texts);
+                self.to_be_applied = true;
+            }
+            Err(error) => {
+                let text = format!("reading the configuration: {error}");
+                if self.problems.inputs == Problem::default() {
+                    tracing::warn!("{text}");
+                }
+                self.problems.inputs.may_pass(now, text);
+            }
         }
     }
 

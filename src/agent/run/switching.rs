@@ -16,6 +16,7 @@ use crate::{
             Action, Failure, Observation, OtherSeen, PROOF_DEADLINE, Phase, Proof, START_DEADLINE, Wanted,
             division::{SlotLoad, allowed, beside, divide, trial},
         },
+        vitals::{Effort, Vitals},
     },
     contract::{LimitsReadBack, OtherRole, OtherSlot, Switching as Mode},
     pooler::pgbouncer::{
@@ -52,7 +53,10 @@ pub(super) struct Switching {
     proof: Option<Proof>,
     /// What the other slot said when it failed.
     why: Option<String>,
+    /// When it answered last, or was seen to lack CPU.
     answered: Millis,
+    /// What it had done when it answered last, and when that was.
+    vitals: Option<(Millis, Vitals)>,
     next_ping: Millis,
     clients: Option<Vec<Client>>,
 }
@@ -216,10 +220,20 @@ impl Agent {
             self.switching.why = Some(error.to_string());
             self.switching.clients = None;
             self.switching.next_ping = now + SILENT_PING;
+            if self.other_is_starved(now) {
+                self.switching.answered = now;
+            }
             return ConsoleSeen::Silent;
         }
         (self.switching.answered, self.switching.next_ping) = (now, now + PING);
+        self.switching.vitals = self.other.vitals().map(|vitals| (now, vitals));
         ConsoleSeen::Answered
+    }
+
+    /// Whether the other process would answer if it were let.
+    fn other_is_starved(&self, now: Millis) -> bool {
+        let Some((vitals, (at, before))) = self.other.vitals().zip(self.switching.vitals) else { return false };
+        vitals.effort_since(&before, now.saturating_sub(at)) == Effort::Starved
     }
 
     fn failed(&mut self, error: &dyn std::error::Error) -> Proof {
@@ -257,6 +271,7 @@ impl Agent {
     async fn start_other(&mut self) -> Result<(), String> {
         let switching = &mut self.switching;
         (switching.proof, switching.query, switching.why, switching.clients) = (None, None, None, None);
+        switching.vitals = None;
         let grant = self.wish.grant();
         let part = trial(grant.share, grant.floor);
         // nothing is opened before it is asked to prove itself
@@ -323,7 +338,7 @@ impl Agent {
         let kept = if grant.share > 1 { kept } else { 0 };
         (self.switching.part, self.switching.part_since) = (grant.share - kept, now);
         (self.switching.steered_at, self.switching.answered, self.switching.next_ping) = (now, now, 0);
-        self.switching.clients = None;
+        (self.switching.clients, self.switching.vitals) = (None, None);
         let back = matches!(self.switch.phase(), Phase::Warm { version: None, .. });
         self.published.metrics.count_switch(if back { SwitchResult::SteppedBack } else { SwitchResult::Switched });
         tracing::info!(revision = self.revision(), slot = slot.as_str(), back, "new clients are led here");
@@ -387,6 +402,16 @@ impl Agent {
         };
         let [active, other] = allowed(share, parts, loads);
         Some((alone(active, self.limit), Some(limits::Wanted { limit: other, warm: 0, share: other })))
+    }
+
+    /// What a process that new clients come to is started with: not what the other one may still hold.
+    pub(super) fn wanted_beside(&self) -> limits::Wanted {
+        let wanted = self.wanted();
+        if !self.other_counts() {
+            return wanted;
+        }
+        let part = self.other.bound().map_or(0, |bound| wanted.share.saturating_sub(bound));
+        limits::Wanted { limit: wanted.limit.min(part), warm: wanted.warm.min(part), share: part }
     }
 
     /// Whether both processes together can hold no more than the share.

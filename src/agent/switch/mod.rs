@@ -35,6 +35,8 @@ const FIRST_PAUSE: Millis = 2000;
 const LONGEST_PAUSE: Millis = 300_000;
 /// Shortest time that blue is kept: a connection that was being made when clients were steered away may still come to it.
 const SETTLE: Millis = 1000;
+/// A process without clients that was asked to end and has not for so long ignores signals, and is killed.
+const STOP_DEADLINE: Millis = 5000;
 /// Between two rounds of closing idle clients of a slot that has to make way.
 const CLOSING_PACE: Millis = 200;
 
@@ -114,7 +116,7 @@ pub enum Action {
     CloseIdle(SlotName),
     /// End a process that nobody is connected to.
     Stop(SlotName),
-    /// Kill a process that never had a client, or whose clients get no answer any more.
+    /// Kill a process that has no client, or whose clients get no answer any more.
     Kill(SlotName),
 }
 
@@ -191,11 +193,13 @@ pub struct Switch {
     phase: Phase,
     given_up: Option<GivenUp>,
     closed_at: Millis,
+    /// Since when the other slot's process has been asked to end.
+    stopping_since: Option<Millis>,
 }
 
 impl Default for Switch {
     fn default() -> Self {
-        Self { phase: Phase::Steady, given_up: None, closed_at: 0 }
+        Self { phase: Phase::Steady, given_up: None, closed_at: 0, stopping_since: None }
     }
 }
 
@@ -258,6 +262,7 @@ impl Switch {
                 let makes_way = seen.other.hung || matches!(seen.wanted, Wanted::New { .. });
                 let delay = if makes_way { SETTLE } else { seen.scale_down_delay.max(SETTLE) };
                 if now.saturating_sub(since) >= delay {
+                    self.stopping_since = None;
                     self.phase = Phase::Draining { waiting_since: None };
                 }
                 None
@@ -344,7 +349,11 @@ impl Switch {
             return Some(Action::Kill(other));
         }
         if seen.other.clients == Some(0) {
-            return Some(Action::Stop(other));
+            let Some(since) = self.stopping_since else {
+                self.stopping_since = Some(now);
+                return Some(Action::Stop(other));
+            };
+            return (now.saturating_sub(since) >= STOP_DEADLINE).then_some(Action::Kill(other));
         }
         if !matches!(seen.wanted, Wanted::New { .. }) {
             self.phase = Phase::Draining { waiting_since: None };

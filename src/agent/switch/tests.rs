@@ -29,6 +29,8 @@ struct Process {
     config: Config,
     started: Millis,
     hung: bool,
+    /// It ignores signals.
+    deaf: bool,
     /// A query came back through it, or it served before it was started again.
     proven: bool,
     asked: Option<Millis>,
@@ -47,6 +49,7 @@ enum Event {
     BackToThePreviousOne,
     ProcessDies(usize),
     ProcessHangs(usize),
+    ProcessTurnsDeaf(usize),
     AgentDies,
     ClientsCome { some: u8, stay: u8 },
     ClientsLeave,
@@ -76,6 +79,7 @@ impl World {
             config,
             started: 0,
             hung: false,
+            deaf: false,
             proven: true,
             asked: None,
             bound: 8,
@@ -217,6 +221,7 @@ impl World {
                     config: self.wanted,
                     started: self.now,
                     hung: false,
+                    deaf: false,
                     proven: false,
                     asked: None,
                     bound: 0,
@@ -251,8 +256,11 @@ impl World {
             }
             Action::Stop(slot) => {
                 on_other(slot, self);
-                let process = self.slots[slot.index()].take().expect("a process");
+                let process = self.slots[slot.index()].expect("a process");
                 assert_eq!(process.clients, 0, "clients were cut");
+                if !process.deaf {
+                    self.slots[slot.index()] = None;
+                }
             }
             Action::Kill(slot) => {
                 on_other(slot, self);
@@ -285,6 +293,7 @@ impl World {
             config,
             started: self.now,
             hung: false,
+            deaf: false,
             proven: true,
             asked: None,
             bound: 0,
@@ -318,6 +327,11 @@ impl World {
             Event::ProcessHangs(slot) => {
                 if let Some(process) = &mut self.slots[slot] {
                     process.hung = true;
+                }
+            }
+            Event::ProcessTurnsDeaf(slot) => {
+                if let Some(process) = &mut self.slots[slot] {
+                    process.deaf = true;
                 }
             }
             Event::AgentDies => {
@@ -387,6 +401,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::BackToThePreviousOne),
         2 => (0..2usize).prop_map(Event::ProcessDies),
         1 => (0..2usize).prop_map(Event::ProcessHangs),
+        1 => (0..2usize).prop_map(Event::ProcessTurnsDeaf),
         2 => Just(Event::AgentDies),
         3 => (0..20u8, 0..4u8).prop_map(|(some, stay)| Event::ClientsCome { some, stay }),
         3 => Just(Event::ClientsLeave),

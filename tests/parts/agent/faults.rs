@@ -156,10 +156,10 @@ async fn processes_that_others_left_behind_are_reaped() {
 }
 
 /// Processes that leave nothing of one core to others; they end with this value.
-struct Crowd(Vec<Child>);
+pub struct Crowd(Vec<Child>);
 
 impl Crowd {
-    fn on(core: usize) -> Self {
+    pub fn on(core: usize) -> Self {
         let spin = || {
             let mut command = Command::new("taskset");
             command.args(["-c", &core.to_string(), "sh", "-c", "while :; do :; done"]);
@@ -178,13 +178,13 @@ impl Drop for Crowd {
     }
 }
 
-fn tell(program: &str, words: &[&str], pid: Pid) {
+pub fn tell(program: &str, words: &[&str], pid: Pid) {
     let done = Command::new(program).args(words).arg(pid.as_raw_nonzero().to_string()).output().unwrap();
     assert!(done.status.success(), "{program}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
 /// A core that this process may use.
-fn some_core() -> usize {
+pub fn some_core() -> usize {
     let status = fs::read_to_string(Path::new("/proc/self/status")).unwrap();
     let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
     list.trim().split([',', '-']).next().unwrap().parse().unwrap()

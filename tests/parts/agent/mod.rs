@@ -8,6 +8,7 @@ mod keeper;
 mod load;
 mod rig;
 mod switch;
+mod switch_faults;
 
 use std::time::Duration;
 

@@ -20,6 +20,7 @@ use tokio_postgres::{Client, Config, NoTls};
 /// Longest wait for any state.
 pub const DEADLINE: Duration = Duration::from_secs(90);
 const POOL: &str = "shop";
+const FILLER: &str = "filler";
 
 /// A program of the lab.
 pub fn program(name: &str) -> PathBuf {
@@ -178,7 +179,13 @@ pub struct Agent {
     injection: Injection,
     account: Account,
     pooler: PathBuf,
+    /// Whether the volumes that are written to are file systems of their own, which a test can fill.
+    small_volumes: bool,
 }
+
+/// Mounts a small file system in the place of each of two directories, and becomes a program that alone sees them.
+const SMALL_VOLUMES: &str =
+    r#"for directory in "$1" "$2"; do mount -t tmpfs -o size=128k none "$directory" || exit; done; shift 2; exec "$@""#;
 
 impl Agent {
     /// The volumes of a pod whose annotations are not written yet.
@@ -207,6 +214,7 @@ impl Agent {
             injection,
             account: account.clone(),
             pooler: program("pgbouncer"),
+            small_volumes: false,
         };
         agent.write("credentials/username", &account.user);
         agent.write("credentials/password", &account.password);
@@ -226,6 +234,12 @@ impl Agent {
     /// Another program in the place of PgBouncer.
     pub fn with_pooler(mut self, pooler: &Path) -> Self {
         pooler.clone_into(&mut self.pooler);
+        self
+    }
+
+    /// With volumes that can be filled: see [`Agent::fill`].
+    pub fn with_small_volumes(mut self) -> Self {
+        self.small_volumes = true;
         self
     }
 
@@ -259,7 +273,15 @@ impl Agent {
     fn command(&self, injection: &str) -> Command {
         let path = |volume: &str| self.directory.path().join(volume);
         let log = fs::OpenOptions::new().create(true).append(true).open(path("log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sluice-agent"));
+        let agent = env!("CARGO_BIN_EXE_sluice-agent");
+        let mut command = if self.small_volumes {
+            let mut command = Command::new("unshare");
+            command.args(["--user", "--map-root-user", "--mount", "sh", "-c", SMALL_VOLUMES, "sh"]);
+            command.args([path("run"), path("state")]).arg(agent);
+            command
+        } else {
+            Command::new(agent)
+        };
         command
             .arg("run")
             .arg("--config-dir")
@@ -291,6 +313,46 @@ impl Agent {
         if let Some(mut child) = self.child.take() {
             end(&mut child, Signal::TERM);
         }
+    }
+
+    /// The first process of the container is killed, and the kernel ends all others of it; the volumes stay.
+    pub async fn crash(&mut self) {
+        let others = self.children();
+        let mut keeper = self.child.take().expect("it runs");
+        keeper.kill().unwrap();
+        keeper.wait().unwrap();
+        for pid in &others {
+            let _ = kill_process(*pid, Signal::KILL);
+        }
+        until("all its processes have ended", async || others.iter().all(|pid| has_ended(*pid)).then_some(())).await;
+    }
+
+    /// Where a process sees a directory.
+    fn seen(&self, directory: &str) -> PathBuf {
+        let path = self.directory.path().join(directory);
+        match &self.child {
+            Some(child) if self.small_volumes => {
+                let within = path.strip_prefix("/").unwrap();
+                Path::new("/proc").join(child.id().to_string()).join("root").join(within)
+            }
+            _ => path,
+        }
+    }
+
+    /// Fills a volume to the last byte, until [`Agent::empty`].
+    pub fn fill(&self, volume: &Path) {
+        assert!(self.small_volumes, "{} is not a file system of its own", volume.display());
+        let mut filler = fs::File::create(volume.join(FILLER)).unwrap();
+        let error = loop {
+            if let Err(error) = filler.write_all(&[0; 1024]) {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+    }
+
+    pub fn empty(volume: &Path) {
+        fs::remove_file(volume.join(FILLER)).unwrap();
     }
 
     /// Writes a file of the configuration volume as a whole, as the kubelet does.
@@ -347,11 +409,11 @@ impl Agent {
     }
 
     pub fn run_dir(&self) -> PathBuf {
-        self.directory.path().join("run")
+        self.seen("run")
     }
 
     pub fn state_dir(&self) -> PathBuf {
-        self.directory.path().join("state")
+        self.seen("state")
     }
 
     pub fn state_file(&self) -> PathBuf {
@@ -397,6 +459,11 @@ impl Agent {
         self.children().into_iter().filter(|pid| !is_ours(*pid)).collect()
     }
 
+    /// Process of the keeper.
+    pub fn keeper_pid(&self) -> Pid {
+        Pid::from_child(self.child.as_ref().expect("it runs"))
+    }
+
     /// Process of the agent, a child of the keeper.
     pub fn agent_pid(&self) -> Option<Pid> {
         self.children().into_iter().find(|pid| is_ours(*pid))
@@ -413,6 +480,11 @@ impl Agent {
 /// Whether a process runs our program; a pooler does for an instant, before it becomes one.
 fn is_ours(pid: Pid) -> bool {
     fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero())).is_ok_and(|name| name.trim() == "sluice-agent")
+}
+
+fn has_ended(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    stat.map_or(true, |stat| stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z')))
 }
 
 impl Drop for Agent {

@@ -15,18 +15,18 @@ use super::{
 };
 
 /// Settings that only a new process takes over, with as short a warm time as there is.
-fn packets(size: u32) -> Settings {
+pub fn packets(size: u32) -> Settings {
     let mut settings = settings();
     settings.parameters.insert("pkt_buf".to_owned(), size.to_string());
     settings.rollout.scale_down_delay_seconds = 1;
     settings
 }
 
-fn target(agent: &Agent) -> Target {
+pub fn target(agent: &Agent) -> Target {
     Target { address: ([127, 0, 0, 1], agent.client_port()).into(), login: agent.client_config() }
 }
 
-async fn switched(agent: &Agent, revision: u64) {
+pub async fn switched(agent: &Agent, revision: u64) {
     agent
         .until("the revision is in force, and nothing else runs", |status| {
             status.revision == Some(revision) && status.other.is_none() && status.message.is_empty()
