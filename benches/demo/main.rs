@@ -5,7 +5,9 @@
 //! open at the database (counted there), and the ceiling, what its poolers were set to.
 //!
 //! Sluice is the real agent with the real PgBouncer beside every pod. The operator's part, dividing `maxAllowed` over the
-//! pods, is done here every five seconds, as in the demo, with the same function (`decide::shares`) on what the agents report.
+//! pods, is done here with the same function (`decide::shares`) on what the agents report: every five seconds, as in the demo,
+//! when a pod appears, and once a second while shares that were taken back are not proven (the operator asks after 0.2 s).
+//! A pod that ends counts until its processes are gone.
 
 // seconds of a run of minutes fit everywhere
 #![allow(clippy::panic, clippy::cast_possible_truncation, clippy::cast_sign_loss, missing_docs)]
@@ -43,8 +45,10 @@ use timeline::Pod;
 const LIMITS: [u32; 5] = [4, 6, 8, 12, 20];
 /// Seconds after which PgBouncer closes an idle server connection; 600 is its default.
 const IDLE_TIMEOUTS: [u32; 3] = [5, 30, 600];
-/// Seconds between two divisions, as in the demo.
+/// Seconds between two looks at the demand, as in the demo.
 const TICK_SECONDS: u64 = 5;
+/// Seconds from the start of a pod until it is ready and gets orders, with every policy.
+const READY_AFTER: f64 = 2.0;
 
 #[derive(Clone, Copy)]
 enum Policy {
@@ -75,6 +79,38 @@ struct SluicePod {
     report: Option<StatusReport>,
     /// Busy and waiting of the last minute, second by second.
     demands: VecDeque<f64>,
+    /// What the last tick made of it.
+    demand: Option<PodDemand>,
+}
+
+impl SluicePod {
+    fn as_seen(&self, phase: PodPhase) -> PodShare<'_> {
+        PodShare {
+            uid: &self.uid,
+            created_seconds: self.created,
+            phase,
+            grant: Some(self.grant),
+            proof: self
+                .report
+                .as_ref()
+                .and_then(|report| Some(Proof { seq: report.seq, share: report.share, held: report.held?.held })),
+            demand: self.demand,
+        }
+    }
+
+    fn look_at_demand(&mut self) {
+        self.demand = (!self.demands.is_empty()).then(|| PodDemand {
+            mean: self.demands.iter().sum::<f64>() / self.demands.len() as f64,
+            peak: self.demands.iter().take(30).copied().fold(0.0, f64::max),
+        });
+    }
+}
+
+/// A pod of Sluice that ends.
+struct Leaving {
+    uid: String,
+    grant: PodGrant,
+    gone: JoinHandle<()>,
 }
 
 struct Running {
@@ -91,6 +127,7 @@ struct Arena {
     directory: PathBuf,
     counts: Arc<Counts>,
     running: BTreeMap<usize, Running>,
+    leaving: Vec<Leaving>,
 }
 
 fn main() {
@@ -136,15 +173,17 @@ async fn run(seconds: usize) -> Vec<Sample> {
             database,
             counts: Arc::new(Counts::new(seconds)),
             running: BTreeMap::new(),
+            leaving: Vec::new(),
         });
     }
     let (settings, max_allowed, floor) = parts::shop();
-    let pods = timeline::pods();
-    let mut samples = Vec::new();
     // the first pods are up before second 0
     let began = Instant::now() + Duration::from_secs(10);
+    let shop = Shop { began, server: postgres.port, settings, max_allowed, floor };
+    let pods = timeline::pods();
+    let mut samples = Vec::new();
     for arena in &mut arenas {
-        arena.pods_at(&pods, 0.0, began, postgres.port, &settings, (max_allowed, floor)).await;
+        arena.pods_at(&pods, 0.0, &shop).await;
     }
     let mut ticks = interval(Duration::from_secs(1));
     sleep_until(began).await;
@@ -153,11 +192,12 @@ async fn run(seconds: usize) -> Vec<Sample> {
         sleep_until(began + Duration::from_secs(second as u64)).await;
         let open = count(&counter).await;
         for arena in &mut arenas {
-            arena.pods_at(&pods, second as f64, began, postgres.port, &settings, (max_allowed, floor)).await;
+            arena.pods_at(&pods, second as f64, &shop).await;
             let ceiling = arena.observe().await;
             if (second as u64).is_multiple_of(TICK_SECONDS) {
-                arena.divide(max_allowed, floor);
+                arena.pods().for_each(SluicePod::look_at_demand);
             }
+            arena.divide(&shop, None);
             let (open, opened) = open.get(&arena.database).copied().unwrap_or_default();
             let [orders, late, given_up] = arena.counts.at(second - 1);
             let policy = arena.name.clone();
@@ -208,18 +248,10 @@ async fn count(client: &Client) -> BTreeMap<String, (u32, u64)> {
 
 impl Arena {
     /// Starts the pods whose time has come and ends those whose time is over.
-    async fn pods_at(
-        &mut self,
-        pods: &[Pod],
-        now: f64,
-        began: Instant,
-        server: u16,
-        settings: &Settings,
-        (max_allowed, floor): (u32, u32),
-    ) {
+    async fn pods_at(&mut self, pods: &[Pod], now: f64, shop: &Shop) {
         for (index, pod) in pods.iter().enumerate() {
-            if pod.from <= now && now < pod.to && !self.running.contains_key(&index) {
-                let running = self.start(index, pod, began, server, settings, (max_allowed, floor)).await;
+            if pod.from - READY_AFTER <= now && now < pod.to && !self.running.contains_key(&index) {
+                let running = self.start(index, pod, shop).await;
                 self.running.insert(index, running);
             }
         }
@@ -228,7 +260,11 @@ impl Arena {
         for index in over {
             let Some(Running { pooler, load, leaks, .. }) = self.running.remove(&index) else { continue };
             leaks.abort();
-            tokio::spawn(async move {
+            let granted = match &pooler {
+                Pooler::Fixed { .. } => None,
+                Pooler::Sluice(pod) => Some((pod.uid.clone(), pod.grant)),
+            };
+            let gone = tokio::spawn(async move {
                 let _ = tokio::time::timeout(Duration::from_secs(5), load).await;
                 let ended = spawn_blocking(move || match pooler {
                     Pooler::Fixed { process, .. } => process.end(Signal::INT),
@@ -240,38 +276,29 @@ impl Arena {
                 });
                 let _ = ended.await;
             });
+            self.leaving.extend(granted.map(|(uid, grant)| Leaving { uid, grant, gone }));
         }
+        self.leaving.retain(|pod| !pod.gone.is_finished());
     }
 
-    async fn start(
-        &self,
-        index: usize,
-        pod: &Pod,
-        began: Instant,
-        server: u16,
-        settings: &Settings,
-        (max_allowed, floor): (u32, u32),
-    ) -> Running {
+    async fn start(&mut self, index: usize, pod: &Pod, shop: &Shop) -> Running {
         let directory = self.directory.join(format!("pod{index}"));
-        let (database, policy, settings) = (self.database.clone(), self.policy, settings.clone());
-        let held: u32 = self.pods().map(|pod| pod.grant.granted).sum();
-        let created = pod.from as i64;
+        let (database, policy, settings) = (self.database.clone(), self.policy, shop.settings.clone());
+        let (server, created, uid) = (shop.server, pod.from as i64, format!("pod{index}"));
+        let grant = match policy {
+            Policy::Fixed { .. } => PodGrant::default(),
+            Policy::Sluice => self.divide(shop, Some((&uid, created))),
+        };
         let (port, pooler) = spawn_blocking(move || match policy {
             Policy::Fixed { limit, idle_timeout } => {
                 let (port, process) = parts::fixed(&directory, server, &database, limit, idle_timeout);
                 (port, Pooler::Fixed { process, limit })
             }
             Policy::Sluice => {
-                // what the ledger leaves free, at least the floor: a new pod begins with that
-                let share = floor.min(max_allowed.saturating_sub(held)).max(1);
-                let grant = PodGrant { seq: 1, share, granted: share, floor: floor.min(share) };
-                let uid = format!("pod{index}");
                 let agent = Arc::new(Agent::start(&directory, &uid, server, &database, &settings, grant));
-                let port = agent.port;
-                (port, {
-                    let pod = SluicePod { agent, uid, created, grant, report: None, demands: VecDeque::new() };
-                    Pooler::Sluice(Box::new(pod))
-                })
+                let (port, demands) = (agent.port, VecDeque::new());
+                let pod = SluicePod { agent, uid, created, grant, report: None, demands, demand: None };
+                (port, Pooler::Sluice(Box::new(pod)))
             }
         })
         .await
@@ -279,13 +306,13 @@ impl Arena {
         // beside the run: a leak waits for its server connections like everybody else
         let leaks = tokio::spawn(load::leak(port, self.database.clone(), pod.leaks));
         let orders = timeline::orders(index, pod);
-        let load = tokio::spawn(load::place(port, self.database.clone(), orders, began, Arc::clone(&self.counts)));
+        let load = tokio::spawn(load::place(port, self.database.clone(), orders, shop.began, Arc::clone(&self.counts)));
         Running { pooler, ends: pod.to, load, leaks }
     }
 
-    fn pods(&self) -> impl Iterator<Item = &SluicePod> {
-        self.running.values().filter_map(|running| match &running.pooler {
-            Pooler::Sluice(pod) => Some(&**pod),
+    fn pods(&mut self) -> impl Iterator<Item = &mut SluicePod> {
+        self.running.values_mut().filter_map(|running| match &mut running.pooler {
+            Pooler::Sluice(pod) => Some(&mut **pod),
             Pooler::Fixed { .. } => None,
         })
     }
@@ -312,36 +339,40 @@ impl Arena {
         ceiling
     }
 
-    /// The operator's part: shares by demand, written as long as there is something to write and the proofs allow.
-    fn divide(&mut self, max_allowed: u32, floor: u32) {
-        let mut pods: Vec<&mut SluicePod> = self
-            .running
-            .values_mut()
-            .filter_map(|running| match &mut running.pooler {
-                Pooler::Sluice(pod) => Some(&mut **pod),
-                Pooler::Fixed { .. } => None,
-            })
-            .collect();
-        let known: Vec<PodShare<'_>> =
-            pods.iter()
-                .map(|pod| PodShare {
-                    uid: &pod.uid,
-                    created_seconds: pod.created,
-                    phase: PodPhase::Running,
-                    grant: Some(pod.grant),
-                    proof: pod.report.as_ref().and_then(|report| {
-                        Some(Proof { seq: report.seq, share: report.share, held: report.held?.held })
-                    }),
-                    demand: (!pod.demands.is_empty()).then(|| PodDemand {
-                        mean: pod.demands.iter().sum::<f64>() / pod.demands.len() as f64,
-                        peak: pod.demands.iter().take(30).copied().fold(0.0, f64::max),
-                    }),
-                })
-                .collect();
-        for write in step(&known, floor, Division::ByDemand { max_allowed }).writes {
-            let pod = &mut *pods[write.pod];
-            pod.grant = write.grant;
-            pod.agent.grant(write.grant);
+    /// The operator's part: shares by demand. Returns the first grant of a pod that joins, named by uid and time of creation.
+    fn divide(&mut self, shop: &Shop, joins: Option<(&str, i64)>) -> PodGrant {
+        let leaving: Vec<(String, PodGrant)> = self.leaving.iter().map(|pod| (pod.uid.clone(), pod.grant)).collect();
+        let mut pods: Vec<&mut SluicePod> = self.pods().collect();
+        let bare = |uid, created_seconds, phase, grant| PodShare {
+            uid,
+            created_seconds,
+            phase,
+            grant,
+            proof: None,
+            demand: None,
+        };
+        let running = pods.iter().map(|pod| pod.as_seen(PodPhase::Running));
+        let joining = joins.map(|(uid, created)| bare(uid, created, PodPhase::Running, None));
+        let ending = leaving.iter().map(|(uid, grant)| bare(uid, 0, PodPhase::Terminating, Some(*grant)));
+        let known: Vec<PodShare<'_>> = running.chain(joining).chain(ending).collect();
+        let mut first = PodGrant::default();
+        for write in step(&known, shop.floor, Division::ByDemand { max_allowed: shop.max_allowed }).writes {
+            if let Some(pod) = pods.get_mut(write.pod) {
+                pod.grant = write.grant;
+                pod.agent.grant(write.grant);
+            } else if joins.is_some() && write.pod == pods.len() {
+                first = write.grant;
+            }
         }
+        first
     }
+}
+
+/// What every policy gets alike, and the pool of the example.
+struct Shop {
+    began: Instant,
+    server: u16,
+    settings: Settings,
+    max_allowed: u32,
+    floor: u32,
 }

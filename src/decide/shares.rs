@@ -25,7 +25,9 @@
 //! Floors first, oldest pod first; then the mean demand, then what serves it (square-root staffing, or the peak of a burst), in
 //! proportion where it does not fit; then room for the floors of pods that may appear ([`headroom`]); all the rest in
 //! proportion to the mean demand, because a share is a right and not a reservation. Numbers are integers by the method of
-//! the largest remainder. A pod whose demand is unknown keeps what it has. Terminating pods never grow.
+//! the largest remainder. A pod whose demand is unknown keeps what it has, and claims no less than the others use on
+//! average: most such pods have just begun, and their load comes before its first figures. While no demand is known at all,
+//! pods that begin get what the others have on average. Terminating pods never grow.
 //!
 //! Each move is an API write, a kubelet sync and a fan-out to every watcher, so shares move only when a pod is short: it
 //! has no floor yet, its load presses on its share, or its share is far (40 %) from what its load deserves. Then few pods
@@ -53,7 +55,7 @@ pub struct Pod<'a> {
     pub grant: Option<PodGrant>,
     /// What the agent reported last. None: not asked, or no answer.
     pub proof: Option<Proof>,
-    /// What the load asks of it. None: unknown, which is never zero; the pod then keeps its share.
+    /// What the load asks of it. None: unknown, which is never zero.
     pub demand: Option<PodDemand>,
 }
 
@@ -254,6 +256,11 @@ impl Member {
         }
     }
 
+    /// True until it has got more than its floor, or something else than at first.
+    fn begins(&self, floor: u32) -> bool {
+        self.share <= floor && self.grant.is_none_or(|grant| grant.seq <= 1)
+    }
+
     /// True when its load is more than its share serves: clients wait, or are about to.
     fn is_pressed(&self) -> bool {
         self.demand.is_some_and(|demand| {
@@ -367,24 +374,56 @@ impl Claims {
             waiting => Shortage::TooManyPods { waiting },
         };
 
-        let means: Vec<f64> = members.iter().filter_map(|member| member.demand).map(|demand| demand.mean).collect();
-        let typical = if means.is_empty() { 1.0 } else { means.iter().sum::<f64>() / f64::from(to_u32(means.len())) };
+        let typical = Typical::of(members, floor);
         let mut claims = vec![Claim::default(); members.len()];
         for index in claimants {
-            claims[index] = claim(&members[index], floor, typical);
+            claims[index] = claim(&members[index], floor, &typical);
         }
         Self { of_each: claims, floor, shortage }
     }
 }
 
-/// What a member claims. `typical` is the mean demand of those whose demand is known.
-fn claim(member: &Member, floor: u32, typical: f64) -> Claim {
+/// What is known of the pods together, for those of which nothing is.
+enum Typical {
+    /// The mean of the demands that are known.
+    Demand(PodDemand),
+    /// No demand is known. What pods have stands for it.
+    Share {
+        /// The mean share of the pods that have begun.
+        mean: f64,
+        /// Whether others have yet to get their part.
+        some_begin: bool,
+    },
+}
+
+impl Typical {
+    fn of(members: &[Member], floor: u32) -> Self {
+        let mean = |figures: &[f64]| figures.iter().sum::<f64>() / f64::from(to_u32(figures.len()).max(1));
+        let known: Vec<f64> =
+            members.iter().filter_map(|member| member.demand).map(|demand| demand.mean.max(0.0)).collect();
+        if !known.is_empty() {
+            return Self::Demand(PodDemand { mean: mean(&known), peak: mean(&known) });
+        }
+        let running = || members.iter().filter(|member| member.phase == PodPhase::Running);
+        let shares: Vec<f64> =
+            running().filter(|member| !member.begins(floor)).map(|member| member.share.into()).collect();
+        Self::Share { mean: mean(&shares).max(1.0), some_begin: running().any(|member| member.begins(floor)) }
+    }
+}
+
+/// What a member claims.
+fn claim(member: &Member, floor: u32, typical: &Typical) -> Claim {
     let share = member.share;
-    let (mean, peak, weight) = match member.demand {
-        Some(demand) => (ceil(demand.mean), demand.need(), demand.mean),
+    let of = |demand: PodDemand| (ceil(demand.mean), demand.need(), demand.mean);
+    let (mean, peak, weight) = match (member.demand, typical) {
+        (Some(demand), _) => of(demand),
         // what it has is what it is taken to need
-        None if share > 0 => (share, share, f64::from(share)),
-        None => (0, 0, typical),
+        (None, Typical::Demand(typical)) if share >= ceil(typical.mean) => (share, share, 0.0),
+        // its load will be that of the others
+        (None, Typical::Demand(typical)) => (ceil(typical.mean), ceil(typical.mean), typical.mean),
+        (None, Typical::Share { mean, .. }) if member.begins(floor) => (0, 0, *mean),
+        (None, Typical::Share { some_begin: true, .. }) => (0, 0, f64::from(share)),
+        (None, Typical::Share { some_begin: false, .. }) => (share, share, f64::from(share)),
     };
     if member.phase == PodPhase::Running {
         Claim {

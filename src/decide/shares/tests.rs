@@ -98,14 +98,64 @@ fn a_new_pod_gets_its_floor_out_of_the_headroom_at_once() {
 }
 
 #[test]
-fn a_new_pod_gets_its_floor_after_one_proof_when_demand_left_no_headroom() {
+fn a_new_pod_gets_its_part_after_proofs_when_demand_left_no_headroom() {
     let mut world = Quiet::new(["a", "b"].map(|uid| pod(uid, None, Some(30.0))));
     world.tick(1, by_demand(10));
     assert_eq!(world.shares(), [5, 5]);
     world.pods.push(Pod { created_seconds: 100, ..pod("new", None, None) });
     world.tick(1, by_demand(10));
     assert_eq!(world.shares().iter().sum::<u32>(), 10);
-    assert_eq!(world.shares()[2], 1);
+    assert!(world.shares()[2] >= 3, "{:?}", world.shares());
+}
+
+#[test]
+fn a_pod_that_began_with_its_floor_gets_what_others_use_before_its_own_load_is_known() {
+    let mut world = Quiet::new(["a", "b", "c", "d"].map(|uid| pod(uid, None, Some(3.0))));
+    world.tick(1, by_demand(40));
+    // the annotation of its first moment: nothing but the floor was free
+    world.pods.push(Pod { created_seconds: 100, ..pod("new", Some(grant(1, 1, 1)), None) });
+    world.tick(1, by_demand(40));
+    assert!(world.shares()[4] > 3, "{:?}", world.shares());
+}
+
+#[test]
+fn pods_that_begin_one_after_the_other_each_get_a_good_part_before_any_load_is_known() {
+    let mut world = Quiet::new([]);
+    for (age, uid) in (0..).zip(["a", "b", "c"]) {
+        world.pods.push(Pod { created_seconds: age, ..pod(uid, None, None) });
+        world.tick(1, by_demand(60));
+    }
+    assert!(world.shares().iter().all(|&share| share >= 10), "{:?}", world.shares());
+}
+
+#[test]
+fn a_rolling_update_while_prometheus_is_down_starves_no_pod() {
+    let uids: Vec<String> = (0..12).map(|uid| format!("{uid:02}")).collect();
+    let mut world = Quiet::new(uids[..6].iter().map(|uid| pod(uid, None, Some(3.0))));
+    world.tick(1, by_demand(60));
+    for pod in &mut world.pods {
+        pod.demand = None;
+    }
+    for (age, uid) in (1..).zip(&uids[6..]) {
+        world.pods.push(Pod { created_seconds: age, ..pod(uid, None, None) });
+        world.tick(1, by_demand(60));
+        world.pods[0].phase = PodPhase::Terminating;
+        world.tick(1, by_demand(60));
+        world.pods.remove(0);
+        world.tick(1, by_demand(60));
+    }
+    assert!(world.shares().iter().all(|&share| share >= 6), "{:?}", world.shares());
+}
+
+#[test]
+fn a_pod_whose_figures_are_lost_keeps_what_it_has_and_no_more() {
+    let mut world = Quiet::new(["a", "b", "c"].map(|uid| pod(uid, None, Some(5.0))));
+    world.tick(1, by_demand(40));
+    let before = world.shares();
+    world.pods[1].demand = None;
+    world.writes = 0;
+    world.tick(1, by_demand(40));
+    assert_eq!((world.shares(), world.writes), (before, 0));
 }
 
 #[test]
@@ -286,7 +336,8 @@ fn a_rolling_update_costs_a_few_writes_per_pod() {
         world.tick(1, by_demand(120));
     }
     println!("{} writes for 20 pods replaced", world.writes);
-    assert!(world.writes <= 20 * 8, "{} writes", world.writes);
+    // all there is is needed: what a pod begins with, others give, and get it back when the old pod has ended
+    assert!(world.writes <= 20 * 14, "{} writes", world.writes);
     assert!(world.shares().iter().all(|&share| share >= 3), "{:?}", world.shares());
 }
 

@@ -73,6 +73,14 @@ impl Meter {
         self.service_seconds.is_none() && idle(sample) && between
     }
 
+    /// Begins at this sample instead, if nobody has ever used the pool until then: the idle time before the first load says
+    /// nothing about it.
+    pub(super) fn begin_at(&mut self, idle: &Sample) {
+        if self.service_seconds.is_none() && self.is_unused(idle) {
+            self.previous = Some(*idle);
+        }
+    }
+
     /// The difference to the sample before. None for the first sample, for one that is not newer, and while no
     /// transaction has ever finished.
     pub(super) fn add(&mut self, sample: &Sample, leak_threshold_seconds: Option<f64>) -> Option<Reading> {

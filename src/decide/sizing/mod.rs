@@ -456,6 +456,11 @@ impl Sizer {
         let set_aside = f64::from(self.set_aside);
         let rest = |reading: Reading| Reading { active: (reading.active - set_aside).max(0.0), ..reading };
         for sample in fresh {
+            if let Some(before) = self.quick.previous()
+                && !self.slow.is_unused(sample)
+            {
+                self.slow.begin_at(before);
+            }
             let since = self.slow.previous().map(|last| (sample.at_seconds - last.at_seconds, sample.repeats(last)));
             let due = since
                 .is_none_or(|(seconds, _)| seconds >= self.sample_seconds(settings) - EARLY_SECONDS || seconds < 0.0);

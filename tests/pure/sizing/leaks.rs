@@ -80,6 +80,19 @@ fn a_pool_that_was_never_used_goes_to_its_minimum() {
 }
 
 #[test]
+fn the_idle_time_before_the_first_load_does_not_count_as_load() {
+    let mut story = Story::new(Algorithm::Adaptive).every(1.0);
+    (story.size, story.bounds) = (20, Bounds { min: 1, max: 20, share: Some(20) });
+    story.run(10.0, load(0.0, 0.0));
+    for _ in 0..30 {
+        // 0.8 busy: 3 would leave more than the objective waiting
+        let decision = story.tick(load(4.0, 0.2));
+        assert!(decision.size >= 4, "{} s: {}", story.now, decision.message);
+    }
+    assert!(story.size < 20, "{}", story.size);
+}
+
+#[test]
 fn the_window_down_holds_a_pool_that_was_never_used() {
     let mut story = Story::new(Algorithm::Adaptive).every(1.0);
     (story.size, story.bounds) = (20, Bounds { min: 1, max: 20, share: Some(20) });
