@@ -81,7 +81,7 @@ pub struct RunOptions {
     #[arg(long, env = "SLUICE_PGBOUNCER")]
     pub pgbouncer: Option<PathBuf>,
     /// After SIGTERM, let running transactions finish for so many seconds.
-    #[arg(long, env = "SLUICE_GRACE_SECONDS", default_value_t = 25)]
+    #[arg(long, env = names::GRACE_VARIABLE, default_value_t = 25)]
     pub grace_seconds: u32,
     /// How much is logged: error, warn, info, debug or trace.
     #[arg(long, env = "SLUICE_LOG", default_value = "info")]

@@ -56,6 +56,9 @@ pub const POD_NAME_VARIABLE: &str = "SLUICE_POD_NAME";
 /// Environment variable of the sidecar: the pod's namespace (downward API).
 pub const POD_NAMESPACE_VARIABLE: &str = "SLUICE_POD_NAMESPACE";
 
+/// Environment variable of the sidecar: the seconds for which running transactions may go on after SIGTERM.
+pub const GRACE_VARIABLE: &str = "SLUICE_GRACE_SECONDS";
+
 /// Name of the agent's HTTP port (`/metrics`, `/status`, `/healthz`, `/readyz`), by which Prometheus finds it.
 pub const METRICS_PORT_NAME: &str = "sluice-metrics";
 /// Number of that port.

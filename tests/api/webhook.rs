@@ -452,6 +452,7 @@ async fn kubectl_shows_what_the_user_should_know_about_a_pod() {
     let mut pod = shop(json!({"name": "shop"}), json!({"app": "shop", "sluice.dev/inject": "enabled"}));
     pod["apiVersion"] = json!("v1");
     pod["kind"] = json!("Pod");
+    pod["spec"]["terminationGracePeriodSeconds"] = json!(10);
     pod["spec"]["containers"][0]["ports"] = json!([{"containerPort": 5432}]);
     pod["spec"]["containers"][0]["env"] =
         json!([{"name": "DATABASE_URL", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]);
@@ -461,5 +462,6 @@ async fn kubectl_shows_what_the_user_should_know_about_a_pod() {
     let warnings: Vec<_> = told.lines().filter(|line| line.starts_with("Warning: ")).collect();
     assert!(warnings.iter().any(|line| line.contains("port 5432 is the pooler's port")), "{told}");
     assert!(warnings.iter().any(|line| line.contains("DATABASE_URL comes from a Secret")), "{told}");
+    assert!(warnings.iter().any(|line| line.contains("terminationGracePeriodSeconds 10 is shorter")), "{told}");
     injected.end().await;
 }

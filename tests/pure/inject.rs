@@ -157,6 +157,45 @@ fn what_could_bypass_the_pooler_or_clash_with_it_is_told() {
 }
 
 #[test]
+fn a_pod_that_may_be_killed_while_its_clients_wait_or_work_is_told_of() {
+    let told = |grace: Value, pre_stop: Value, extra: &str| {
+        let mut pod = plain();
+        pod["spec"]["terminationGracePeriodSeconds"] = grace;
+        pod["spec"]["containers"][0]["lifecycle"] = json!({"preStop": pre_stop});
+        let warnings = injected(&pod, &pool(extra)).warnings;
+        assert!(warnings.len() <= 1, "{warnings:?}");
+        warnings.into_iter().next().unwrap_or_default()
+    };
+    let sleeps = |seconds: i64| json!({"sleep": {"seconds": seconds}});
+    assert_eq!(told(Value::Null, Value::Null, ""), "", "what Kubernetes and Sluice do by themselves fits together");
+    assert_eq!(told(json!(40), sleeps(10), ""), "");
+    assert_eq!(told(json!(30), json!({"exec": {"command": ["sleep", "30"]}}), ""), "", "how long it takes is unknown");
+    let warning = told(json!(30), sleeps(10), "");
+    assert!(warning.contains("(10 s preStop of the application + 30 s health.queryWaitTimeoutSeconds)"), "{warning}");
+    assert!(warning.contains("use at least 40"), "{warning}");
+    let bounded = "  health: {queryWaitTimeoutSeconds: 5}\n  pgbouncer: {parameters: {query_timeout: '59.5'}}\n";
+    let warning = told(json!(60), Value::Null, bounded);
+    assert!(
+        warning.contains("60 s pgbouncer.parameters.query_timeout") && warning.contains("at least 65"),
+        "{warning}"
+    );
+    assert_eq!(told(json!(65), Value::Null, bounded), "");
+    assert!(told(json!(4), Value::Null, "  health: {queryWaitTimeoutSeconds: 1}\n").contains("use at least 5"));
+}
+
+#[test]
+fn transactions_may_run_on_as_long_as_the_pod_lets_them() {
+    for (grace, seconds) in [(Value::Null, "25"), (json!(120), "115"), (json!(3), "1"), (json!(0), "1")] {
+        let mut pod = plain();
+        pod["spec"]["terminationGracePeriodSeconds"] = grace;
+        let pod = admitted(&pod, &pool(""));
+        let environment = pod["spec"]["initContainers"][1]["env"].as_array().expect("a list");
+        let given = environment.iter().find(|variable| variable["name"] == names::GRACE_VARIABLE).expect("given");
+        assert_eq!(given["value"], seconds);
+    }
+}
+
+#[test]
 fn names_that_sluice_needs_are_refused_when_the_application_has_them() {
     let refused = |place: &str, value: Value| {
         let mut pod = plain();

@@ -2,11 +2,8 @@
 
 use k8s_openapi::api::core::v1::{Container, EnvVar, PodSpec};
 
-use super::{PodPool, resources};
+use super::{PodPool, ending, resources};
 use crate::contract::names;
-
-/// Seconds that the sidecar needs to close its server connections in good order.
-const SHORTEST_GRACE_SECONDS: i64 = 5;
 
 /// Endings of the names under which applications keep a whole connection string.
 const CONNECTION_STRING_NAMES: [&str; 6] =
@@ -22,11 +19,7 @@ pub fn warnings(spec: &PodSpec, plan: &PodPool<'_>, guaranteed: bool) -> Vec<Str
         warnings.extend(port_clashes(container, plan));
         warnings.extend(connection_strings(container, plan));
     }
-    if let Some(seconds) = spec.termination_grace_period_seconds.filter(|seconds| *seconds < SHORTEST_GRACE_SECONDS) {
-        warnings.push(format!(
-            "terminationGracePeriodSeconds {seconds} leaves the pooler no time to close its connections after the application has ended; use at least {SHORTEST_GRACE_SECONDS}"
-        ));
-    }
+    warnings.extend(ending::too_short(spec, plan));
     if spec.share_process_namespace == Some(true) {
         warnings.push(
             "shareProcessNamespace lets every container of the pod read the pooler's memory, its credentials included"

@@ -6,6 +6,7 @@
 
 mod advice;
 mod containers;
+mod ending;
 mod environment;
 mod patch;
 mod resources;
@@ -185,11 +186,9 @@ pub fn inject(pod: &Pod, plan: &PodPool<'_>, settings: &InjectionSettings) -> Re
             environment::patch(&mut builder, "initContainers", index, container, &variables);
         }
     }
-    patch_containers(
-        &mut builder,
-        spec,
-        &[containers::copier(settings, guaranteed), containers::sidecar(plan, settings, guaranteed)],
-    );
+    let mut sidecar = containers::sidecar(plan, settings, guaranteed);
+    sidecar.env.get_or_insert_default().push(ending::grace_variable(spec));
+    patch_containers(&mut builder, spec, &[containers::copier(settings, guaranteed), sidecar]);
     patch_volumes(&mut builder, spec, plan);
     let known = spec.image_pull_secrets.as_deref().unwrap_or_default();
     let missing = settings.image_pull_secrets.iter().filter(|name| known.iter().all(|secret| secret.name != **name));
