@@ -8,6 +8,7 @@ pub mod arrivals;
 pub mod counters;
 pub mod drain;
 pub mod files;
+pub mod handshake;
 pub mod inputs;
 pub mod install;
 pub mod keeper;

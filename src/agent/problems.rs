@@ -65,6 +65,8 @@ pub struct Problems {
     pub reload: Problem,
     /// A revision that needs a new process.
     pub switch: Problem,
+    /// The database's certificate.
+    pub certificate: Problem,
     /// Bringing the limits to the grant.
     pub limits: Problem,
     /// Reading the pooler's figures.
@@ -78,8 +80,9 @@ pub struct Problems {
 impl Problems {
     /// Everything that is told now.
     pub fn told(&self, now: Millis) -> impl Iterator<Item = &str> {
-        let Self { inputs, program, process, configuration, reload, switch, limits, reading, files, state } = self;
-        [inputs, program, process, configuration, reload, switch, limits, reading, files, state]
+        let Self { inputs, program, process, configuration, reload, switch, .. } = self;
+        let Self { certificate, limits, reading, files, state, .. } = self;
+        [inputs, program, process, configuration, reload, switch, certificate, limits, reading, files, state]
             .into_iter()
             .filter_map(move |p| p.told(now))
     }

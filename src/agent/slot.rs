@@ -247,6 +247,12 @@ impl Slot {
         Ok(ini)
     }
 
+    /// What the process was given as a parameter.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        let parameters = &self.rendered.as_ref()?.parameters;
+        parameters.iter().find(|(parameter, _)| parameter == name).map(|(_, value)| value.as_str())
+    }
+
     /// Writes the files and starts a process.
     ///
     /// # Errors

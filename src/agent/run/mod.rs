@@ -4,6 +4,7 @@
 //! every second it takes a reading and decides. What a round finds is published for the HTTP server.
 
 mod apply;
+mod certificate;
 mod console;
 mod place;
 mod reading;
@@ -17,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use certificate::CertificateWatch;
 use switching::Switching;
 use thiserror::Error;
 use tokio::{
@@ -123,6 +125,7 @@ struct Agent {
     /// How the pod goes from the one to the other.
     switch: Switch,
     switching: Switching,
+    certificate: CertificateWatch,
     published: Arc<Published>,
     errors: mpsc::Receiver<PoolerError>,
     begin: Instant,
@@ -236,6 +239,7 @@ impl Agent {
             other,
             switch,
             switching: Switching::default(),
+            certificate: CertificateWatch::new(injection.upstream.tls.mode),
             link,
             published,
             errors,
@@ -299,6 +303,7 @@ impl Agent {
         let now = self.now();
         self.count_errors();
         self.read_inputs(now);
+        self.look_at_certificate(now);
         let (console, in_time) = self.ask_console(now).await;
         let seen = Observation {
             startable: self.program.is_some() && self.wish.revision.is_some() && self.wish.credentials.is_some(),
@@ -368,6 +373,9 @@ impl Agent {
     fn count_errors(&mut self) {
         while let Ok(error) = self.errors.try_recv() {
             self.published.metrics.count_error(error.as_str());
+            if error == PoolerError::ServerTlsFailed {
+                self.certificate.doubt();
+            }
         }
     }
 

@@ -13,6 +13,8 @@ pub enum PoolerError {
     DnsFailed,
     /// TLS towards the database failed.
     ServerTlsFailed,
+    /// A client broke off TLS.
+    ClientTlsFailed,
     /// A client gave a wrong password or user.
     ClientLoginRefused,
     /// A client was turned away or cut by a timeout of the pooler.
@@ -34,6 +36,7 @@ impl PoolerError {
             Self::ServerUnreachable => "ServerUnreachable",
             Self::DnsFailed => "DnsFailed",
             Self::ServerTlsFailed => "ServerTlsFailed",
+            Self::ClientTlsFailed => "ClientTlsFailed",
             Self::ClientLoginRefused => "ClientLoginRefused",
             Self::ClientTimeout => "ClientTimeout",
             Self::OutOfSlots => "OutOfSlots",
@@ -50,14 +53,22 @@ const PATTERNS: &[(&str, PoolerError)] = &[
     ("remaining connection slots are reserved", PoolerError::TooManyServerConnections),
     ("too many open files", PoolerError::OutOfSlots),
     ("no more connections allowed", PoolerError::OutOfSlots),
+    // clients are told with these words of connections that never came to a login
+    ("server refused ssl", PoolerError::ServerTlsFailed),
+    ("cached error: server conn crashed", PoolerError::ServerUnreachable),
     ("server login failed", PoolerError::ServerLoginRefused),
     ("server login has been failing", PoolerError::ServerLoginRefused),
     ("cannot do scram authentication", PoolerError::ServerLoginRefused),
     ("wrong password type", PoolerError::ServerLoginRefused),
     ("dns lookup failed", PoolerError::DnsFailed),
     ("server dns lookup failed", PoolerError::DnsFailed),
-    ("server refused ssl", PoolerError::ServerTlsFailed),
-    ("tls handshake failed", PoolerError::ServerTlsFailed),
+    ("certificate verify failed", PoolerError::ServerTlsFailed),
+    ("not present in server certificate", PoolerError::ServerTlsFailed),
+    ("tls connect error", PoolerError::ServerTlsFailed),
+    // PgBouncer does not say whose handshake it was; a database has no reason to send an alert
+    (" alert ", PoolerError::ClientTlsFailed),
+    ("tls accept error", PoolerError::ClientTlsFailed),
+    ("tls handshake error", PoolerError::ServerTlsFailed),
     ("certificate", PoolerError::ServerTlsFailed),
     ("query_wait_timeout", PoolerError::ClientTimeout),
     ("query wait timeout", PoolerError::ClientTimeout),
@@ -119,6 +130,22 @@ mod tests {
             (
                 "2026-11-21 03:36:16.000 UTC [7] WARNING DNS lookup failed: pg.db.svc: result=0",
                 Some(PoolerError::DnsFailed),
+            ),
+            (
+                "2026-11-21 03:36:16.000 UTC [7] WARNING TLS handshake error: handshake failed: error:0A000086:SSL routines::certificate verify failed",
+                Some(PoolerError::ServerTlsFailed),
+            ),
+            (
+                "2026-11-21 03:36:16.000 UTC [7] WARNING TLS handshake error: name `pg.db.svc' not present in server certificate",
+                Some(PoolerError::ServerTlsFailed),
+            ),
+            (
+                "2026-11-21 03:36:16.000 UTC [7] WARNING C-0x55: shop/shop@127.0.0.1:40000 pooler error: server login has been failing, cached error: server refused SSL (server_login_retry)",
+                Some(PoolerError::ServerTlsFailed),
+            ),
+            (
+                "2026-11-21 03:36:16.000 UTC [7] WARNING TLS handshake error: handshake failed: error:0A000418:SSL routines::tlsv1 alert unknown ca",
+                Some(PoolerError::ClientTlsFailed),
             ),
             (
                 "2026-11-21 03:36:16.000 UTC [7] WARNING C-0x55: shop/shop@127.0.0.1:40000 pooler error: query_wait_timeout",

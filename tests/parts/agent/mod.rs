@@ -9,6 +9,7 @@ mod load;
 mod rig;
 mod switch;
 mod switch_faults;
+mod tls;
 
 use std::time::Duration;
 

@@ -4,6 +4,7 @@ use std::{
     env, fs,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -63,15 +64,27 @@ pub async fn connect(config: &Config) -> Result<Client, tokio_postgres::Error> {
     Ok(client)
 }
 
+/// A file that only we can read, as PostgreSQL asks of a key.
+fn write_private(path: &Path, content: &str) {
+    fs::write(path, content).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
 /// A PostgreSQL server of its own, with a superuser who needs no password.
 pub struct Postgres {
     pub port: u16,
     child: Child,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Postgres {
     pub async fn start() -> Self {
+        // every role but the superuser logs in with SCRAM, as in production
+        Self::configured("host all all 127.0.0.1/32 scram-sha-256\n", &[], &[]).await
+    }
+
+    /// With these rules for logins, files in the data directory, and settings.
+    pub async fn configured(rules: &str, files: &[(&str, &str)], settings: &[&str]) -> Self {
         let directory = TempDir::new().unwrap();
         let data = directory.path().join("data");
         let made = Command::new(program("initdb"))
@@ -80,20 +93,23 @@ impl Postgres {
             .output()
             .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        // every role but the superuser logs in with SCRAM, as in production
-        let rules = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
+        let rules = format!("host all postgres 127.0.0.1/32 trust\n{rules}");
         fs::write(data.join("pg_hba.conf"), rules).unwrap();
+        for (name, content) in files {
+            write_private(&data.join(name), content);
+        }
         let port = free_port();
         let child = Command::new(program("postgres"))
             .arg("-D")
             .arg(&data)
             .args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="])
             .args(["-c", "fsync=off", "-c", "max_connections=60"])
+            .args(settings.iter().flat_map(|setting| ["-c", *setting]))
             .stdout(Stdio::null())
             .stderr(fs::File::create(directory.path().join("log")).unwrap())
             .spawn()
             .unwrap();
-        let postgres = Self { port, child, _directory: directory };
+        let postgres = Self { port, child, directory };
         until("PostgreSQL answers", async || connect(&postgres.admin_config()).await.ok()).await;
         postgres
     }
@@ -103,6 +119,14 @@ impl Postgres {
         let (postgres, account) = (Self::start().await, Account::shop());
         postgres.create(&account).await;
         (postgres, account)
+    }
+
+    /// Writes files of the data directory, and has the server read its configuration again.
+    pub async fn reconfigure(&self, files: &[(&str, &str)]) {
+        for (name, content) in files {
+            write_private(&self.directory.path().join("data").join(name), content);
+        }
+        self.admin().await.simple_query("select pg_reload_conf()").await.unwrap();
     }
 
     fn admin_config(&self) -> Config {
@@ -243,6 +267,12 @@ impl Agent {
         self
     }
 
+    /// With something else fixed at injection.
+    pub fn with(mut self, change: impl FnOnce(&mut Injection)) -> Self {
+        change(&mut self.injection);
+        self
+    }
+
     pub fn run(&mut self) {
         self.child = Some(self.command(&self.injection.render()).spawn().unwrap());
     }
@@ -358,6 +388,7 @@ impl Agent {
     /// Writes a file of the configuration volume as a whole, as the kubelet does.
     pub fn write(&self, name: &str, content: &str) {
         let path = self.directory.path().join("config").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
         let aside = path.with_extension("aside");
         fs::write(&aside, content).unwrap();
         fs::rename(aside, path).unwrap();

@@ -1,0 +1,92 @@
+//! What is wrong with the database's certificate, when PgBouncer does not accept it.
+
+use std::{fs, mem, thread};
+
+use tokio::sync::oneshot::{self, error::TryRecvError};
+
+use super::Agent;
+use crate::{
+    agent::{
+        handshake::{HandshakeError, examine},
+        machine::Millis,
+    },
+    contract::ServerTlsMode,
+};
+
+/// From the start to the first look, and between two; PgBouncer itself tries every second or two.
+const LOOK_PAUSE: Millis = 5000;
+
+/// What the loop keeps in mind of it.
+pub(super) struct CertificateWatch {
+    /// PgBouncer could not agree on TLS with the database, or has not been seen to yet: it does not log that the database
+    /// offers none.
+    doubted: bool,
+    /// A server connection was seen.
+    proven: bool,
+    verdict: Option<oneshot::Receiver<Result<(), HandshakeError>>>,
+    next_look: Millis,
+}
+
+impl CertificateWatch {
+    /// Before the first server connection.
+    pub(super) fn new(mode: ServerTlsMode) -> Self {
+        let proven = mode == ServerTlsMode::Disabled;
+        Self { doubted: false, proven, verdict: None, next_look: LOOK_PAUSE }
+    }
+
+    /// PgBouncer could not agree on TLS with the database.
+    pub(super) fn doubt(&mut self) {
+        self.doubted = true;
+    }
+}
+
+impl Agent {
+    /// Looks at the certificate while there is doubt, and tells what is wrong with it.
+    pub(super) fn look_at_certificate(&mut self, now: Millis) {
+        if !self.certificate.proven {
+            let open = self.slot.pools.is_some_and(|(_, pools)| pools.active + pools.idle + pools.used > 0);
+            (self.certificate.proven, self.certificate.doubted) = (open, !open);
+            if open {
+                self.problems.certificate.is_over();
+            }
+        }
+        let Some(verdict) = &mut self.certificate.verdict else {
+            if self.certificate.doubted && now >= self.certificate.next_look {
+                self.certificate.next_look = now + LOOK_PAUSE;
+                self.ask_for_certificate();
+            }
+            return;
+        };
+        let verdict = match verdict.try_recv() {
+            Err(TryRecvError::Empty) => return,
+            Ok(verdict) => Some(verdict),
+            Err(TryRecvError::Closed) => None,
+        };
+        self.certificate.verdict = None;
+        match verdict {
+            Some(Ok(())) => {
+                (self.certificate.doubted, self.certificate.proven) = (false, true);
+                self.problems.certificate.is_over();
+            }
+            Some(Err(error)) if error.is_verdict() => {
+                if self.problems.certificate.is(format!("no server connection: {error}")) {
+                    tracing::warn!("{error}");
+                }
+            }
+            // what was known before still holds
+            Some(Err(_)) | None => {}
+        }
+    }
+
+    /// In a thread of its own, which may outlive us: resolving a name cannot be given up.
+    fn ask_for_certificate(&mut self) {
+        let (tell, verdict) = oneshot::channel();
+        let bundle = self.slot.parameter("server_tls_ca_file").and_then(|file| fs::read(file).ok());
+        let (upstream, bundle) = (self.injection.upstream.clone(), bundle.unwrap_or_default());
+        let ask = move || mem::drop(tell.send(examine(&upstream, &bundle)));
+        match thread::Builder::new().name("handshake".to_owned()).spawn(ask) {
+            Ok(_) => self.certificate.verdict = Some(verdict),
+            Err(error) => tracing::warn!("looking at the database's certificate: {error}"),
+        }
+    }
+}

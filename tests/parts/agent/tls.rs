@@ -1,0 +1,175 @@
+//! TLS towards the real PostgreSQL, and of the clients with the pooler.
+
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use sluice::contract::{ServerTls, ServerTlsMode, StatusReport};
+
+use super::{
+    counted,
+    rig::{Account, Agent, Postgres, settings, until},
+    value,
+};
+
+/// Who signs certificates.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+/// A certificate and its key.
+struct Certified {
+    certificate: String,
+    key: String,
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    fn certify(&self, name: &str) -> Certified {
+        self.certify_until(name, 2100)
+    }
+
+    /// Valid until the beginning of a year.
+    fn certify_until(&self, name: &str, year: i32) -> Certified {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(year, 1, 1));
+        Certified { certificate: params.signed_by(&key, &self.issuer).unwrap().pem(), key: key.serialize_pem() }
+    }
+}
+
+impl Certified {
+    fn files(&self) -> [(&str, &str); 2] {
+        [("server.crt", &self.certificate), ("server.key", &self.key)]
+    }
+}
+
+/// A PostgreSQL that lets nobody but its superuser in without TLS.
+async fn guarded(certified: &Certified) -> (Postgres, Account) {
+    let account = Account::shop();
+    let postgres =
+        Postgres::configured("hostssl all all 127.0.0.1/32 scram-sha-256\n", &certified.files(), &["ssl=on"]).await;
+    postgres.create(&account).await;
+    (postgres, account)
+}
+
+/// The volumes of a pod with this mode and, where one is given, this bundle.
+fn pod(postgres: &Postgres, account: &Account, mode: ServerTlsMode, bundle: Option<&str>) -> Agent {
+    let agent = Agent::new(postgres.port, account)
+        .with(|injection| injection.upstream.tls = ServerTls { mode, own_ca: bundle.is_some() });
+    if let Some(bundle) = bundle {
+        agent.write("server-ca/ca.crt", bundle);
+    }
+    agent.revise(1, &settings());
+    agent.grant(1, 3, 3);
+    agent
+}
+
+async fn told(agent: &Agent, words: &str) -> StatusReport {
+    agent.until(words, |status| status.message.contains(words)).await
+}
+
+/// Waits until nothing stands in the way.
+async fn calm(agent: &Agent) {
+    agent.until("nothing stands in the way", |status| status.message.is_empty()).await;
+}
+
+/// Ends every server connection, so that the next query needs a new one.
+async fn drop_server_connections(postgres: &Postgres) {
+    let admin = postgres.admin().await;
+    let query = "select pid, pg_terminate_backend(pid) from pg_stat_activity where usename = 'shop'";
+    let ended: Vec<i32> = admin.query(query, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    until("they are gone", async || {
+        let left = admin.query("select 1 from pg_stat_activity where pid = any($1)", &[&ended]).await.unwrap();
+        left.is_empty().then_some(())
+    })
+    .await;
+}
+
+/// A query that needs a new server connection comes back.
+async fn reaches_anew(agent: &Agent, postgres: &Postgres) {
+    drop_server_connections(postgres).await;
+    let encrypted = "select ssl::text from pg_stat_ssl where pid = pg_backend_pid()";
+    until("a client is served over TLS", async || {
+        // the first query after the cut may meet a connection that is being closed
+        let client = super::connect(&agent.client_config()).await.ok()?;
+        let rows = client.simple_query(encrypted).await.ok()?;
+        (!rows.is_empty()).then_some(())
+    })
+    .await;
+    assert_eq!(value(&agent.client().await, encrypted).await, "true");
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_database_is_reached_over_tls_in_every_mode_that_its_certificate_satisfies() {
+    let authority = Authority::new("ours");
+    let (postgres, account) = guarded(&authority.certify("127.0.0.1")).await;
+    let bundle = Some(authority.pem.as_str());
+    for (mode, bundle) in
+        [(ServerTlsMode::Require, None), (ServerTlsMode::VerifyCa, bundle), (ServerTlsMode::VerifyFull, bundle)]
+    {
+        let mut agent = pod(&postgres, &account, mode, bundle);
+        agent.run();
+        agent.until("the grant is in force", |status| status.seq == 1).await;
+        reaches_anew(&agent, &postgres).await;
+        calm(&agent).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_certificate_that_does_not_fit_gets_no_connection_and_what_is_wrong_is_told() {
+    let (authority, other) = (Authority::new("ours"), Authority::new("another"));
+    let cases = [
+        (other.certify("127.0.0.1"), "is not signed by a CA of the bundle"),
+        (authority.certify("pg.example.com"), "is not for this name, but for"),
+        (authority.certify_until("127.0.0.1", 2024), "expired at 2024-01-01T00:00:00Z"),
+    ];
+    let (postgres, account) = guarded(&cases[0].0).await;
+    let mut agent = pod(&postgres, &account, ServerTlsMode::VerifyFull, Some(&authority.pem));
+    agent.run();
+    let admin = postgres.admin().await;
+    for (certified, words) in &cases {
+        postgres.reconfigure(&certified.files()).await;
+        let status = told(&agent, words).await;
+        assert!(status.message.contains("certificate of 127.0.0.1"), "{}", status.message);
+        assert_eq!(counted(&admin, "shop").await, 0, "no login, and none in plain text");
+    }
+    assert!(
+        agent
+            .metric("sluice_pooler_errors_total{pool=\"shop\",pool_namespace=\"shop\",reason=\"ServerTlsFailed\"")
+            .unwrap()
+            > 0.0
+    );
+    postgres.reconfigure(&authority.certify("127.0.0.1").files()).await;
+    reaches_anew(&agent, &postgres).await;
+    calm(&agent).await;
+    // another name is no fault where only the chain is asked for
+    postgres.reconfigure(&cases[1].0.files()).await;
+    let mut lenient = pod(&postgres, &account, ServerTlsMode::VerifyCa, Some(&authority.pem));
+    lenient.run();
+    lenient.until("the grant is in force", |status| status.seq == 1).await;
+    reaches_anew(&lenient, &postgres).await;
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_database_without_tls_is_never_spoken_to_in_plain_text_unless_asked_for() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let mut agent = pod(&postgres, &account, ServerTlsMode::Require, None);
+    agent.run();
+    told(&agent, "offers no TLS").await;
+    assert_eq!(counted(&postgres.admin().await, "shop").await, 0);
+    let mut plain = pod(&postgres, &account, ServerTlsMode::Disabled, None);
+    plain.run();
+    plain.until("the grant is in force", |status| status.seq == 1).await;
+    assert_eq!(value(&plain.client().await, "select 1").await, "1");
+}
