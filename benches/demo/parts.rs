@@ -14,8 +14,8 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use sluice::{
     contract::{
-        ClientSide, Document, GrantDocument, Injection, PodGrant, PoolRevision, Reach, RevisionDocument, ServerTls,
-        ServerTlsMode, Settings, Upstream,
+        ClientSide, ClientTlsMode, Document, GrantDocument, Injection, PodGrant, PoolRevision, Reach, RevisionDocument,
+        ServerTls, ServerTlsMode, Settings, Upstream,
     },
     decide::effective::effective,
 };
@@ -189,7 +189,7 @@ impl Agent {
                 database: database.to_owned(),
                 tls: ServerTls { mode: ServerTlsMode::Disabled, own_ca: false },
             },
-            client: ClientSide { port, max_connections: 200, reach: Reach::Pod },
+            client: ClientSide { port, max_connections: 200, reach: Reach::Pod, tls: ClientTlsMode::Disabled },
             fixed_hash: String::new(),
         };
         let revision = RevisionDocument {

@@ -51,6 +51,8 @@ impl Inputs {
             username: self.bytes(names::USERNAME_FILE)?,
             password: self.bytes(names::PASSWORD_FILE)?,
             server_ca: self.bytes(names::SERVER_CA_FILE)?,
+            client_certificate: self.bytes(names::CLIENT_CERTIFICATE_FILE)?,
+            client_key: self.bytes(names::CLIENT_KEY_FILE)?,
         };
         // A swap while we read would mix two states: then the link differs and we read again next time.
         self.seen = Some(signature);
@@ -67,6 +69,8 @@ impl Inputs {
             names::USERNAME_FILE,
             names::PASSWORD_FILE,
             names::SERVER_CA_FILE,
+            names::CLIENT_CERTIFICATE_FILE,
+            names::CLIENT_KEY_FILE,
         ];
         Signature::Files(
             files

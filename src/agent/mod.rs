@@ -9,6 +9,7 @@ pub mod counters;
 pub mod drain;
 pub mod files;
 pub mod handshake;
+pub mod identity;
 pub mod inputs;
 pub mod install;
 pub mod keeper;

@@ -65,6 +65,8 @@ pub struct Problems {
     pub reload: Problem,
     /// A revision that needs a new process.
     pub switch: Problem,
+    /// A new certificate to show to clients.
+    pub identity: Problem,
     /// The database's certificate.
     pub certificate: Problem,
     /// Bringing the limits to the grant.
@@ -81,10 +83,10 @@ impl Problems {
     /// Everything that is told now.
     pub fn told(&self, now: Millis) -> impl Iterator<Item = &str> {
         let Self { inputs, program, process, configuration, reload, switch, .. } = self;
-        let Self { certificate, limits, reading, files, state, .. } = self;
-        [inputs, program, process, configuration, reload, switch, certificate, limits, reading, files, state]
-            .into_iter()
-            .filter_map(move |p| p.told(now))
+        let Self { identity, certificate, limits, reading, files, state, .. } = self;
+        let first = [inputs, program, process, configuration, reload, switch];
+        let then = [identity, certificate, limits, reading, files, state];
+        first.into_iter().chain(then).filter_map(move |p| p.told(now))
     }
 }
 

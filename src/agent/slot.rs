@@ -241,6 +241,10 @@ impl Slot {
         };
         fs::create_dir_all(&self.directory).map_err(failed(&self.directory))?;
         let (auth_file, ini) = (self.directory.join(AUTH_FILE), self.directory.join("pgbouncer.ini"));
+        for (path, content) in &rendered.certificates {
+            let path = Path::new(path);
+            write_whole(path, content).map_err(failed(path))?;
+        }
         for (path, text) in [(&auth_file, &rendered.auth_file), (&ini, &rendered.ini)] {
             write_whole(path, text.as_bytes()).map_err(failed(path))?;
         }
@@ -552,6 +556,7 @@ impl Slot {
         };
         self.rendered.as_ref().is_none_or(|now| {
             now.auth_file != rendered.auth_file
+                || now.certificates != rendered.certificates
                 || databases_of(&now.ini) != databases_of(&rendered.ini)
                 || fixed(now) != fixed(rendered)
         })

@@ -27,6 +27,10 @@ pub struct Texts {
     pub password: Option<Vec<u8>>,
     /// The CA bundle.
     pub server_ca: Option<Vec<u8>>,
+    /// The certificate that clients are shown.
+    pub client_certificate: Option<Vec<u8>>,
+    /// Its key.
+    pub client_key: Option<Vec<u8>>,
 }
 
 /// Why a text was not taken over.
@@ -244,7 +248,7 @@ mod tests {
             grant: Some(grant_text(1, 1, 5)),
             username: Some(b"shop".to_vec()),
             password: Some(b"secret".to_vec()),
-            server_ca: None,
+            ..Texts::default()
         }
     }
 

@@ -33,7 +33,7 @@ pub use pool_status::{
     RevisionStatus,
 };
 pub use pooler::{
-    ClientAuth, ClientSpec, ClientTls, ClientTlsMode, EnvTemplate, HealthSpec, LeakAction, PgBouncerPoolMode,
+    ClientAuth, ClientSpec, ClientTlsModeSpec, ClientTlsSpec, EnvTemplate, HealthSpec, LeakAction, PgBouncerPoolMode,
     PgBouncerSpec, ResourceAmounts, ServerTlsModeSpec, ServerTlsSpec, SidecarResources, SidecarSpec,
 };
 pub use rollout::{AnalysisMetric, AnalysisSpec, AnalysisStep, BlueGreen, Canary, CanaryStep, Pause, RolloutSpec};

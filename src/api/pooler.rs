@@ -6,7 +6,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::SecretKeyRef;
+use super::{SecretKeyRef, SecretRef};
 
 /// How the application reaches the pooler.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct ClientSpec {
     pub auth: Option<ClientAuth>,
     /// TLS between application and pooler, which share the pod's loopback. Default: Disabled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tls: Option<ClientTls>,
+    pub tls: Option<ClientTlsSpec>,
     /// Most client connections of one pod. Default: 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
@@ -43,18 +43,28 @@ pub enum ClientAuth {
     SameCredentials,
 }
 
-/// TLS between application and pooler.
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
-pub struct ClientTls {
-    /// Disabled: plain text, which stays inside the pod.
-    pub mode: ClientTlsMode,
+/// TLS between application and pooler, for drivers that insist on it.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("(self.mode == 'Disabled') != has(self.certificateRef)").message("certificateRef goes with mode Allow and Require, and only there").field_path(".certificateRef"))]
+pub struct ClientTlsSpec {
+    /// Disabled: plain text, which stays inside the pod. Allow: TLS for clients that ask for it. Require: no client without.
+    pub mode: ClientTlsModeSpec,
+    /// Secret of type `kubernetes.io/tls` in the pool's namespace, with the keys `tls.crt` and `tls.key`: what the pooler shows
+    /// its clients. Its content is followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_ref: Option<SecretRef>,
 }
 
 /// TLS between application and pooler.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
-pub enum ClientTlsMode {
+pub enum ClientTlsModeSpec {
     /// Plain text over the pod's loopback.
     Disabled,
+    /// TLS for clients that ask for it.
+    Allow,
+    /// No client without TLS.
+    Require,
 }
 
 /// One environment variable of the application.

@@ -74,6 +74,9 @@ pub struct ClientSide {
     /// Whose clients they are. Left out for the pod's own, so that documents from before it existed stay the same.
     #[serde(default, skip_serializing_if = "super::revision::is_default")]
     pub reach: Reach,
+    /// TLS between the application and the pooler. Left out while it is disabled, so that pods of earlier days stay current.
+    #[serde(default, skip_serializing_if = "super::revision::is_default")]
+    pub tls: ClientTlsMode,
 }
 
 /// From where clients reach the pooler.
@@ -85,6 +88,18 @@ pub enum Reach {
     /// From everywhere: it is a gateway's and listens on every address of its pod. It is ready for them once it may open a
     /// server connection.
     Network,
+}
+
+/// TLS between the application and the pooler.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClientTlsMode {
+    /// Plain text.
+    #[default]
+    Disabled,
+    /// TLS for the clients that ask for it.
+    Allow,
+    /// No client without it.
+    Require,
 }
 
 impl Document for Injection {

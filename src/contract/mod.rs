@@ -16,7 +16,7 @@ mod status;
 
 pub use document::{ContractError, Document};
 pub use grant::{GrantDocument, PodGrant};
-pub use injection::{ClientSide, Injection, Reach, ServerTls, ServerTlsMode, Upstream};
+pub use injection::{ClientSide, ClientTlsMode, Injection, Reach, ServerTls, ServerTlsMode, Upstream};
 pub use revision::{
     Algorithm, Behavior, HealthSettings, LimitSource, Objective, PoolMode, PoolRevision, RevisionDocument,
     RolloutSettings, ScalingPolicy, ScalingPolicyType, ScalingRules, ScalingSettings, SelectPolicy, Settings,

@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use crate::{
     api::{
         AlgorithmSpec, BehaviorPolicyType, BehaviorRules, BehaviorSelectPolicy, BehaviorSpec, BlueGreen, ClientSpec,
-        ConnectionPoolClass, ConnectionPoolClassSpec, ConnectionPoolSpec, EnvTemplate, HealthSpec,
+        ClientTlsModeSpec, ConnectionPoolClass, ConnectionPoolClassSpec, ConnectionPoolSpec, EnvTemplate, HealthSpec,
         IS_DEFAULT_CLASS_ANNOTATION, LocalReaction, Mode, PgBouncerPoolMode, PgBouncerSpec, ResourceAmounts,
-        ScalingSpec, SecretKeyRef, ServerTlsModeSpec, ServerTlsSpec, SidecarResources, Topology,
+        ScalingSpec, SecretKeyRef, SecretRef, ServerTlsModeSpec, ServerTlsSpec, SidecarResources, Topology,
     },
     contract::{
-        Algorithm, Behavior, HealthSettings, LimitSource, Objective, PoolMode, Reach, RolloutSettings, ScalingPolicy,
-        ScalingPolicyType, ScalingRules, ScalingSettings, SelectPolicy, ServerTlsMode, Settings,
+        Algorithm, Behavior, ClientTlsMode, HealthSettings, LimitSource, Objective, PoolMode, Reach, RolloutSettings,
+        ScalingPolicy, ScalingPolicyType, ScalingRules, ScalingSettings, SelectPolicy, ServerTlsMode, Settings,
     },
     decide::behavior::default_for,
 };
@@ -55,6 +55,10 @@ pub struct PodBound {
     pub server_ca: Option<SecretKeyRef>,
     /// Image of the pooler; none: the operator's default.
     pub pgbouncer_image: Option<String>,
+    /// TLS between application and pooler.
+    pub client_tls: ClientTlsMode,
+    /// Certificate and key for it.
+    pub client_certificate: Option<SecretRef>,
     /// Requests and limits of the sidecar.
     pub resources: SidecarResources,
 }
@@ -347,13 +351,19 @@ fn pod_bound(
         memory: Some(layers.get(|a| a.memory.clone()).unwrap_or_else(|| memory.to_owned())),
     };
     let reach = if pool.topology == Topology::Gateway { Reach::Network } else { Reach::Pod };
+    let client_tls = client.get(|c| c.tls.as_ref());
+    let client_tls_mode = match client_tls.map(|tls| tls.mode) {
+        Some(ClientTlsModeSpec::Allow) => ClientTlsMode::Allow,
+        Some(ClientTlsModeSpec::Require) => ClientTlsMode::Require,
+        Some(ClientTlsModeSpec::Disabled) | None => ClientTlsMode::Disabled,
+    };
     PodBound {
         reach,
         client_port: client.get(|c| c.port).unwrap_or(pool.upstream.port),
         max_client_connections: client.get(|c| c.max_connections).unwrap_or(1000),
         // a gateway's pods hold no application
         env: match reach {
-            Reach::Pod => client.get(|c| c.env.clone()).unwrap_or_else(default_env),
+            Reach::Pod => client.get(|c| c.env.clone()).unwrap_or_else(|| default_env(client_tls_mode)),
             Reach::Network => Vec::new(),
         },
         server_tls: match tls.map(|tls| tls.mode) {
@@ -364,6 +374,8 @@ fn pod_bound(
         },
         server_ca: tls.and_then(|tls| tls.ca_ref.clone()),
         pgbouncer_image: pgbouncer.get(|p| p.image.clone()).filter(|image| !image.is_empty()),
+        client_tls: client_tls_mode,
+        client_certificate: client_tls.and_then(|tls| tls.certificate_ref.clone()),
         resources: SidecarResources {
             requests: Some(amounts(resources.within(|r| r.requests.as_ref()), Some("10m"), "32Mi")),
             limits: Some(amounts(resources.within(|r| r.limits.as_ref()), None, "64Mi")),
@@ -372,8 +384,13 @@ fn pod_bound(
 }
 
 /// What libpq reads: the application finds the pooler without a change of its code.
-fn default_env() -> Vec<EnvTemplate> {
-    [("PGHOST", "{host}"), ("PGPORT", "{port}"), ("PGSSLMODE", "disable")]
+fn default_env(tls: ClientTlsMode) -> Vec<EnvTemplate> {
+    let ssl_mode = match tls {
+        ClientTlsMode::Disabled => "disable",
+        ClientTlsMode::Allow => "prefer",
+        ClientTlsMode::Require => "require",
+    };
+    [("PGHOST", "{host}"), ("PGPORT", "{port}"), ("PGSSLMODE", ssl_mode)]
         .map(|(name, template)| EnvTemplate { name: name.to_owned(), template: template.to_owned() })
         .into()
 }
@@ -447,6 +464,17 @@ mod tests {
         assert_eq!(refusal.reason, "AdaptiveNeedsTransactionMode");
         let merged = effective(&pool(&format!("{session}scaling: {{algorithm: TargetUtilization}}")), None);
         assert_eq!(merged.expect("accepted").settings.scaling.behavior.scale_down.stabilization_window_seconds, 300);
+    }
+
+    #[test]
+    fn libpq_is_told_to_speak_as_the_pooler_expects_it() {
+        for (mode, ssl_mode) in [("Disabled", "disable"), ("Allow", "prefer"), ("Require", "require")] {
+            let reference = if mode == "Disabled" { "" } else { ", certificateRef: {name: shop-tls}" };
+            let merged =
+                effective(&pool(&format!("client: {{tls: {{mode: {mode}{reference}}}}}")), None).expect("accepted");
+            assert_eq!(merged.pod.env[2].template, ssl_mode);
+            assert_eq!(merged.pod.client_certificate.is_some(), mode != "Disabled");
+        }
     }
 
     #[test]

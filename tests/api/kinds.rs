@@ -169,6 +169,17 @@ async fn a_pool_that_makes_no_sense_is_refused_with_the_field_and_what_is_wrong(
         case("spec.client.maxConnections", json!(0), &["spec.client.maxConnections"]),
         case("spec.client.env.0.name", json!("PG HOST"), &["spec.client.env[0].name"]),
         case("spec.client.env.1.name", json!("PGHOST"), &["spec.client.env[1]", "Duplicate"]),
+        case(
+            "spec.client.tls",
+            json!({"mode": "Require"}),
+            &["spec.client.tls.certificateRef", "certificateRef goes with mode Allow and Require"],
+        ),
+        case(
+            "spec.client.tls",
+            json!({"mode": "Disabled", "certificateRef": {"name": "shop-tls"}}),
+            &["spec.client.tls.certificateRef", "only there"],
+        ),
+        case("spec.client.tls", json!({"mode": "Prefer"}), &["spec.client.tls.mode", "Prefer"]),
         // the pooler
         case("spec.pgbouncer.poolMode", json!("statement"), &["spec.pgbouncer.poolMode"]),
         case("spec.pgbouncer.parameters", Value::Object(many), &["spec.pgbouncer.parameters", "at most 32"]),

@@ -99,6 +99,19 @@ fn the_patch_names_every_element_that_it_touches_and_no_other() {
 }
 
 #[test]
+fn a_certificate_for_clients_is_in_the_volume_that_the_sidecar_alone_has() {
+    let pod = admitted(&plain(), &pool("  client: {tls: {mode: Require, certificateRef: {name: shop-tls}}}\n"));
+    let volumes = pod["spec"]["volumes"].as_array().expect("a list");
+    let config = volumes.iter().find(|volume| volume["name"] == names::CONFIG_VOLUME).expect("the volume");
+    let shown = json!({
+        "volume": config["projected"]["sources"],
+        "application": {"env": pod["spec"]["containers"][0]["env"], "mounts": pod["spec"]["containers"][0]["volumeMounts"]},
+        "injection": pod["spec"]["initContainers"][1]["env"][0]["value"],
+    });
+    insta::with_settings!({snapshot_path => "inject"}, { insta::assert_yaml_snapshot!("client_tls", shown) });
+}
+
+#[test]
 fn a_guaranteed_pod_stays_guaranteed() {
     let both = json!({"cpu": "1", "memory": "1Gi"});
     let mut pod = plain();
@@ -259,6 +272,7 @@ fn what_is_fixed_for_a_pod_shows_in_its_injection_and_the_operators_own_settings
         "  pgbouncer: {image: 'other:1'}\n",
         "  client: {env: [{name: DB_HOST, template: '{host}'}]}\n",
         "  client: {port: 6000}\n",
+        "  client: {env: [], tls: {mode: Allow, certificateRef: {name: shop-tls}}}\n",
     ] {
         assert_ne!(before, fixed(change), "{change}");
     }

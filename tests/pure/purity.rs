@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Pure code, and the crates that it may use beside the [`ALLOWED`] ones.
-const PURE: [(&str, &[&str]); 23] = [
+const PURE: [(&str, &[&str]); 24] = [
     ("src/contract", &[]),
     ("src/decide", &["k8s_openapi"]),
     ("src/webhook/admission.rs", &["k8s_openapi", "json_patch"]),
@@ -19,6 +19,7 @@ const PURE: [(&str, &[&str]); 23] = [
     ("src/webhook/certificates/plan.rs", &["k8s_openapi"]),
     ("src/agent/arrivals.rs", &[]),
     ("src/agent/counters.rs", &[]),
+    ("src/agent/identity.rs", &["rustls"]),
     ("src/agent/machine.rs", &[]),
     ("src/agent/peaks.rs", &[]),
     ("src/agent/switch", &[]),

@@ -31,11 +31,13 @@ impl Agent {
     ) -> Option<Result<(PoolRevision, Rendered), RenderError>> {
         let revision = revision?;
         let credentials = self.wish.credentials.as_ref()?;
+        let shown = self.identity.in_force().map(|shown| place::shown(shown, &self.options, slot));
         let rendered = render::render(&RenderInput {
             injection: &self.injection,
             settings: &revision.settings,
             limits: wanted.as_limits(),
             credentials,
+            shown: shown.as_ref(),
             place: &place::place(&self.options, &self.injection, &self.addresses, slot, self.inherits_sockets()),
         });
         Some(rendered.map(|rendered| (revision.clone(), rendered)))

@@ -28,6 +28,7 @@ use tokio::{
 };
 
 use super::{
+    identity::Identity,
     inputs::Inputs,
     keeper::{Link, LinkError},
     last_good::{self, LastGood},
@@ -47,7 +48,7 @@ use super::{
     wish::{Granted, Wish},
 };
 use crate::{
-    contract::{ContractError, Document, Held, Injection, PoolRevision, names},
+    contract::{ClientTlsMode, ContractError, Document, Held, Injection, PoolRevision, names},
     pooler::pgbouncer::{
         log::PoolerError,
         render::{self, RenderError},
@@ -126,6 +127,8 @@ struct Agent {
     switch: Switch,
     switching: Switching,
     certificate: CertificateWatch,
+    /// What clients are shown.
+    identity: Identity,
     published: Arc<Published>,
     errors: mpsc::Receiver<PoolerError>,
     begin: Instant,
@@ -226,6 +229,7 @@ impl Agent {
             tracing::info!(slot = slot.name().as_str(), "a pooler runs; it is taken up as it is");
             slot.runs = stored.as_ref().map(|stored| stored.revision.clone());
         }
+        let identity = place::identity_before(&slot, &options.run_dir);
         let switch = Switch::resume(other.is_running(), left.slot(other.name()).had_clients);
         let published = Arc::new(Published::new(Metrics::new(&injection), report::empty_report(&options, &injection)));
         Self {
@@ -240,6 +244,7 @@ impl Agent {
             switch,
             switching: Switching::default(),
             certificate: CertificateWatch::new(injection.upstream.tls.mode),
+            identity,
             link,
             published,
             errors,
@@ -357,6 +362,21 @@ impl Agent {
         self.publish();
     }
 
+    /// Takes over what clients are shown.
+    fn take_identity(&mut self, texts: &super::wish::Texts) {
+        if self.injection.client.tls == ClientTlsMode::Disabled {
+            return;
+        }
+        match self.identity.take(texts.client_certificate.as_deref(), texts.client_key.as_deref()) {
+            Ok(()) => self.problems.identity.is_over(),
+            Err(refusal) => {
+                if self.problems.identity.is(refusal.to_string()) {
+                    tracing::warn!("{refusal}");
+                }
+            }
+        }
+    }
+
     /// A process that was started again once or twice is counted; one that does not stay up is told of until it does.
     fn tell_faults(&mut self) {
         let faults = self.machine.faults();
@@ -400,6 +420,7 @@ impl Agent {
     fn take_inputs(&mut self, texts: &super::wish::Texts) {
         let before = (self.wish.revision.clone(), self.wish.credentials.clone());
         self.wish.take(texts);
+        self.take_identity(texts);
         if (&before.0, &before.1) != (&self.wish.revision, &self.wish.credentials) {
             self.switching.another_is_wanted();
         }

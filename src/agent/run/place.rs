@@ -1,19 +1,42 @@
 //! Where the pooler listens and keeps its files in this pod.
 
 use std::{
+    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener},
     path::{Path, PathBuf},
 };
 
 use crate::{
-    agent::{keeper::SlotName, options::RunOptions, slot::Slot},
+    agent::{identity::Identity, keeper::SlotName, options::RunOptions, slot::Slot},
     contract::{Injection, Reach, names},
-    pooler::pgbouncer::render::{Peer, Place},
+    pooler::pgbouncer::render::{Peer, Place, PoolerCertificate, Shown},
 };
 
 /// Trust stores of common images.
 const TRUST_STORES: &[&str] =
     &["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+
+/// Name of the certificate that clients are shown, in a slot's directory.
+const CERTIFICATE_FILE: &str = "client-tls.crt";
+/// Name of its key.
+const KEY_FILE: &str = "client-tls.key";
+
+/// What clients of a slot are shown, and where it stands.
+pub(super) fn shown<'a>(certificate: &'a PoolerCertificate, options: &RunOptions, slot: SlotName) -> Shown<'a> {
+    let file = |name: &str| Slot::directory(slot, &options.run_dir).join(name).display().to_string();
+    Shown { certificate, certificate_file: file(CERTIFICATE_FILE), key_file: file(KEY_FILE) }
+}
+
+/// What a process in this pod showed its clients: it stays in force when what the Secret holds now does not fit together.
+pub(super) fn identity_before(slot: &Slot, run_dir: &Path) -> Identity {
+    let mut identity = Identity::default();
+    for name in [slot.name().other(), slot.name()] {
+        let read = |file: &str| fs::read(Slot::directory(name, run_dir).join(file)).ok();
+        // none there is no fault: the Secret has it
+        let _ = identity.take(read(CERTIFICATE_FILE).as_deref(), read(KEY_FILE).as_deref());
+    }
+    identity
+}
 
 /// What clients of this reach come to: an address of IPv4, and one of IPv6 where the pod has it.
 pub(super) fn addresses(reach: Reach) -> Vec<IpAddr> {

@@ -6,8 +6,8 @@ use super::*;
 use crate::{
     api::{ConnectionPool, ConnectionPoolStatus, RevisionStatus, conditions::ConditionStatus, reasons},
     contract::{
-        ClientSide, Held, Injection, LimitsReadBack, PodGrant, PoolRevision, Reach, ServerTls, ServerTlsMode,
-        SlotStatus, StatusReport, Upstream,
+        ClientSide, ClientTlsMode, Held, Injection, LimitsReadBack, PodGrant, PoolRevision, Reach, ServerTls,
+        ServerTlsMode, SlotStatus, StatusReport, Upstream,
     },
     decide::{
         effective::{EffectivePool, Refusal, effective},
@@ -329,7 +329,7 @@ fn a_pod_that_was_created_with_something_else_is_told_of_with_the_command_that_r
             pool: "shop".to_owned(),
             namespace: "ns".to_owned(),
             upstream: Upstream { host: "pg".to_owned(), port: 5432, database: "shop".to_owned(), tls },
-            client: ClientSide { port: 5432, max_connections: 1000, reach: Reach::Pod },
+            client: ClientSide { port: 5432, max_connections: 1000, reach: Reach::Pod, tls: ClientTlsMode::Disabled },
             fixed_hash: hash.to_owned(),
         }
     };

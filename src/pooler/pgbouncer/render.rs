@@ -13,7 +13,7 @@ use super::{
     ini::{self, IniError},
     parameters::{self, PARAMETERS, ParameterError},
 };
-use crate::contract::{Injection, PoolMode, ServerTlsMode, Settings, names};
+use crate::contract::{ClientTlsMode, Injection, PoolMode, ServerTlsMode, Settings, names};
 
 /// User name and password of the database, the same on both sides of the pooler.
 #[derive(Clone, PartialEq, Eq)]
@@ -28,6 +28,32 @@ impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
     }
+}
+
+/// What the pooler shows its clients: its certificate with what leads to their CA, and the key. Both PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PoolerCertificate {
+    /// The certificate first, then those that lead to the CA.
+    pub chain: Vec<u8>,
+    /// The key, not encrypted.
+    pub key: Vec<u8>,
+}
+
+impl fmt::Debug for PoolerCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PoolerCertificate").finish_non_exhaustive()
+    }
+}
+
+/// A [`PoolerCertificate`] and the files that it will stand in.
+#[derive(Clone, Debug)]
+pub struct Shown<'a> {
+    /// What clients are shown.
+    pub certificate: &'a PoolerCertificate,
+    /// The file of the certificate.
+    pub certificate_file: String,
+    /// The file of the key.
+    pub key_file: String,
 }
 
 /// The three bounds that PgBouncer is started with, in server connections; never 0 but for `min_pool_size`.
@@ -80,6 +106,8 @@ pub struct RenderInput<'a> {
     pub limits: Limits,
     /// User and password.
     pub credentials: &'a Credentials,
+    /// What clients are shown; None without TLS.
+    pub shown: Option<&'a Shown<'a>>,
     /// Where it runs.
     pub place: &'a Place,
 }
@@ -91,6 +119,8 @@ pub struct Rendered {
     pub ini: String,
     /// The auth file. Secret.
     pub auth_file: String,
+    /// Paths and contents of the certificate and key that clients are shown. The key is secret.
+    pub certificates: Vec<(String, Vec<u8>)>,
     /// Every parameter of `[pgbouncer]` with its value, for the comparison with what `SHOW CONFIG` answers.
     pub parameters: Vec<(String, String)>,
 }
@@ -123,6 +153,11 @@ pub enum RenderError {
         /// The mode.
         mode: &'static str,
     },
+    /// Clients are to be met with TLS, and there is no certificate.
+    #[error(
+        "client.tls: there is no certificate to show to clients; see the Secret that client.tls.certificateRef names"
+    )]
+    NoClientCertificate,
     /// A limit of 0 would mean "without limit" to PgBouncer.
     #[error("a limit of 0 cannot be rendered: PgBouncer reads it as no limit; pause the database instead")]
     ZeroLimit,
@@ -236,6 +271,12 @@ pub fn cannot_render(settings: &Settings, injection: &Injection) -> Option<Strin
         settings,
         limits: Limits { pool_size: 1, min_pool_size: 0, max_db_connections: 1 },
         credentials: &Credentials { username: "user".to_owned(), password: "password".to_owned() },
+        // whether the pod has it shows in the pod
+        shown: Some(&Shown {
+            certificate: &PoolerCertificate { chain: Vec::new(), key: Vec::new() },
+            certificate_file: format!("{}/tls.crt", names::RUN_DIR),
+            key_file: format!("{}/tls.key", names::RUN_DIR),
+        }),
         place: &Place {
             listen_addresses: vec!["127.0.0.1".to_owned()],
             socket_dir: names::RUN_DIR.to_owned(),
@@ -290,9 +331,17 @@ pub fn render(input: &RenderInput<'_>) -> Result<Rendered, RenderError> {
         let _ = writeln!(ini, "{name} = {value}");
     }
     let auth_file = format!("{} {}\n", quote(&credentials.username, '"'), quote(&credentials.password, '"'));
-    let rendered = Rendered { ini, auth_file, parameters };
+    let rendered = Rendered { ini, auth_file, certificates: certificates_of(input), parameters };
     read_back(&rendered, input, &connection_string)?;
     Ok(rendered)
+}
+
+/// The files that hold what clients are shown.
+fn certificates_of(input: &RenderInput<'_>) -> Vec<(String, Vec<u8>)> {
+    let shown = input.shown.filter(|_| input.injection.client.tls != ClientTlsMode::Disabled);
+    shown.map_or_else(Vec::new, |Shown { certificate, certificate_file, key_file }| {
+        vec![(certificate_file.clone(), certificate.chain.clone()), (key_file.clone(), certificate.key.clone())]
+    })
 }
 
 /// Keys and values of `[peers]`.
@@ -342,6 +391,17 @@ fn parameters_of(input: &RenderInput<'_>) -> Result<Vec<(String, String)>, Rende
     set("server_tls_sslmode", mode.to_owned());
     if matches!(injection.upstream.tls.mode, ServerTlsMode::VerifyCa | ServerTlsMode::VerifyFull) {
         set("server_tls_ca_file", place.ca_file.clone().ok_or(RenderError::NoCa { mode })?);
+    }
+    let mode = match injection.client.tls {
+        ClientTlsMode::Disabled => "disable",
+        ClientTlsMode::Allow => "allow",
+        ClientTlsMode::Require => "require",
+    };
+    set("client_tls_sslmode", mode.to_owned());
+    if injection.client.tls != ClientTlsMode::Disabled {
+        let shown = input.shown.ok_or(RenderError::NoClientCertificate)?;
+        set("client_tls_cert_file", shown.certificate_file.clone());
+        set("client_tls_key_file", shown.key_file.clone());
     }
     for parameter in PARAMETERS {
         let given = settings.parameters.get(parameter.name).map(String::as_str);

@@ -182,7 +182,7 @@ pub fn volumes(plan: &PodPool<'_>) -> Vec<Volume> {
     ]
 }
 
-/// Annotations, credentials and CA in one projected volume, which the kubelet updates atomically.
+/// Annotations, credentials and certificates in one projected volume, which the kubelet updates atomically.
 fn config_volume(plan: &PodPool<'_>) -> Volume {
     let annotation = |file: &str, annotation: &str| DownwardAPIVolumeFile {
         path: file.to_owned(),
@@ -211,6 +211,10 @@ fn config_volume(plan: &PodPool<'_>) -> Volume {
     ];
     if let Some(ca) = &plan.effective.pod.server_ca {
         sources.push(secret(&ca.name, vec![key(&ca.key, names::SERVER_CA_FILE)]));
+    }
+    if let Some(certificate) = &plan.effective.pod.client_certificate {
+        let items = vec![key("tls.crt", names::CLIENT_CERTIFICATE_FILE), key("tls.key", names::CLIENT_KEY_FILE)];
+        sources.push(secret(&certificate.name, items));
     }
     Volume {
         name: names::CONFIG_VOLUME.to_owned(),

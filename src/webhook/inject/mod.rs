@@ -78,7 +78,12 @@ impl PodPool<'_> {
                 database: upstream.database.clone(),
                 tls: ServerTls { mode: pod.server_tls, own_ca: pod.server_ca.is_some() },
             },
-            client: ClientSide { port: pod.client_port, max_connections: pod.max_client_connections, reach: pod.reach },
+            client: ClientSide {
+                port: pod.client_port,
+                max_connections: pod.max_client_connections,
+                reach: pod.reach,
+                tls: pod.client_tls,
+            },
             fixed_hash: self.fixed_hash(),
         }
     }
@@ -89,7 +94,12 @@ impl PodPool<'_> {
         let pod = &self.effective.pod;
         let fixed =
             (&self.pool.spec.upstream.credentials_ref, &pod.server_ca, &pod.env, &pod.pgbouncer_image, &pod.resources);
-        let digest = Sha256::digest(serde_json::to_vec(&fixed).unwrap_or_default());
+        let mut text = serde_json::to_vec(&fixed).unwrap_or_default();
+        if let Some(certificate) = &pod.client_certificate {
+            // only where there is one: pods of earlier days keep their hash
+            text.extend(serde_json::to_vec(certificate).unwrap_or_default());
+        }
+        let digest = Sha256::digest(text);
         digest.iter().take(6).fold(String::new(), |hash, byte| format!("{hash}{byte:02x}"))
     }
 

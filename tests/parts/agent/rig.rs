@@ -12,8 +12,8 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use sluice::contract::{
-    ClientSide, Document, GrantDocument, Injection, LimitSource, PodGrant, PoolRevision, Reach, RevisionDocument,
-    ServerTls, ServerTlsMode, Settings, StatusReport, Upstream,
+    ClientSide, ClientTlsMode, Document, GrantDocument, Injection, LimitSource, PodGrant, PoolRevision, Reach,
+    RevisionDocument, ServerTls, ServerTlsMode, Settings, StatusReport, Upstream,
 };
 use tempfile::TempDir;
 use tokio_postgres::{Client, Config, NoTls};
@@ -228,7 +228,12 @@ impl Agent {
                 database: account.database.clone(),
                 tls: ServerTls { mode: ServerTlsMode::Disabled, own_ca: false },
             },
-            client: ClientSide { port: free_port(), max_connections: 200, reach: Reach::Pod },
+            client: ClientSide {
+                port: free_port(),
+                max_connections: 200,
+                reach: Reach::Pod,
+                tls: ClientTlsMode::Disabled,
+            },
             fixed_hash: String::new(),
         };
         let agent = Self {

@@ -1,11 +1,14 @@
 //! TLS towards the real PostgreSQL, and of the clients with the pooler.
 
+use std::{fs, process::Command};
+
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
-use sluice::contract::{ServerTls, ServerTlsMode, StatusReport};
+use sluice::contract::{ClientTlsMode, ServerTls, ServerTlsMode, StatusReport};
+use tempfile::TempDir;
 
 use super::{
     counted,
-    rig::{Account, Agent, Postgres, settings, until},
+    rig::{Account, Agent, Postgres, program, settings, until},
     value,
 };
 
@@ -172,4 +175,106 @@ async fn a_database_without_tls_is_never_spoken_to_in_plain_text_unless_asked_fo
     plain.run();
     plain.until("the grant is in force", |status| status.seq == 1).await;
     assert_eq!(value(&plain.client().await, "select 1").await, "1");
+}
+
+/// A pod whose pooler shows this certificate to its clients.
+fn showing(postgres: &Postgres, account: &Account, tls: ClientTlsMode, certified: &Certified) -> Agent {
+    let agent = Agent::new(postgres.port, account).with(|injection| injection.client.tls = tls);
+    agent.write("client-tls/tls.crt", &certified.certificate);
+    agent.write("client-tls/tls.key", &certified.key);
+    agent.revise(1, &settings());
+    agent.grant(1, 3, 3);
+    agent
+}
+
+/// What libpq reads of the pooler in this `sslmode`, trusting this CA; or why it does not.
+fn read_by_libpq(agent: &Agent, account: &Account, mode: &str, authority: &Authority) -> Result<String, String> {
+    let directory = TempDir::new().unwrap();
+    let root = directory.path().join("root.crt");
+    fs::write(&root, &authority.pem).unwrap();
+    let port = agent.client_port().to_string();
+    let connection = [("PGHOST", "127.0.0.1"), ("PGPORT", port.as_str()), ("PGUSER", account.user.as_str())];
+    let secrets = [("PGPASSWORD", account.password.as_str()), ("PGDATABASE", account.database.as_str())];
+    let output = Command::new(program("psql"))
+        .args(["-XAtc", "select 'served'"])
+        .envs(connection)
+        .envs(secrets)
+        .env("PGSSLMODE", mode)
+        .env("PGSSLROOTCERT", &root)
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn clients_are_met_with_tls_where_the_pool_says_so() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let (authority, other) = (Authority::new("ours"), Authority::new("another"));
+    let certified = authority.certify("127.0.0.1");
+    for (tls, plain_is_served) in [(ClientTlsMode::Require, false), (ClientTlsMode::Allow, true)] {
+        let mut agent = showing(&postgres, &account, tls, &certified);
+        agent.run();
+        agent.until("the grant is in force", |status| status.seq == 1).await;
+        assert_eq!(read_by_libpq(&agent, &account, "verify-full", &authority), Ok("served".to_owned()));
+        let plain = read_by_libpq(&agent, &account, "disable", &authority);
+        assert_eq!(plain.is_ok(), plain_is_served, "{tls:?}: {plain:?}");
+        let error = read_by_libpq(&agent, &account, "verify-full", &other).unwrap_err();
+        assert!(error.contains("certificate verify failed"), "{error}");
+        calm(&agent).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_certificate_that_is_not_of_its_key_changes_nothing_and_a_renewed_pair_is_shown_without_a_cut() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let mut agent = showing(&postgres, &account, ClientTlsMode::Allow, &old.certify("127.0.0.1"));
+    agent.run();
+    agent.until("the grant is in force", |status| status.seq == 1).await;
+    let (pooler, stays) = (agent.pooler_pid(), agent.client().await);
+    assert_eq!(value(&stays, "select 1").await, "1");
+    let renewed = new.certify("127.0.0.1");
+    agent.write("client-tls/tls.crt", &renewed.certificate);
+    let status = told(&agent, "does not belong to the key").await;
+    assert!(status.message.contains("the certificate in force stays"), "{}", status.message);
+    // another revision does not bring it into force either
+    let mut settings = settings();
+    settings.parameters.insert("server_idle_timeout".to_owned(), "60".to_owned());
+    agent.revise(2, &settings);
+    agent.until("the revision is in force", |status| status.revision == Some(2)).await;
+    assert_eq!(read_by_libpq(&agent, &account, "verify-full", &old), Ok("served".to_owned()));
+    agent.write("client-tls/tls.key", &renewed.key);
+    until("the renewed certificate is shown", async || {
+        read_by_libpq(&agent, &account, "verify-full", &new).is_ok().then_some(())
+    })
+    .await;
+    calm(&agent).await;
+    assert_eq!(value(&stays, "select 'the same connection'").await, "the same connection");
+    assert_eq!(agent.pooler_pid(), pooler);
+    assert!(!agent.log().contains("PRIVATE KEY"));
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn without_a_certificate_that_fits_no_client_is_met_and_a_restarted_pod_shows_what_worked() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let authority = Authority::new("ours");
+    let (first, second) = (authority.certify("127.0.0.1"), authority.certify("127.0.0.1"));
+    let mut agent = showing(&postgres, &account, ClientTlsMode::Require, &first);
+    agent.write("client-tls/tls.key", &second.key);
+    agent.run();
+    told(&agent, "does not belong to the key").await;
+    assert_eq!(agent.pooler_pid(), None);
+    agent.write("client-tls/tls.key", &first.key);
+    agent.until("the grant is in force", |status| status.seq == 1).await;
+    assert_eq!(read_by_libpq(&agent, &account, "verify-full", &authority), Ok("served".to_owned()));
+    agent.stop();
+    agent.write("client-tls/tls.key", &second.key);
+    agent.run();
+    told(&agent, "does not belong to the key").await;
+    agent.until("the grant is in force", |status| status.seq == 1).await;
+    assert_eq!(read_by_libpq(&agent, &account, "verify-full", &authority), Ok("served".to_owned()));
 }

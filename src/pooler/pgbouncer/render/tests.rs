@@ -45,6 +45,7 @@ fn render_with(injection: &Injection, username: &str, password: &str) -> Result<
         settings: &settings(),
         limits: LIMITS,
         credentials: &credentials,
+        shown: None,
         place: &place(),
     })
 }
@@ -96,12 +97,42 @@ fn verification_without_a_ca_is_refused() {
 }
 
 #[test]
+fn clients_are_shown_a_certificate_where_tls_is_asked_for_and_there_must_be_one() {
+    let mut injection = injection();
+    injection.client.tls = ClientTlsMode::Require;
+    assert_eq!(render_with(&injection, "u", "p"), Err(RenderError::NoClientCertificate));
+    let certificate = PoolerCertificate { chain: b"chain".to_vec(), key: b"hush".to_vec() };
+    let shown =
+        Shown { certificate: &certificate, certificate_file: "/run/c.crt".into(), key_file: "/run/c.key".into() };
+    let rendered = render(&RenderInput {
+        injection: &injection,
+        settings: &settings(),
+        limits: LIMITS,
+        credentials: &Credentials { username: "u".into(), password: "p".into() },
+        shown: Some(&shown),
+        place: &place(),
+    });
+    let rendered = rendered.unwrap();
+    let expected =
+        "client_tls_sslmode = require\nclient_tls_cert_file = /run/c.crt\nclient_tls_key_file = /run/c.key\n";
+    assert!(rendered.ini.contains(expected), "{}", rendered.ini);
+    assert_eq!(rendered.certificates[1], ("/run/c.key".to_owned(), b"hush".to_vec()));
+    assert!(!format!("{rendered:?} {shown:?}").contains("hush"));
+}
+
+#[test]
 fn a_limit_of_zero_is_never_rendered() {
     let credentials = Credentials { username: "u".into(), password: "p".into() };
     let limits = Limits { max_db_connections: 0, ..LIMITS };
     let (injection, settings, place) = (injection(), settings(), place());
-    let input =
-        RenderInput { injection: &injection, settings: &settings, limits, credentials: &credentials, place: &place };
+    let input = RenderInput {
+        injection: &injection,
+        settings: &settings,
+        limits,
+        credentials: &credentials,
+        shown: None,
+        place: &place,
+    };
     assert_eq!(render(&input), Err(RenderError::ZeroLimit));
 }
 
