@@ -73,6 +73,10 @@ pub struct Problems {
     pub limits: Problem,
     /// Reading the pooler's figures.
     pub reading: Problem,
+    /// Credentials that do not work, or not yet.
+    pub credentials: Problem,
+    /// A database that refuses the credentials in force.
+    pub logins: Problem,
     /// Open files.
     pub files: Problem,
     /// The configuration that worked last.
@@ -82,10 +86,10 @@ pub struct Problems {
 impl Problems {
     /// Everything that is told now.
     pub fn told(&self, now: Millis) -> impl Iterator<Item = &str> {
-        let Self { inputs, program, process, configuration, reload, switch, .. } = self;
-        let Self { identity, certificate, limits, reading, files, state, .. } = self;
-        let first = [inputs, program, process, configuration, reload, switch];
-        let then = [identity, certificate, limits, reading, files, state];
+        let Self { inputs, program, process, configuration, credentials, logins, reload, .. } = self;
+        let Self { switch, identity, certificate, limits, reading, files, state, .. } = self;
+        let first = [inputs, program, process, configuration, credentials, logins, reload];
+        let then = [switch, identity, certificate, limits, reading, files, state];
         first.into_iter().chain(then).filter_map(move |p| p.told(now))
     }
 }

@@ -37,8 +37,12 @@ pub const CONSOLE_DEADLINE: Duration = Duration::from_millis(400);
 const KILL_DEADLINE: Duration = Duration::from_secs(2);
 /// Name of the auth file.
 const AUTH_FILE: &str = "users.txt";
+/// Name of the configuration.
+pub const INI_FILE: &str = "pgbouncer.ini";
 /// Connections that may wait to be accepted, where no parameter says so.
 const DEFAULT_BACKLOG: u32 = 4096;
+/// `server_lifetime` of connections that are kept: 30 days, the longest that a user may set.
+const LONGEST_LIFETIME: &str = "2592000";
 /// Steps taken in one go; more would mean that the console plays with us.
 const MOST_STEPS: usize = 12;
 
@@ -60,6 +64,12 @@ pub enum SlotError {
         /// The program.
         program: PathBuf,
         /// What the system said.
+        reason: String,
+    },
+    /// New credentials, or a new CA, could not be given to it.
+    #[error("{reason}")]
+    Access {
+        /// Why.
         reason: String,
     },
     /// The keeper did not do as asked.
@@ -100,6 +110,17 @@ pub enum Progress {
         /// Server connections that have to go.
         excess: u32,
     },
+}
+
+/// When server connections end although nothing is wrong with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Recycling {
+    /// As the settings say.
+    AsConfigured,
+    /// As soon as their transactions end.
+    Soon,
+    /// Not before it can be done again.
+    Never,
 }
 
 /// Whether the process works with what it was given to read.
@@ -144,6 +165,8 @@ pub struct Reading {
     pub opens: u64,
     /// Server connections open now.
     pub servers: Vec<Server>,
+    /// Whether one has logged in since the last reading.
+    pub logged_in: bool,
 }
 
 /// One slot.
@@ -164,7 +187,11 @@ pub struct Slot {
     /// What the process was given to read, and how far it was seen to follow. None after it was taken up.
     rendered: Option<Rendered>,
     follows: Follows,
-    lifetime_shortened: bool,
+    recycling: Recycling,
+    /// Whether server connections are to be kept as long as they live, because no other could be opened.
+    pub keeps_connections: bool,
+    /// Number of the newest server connection that had logged in at the last reading.
+    newest_login: Option<u64>,
     /// The parameters of the process that never change while it lives; None until they were read.
     fixed: Option<BTreeMap<String, String>>,
     /// The revision that the process runs.
@@ -207,7 +234,9 @@ impl Slot {
             limits: None,
             rendered: None,
             follows: Follows::Unproven,
-            lifetime_shortened: false,
+            recycling: Recycling::AsConfigured,
+            keeps_connections: false,
+            newest_login: None,
             fixed: None,
             runs: None,
             pools: None,
@@ -240,7 +269,7 @@ impl Slot {
             move |source| SlotError::File { path, source }
         };
         fs::create_dir_all(&self.directory).map_err(failed(&self.directory))?;
-        let (auth_file, ini) = (self.directory.join(AUTH_FILE), self.directory.join("pgbouncer.ini"));
+        let (auth_file, ini) = (self.directory.join(AUTH_FILE), self.directory.join(INI_FILE));
         for (path, content) in &rendered.certificates {
             let path = Path::new(path);
             write_whole(path, content).map_err(failed(path))?;
@@ -375,7 +404,8 @@ impl Slot {
         self.limits = None;
         self.rendered = None;
         self.follows = Follows::Unproven;
-        self.lifetime_shortened = false;
+        self.recycling = Recycling::AsConfigured;
+        self.newest_login = None;
         self.fixed = None;
         self.runs = None;
         self.pools = None;
@@ -411,6 +441,9 @@ impl Slot {
         let servers = self.console.servers(&self.database).await?;
         let added = self.differences.feed(stats, pools.active.saturating_add(pools.clients_waiting));
         let opens = self.arrivals.opens(servers.iter().map(|server| server.id));
+        let newest = servers.iter().filter(|server| server.logged_in).map(|server| server.id).max();
+        let logged_in = newest > self.newest_login;
+        self.newest_login = newest.max(self.newest_login);
         // what a process had done before we came was counted by another agent
         let counts = !std::mem::take(&mut self.taken_up);
         Ok(Reading {
@@ -418,6 +451,7 @@ impl Slot {
             added: if counts { added } else { Stats::default() },
             opens: if counts { opens } else { 0 },
             servers,
+            logged_in,
         })
     }
 
@@ -477,6 +511,9 @@ impl Slot {
             Some(limits) => limits,
             None => self.read_limits().await?,
         };
+        if self.keeps_connections {
+            self.recycle(Recycling::Never).await?;
+        }
         let mut last = Step::Done;
         for _ in 0..MOST_STEPS {
             let step = next_step(&now, held, wanted);
@@ -485,7 +522,9 @@ impl Slot {
             }
             match step {
                 Step::Done => {
-                    self.restore_lifetime().await?;
+                    if !self.keeps_connections {
+                        self.recycle(Recycling::AsConfigured).await?;
+                    }
                     return Ok(Progress::InForce);
                 }
                 Step::AwaitRelease { excess } => {
@@ -505,28 +544,39 @@ impl Slot {
     }
 
     /// Makes busy server connections close as their transactions end, although clients wait for them: PgBouncer closes a
-    /// connection past `server_lifetime` instead of handing it on, about one per `1 s / pool size`.
+    /// connection past `server_lifetime` instead of handing it on, about one per `1 s / pool size`. Not while connections are
+    /// kept.
     ///
     /// # Errors
     /// [`SlotError::Console`].
     pub async fn shorten_lifetime(&mut self) -> Result<(), SlotError> {
-        if !self.lifetime_shortened {
-            self.console.set("server_lifetime", "1").await?;
-            self.lifetime_shortened = true;
-        }
-        Ok(())
+        if self.keeps_connections { Ok(()) } else { self.recycle(Recycling::Soon).await }
     }
 
-    async fn restore_lifetime(&mut self) -> Result<(), SlotError> {
-        if self.lifetime_shortened {
-            let configured = self.rendered.as_ref().and_then(|rendered| {
-                rendered.parameters.iter().find(|(name, _)| name == "server_lifetime").map(|(_, value)| value.clone())
-            });
-            if let Some(configured) = configured {
-                self.console.set("server_lifetime", &configured).await?;
-            }
-            self.lifetime_shortened = false;
+    async fn recycle(&mut self, wanted: Recycling) -> Result<(), SlotError> {
+        if self.recycling == wanted {
+            return Ok(());
         }
+        let configured = |name: &str| {
+            let parameters = &self.rendered.as_ref()?.parameters;
+            parameters.iter().find(|(parameter, _)| parameter == name).map(|(_, value)| value.clone())
+        };
+        let lifetime = match wanted {
+            Recycling::AsConfigured => configured("server_lifetime"),
+            Recycling::Soon => Some("1".to_owned()),
+            Recycling::Never => Some(LONGEST_LIFETIME.to_owned()),
+        };
+        let idle_timeout = match (self.recycling, wanted) {
+            (_, Recycling::Never) => Some("0".to_owned()),
+            (Recycling::Never, _) => configured("server_idle_timeout"),
+            _ => None,
+        };
+        for (name, value) in [("server_lifetime", lifetime), ("server_idle_timeout", idle_timeout)] {
+            if let Some(value) = value {
+                self.console.set(name, &value).await?;
+            }
+        }
+        self.recycling = wanted;
         Ok(())
     }
 
@@ -566,7 +616,7 @@ impl Slot {
     async fn reload(&mut self, rendered: Rendered) -> Result<(), SlotError> {
         self.write(&rendered)?;
         let parameters = self.rendered.insert(rendered).parameters.clone();
-        self.lifetime_shortened = false;
+        self.recycling = Recycling::AsConfigured;
         self.limits = None;
         self.console.reload().await?;
         let config = self.console.config().await?;

@@ -117,17 +117,28 @@ pub struct Granted {
     pub grant: PodGrant,
 }
 
+/// What a server connection is opened with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// User and password.
+    pub credentials: Credentials,
+    /// The bundle that verifies the database's certificate, where the pool names one.
+    pub server_ca: Option<Vec<u8>>,
+}
+
 /// What the pod is asked to run, as far as it could be understood.
 #[derive(Debug)]
 pub struct Wish {
     pool: String,
+    /// Whether the pool names a CA bundle of its own.
+    own_ca: bool,
     /// The revision to run.
     pub revision: Option<PoolRevision>,
     /// What it may open. None: nothing was ever granted, which counts as a share of 0.
     pub granted: Option<Granted>,
     /// User and password.
     pub credentials: Option<Credentials>,
-    /// The CA bundle; compared, not read.
+    /// The CA bundle.
     pub server_ca: Option<Vec<u8>>,
     /// Why the newest revision, grant, credentials were not taken over.
     pub refusals: [Option<Refusal>; 3],
@@ -135,11 +146,12 @@ pub struct Wish {
 
 impl Wish {
     /// Nothing known yet but, perhaps, what worked last.
-    pub fn new(pool: &str, last_good: Option<LastGood>) -> Self {
+    pub fn new(pool: &str, own_ca: bool, last_good: Option<LastGood>) -> Self {
         let (revision, granted) = last_good
             .map_or((None, None), |last| (Some(last.revision), Some(Granted { epoch: last.epoch, grant: last.grant })));
         Self {
             pool: pool.to_owned(),
+            own_ca,
             revision,
             granted,
             credentials: None,
@@ -150,14 +162,26 @@ impl Wish {
 
     /// Takes over what the volume holds now.
     pub fn take(&mut self, texts: &Texts) {
+        let credentials = self.take_credentials(texts.username.as_deref(), texts.password.as_deref());
+        let server_ca = self.take_server_ca(texts.server_ca.as_deref());
         self.refusals = [
             self.take_revision(texts.revision.as_deref()).err(),
             self.take_grant(texts.grant.as_deref()).err(),
-            self.take_credentials(texts.username.as_deref(), texts.password.as_deref()).err(),
+            credentials.and(server_ca).err(),
         ];
-        if texts.server_ca.is_some() {
-            self.server_ca.clone_from(&texts.server_ca);
-        }
+    }
+
+    /// What server connections are to be opened with; None while a part is missing.
+    pub fn access(&self) -> Option<Access> {
+        let server_ca = if self.own_ca { Some(self.server_ca.clone()?) } else { None };
+        Some(Access { credentials: self.credentials.clone()?, server_ca })
+    }
+
+    /// Whether all parts are there and differ from what is in force.
+    pub fn wants_other(&self, in_force: &Access) -> bool {
+        let complete = self.credentials.is_some() && (!self.own_ca || self.server_ca.is_some());
+        let same_ca = !self.own_ca || self.server_ca == in_force.server_ca;
+        complete && !(same_ca && self.credentials.as_ref() == Some(&in_force.credentials))
     }
 
     /// The share in force; 0 while nothing was granted.
@@ -211,6 +235,19 @@ impl Wish {
         Ok(())
     }
 
+    fn take_server_ca(&mut self, bundle: Option<&[u8]>) -> Result<(), Refusal> {
+        if !self.own_ca {
+            return Ok(());
+        }
+        let consequence = match self.server_ca {
+            Some(_) => "the CA bundle in force stays",
+            None => "the pooler starts when it is there",
+        };
+        let bundle = bundle.filter(|bundle| !bundle.is_empty());
+        self.server_ca = Some(bundle.ok_or(Refusal::Missing { what: names::SERVER_CA_FILE, consequence })?.to_vec());
+        Ok(())
+    }
+
     fn take_credentials(&mut self, username: Option<&[u8]>, password: Option<&[u8]>) -> Result<(), Refusal> {
         let consequence = match self.credentials {
             Some(_) => "the credentials in force stay",
@@ -253,7 +290,7 @@ mod tests {
     }
 
     fn taken() -> Wish {
-        let mut wish = Wish::new("shop", None);
+        let mut wish = Wish::new("shop", false, None);
         wish.take(&texts());
         assert!(wish.refusals.iter().all(Option::is_none), "{:?}", wish.refusals);
         wish
@@ -298,9 +335,39 @@ mod tests {
 
     #[test]
     fn without_any_grant_the_share_is_zero() {
-        let mut wish = Wish::new("shop", None);
+        let mut wish = Wish::new("shop", false, None);
         wish.take(&Texts { grant: None, ..texts() });
         assert_eq!(wish.grant().share, 0);
+    }
+
+    #[test]
+    fn a_secret_that_loses_a_key_changes_nothing_and_is_told_with_the_key() {
+        let mut wish = Wish::new("shop", true, None);
+        wish.take(&texts());
+        assert_eq!((wish.access(), wish.refusals[2].as_ref().map(Refusal::reason)), (None, Some("Missing")));
+        let whole = Texts { server_ca: Some(b"-----BEGIN".to_vec()), ..texts() };
+        wish.take(&whole);
+        let access = wish.access().expect("all is there");
+        assert!(!wish.wants_other(&access));
+        assert_eq!(wish.refusals[2].as_ref().map(Refusal::reason), None);
+        for (lost, key) in [
+            (Texts { username: None, ..whole.clone() }, "credentials/username"),
+            (Texts { password: None, ..whole.clone() }, "credentials/password"),
+            (Texts { server_ca: None, ..whole.clone() }, "server-ca/ca.crt"),
+        ] {
+            wish.take(&lost);
+            let told = wish.refusals[2].as_ref().map(ToString::to_string).unwrap_or_default();
+            assert!(told.contains(key) && told.contains("in force stay"), "{told}");
+            assert_eq!(wish.access().as_ref(), Some(&access));
+        }
+        for other in [
+            Texts { username: Some(b"other".to_vec()), ..whole.clone() },
+            Texts { password: Some(b"other".to_vec()), ..whole.clone() },
+            Texts { server_ca: Some(b"other".to_vec()), ..whole },
+        ] {
+            wish.take(&other);
+            assert!(wish.wants_other(&access), "{other:?}");
+        }
     }
 
     proptest! {

@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Pure code, and the crates that it may use beside the [`ALLOWED`] ones.
-const PURE: [(&str, &[&str]); 24] = [
+const PURE: [(&str, &[&str]); 25] = [
     ("src/contract", &[]),
     ("src/decide", &["k8s_openapi"]),
     ("src/webhook/admission.rs", &["k8s_openapi", "json_patch"]),
@@ -26,6 +26,7 @@ const PURE: [(&str, &[&str]); 24] = [
     ("src/agent/problems.rs", &[]),
     ("src/agent/reaction.rs", &[]),
     ("src/agent/retry.rs", &[]),
+    ("src/agent/rotation.rs", &[]),
     ("src/agent/vitals.rs", &[]),
     ("src/agent/wish.rs", &[]),
     ("src/pooler/pgbouncer/render.rs", &[]),

@@ -1,6 +1,6 @@
 //! What is wanted becomes what is in force: a process, a revision, the limits; and what worked is kept.
 
-use super::{Agent, FAULTS_TOLD, READING, RELEASE_PATIENCE, place};
+use super::{Agent, FAULTS_TOLD, READING, RELEASE_PATIENCE, place, rotating::ca_path};
 use crate::{
     agent::{
         keeper::{Listening, Order, SlotName},
@@ -30,15 +30,23 @@ impl Agent {
         wanted: Wanted,
     ) -> Option<Result<(PoolRevision, Rendered), RenderError>> {
         let revision = revision?;
-        let credentials = self.wish.credentials.as_ref()?;
+        let access = self.rotating.in_force()?;
+        let own_ca = ca_path(&self.options.run_dir, access);
         let shown = self.identity.in_force().map(|shown| place::shown(shown, &self.options, slot));
         let rendered = render::render(&RenderInput {
             injection: &self.injection,
             settings: &revision.settings,
             limits: wanted.as_limits(),
-            credentials,
+            credentials: &access.credentials,
             shown: shown.as_ref(),
-            place: &place::place(&self.options, &self.injection, &self.addresses, slot, self.inherits_sockets()),
+            place: &place::place(
+                &self.options,
+                &self.injection,
+                &self.addresses,
+                slot,
+                self.inherits_sockets(),
+                own_ca,
+            ),
         });
         Some(rendered.map(|rendered| (revision.clone(), rendered)))
     }
@@ -62,10 +70,12 @@ impl Agent {
         }
         let files = process::files_needed(clients, share);
         let start = Start { program: &program, inherits_sockets: self.inherits_sockets(), files };
-        let started = match (self.listen().await, rendered) {
-            (Err(error), _) => Err(error),
-            (_, Err(error)) => Err(error.to_string()),
-            (Ok(()), Ok((revision, rendered))) => {
+        let ca = self.rotating.in_force().map_or(Ok(None), |access| self.lay_down_ca(access));
+        let started = match (self.listen().await, ca, rendered) {
+            (Err(error), ..) => Err(error),
+            (_, Err(error), _) => Err(error.to_string()),
+            (_, _, Err(error)) => Err(error.to_string()),
+            (Ok(()), Ok(_), Ok((revision, rendered))) => {
                 self.slot.start(start, rendered).await.map(|()| revision).map_err(|error| error.to_string())
             }
         };
@@ -118,6 +128,7 @@ impl Agent {
         let mut wanted = self.wanted();
         if let Some(limits) = self.slot.limits {
             wanted.limit = limits.pool_size.min(wanted.limit.max(1));
+            wanted.share = limits.max_db_connections.min(wanted.share.max(1));
         }
         let (revision, rendered) = match self.render(self.slot.name(), self.wish.revision.as_ref(), wanted) {
             Some(Ok(rendered)) => rendered,
@@ -179,6 +190,9 @@ impl Agent {
     /// Brings the limits of every process to what is wanted of it.
     pub(super) async fn apply_limits(&mut self) {
         self.decide_limit();
+        for slot in [&mut self.slot, &mut self.other] {
+            slot.keeps_connections = self.rotating.is_refused();
+        }
         let Some((active, other)) = self.parts().await else { return };
         let in_force = self.converge_active(active).await;
         let both = match other {
@@ -204,9 +218,12 @@ impl Agent {
                 true
             }
             Ok(Progress::Releasing { excess }) => {
-                self.problems.limits.is(format!(
-                    "{excess} server connections more than the share are busy; they close as transactions end"
-                ));
+                // what is set aside for a moment comes back
+                if self.rotating.set_aside() == 0 {
+                    self.problems.limits.is(format!(
+                        "{excess} server connections more than the share are busy; they close as transactions end"
+                    ));
+                }
                 if let (None, Some((_, pools))) = (self.other.pools, self.slot.pools) {
                     self.see_pools(pools);
                 }
@@ -244,6 +261,11 @@ impl Agent {
         let grant = self.wish.grant();
         let source = self.wish.revision.as_ref().map_or(LimitSource::Share, |r| r.settings.scaling.limit_source);
         self.limit = self.reaction.limit(source, grant);
+        if self.rotating.is_refused() {
+            // what is closed could not be opened again
+            let held = [&self.slot, &self.other].map(|slot| slot.pools.map_or(0, |(_, pools)| pools.held()));
+            self.limit = self.limit.max(held[0].saturating_add(held[1])).min(grant.share);
+        }
     }
 
     pub(super) fn store_last_good(&mut self) {

@@ -9,6 +9,7 @@ mod console;
 mod place;
 mod reading;
 mod report;
+mod rotating;
 mod switching;
 
 use std::{
@@ -19,6 +20,7 @@ use std::{
 };
 
 use certificate::CertificateWatch;
+use rotating::Rotating;
 use switching::Switching;
 use thiserror::Error;
 use tokio::{
@@ -129,6 +131,8 @@ struct Agent {
     certificate: CertificateWatch,
     /// What clients are shown.
     identity: Identity,
+    /// What server connections are opened with, and how it changes.
+    rotating: Rotating,
     published: Arc<Published>,
     errors: mpsc::Receiver<PoolerError>,
     begin: Instant,
@@ -219,7 +223,11 @@ impl Agent {
             problems.state.is(error.to_string());
             None
         });
-        let wish = Wish::new(&injection.pool, stored.clone());
+        let mut rotating = Rotating::take_up(&options, &injection);
+        let mut wish = Wish::new(&injection.pool, injection.upstream.tls.own_ca, stored.clone());
+        if let Some(access) = rotating.in_force() {
+            (wish.credentials, wish.server_ca) = (Some(access.credentials.clone()), access.server_ca.clone());
+        }
         let (report_error, errors) = mpsc::channel(ERROR_QUEUE);
         let left = link.state();
         let of = |name| Slot::new(name, link.clone(), &options.run_dir, &injection, report_error.clone());
@@ -228,6 +236,7 @@ impl Agent {
         if taken_up {
             tracing::info!(slot = slot.name().as_str(), "a pooler runs; it is taken up as it is");
             slot.runs = stored.as_ref().map(|stored| stored.revision.clone());
+            rotating.slots_are_taken_up();
         }
         let identity = place::identity_before(&slot, &options.run_dir);
         let switch = Switch::resume(other.is_running(), left.slot(other.name()).had_clients);
@@ -245,6 +254,7 @@ impl Agent {
             switching: Switching::default(),
             certificate: CertificateWatch::new(injection.upstream.tls.mode),
             identity,
+            rotating,
             link,
             published,
             errors,
@@ -311,7 +321,7 @@ impl Agent {
         self.look_at_certificate(now);
         let (console, in_time) = self.ask_console(now).await;
         let seen = Observation {
-            startable: self.program.is_some() && self.wish.revision.is_some() && self.wish.credentials.is_some(),
+            startable: self.program.is_some() && self.wish.revision.is_some() && self.rotating.in_force().is_some(),
             running: self.slot.is_running(),
             console,
             punctual: punctual && in_time,
@@ -334,6 +344,8 @@ impl Agent {
             tracing::info!(revision = self.revision(), "pgbouncer answers");
             self.switching.look_again();
         }
+        let answers = self.machine.is_serving() && self.heard == ConsoleSeen::Answered;
+        self.rotate(now, answers).await;
         self.to_be_applied |= self.switch(now, punctual).await || !was_serving;
         let serving = self.machine.is_serving();
         // a console that is silent is asked for its version alone, or it would take seconds to see that it hangs
@@ -393,8 +405,13 @@ impl Agent {
     fn count_errors(&mut self) {
         while let Ok(error) = self.errors.try_recv() {
             self.published.metrics.count_error(error.as_str());
-            if error == PoolerError::ServerTlsFailed {
-                self.certificate.doubt();
+            match error {
+                PoolerError::ServerTlsFailed => self.certificate.doubt(),
+                PoolerError::ServerLoginRefused => {
+                    let now = self.now();
+                    self.rotating.was_refused(now);
+                }
+                _ => {}
             }
         }
     }
@@ -418,21 +435,19 @@ impl Agent {
     }
 
     fn take_inputs(&mut self, texts: &super::wish::Texts) {
-        let before = (self.wish.revision.clone(), self.wish.credentials.clone());
+        let before = (self.wish.revision.clone(), self.wish.access());
         self.wish.take(texts);
         self.take_identity(texts);
-        if (&before.0, &before.1) != (&self.wish.revision, &self.wish.credentials) {
+        if before.0 != self.wish.revision {
             self.switching.another_is_wanted();
         }
+        self.take_access(before.1.as_ref());
         let documents = ["revision", "grant", "credentials"];
-        for (document, refusal) in documents.iter().zip(&self.wish.refusals) {
+        for (document, refusal) in documents.into_iter().zip(&self.wish.refusals) {
             if let Some(refusal) = refusal {
                 tracing::warn!(document, "{refusal}");
             }
         }
-        let refused = documents.into_iter().zip(&self.wish.refusals);
-        self.published
-            .metrics
-            .set_refused(refused.filter_map(|(document, refusal)| Some((document, refusal.as_ref()?.reason()))));
+        self.tell_refusals();
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     agent::{identity::Identity, keeper::SlotName, options::RunOptions, slot::Slot},
-    contract::{Injection, Reach, names},
+    contract::{Injection, Reach},
     pooler::pgbouncer::render::{Peer, Place, PoolerCertificate, Shown},
 };
 
@@ -52,19 +52,15 @@ pub(super) fn addresses(reach: Reach) -> Vec<IpAddr> {
 }
 
 /// The addresses, and the slot's places in the volumes of the pod. A pooler that inherits its sockets is given neither
-/// address nor directory: it would warn that it ignores them.
+/// address nor directory: it would warn that it ignores them. `own_ca` is the bundle that the pool names.
 pub(super) fn place(
     options: &RunOptions,
     injection: &Injection,
     addresses: &[IpAddr],
     slot: SlotName,
     inherits_sockets: bool,
+    own_ca: Option<PathBuf>,
 ) -> Place {
-    let ca_file = if injection.upstream.tls.own_ca {
-        Some(options.config_dir.join(names::SERVER_CA_FILE))
-    } else {
-        TRUST_STORES.iter().map(PathBuf::from).find(|store| store.is_file())
-    };
     let text = |path: &Path| path.display().to_string();
     Place {
         listen_addresses: addresses.iter().filter(|_| !inherits_sockets).map(ToString::to_string).collect(),
@@ -77,9 +73,19 @@ pub(super) fn place(
             .collect(),
         peer: if inherits_sockets { peer(slot) } else { 0 },
         auth_file: text(&Slot::auth_file(slot, &options.run_dir)),
-        ca_file: ca_file.as_deref().map(text),
+        ca_file: ca_file(injection, own_ca),
         login_retry_milliseconds: login_retry(&options.pod_uid),
     }
+}
+
+/// What verifies the database's certificate: the pool's own bundle, or the image's trust store.
+pub(super) fn ca_file(injection: &Injection, own_ca: Option<PathBuf>) -> Option<String> {
+    let file = if injection.upstream.tls.own_ca {
+        own_ca
+    } else {
+        TRUST_STORES.iter().map(PathBuf::from).find(|store| store.is_file())
+    };
+    file.map(|file| file.display().to_string())
 }
 
 fn peer(slot: SlotName) -> u16 {
@@ -88,5 +94,14 @@ fn peer(slot: SlotName) -> u16 {
 
 /// 1 to 2 s, another one in each pod, so that the pods of a pool do not log in to a returning database together.
 fn login_retry(pod_uid: &str) -> u32 {
-    1000 + pod_uid.bytes().fold(7_u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into())) % 1000
+    1000 + hash(pod_uid) % 1000
+}
+
+/// 0 to 49 percent of every pause before new credentials are tried again, another one in each pod.
+pub(super) fn rotation_spread(pod_uid: &str) -> u8 {
+    u8::try_from(hash(pod_uid) % 50).unwrap_or_default()
+}
+
+fn hash(pod_uid: &str) -> u32 {
+    pod_uid.bytes().fold(7, |hash: u32, byte| hash.wrapping_mul(31).wrapping_add(byte.into()))
 }

@@ -55,7 +55,7 @@ impl Agent {
     pub(super) fn see_pools(&mut self, pools: Pools) {
         self.held_at = self.now();
         self.held = Some(Held {
-            held: pools.held(),
+            held: pools.held().saturating_add(self.rotating.holds()),
             active: pools.active,
             leaked: self.leaked,
             waiting: pools.clients_waiting,
@@ -70,13 +70,14 @@ impl Agent {
             Ok((active, if counts { Some(self.other.read(now).await?) } else { None }))
         }
         .await;
-        let Reading { pools, added, opens, servers } = match read {
+        let Reading { pools, added, opens, servers, logged_in } = match read {
             Ok((active, None)) => active,
             Ok((active, Some(other))) => Reading {
                 pools: active.pools + other.pools,
                 added: active.added + other.added,
                 opens: active.opens + other.opens,
                 servers: active.servers.into_iter().chain(other.servers).collect(),
+                logged_in: active.logged_in || other.logged_in,
             },
             Err(error) => {
                 self.problems.reading.may_pass(now, error.to_string());
@@ -84,6 +85,7 @@ impl Agent {
             }
         };
         self.problems.reading.is_over();
+        self.rotating.read(logged_in);
         self.look_for_leaks(now, &servers);
         self.count_arrivals(now, opens).await;
         self.see_pools(pools);

@@ -14,7 +14,7 @@ use crate::{
         slot::{Slot, SlotError, Start},
         switch::{
             Action, Failure, Observation, OtherSeen, PROOF_DEADLINE, Phase, Proof, START_DEADLINE, Wanted,
-            division::{SlotLoad, allowed, beside, divide, trial},
+            division::{SlotLoad, allowed, beside, divide, keep, trial},
         },
         vitals::{Effort, Vitals},
     },
@@ -97,6 +97,7 @@ impl Agent {
         let releases = self.slot.releasing_since.is_some() || self.other.releasing_since.is_some();
         let shifts = self.now().saturating_sub(self.switching.steered_at) < SHIFTING;
         releases
+            || self.rotating.set_aside() > 0
             || matches!(self.switch.phase(), Phase::MakingRoom { .. } | Phase::Proving { .. })
             || self.other_counts() && (shifts || waits(&self.slot) || waits(&self.other))
     }
@@ -180,6 +181,9 @@ impl Agent {
         let grant = self.wish.grant();
         let rollout = self.wish.revision.as_ref().map(|revision| revision.settings.rollout).unwrap_or_default();
         let milliseconds = |seconds: u32| Millis::from(seconds) * 1000;
+        // one proof at a time, and none of a process while nothing can log in
+        let waits =
+            self.switch.phase() == Phase::Steady && (self.rotating.set_aside() > 0 || self.rotating.is_refused());
         Observation {
             active: self.slot.name(),
             serving: self.machine.is_serving(),
@@ -195,7 +199,7 @@ impl Agent {
                     .map(|clients| u32::try_from(clients.len()).unwrap_or(u32::MAX)),
                 hung: running && punctual && now.saturating_sub(self.switching.answered) > START_DEADLINE,
             },
-            wanted: self.switching.place.unwrap_or(Wanted::Active),
+            wanted: self.switching.place.filter(|_| !waits).unwrap_or(Wanted::Active),
             share: grant.share,
             punctual,
             scale_down_delay: milliseconds(rollout.scale_down_delay_seconds),
@@ -306,13 +310,13 @@ impl Agent {
             self.switching.proof = Some(self.failed(&error));
             return;
         }
-        let (Some(revision), Some(credentials)) = (self.other.runs.as_ref(), self.wish.credentials.clone()) else {
+        let (Some(revision), Some(access)) = (self.other.runs.as_ref(), self.rotating.in_force()) else {
             return;
         };
         self.switching.query = Some(tokio::spawn(validate(
             self.other.console.socket().to_owned(),
             self.injection.upstream.database.clone(),
-            credentials,
+            access.credentials.clone(),
             revision.settings.health.validation_query.clone(),
             std::time::Duration::from_millis(PROOF_DEADLINE),
         )));
@@ -361,7 +365,7 @@ impl Agent {
     /// What each process may open: the active one, and the other one while it counts. None: not known now.
     pub(super) async fn parts(&mut self) -> Option<(limits::Wanted, Option<limits::Wanted>)> {
         let grant = self.wish.grant();
-        let (share, floor) = (grant.share, grant.floor);
+        let (share, floor) = (grant.share.saturating_sub(self.rotating.set_aside()), grant.floor);
         let alone =
             |part: u32, limit: u32| limits::Wanted { limit: limit.min(part), warm: floor.min(part), share: part };
         if !self.other_counts() {
@@ -393,7 +397,13 @@ impl Agent {
         } else {
             let before = self.switching.part.min(share);
             let is_turn = share > 1 || now.saturating_sub(self.switching.part_since) >= TURN;
-            let part = if is_turn { divide(share, before, loads) } else { before };
+            let part = if self.rotating.is_refused() {
+                keep(share, before, [&self.slot, &self.other].map(|slot| slot.pools.map_or(0, |(_, p)| p.held())))
+            } else if is_turn {
+                divide(share, before, loads)
+            } else {
+                before
+            };
             if part != before {
                 self.switching.part_since = now;
             }

@@ -50,6 +50,12 @@ pub fn divide(share: u32, part: u32, loads: [SlotLoad; 2]) -> u32 {
     }
 }
 
+/// The part of the first slot when none can open what it would be given: both keep what they hold, as far as the share allows.
+pub fn keep(share: u32, part: u32, held: [u32; 2]) -> u32 {
+    let least = held[0].min(share);
+    part.clamp(least, share.saturating_sub(held[1]).max(least))
+}
+
 /// What each slot may be set to now, on the way to `parts`: it shrinks at once, and grows into what the other one has given
 /// up.
 pub fn allowed(share: u32, parts: [u32; 2], loads: [SlotLoad; 2]) -> [u32; 2] {
@@ -100,6 +106,15 @@ mod tests {
             let wants = SlotLoad { waiting: 1000, in_use: true, ..SlotLoad::default() };
             let calm = SlotLoad { active: busy, in_use: true, ..SlotLoad::default() };
             prop_assert!(divide(share, part, [wants, calm]) >= share - busy.max(1).min(share));
+        }
+
+        #[test]
+        fn where_nothing_can_be_opened_nothing_is_closed_that_the_share_allows(
+            share in 0..40u32, part in 0..60u32, held in [0..20u32, 0..20u32],
+        ) {
+            let first = keep(share, part, held);
+            prop_assert!(first <= share);
+            prop_assert!(held[0] + held[1] > share || (first >= held[0] && share - first >= held[1]));
         }
 
         #[test]

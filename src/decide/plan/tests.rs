@@ -520,6 +520,25 @@ fn a_decision_is_told_once() {
 }
 
 #[test]
+fn credentials_that_do_not_work_in_a_pod_are_a_condition_and_one_event() {
+    use crate::api::conditions::{PROVEN, merge};
+    let mut world = World::new(SHARED);
+    world.admit();
+    world.settle();
+    let why = "what the Secret holds now is not in force: password authentication failed";
+    if let Proof::Report(report) = &mut world.pods[0].proof {
+        report.message = why.to_owned();
+    }
+    let told = |plan: &Plan| plan.events.iter().filter(|event| event.reason == reasons::NOT_APPLIED).count();
+    let plan = world.plan();
+    assert_eq!(told(&plan), 1);
+    let proven = plan.report.conditions.iter().find(|condition| condition.type_ == PROVEN).expect("always told");
+    assert_eq!((proven.reason, proven.message.as_str()), (reasons::NOT_APPLIED, format!("pod shop-0: {why}").as_str()));
+    world.told.conditions = merge(&[], plan.report.conditions.clone(), None, k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
+    assert_eq!(told(&world.plan()), 0, "it was told");
+}
+
+#[test]
 fn after_a_failure_nothing_is_written_until_it_is_time() {
     let mut world = World::new(SHARED);
     world.admit();

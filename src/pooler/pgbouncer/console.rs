@@ -270,6 +270,25 @@ pub async fn validate(
     }
 }
 
+/// Logs in to a pooler as a client on its unix socket: it knows a client's password from its auth file alone.
+///
+/// # Errors
+/// [`ConsoleError`]: what the pooler said. A deadline says nothing of the password: a pooler that has never logged in to the
+/// database lets its clients wait.
+pub async fn log_in(
+    socket: &std::path::Path,
+    database: &str,
+    credentials: &Credentials,
+    deadline: Duration,
+) -> Result<(), ConsoleError> {
+    let mut config = Config::new();
+    config.user(&credentials.username).password(&credentials.password).dbname(database);
+    match timeout(deadline, connect(socket, config)).await {
+        Ok(session) => session.map(|_| ()),
+        Err(_) => Err(ConsoleError::Deadline { command: "login".to_owned(), deadline }),
+    }
+}
+
 async fn connect(socket: &std::path::Path, mut config: Config) -> Result<Session, ConsoleError> {
     let stream = UnixStream::connect(socket)
         .await

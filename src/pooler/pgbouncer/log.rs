@@ -56,6 +56,8 @@ const PATTERNS: &[(&str, PoolerError)] = &[
     // clients are told with these words of connections that never came to a login
     ("server refused ssl", PoolerError::ServerTlsFailed),
     ("cached error: server conn crashed", PoolerError::ServerUnreachable),
+    ("cached error: connect failed", PoolerError::ServerUnreachable),
+    ("cached error: server dns lookup failed", PoolerError::DnsFailed),
     ("server login failed", PoolerError::ServerLoginRefused),
     ("server login has been failing", PoolerError::ServerLoginRefused),
     ("cannot do scram authentication", PoolerError::ServerLoginRefused),
@@ -126,6 +128,14 @@ mod tests {
             (
                 "2026-11-21 03:36:16.000 UTC [7] LOG S-0x55: shop/shop@127.0.0.1:5999 closing because: connect failed (age=0s)",
                 Some(PoolerError::ServerUnreachable),
+            ),
+            (
+                "2026-11-21 03:36:16.000 UTC [7] WARNING C-0x55: shop/shop@127.0.0.1:40000 pooler error: server login has been failing, cached error: connect failed (server_login_retry)",
+                Some(PoolerError::ServerUnreachable),
+            ),
+            (
+                "2026-11-21 03:36:16.000 UTC [7] WARNING C-0x55: shop/shop@127.0.0.1:40000 pooler error: server login has been failing, cached error: password authentication failed for user \"shop\" (server_login_retry)",
+                Some(PoolerError::ServerLoginRefused),
             ),
             (
                 "2026-11-21 03:36:16.000 UTC [7] WARNING DNS lookup failed: pg.db.svc: result=0",

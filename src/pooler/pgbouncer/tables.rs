@@ -139,6 +139,8 @@ pub struct Database {
 pub struct Server {
     /// Number of the socket, counted over all sockets of the process.
     pub id: u64,
+    /// Whether it has logged in.
+    pub logged_in: bool,
     /// Whether a client is linked to it.
     pub linked: bool,
     /// Own address of the connection.
@@ -285,13 +287,14 @@ pub fn config(table: &Table) -> Result<BTreeMap<String, String>, TableError> {
 /// [`TableError`].
 pub fn servers(table: &Table, database: &str) -> Result<Vec<Server>, TableError> {
     let rows = Rows::new("SHOW SERVERS", table);
-    let (link, address) = (rows.column("link")?, rows.column("local_addr")?);
+    let (state, link, address) = (rows.column("state")?, rows.column("link")?, rows.column("local_addr")?);
     rows.column("id")?;
     rows.column("local_port")?;
     rows.of_database("database", database)?
         .map(|row| {
             Ok(Server {
                 id: rows.number(row, "id")?,
+                logged_in: Rows::text(row, state) != "new",
                 linked: !Rows::text(row, link).is_empty(),
                 local_address: Rows::text(row, address).to_owned(),
                 local_port: rows.number(row, "local_port")?,

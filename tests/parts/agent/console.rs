@@ -110,7 +110,7 @@ fn answer(lie: Lie, query: &str) -> Vec<u8> {
                 ["database", "total_xact_count", "total_xact_time", "total_wait_time", "total_server_assignment_count"];
             table(&columns, &[&["shop", number, "0", "0", "0"]])
         }
-        "SHOW SERVERS" => table(&["database", "id", "link", "local_addr", "local_port"], &[]),
+        "SHOW SERVERS" => table(&["database", "state", "id", "link", "local_addr", "local_port"], &[]),
         "SHOW CLIENTS" => table(&["id"], &[]),
         _ => Vec::new(),
     };

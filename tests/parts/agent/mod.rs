@@ -7,6 +7,7 @@ mod keeper;
 #[path = "../../../benches/switch/load.rs"]
 mod load;
 mod rig;
+mod rotation;
 mod switch;
 mod switch_faults;
 mod tls;

@@ -1,0 +1,446 @@
+//! Credentials and CA that change in their Secret: the shell around [`crate::agent::rotation`].
+//!
+//! What is in force stands in the auth file of every slot, in a volume in memory that outlives the container: a container that
+//! restarts begins with what worked, whatever the Secret holds by then.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use sha2::{Digest, Sha256};
+use tokio::task::JoinHandle;
+
+use super::{Agent, place};
+use crate::{
+    agent::{
+        files::write_whole,
+        keeper::SlotName,
+        machine::Millis,
+        options::RunOptions,
+        retry::Retry,
+        rotation::{Action, Failure, Logins, Observation, Rotation, Trial},
+        slot::{CONSOLE_DEADLINE, INI_FILE, Slot, SlotError},
+        switch::{PROOF_DEADLINE, Phase, START_DEADLINE},
+        trial::{Login, Plan, TrialError},
+        wish::Access,
+    },
+    contract::Injection,
+    pooler::pgbouncer::{
+        console::{ConsoleError, log_in},
+        ini,
+        limits::Wanted,
+        render::Credentials,
+    },
+};
+
+/// Where new credentials are tried, beside the slots.
+const TRIAL_DIRECTORY: &str = "trial";
+/// Beginning of the name of a CA bundle in the run directory.
+const CA_FILE: &str = "server-ca-";
+/// What is in force, as a version: that of the first Secret.
+const IN_FORCE: u64 = 0;
+/// After new credentials are in force, refusals of logins that were under way with the old ones are no news.
+const UNDER_WAY: Millis = 4000;
+
+/// What the loop keeps in mind of a rotation.
+pub(super) struct Rotating {
+    machine: Rotation,
+    /// What server connections are opened with.
+    in_force: Option<Access>,
+    /// Counts what the Secret held.
+    version: u64,
+    logins: Logins,
+    /// Whether there was no reading since the last refusal.
+    unread: bool,
+    /// Refusals before then are of the credentials before.
+    deaf_until: Millis,
+    trial: Option<(Access, JoinHandle<Result<(), TrialError>>)>,
+    outcome: Trial,
+    why: Option<String>,
+    /// Whether a slot may work with something else than what is in force.
+    to_hand_over: bool,
+    again: Retry,
+    /// Whether room is needed and logins work, when the slots were told last.
+    bounds: (bool, Logins),
+}
+
+impl Rotating {
+    /// Begins with what the slots were given last.
+    pub(super) fn take_up(options: &RunOptions, injection: &Injection) -> Self {
+        let in_force = left(&options.run_dir, injection.upstream.tls.own_ca);
+        Self {
+            machine: Rotation::new(place::rotation_spread(&options.pod_uid)),
+            to_hand_over: false,
+            in_force,
+            version: IN_FORCE,
+            logins: Logins::Work,
+            unread: false,
+            deaf_until: 0,
+            trial: None,
+            outcome: Trial::Open,
+            why: None,
+            again: Retry::default(),
+            bounds: (false, Logins::Work),
+        }
+    }
+
+    /// What server connections are opened with; None before the first Secret.
+    pub(super) fn in_force(&self) -> Option<&Access> {
+        self.in_force.as_ref()
+    }
+
+    /// The slots run with what another agent gave them, perhaps not all with the same.
+    pub(super) fn slots_are_taken_up(&mut self) {
+        self.to_hand_over = self.in_force.is_some();
+    }
+
+    /// Server connections of the share that the slots may not open now.
+    pub(super) fn set_aside(&self) -> u32 {
+        self.machine.needs_room().into()
+    }
+
+    /// Server connections open beside the slots.
+    pub(super) fn holds(&self) -> u32 {
+        self.machine.is_trying().into()
+    }
+
+    /// Whether a server connection that ends could not be opened again.
+    pub(super) fn is_refused(&self) -> bool {
+        self.logins == Logins::Refused
+    }
+
+    /// A reading showed whether a slot has logged in to the database since the one before. In the first one after a refusal that
+    /// may have been earlier than the refusal.
+    pub(super) fn read(&mut self, logged_in: bool) {
+        if !std::mem::take(&mut self.unread) && logged_in {
+            self.logins = Logins::Work;
+        }
+    }
+
+    /// The database has refused a slot.
+    pub(super) fn was_refused(&mut self, now: Millis) {
+        if now >= self.deaf_until {
+            (self.logins, self.unread) = (Logins::Refused, true);
+        }
+    }
+}
+
+impl Agent {
+    /// The Secret may hold something else.
+    pub(super) fn take_access(&mut self, before: Option<&Access>) {
+        let Some(wanted) = self.wish.access() else { return };
+        let rotating = &mut self.rotating;
+        if rotating.in_force.is_none() {
+            // there is nothing that goes on when this does not work
+            rotating.in_force = Some(wanted);
+        } else if before != Some(&wanted) {
+            rotating.version += 1;
+        }
+    }
+
+    /// The newest refusals of the three documents, credentials that do not work among them.
+    pub(super) fn tell_refusals(&mut self) {
+        let documents = ["revision", "grant", "credentials"];
+        let refused = documents.into_iter().zip(&self.wish.refusals);
+        let refused = refused.filter_map(|(document, refusal)| Some((document, refusal.as_ref()?.reason())));
+        let unproven = self.failure().map(|_| ("credentials", "NotProven"));
+        self.published.metrics.set_refused(refused.chain(unproven));
+    }
+
+    /// Whether the Secret holds something else than what is in force.
+    fn wants_other_access(&self) -> bool {
+        self.rotating.in_force.as_ref().is_some_and(|in_force| self.wish.wants_other(in_force))
+    }
+
+    /// Why what the Secret holds is not in force; None while it is, or has not failed.
+    fn failure(&self) -> Option<Failure> {
+        self.rotating.machine.failure(self.rotating.version).filter(|_| self.wants_other_access())
+    }
+
+    /// Takes the next step of a rotation.
+    pub(super) async fn rotate(&mut self, now: Millis, answering: bool) {
+        if let Some((_, task)) = &mut self.rotating.trial
+            && task.is_finished()
+            && self.rotating.outcome == Trial::Open
+        {
+            self.rotating.outcome = match task.await {
+                Ok(Ok(())) => Trial::Passed,
+                Ok(Err(error)) => self.rotating.failed(error.to_string()),
+                Err(error) => self.rotating.failed(error.to_string()),
+            };
+        }
+        let seen = self.observe_rotation();
+        let told = self.failure();
+        match self.rotating.machine.step(self.now(), &seen) {
+            Some(Action::Try) => self.try_login(),
+            Some(Action::TakeOver) => self.take_over_access(),
+            Some(Action::Stop) => {
+                if let Some((_, login)) = self.rotating.trial.take() {
+                    login.abort();
+                }
+            }
+            None => {}
+        }
+        // what slots may open, or close, has changed
+        let bounds = (self.rotating.machine.needs_room(), self.rotating.logins);
+        if std::mem::replace(&mut self.rotating.bounds, bounds) != bounds {
+            self.next.release = 0;
+            self.to_be_applied = true;
+        }
+        if self.rotating.to_hand_over && answering && !self.rotating.again.is_pausing(now) {
+            self.hand_over().await;
+        }
+        self.tell_rotation();
+        if told != self.failure() {
+            self.tell_refusals();
+        }
+    }
+
+    fn observe_rotation(&self) -> Observation {
+        let wanted = if self.wants_other_access() {
+            Some(self.rotating.version)
+        } else {
+            // nothing else is wanted: whether logins work again shows by one
+            self.rotating.is_refused().then_some(IN_FORCE)
+        };
+        let other = self.other_counts().then_some(&self.other);
+        let slots = || std::iter::once(&self.slot).chain(other);
+        let proves_itself =
+            matches!(self.switch.phase(), Phase::Starting { .. } | Phase::MakingRoom { .. } | Phase::Proving { .. });
+        Observation {
+            wanted,
+            able: self.machine.is_serving() && self.program.is_some() && !proves_itself,
+            share: self.wish.grant().share,
+            bound: slots().map(Slot::bound).sum(),
+            held: slots().map(|slot| slot.pools.map(|(_, pools)| pools.held())).sum(),
+            logins: self.rotating.logins,
+            trial: self.rotating.outcome,
+        }
+    }
+
+    /// Starts a process that logs in with what is wanted.
+    fn try_login(&mut self) {
+        (self.rotating.outcome, self.rotating.trial) = (Trial::Open, None);
+        let access =
+            self.wish.access().filter(|_| self.wants_other_access()).or_else(|| self.rotating.in_force.clone());
+        let revision = self.slot.runs.as_ref().or(self.wish.revision.as_ref());
+        let (Some(access), Some(revision), Some(program)) = (access, revision, &self.program) else {
+            self.rotating.outcome = self.rotating.failed("there is nothing to try".to_owned());
+            return;
+        };
+        let milliseconds = if self.wish.grant().share == 1 { PROOF_DEADLINE } else { START_DEADLINE - 1000 };
+        if let Some(in_force) = &self.rotating.in_force
+            && !self.rotating.to_hand_over
+        {
+            self.forget_ca(in_force);
+        }
+        let prepared = self.lay_down_ca(&access).and_then(|own_ca| {
+            Login::prepare(&Plan {
+                program,
+                directory: self.options.run_dir.join(TRIAL_DIRECTORY),
+                injection: &self.injection,
+                settings: &revision.settings,
+                credentials: &access.credentials,
+                ca_file: place::ca_file(&self.injection, own_ca),
+                within: Duration::from_millis(milliseconds),
+            })
+        });
+        match prepared {
+            Ok(login) => self.rotating.trial = Some((access, tokio::spawn(login.run()))),
+            Err(error) => self.rotating.outcome = self.rotating.failed(error.to_string()),
+        }
+    }
+
+    fn take_over_access(&mut self) {
+        let now = self.now();
+        let Some((access, _)) = self.rotating.trial.take() else { return };
+        (self.rotating.logins, self.rotating.why) = (Logins::Work, None);
+        if self.rotating.in_force.as_ref() == Some(&access) {
+            return;
+        }
+        tracing::info!(user = access.credentials.username, "new credentials have proven themselves");
+        self.rotating.in_force = Some(access);
+        self.rotating.to_hand_over = true;
+        self.rotating.again.settled();
+        self.rotating.deaf_until = now + UNDER_WAY;
+        // what could not prove itself with the old ones may now
+        self.switching.another_is_wanted();
+    }
+
+    /// Has every slot that runs work with what is in force, and reads it back.
+    async fn hand_over(&mut self) {
+        let now = self.now();
+        let Some(access) = self.rotating.in_force.clone() else { return };
+        let names = [Some(self.slot.name()), self.other_counts().then(|| self.other.name())];
+        for name in names.into_iter().flatten() {
+            if let Err(error) = self.hand_to(name, &access).await {
+                let text = format!("the new credentials are not in force in slot {}: {error}", name.as_str());
+                if self.problems.credentials.is(text) {
+                    tracing::warn!(slot = name.as_str(), "credentials: {error}");
+                }
+                self.rotating.again.failed(now);
+                return;
+            }
+        }
+        self.rotating.to_hand_over = false;
+        self.rotating.again.settled();
+        self.problems.credentials.is_over();
+        self.rotating.deaf_until = self.rotating.deaf_until.max(self.now() + UNDER_WAY);
+        self.forget_ca(&access);
+        tracing::info!(user = access.credentials.username, "credentials in force in every slot, read back");
+    }
+
+    async fn hand_to(&mut self, name: SlotName, access: &Access) -> Result<(), SlotError> {
+        self.lay_down_ca(access).map_err(|error| SlotError::Access { reason: error.to_string() })?;
+        let of_active = self.slot.name() == name;
+        let slot = if of_active { &mut self.slot } else { &mut self.other };
+        let limits = match slot.limits {
+            Some(limits) => limits,
+            None => slot.read_limits().await?,
+        };
+        let runs = slot.runs.clone().or_else(|| self.wish.revision.clone());
+        let wanted =
+            Wanted { limit: limits.pool_size, warm: limits.min_pool_size, share: limits.max_db_connections.max(1) };
+        let rendered = match self.render(name, runs.as_ref(), wanted) {
+            Some(Ok((_, rendered))) => rendered,
+            Some(Err(error)) => return Err(SlotError::Access { reason: error.to_string() }),
+            None => return Ok(()),
+        };
+        let slot = if of_active { &mut self.slot } else { &mut self.other };
+        match slot.take_over(rendered).await {
+            // the rest of what it runs waits for a new process; this does not
+            Ok(_) | Err(SlotError::RestartRequired { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let socket = slot.console.socket();
+        match log_in(socket, &self.injection.upstream.database, &access.credentials, CONSOLE_DEADLINE).await {
+            Err(error) if refuses_password(&error) => Err(error.into()),
+            // in, or kept waiting, or turned away because it is full: none of it speaks against the password
+            _ => Ok(()),
+        }
+    }
+
+    fn tell_rotation(&mut self) {
+        if self.rotating.is_refused() {
+            self.problems.logins.is(
+                "the database refused the last login with the credentials in force: server connections that are open are kept, \
+                 and none is closed before a login works"
+                    .to_owned(),
+            );
+        } else {
+            self.problems.logins.is_over();
+        }
+        let Some(failure) = self.failure() else {
+            if !self.rotating.to_hand_over {
+                self.problems.credentials.is_over();
+            }
+            return;
+        };
+        let why = match failure {
+            Failure::NoRoom => "running transactions left no server connection to try them with",
+            Failure::NotProven => self.rotating.why.as_deref().unwrap_or("they did not prove themselves"),
+        };
+        let text = format!(
+            "what the Secret holds now is not in force: {why}; what worked before stays, and the new credentials are tried again, \
+             within 90 s at the latest"
+        );
+        if self.problems.credentials.is(text) {
+            tracing::warn!("new credentials are not taken over: {why}");
+        }
+    }
+
+    /// Writes the CA bundle to where a pooler is told to read it. Its name is that of its content: a bundle that changes is another
+    /// file, so that none is read before it is in force.
+    pub(super) fn lay_down_ca(&self, access: &Access) -> Result<Option<PathBuf>, TrialError> {
+        let Some(path) = ca_path(&self.options.run_dir, access) else { return Ok(None) };
+        if !path.is_file() {
+            let bundle = access.server_ca.as_deref().unwrap_or_default();
+            write_whole(&path, bundle).map_err(|source| TrialError::File { path: path.clone(), source })?;
+        }
+        Ok(Some(path))
+    }
+
+    /// Removes the bundles that no slot reads any more.
+    fn forget_ca(&self, access: &Access) {
+        let in_force = ca_path(&self.options.run_dir, access);
+        for path in bundles(&self.options.run_dir) {
+            if Some(&path) != in_force.as_ref() {
+                // it is only in the way
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+}
+
+impl Rotating {
+    fn failed(&mut self, why: String) -> Trial {
+        tracing::info!("a login with the credentials that are tried did not work: {why}");
+        self.why = Some(why);
+        Trial::Failed
+    }
+}
+
+fn refuses_password(error: &ConsoleError) -> bool {
+    let ConsoleError::Command { source, .. } = error else { return false };
+    source.as_db_error().is_some_and(|error| error.message().contains("authentication failed"))
+}
+
+/// Where the CA bundle stands.
+pub(super) fn ca_path(run_dir: &Path, access: &Access) -> Option<PathBuf> {
+    let bundle = access.server_ca.as_ref()?;
+    let name = Sha256::digest(bundle).iter().take(8).fold(0_u64, |name, byte| (name << 8) | u64::from(*byte));
+    Some(run_dir.join(format!("{CA_FILE}{name:016x}.crt")))
+}
+
+fn bundles(run_dir: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(run_dir).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(CA_FILE)).map(|entry| entry.path())
+}
+
+/// What the slots of this pod were given last.
+fn left(run_dir: &Path, own_ca: bool) -> Option<Access> {
+    let written = |path: &PathBuf| fs::metadata(path).and_then(|file| file.modified()).ok();
+    let files = SlotName::ALL.map(|slot| Slot::auth_file(slot, run_dir));
+    let newest = files.into_iter().filter(|file| file.is_file()).max_by_key(written)?;
+    let (username, password) = ini::parse_auth_file(&fs::read_to_string(&newest).ok()?).ok()?.pop()?;
+    let server_ca = if own_ca {
+        let entries = ini::parse(&fs::read_to_string(newest.with_file_name(INI_FILE)).ok()?).ok()?;
+        let bundle = entries.into_iter().find(|entry| entry.key == "server_tls_ca_file")?.value;
+        Some(fs::read(bundle).ok()?)
+    } else {
+        None
+    };
+    Some(Access { credentials: Credentials { username, password }, server_ca })
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn a_container_that_restarts_begins_with_what_its_slots_were_given_last() {
+        let directory = TempDir::new().unwrap();
+        assert_eq!(left(directory.path(), false), None);
+        for (slot, user, seconds) in [(SlotName::B, "new", 2000), (SlotName::A, "old", 1000)] {
+            let file = Slot::auth_file(slot, directory.path());
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(&file, format!("\"{user}\" \"se\"\"cret\"\n")).unwrap();
+            let at = std::time::UNIX_EPOCH + Duration::from_secs(seconds);
+            fs::File::options().append(true).open(&file).unwrap().set_modified(at).unwrap();
+        }
+        let credentials = Credentials { username: "new".to_owned(), password: "se\"cret".to_owned() };
+        let access = Access { credentials, server_ca: None };
+        assert_eq!(left(directory.path(), false).as_ref(), Some(&access));
+        assert_eq!(left(directory.path(), true), None, "without its bundle it is nothing");
+        let with_ca = Access { server_ca: Some(b"-----BEGIN".to_vec()), ..access };
+        let bundle = ca_path(directory.path(), &with_ca).unwrap();
+        fs::write(&bundle, "-----BEGIN").unwrap();
+        let ini = format!("[pgbouncer]\nserver_tls_ca_file = {}\n", bundle.display());
+        fs::write(Slot::directory(SlotName::B, directory.path()).join(INI_FILE), ini).unwrap();
+        assert_eq!(left(directory.path(), true), Some(with_ca));
+    }
+}

@@ -1,0 +1,259 @@
+//! One login to the database by a PgBouncer that serves nobody: proves credentials and CA before any slot is given them.
+//!
+//! It is the pooler itself that logs in, so what counts is what counts for every server connection: its SCRAM, its TLS, its name
+//! resolution, its connect query. It opens one connection at most, tries it once, and is gone before the answer is told.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use thiserror::Error;
+use tokio::{
+    net::UnixStream,
+    process::{Child, Command},
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::files::write_whole;
+use crate::{
+    contract::{ClientTlsMode, Injection, Settings},
+    pooler::pgbouncer::{
+        console::{ConsoleError, validate},
+        log::classify,
+        render::{self, Credentials, Limits, Place, RenderError, RenderInput},
+    },
+};
+
+/// This program: it starts a pooler that ends with us.
+const OWN_PROGRAM: &str = "/proc/self/exe";
+/// Between two looks whether the process listens.
+const LOOK: Duration = Duration::from_millis(10);
+/// Longer than any trial: a login that fails is not repeated by the pooler.
+const NEVER_AGAIN_MILLISECONDS: u32 = 3_600_000;
+/// Of the process's log so much is read.
+const LONGEST_LOG: u64 = 64 << 10;
+
+/// Why a login did not work.
+#[derive(Debug, Error)]
+pub enum TrialError {
+    /// A file could not be written.
+    #[error("writing {path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// PgBouncer cannot be given them.
+    #[error(transparent)]
+    Render(#[from] RenderError),
+    /// The process could not be started.
+    #[error("starting {program}: {source}")]
+    NotStarted {
+        /// The program.
+        program: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The process ended by itself.
+    #[error("PgBouncer does not start with them: {said}")]
+    Ended {
+        /// What it logged last.
+        said: String,
+    },
+    /// The database, or the pooler, said no.
+    #[error("{said}")]
+    Refused {
+        /// In its words.
+        said: String,
+    },
+    /// No answer in time.
+    #[error("no login within {} s: {said}", within.as_secs())]
+    Deadline {
+        /// How long was waited.
+        within: Duration,
+        /// What the pooler logged last.
+        said: String,
+    },
+}
+
+/// What is tried.
+pub struct Plan<'a> {
+    /// The pooler's program.
+    pub program: &'a Path,
+    /// An empty or missing directory in memory; removed afterwards.
+    pub directory: PathBuf,
+    /// What is fixed for the pod.
+    pub injection: &'a Injection,
+    /// What the slots run.
+    pub settings: &'a Settings,
+    /// The credentials.
+    pub credentials: &'a Credentials,
+    /// The CA bundle.
+    pub ca_file: Option<String>,
+    /// How long it may take.
+    pub within: Duration,
+}
+
+/// A login that is ready to be tried.
+pub struct Login {
+    program: PathBuf,
+    directory: PathBuf,
+    ini: PathBuf,
+    socket: PathBuf,
+    database: String,
+    credentials: Credentials,
+    query: String,
+    within: Duration,
+}
+
+impl Login {
+    /// Writes what the process reads.
+    ///
+    /// # Errors
+    /// [`TrialError`].
+    pub fn prepare(plan: &Plan<'_>) -> Result<Self, TrialError> {
+        let Plan { directory, injection, settings, credentials, .. } = plan;
+        let mut settings = (*settings).clone();
+        // without it a database that cannot be reached, or a certificate that does not fit, would not be named
+        settings.parameters.insert("log_disconnections".to_owned(), "1".to_owned());
+        // nobody but us comes, and over a unix socket
+        let mut injection = (*injection).clone();
+        injection.client.tls = ClientTlsMode::Disabled;
+        let auth_file = directory.join("users.txt");
+        let rendered = render::render(&RenderInput {
+            injection: &injection,
+            shown: None,
+            settings: &settings,
+            limits: Limits { pool_size: 1, min_pool_size: 0, max_db_connections: 1 },
+            credentials,
+            place: &Place {
+                listen_addresses: Vec::new(),
+                socket_dir: directory.display().to_string(),
+                auth_file: auth_file.display().to_string(),
+                ca_file: plan.ca_file.clone(),
+                peers: Vec::new(),
+                peer: 0,
+                login_retry_milliseconds: NEVER_AGAIN_MILLISECONDS,
+            },
+        })?;
+        let ini = directory.join("pgbouncer.ini");
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| TrialError::File { path, source }
+        };
+        // what one that was cut short left
+        let _ = fs::remove_dir_all(directory);
+        fs::create_dir_all(directory).map_err(failed(directory))?;
+        for (path, text) in [(&auth_file, &rendered.auth_file), (&ini, &rendered.ini)] {
+            write_whole(path, text.as_bytes()).map_err(failed(path))?;
+        }
+        Ok(Self {
+            program: plan.program.to_owned(),
+            socket: directory.join(format!(".s.PGSQL.{}", injection.client.port)),
+            directory: directory.clone(),
+            ini,
+            database: injection.upstream.database.clone(),
+            credentials: (*credentials).clone(),
+            query: settings.health.validation_query,
+            within: plan.within,
+        })
+    }
+
+    /// Logs in, asks the validation query, and ends the process. Dropped before it is done, it kills the process.
+    ///
+    /// # Errors
+    /// [`TrialError`].
+    pub async fn run(self) -> Result<(), TrialError> {
+        let log = self.directory.join("log");
+        let failed = |source| TrialError::File { path: log.clone(), source };
+        let mut command = Command::new(OWN_PROGRAM);
+        command.arg("exec").arg(&self.program).arg(&self.ini);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).map_err(failed)?);
+        let mut child = command
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|source| TrialError::NotStarted { program: self.program.clone(), source })?;
+        let answer = self.ask(&mut child, &log).await;
+        // its connection is not counted any more once we have told
+        let _ = child.kill().await;
+        let _ = fs::remove_dir_all(&self.directory);
+        answer
+    }
+
+    async fn ask(&self, child: &mut Child, log: &Path) -> Result<(), TrialError> {
+        let deadline = Instant::now() + self.within;
+        let late = || TrialError::Deadline { within: self.within, said: said(log) };
+        while UnixStream::connect(&self.socket).await.is_err() {
+            if child.try_wait().is_ok_and(|ended| ended.is_some()) {
+                return Err(TrialError::Ended { said: said(log) });
+            }
+            if Instant::now() >= deadline {
+                return Err(late());
+            }
+            sleep(LOOK).await;
+        }
+        let asked = validate(
+            self.socket.clone(),
+            self.database.clone(),
+            self.credentials.clone(),
+            self.query.clone(),
+            self.within,
+        );
+        match timeout_at(deadline, asked).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(ConsoleError::Command { source, .. })) => Err(TrialError::Refused {
+                said: source.as_db_error().map_or_else(|| source.to_string(), |error| error.message().to_owned()),
+            }),
+            Ok(Err(ConsoleError::Deadline { .. })) | Err(_) => Err(late()),
+            Ok(Err(error)) => Err(TrialError::Refused { said: error.to_string() }),
+        }
+    }
+}
+
+/// The last error of a log, without what differs from one time to the next.
+fn said(log: &Path) -> String {
+    use io::Read as _;
+    let mut text = Vec::new();
+    let read = fs::File::open(log).and_then(|log| log.take(LONGEST_LOG).read_to_end(&mut text));
+    let text = if read.is_ok() { String::from_utf8_lossy(&text) } else { "".into() };
+    let line = text.lines().rfind(|line| classify(line).is_some());
+    line.map_or_else(|| "it gave no reason".to_owned(), essence)
+}
+
+fn essence(line: &str) -> String {
+    let tail = |words: &str| line.split_once(words).map(|(_, tail)| tail);
+    let tail = tail("closing because: ")
+        .or_else(|| ["WARNING ", "ERROR ", "FATAL ", "LOG "].iter().find_map(|level| tail(level)));
+    let tail = tail.unwrap_or(line);
+    tail.split_once(" (age=").map_or(tail, |(tail, _)| tail).trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_line_of_the_log_remains_what_is_the_same_each_time() {
+        let cases = [
+            (
+                "2026-11-21 03:36:16.000 UTC [7] LOG S-0x55: shop/shop@127.0.0.1:5999 closing because: connect failed (age=0s)",
+                "connect failed",
+            ),
+            (
+                "2026-11-21 03:36:16.000 UTC [7] WARNING DNS lookup failed: pg.db.svc: result=0",
+                "DNS lookup failed: pg.db.svc: result=0",
+            ),
+            ("2026-11-21 03:36:16.000 UTC [7] FATAL cannot load config file", "cannot load config file"),
+            ("something", "something"),
+        ];
+        for (line, rest) in cases {
+            assert_eq!(essence(line), rest);
+        }
+    }
+}

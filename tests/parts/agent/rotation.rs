@@ -1,0 +1,301 @@
+//! Credentials that change in their Secret: proven before they take effect, then in force in every process.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use rustix::process::{Signal, kill_process};
+use sluice::{
+    contract::{OtherRole, Settings, SlotStatus},
+    pooler::pgbouncer::console::Console,
+};
+use tokio_postgres::Config;
+
+use super::{
+    counted,
+    load::{Clients, Target},
+    rig::{Account, Agent, Postgres, connect, settings, until},
+    value,
+};
+
+/// Connections live so short that each is opened anew several times within a test.
+fn short_lived() -> Settings {
+    let mut settings = settings();
+    settings.parameters.insert("server_lifetime".to_owned(), "2".to_owned());
+    settings
+}
+
+fn client_config(agent: &Agent, user: &str, password: &str) -> Config {
+    let mut config = agent.client_config();
+    config.user(user).password(password);
+    config
+}
+
+fn target(agent: &Agent, password: &str) -> Target {
+    let login = client_config(agent, "shop", password);
+    Target { address: ([127, 0, 0, 1], agent.client_port()).into(), login }
+}
+
+async fn set_password(postgres: &Postgres, password: &str) {
+    postgres.admin().await.batch_execute(&format!("ALTER ROLE shop PASSWORD '{password}'")).await.unwrap();
+}
+
+/// Ends every server connection of a role, as a restart or an administrator does.
+async fn cut(postgres: &Postgres, user: &str) {
+    let admin = postgres.admin().await;
+    let query = "select pg_terminate_backend(pid, 10000) from pg_stat_activity where usename = $1";
+    admin.query(query, &[&user]).await.unwrap();
+}
+
+/// A time of the pooler in slot `a`, in seconds.
+async fn seconds(agent: &Agent, name: &str) -> u32 {
+    let mut console = Console::new(&agent.run_dir().join("a"), agent.client_port(), Duration::from_secs(5));
+    // long ones are printed like 2.592e+06
+    let printed: f64 = console.config().await.unwrap()[name].parse().unwrap();
+    format!("{printed:.0}").parse().unwrap()
+}
+
+const REFUSED: &str =
+    "sluice_config_refused{pool=\"shop\",pool_namespace=\"shop\",document=\"credentials\",reason=\"NotProven\"}";
+
+async fn settled(agent: &Agent, times: usize) {
+    until("the credentials are in force in every process", async || {
+        let done = agent.log().matches("credentials in force in every slot").count() >= times;
+        done.then_some(())
+    })
+    .await;
+    agent.until("nothing is left to tell", |status| status.message.is_empty()).await;
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_password_that_changes_in_the_secret_before_the_role_takes_effect_when_it_works_and_no_query_fails() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &short_lived(), 4).await;
+    let mut stay = Clients::new();
+    for _ in 0..3 {
+        stay.stay(&target(&agent, "secret"), None, Duration::from_millis(5));
+    }
+    agent.write("credentials/password", "next");
+    let status = agent.until("it is told", |status| status.message.contains("not in force")).await;
+    assert!(status.message.contains("password authentication failed"), "{}", status.message);
+    assert!(!status.message.contains("next"), "{}", status.message);
+    until("the metric says so", async || agent.metric(REFUSED)).await;
+    assert_eq!(status.slot, SlotStatus::Serving);
+    assert_eq!(value(&agent.client().await, "select 'the old one goes on'").await, "the old one goes on");
+    set_password(&postgres, "next").await;
+    settled(&agent, 1).await;
+    assert_eq!(agent.metric(REFUSED), None);
+    // every connection is opened anew by now, and again
+    let mut come = Clients::new();
+    come.churn(&target(&agent, "next"), 2, 20);
+    let before = agent.metric("sluice_server_opens_total{").unwrap();
+    until("all were opened with the new password", async || {
+        agent.metric("sluice_server_opens_total{").filter(|opens| *opens > before + 8.0)
+    })
+    .await;
+    until("clients have come", async || (come.tally.connections() > 20).then_some(())).await;
+    assert_eq!(stay.stop().await.failures(), BTreeMap::new());
+    assert_eq!(come.stop().await.failures(), BTreeMap::new());
+    assert_eq!(seconds(&agent, "server_lifetime").await, 2);
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn while_the_role_has_changed_and_the_secret_has_not_nothing_that_is_open_is_recycled() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &settings(), 4).await;
+    let (works, waits) = (agent.client().await, agent.client().await);
+    works.simple_query("begin").await.unwrap();
+    let pid = value(&works, "select pg_backend_pid()").await;
+    cut_all_but(&postgres, &pid).await;
+    set_password(&postgres, "next").await;
+    let waiting = tokio::spawn(async move { value(&waits, "select 'through'").await });
+    agent.until("it is told", |status| status.message.contains("refused the last login")).await;
+    until("connections are kept", async || (seconds(&agent, "server_lifetime").await == 2_592_000).then_some(())).await;
+    assert_eq!(seconds(&agent, "server_idle_timeout").await, 0);
+    // a share that becomes smaller, within what is not used, closes nothing either
+    agent.grant(2, 2, 4);
+    agent.until("the grant is in force", |status| status.seq == 2).await;
+    assert_eq!(value(&works, "select pg_backend_pid()").await, pid);
+    agent.write("credentials/password", "next");
+    assert_eq!(tokio::time::timeout(super::rig::DEADLINE, waiting).await.unwrap().unwrap(), "through");
+    settled(&agent, 1).await;
+    assert_eq!(value(&works, "select pg_backend_pid()").await, pid, "the old connection goes on");
+    works.simple_query("commit").await.unwrap();
+    until("lifetimes are as configured", async || (seconds(&agent, "server_lifetime").await == 3600).then_some(()))
+        .await;
+    assert_eq!(seconds(&agent, "server_idle_timeout").await, 600);
+}
+
+async fn cut_all_but(postgres: &Postgres, pid: &str) {
+    let admin = postgres.admin().await;
+    let query = format!(
+        "select pg_terminate_backend(pid, 10000) from pg_stat_activity where usename = 'shop' and pid <> {pid}"
+    );
+    admin.simple_query(&query).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_role_that_is_mended_without_a_new_secret_is_noticed() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &settings(), 2).await;
+    set_password(&postgres, "another").await;
+    cut(&postgres, "shop").await;
+    agent.until("it is told", |status| status.message.contains("refused the last login")).await;
+    set_password(&postgres, "secret").await;
+    agent.until("it is over", |status| status.message.is_empty()).await;
+    assert_eq!(value(&agent.client().await, "select 1").await, "1");
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_wrong_password_never_takes_effect_and_a_right_one_heals_it() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &short_lived(), 4).await;
+    let mut clients = Clients::new();
+    clients.churn(&target(&agent, "secret"), 2, 20);
+    clients.stay(&target(&agent, "secret"), None, Duration::from_millis(10));
+    for wrong in ["wrong-1", "wrong-2", "wrong-3"] {
+        let before = agent.log().matches("did not work").count();
+        agent.write("credentials/password", wrong);
+        until("it was tried", async || {
+            let tried = agent.log().matches("did not work").count() > before;
+            (tried && agent.metric(REFUSED).is_some()).then_some(())
+        })
+        .await;
+        // nor with what is reloaded for another reason
+        let mut other = short_lived();
+        other.parameters.insert("server_idle_timeout".to_owned(), format!("3{}", &wrong[6..]));
+        let revision = wrong[6..].parse::<u64>().unwrap() + 1;
+        agent.revise(revision, &other);
+        agent.until("another revision is in force", |status| status.revision == Some(revision)).await;
+        assert!(connect(&client_config(&agent, "shop", wrong)).await.is_err(), "the pooler does not know it");
+    }
+    // nor by an agent that starts anew
+    let before = agent.agent_pid().unwrap();
+    kill_process(before, Signal::KILL).unwrap();
+    until("another agent", async || agent.agent_pid().filter(|pid| *pid != before)).await;
+    agent.until("it tells it too", |status| status.message.contains("not in force")).await;
+    agent.write("credentials/password", "secret");
+    agent.until("it is over", |status| status.message.is_empty()).await;
+    let tally = clients.stop().await;
+    assert_eq!(tally.failures(), BTreeMap::new());
+    assert!(tally.connections() > 5, "{tally:?}");
+    assert!(!agent.log().contains("wrong-"), "no password in the log");
+    assert_eq!(agent.metric(REFUSED), None);
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_rotation_reaches_the_process_that_drains_too_and_never_opens_more_than_the_share() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let packets = |size: u32| {
+        let mut settings = settings();
+        settings.parameters.insert("pkt_buf".to_owned(), size.to_string());
+        settings.rollout.scale_down_delay_seconds = 1;
+        settings
+    };
+    let agent = Agent::start(&postgres, &account, &packets(4096), 3).await;
+    let stays = agent.client().await;
+    assert_eq!(value(&stays, "select 1").await, "1");
+    agent.revise(2, &packets(8192));
+    agent
+        .until("blue drains", |status| {
+            status.revision == Some(2) && status.other.is_some_and(|other| other.role == OtherRole::Draining)
+        })
+        .await;
+    set_password(&postgres, "next").await;
+    agent.write("credentials/password", "next");
+    let admin = postgres.admin().await;
+    until("the credentials are in force in every process", async || {
+        let open = counted(&admin, "shop").await;
+        assert!(open <= 3, "{open} open of a share of 3");
+        agent.log().contains("credentials in force in every slot").then_some(())
+    })
+    .await;
+    // what was opened with the old password is gone: both have to log in
+    cut(&postgres, "shop").await;
+    assert_eq!(value(&stays, "select 'blue'").await, "blue");
+    let comes = connect(&client_config(&agent, "shop", "next")).await.unwrap();
+    assert_eq!(value(&comes, "select 'green'").await, "green");
+    let status = agent.until("nothing is left to tell", |status| status.message.is_empty()).await;
+    assert_eq!(status.other.map(|other| other.role), Some(OtherRole::Draining));
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn another_role_takes_over_every_connection_and_the_old_one_can_be_revoked() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &settings(), 4).await;
+    let admin = postgres.admin().await;
+    admin.batch_execute("CREATE ROLE shop_2 LOGIN PASSWORD 'two'").await.unwrap();
+    let stays = agent.client().await;
+    let mut clients = Clients::new();
+    for _ in 0..3 {
+        clients.stay(&target(&agent, "secret"), None, Duration::from_millis(5));
+    }
+    agent.write("credentials/username", "shop_2");
+    agent.write("credentials/password", "two");
+    settled(&agent, 1).await;
+    until("no connection of the old role is left", async || (counted(&admin, "shop").await == 0).then_some(())).await;
+    admin.batch_execute("ALTER ROLE shop NOLOGIN").await.unwrap();
+    assert_eq!(value(&stays, "select current_user").await, "shop_2");
+    let comes = connect(&client_config(&agent, "shop_2", "two")).await.unwrap();
+    assert_eq!(value(&comes, "select current_user").await, "shop_2");
+    assert!(counted(&admin, "shop_2").await <= 4);
+    assert_eq!(clients.stop().await.failures(), BTreeMap::new());
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_secret_that_loses_a_key_changes_nothing_and_is_told() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &settings(), 2).await;
+    for (file, content) in [("credentials/password", "secret"), ("credentials/username", "shop")] {
+        agent.remove(file);
+        let status = agent.until("it is told", |status| status.message.contains(file)).await;
+        assert!(status.message.contains("the credentials in force stay"), "{}", status.message);
+        assert_eq!(value(&agent.client().await, "select 1").await, "1");
+        agent.write(file, content);
+        agent.until("it is over", |status| status.message.is_empty()).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_container_that_restarts_with_a_wrong_secret_begins_with_the_password_that_worked() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let mut agent = Agent::start(&postgres, &account, &settings(), 2).await;
+    agent.stop();
+    agent.write("credentials/password", "wrong");
+    agent.run();
+    agent.until("it is told", |status| status.message.contains("not in force")).await;
+    assert_eq!(value(&agent.client().await, "select 1").await, "1");
+    let kept = std::fs::read_to_string(agent.state_file()).unwrap();
+    assert!(!kept.contains("secret") && !kept.contains("wrong"), "no password on the disk");
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn with_a_share_of_one_the_proof_takes_the_only_connection_for_a_moment() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &settings(), 1).await;
+    let mut clients = Clients::new();
+    clients.stay(&target(&agent, "secret"), None, Duration::from_millis(5));
+    let admin = postgres.admin().await;
+    for (n, password) in [(1, "next"), (2, "last")] {
+        set_password(&postgres, password).await;
+        agent.write("credentials/password", password);
+        until("it is in force", async || {
+            let open = counted(&admin, "shop").await;
+            assert!(open <= 1, "{open} open of a share of 1");
+            (agent.log().matches("credentials in force in every slot").count() >= n).then_some(())
+        })
+        .await;
+    }
+    agent.until("nothing is left to tell", |status| status.message.is_empty()).await;
+    let account = Account::new("shop", "last", "shop");
+    let comes = connect(&client_config(&agent, &account.user, &account.password)).await.unwrap();
+    assert_eq!(value(&comes, "select 1").await, "1");
+    assert_eq!(clients.stop().await.failures(), BTreeMap::new());
+}
