@@ -177,6 +177,39 @@ async fn a_database_without_tls_is_never_spoken_to_in_plain_text_unless_asked_fo
     assert_eq!(value(&plain.client().await, "select 1").await, "1");
 }
 
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn another_ca_bundle_takes_effect_once_the_database_has_proven_itself_with_it() {
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let (postgres, account) = guarded(&old.certify("127.0.0.1")).await;
+    let mut agent = pod(&postgres, &account, ServerTlsMode::VerifyFull, Some(&old.pem));
+    agent.run();
+    agent.until("the grant is in force", |status| status.seq == 1).await;
+    let (pooler, stays) = (agent.pooler_pid(), agent.client().await);
+    assert_eq!(value(&stays, "select 1").await, "1");
+    for bundle in [new.pem.as_str(), "no certificate"] {
+        agent.write("server-ca/ca.crt", bundle);
+        told(&agent, "what the Secret holds now is not in force").await;
+        reaches_anew(&agent, &postgres).await;
+    }
+    // as CAs are rotated: both, then another certificate, then the old one goes
+    agent.write("server-ca/ca.crt", &format!("{}{}", old.pem, new.pem));
+    calm(&agent).await;
+    postgres.reconfigure(&new.certify("127.0.0.1").files()).await;
+    reaches_anew(&agent, &postgres).await;
+    agent.write("server-ca/ca.crt", &new.pem);
+    until("the old one is trusted by no process", async || {
+        let ini = fs::read_to_string(agent.run_dir().join("a/pgbouncer.ini")).ok()?;
+        let bundle = ini.lines().find_map(|line| line.strip_prefix("server_tls_ca_file = "))?;
+        (fs::read_to_string(bundle).ok()? == new.pem).then_some(())
+    })
+    .await;
+    reaches_anew(&agent, &postgres).await;
+    calm(&agent).await;
+    assert_eq!(value(&stays, "select 'the same connection'").await, "the same connection");
+    assert_eq!(agent.pooler_pid(), pooler);
+}
+
 /// A pod whose pooler shows this certificate to its clients.
 fn showing(postgres: &Postgres, account: &Account, tls: ClientTlsMode, certified: &Certified) -> Agent {
     let agent = Agent::new(postgres.port, account).with(|injection| injection.client.tls = tls);
@@ -277,4 +310,22 @@ async fn without_a_certificate_that_fits_no_client_is_met_and_a_restarted_pod_sh
     told(&agent, "does not belong to the key").await;
     agent.until("the grant is in force", |status| status.seq == 1).await;
     assert_eq!(read_by_libpq(&agent, &account, "verify-full", &authority), Ok("served".to_owned()));
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_password_changes_where_clients_are_met_with_tls_alone() {
+    let (postgres, mut account) = Postgres::with_shop().await;
+    let authority = Authority::new("ours");
+    let mut agent = showing(&postgres, &account, ClientTlsMode::Require, &authority.certify("127.0.0.1"));
+    agent.run();
+    agent.until("the grant is in force", |status| status.seq == 1).await;
+    postgres.admin().await.batch_execute("alter role shop password 'renewed'").await.unwrap();
+    agent.write("credentials/password", "renewed");
+    account.password = "renewed".to_owned();
+    until("clients log in with the new one", async || {
+        read_by_libpq(&agent, &account, "verify-full", &authority).is_ok().then_some(())
+    })
+    .await;
+    calm(&agent).await;
 }
