@@ -98,6 +98,8 @@ async fn the_serving_process_may_die_while_another_one_proves_itself() {
     let (postgres, account) = Postgres::with_shop().await;
     let agent = Agent::start(&postgres, &account, &packets(4096), 2).await;
     let clients = busy(&agent, 2).await;
+    // cut are those that a reading has counted
+    agent.until("they are counted", |status| status.held.is_some_and(|held| held.active == 2)).await;
     let blue = agent.pooler_pid().unwrap();
     agent.revise(2, &packets(8192));
     agent.until("it waits for room", |status| role(status) == Some(OtherRole::Green)).await;
