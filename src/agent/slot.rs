@@ -123,6 +123,17 @@ enum Recycling {
     Never,
 }
 
+/// Whether server connections are kept although their time is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// They end as the settings say.
+    No,
+    /// Unless the share needs their place: others may not be let in soon.
+    UnlessInTheWay,
+    /// No other could be opened.
+    Always,
+}
+
 /// Whether the process works with what it was given to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Follows {
@@ -188,8 +199,8 @@ pub struct Slot {
     rendered: Option<Rendered>,
     follows: Follows,
     recycling: Recycling,
-    /// Whether server connections are to be kept as long as they live, because no other could be opened.
-    pub keeps_connections: bool,
+    /// Whether server connections are kept although their time is over.
+    pub keep: Keep,
     /// Number of the newest server connection that had logged in at the last reading.
     newest_login: Option<u64>,
     /// The parameters of the process that never change while it lives; None until they were read.
@@ -235,7 +246,7 @@ impl Slot {
             rendered: None,
             follows: Follows::Unproven,
             recycling: Recycling::AsConfigured,
-            keeps_connections: false,
+            keep: Keep::No,
             newest_login: None,
             fixed: None,
             runs: None,
@@ -511,7 +522,7 @@ impl Slot {
             Some(limits) => limits,
             None => self.read_limits().await?,
         };
-        if self.keeps_connections {
+        if self.keep == Keep::Always || self.keep == Keep::UnlessInTheWay && self.recycling != Recycling::Soon {
             self.recycle(Recycling::Never).await?;
         }
         let mut last = Step::Done;
@@ -522,9 +533,8 @@ impl Slot {
             }
             match step {
                 Step::Done => {
-                    if !self.keeps_connections {
-                        self.recycle(Recycling::AsConfigured).await?;
-                    }
+                    let kept = self.keep != Keep::No;
+                    self.recycle(if kept { Recycling::Never } else { Recycling::AsConfigured }).await?;
                     return Ok(Progress::InForce);
                 }
                 Step::AwaitRelease { excess } => {
@@ -550,7 +560,7 @@ impl Slot {
     /// # Errors
     /// [`SlotError::Console`].
     pub async fn shorten_lifetime(&mut self) -> Result<(), SlotError> {
-        if self.keeps_connections { Ok(()) } else { self.recycle(Recycling::Soon).await }
+        if self.keep == Keep::Always { Ok(()) } else { self.recycle(Recycling::Soon).await }
     }
 
     async fn recycle(&mut self, wanted: Recycling) -> Result<(), SlotError> {

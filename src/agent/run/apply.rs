@@ -190,8 +190,9 @@ impl Agent {
     /// Brings the limits of every process to what is wanted of it.
     pub(super) async fn apply_limits(&mut self) {
         self.decide_limit();
+        let keep = self.keep();
         for slot in [&mut self.slot, &mut self.other] {
-            slot.keeps_connections = self.rotating.is_refused();
+            slot.keep = keep;
         }
         let Some((active, other)) = self.parts().await else { return };
         let in_force = self.converge_active(active).await;

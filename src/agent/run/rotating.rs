@@ -21,7 +21,7 @@ use crate::{
         options::RunOptions,
         retry::Retry,
         rotation::{Action, Failure, Logins, Observation, Rotation, Trial},
-        slot::{CONSOLE_DEADLINE, INI_FILE, Slot, SlotError},
+        slot::{CONSOLE_DEADLINE, INI_FILE, Keep, Slot, SlotError},
         switch::{PROOF_DEADLINE, Phase, START_DEADLINE},
         trial::{Login, Plan, TrialError},
         wish::Access,
@@ -152,6 +152,17 @@ impl Agent {
     /// Whether the Secret holds something else than what is in force.
     fn wants_other_access(&self) -> bool {
         self.rotating.in_force.as_ref().is_some_and(|in_force| self.wish.wants_other(in_force))
+    }
+
+    /// Whether server connections are kept. While new credentials are not proven the old ones may end at any moment.
+    pub(super) fn keep(&self) -> Keep {
+        if self.rotating.is_refused() {
+            Keep::Always
+        } else if self.wants_other_access() {
+            Keep::UnlessInTheWay
+        } else {
+            Keep::No
+        }
     }
 
     /// Why what the Secret holds is not in force; None while it is, or has not failed.

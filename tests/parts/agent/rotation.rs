@@ -12,7 +12,7 @@ use tokio_postgres::Config;
 use super::{
     counted,
     load::{Clients, Target},
-    rig::{Account, Agent, Postgres, connect, settings, until},
+    rig::{Agent, Postgres, connect, settings, until},
     value,
 };
 
@@ -53,6 +53,14 @@ async fn seconds(agent: &Agent, name: &str) -> u32 {
     format!("{printed:.0}").parse().unwrap()
 }
 
+/// Waits until so many clients have connected, with the password of the moment, and ask.
+async fn at_work(clients: &Clients, count: u64) {
+    until("the clients are at work", async || {
+        (clients.tally.connections() >= count && clients.tally.queries() > 4 * count).then_some(())
+    })
+    .await;
+}
+
 const REFUSED: &str =
     "sluice_config_refused{pool=\"shop\",pool_namespace=\"shop\",document=\"credentials\",reason=\"NotProven\"}";
 
@@ -74,6 +82,7 @@ async fn a_password_that_changes_in_the_secret_before_the_role_takes_effect_when
     for _ in 0..3 {
         stay.stay(&target(&agent, "secret"), None, Duration::from_millis(5));
     }
+    at_work(&stay, 3).await;
     agent.write("credentials/password", "next");
     let status = agent.until("it is told", |status| status.message.contains("not in force")).await;
     assert!(status.message.contains("password authentication failed"), "{}", status.message);
@@ -234,6 +243,7 @@ async fn another_role_takes_over_every_connection_and_the_old_one_can_be_revoked
     for _ in 0..3 {
         clients.stay(&target(&agent, "secret"), None, Duration::from_millis(5));
     }
+    at_work(&clients, 3).await;
     agent.write("credentials/username", "shop_2");
     agent.write("credentials/password", "two");
     settled(&agent, 1).await;
@@ -282,6 +292,7 @@ async fn with_a_share_of_one_the_proof_takes_the_only_connection_for_a_moment() 
     let agent = Agent::start(&postgres, &account, &settings(), 1).await;
     let mut clients = Clients::new();
     clients.stay(&target(&agent, "secret"), None, Duration::from_millis(5));
+    at_work(&clients, 1).await;
     let admin = postgres.admin().await;
     for (n, password) in [(1, "next"), (2, "last")] {
         set_password(&postgres, password).await;
@@ -292,10 +303,9 @@ async fn with_a_share_of_one_the_proof_takes_the_only_connection_for_a_moment() 
             (agent.log().matches("credentials in force in every slot").count() >= n).then_some(())
         })
         .await;
+        let comes = connect(&client_config(&agent, "shop", password)).await.unwrap();
+        assert_eq!(value(&comes, "select 1").await, "1");
     }
     agent.until("nothing is left to tell", |status| status.message.is_empty()).await;
-    let account = Account::new("shop", "last", "shop");
-    let comes = connect(&client_config(&agent, &account.user, &account.password)).await.unwrap();
-    assert_eq!(value(&comes, "select 1").await, "1");
     assert_eq!(clients.stop().await.failures(), BTreeMap::new());
 }
