@@ -20,7 +20,8 @@ pub struct ClientSpec {
     /// How clients log in. Default: SameCredentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<ClientAuth>,
-    /// TLS between application and pooler, which share the pod's loopback. Default: Disabled.
+    /// TLS between application and pooler. Default: Disabled, which with topology Sidecar stays on the pod's loopback, and
+    /// with Gateway crosses the network in plain text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ClientTlsSpec>,
     /// Most client connections of one pod. Default: 1000.
@@ -48,10 +49,10 @@ pub enum ClientAuth {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("(self.mode == 'Disabled') != has(self.certificateRef)").message("certificateRef goes with mode Allow and Require, and only there").field_path(".certificateRef"))]
 pub struct ClientTlsSpec {
-    /// Disabled: plain text, which stays inside the pod. Allow: TLS for clients that ask for it. Require: no client without.
+    /// Disabled: plain text. Allow: TLS for clients that ask for it. Require: no client without.
     pub mode: ClientTlsModeSpec,
     /// Secret of type `kubernetes.io/tls` in the pool's namespace, with the keys `tls.crt` and `tls.key`: what the pooler shows
-    /// its clients. Its content is followed.
+    /// its clients. Its content is followed. With topology Gateway it names the Service's host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_ref: Option<SecretRef>,
 }
