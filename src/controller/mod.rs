@@ -11,6 +11,7 @@
 
 mod apply;
 mod budgets;
+mod census;
 mod classes;
 mod error;
 mod events;
@@ -45,14 +46,13 @@ use kube::{
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::Semaphore,
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
 pub use error::OperatorError;
 
-use self::{observe::Stores, pods::PodIndex, queue::Queue, reconcile::Context, watch::Vitals};
+use self::{census::Census, observe::Stores, pods::PodIndex, queue::Queue, reconcile::Context, watch::Vitals};
 use crate::{
     api::{ConnectionPool, ConnectionPoolClass},
     cli::operator::{Gateways, OperatorArgs},
@@ -294,7 +294,7 @@ async fn lead(
         queue,
         injection: args.injection(),
         tick: args.tick(),
-        counts: Arc::new(Semaphore::new(reconcile::COUNTS_AT_ONCE)),
+        census: Arc::new(Census::new(client.clone())),
         metrics: vitals.metrics.clone(),
     });
     let working = async {

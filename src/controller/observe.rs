@@ -1,22 +1,17 @@
 //! The only reader: everything that a plan is made from, out of the stores of the watches, the answers of the agents and
 //! what is remembered.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use k8s_openapi::api::{apps::v1::ControllerRevision, core::v1::Pod};
-use kube::{
-    Api, Client, ResourceExt,
-    api::{ListParams, PartialObjectMeta},
-    core::Selector as KubeSelector,
-    runtime::reflector::Store,
-};
-use thiserror::Error;
-use tokio::time::{Instant, timeout};
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use kube::{ResourceExt, runtime::reflector::Store};
+use tokio::time::Instant;
 
 use super::{
+    census::{Census, CensusError, Since},
     gateway::GatewayStores,
-    memory::{Count, PoolMemory},
-    pods::{PodFacts, PodIndex, owner_of},
+    memory::PoolMemory,
+    pods::{PodFacts, PodIndex},
     prove::Prover,
     revision,
 };
@@ -36,11 +31,6 @@ use crate::{
 const COUNT_EVERY: Duration = Duration::from_mins(1);
 /// And after this long while there are any: their restart should show.
 const COUNT_AGAIN: Duration = Duration::from_secs(10);
-/// Longest that counting may take.
-const COUNT_DEADLINE: Duration = Duration::from_secs(5);
-/// Pods in one page, and pages that are read: beyond that nobody wants the exact number.
-const PAGE: u32 = 500;
-const PAGES: usize = 20;
 /// Owners that are named.
 const OWNERS: usize = 5;
 
@@ -57,20 +47,6 @@ pub struct Stores {
     pub revisions: Store<ControllerRevision>,
     /// The objects of gateways; none where this operator keeps no gateways.
     pub gateways: Option<GatewayStores>,
-}
-
-/// Why something could not be read.
-#[derive(Debug, Error)]
-pub enum ObserveError {
-    /// The pods without a sidecar could not be counted.
-    #[error("counting the pods without a sidecar: {0}")]
-    Count(#[source] Box<kube::Error>),
-    /// No answer in time.
-    #[error("counting the pods without a sidecar: no answer within {} s", COUNT_DEADLINE.as_secs())]
-    CountDeadline,
-    /// The selector of the pool cannot be sent.
-    #[error("spec.workload.selector: {0}")]
-    Selector(String),
 }
 
 /// What belongs to a pool in the stores.
@@ -147,7 +123,7 @@ impl Stores {
     }
 
     /// The pools of a namespace that put poolers into pods.
-    fn pools_of(&self, namespace: &str) -> Vec<std::sync::Arc<ConnectionPool>> {
+    fn pools_of(&self, namespace: &str) -> Vec<Arc<ConnectionPool>> {
         self.pools.state().into_iter().filter(|pool| pool.namespace().as_deref() == Some(namespace)).collect()
     }
 
@@ -201,59 +177,48 @@ pub fn pods(facts: Vec<PodFacts>, prover: &Prover, memory: &PoolMemory) -> Vec<P
         .collect()
 }
 
-/// Whether the pods without a sidecar are to be counted again.
-pub fn is_count_due(memory: &PoolMemory, generation: i64) -> bool {
-    let is_old = |count: &Count| {
-        let every = if count.found.as_ref().is_none_or(|found| found.pods > 0) { COUNT_AGAIN } else { COUNT_EVERY };
-        count.generation != generation || Instant::now() - count.at >= every
+/// Whether the pods without a sidecar are to be counted again, and how new the news must be.
+pub fn count_due(memory: &PoolMemory, generation: i64) -> Option<Since> {
+    let since = match &memory.uninjected {
+        Some(count) if count.generation == generation => {
+            let every = if count.found.as_ref().is_none_or(|found| found.pods > 0) { COUNT_AGAIN } else { COUNT_EVERY };
+            (Instant::now() - count.at >= every).then_some(Since::Lately)
+        }
+        _ => Some(Since::Now),
     };
-    !memory.is_counting && memory.uninjected.as_ref().is_none_or(is_old)
+    since.filter(|_| !memory.is_counting)
 }
 
-/// Counts the pods that belong to the pool and have no sidecar, from their metadata alone.
+/// The pods that belong to the pool and have no sidecar.
 ///
 /// # Errors
-/// [`ObserveError`].
-pub async fn count_uninjected(
-    client: &Client,
+/// [`CensusError`].
+pub async fn uninjected(
+    census: &Census,
     stores: &Stores,
     key: &PoolKey,
     pool: &ConnectionPool,
-) -> Result<Uninjected, ObserveError> {
-    // a gateway's pods are made with their pooler
-    let Some(selector) = pool.selector() else { return Ok(Uninjected::default()) };
-    let selector: KubeSelector = k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector::from(selector)
-        .try_into()
-        .map_err(|error: kube::core::ParseExpressionError| ObserveError::Selector(error.to_string()))?;
-    let pods: Api<PartialObjectMeta<Pod>> = Api::namespaced(client.clone(), &key.namespace);
-    let mut params = ListParams::default()
-        .labels(&format!("{selector},!{POOL_LABEL}"))
-        .fields("status.phase!=Succeeded,status.phase!=Failed")
-        .limit(PAGE);
+    since: Since,
+) -> Result<Uninjected, Arc<CensusError>> {
+    let mut uninjected = Uninjected::default();
+    if pool.selector().is_none() {
+        // a gateway's pods are made with their pooler
+        return Ok(uninjected);
+    }
+    let bare = census.of(&key.namespace, since).await?;
     let rivals = stores.pools_of(&key.namespace);
-    let counted = async {
-        let mut uninjected = Uninjected::default();
-        for _ in 0..PAGES {
-            let page = pods.list(&params).await.map_err(|source| ObserveError::Count(Box::new(source)))?;
-            for pod in &page.items {
-                let belongs_to = pool_of_labels(pod.labels(), rivals.iter().map(AsRef::as_ref));
-                let is_ours = belongs_to.is_none_or(|owner| owner.name_any() == key.name);
-                if pod.metadata.deletion_timestamp.is_none() && is_ours {
-                    uninjected.pods += 1;
-                    if let Some(owner) = owner_of(&pod.metadata)
-                        && uninjected.owners.len() < OWNERS
-                        && !uninjected.owners.contains(&owner)
-                    {
-                        uninjected.owners.push(owner);
-                    }
-                }
-            }
-            params.continue_token = page.metadata.continue_;
-            if params.continue_token.as_ref().is_none_or(String::is_empty) {
-                break;
-            }
+    for alike in bare.iter().filter(|alike| pool.selects(&alike.labels)) {
+        let belongs_to = pool_of_labels(&alike.labels, rivals.iter().map(AsRef::as_ref));
+        if belongs_to.is_some_and(|owner| owner.name_any() != key.name) {
+            continue;
         }
-        Ok(uninjected)
-    };
-    timeout(COUNT_DEADLINE, counted).await.unwrap_or(Err(ObserveError::CountDeadline))
+        uninjected.pods = uninjected.pods.saturating_add(alike.pods);
+        if let Some(owner) = &alike.owner
+            && uninjected.owners.len() < OWNERS
+            && !uninjected.owners.contains(owner)
+        {
+            uninjected.owners.push(owner.clone());
+        }
+    }
+    Ok(uninjected)
 }

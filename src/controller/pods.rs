@@ -5,7 +5,10 @@
 //! resourceVersion is: those of one kind are compared as numbers, as client-go does. A write whose outcome is unknown
 //! leaves a doubt: until the object has changed, the larger of both figures is counted.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use parking_lot::RwLock;
@@ -33,8 +36,6 @@ pub struct PodFacts {
     pub created: UnixSeconds,
     /// What restarts it, as `kubectl rollout restart` takes it.
     pub owner: Option<String>,
-    /// Its labels: another pool may select them too.
-    pub labels: BTreeMap<String, String>,
     /// Where in its life it is.
     pub phase: PodPhase,
     /// Whether its sidecar runs.
@@ -87,7 +88,6 @@ fn told(pod: &Pod) -> Told {
         resource_version: pod.metadata.resource_version.clone().unwrap_or_default(),
         created: pod.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
         owner: owner_of(&pod.metadata),
-        labels: pod.metadata.labels.clone().unwrap_or_default(),
         phase: if pod.metadata.deletion_timestamp.is_some() {
             PodPhase::Terminating
         } else if is_placed {
@@ -126,12 +126,28 @@ pub fn owner_of(metadata: &ObjectMeta) -> Option<String> {
     }
 }
 
+/// Labels of pods: many have the same.
+type Labels = Arc<BTreeMap<String, String>>;
+
+struct Entry {
+    pool: PoolKey,
+    labels: Labels,
+    facts: PodFacts,
+}
+
+/// The pods of one pool.
+#[derive(Default)]
+struct Members {
+    names: BTreeSet<String>,
+    /// Their labels, and how many have them: another pool may select them too.
+    labels: BTreeMap<Labels, u32>,
+}
+
 #[derive(Default)]
 struct Inner {
     /// By namespace and name of the pod.
-    pods: HashMap<(String, String), (PoolKey, PodFacts)>,
-    /// Names of the pods of each pool.
-    pools: HashMap<PoolKey, BTreeSet<String>>,
+    pods: HashMap<(String, String), Entry>,
+    pools: HashMap<PoolKey, Members>,
     /// Pods of a list that has begun and not ended.
     listed: Option<HashSet<(String, String)>>,
     synced: bool,
@@ -170,8 +186,8 @@ impl PodIndex {
         if let Some(listed) = inner.listed.as_mut() {
             listed.insert(key.clone());
         }
-        let known = inner.pods.get(&key);
-        if let Some((_, known)) = known
+        let known = inner.pods.get(&key).map(|known| &known.facts);
+        if let Some(known) = known
             && Some(known.uid.as_str()) == pod.metadata.uid.as_deref()
             && is_older(pod.metadata.resource_version.as_deref(), &known.resource_version)
         {
@@ -180,7 +196,7 @@ impl PodIndex {
         match told(pod) {
             Told::Nothing => inner.remove(&key).into_iter().collect(),
             Told::Member(pool, mut facts) => {
-                if let Some((_, known)) = known.filter(|(_, known)| known.uid == facts.uid) {
+                if let Some(known) = known.filter(|known| known.uid == facts.uid) {
                     remember(&mut facts.grant, &known.grant);
                     remember(&mut facts.revision, &known.revision);
                     if facts.resource_version == known.resource_version {
@@ -189,8 +205,8 @@ impl PodIndex {
                 }
                 let mut concerned: Vec<PoolKey> =
                     inner.remove(&key).filter(|before| *before != pool).into_iter().collect();
-                inner.pools.entry(pool.clone()).or_default().insert(facts.name.clone());
-                inner.pods.insert(key, (pool.clone(), *facts));
+                let labels = pod.metadata.labels.clone().unwrap_or_default();
+                inner.insert(key, pool.clone(), labels, *facts);
                 concerned.push(pool);
                 concerned
             }
@@ -202,14 +218,14 @@ impl PodIndex {
         let key = key_of(pod);
         let mut inner = self.inner.write();
         let same =
-            inner.pods.get(&key).is_some_and(|(_, known)| Some(known.uid.as_str()) == pod.metadata.uid.as_deref());
+            inner.pods.get(&key).is_some_and(|known| Some(known.facts.uid.as_str()) == pod.metadata.uid.as_deref());
         if same { inner.remove(&key) } else { None }
     }
 
     /// A write that raises what is counted to `granted` has no known outcome: until the object changes, it counts.
     pub fn doubt(&self, pool: &PoolKey, name: &str, uid: &str, resource_version: &str, granted: u32) {
         let mut inner = self.inner.write();
-        if let Some((_, facts)) = inner.pods.get_mut(&(pool.namespace.clone(), name.to_owned()))
+        if let Some(Entry { facts, .. }) = inner.pods.get_mut(&(pool.namespace.clone(), name.to_owned()))
             && facts.uid == uid
             && facts.resource_version == resource_version
         {
@@ -220,27 +236,32 @@ impl PodIndex {
     /// The pods of a pool.
     pub fn of(&self, pool: &PoolKey) -> Vec<PodFacts> {
         let inner = self.inner.read();
-        let Some(names) = inner.pools.get(pool) else { return Vec::new() };
-        names
+        let Some(members) = inner.pools.get(pool) else { return Vec::new() };
+        members
+            .names
             .iter()
             .filter_map(|name| inner.pods.get(&(pool.namespace.clone(), name.clone())))
-            .map(|(_, facts)| facts.clone())
+            .map(|entry| entry.facts.clone())
             .collect()
     }
 
     /// The newest epoch of any grant; 0 without any.
     pub fn newest_epoch(&self) -> u64 {
         let inner = self.inner.read();
-        inner.pods.values().filter_map(|(_, facts)| Some(facts.grant.last_known()?.epoch)).max().unwrap_or_default()
+        inner.pods.values().filter_map(|entry| Some(entry.facts.grant.last_known()?.epoch)).max().unwrap_or_default()
     }
 
     /// Which other pools of the namespace have pods with labels that `selects` picks, and how many.
     pub fn others(&self, pool: &PoolKey, selects: impl Fn(&BTreeMap<String, String>) -> bool) -> BTreeMap<String, u32> {
         let inner = self.inner.read();
         let mut others = BTreeMap::new();
-        for (other, facts) in inner.pods.values() {
-            if other.namespace == pool.namespace && other.name != pool.name && selects(&facts.labels) {
-                *others.entry(other.name.clone()).or_default() += 1;
+        for (other, members) in &inner.pools {
+            if other.namespace != pool.namespace || other.name == pool.name {
+                continue;
+            }
+            let picked: u32 = members.labels.iter().filter(|(labels, _)| selects(labels)).map(|(_, pods)| pods).sum();
+            if picked > 0 {
+                others.insert(other.name.clone(), picked);
             }
         }
         others
@@ -248,11 +269,27 @@ impl PodIndex {
 }
 
 impl Inner {
+    /// Takes in a pod that is not in the index.
+    fn insert(&mut self, pod: (String, String), pool: PoolKey, labels: BTreeMap<String, String>, facts: PodFacts) {
+        let members = self.pools.entry(pool.clone()).or_default();
+        members.names.insert(pod.1.clone());
+        let known = members.labels.get_key_value(&labels).map(|(known, _)| known.clone());
+        let labels = known.unwrap_or_else(|| Arc::new(labels));
+        *members.labels.entry(labels.clone()).or_default() += 1;
+        self.pods.insert(pod, Entry { pool, labels, facts });
+    }
+
     fn remove(&mut self, pod: &(String, String)) -> Option<PoolKey> {
-        let (pool, _) = self.pods.remove(pod)?;
-        if let Some(names) = self.pools.get_mut(&pool) {
-            names.remove(&pod.1);
-            if names.is_empty() {
+        let Entry { pool, labels, .. } = self.pods.remove(pod)?;
+        if let Some(members) = self.pools.get_mut(&pool) {
+            members.names.remove(&pod.1);
+            if let Some(pods) = members.labels.get_mut(&labels) {
+                *pods -= 1;
+                if *pods == 0 {
+                    members.labels.remove(&labels);
+                }
+            }
+            if members.names.is_empty() {
                 self.pools.remove(&pool);
             }
         }
@@ -344,6 +381,28 @@ mod tests {
         index.apply(&pod(6, "u", "{\"v\":1,\"epo"));
         assert_eq!(share_of(&index), Some(3));
         assert!(matches!(index.of(&shop())[0].grant, Annotation::Unreadable { .. }));
+    }
+
+    #[test]
+    fn pods_that_another_pool_selects_are_counted_as_they_come_change_and_go() {
+        let index = PodIndex::default();
+        let cart = PoolKey { namespace: "ns".to_owned(), name: "cart".to_owned() };
+        let selected = |app: &str| index.others(&cart, |labels| labels.get("app").is_some_and(|is| is == app));
+        let labelled = |name: &str, version: u64, app: &str| {
+            let mut pod = pod(version, name, &grant(1));
+            pod.metadata.name = Some(name.to_owned());
+            pod.metadata.labels.get_or_insert_default().insert("app".to_owned(), app.to_owned());
+            pod
+        };
+        for name in ["a", "b", "c"] {
+            index.apply(&labelled(name, 1, "shop"));
+        }
+        assert_eq!(selected("shop"), BTreeMap::from([("shop".to_owned(), 3)]));
+        assert!(index.others(&shop(), |_| true).is_empty(), "its own pods are not another's");
+        index.apply(&labelled("b", 2, "cart"));
+        index.delete(&labelled("c", 2, "shop"));
+        assert_eq!(selected("shop"), BTreeMap::from([("shop".to_owned(), 1)]));
+        assert_eq!(selected("cart"), BTreeMap::from([("shop".to_owned(), 1)]));
     }
 
     #[test]

@@ -7,10 +7,11 @@ use jiff::Timestamp;
 use kube::{Api, Client, ResourceExt, runtime::controller::Action};
 use parking_lot::Mutex;
 use thiserror::Error;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     apply::{WriteError, Writer},
+    census::Census,
     events::Events,
     gateway,
     leader::Leadership,
@@ -37,8 +38,6 @@ use crate::{
 const AFTER_CONFLICT: Duration = Duration::from_millis(250);
 /// Look again this long after a write if nothing else asks for it: a proof does, and usually comes before.
 const AFTER_WRITE: Duration = Duration::from_secs(1);
-/// Counts of pods without a sidecar at once, of all pools.
-pub const COUNTS_AT_ONCE: usize = 4;
 /// Writes on pods in one look at most: between two of them a pod that has just started gets its floor.
 const BATCH: usize = 16;
 /// Of them under way at once.
@@ -72,8 +71,8 @@ pub struct Context {
     pub injection: InjectionSettings,
     /// Time between two readings of Prometheus.
     pub tick: Duration,
-    /// Places for counts of pods without a sidecar: for each the API server looks through all pods of a namespace.
-    pub counts: Arc<Semaphore>,
+    /// The pods without a sidecar.
+    pub census: Arc<Census>,
     /// Metrics of the operator.
     pub metrics: Metrics,
 }
@@ -373,20 +372,16 @@ async fn tell(
 /// Counts the pods without a sidecar, if that is due, beside everything else: a list may take seconds, and no grant waits for it.
 fn count_uninjected(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context, memory: &Arc<Mutex<PoolMemory>>) {
     let generation = pool.metadata.generation.unwrap_or_default();
-    {
+    let since = {
         let mut memory = memory.lock();
-        if !observe::is_count_due(&memory, generation) {
-            return;
-        }
+        let Some(since) = observe::count_due(&memory, generation) else { return };
         memory.is_counting = true;
-    }
+        since
+    };
     let (pool, key, memory) = (pool.clone(), key.clone(), memory.clone());
-    let (client, stores, queue) = (context.client.clone(), context.stores.clone(), context.queue.clone());
-    let places = context.counts.clone();
+    let (census, stores, queue) = (context.census.clone(), context.stores.clone(), context.queue.clone());
     tokio::spawn(async move {
-        let place = places.acquire_owned().await;
-        let outcome = observe::count_uninjected(&client, &stores, &key, &pool).await;
-        drop(place);
+        let outcome = observe::uninjected(&census, &stores, &key, &pool, since).await;
         let is_news = {
             let mut memory = memory.lock();
             memory.is_counting = false;
