@@ -9,6 +9,7 @@
 mod agent;
 #[path = "../decision/mod.rs"]
 mod decision;
+mod load;
 mod machine;
 #[path = "../memory/mod.rs"]
 mod memory;

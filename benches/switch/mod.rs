@@ -11,7 +11,6 @@
 //! Clients log in without a password, so that 1,000 logins a second fit on two cores: what stands before PgBouncer puts
 //! `auth_type = trust` into its file.
 
-mod load;
 mod report;
 
 use std::{
@@ -25,12 +24,13 @@ use std::{
 };
 
 use clap::Args;
-use load::{Clients, Target};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::{
-    Failure, machine,
+    Failure,
+    load::{Clients, Target},
+    machine,
     pod::{self, DATABASE, Postgres, USER},
     process::{Process, free_port, lab_program, wait_for},
     results::{self, Results, Samples},
@@ -107,7 +107,7 @@ impl Load {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let mut login = tokio_postgres::Config::new();
         login.user(USER).dbname(DATABASE);
-        let target = Target { address: SocketAddr::from(([127, 0, 0, 1], port)), login };
+        let target = Target { address: SocketAddr::from(([127, 0, 0, 1], port)), login, tls: None };
         let mut clients = Clients::new();
         let guard = runtime.enter();
         clients.churn(&target, options.workers, options.rate);

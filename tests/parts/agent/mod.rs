@@ -4,7 +4,7 @@ mod console;
 mod faults;
 mod generator;
 mod keeper;
-#[path = "../../../benches/switch/load.rs"]
+#[path = "../../../benches/figures/load.rs"]
 mod load;
 mod rig;
 mod rotation;

@@ -23,7 +23,7 @@ pub fn packets(size: u32) -> Settings {
 }
 
 pub fn target(agent: &Agent) -> Target {
-    Target { address: ([127, 0, 0, 1], agent.client_port()).into(), login: agent.client_config() }
+    Target { address: ([127, 0, 0, 1], agent.client_port()).into(), login: agent.client_config(), tls: None }
 }
 
 pub async fn switched(agent: &Agent, revision: u64) {

@@ -1,4 +1,5 @@
-//! Clients that never try anything twice: whatever fails is counted, by the stage that it failed at and by how.
+//! The load of the benches that count what is lost: clients that never try anything twice. Whatever fails is counted, by the
+//! stage that it failed at and by how.
 
 use std::{
     collections::BTreeMap,
@@ -11,22 +12,27 @@ use std::{
     time::Duration,
 };
 
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// A client that hears nothing for so long has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The message by which a client asks for TLS.
+const TLS_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
 /// How far a client had come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// TCP.
     Connect,
-    /// Startup message and login.
+    /// TLS, startup message and login.
     Startup,
     /// A query.
     Query,
@@ -43,6 +49,8 @@ pub enum Kind {
     Closed,
     /// An error of the protocol, by its SQLSTATE.
     Error(String),
+    /// TLS was refused.
+    NoTls,
     /// No answer in time.
     Deadline,
     /// Another answer than the one that was asked for.
@@ -76,6 +84,7 @@ pub struct Tally {
     connections: AtomicU64,
     queries: AtomicU64,
     failures: Mutex<BTreeMap<Failure, u64>>,
+    visits: Mutex<BTreeMap<u64, u64>>,
 }
 
 impl Tally {
@@ -94,6 +103,18 @@ impl Tally {
         self.failures.lock().expect("no one panics with it").clone()
     }
 
+    /// How long visits took, from the first packet until the answer: microseconds, rounded up to two digits, and how many.
+    pub fn visits(&self) -> BTreeMap<u64, u64> {
+        self.visits.lock().expect("no one panics with it").clone()
+    }
+
+    fn visited(&self, took: Duration) {
+        let microseconds = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let unit = 10_u64.pow(microseconds.max(1).ilog10().saturating_sub(1));
+        let rounded = microseconds.div_ceil(unit).saturating_mul(unit);
+        *self.visits.lock().expect("no one panics with it").entry(rounded).or_default() += 1;
+    }
+
     fn fail(&self, failure: Failure) {
         *self.failures.lock().expect("no one panics with it").entry(failure).or_default() += 1;
     }
@@ -106,6 +127,8 @@ pub struct Target {
     pub address: SocketAddr,
     /// User, password and database.
     pub login: Config,
+    /// What a client trusts that insists on TLS; None: it speaks plain text.
+    pub tls: Option<Arc<ClientConfig>>,
 }
 
 /// Clients at work, until [`Clients::stop`].
@@ -119,12 +142,12 @@ pub struct Clients {
 impl Clients {
     /// Nobody yet.
     pub fn new() -> Self {
-        Self::with(Arc::default())
+        Self { tally: Arc::default(), stop: Arc::default(), tasks: JoinSet::new() }
     }
 
-    /// Nobody any more, and what they have met.
+    /// Nobody yet; what they meet is counted together with what others have met.
     pub fn with(tally: Arc<Tally>) -> Self {
-        Self { tally, stop: Arc::default(), tasks: JoinSet::new() }
+        Self { tally, ..Self::new() }
     }
 
     /// Adds `workers` clients that connect, ask one thing and leave, together `per_second` times a second at most.
@@ -160,6 +183,19 @@ impl Clients {
         });
     }
 
+    /// Adds a client that stays for ever, and whose questions keep a server connection busy for `work` each, without a pause.
+    pub fn work(&mut self, target: &Target, work: Duration) {
+        let (target, tally, stop) = (target.clone(), self.tally.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                if let Err(failure) = toil(&target, &tally, &stop, work).await {
+                    tally.fail(failure);
+                    sleep(Duration::from_millis(100)).await;
+                }
+            }
+        });
+    }
+
     /// Lets everyone finish what they are at.
     pub async fn stop(mut self) -> Arc<Tally> {
         self.stop.store(true, Ordering::Relaxed);
@@ -168,33 +204,75 @@ impl Clients {
     }
 }
 
+/// What a client asks; the answer is 42.
+#[derive(Clone, Copy)]
+enum Question<'a> {
+    /// By a prepared statement, with the parameter 41.
+    Prepared(&'a tokio_postgres::Statement),
+    /// By a text.
+    Simple(&'a str),
+}
+
+const SIMPLE: Question<'static> = Question::Simple("select 42");
+
 async fn in_time<T>(stage: Stage, what: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     timeout(PATIENCE, what).await.unwrap_or(Err(Failure { stage, kind: Kind::Deadline }))
 }
 
 async fn connect(target: &Target, tally: &Tally) -> Result<Client, Failure> {
     let stream = in_time(Stage::Connect, async {
-        TcpStream::connect(target.address)
-            .await
-            .map_err(|error| Failure { stage: Stage::Connect, kind: of_system(&error) })
+        let stream = TcpStream::connect(target.address).await;
+        // as drivers do
+        stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream)).map_err(of_system(Stage::Connect))
     })
     .await?;
-    let failed = |error: tokio_postgres::Error| Failure { stage: Stage::Startup, kind: of_client(&error) };
-    let (client, connection) =
-        in_time(Stage::Startup, async { target.login.connect_raw(stream, NoTls).await.map_err(failed) }).await?;
-    tokio::spawn(connection);
+    // boxed: the state of a handshake is large
+    let logged_in = Box::pin(async {
+        match &target.tls {
+            None => log_in(stream, &target.login).await,
+            Some(trusted) => log_in(encrypt(stream, target, trusted.clone()).await?, &target.login).await,
+        }
+    });
+    let client = in_time(Stage::Startup, logged_in).await?;
     tally.connections.fetch_add(1, Ordering::Relaxed);
     Ok(client)
 }
 
-async fn ask(client: &Client, statement: Option<&tokio_postgres::Statement>, tally: &Tally) -> Result<(), Failure> {
+async fn encrypt(
+    mut stream: TcpStream,
+    target: &Target,
+    trusted: Arc<ClientConfig>,
+) -> Result<TlsStream<TcpStream>, Failure> {
+    let failed = of_system(Stage::Startup);
+    stream.write_all(&TLS_REQUEST).await.map_err(&failed)?;
+    if stream.read_u8().await.map_err(&failed)? != b'S' {
+        return Err(Failure { stage: Stage::Startup, kind: Kind::NoTls });
+    }
+    let name = ServerName::IpAddress(target.address.ip().into());
+    TlsConnector::from(trusted).connect(name, stream).await.map_err(failed)
+}
+
+async fn log_in<S>(stream: S, login: &Config) -> Result<Client, Failure>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let failed = |error: tokio_postgres::Error| Failure { stage: Stage::Startup, kind: of_client(&error) };
+    let (client, connection) = login.connect_raw(stream, NoTls).await.map_err(failed)?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+async fn ask(client: &Client, question: Question<'_>, tally: &Tally) -> Result<(), Failure> {
     let failed = |error: tokio_postgres::Error| Failure { stage: Stage::Query, kind: of_client(&error) };
     let right = in_time(Stage::Query, async {
-        if let Some(statement) = statement {
-            let row = client.query_one(statement, &[&41_i32]).await.map_err(failed)?;
-            return Ok(row.try_get::<_, i32>(0).is_ok_and(|answer| answer == 42));
-        }
-        let messages = client.simple_query("select 42").await.map_err(failed)?;
+        let text = match question {
+            Question::Prepared(statement) => {
+                let row = client.query_one(statement, &[&41_i32]).await.map_err(failed)?;
+                return Ok(row.try_get::<_, i32>(0).is_ok_and(|answer| answer == 42));
+            }
+            Question::Simple(text) => text,
+        };
+        let messages = client.simple_query(text).await.map_err(failed)?;
         let is_right =
             |message: &SimpleQueryMessage| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("42"));
         Ok(messages.iter().any(is_right))
@@ -209,8 +287,11 @@ async fn ask(client: &Client, statement: Option<&tokio_postgres::Statement>, tal
 
 /// One client that connects, asks one thing and leaves.
 pub async fn visit(target: &Target, tally: &Tally) -> Result<(), Failure> {
+    let begin = Instant::now();
     let client = connect(target, tally).await?;
-    ask(&client, None, tally).await
+    ask(&client, SIMPLE, tally).await?;
+    tally.visited(begin.elapsed());
+    Ok(())
 }
 
 async fn dwell(
@@ -226,14 +307,27 @@ async fn dwell(
         in_time(Stage::Query, async { client.prepare("select $1::int4 + 1").await.map_err(failed) }).await?;
     let end = lifetime.map(|lifetime| Instant::now() + lifetime);
     while !stop.load(Ordering::Relaxed) && end.is_none_or(|end| Instant::now() < end) {
-        ask(&client, Some(&statement), tally).await?;
-        ask(&client, None, tally).await?;
+        ask(&client, Question::Prepared(&statement), tally).await?;
+        ask(&client, SIMPLE, tally).await?;
         sleep(think).await;
     }
     Ok(())
 }
 
-fn of_system(error: &io::Error) -> Kind {
+async fn toil(target: &Target, tally: &Tally, stop: &AtomicBool, work: Duration) -> Result<(), Failure> {
+    let client = connect(target, tally).await?;
+    let text = format!("select 42 from pg_sleep({})", work.as_secs_f64());
+    while !stop.load(Ordering::Relaxed) {
+        ask(&client, Question::Simple(&text), tally).await?;
+    }
+    Ok(())
+}
+
+fn of_system(stage: Stage) -> impl Fn(io::Error) -> Failure {
+    move |error| Failure { stage, kind: of_io(&error) }
+}
+
+fn of_io(error: &io::Error) -> Kind {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => Kind::Refused,
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => Kind::Reset,
@@ -252,7 +346,7 @@ fn of_client(error: &tokio_postgres::Error) -> Kind {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<io::Error>() {
-            return of_system(error);
+            return of_io(error);
         }
         cause = error.source();
     }
