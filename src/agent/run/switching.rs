@@ -344,6 +344,9 @@ impl Agent {
         (self.switching.steered_at, self.switching.answered, self.switching.next_ping) = (now, now, 0);
         (self.switching.clients, self.switching.vitals) = (None, None);
         let back = matches!(self.switch.phase(), Phase::Warm { version: None, .. });
+        // what was the other slot is the active one now: until that was looked at, nothing is known of where the wish can run
+        self.switching.look_again();
+        self.to_be_applied = true;
         self.published.metrics.count_switch(if back { SwitchResult::SteppedBack } else { SwitchResult::Switched });
         tracing::info!(revision = self.revision(), slot = slot.as_str(), back, "new clients are led here");
     }

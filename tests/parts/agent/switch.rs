@@ -171,6 +171,38 @@ async fn a_new_process_that_ends_while_the_old_one_is_warm_is_stepped_back_from(
 
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_revision_that_is_taken_back_while_the_old_process_is_warm_is_stepped_back_from_once() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let warm = |size| {
+        let mut settings = packets(size);
+        settings.rollout.scale_down_delay_seconds = 60;
+        settings
+    };
+    let agent = Agent::start(&postgres, &account, &warm(4096), 4).await;
+    let mut clients = Clients::new();
+    clients.churn(&target(&agent), 2, 20);
+    clients.stay(&target(&agent), None, Duration::from_millis(20));
+    agent.revise(2, &warm(8192));
+    agent.until("it is in force", |status| status.revision == Some(2)).await;
+    let both = agent.pooler_pids();
+    let steps = || agent.metric("sluice_switches_total{pool=\"shop\",pool_namespace=\"shop\",result=\"SteppedBack\"}");
+    for (revision, size, left) in [(3, 4096, 2), (4, 8192, 3), (5, 4096, 4)] {
+        agent.revise(revision, &warm(size));
+        agent
+            .until("it is in force where it was before", |status| {
+                status.revision == Some(revision)
+                    && status.other.and_then(|other| other.revision) == Some(left)
+                    && status.message.is_empty()
+            })
+            .await;
+        assert_eq!(steps(), Some(f64::from(u32::try_from(left - 1).unwrap())));
+    }
+    assert_eq!(agent.pooler_pids(), both);
+    assert_eq!(clients.stop().await.failures(), BTreeMap::new());
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn with_a_share_of_one_both_processes_serve_their_clients_in_turn() {
     let (postgres, account) = Postgres::with_shop().await;
     let agent = Agent::start(&postgres, &account, &packets(4096), 1).await;
