@@ -1,15 +1,29 @@
-//! Figures of the whole product, measured on real parts: `benches/run agent | decision | memory | overhead | reaction | sharing |
-//! switch | tick`.
+//! Figures of the whole product, measured on real parts: `benches/run acquisition | agent | bad_green | changes | decision |
+//! footprint | kills | memory | overhead | reaction | sharing | switch | tick`.
 //!
 //! Each figure has a directory of its own: `mod.rs` measures, `report.rs` (PURE) turns the raw samples into the printed
 //! figures. The samples are written to `benches/results/NAME` together with the machine and the commit, and a test computes the
 //! printed figures from them again.
 
+#[path = "../acquisition/mod.rs"]
+mod acquisition;
 #[path = "../agent/mod.rs"]
 mod agent;
+#[path = "../bad_green/mod.rs"]
+mod bad_green;
+mod bare;
+mod certificates;
+#[path = "../changes/mod.rs"]
+mod changes;
+mod clients;
 #[path = "../decision/mod.rs"]
 mod decision;
+#[path = "../footprint/mod.rs"]
+mod footprint;
+#[path = "../kills/mod.rs"]
+mod kills;
 mod load;
+mod losses;
 mod machine;
 #[path = "../memory/mod.rs"]
 mod memory;
@@ -24,6 +38,7 @@ mod results;
 #[path = "../sharing/mod.rs"]
 mod sharing;
 mod statistics;
+mod subject;
 #[path = "../switch/mod.rs"]
 mod switch;
 #[path = "../tick/mod.rs"]
@@ -46,10 +61,21 @@ struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Figure {
+    /// How long a client takes until its first answer.
+    Acquisition(acquisition::Options),
     /// What the agent takes, and how soon clients get answers after a start and after a fault.
     Agent(agent::Options),
+    /// Clients that meet a new process which cannot work.
+    #[command(name = "bad_green")]
+    BadGreen(bad_green::Options),
+    /// Connections lost while limits, credentials and CA change.
+    Changes(changes::Options),
     /// Time of a decision, and of a round of 1,000 pools.
     Decision(decision::Options),
+    /// Memory of a sidecar in the middle of a switch.
+    Footprint(footprint::Options),
+    /// PgBouncer and the agent killed under load.
+    Kills(kills::Options),
     /// CPU seconds of the sidecar per million queries: PgBouncer alone against agent and PgBouncer.
     Overhead(overhead::Options),
     /// Connections lost while a pod's pooler is replaced by another process.
@@ -68,8 +94,13 @@ fn main() -> ExitCode {
     // `cargo bench` and `cargo test` add a word of their own
     let words = std::env::args().filter(|word| word != "--bench");
     let measured = match Options::parse_from(words).figure {
+        Figure::Acquisition(options) => acquisition::run(&options),
         Figure::Agent(options) => agent::run(&options),
+        Figure::BadGreen(options) => bad_green::run(&options),
+        Figure::Changes(options) => changes::run(&options),
         Figure::Decision(options) => decision::run(&options),
+        Figure::Footprint(options) => footprint::run(&options),
+        Figure::Kills(options) => kills::run(&options),
         Figure::Overhead(options) => overhead::run(&options),
         Figure::Switch(options) => switch::run(&options),
         Figure::Tick(options) => tick::run(&options),

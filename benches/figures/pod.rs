@@ -4,7 +4,8 @@ use std::{
     fs,
     io::{Read, Write as _},
     net::TcpStream,
-    path::Path,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
@@ -14,6 +15,7 @@ use sluice::contract::StatusReport;
 
 use crate::{
     Failure,
+    certificates::Certified,
     process::{Process, free_port, lab_program, output, product_program, wait_for},
 };
 
@@ -31,12 +33,46 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 pub struct Postgres {
     /// Its port on loopback.
     pub port: u16,
+    data: PathBuf,
     _process: Process,
 }
 
 impl Postgres {
-    /// Starts one below `scratch`.
+    /// Starts one below `scratch` that lets everyone in.
     pub fn start(scratch: &Path) -> Result<Self, Failure> {
+        Self::with(scratch, |_| Ok(()), &[])
+    }
+
+    /// Starts one below `scratch` that speaks TLS with this certificate and asks every role but [`USER`] for its password.
+    pub fn guarded(scratch: &Path, certified: &Certified) -> Result<Self, Failure> {
+        let prepare = |data: &Path| {
+            fs::write(
+                data.join("pg_hba.conf"),
+                format!("host all {USER} 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"),
+            )?;
+            show(data, certified)
+        };
+        Self::with(scratch, prepare, &["ssl=on", "max_connections=200"])
+    }
+
+    /// Shows another certificate from now on.
+    pub fn show(&self, certified: &Certified) -> Result<(), Failure> {
+        show(&self.data, certified)?;
+        self.sql("select pg_reload_conf()").map(drop)
+    }
+
+    /// Runs a statement as [`USER`]; what it prints.
+    pub fn sql(&self, statement: &str) -> Result<String, Failure> {
+        let mut psql = Command::new(lab_program("psql")?);
+        psql.args(["-qXAt", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-U", USER, "-d", DATABASE, "-p"]);
+        Ok(output(psql.arg(self.port.to_string()).args(["-c", statement]))?.trim().to_owned())
+    }
+
+    fn with(
+        scratch: &Path,
+        prepare: impl FnOnce(&Path) -> Result<(), Failure>,
+        settings: &[&str],
+    ) -> Result<Self, Failure> {
         let data = scratch.join("postgres");
         output(Command::new(lab_program("initdb")?).arg("-D").arg(&data).args([
             "-U",
@@ -46,19 +82,31 @@ impl Postgres {
             "UTF8",
             "--locale=C",
         ]))?;
+        prepare(&data)?;
         let port = free_port()?;
         let process = Process::start(
             Command::new(lab_program("postgres")?)
                 .arg("-D")
                 .arg(&data)
                 .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"])
+                .args(settings.iter().flat_map(|setting| ["-c", *setting]))
                 .arg("-c")
                 .arg(format!("port={port}")),
             &scratch.join("postgres.log"),
         )?;
         wait_for("PostgreSQL", READY_WITHIN, || pgbench(port, &["-i", "-s", "1", "-q"]).ok())?;
-        Ok(Self { port, _process: process })
+        Ok(Self { port, data, _process: process })
     }
+}
+
+/// Lays down a certificate in a data directory; PostgreSQL wants its key to itself.
+fn show(data: &Path, certified: &Certified) -> Result<(), Failure> {
+    for (name, content) in [("server.crt", &certified.certificate), ("server.key", &certified.key)] {
+        let path = data.join(name);
+        fs::write(&path, content)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    }
+    Ok(())
 }
 
 /// Runs pgbench to its end, and returns what it printed.
@@ -127,6 +175,17 @@ pub struct Sidecar<'a> {
     pub agent_port: u16,
     /// The pooler's program.
     pub pgbouncer: &'a Path,
+    /// TLS on either side of the pooler.
+    pub tls: Tls,
+}
+
+/// TLS on either side of the pooler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// Plain text.
+    Neither,
+    /// Clients are met with TLS alone, and the database is verified by a CA bundle of the pool's own.
+    Both,
 }
 
 impl Sidecar<'_> {
@@ -138,10 +197,14 @@ impl Sidecar<'_> {
             }
             fs::create_dir_all(directory)?;
         }
+        let (mode, own_ca, client_tls) = match self.tls {
+            Tls::Neither => ("Disabled", false, "Disabled"),
+            Tls::Both => ("VerifyFull", true, "Require"),
+        };
         let injection = json!({
             "v": 1, "pool": "shop", "namespace": "shop",
-            "upstream": {"host": "127.0.0.1", "port": self.postgres_port, "database": DATABASE, "tls": {"mode": "Disabled", "ownCa": false}},
-            "client": {"port": self.port, "maxConnections": 1000},
+            "upstream": {"host": "127.0.0.1", "port": self.postgres_port, "database": DATABASE, "tls": {"mode": mode, "ownCa": own_ca}},
+            "client": {"port": self.port, "maxConnections": 1000, "tls": client_tls},
         });
         command
             .arg(product_program("sluice-agent")?)

@@ -39,16 +39,11 @@ impl Process {
     /// of all together, pages that they share counted once.
     pub fn memory_kibibytes(&self) -> Result<(u64, u64), Failure> {
         let (same, _) = self.children()?;
-        let figure = |pid: u32, file: &str, name: &str| -> Result<u64, Failure> {
-            let text = fs::read_to_string(format!("/proc/{pid}/{file}"))?;
-            let line = text.lines().find_map(|line| line.strip_prefix(name));
-            let number = line.and_then(|line| line.split_whitespace().next());
-            Ok(number.ok_or_else(|| format!("no {name} in /proc/PID/{file}"))?.parse()?)
-        };
         let (mut largest, mut together) = (0, 0);
         for pid in same.into_iter().chain([self.pid()]) {
-            largest = largest.max(figure(pid, "status", "VmRSS:")?);
-            together += figure(pid, "smaps_rollup", "Pss:")?;
+            let memory = Memory::of(pid)?;
+            largest = largest.max(memory.resident);
+            together += memory.proportional;
         }
         Ok((largest, together))
     }
@@ -70,6 +65,28 @@ impl Process {
         };
         // USER_HZ is 100 on every Linux that we build for
         Ok((field(11)? + field(12)?) / 100.0)
+    }
+}
+
+/// Memory of one process, in KiB.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// Resident.
+    pub resident: u64,
+    /// Resident, each page divided by the processes that share it.
+    pub proportional: u64,
+}
+
+impl Memory {
+    /// What it takes now.
+    pub fn of(pid: u32) -> Result<Self, Failure> {
+        let figure = |file: &str, name: &str| -> Result<u64, Failure> {
+            let text = fs::read_to_string(format!("/proc/{pid}/{file}"))?;
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let number = line.and_then(|line| line.split_whitespace().next());
+            Ok(number.ok_or_else(|| format!("no {name} in /proc/PID/{file}"))?.parse()?)
+        };
+        Ok(Self { resident: figure("status", "VmRSS:")?, proportional: figure("smaps_rollup", "Pss:")? })
     }
 }
 

@@ -171,6 +171,7 @@ impl Bench {
             port: self.port,
             agent_port: self.agent_port,
             pgbouncer: &self.pgbouncer,
+            tls: pod::Tls::Neither,
         })
     }
 

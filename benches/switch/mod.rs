@@ -1,64 +1,80 @@
 //! Connections lost while the process behind an address is replaced by another one, under load.
 //!
-//! Four ways, one after the other, each with a PgBouncer of its own and the same load: clients that connect, ask and leave at a
-//! steady rate, and clients that stay for 3 s and use a prepared statement. Nobody tries anything twice.
+//! Twice: with clients that log in without a password, and with clients that log in by SCRAM over TLS. Each time in several ways,
+//! with a PgBouncer of its own each:
 //!
 //! - `switch`: the sidecar changes `pkt_buf`, which needs a new process; a change follows when the one before is over.
+//! - `back`: the revision before is asked for again while its process still runs, to and fro.
 //! - `reload`: a bare PgBouncer takes over another file by SIGHUP. It changes no `pkt_buf`: the least that a change costs.
 //! - `takeover`: `pgbouncer -R`.
 //! - `reuseport`: a second PgBouncer with `so_reuseport` on the same port, then SIGTERM to the first one.
 //!
-//! Clients log in without a password, so that 1,000 logins a second fit on two cores: what stands before PgBouncer puts
-//! `auth_type = trust` into its file.
+//! The load: clients that connect, ask and leave at a steady rate; clients that stay for 3 s, and, beside the sidecar, clients that
+//! would stay for ever. Those that stay use a prepared statement. A process that was left ends with its last client, so those that
+//! stay for ever cross one switch and leave: in some rounds with those of 3 s, in the others these go by themselves. Nobody tries
+//! anything twice.
 
 mod report;
 
 use std::{
-    fs,
-    net::SocketAddr,
-    os::unix::{fs::PermissionsExt, net::UnixStream},
-    path::{Path, PathBuf},
-    process::Command,
+    path::Path,
     thread::sleep,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use clap::Args;
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     Failure,
+    bare::{Bare, File},
+    clients::{self, Load},
     load::{Clients, Target},
-    machine,
-    pod::{self, DATABASE, Postgres, USER},
-    process::{Process, free_port, lab_program, wait_for},
+    losses, machine,
+    pod::SHARE,
+    process::wait_for,
     results::{self, Results, Samples},
     statistics,
+    subject::{Ground, Login, PASSWORD, ROLE, Subject, WITHIN},
 };
 
-const WITHIN: Duration = Duration::from_mins(1);
 /// Between two changes, so that each meets a load that has settled.
-const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(200);
+/// Between two steps to the process that still runs.
+const STEP_PAUSE: Duration = Duration::from_millis(50);
+/// Server connections that the pod may always hold: a new process opens them without being asked to.
+const FLOOR: u32 = 4;
+/// In every so many rounds the warm-up is looked at.
+const LOOK_EVERY: u32 = 10;
+/// How long clients that stay do so.
+const STAY: Duration = Duration::from_secs(3);
+/// `pkt_buf` of the revisions.
+const PKT_BUF: [&str; 2] = ["4096", "4608"];
 
 /// Options of `switch`.
 #[derive(Clone, Debug, Args)]
 pub struct Options {
-    /// Changes of the sidecar.
+    /// Changes of the sidecar that need a new process, and as many steps back.
     #[arg(long, default_value_t = 100)]
     switches: u32,
     /// Changes of each of PgBouncer's own ways.
     #[arg(long, default_value_t = 25)]
     others: u32,
-    /// New connections per second.
+    /// New connections per second without a password.
     #[arg(long, default_value_t = 1100)]
     rate: u32,
+    /// New connections per second by SCRAM over TLS.
+    #[arg(long, default_value_t = 220)]
+    guarded_rate: u32,
     /// Clients that share this rate.
     #[arg(long, default_value_t = 16)]
     workers: u32,
-    /// Clients that stay for 3 s.
-    #[arg(long, default_value_t = 8)]
+    /// Clients that stay for 3 s, and as many that stay for ever.
+    #[arg(long, default_value_t = 6)]
     long: u32,
+    /// In one of so many rounds, those that stay for 3 s go by themselves.
+    #[arg(long, default_value_t = 2)]
+    patient_every: u32,
     /// Keep samples and figures below benches/results.
     #[arg(long)]
     keep: bool,
@@ -68,16 +84,19 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<Results, Failure> {
     let mut setting = machine::describe_with_pgbouncer()?;
     let scratch = tempfile::tempdir()?;
-    let bench = Bench { options: options.clone(), scratch: scratch.path(), postgres: Postgres::start(scratch.path())? };
+    let bench = Bench { options, ground: Ground::start(scratch.path())?, scratch: scratch.path() };
     let mut samples =
-        Samples::of("way,number,seconds,flip_microseconds,elapsed_seconds,connections,queries,failures,kinds");
-    bench.switches(&mut samples)?;
-    bench.own_ways(&mut samples)?;
+        Samples::of(&format!("login,way,number,seconds,warm_seconds,flip_microseconds,{}", clients::COLUMNS));
+    for login in Login::ALL {
+        bench.sidecar(login, &mut samples)?;
+        bench.own_ways(login, &mut samples)?;
+    }
     setting.insert(
         "load".into(),
         json!(format!(
-            "{} new connections per second by {} clients; {} clients that stay for 3 s and ask every 10 ms; no password, no TLS",
-            options.rate, options.workers, options.long
+            "trust: {} new connections per second; scram+tls: {}; by {} clients; {} clients that stay for 3 s, and beside the sidecar {} \
+             that stay for ever, each with two queries every 10 ms",
+            options.rate, options.guarded_rate, options.workers, options.long, options.long
         )),
     );
     Ok(Results {
@@ -90,200 +109,145 @@ pub fn run(options: &Options) -> Result<Results, Failure> {
 }
 
 struct Bench<'a> {
-    options: Options,
+    options: &'a Options,
+    ground: Ground,
     scratch: &'a Path,
-    postgres: Postgres,
-}
-
-/// Clients at work, and what they have met.
-struct Load {
-    runtime: tokio::runtime::Runtime,
-    clients: Clients,
-    begin: Instant,
-}
-
-impl Load {
-    fn start(options: &Options, port: u16) -> Result<Self, Failure> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        let mut login = tokio_postgres::Config::new();
-        login.user(USER).dbname(DATABASE);
-        let target = Target { address: SocketAddr::from(([127, 0, 0, 1], port)), login, tls: None };
-        let mut clients = Clients::new();
-        let guard = runtime.enter();
-        clients.churn(&target, options.workers, options.rate);
-        for _ in 0..options.long {
-            clients.stay(&target, Some(Duration::from_secs(3)), Duration::from_millis(10));
-        }
-        drop(guard);
-        Ok(Self { runtime, clients, begin: Instant::now() })
-    }
-
-    fn sample(&self, samples: &mut Samples, way: &str, number: u32, seconds: f64, flip: Option<u64>) {
-        let tally = &self.clients.tally;
-        let failures = tally.failures();
-        let kinds: Vec<String> = failures.iter().map(|(failure, count)| format!("{failure}={count}")).collect();
-        let flip = flip.map(|flip| flip.to_string()).unwrap_or_default();
-        samples.add(&format!(
-            "{way},{number},{seconds:.4},{flip},{:.1},{},{},{},{}",
-            self.begin.elapsed().as_secs_f64(),
-            tally.connections(),
-            tally.queries(),
-            failures.values().sum::<u64>(),
-            kinds.join(" ")
-        ));
-    }
-
-    /// Lets everyone finish; the last row says what became of all.
-    fn end(self, samples: &mut Samples, way: &str, number: u32) {
-        let Self { runtime, clients, begin } = self;
-        let tally = clients.tally.clone();
-        runtime.block_on(clients.stop());
-        let ended = Self { runtime, clients: Clients::with(tally), begin };
-        ended.sample(samples, way, number, 0.0, None);
-    }
 }
 
 impl Bench<'_> {
-    /// PgBouncer that lets everyone in.
-    fn trusting(&self) -> Result<PathBuf, Failure> {
-        let (program, real) = (self.scratch.join("pgbouncer"), lab_program("pgbouncer")?);
-        let real = real.display();
-        let script = format!(
-            "#!/bin/sh\n[ \"$1\" != -V ] || exec {real} -V\n\
-             sed 's/^auth_type = .*/auth_type = trust/' \"$1\" > \"$1.trust\" && exec {real} \"$1.trust\"\n"
-        );
-        fs::write(&program, script)?;
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
-        Ok(program)
+    fn come(&self, load: &Load, login: Login, target: &Target) -> Clients {
+        let rate = match login {
+            Login::Trust => self.options.rate,
+            Login::ScramTls => self.options.guarded_rate,
+        };
+        load.come(target, self.options.workers, rate)
     }
 
-    fn switches(&self, samples: &mut Samples) -> Result<(), Failure> {
-        let (config, run, state) = (self.scratch.join("config"), self.scratch.join("run"), self.scratch.join("state"));
-        pod::write_configuration(&config, "Share")?;
-        let (port, agent_port) = (free_port()?, free_port()?);
-        let sidecar = pod::Sidecar {
-            config: &config,
-            run: &run,
-            state: &state,
-            postgres_port: self.postgres.port,
-            port,
-            agent_port,
-            pgbouncer: &self.trusting()?,
-        };
-        let mut command = Command::new(lab_program("unroot")?);
-        sidecar.complete(&mut command)?;
-        let log = self.scratch.join("agent.log");
-        let _agent = Process::start(&mut command, &log)?;
-        wait_for("the sidecar serves", WITHIN, || sidecar.status().ok().filter(|status| status.seq == 1))?;
-        let load = Load::start(&self.options, port)?;
+    fn stay(&self, load: &Load, target: &Target, lifetime: Option<Duration>) -> Clients {
+        load.stay(|clients| {
+            for _ in 0..self.options.long {
+                clients.stay(target, lifetime, Duration::from_millis(10));
+            }
+        })
+    }
+
+    fn sidecar(&self, login: Login, samples: &mut Samples) -> Result<(), Failure> {
+        let directory = self.scratch.join(login.label());
+        let mut subject = Subject::start(&self.ground, &directory, login, self.ground.pooler_for(login)?)?;
+        let seq = subject.grant(SHARE, FLOOR)?;
+        subject.until("the grant is in force", |status| status.seq == seq)?;
+        let target = self.ground.target(subject.port, login, ROLE, PASSWORD)?;
+        let load = Load::new()?;
+        let comers = self.come(&load, login, &target);
         for number in 0..self.options.switches {
+            let for_ever = self.stay(&load, &target, None);
+            let for_a_while = self.stay(&load, &target, Some(STAY));
             sleep(PAUSE);
-            let revision = u64::from(number) + 2;
-            let begin = Instant::now();
-            write_revision(&config, revision)?;
-            wait_for("the revision is in force", WITHIN, || {
-                sidecar.status().ok().filter(|status| status.revision == Some(revision))
-            })?;
-            let seconds = begin.elapsed().as_secs_f64();
-            wait_for("the old process has ended", WITHIN, || {
-                sidecar.status().ok().filter(|status| status.other.is_none())
-            })?;
-            load.sample(samples, "switch", number, seconds, last_flip(&log)?);
+            let at = unix();
+            let seconds = change(&mut subject, number)?;
+            let warm = if number.is_multiple_of(LOOK_EVERY) { Some(self.warm(at)?) } else { None };
+            load.leave(for_ever);
+            if number.is_multiple_of(self.options.patient_every) {
+                ended(&subject)?;
+                load.leave(for_a_while);
+            } else {
+                load.leave(for_a_while);
+                ended(&subject)?;
+            }
+            let warm = warm.map(|warm| format!("{warm:.2}")).unwrap_or_default();
+            let flip = flip(&subject)?;
+            samples.add(&format!("{},switch,{number},{seconds:.4},{warm},{flip},{}", login.label(), load.met()));
         }
-        load.end(samples, "switch", self.options.switches);
+        self.steps_back(login, &mut subject, &load, &target, samples)?;
+        load.leave(comers);
+        samples.add(&format!("{},sidecar,{},,,,{}", login.label(), self.options.switches, load.met()));
         Ok(())
     }
 
-    fn own_ways(&self, samples: &mut Samples) -> Result<(), Failure> {
+    /// To and fro between two processes that both have clients.
+    fn steps_back(
+        &self,
+        login: Login,
+        subject: &mut Subject,
+        load: &Load,
+        target: &Target,
+        samples: &mut Samples,
+    ) -> Result<(), Failure> {
+        let blue = self.stay(load, target, None);
+        sleep(PAUSE);
+        let last = self.options.switches;
+        change(subject, last)?;
+        let green = self.stay(load, target, None);
+        for number in 0..self.options.switches {
+            sleep(STEP_PAUSE);
+            let seconds = change(subject, last + 1 + number)?;
+            let flip = flip(subject)?;
+            samples.add(&format!("{},back,{number},{seconds:.4},,{flip},{}", login.label(), load.met()));
+        }
+        load.leave(blue);
+        load.leave(green);
+        ended(subject)
+    }
+
+    /// Seconds from this time until the floor of a new process is open, as the database counts it.
+    fn warm(&self, since: f64) -> Result<f64, Failure> {
+        let query = format!(
+            "select count(*) >= {FLOOR} from pg_stat_activity where usename = '{ROLE}' and backend_start > to_timestamp({since})"
+        );
+        wait_for("the new process is warm", WITHIN, || {
+            (self.ground.postgres.sql(&query).ok()? == "t").then(|| unix() - since)
+        })
+    }
+
+    fn own_ways(&self, login: Login, samples: &mut Samples) -> Result<(), Failure> {
         for way in ["reload", "takeover", "reuseport"] {
-            let port = free_port()?;
-            let mut pooler = self.bare(way, port, 0, false)?;
-            let load = Load::start(&self.options, port)?;
+            let file = File::first(&self.ground);
+            let directory = self.scratch.join(format!("{}-{way}", login.label()));
+            let mut bare = Bare::start(&self.ground, &directory, login, way == "reuseport", &file)?;
+            let target = self.ground.target(bare.port, login, ROLE, PASSWORD)?;
+            let load = Load::new()?;
+            let comers = self.come(&load, login, &target);
+            let for_a_while = self.stay(&load, &target, Some(STAY));
             for number in 0..self.options.others {
                 sleep(PAUSE);
                 let begin = Instant::now();
                 match way {
-                    "reload" => {
-                        fs::write(self.ini(way, 0), self.file(way, port, 0, 20 + number % 2))?;
-                        signal(&pooler, Signal::HUP)?;
-                    }
-                    "takeover" => {
-                        let next = self.bare(way, port, 0, true)?;
-                        // the one before ends by itself once it has handed everything over
-                        drop(std::mem::replace(&mut pooler, next));
-                    }
-                    _ => {
-                        let next = self.bare(way, port, number + 1, false)?;
-                        // SIGTERM: it ends with its last client
-                        drop(std::mem::replace(&mut pooler, next));
-                    }
+                    "reload" => bare.reload(&File { query_wait_timeout: 20 + number % 2, ..file.clone() })?,
+                    "takeover" => bare.take_over(&file)?,
+                    _ => bare.stand_beside(&file)?,
                 }
-                load.sample(samples, way, number, begin.elapsed().as_secs_f64(), None);
+                let seconds = begin.elapsed().as_secs_f64();
+                samples.add(&format!("{},{way},{number},{seconds:.4},,,{}", login.label(), load.met()));
             }
-            load.end(samples, way, self.options.others);
+            load.leave(comers);
+            load.leave(for_a_while);
+            samples.add(&format!("{},{way},{},,,,{}", login.label(), self.options.others, load.met()));
         }
         Ok(())
     }
-
-    fn ini(&self, way: &str, generation: u32) -> PathBuf {
-        self.scratch.join(format!("{way}-{generation}.ini"))
-    }
-
-    fn socket_dir(&self, way: &str, generation: u32) -> PathBuf {
-        self.scratch.join(format!("{way}-{generation}"))
-    }
-
-    fn file(&self, way: &str, port: u16, generation: u32, wait: u32) -> String {
-        format!(
-            "[databases]\n{DATABASE} = host=127.0.0.1 port={} dbname={DATABASE} user={USER}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
-             listen_port = {port}\nunix_socket_dir = {}\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 20\n\
-             max_client_conn = 1000\nmax_prepared_statements = 200\nlisten_backlog = 4096\nso_reuseport = {}\nquery_wait_timeout = {wait}\n\
-             log_connections = 0\nlog_disconnections = 0\n",
-            self.postgres.port,
-            self.socket_dir(way, generation).display(),
-            u8::from(way == "reuseport"),
-        )
-    }
-
-    fn bare(&self, way: &str, port: u16, generation: u32, takes_over: bool) -> Result<Process, Failure> {
-        let (ini, sockets) = (self.ini(way, generation), self.socket_dir(way, generation));
-        fs::create_dir_all(&sockets)?;
-        fs::write(&ini, self.file(way, port, generation, 20))?;
-        let log = self.scratch.join(format!("{way}-{generation}.log"));
-        let mut command = Command::new(lab_program("pgbouncer")?);
-        if takes_over {
-            command.arg("-R");
-        }
-        let pooler = Process::start(command.arg(&ini), &log)?;
-        wait_for("PgBouncer is up", WITHIN, || {
-            let up = fs::read_to_string(&log).unwrap_or_default().contains("process up");
-            (up && UnixStream::connect(sockets.join(format!(".s.PGSQL.{port}"))).is_ok()).then_some(())
-        })?;
-        Ok(pooler)
-    }
 }
 
-fn signal(process: &Process, signal: Signal) -> Result<(), Failure> {
-    let pid = i32::try_from(process.pid()).ok().and_then(Pid::from_raw).ok_or("no process")?;
-    Ok(kill_process(pid, signal)?)
+/// Asks for another `pkt_buf`; the seconds until it is in force where new clients come to.
+fn change(subject: &mut Subject, number: u32) -> Result<f64, Failure> {
+    let begin = Instant::now();
+    let wanted = PKT_BUF[usize::from(number.is_multiple_of(2))];
+    let revision = subject.revise(&[("pkt_buf", wanted)], 1)?;
+    subject.until("the revision is in force", |status| status.revision == Some(revision))?;
+    Ok(begin.elapsed().as_secs_f64())
 }
 
-/// Another `pkt_buf` each time, and no longer a warm time than there has to be.
-fn write_revision(config: &Path, revision: u64) -> Result<(), Failure> {
-    let path = config.join("revision");
-    let mut document: Value = serde_json::from_str(&fs::read_to_string(&path)?)?;
-    let pool = &mut document["pools"]["shop"];
-    pool["revision"] = json!(revision);
-    pool["settings"]["parameters"] = json!({"pkt_buf": (4608 - 512 * (revision % 2)).to_string()});
-    pool["settings"]["rollout"] = json!({"scaleDownDelaySeconds": 1, "drainTimeoutSeconds": 0});
-    let aside = config.join("revision.aside");
-    fs::write(&aside, document.to_string())?;
-    Ok(fs::rename(aside, path)?)
+/// Waits until the process that was left has ended.
+fn ended(subject: &Subject) -> Result<(), Failure> {
+    subject.until("the old process has ended", |status| status.other.is_none()).map(drop)
 }
 
-/// Microseconds that the last steering took, from the keeper's log.
-fn last_flip(log: &Path) -> Result<Option<u64>, Failure> {
-    let text = fs::read_to_string(log)?;
-    let line = text.lines().rev().find(|line| line.contains("clients are led to"));
-    Ok(line.and_then(|line| serde_json::from_str::<Value>(line).ok()).and_then(|line| line["microseconds"].as_u64()))
+/// Microseconds that leading clients to the other process took last.
+fn flip(subject: &Subject) -> Result<String, Failure> {
+    let (_, microseconds) = subject.flips()?;
+    Ok(microseconds.map(|microseconds| microseconds.to_string()).unwrap_or_default())
+}
+
+/// Seconds since 1970.
+fn unix() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }

@@ -2,14 +2,19 @@
 
 use std::fmt::Write as _;
 
-use super::statistics::{Row, column, median, quantile, rows};
+use super::{
+    losses::{HEAD, Lost, verdict},
+    statistics::{Row, column, median, quantile},
+};
 
-/// New connections, at least, over all switches of the sidecar.
+/// New connections, at least, over all switches of the sidecar, where clients need no password.
 pub const LEAST_CONNECTIONS: f64 = 300_000.0;
+/// Queries of clients that stay, at least.
+pub const LEAST_QUERIES: f64 = 100_000.0;
 /// Switches, at least.
 pub const LEAST_SWITCHES: usize = 100;
-/// New connections per second, at least.
-pub const LEAST_RATE: f64 = 1000.0;
+/// New connections per second, at least: without a password, and by SCRAM over TLS.
+pub const LEAST_RATES: [(&str, f64); 2] = [("trust", 1000.0), ("scram+tls", 200.0)];
 /// Most microseconds that leading clients to the other process takes, 99th percentile.
 pub const FLIP_MICROSECONDS: f64 = 1000.0;
 /// Most seconds from the change of the file until new clients are led to the new process, 95th percentile.
@@ -17,49 +22,58 @@ pub const STEERED_SECONDS: f64 = 1.0;
 
 /// The printed figures.
 pub fn report(samples: &str) -> Result<String, String> {
-    let mut text = String::from(
-        "# A pooler is replaced under load\n\n| way | changes | new connections | per second | queries | failures | which |\n|---|---|---|---|---|---|---|\n",
-    );
-    let verdict = |reached: bool| if reached { "reached" } else { "MISSED" };
-    let all = rows(samples)?;
-    let mut sidecar = None;
-    for way in ["switch", "reload", "takeover", "reuseport"] {
-        let of = |row: &&Row<'_>| row.is("way", way);
-        let Some(last) = all.iter().rfind(of) else { continue };
-        let [changes, connections, elapsed, queries, failures] =
-            ["number", "connections", "elapsed_seconds", "queries", "failures"].map(|name| last.number(name));
-        let (changes, connections, elapsed, queries, failures) =
-            (changes?, connections?, elapsed?, queries?, failures?);
-        let rate = connections / elapsed;
+    let mut text =
+        format!("# A pooler is replaced under load\n\n| login | way | {HEAD}\n|---|---|---|---|---|---|---|---|\n");
+    let mut lossless = String::new();
+    let (mut flip, mut steered) = (f64::NAN, f64::NAN);
+    let mut times =
+        String::from("\n| login | of the sidecar | times | median | p95 | p99 |\n|---|---|---|---|---|---|\n");
+    for (login, least_rate) in LEAST_RATES {
+        let of = |way: &'static str| move |row: &Row<'_>| row.is("login", login) && row.is("way", way);
+        let sidecar =
+            Lost::last(samples, of("sidecar"))?.ok_or_else(|| format!("no samples of the sidecar, {login}"))?;
         // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "| {way} | {changes:.0} | {connections:.0} | {rate:.0} | {queries:.0} | {failures:.0} | {} |",
-            last.text("kinds")?
-        );
-        if way == "switch" {
-            sidecar = Some((connections, rate, failures));
+        let _ = writeln!(text, "| {login} | sidecar, and as many steps back | {}", sidecar.cells());
+        for way in ["reload", "takeover", "reuseport"] {
+            if let Some(lost) = Lost::last(samples, of(way))? {
+                let _ = writeln!(text, "| {login} | {way} | {}", lost.cells());
+            }
         }
+        let seconds = column(samples, "seconds", of("switch"))?;
+        let back = column(samples, "seconds", of("back"))?;
+        let warm = column(samples, "warm_seconds", |row| of("switch")(row) && !row.is("warm_seconds", ""))?;
+        let flips = column(samples, "flip_microseconds", |row| {
+            (of("switch")(row) || of("back")(row)) && !row.is("flip_microseconds", "")
+        })?;
+        for (what, figures, digits) in [
+            ("leading clients to the other process, microseconds", &flips, 0),
+            ("from the change of the file to the new process, proven, seconds", &seconds, 2),
+            ("the same, until its floor is warm", &warm, 2),
+            ("from the change of the file back to the process before, seconds", &back, 2),
+        ] {
+            let [middle, high, highest] = [median(figures), quantile(figures, 0.95), quantile(figures, 0.99)];
+            let _ = writeln!(
+                times,
+                "| {login} | {what} | {} | {middle:.digits$} | {high:.digits$} | {highest:.digits$} |",
+                figures.len()
+            );
+        }
+        flip = flip.max(quantile(&flips, 0.99));
+        steered = steered.max(quantile(&seconds, 0.95));
+        // as many as fit into the time of the switches, where a login takes its time
+        let connections = if login == "trust" { LEAST_CONNECTIONS } else { 0.0 };
+        let enough = sidecar.connections >= connections
+            && sidecar.rate >= least_rate
+            && sidecar.queries >= LEAST_QUERIES
+            && seconds.len().min(back.len()) >= LEAST_SWITCHES;
+        let _ = writeln!(
+            lossless,
+            "{login}: no failure over {LEAST_SWITCHES} switches and {LEAST_SWITCHES} steps back at {least_rate} new connections a second{}, and in {LEAST_QUERIES} queries of clients that stay: {}.",
+            if connections > 0.0 { format!(", {connections} of them") } else { String::new() },
+            if enough { verdict(sidecar.failures == 0.0) } else { "too few samples to tell" }
+        );
     }
-    let (connections, rate, failures) = sidecar.ok_or("no samples of the sidecar")?;
-    let changed = |row: &Row<'_>| row.is("way", "switch") && !row.is("flip_microseconds", "");
-    let flips = column(samples, "flip_microseconds", changed)?;
-    let seconds = column(samples, "seconds", changed)?;
-    let (flip, steered) = (quantile(&flips, 0.99), quantile(&seconds, 0.95));
-    let _ = writeln!(
-        text,
-        "\n| of the sidecar | median | p95 | p99 |\n|---|---|---|---|\n| leading clients to the other process, microseconds | {:.0} | {:.0} | {flip:.0} |\n| from the change of the file to that, seconds | {:.2} | {steered:.2} | {:.2} |",
-        median(&flips),
-        quantile(&flips, 0.95),
-        median(&seconds),
-        quantile(&seconds, 0.99),
-    );
-    let enough = connections >= LEAST_CONNECTIONS && rate >= LEAST_RATE && flips.len() >= LEAST_SWITCHES;
-    let _ = writeln!(
-        text,
-        "\nNo failure in {LEAST_CONNECTIONS} connections over {LEAST_SWITCHES} switches at {LEAST_RATE} a second: {}.",
-        if enough { verdict(failures == 0.0) } else { "too few samples to tell" }
-    );
+    let _ = write!(text, "{times}\n{lossless}");
     let _ = writeln!(
         text,
         "Clients led within {FLIP_MICROSECONDS} microseconds, p99: {}.",

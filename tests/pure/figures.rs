@@ -1,9 +1,21 @@
 //! The printed figures below `benches/results` follow from the raw samples kept beside them.
 
+#[path = "../../benches/acquisition/report.rs"]
+mod acquisition;
 #[path = "../../benches/agent/report.rs"]
 mod agent;
+#[path = "../../benches/bad_green/report.rs"]
+mod bad_green;
+#[path = "../../benches/changes/report.rs"]
+mod changes;
 #[path = "../../benches/decision/report.rs"]
 mod decision;
+#[path = "../../benches/footprint/report.rs"]
+mod footprint;
+#[path = "../../benches/kills/report.rs"]
+mod kills;
+#[path = "../../benches/figures/losses.rs"]
+mod losses;
 #[path = "../../benches/memory/report.rs"]
 mod memory;
 #[path = "../../benches/overhead/report.rs"]
@@ -21,14 +33,19 @@ mod switch;
 #[path = "../../benches/tick/report.rs"]
 mod tick;
 
-use std::{fs, path::Path};
+use std::{fmt::Write as _, fs, path::Path};
 
 /// Turns the samples of one figure into what is printed.
 type Report = fn(&str) -> Result<String, String>;
 
-const REPORTS: [(&str, Report); 9] = [
+const REPORTS: [(&str, Report); 14] = [
+    ("acquisition", acquisition::report),
     ("agent", agent::report),
+    ("bad_green", bad_green::report),
+    ("changes", changes::report),
     ("decision", decision::report),
+    ("footprint", footprint::report),
+    ("kills", kills::report),
     ("memory", memory::report),
     ("overhead", overhead::report),
     ("reaction", reaction::report),
@@ -95,4 +112,109 @@ fn a_share_that_comes_late_and_one_that_goes_in_the_dark_are_misses() {
     assert_eq!(of(14, 16).matches(": reached").count(), 2);
     assert!(of(13, 16).contains("rounds: MISSED"));
     assert!(of(14, 15).contains("Shares stay: MISSED"));
+}
+
+/// Rows of the switch bench: each way's last row says what all its clients met.
+fn switched(connections: u32, failures: u32, seconds: &str) -> String {
+    let header =
+        "login,way,number,seconds,warm_seconds,flip_microseconds,elapsed_seconds,connections,queries,failures,kinds\n";
+    let mut rows = header.to_owned();
+    for login in ["trust", "scram+tls"] {
+        for way in ["switch", "back"] {
+            rows.extend((0..100).map(|number| format!("{login},{way},{number},{seconds},1.00,50,1.0,9,9,0,\n")));
+        }
+        let _ = writeln!(rows, "{login},sidecar,100,,,,300.0,{connections},100000,{failures},Query/Closed={failures}");
+    }
+    rows
+}
+
+#[test]
+fn one_failure_of_a_switch_and_a_late_one_are_misses_and_too_few_connections_tell_nothing() {
+    let told = |connections, failures, seconds| switch::report(&switched(connections, failures, seconds)).unwrap();
+    let good = told(330_000, 0, "0.3000");
+    assert_eq!((good.matches(": reached").count(), good.contains("MISSED")), (4, false), "{good}");
+    assert_eq!(told(330_000, 1, "0.3000").matches("MISSED").count(), 2);
+    assert!(told(330_000, 0, "1.2000").contains("p95: MISSED"));
+    assert!(told(290_000, 0, "0.3000").contains("trust: no failure over 100 switches and 100 steps back at 1000 new connections a second, 300000 of them, and in 100000 queries of clients that stay: too few samples to tell."));
+}
+
+#[test]
+fn a_client_that_was_cut_and_not_counted_is_a_miss() {
+    let header = "part,number,seconds,clients,cut,counted,elapsed_seconds,connections,queries,failures,kinds\n";
+    let of = |counted: u32, cut_by_agents: u32| -> String {
+        let rows = (0..20).map(|number| {
+            format!("pooler,{number},0.1500,100,100,{counted},2.0,200,900,100,\nagent,{number},0.2,100,{cut_by_agents},0,2.0,200,900,0,\n")
+        });
+        kills::report(&(header.to_owned() + &rows.collect::<String>())).unwrap()
+    };
+    assert_eq!(of(100, 0).matches(": reached").count(), 3);
+    assert!(of(99, 0).contains("no less, each time: MISSED"));
+    assert!(of(100, 1).contains("20 times: MISSED"));
+}
+
+#[test]
+fn a_client_that_fails_or_is_led_to_a_process_that_cannot_work_is_a_miss() {
+    let header = "kind,sidecar,number,seconds,told,flips,elapsed_seconds,connections,queries,failures,kinds\n";
+    let of = |attempts: usize, flips: u32, failures: u32| -> String {
+        let mut rows = header.to_owned();
+        for kind in ["wrong password", "dead port", "does not parse", "hangs"] {
+            rows.extend((0..attempts).map(|n| format!("{kind},0,{n},0.3,it did not prove itself,0,1.0,90,0,0,\n")));
+            let _ = writeln!(rows, "{kind},0,{attempts},,,{flips},9.0,900,0,{failures},");
+        }
+        bad_green::report(&rows).unwrap()
+    };
+    assert!(of(20, 0, 0).contains("each: reached"));
+    assert!(of(20, 1, 0).contains("each: MISSED") && of(20, 0, 1).contains("each: MISSED"));
+    assert!(of(19, 0, 0).contains("too few samples"));
+}
+
+#[test]
+fn slow_first_answers_are_a_miss_and_so_are_too_few_of_them() {
+    let header = "login,way,elapsed_seconds,failures,microseconds,count\n";
+    let of = |slow: u32, failures: u32, seconds: u32| {
+        let rows = format!(
+            "trust,sidecar,{seconds}.0,{failures},,\ntrust,sidecar,,,2000,{}\ntrust,sidecar,,,21000,{slow}\n",
+            11_000 - slow
+        );
+        acquisition::report(&(header.to_owned() + &rows)).unwrap()
+    };
+    assert!(of(100, 0, 10).contains("p99: reached"));
+    assert!(of(120, 0, 10).contains("p99: MISSED") && of(100, 1, 10).contains("p99: MISSED"));
+    assert!(of(100, 0, 12).contains("too few connections"));
+}
+
+#[test]
+fn memory_counts_by_what_all_processes_of_a_sidecar_take_together() {
+    let header = "part,round,look,process,resident_kib,proportional_kib,clients\n";
+    let of = |idle: u32, busy: u32| -> String {
+        let rows = [("idle", idle, 0), ("busy", busy, 500)].into_iter().flat_map(|(part, each, clients)| {
+            let processes = ["keeper", "agent", "blue", "green"].into_iter();
+            processes.map(move |process| format!("{part},0,0,{process},{},{each},{clients}\n", 2 * each))
+        });
+        footprint::report(&(header.to_owned() + &rows.collect::<String>())).unwrap()
+    };
+    assert_eq!(of(4000, 12_000).matches(": reached").count(), 2);
+    assert!(of(5000, 12_000).contains("idle: MISSED") && of(4000, 12_500).contains("by TLS: MISSED"));
+}
+
+#[test]
+fn a_failure_of_any_change_in_place_is_a_miss() {
+    let header = "login,kind,way,number,seconds,elapsed_seconds,connections,queries,failures,kinds\n";
+    let of = |failures: u32, queries: u32| -> String {
+        let mut rows = header.to_owned();
+        for (login, kind) in [
+            ("trust", "limits"),
+            ("scram+tls", "limits"),
+            ("scram+tls", "password"),
+            ("scram+tls", "role"),
+            ("scram+tls", "ca"),
+        ] {
+            let _ = writeln!(rows, "{login},{kind},sidecar,0,1.5,9.0,900,900,0,");
+            let _ = writeln!(rows, "{login},{kind},sidecar,1,,40.0,44000,{queries},{failures},");
+        }
+        changes::report(&rows).unwrap()
+    };
+    assert_eq!(of(0, 100_000).matches(": reached").count(), 5);
+    assert_eq!(of(1, 100_000).matches(": MISSED").count(), 5);
+    assert_eq!(of(0, 99_999).matches("too few samples").count(), 5);
 }
