@@ -55,6 +55,41 @@ prepare_shop() {
   done
 }
 
+# A PgBouncer without socket activation, as Alpine and others build it: from Debian's source, with the machine's compiler.
+# libevent is linked in; TLS and c-ares are left out.
+compile_pgbouncer_plain() { # DIRECTORY
+  local into=$1 source=$1/pgbouncer-$PGBOUNCER_VERSION log=${1%.aside}.log conf
+  mkdir "$into/bin.lab" "$into/libevent"
+  debian_download "$into" "$POSTGRES_SUITE" libevent-dev
+  dpkg-deb --fsys-tarfile "$into"/libevent-dev_*.deb | tar -x --no-same-owner -C "$into/libevent"
+  conf=$(apt_for "$PGBOUNCER_SUITE")
+  APT_CONFIG=$conf /usr/lib/apt/apt-helper download-file \
+    "$(debian_mirror)pool/main/p/pgbouncer/pgbouncer_$PGBOUNCER_VERSION.orig.tar.gz" "$source.tar.gz" "SHA256:$PGBOUNCER_SOURCE_SHA256" \
+    > "$log" 2>&1 || { cat "$log" >&2; die "could not download the source of PgBouncer $PGBOUNCER_VERSION"; }
+  tar -xzf "$source.tar.gz" --no-same-owner -C "$into"
+  (
+    cd "$source" &&
+      LIBEVENT_CFLAGS="-I$into/libevent/usr/include -I$into/libevent/usr/include/$TRIPLET" \
+        LIBEVENT_LIBS="$into/libevent/usr/lib/$TRIPLET/libevent.a -lpthread" \
+        nice ./configure --without-systemd --without-openssl --without-cares --without-pam &&
+      nice make -j2 pgbouncer
+  ) >> "$log" 2>&1 || { tail -n 20 "$log" >&2; die "could not build PgBouncer: it takes a C compiler and make; see $log"; }
+  cp "$source/pgbouncer" "$LAB/unroot" "$into/"
+  rm -rf "$source" "$source.tar.gz" "$into/libevent" "$into"/*.deb "$log"
+  executable "$into/bin.lab/pgbouncer-plain" <<WRAPPER
+#!/bin/sh
+exec '${into%.aside}/unroot' '${into%.aside}/pgbouncer' "\$@"
+WRAPPER
+}
+
+pgbouncer_plain_tree() {
+  local tree
+  tree=$SLUICE_CACHE/debian/pgbouncer-plain-$(key "$PGBOUNCER_VERSION" "$ARCH" "$(cat "$LAB/unroot")" "$(declare -f compile_pgbouncer_plain)")
+  [ -e "$tree" ] || say "building PgBouncer $PGBOUNCER_VERSION without socket activation"
+  once "$tree" 1 compile_pgbouncer_plain
+  echo "$tree"
+}
+
 pgbouncer_tree() { debian_tree pgbouncer "$PGBOUNCER_SUITE" pgbouncer "$PGBOUNCER_VERSION" prepare_pgbouncer; }
 postgres_tree() { debian_tree postgres "$POSTGRES_SUITE" "postgresql-$POSTGRES_VERSION" "$POSTGRES_VERSION" prepare_postgres; }
 prometheus_tree() { debian_tree prometheus "$PROMETHEUS_SUITE" prometheus "$PROMETHEUS_VERSION" prepare_prometheus; }
