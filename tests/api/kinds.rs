@@ -221,6 +221,41 @@ async fn a_pool_that_makes_no_sense_is_refused_with_the_field_and_what_is_wrong(
 
 #[tokio::test]
 #[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_gateway_that_makes_no_sense_is_refused_with_the_field_and_what_is_wrong() {
+    let cluster = Cluster::new("kinds", &json!({})).await;
+    let mut gateway = complete_pool();
+    set(&mut gateway, "spec.workload", Value::Null);
+    set(&mut gateway, "spec.topology", json!("Gateway"));
+    let spec = json!({"nodeSelector": {"a": "b"}, "tolerations": [{"key": "db", "operator": "Exists"}],
+        "priorityClassName": "high", "terminationGracePeriodSeconds": 1900});
+    let template = json!({"metadata": {"labels": {"team": "a"}, "annotations": {"note": "b"}}, "spec": spec});
+    set(&mut gateway, "spec.gateway", json!({"replicas": 2, "template": template}));
+    let ours = || json!({"sluice.dev/pool": "other"});
+    let cases = vec![
+        case(
+            "spec.workload",
+            json!({"selector": {"matchLabels": {"a": "b"}}}),
+            &["spec.workload", "not for topology Gateway"],
+        ),
+        case("spec.topology", json!("Sidecar"), &["spec.gateway", "topology Gateway only"]),
+        case("spec.gateway.replicas", json!(101), &["spec.gateway.replicas", "100"]),
+        case("spec.gateway.replicas", json!(-1), &["spec.gateway.replicas"]),
+        case("spec.gateway.template.metadata.labels", ours(), &["template.metadata.labels", "Sluice's own"]),
+        case("spec.gateway.template.metadata.annotations", ours(), &["template.metadata.annotations", "Sluice's own"]),
+        case(
+            "spec.gateway.template.spec.terminationGracePeriodSeconds",
+            json!(34),
+            &["terminationGracePeriodSeconds", "35"],
+        ),
+        case("spec.gateway.template.spec.tolerations.0.operator", json!("exists"), &["tolerations[0].operator"]),
+        case("spec.gateway.template.spec.containers", json!([]), &["unknown field"]),
+        case("metadata.name", json!("a".repeat(56)), &["metadata.name", "55"]),
+    ];
+    refuses(&cluster, "connectionpools", true, &gateway, cases).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
 async fn a_budget_or_class_that_makes_no_sense_is_refused_with_the_field_and_what_is_wrong() {
     let cluster = Cluster::new("kinds", &json!({})).await;
     let budget: Value = parse(

@@ -9,7 +9,7 @@ use crate::{
 
 const MINUTE: Duration = Duration::from_mins(1);
 /// Rolling updates.
-const UPDATES: usize = 3;
+const UPDATES: usize = 5;
 
 /// One connection per query.
 const SHORT: &str = "n=0; while :; do out=$(psql -qXAt -v ON_ERROR_STOP=1 -c 'SELECT 1' 2>&1) || echo \"lost: $out\"; \

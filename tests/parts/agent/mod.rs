@@ -2,6 +2,7 @@
 
 mod console;
 mod faults;
+mod gateway;
 mod generator;
 mod keeper;
 #[path = "../../../benches/figures/load.rs"]

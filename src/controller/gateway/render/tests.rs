@@ -79,6 +79,16 @@ fn a_restart_that_was_asked_for_brings_the_images_of_today() {
     assert_eq!(image(&rendered(&pool(""), "3", Some(&after)).deployment), "registry.test/sluice:2", "once");
 }
 
+#[test]
+fn a_gateways_own_service_is_told_from_others_in_every_form() {
+    for host in ["shop-gateway", "shop-gateway.ns", "Shop-Gateway.ns.svc", "shop-gateway.ns.svc.cluster.local."] {
+        assert!(is_own_host(host, "shop", "ns"), "{host}");
+    }
+    for host in ["shop", "pg-main-rw.db.svc", "shop-gateway.other.svc", "shop-gateway-2", "x.shop-gateway.ns.svc"] {
+        assert!(!is_own_host(host, "shop", "ns"), "{host}");
+    }
+}
+
 /// Whatever became of the template by hand, what was recorded is wanted; and a record that cannot be read is made anew.
 #[test]
 fn an_edit_by_hand_is_no_template() {
