@@ -49,7 +49,8 @@ fn a_gateway_is_a_deployment_a_service_a_disruption_budget_and_a_note_where_it_i
 
 #[test]
 fn what_the_template_of_the_pool_says_is_in_the_pods_and_nothing_of_ours_is_lost() {
-    let spec = "  budgetRef: {name: pg-main}\n  client: {port: 6432}\n  gateway:\n    replicas: 8\n    template:\n      \
+    let spec = "  budgetRef: {name: pg-main}\n  client: {port: 6432, tls: {mode: Require, certificateRef: {name: shop-gateway-tls}}}\n  \
+                gateway:\n    replicas: 8\n    template:\n      \
                 metadata: {labels: {team: a, app.kubernetes.io/component: mine}, annotations: {note: b}}\n      spec:\n        \
                 nodeSelector: {pool: db}\n        tolerations: [{key: db, operator: Exists}]\n        \
                 priorityClassName: high\n        terminationGracePeriodSeconds: 1800\n";
