@@ -217,3 +217,24 @@ async fn an_operator_without_the_rights_says_so_and_how_it_gets_them() {
     assert!(deployments.get_opt(NAME).await.expect("readable").is_none());
     shop.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_gateway_to_its_own_service_is_not_accepted_and_gets_no_pods() {
+    let _turn = turn().await;
+    let shop = shop(json!({
+        "upstream": {"host": NAME, "database": "shop", "credentialsRef": {"name": "shop-db"}},
+    }))
+    .await;
+    let operator = Operator::start(&shop.cluster, "a", &ENABLED);
+    operator.leads().await;
+    let told = shop.condition("Accepted", "False/UpstreamIsThePooler").await;
+    assert!(told.contains(NAME), "{told}");
+    let deployments: Api<Deployment> = shop.cluster.api();
+    assert!(deployments.get_opt(NAME).await.expect("readable").is_none());
+
+    shop.change(json!({"upstream": {"host": "pg-main-rw.db.svc"}})).await;
+    shop.condition("Accepted", "True/Valid").await;
+    shop.deployment().await;
+    shop.end().await;
+}
