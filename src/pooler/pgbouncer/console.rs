@@ -178,6 +178,14 @@ impl Console {
         Ok(tables::clients(&self.run("SHOW CLIENTS").await?, database)?)
     }
 
+    /// Clients that have connected and not logged in yet, from `SHOW LISTS`. `SHOW CLIENTS` does not have them.
+    ///
+    /// # Errors
+    /// [`ConsoleError`].
+    pub async fn clients_logging_in(&mut self) -> Result<u32, ConsoleError> {
+        Ok(tables::logging_in(&self.run("SHOW LISTS").await?)?)
+    }
+
     /// `KILL_CLIENT`: closes the connection of one client, which is told so.
     ///
     /// # Errors
