@@ -77,6 +77,8 @@ pub struct Problems {
     pub credentials: Problem,
     /// A database that refuses the credentials in force.
     pub logins: Problem,
+    /// A database that is not reached.
+    pub database: Problem,
     /// Open files.
     pub files: Problem,
     /// The configuration that worked last.
@@ -86,9 +88,9 @@ pub struct Problems {
 impl Problems {
     /// Everything that is told now.
     pub fn told(&self, now: Millis) -> impl Iterator<Item = &str> {
-        let Self { inputs, program, process, configuration, credentials, logins, reload, .. } = self;
+        let Self { inputs, program, process, configuration, credentials, logins, database, reload, .. } = self;
         let Self { switch, identity, certificate, limits, reading, files, state, .. } = self;
-        let first = [inputs, program, process, configuration, credentials, logins, reload];
+        let first = [inputs, program, process, configuration, credentials, logins, database, reload];
         let then = [switch, identity, certificate, limits, reading, files, state];
         first.into_iter().chain(then).filter_map(move |p| p.told(now))
     }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -12,7 +13,7 @@ use tokio::{net::unix::pipe, sync::mpsc, task::JoinHandle};
 use super::{
     arrivals::Arrivals,
     counters::Differences,
-    files::{AUTH_FILE, FileError, write_configuration},
+    files::write_whole,
     keeper::{Ending, Launch, Link, LinkError, Order, ProcessState, SlotName, SlotState},
     machine::Millis,
     process::{self, follow_log},
@@ -34,6 +35,10 @@ use crate::{
 pub const CONSOLE_DEADLINE: Duration = Duration::from_millis(400);
 /// How long a killed process may take to be gone.
 const KILL_DEADLINE: Duration = Duration::from_secs(2);
+/// Name of the auth file.
+const AUTH_FILE: &str = "users.txt";
+/// Name of the configuration.
+pub const INI_FILE: &str = "pgbouncer.ini";
 /// Connections that may wait to be accepted, where no parameter says so.
 const DEFAULT_BACKLOG: u32 = 4096;
 /// `server_lifetime` of connections that are kept: 30 days, the longest that a user may set.
@@ -45,8 +50,14 @@ const MOST_STEPS: usize = 12;
 #[derive(Debug, Error)]
 pub enum SlotError {
     /// A file could not be written.
-    #[error(transparent)]
-    File(#[from] FileError),
+    #[error("writing {path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// The process could not be started.
     #[error("starting {program}: {reason}")]
     NotStarted {
@@ -80,6 +91,16 @@ pub enum SlotError {
     NotReloaded {
         /// The parameters.
         names: Vec<String>,
+    },
+    /// PgBouncer kills the clients of a database that its new configuration lacks.
+    #[error(
+        "the new configuration lacks database {database}, which {clients} clients are connected to; it is not in force before they have gone"
+    )]
+    WouldDrop {
+        /// The database.
+        database: String,
+        /// Its clients.
+        clients: u32,
     },
     /// A change that only a new process takes over.
     #[error("RestartRequired: {names} change only when the pod restarts", names = names.join(", "))]
@@ -263,6 +284,23 @@ impl Slot {
         Self::directory(name, run_dir).join(AUTH_FILE)
     }
 
+    fn write(&self, rendered: &Rendered) -> Result<PathBuf, SlotError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| SlotError::File { path, source }
+        };
+        fs::create_dir_all(&self.directory).map_err(failed(&self.directory))?;
+        let (auth_file, ini) = (self.directory.join(AUTH_FILE), self.directory.join(INI_FILE));
+        for (path, content) in &rendered.certificates {
+            let path = Path::new(path);
+            write_whole(path, content).map_err(failed(path))?;
+        }
+        for (path, text) in [(&auth_file, &rendered.auth_file), (&ini, &rendered.ini)] {
+            write_whole(path, text.as_bytes()).map_err(failed(path))?;
+        }
+        Ok(ini)
+    }
+
     /// What the process was given as a parameter.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         let parameters = &self.rendered.as_ref()?.parameters;
@@ -275,7 +313,7 @@ impl Slot {
     /// [`SlotError`].
     pub async fn start(&mut self, start: Start<'_>, rendered: Rendered) -> Result<(), SlotError> {
         self.forget();
-        let ini = write_configuration(&self.directory, &rendered)?;
+        let ini = self.write(&rendered)?;
         let backlog = rendered.parameters.iter().find(|(name, _)| name == "listen_backlog");
         let generation = self.link.slot(self.name).generation + 1;
         let launch = Launch {
@@ -594,9 +632,23 @@ impl Slot {
         })
     }
 
+    /// Refuses files that lack a database with clients: a RELOAD would cut them.
+    async fn keeps_databases(&mut self, rendered: &Rendered) -> Result<(), SlotError> {
+        let kept = databases_of(&rendered.ini).unwrap_or_default();
+        let in_use = self.console.databases_in_use().await?;
+        let is_kept = |database: &str| {
+            kept.lines().any(|line| line.split_once('=').is_some_and(|(name, _)| name.trim() == database))
+        };
+        match in_use.into_iter().find(|(database, _)| !is_kept(database)) {
+            Some((database, clients)) => Err(SlotError::WouldDrop { database, clients }),
+            None => Ok(()),
+        }
+    }
+
     /// Gives the process new files and has it take them over; everything is read back.
     async fn reload(&mut self, rendered: Rendered) -> Result<(), SlotError> {
-        write_configuration(&self.directory, &rendered)?;
+        self.keeps_databases(&rendered).await?;
+        self.write(&rendered)?;
         let parameters = self.rendered.insert(rendered).parameters.clone();
         self.recycling = Recycling::AsConfigured;
         self.limits = None;

@@ -40,6 +40,7 @@ use super::{
     peaks::Peak,
     problems::{Problem, Problems},
     process::{self, ProcessError},
+    reach::{Obstacle, Reach},
     reaction::Reaction,
     retry::Retry,
     server::{self, Published},
@@ -154,6 +155,8 @@ struct Agent {
     to_be_applied: bool,
     peaks: [(&'static str, Peak, Peak); 2],
     reaction: Reaction,
+    /// Whether the database is reached.
+    reach: Reach,
     leaked: Option<u32>,
     leaks: LeakWatch,
     leaks_visible: bool,
@@ -271,6 +274,7 @@ impl Agent {
             to_be_applied: true,
             peaks: [("5s", 5000), ("30s", 30_000)].map(|(name, window)| (name, Peak::new(window), Peak::new(window))),
             reaction: Reaction::default(),
+            reach: Reach::default(),
             leaked: None,
             leaks: LeakWatch::default(),
             leaks_visible: true,
@@ -410,6 +414,14 @@ impl Agent {
                 PoolerError::ServerLoginRefused => {
                     let now = self.now();
                     self.rotating.was_refused(now);
+                }
+                PoolerError::ServerUnreachable => {
+                    let now = self.now();
+                    self.reach.failed(now, Obstacle::NoAnswer);
+                }
+                PoolerError::DnsFailed => {
+                    let now = self.now();
+                    self.reach.failed(now, Obstacle::NoAddress);
                 }
                 _ => {}
             }

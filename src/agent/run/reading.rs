@@ -2,18 +2,19 @@
 
 use std::{
     net::IpAddr,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use super::{Agent, CLIENTS_LOOK, LEAKS_LOOK, READING};
+use super::{Agent, CLIENTS_LOOK, LATE, LEAKS_LOOK, READING};
 use crate::{
     agent::{
         machine::Millis,
+        reach::Obstacle,
         reaction::{Decided, PoolerReading},
         slot::Reading,
         sockets,
     },
-    contract::Held,
+    contract::{Held, Upstream},
     pooler::pgbouncer::{
         console::ConsoleError,
         tables::{Pools, Server},
@@ -63,7 +64,7 @@ impl Agent {
     }
 
     pub(super) async fn take_reading(&mut self, punctual: bool) {
-        let now = self.now();
+        let (now, asked) = (self.now(), Instant::now());
         let counts = self.other_counts();
         let read: Result<_, ConsoleError> = async {
             let active = self.slot.read(now).await?;
@@ -85,7 +86,10 @@ impl Agent {
             }
         };
         self.problems.reading.is_over();
+        // figures that took so long to come are not of one moment
+        let punctual = punctual && asked.elapsed() < LATE;
         self.rotating.read(logged_in);
+        self.tell_reach(now, logged_in);
         self.look_for_leaks(now, &servers);
         self.count_arrivals(now, opens).await;
         self.see_pools(pools);
@@ -99,6 +103,26 @@ impl Agent {
         let demand = f64::from(pools.active.saturating_sub(leaked.unwrap_or(0))) + waiting;
         for (name, demands, waitings) in &mut self.peaks {
             metrics.set_peaks(name, demands.feed(now, demand), waitings.feed(now, waiting));
+        }
+    }
+
+    /// Says so when the database is not reached, unless its certificate or a refused login explains it.
+    fn tell_reach(&mut self, now: Millis, logged_in: bool) {
+        if logged_in {
+            self.reach.succeeded();
+        }
+        let explained = [&self.problems.certificate, &self.problems.logins].iter().any(|it| it.told(now).is_some());
+        let Some(trouble) = self.reach.trouble(now).filter(|_| !explained) else {
+            return self.problems.database.is_over();
+        };
+        let Upstream { host, port, .. } = &self.injection.upstream;
+        let why = match trouble {
+            Obstacle::NoAddress => format!("the name {host} does not resolve"),
+            Obstacle::NoAnswer => format!("{host} does not answer on port {port}"),
+        };
+        let text = format!("no new server connection: {why}");
+        if self.problems.database.is(text.clone()) {
+            tracing::warn!("{text}");
         }
     }
 

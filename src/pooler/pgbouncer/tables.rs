@@ -7,6 +7,9 @@ use std::{collections::BTreeMap, ops::Add};
 
 use thiserror::Error;
 
+/// The database that the console is.
+const CONSOLE: &str = "pgbouncer";
+
 /// One answer of the console: names of the columns, and rows of texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
@@ -232,6 +235,24 @@ pub fn pools(table: &Table, database: &str) -> Result<Pools, TableError> {
     Ok(sum)
 }
 
+/// Reads the databases that have clients, and how many, out of `SHOW POOLS`; the console itself is none.
+///
+/// # Errors
+/// [`TableError`].
+pub fn databases_in_use(table: &Table) -> Result<BTreeMap<String, u32>, TableError> {
+    let rows = Rows::new("SHOW POOLS", table);
+    let name = rows.column("database")?;
+    let mut in_use = BTreeMap::new();
+    for row in table.rows.iter().map(Vec::as_slice).filter(|row| Rows::text(row, name) != CONSOLE) {
+        let clients = rows.number::<u32>(row, "cl_active")?.saturating_add(rows.number(row, "cl_waiting")?);
+        if clients > 0 {
+            let sum: &mut u32 = in_use.entry(Rows::text(row, name).to_owned()).or_default();
+            *sum = sum.saturating_add(clients);
+        }
+    }
+    Ok(in_use)
+}
+
 /// Reads `SHOW STATS`. A database without traffic may be missing: all zero.
 ///
 /// # Errors
@@ -332,18 +353,6 @@ pub fn clients(table: &Table, database: &str) -> Result<Vec<Client>, TableError>
         .collect()
 }
 
-/// Reads how many clients are just logging in out of `SHOW LISTS`.
-///
-/// # Errors
-/// [`TableError`].
-pub fn logging_in(table: &Table) -> Result<u32, TableError> {
-    let rows = Rows::new("SHOW LISTS", table);
-    let list = rows.column("list")?;
-    let row = table.rows.iter().find(|row| Rows::text(row, list) == "login_clients");
-    let missing = TableError::MissingColumn { command: "SHOW LISTS", column: "login_clients" };
-    rows.number(row.ok_or(missing)?, "items")
-}
-
 /// Reads one figure of `SHOW CONFIG`.
 ///
 /// # Errors
@@ -383,14 +392,6 @@ shop | b | 1 | 0 | 1 | 0 | 0 | 0 | 0 | 0 | 0 | 7 | x";
         assert_eq!((read.clients_active, read.clients_waiting, read.active), (10, 2, 4));
         assert_eq!(read.held(), 4 + 1 + 1 + 1 + 1);
         assert_eq!(read.longest_wait_microseconds, 1_000_500);
-    }
-
-    #[test]
-    fn clients_that_log_in_are_a_row_of_their_own() {
-        let lists = "list | items\nused_clients | 3\nlogin_clients | 2\nfree_servers | 0";
-        assert_eq!(logging_in(&table(lists)), Ok(2));
-        let without = logging_in(&table(&lists.replace("login_clients", "clients"))).unwrap_err();
-        assert_eq!(without, TableError::MissingColumn { command: "SHOW LISTS", column: "login_clients" });
     }
 
     #[test]

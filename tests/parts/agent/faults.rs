@@ -8,15 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, kill_process};
 use sluice::{
     agent::last_good,
-    contract::{SlotStatus, Switching},
+    contract::{SlotStatus, StatusReport, Switching},
 };
 use tempfile::TempDir;
 
 use super::{
-    rig::{Agent, Postgres, reacting, settings, until},
+    rig::{Agent, Postgres, connect, reacting, settings, until},
     value,
 };
 
@@ -32,7 +32,14 @@ pub fn script_in(directory: &TempDir, script: &str) -> PathBuf {
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn without_socket_activation_a_setting_that_needs_a_restart_is_not_in_force_before_one_whatever_else_changes() {
     let (postgres, account) = Postgres::with_shop().await;
-    let mut agent = Agent::new(postgres.port, &account).with_pooler(&super::rig::program("pgbouncer-plain"));
+    let directory = TempDir::new().unwrap();
+    let real = super::rig::program("pgbouncer");
+    let real = real.display();
+    // as a build without systemd's socket activation says
+    let script =
+        format!("#!/bin/sh\nif [ \"$1\" = -V ]; then {real} -V | grep -v systemd; else exec {real} \"$@\"; fi\n");
+    let program = script_in(&directory, &script);
+    let mut agent = Agent::new(postgres.port, &account).with_pooler(&program);
     agent.revise(1, &settings());
     agent.grant(1, 5, 5);
     agent.run();
@@ -56,7 +63,7 @@ async fn without_socket_activation_a_setting_that_needs_a_restart_is_not_in_forc
     let status = agent.until("it is told again", |status| told(&status.message)).await;
     assert_eq!(status.revision, Some(1));
 
-    rustix::process::kill_process(agent.pooler_pid().unwrap(), rustix::process::Signal::KILL).unwrap();
+    kill_process(agent.pooler_pid().unwrap(), Signal::KILL).unwrap();
     let status = agent.until("a new process takes it over", |status| status.revision == Some(3)).await;
     assert_eq!(status.message, "");
     until("and it is kept", async || {
@@ -146,6 +153,62 @@ async fn processes_that_others_left_behind_are_reaped() {
     until("agent and pooler are all", async || (agent.children().len() == 2).then_some(())).await;
     assert!(agent.log().contains("left behind"), "{}", agent.log());
     assert_eq!(value(&agent.client().await, "select 1").await, "1");
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_configuration_that_lacks_a_database_with_clients_waits_until_they_have_gone() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &settings(), 5).await;
+    // a second entry, which the revision to come does not know
+    let ini = agent.run_dir().join("a/pgbouncer.ini");
+    let text = fs::read_to_string(&ini).unwrap();
+    let entry = text.lines().find(|line| line.starts_with("shop = ")).unwrap();
+    let two = format!("{entry}\n{}", entry.replacen("shop", "former", 1));
+    fs::write(&ini, text.replacen(entry, &two, 1)).unwrap();
+    kill_process(agent.pooler_pid().unwrap(), Signal::HUP).unwrap();
+    let mut config = agent.client_config();
+    config.dbname("former");
+    let client = until("a client of it", async || connect(&config).await.ok()).await;
+    client.simple_query("begin; select 1").await.unwrap();
+
+    let mut changed = settings();
+    changed.parameters.insert("server_idle_timeout".to_owned(), "33".to_owned());
+    agent.revise(2, &changed);
+    let status = agent.until("it is told", |status| status.message.contains("lacks database former")).await;
+    assert_eq!((status.revision, status.wanted_revision), (Some(1), Some(2)));
+    client.simple_query("commit").await.unwrap();
+    assert_eq!(value(&client, "select 'the same connection'").await, "the same connection");
+    drop(client);
+    agent.until("it is in force", |status| status.revision == Some(2) && status.message.is_empty()).await;
+    assert!(connect(&config).await.is_err(), "the entry is gone");
+    assert_eq!(value(&agent.client().await, "select 1").await, "1");
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn an_agent_that_is_always_late_decides_and_never_shrinks() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let mut agent = Agent::new(postgres.port, &account);
+    agent.revise(1, &reacting());
+    agent.grant(1, 20, 20);
+    agent.run();
+    let decisions = || agent.log().matches("\"observation\"").count();
+    until("its first decision", async || (decisions() > 0).then_some(())).await;
+    let process = agent.agent_pid().unwrap();
+    let most = |status: &StatusReport| status.limits.map(|limits| limits.pool_size);
+    let limit = agent.status().as_ref().and_then(most).unwrap();
+    assert!(limit > 2, "{limit}");
+    for _ in 0..8 {
+        let before = decisions();
+        kill_process(process, Signal::STOP).unwrap();
+        // longer than from one reading to the next: the round that follows is late, and decides
+        tokio::time::sleep(Duration::from_millis(1300)).await;
+        kill_process(process, Signal::CONT).unwrap();
+        until("a decision", async || (decisions() > before).then_some(())).await;
+        assert_eq!(agent.status().as_ref().and_then(most), Some(limit), "{}", agent.log());
+    }
+    agent.until("on time again, it shrinks", |status| most(status).is_some_and(|limit| limit <= 2)).await;
 }
 
 /// Processes that leave nothing of one core to others; they end with this value.

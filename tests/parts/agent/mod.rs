@@ -1,15 +1,17 @@
 //! The agent with the real PgBouncer in front of the real PostgreSQL.
 
+mod black_hole;
+mod clock;
 mod console;
 mod faults;
-mod gateway;
 mod generator;
 mod keeper;
-#[path = "../../../benches/figures/load.rs"]
+#[path = "../../../benches/switch/load.rs"]
 mod load;
 mod rig;
 mod rotation;
 mod switch;
+mod switch_deaths;
 mod switch_faults;
 mod tls;
 

@@ -1,7 +1,9 @@
 //! A real PostgreSQL and a real agent with a real PgBouncer, on loopback.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsStr,
+    fs,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::fs::PermissionsExt,
@@ -73,6 +75,7 @@ fn write_private(path: &Path, content: &str) {
 /// A PostgreSQL server of its own, with a superuser who needs no password.
 pub struct Postgres {
     pub port: u16,
+    host: &'static str,
     child: Child,
     directory: TempDir,
 }
@@ -85,6 +88,17 @@ impl Postgres {
 
     /// With these rules for logins, files in the data directory, and settings.
     pub async fn configured(rules: &str, files: &[(&str, &str)], settings: &[&str]) -> Self {
+        Self::launched(&[], "127.0.0.1", rules, files, settings).await
+    }
+
+    /// The same at another address, started by the words of `launcher`.
+    pub async fn launched(
+        launcher: &[&str],
+        host: &'static str,
+        rules: &str,
+        files: &[(&str, &str)],
+        settings: &[&str],
+    ) -> Self {
         let directory = TempDir::new().unwrap();
         let data = directory.path().join("data");
         let made = Command::new(program("initdb"))
@@ -93,23 +107,27 @@ impl Postgres {
             .output()
             .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let rules = format!("host all postgres 127.0.0.1/32 trust\n{rules}");
+        let rules = format!("host all postgres samenet trust\n{rules}");
         fs::write(data.join("pg_hba.conf"), rules).unwrap();
         for (name, content) in files {
             write_private(&data.join(name), content);
         }
         let port = free_port();
-        let child = Command::new(program("postgres"))
+        let postgres = program("postgres");
+        let mut words = launcher.iter().map(OsStr::new).chain([postgres.as_os_str()]);
+        let child = Command::new(words.next().expect("a program"))
+            .args(words)
             .arg("-D")
             .arg(&data)
-            .args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="])
+            .args(["-p", &port.to_string(), "-c", "unix_socket_directories=", "-c"])
+            .arg(format!("listen_addresses={host}"))
             .args(["-c", "fsync=off", "-c", "max_connections=60"])
             .args(settings.iter().flat_map(|setting| ["-c", *setting]))
             .stdout(Stdio::null())
             .stderr(fs::File::create(directory.path().join("log")).unwrap())
             .spawn()
             .unwrap();
-        let postgres = Self { port, child, directory };
+        let postgres = Self { port, host, child, directory };
         until("PostgreSQL answers", async || connect(&postgres.admin_config()).await.ok()).await;
         postgres
     }
@@ -131,7 +149,7 @@ impl Postgres {
 
     fn admin_config(&self) -> Config {
         let mut config = Config::new();
-        config.host("127.0.0.1").port(self.port).user("postgres").dbname("postgres");
+        config.host(self.host).port(self.port).user("postgres").dbname("postgres");
         config
     }
 
@@ -205,6 +223,8 @@ pub struct Agent {
     pooler: PathBuf,
     /// Whether the volumes that are written to are file systems of their own, which a test can fill.
     small_volumes: bool,
+    /// Environment variables beside those of a pod.
+    variables: Vec<(&'static str, PathBuf)>,
 }
 
 /// Mounts a small file system in the place of each of two directories, and becomes a program that alone sees them.
@@ -244,6 +264,7 @@ impl Agent {
             account: account.clone(),
             pooler: program("pgbouncer"),
             small_volumes: false,
+            variables: Vec::new(),
         };
         agent.write("credentials/username", &account.user);
         agent.write("credentials/password", &account.password);
@@ -260,12 +281,6 @@ impl Agent {
         agent
     }
 
-    /// One of a gateway.
-    pub fn for_network(mut self) -> Self {
-        self.injection.client.reach = Reach::Network;
-        self
-    }
-
     /// Another program in the place of PgBouncer.
     pub fn with_pooler(mut self, pooler: &Path) -> Self {
         pooler.clone_into(&mut self.pooler);
@@ -275,6 +290,12 @@ impl Agent {
     /// With volumes that can be filled: see [`Agent::fill`].
     pub fn with_small_volumes(mut self) -> Self {
         self.small_volumes = true;
+        self
+    }
+
+    /// With an environment variable that names a file.
+    pub fn with_variable(mut self, name: &'static str, file: &Path) -> Self {
+        self.variables.push((name, file.to_owned()));
         self
     }
 
@@ -335,6 +356,7 @@ impl Agent {
             .arg("--pgbouncer")
             .arg(&self.pooler)
             .env("SLUICE_INJECTION", injection)
+            .envs(self.variables.iter().map(|(name, file)| (name, file)))
             .stderr(log);
         command
     }

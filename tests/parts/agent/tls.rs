@@ -1,6 +1,11 @@
 //! TLS towards the real PostgreSQL, and of the clients with the pooler.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    io::{BufRead, BufReader, Lines, Write},
+    path::Path,
+    process::{Child, ChildStdout, Command, Stdio},
+};
 
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use sluice::contract::{ClientTlsMode, ServerTls, ServerTlsMode, StatusReport};
@@ -220,22 +225,22 @@ fn showing(postgres: &Postgres, account: &Account, tls: ClientTlsMode, certified
     agent
 }
 
+/// psql before the pooler, trusting a bundle of CAs.
+fn psql(agent: &Agent, account: &Account, mode: &str, root: &Path) -> Command {
+    let port = agent.client_port().to_string();
+    let connection = [("PGHOST", "127.0.0.1"), ("PGPORT", port.as_str()), ("PGUSER", account.user.as_str())];
+    let secrets = [("PGPASSWORD", account.password.as_str()), ("PGDATABASE", account.database.as_str())];
+    let mut command = Command::new(program("psql"));
+    command.envs(connection).envs(secrets).env("PGSSLMODE", mode).env("PGSSLROOTCERT", root);
+    command
+}
+
 /// What libpq reads of the pooler in this `sslmode`, trusting this CA; or why it does not.
 fn read_by_libpq(agent: &Agent, account: &Account, mode: &str, authority: &Authority) -> Result<String, String> {
     let directory = TempDir::new().unwrap();
     let root = directory.path().join("root.crt");
     fs::write(&root, &authority.pem).unwrap();
-    let port = agent.client_port().to_string();
-    let connection = [("PGHOST", "127.0.0.1"), ("PGPORT", port.as_str()), ("PGUSER", account.user.as_str())];
-    let secrets = [("PGPASSWORD", account.password.as_str()), ("PGDATABASE", account.database.as_str())];
-    let output = Command::new(program("psql"))
-        .args(["-XAtc", "select 'served'"])
-        .envs(connection)
-        .envs(secrets)
-        .env("PGSSLMODE", mode)
-        .env("PGSSLROOTCERT", &root)
-        .output()
-        .unwrap();
+    let output = psql(agent, account, mode, &root).args(["-XAtc", "select 'served'"]).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
@@ -288,6 +293,69 @@ async fn a_certificate_that_is_not_of_its_key_changes_nothing_and_a_renewed_pair
     assert_eq!(value(&stays, "select 'the same connection'").await, "the same connection");
     assert_eq!(agent.pooler_pid(), pooler);
     assert!(!agent.log().contains("PRIVATE KEY"));
+}
+
+/// A psql that stays connected and is asked one thing after the other.
+struct Session {
+    process: Child,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Session {
+    /// Over TLS, verifying that this CA signed for the pooler.
+    fn start(agent: &Agent, account: &Account, authority: &Authority, directory: &TempDir) -> Self {
+        let root = directory.path().join("root.crt");
+        fs::write(&root, &authority.pem).unwrap();
+        let mut process = psql(agent, account, "verify-full", &root)
+            .arg("-XAtq")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let answers = BufReader::new(process.stdout.take().unwrap()).lines();
+        Self { process, answers }
+    }
+
+    fn ask(&mut self, question: &str) -> String {
+        let asked = writeln!(self.process.stdin.as_mut().unwrap(), "{question};");
+        let answer = asked.ok().and_then(|()| self.answers.next()?.ok());
+        answer.expect("psql ends when its connection is lost")
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn an_encrypted_client_goes_on_while_the_certificate_is_renewed() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let mut agent = showing(&postgres, &account, ClientTlsMode::Require, &old.certify("127.0.0.1"));
+    agent.run();
+    agent.until("the grant is in force", |status| status.seq == 1).await;
+    let directory = TempDir::new().unwrap();
+    let (mut idle, mut busy) =
+        (Session::start(&agent, &account, &old, &directory), Session::start(&agent, &account, &old, &directory));
+    assert_eq!(idle.ask("select 'before'"), "before");
+    assert_eq!(busy.ask("begin; select pg_backend_pid() is not null"), "t");
+    let pooler = agent.pooler_pid();
+    let renewed = new.certify("127.0.0.1");
+    agent.write("client-tls/tls.crt", &renewed.certificate);
+    agent.write("client-tls/tls.key", &renewed.key);
+    until("the renewed certificate is shown", async || {
+        read_by_libpq(&agent, &account, "verify-full", &new).is_ok().then_some(())
+    })
+    .await;
+    assert_eq!(busy.ask("select 'in its transaction'"), "in its transaction");
+    assert_eq!(busy.ask("commit; select 'after'"), "after");
+    assert_eq!(idle.ask("select 'after'"), "after");
+    calm(&agent).await;
+    assert_eq!(agent.pooler_pid(), pooler);
 }
 
 #[tokio::test]
