@@ -1,5 +1,5 @@
 //! Figures of the whole product, measured on real parts: `benches/run acquisition | agent | bad_green | changes | decision |
-//! footprint | kills | memory | overhead | reaction | sharing | switch | tick`.
+//! endings | footprint | kills | memory | overhead | reaction | sharing | switch | tick`.
 //!
 //! Each figure has a directory of its own: `mod.rs` measures, `report.rs` (PURE) turns the raw samples into the printed
 //! figures. The samples are written to `benches/results/NAME` together with the machine and the commit, and a test computes the
@@ -18,6 +18,8 @@ mod changes;
 mod clients;
 #[path = "../decision/mod.rs"]
 mod decision;
+#[path = "../endings/mod.rs"]
+mod endings;
 #[path = "../footprint/mod.rs"]
 mod footprint;
 #[path = "../kills/mod.rs"]
@@ -72,6 +74,8 @@ enum Figure {
     Changes(changes::Options),
     /// Time of a decision, and of a round of 1,000 pools.
     Decision(decision::Options),
+    /// Connections lost while pods are replaced.
+    Endings(endings::Options),
     /// Memory of a sidecar in the middle of a switch.
     Footprint(footprint::Options),
     /// PgBouncer and the agent killed under load.
@@ -99,6 +103,7 @@ fn main() -> ExitCode {
         Figure::BadGreen(options) => bad_green::run(&options),
         Figure::Changes(options) => changes::run(&options),
         Figure::Decision(options) => decision::run(&options),
+        Figure::Endings(options) => endings::run(&options),
         Figure::Footprint(options) => footprint::run(&options),
         Figure::Kills(options) => kills::run(&options),
         Figure::Overhead(options) => overhead::run(&options),

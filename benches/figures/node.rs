@@ -28,7 +28,7 @@ const SYSTEM: &str = "sluice-system";
 const RELEASE: &str = "sluice";
 /// The application's namespace and the role of its pool.
 pub const NAMESPACE: &str = "figure";
-const ROLE: &str = "figure";
+pub const ROLE: &str = "figure";
 /// Longest wait for any state of the cluster.
 pub const WITHIN: Duration = Duration::from_mins(3);
 /// How long the webhook of a new installation may take to be reached.
@@ -112,8 +112,8 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Installs the release with one replica.
-    pub fn install(tick_seconds: u32, scratch: &Path) -> Result<Self, Failure> {
+    /// Installs the release with one replica, and with these values beside.
+    pub fn install(tick_seconds: u32, values: &[&str], scratch: &Path) -> Result<Self, Failure> {
         let prometheus = std::env::var("SLUICE_LAB_PROMETHEUS")?;
         let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/sluice");
         let settings = [
@@ -128,7 +128,7 @@ impl Operator {
         let mut helm = Command::new(lab_program("helm")?);
         helm.args(["upgrade", RELEASE]).arg(chart);
         helm.args(["--install", "--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "3m"]);
-        for setting in &settings {
+        for setting in settings.iter().map(String::as_str).chain(values.iter().copied()) {
             helm.args(["--set", setting]);
         }
         output(&mut helm)?;

@@ -47,7 +47,7 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<Results, Failure> {
     let mut setting = machine::describe()?;
     let scratch = tempfile::tempdir()?;
-    let operator = Operator::install(TICK_SECONDS, scratch.path())?;
+    let operator = Operator::install(TICK_SECONDS, &[], scratch.path())?;
     let spec = "  scaling: {minAllowed: 4, maxAllowed: 60, algorithm: TargetUtilization, localReaction: Disabled}\n  \
                 behavior:\n    \
                 scaleUp: {tolerance: \"0\", policies: [{type: Percent, value: 1000, periodSeconds: 15}]}\n    \

@@ -91,7 +91,7 @@ struct Bench {
 
 impl Bench {
     fn start(options: &Options, scratch: &Path) -> Result<Self, Failure> {
-        let operator = Operator::install(options.tick_seconds, scratch)?;
+        let operator = Operator::install(options.tick_seconds, &[], scratch)?;
         node::apply(&node::pool(&format!("  scaling: {{minAllowed: 2, maxAllowed: {MAX_ALLOWED}}}\n"))?)?;
         Ok(Self { operator })
     }

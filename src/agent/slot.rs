@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,7 +12,7 @@ use tokio::{net::unix::pipe, sync::mpsc, task::JoinHandle};
 use super::{
     arrivals::Arrivals,
     counters::Differences,
-    files::write_whole,
+    files::{AUTH_FILE, FileError, write_configuration},
     keeper::{Ending, Launch, Link, LinkError, Order, ProcessState, SlotName, SlotState},
     machine::Millis,
     process::{self, follow_log},
@@ -35,10 +34,6 @@ use crate::{
 pub const CONSOLE_DEADLINE: Duration = Duration::from_millis(400);
 /// How long a killed process may take to be gone.
 const KILL_DEADLINE: Duration = Duration::from_secs(2);
-/// Name of the auth file.
-const AUTH_FILE: &str = "users.txt";
-/// Name of the configuration.
-pub const INI_FILE: &str = "pgbouncer.ini";
 /// Connections that may wait to be accepted, where no parameter says so.
 const DEFAULT_BACKLOG: u32 = 4096;
 /// `server_lifetime` of connections that are kept: 30 days, the longest that a user may set.
@@ -50,14 +45,8 @@ const MOST_STEPS: usize = 12;
 #[derive(Debug, Error)]
 pub enum SlotError {
     /// A file could not be written.
-    #[error("writing {path}: {source}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The process could not be started.
     #[error("starting {program}: {reason}")]
     NotStarted {
@@ -284,23 +273,6 @@ impl Slot {
         Self::directory(name, run_dir).join(AUTH_FILE)
     }
 
-    fn write(&self, rendered: &Rendered) -> Result<PathBuf, SlotError> {
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| SlotError::File { path, source }
-        };
-        fs::create_dir_all(&self.directory).map_err(failed(&self.directory))?;
-        let (auth_file, ini) = (self.directory.join(AUTH_FILE), self.directory.join(INI_FILE));
-        for (path, content) in &rendered.certificates {
-            let path = Path::new(path);
-            write_whole(path, content).map_err(failed(path))?;
-        }
-        for (path, text) in [(&auth_file, &rendered.auth_file), (&ini, &rendered.ini)] {
-            write_whole(path, text.as_bytes()).map_err(failed(path))?;
-        }
-        Ok(ini)
-    }
-
     /// What the process was given as a parameter.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         let parameters = &self.rendered.as_ref()?.parameters;
@@ -313,7 +285,7 @@ impl Slot {
     /// [`SlotError`].
     pub async fn start(&mut self, start: Start<'_>, rendered: Rendered) -> Result<(), SlotError> {
         self.forget();
-        let ini = self.write(&rendered)?;
+        let ini = write_configuration(&self.directory, &rendered)?;
         let backlog = rendered.parameters.iter().find(|(name, _)| name == "listen_backlog");
         let generation = self.link.slot(self.name).generation + 1;
         let launch = Launch {
@@ -648,7 +620,7 @@ impl Slot {
     /// Gives the process new files and has it take them over; everything is read back.
     async fn reload(&mut self, rendered: Rendered) -> Result<(), SlotError> {
         self.keeps_databases(&rendered).await?;
-        self.write(&rendered)?;
+        write_configuration(&self.directory, &rendered)?;
         let parameters = self.rendered.insert(rendered).parameters.clone();
         self.recycling = Recycling::AsConfigured;
         self.limits = None;

@@ -17,11 +17,11 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-use super::files::write_whole;
+use super::files::{AUTH_FILE, FileError, write_configuration};
 use crate::{
     contract::{ClientTlsMode, Injection, Settings},
     pooler::pgbouncer::{
-        console::{ConsoleError, validate},
+        console::{ConsoleError, socket, validate},
         log::classify,
         render::{self, Credentials, Limits, Place, RenderError, RenderInput},
     },
@@ -40,14 +40,8 @@ const LONGEST_LOG: u64 = 64 << 10;
 #[derive(Debug, Error)]
 pub enum TrialError {
     /// A file could not be written.
-    #[error("writing {path}: {source}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// PgBouncer cannot be given them.
     #[error(transparent)]
     Render(#[from] RenderError),
@@ -125,7 +119,7 @@ impl Login {
         // nobody but us comes, and over a unix socket
         let mut injection = (*injection).clone();
         injection.client.tls = ClientTlsMode::Disabled;
-        let auth_file = directory.join("users.txt");
+        let auth_file = directory.join(AUTH_FILE);
         let rendered = render::render(&RenderInput {
             injection: &injection,
             shown: None,
@@ -142,20 +136,12 @@ impl Login {
                 login_retry_milliseconds: NEVER_AGAIN_MILLISECONDS,
             },
         })?;
-        let ini = directory.join("pgbouncer.ini");
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| TrialError::File { path, source }
-        };
         // what one that was cut short left
         let _ = fs::remove_dir_all(directory);
-        fs::create_dir_all(directory).map_err(failed(directory))?;
-        for (path, text) in [(&auth_file, &rendered.auth_file), (&ini, &rendered.ini)] {
-            write_whole(path, text.as_bytes()).map_err(failed(path))?;
-        }
+        let ini = write_configuration(directory, &rendered)?;
         Ok(Self {
             program: plan.program.to_owned(),
-            socket: directory.join(format!(".s.PGSQL.{}", injection.client.port)),
+            socket: socket(directory, injection.client.port),
             directory: directory.clone(),
             ini,
             database: injection.upstream.database.clone(),
@@ -171,10 +157,9 @@ impl Login {
     /// [`TrialError`].
     pub async fn run(self) -> Result<(), TrialError> {
         let log = self.directory.join("log");
-        let failed = |source| TrialError::File { path: log.clone(), source };
         let mut command = Command::new(OWN_PROGRAM);
         command.arg("exec").arg(&self.program).arg(&self.ini);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).map_err(failed)?);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).map_err(FileError::of(&log))?);
         let mut child = command
             .kill_on_drop(true)
             .spawn()

@@ -205,13 +205,13 @@ mod tests {
         (Census::new(Client::new(service, "default")), asked)
     }
 
-    fn list(pods: Value) -> Value {
+    fn list(pods: &Value) -> Value {
         json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": {}, "items": pods})
     }
 
-    fn pod(name: &str, more: Value) -> Value {
+    fn pod(name: &str, more: &Value) -> Value {
         let mut metadata = json!({"name": name, "namespace": "ns", "labels": {"app": "shop"}});
-        json_patch::merge(&mut metadata, &more);
+        json_patch::merge(&mut metadata, more);
         json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata})
     }
 
@@ -220,8 +220,8 @@ mod tests {
         let owner = json!({"ownerReferences": [
             {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "shop-5d4f", "uid": "u", "controller": true}]});
         let ends = json!({"deletionTimestamp": "2026-11-21T09:00:00Z"});
-        let pods = json!([pod("a", owner.clone()), pod("b", owner), pod("c", json!({})), pod("d", ends)]);
-        let (census, _) = census(StatusCode::OK, list(pods));
+        let pods = json!([pod("a", &owner), pod("b", &owner), pod("c", &json!({})), pod("d", &ends)]);
+        let (census, _) = census(StatusCode::OK, list(&pods));
         let found = census.of("ns", Since::Now).await.expect("a list");
         let labels = BTreeMap::from([("app".to_owned(), "shop".to_owned())]);
         let alike = |owner: Option<&str>, pods| Alike { labels: labels.clone(), owner: owner.map(str::to_owned), pods };
@@ -230,7 +230,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn of_many_pools_that_ask_one_lists_for_all() {
-        let (census, asked) = census(StatusCode::OK, list(json!([])));
+        let (census, asked) = census(StatusCode::OK, list(&json!([])));
         let all = |since| join_all((0..1000).map(|_| census.of("ns", since)).collect::<Vec<_>>());
         assert!(all(Since::Now).await.iter().all(Result::is_ok));
         assert!(

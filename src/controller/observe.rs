@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     census::{Census, CensusError, Since},
-    gateway::GatewayStores,
+    gateway::{self, GatewayStores},
     memory::PoolMemory,
     pods::{PodFacts, PodIndex},
     prove::Prover,
@@ -70,6 +70,9 @@ pub struct Surroundings {
 impl Stores {
     /// What is in force for a pool.
     pub fn effective(&self, pool: &ConnectionPool) -> Result<EffectivePool, Refusal> {
+        if let Some(refusal) = gateway::refusal(pool) {
+            return Err(refusal);
+        }
         let classes = self.classes.state();
         let class = class_of(&pool.spec, classes.iter().map(AsRef::as_ref))?;
         let mut merged = effective(&pool.spec, class)?;

@@ -3,10 +3,13 @@
 
 mod chart;
 mod cluster;
+mod endings;
 mod faults;
 mod gateway;
 mod injection;
 mod operator;
 mod shop;
 mod switching;
+#[path = "../../benches/endings/tally.rs"]
+mod tally;
 mod workload;

@@ -10,6 +10,8 @@ mod bad_green;
 mod changes;
 #[path = "../../benches/decision/report.rs"]
 mod decision;
+#[path = "../../benches/endings/report.rs"]
+mod endings;
 #[path = "../../benches/footprint/report.rs"]
 mod footprint;
 #[path = "../../benches/kills/report.rs"]
@@ -30,6 +32,8 @@ mod sizing;
 mod statistics;
 #[path = "../../benches/switch/report.rs"]
 mod switch;
+#[path = "../../benches/endings/tally.rs"]
+mod tally;
 #[path = "../../benches/tick/report.rs"]
 mod tick;
 
@@ -38,12 +42,13 @@ use std::{fmt::Write as _, fs, path::Path};
 /// Turns the samples of one figure into what is printed.
 type Report = fn(&str) -> Result<String, String>;
 
-const REPORTS: [(&str, Report); 14] = [
+const REPORTS: [(&str, Report); 15] = [
     ("acquisition", acquisition::report),
     ("agent", agent::report),
     ("bad_green", bad_green::report),
     ("changes", changes::report),
     ("decision", decision::report),
+    ("endings", endings::report),
     ("footprint", footprint::report),
     ("kills", kills::report),
     ("memory", memory::report),
@@ -217,4 +222,54 @@ fn a_failure_of_any_change_in_place_is_a_miss() {
     assert_eq!(of(0, 100_000).matches(": reached").count(), 5);
     assert_eq!(of(1, 100_000).matches(": MISSED").count(), 5);
     assert_eq!(of(0, 99_999).matches("too few samples").count(), 5);
+}
+
+#[test]
+fn a_lost_connection_and_a_killed_application_are_misses_and_what_the_database_refused_is_none() {
+    let header = "part,update,seconds,elapsed_seconds,ended,connections,queries,transactions,failures,of_pooler_origin,killed,kinds\n";
+    let of = |last: &str, updates: u32| -> String {
+        let rows = ["sidecar", "gateway"].map(|part| {
+            let good = (1..updates).map(|update| format!("{part},{update},9.0,9.0,3,70,100,7,0,0,0,\n"));
+            good.collect::<String>() + &format!("{part},{updates},9.0,9.0,3,80,120,8,{last}\n")
+        });
+        endings::report(&(header.to_owned() + &rows.concat())).unwrap()
+    };
+    assert_eq!(of("0,0,0,", 5).matches(": reached").count(), 2);
+    assert_eq!(of("2,0,0,short/the database system is starting up=2", 5).matches(": reached").count(), 2);
+    assert_eq!(of("1,1,0,short/reset=1", 5).matches(": MISSED").count(), 2);
+    assert_eq!(of("0,0,1,", 5).matches(": MISSED").count(), 2);
+    assert_eq!(of("0,0,0,", 4).matches("too few").count(), 2);
+}
+
+#[test]
+fn what_applications_leave_is_counted_and_their_failures_are_told_apart() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |file: &str, text: &str| fs::write(directory.path().join(file), text).unwrap();
+    write("a-1.short", "xx");
+    write("a-1.long", "x");
+    write("a-1.transaction", "x");
+    write("a-1.ended", "");
+    write("b-2.short", "x");
+    write(
+        "b-2.lost",
+        "short psql: error: connection to server at \"127.0.0.1\", port 5432 failed: FATAL:  sorry, too many clients already\n\
+         short psql: error: connection to server at \"127.0.0.1\", port 5432 failed: Connection refused \tIs the server running?\n\
+         long psql: error: server closed the connection unexpectedly\nshort wrong answer: 41\n\
+         transaction psql: error: ... FATAL:  query_wait_timeout, really\n",
+    );
+    let tally = tally::Tally::read(directory.path()).unwrap();
+    assert_eq!((tally.connections(), tally.queries(), tally.transactions()), (5, 34, 1));
+    assert_eq!((tally.begun.len(), tally.ended.len()), (2, 1));
+    assert_eq!((tally.lost.len(), tally.of_pooler_origin()), (5, 4));
+    let kinds: Vec<String> = tally.kinds().into_keys().collect();
+    assert_eq!(
+        kinds,
+        [
+            "long/closed",
+            "short/refused",
+            "short/sorry; too many clients already",
+            "short/wrong answer",
+            "transaction/query_wait_timeout; really"
+        ]
+    );
 }

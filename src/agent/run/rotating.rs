@@ -15,13 +15,13 @@ use tokio::task::JoinHandle;
 use super::{Agent, place};
 use crate::{
     agent::{
-        files::write_whole,
+        files::{FileError, INI_FILE, write_whole},
         keeper::SlotName,
         machine::Millis,
         options::RunOptions,
         retry::Retry,
         rotation::{Action, Failure, Logins, Observation, Rotation, Trial},
-        slot::{CONSOLE_DEADLINE, INI_FILE, Keep, Slot, SlotError},
+        slot::{CONSOLE_DEADLINE, Keep, Slot, SlotError},
         switch::{PROOF_DEADLINE, Phase, START_DEADLINE},
         trial::{Login, Plan, TrialError},
         wish::Access,
@@ -368,7 +368,7 @@ impl Agent {
         let Some(path) = ca_path(&self.options.run_dir, access) else { return Ok(None) };
         if !path.is_file() {
             let bundle = access.server_ca.as_deref().unwrap_or_default();
-            write_whole(&path, bundle).map_err(|source| TrialError::File { path: path.clone(), source })?;
+            write_whole(&path, bundle).map_err(FileError::of(&path))?;
         }
         Ok(Some(path))
     }

@@ -59,6 +59,8 @@ pub(super) struct Switching {
     vitals: Option<(Millis, Vitals)>,
     next_ping: Millis,
     clients: Option<Vec<Client>>,
+    /// Clients that had connected to the other slot and not logged in yet, just before `clients` was read.
+    logging_in: u32,
 }
 
 impl Switching {
@@ -71,6 +73,12 @@ impl Switching {
     /// Where it can run is to be looked at again.
     pub(super) fn look_again(&mut self) {
         self.place = None;
+    }
+
+    /// How many clients the other slot has; None while unknown.
+    fn count_clients(&self) -> Option<u32> {
+        let clients = u32::try_from(self.clients.as_ref()?.len()).unwrap_or(u32::MAX);
+        Some(clients.saturating_add(self.logging_in))
     }
 }
 
@@ -192,11 +200,7 @@ impl Agent {
                 running,
                 console,
                 proof: self.switching.proof.unwrap_or(Proof::Open),
-                clients: self
-                    .switching
-                    .clients
-                    .as_ref()
-                    .map(|clients| u32::try_from(clients.len()).unwrap_or(u32::MAX)),
+                clients: self.switching.count_clients(),
                 hung: running && punctual && now.saturating_sub(self.switching.answered) > START_DEADLINE,
             },
             wanted: self.switching.place.filter(|_| !waits).unwrap_or(Wanted::Active),
@@ -215,7 +219,7 @@ impl Agent {
         }
         let answer = if matches!(self.switch.phase(), Phase::Warm { .. } | Phase::Draining { .. }) {
             let database = self.injection.upstream.database.clone();
-            self.other.console.clients(&database).await.map(|clients| self.switching.clients = Some(clients))
+            self.count_clients(&database).await
         } else {
             self.other.console.run("SHOW VERSION").await.map(|_| ())
         };
@@ -232,6 +236,14 @@ impl Agent {
         (self.switching.answered, self.switching.next_ping) = (now, now + PING);
         self.switching.vitals = self.other.vitals().map(|vitals| (now, vitals));
         ConsoleSeen::Answered
+    }
+
+    async fn count_clients(&mut self, database: &str) -> Result<(), ConsoleError> {
+        // first those that will be clients: in the other order one could be missed that logs in between
+        let logging_in = self.other.console.clients_logging_in().await?;
+        let clients = self.other.console.clients(database).await?;
+        (self.switching.clients, self.switching.logging_in) = (Some(clients), logging_in);
+        Ok(())
     }
 
     /// Whether the other process would answer if it were let.
@@ -344,6 +356,9 @@ impl Agent {
         (self.switching.steered_at, self.switching.answered, self.switching.next_ping) = (now, now, 0);
         (self.switching.clients, self.switching.vitals) = (None, None);
         let back = matches!(self.switch.phase(), Phase::Warm { version: None, .. });
+        // what was the other slot is the active one now: until that was looked at, nothing is known of where the wish can run
+        self.switching.look_again();
+        self.to_be_applied = true;
         self.published.metrics.count_switch(if back { SwitchResult::SteppedBack } else { SwitchResult::Switched });
         tracing::info!(revision = self.revision(), slot = slot.as_str(), back, "new clients are led here");
     }
@@ -461,7 +476,7 @@ impl Agent {
             Phase::Warm { .. } => OtherRole::Warm,
             Phase::Draining { .. } => OtherRole::Draining,
         };
-        let clients = self.switching.clients.as_ref().map(|clients| u32::try_from(clients.len()).unwrap_or(u32::MAX));
+        let clients = self.switching.count_clients();
         Some(OtherSlot { role, revision: self.other.runs.as_ref().map(|revision| revision.revision), clients })
     }
 
@@ -495,7 +510,7 @@ impl Agent {
                 let oldest = oldest.map(|since| format!(", the oldest connected since {since}")).unwrap_or_default();
                 format!(
                     "WaitingForDrain: {wanted} needs a new process for {parameters}, and waits until {} clients of {} have gone{oldest}",
-                    clients.len(),
+                    self.switching.count_clients().unwrap_or_default(),
                     name(self.other.runs.as_ref().map(|revision| revision.revision)),
                 )
             }

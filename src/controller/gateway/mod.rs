@@ -32,7 +32,7 @@ use crate::{
     api::{ConnectionPool, Topology, reasons},
     contract::names::POOL_LABEL,
     decide::{
-        effective::EffectivePool,
+        effective::{EffectivePool, Refusal},
         plan::{GatewaySeen, Poolers, Trouble},
     },
     signals::PoolKey,
@@ -132,6 +132,20 @@ pub fn seen(
         selector: selector.join(","),
         poolers,
         trouble,
+    })
+}
+
+/// Why a gateway of this name cannot be put into force, if so.
+pub fn refusal(pool: &ConnectionPool) -> Option<Refusal> {
+    let (name, namespace) = (pool.metadata.name.as_deref()?, pool.metadata.namespace.as_deref()?);
+    let host = &pool.spec.upstream.host;
+    let is_own = pool.spec.topology == Topology::Gateway && render::is_own_host(host, name, namespace);
+    is_own.then(|| Refusal {
+        reason: "UpstreamIsThePooler",
+        message: format!(
+            "spec.upstream.host {host} is the Service of this very gateway: its poolers would connect to themselves; name \
+             the database's address"
+        ),
     })
 }
 

@@ -90,6 +90,13 @@ pub fn host(pool: &str, namespace: &str) -> String {
     format!("{}.{namespace}.svc", name(pool))
 }
 
+/// Whether a host name is that of the gateway's own Service, in any of its forms: the poolers would connect to themselves.
+pub fn is_own_host(host: &str, pool: &str, namespace: &str) -> bool {
+    let asked = host.trim_end_matches('.').to_ascii_lowercase();
+    let own = [name(pool), format!("{}.{namespace}", name(pool)), self::host(pool, namespace)];
+    own.contains(&asked) || asked.starts_with(&format!("{}.", self::host(pool, namespace)))
+}
+
 /// Renders the objects. `existing` is the Deployment as it is: while nothing in the pool has changed that its template was made
 /// from, it keeps that template.
 pub fn render(plan: &PodPool<'_>, settings: &InjectionSettings, existing: Option<&Deployment>) -> Objects {

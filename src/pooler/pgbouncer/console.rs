@@ -3,7 +3,10 @@
 //! The console speaks the simple query protocol only. Every call has a deadline; after any failure the connection is
 //! dropped and the next call makes a new one. Being the same user as the PgBouncer process is what logs us in.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use thiserror::Error;
 use tokio::{net::UnixStream, task::JoinHandle, time::timeout};
@@ -58,6 +61,11 @@ impl Drop for Session {
     }
 }
 
+/// The unix socket that a PgBouncer which listens on this port puts into a directory: PostgreSQL's own name for it.
+pub fn socket(directory: &Path, port: u16) -> PathBuf {
+    directory.join(format!(".s.PGSQL.{port}"))
+}
+
 /// A client of the console of one PgBouncer.
 pub struct Console {
     socket: PathBuf,
@@ -67,12 +75,12 @@ pub struct Console {
 
 impl Console {
     /// A client that connects when it is first used. The socket's name follows from the directory and the port.
-    pub fn new(socket_dir: &std::path::Path, port: u16, deadline: Duration) -> Self {
-        Self { socket: socket_dir.join(format!(".s.PGSQL.{port}")), deadline, session: None }
+    pub fn new(socket_dir: &Path, port: u16, deadline: Duration) -> Self {
+        Self { socket: socket(socket_dir, port), deadline, session: None }
     }
 
     /// Where it listens.
-    pub fn socket(&self) -> &std::path::Path {
+    pub fn socket(&self) -> &Path {
         &self.socket
     }
 
@@ -176,6 +184,14 @@ impl Console {
     /// [`ConsoleError`].
     pub async fn clients(&mut self, database: &str) -> Result<Vec<tables::Client>, ConsoleError> {
         Ok(tables::clients(&self.run("SHOW CLIENTS").await?, database)?)
+    }
+
+    /// Clients that have connected and not logged in yet, from `SHOW LISTS`. `SHOW CLIENTS` does not have them.
+    ///
+    /// # Errors
+    /// [`ConsoleError`].
+    pub async fn clients_logging_in(&mut self) -> Result<u32, ConsoleError> {
+        Ok(tables::logging_in(&self.run("SHOW LISTS").await?)?)
     }
 
     /// `KILL_CLIENT`: closes the connection of one client, which is told so.
@@ -284,7 +300,7 @@ pub async fn validate(
 /// [`ConsoleError`]: what the pooler said. A deadline says nothing of the password: a pooler that has never logged in to the
 /// database lets its clients wait.
 pub async fn log_in(
-    socket: &std::path::Path,
+    socket: &Path,
     database: &str,
     credentials: &Credentials,
     deadline: Duration,
@@ -297,7 +313,7 @@ pub async fn log_in(
     }
 }
 
-async fn connect(socket: &std::path::Path, mut config: Config) -> Result<Session, ConsoleError> {
+async fn connect(socket: &Path, mut config: Config) -> Result<Session, ConsoleError> {
     let stream = UnixStream::connect(socket)
         .await
         .map_err(|source| ConsoleError::Connect { path: socket.display().to_string(), source })?;

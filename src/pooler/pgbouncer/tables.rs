@@ -353,6 +353,18 @@ pub fn clients(table: &Table, database: &str) -> Result<Vec<Client>, TableError>
         .collect()
 }
 
+/// Reads how many clients are just logging in out of `SHOW LISTS`.
+///
+/// # Errors
+/// [`TableError`].
+pub fn logging_in(table: &Table) -> Result<u32, TableError> {
+    let rows = Rows::new("SHOW LISTS", table);
+    let list = rows.column("list")?;
+    let row = table.rows.iter().find(|row| Rows::text(row, list) == "login_clients");
+    let missing = TableError::MissingColumn { command: "SHOW LISTS", column: "login_clients" };
+    rows.number(row.ok_or(missing)?, "items")
+}
+
 /// Reads one figure of `SHOW CONFIG`.
 ///
 /// # Errors
@@ -392,6 +404,14 @@ shop | b | 1 | 0 | 1 | 0 | 0 | 0 | 0 | 0 | 0 | 7 | x";
         assert_eq!((read.clients_active, read.clients_waiting, read.active), (10, 2, 4));
         assert_eq!(read.held(), 4 + 1 + 1 + 1 + 1);
         assert_eq!(read.longest_wait_microseconds, 1_000_500);
+    }
+
+    #[test]
+    fn clients_that_log_in_are_a_row_of_their_own() {
+        let lists = "list | items\nused_clients | 3\nlogin_clients | 2\nfree_servers | 0";
+        assert_eq!(logging_in(&table(lists)), Ok(2));
+        let without = logging_in(&table(&lists.replace("login_clients", "clients"))).unwrap_err();
+        assert_eq!(without, TableError::MissingColumn { command: "SHOW LISTS", column: "login_clients" });
     }
 
     #[test]

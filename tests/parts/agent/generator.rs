@@ -1,24 +1,30 @@
 //! The load generator of the benchmarks, against servers that fail in every way.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, crypto::ring};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 use tokio_postgres::Config;
+use tokio_rustls::TlsAcceptor;
 
-use super::load::{Failure, Kind, Stage, Tally, Target, visit};
+use super::{
+    load::{Clients, Failure, Kind, Stage, Tally, Target, visit},
+    rig::until,
+};
 
 const READY: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
 const ROW: &[u8] = b"T\0\0\0\x21\0\x01?column?\0\0\0\0\0\0\0\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0D\0\0\0\x0c\0\x01\0\0\0\x0242C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I";
 
-async fn startup(stream: &mut TcpStream) {
+async fn startup(stream: &mut (impl AsyncRead + Unpin)) {
     let length = stream.read_u32().await.unwrap();
     stream.read_exact(&mut vec![0; length as usize - 4]).await.unwrap();
 }
 
-async fn query(stream: &mut TcpStream) {
+async fn query(stream: &mut (impl AsyncRead + Unpin)) {
     assert_eq!(stream.read_u8().await.unwrap(), b'Q');
     let length = stream.read_u32().await.unwrap();
     stream.read_exact(&mut vec![0; length as usize - 4]).await.unwrap();
@@ -43,7 +49,7 @@ async fn met<F: Future<Output = ()> + Send + 'static>(
 fn target(address: SocketAddr) -> Target {
     let mut login = Config::new();
     login.user("shop").dbname("shop");
-    Target { address, login }
+    Target { address, login, tls: None }
 }
 
 fn failure(stage: Stage, kind: Kind) -> Result<(), Failure> {
@@ -100,4 +106,89 @@ async fn an_error_counts_by_its_code_and_a_right_answer_does_not_count_as_one() 
         stream.write_all(ROW).await.unwrap();
     });
     assert_eq!(right.await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_client_that_works_asks_until_it_fails_and_its_failures_count() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let tally = Arc::<Tally>::default();
+    let mut clients = Clients::with(tally.clone());
+    clients.work(&target(listener.local_addr().unwrap()), Duration::from_millis(1));
+    let (mut stream, _) = listener.accept().await.unwrap();
+    drop(listener);
+    startup(&mut stream).await;
+    stream.write_all(READY).await.unwrap();
+    for _ in 0..3 {
+        query(&mut stream).await;
+        stream.write_all(ROW).await.unwrap();
+    }
+    drop(stream);
+    until("it has met a refusal", async || (tally.failures().len() == 2).then_some(())).await;
+    let failures = clients.stop().await.failures();
+    let query = |kind| failures.get(&Failure { stage: Stage::Query, kind }).copied().unwrap_or(0);
+    assert_eq!((tally.connections(), tally.queries()), (1, 3));
+    assert_eq!(query(Kind::Closed) + query(Kind::Reset), 1, "{failures:?}");
+    assert!(failures.contains_key(&Failure { stage: Stage::Connect, kind: Kind::Refused }), "{failures:?}");
+}
+
+/// A client that trusts `roots` and nobody else.
+fn trusting(roots: RootCertStore) -> Arc<ClientConfig> {
+    let versions = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let config = versions.with_safe_default_protocol_versions().unwrap();
+    Arc::new(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+#[tokio::test]
+async fn tls_that_is_refused_or_cut_counts_as_such() {
+    for (answer, kind) in [(b"N", Kind::NoTls), (b"S", Kind::Closed)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let wants_tls =
+            Target { tls: Some(trusting(RootCertStore::empty())), ..target(listener.local_addr().unwrap()) };
+        let server = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_exact(&mut [0; 8]).await.unwrap();
+            stream.write_all(answer).await.unwrap();
+            // with what came after, so that closing is no reset
+            let _ = tokio::time::timeout(Duration::from_millis(100), stream.read(&mut [0; 4096])).await;
+        };
+        let (met, ()) = tokio::join!(visit_once(&wants_tls), server);
+        assert_eq!(met, failure(Stage::Startup, kind));
+    }
+}
+
+async fn visit_once(target: &Target) -> Result<(), Failure> {
+    visit(target, &Tally::default()).await
+}
+
+#[tokio::test]
+async fn a_right_answer_over_tls_counts_with_the_time_that_it_took() {
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(cert.der().clone()).unwrap();
+    let versions = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let server = versions.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    let key = signing_key.serialize_der().try_into().unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(server.with_single_cert(vec![cert.der().clone()], key).unwrap()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let wants_tls = Target { tls: Some(trusting(roots)), ..target(listener.local_addr().unwrap()) };
+    let serve = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read_exact(&mut [0; 8]).await.unwrap();
+        stream.write_all(b"S").await.unwrap();
+        let mut stream = acceptor.accept(stream).await.unwrap();
+        startup(&mut stream).await;
+        stream.write_all(READY).await.unwrap();
+        query(&mut stream).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        stream.write_all(ROW).await.unwrap();
+        // until the client has gone
+        let _ = stream.read(&mut [0; 64]).await;
+    };
+    let tally = Tally::default();
+    let (met, ()) = tokio::join!(visit(&wants_tls, &tally), serve);
+    assert_eq!((met, tally.connections(), tally.queries()), (Ok(()), 1, 1));
+    let visits: Vec<(u64, u64)> = tally.visits().into_iter().collect();
+    let [(microseconds, 1)] = visits[..] else { panic!("{visits:?}") };
+    assert!(microseconds >= 50_000 && microseconds % 1000 == 0, "two digits: {microseconds}");
+    assert_eq!(tally.failures(), BTreeMap::new());
 }

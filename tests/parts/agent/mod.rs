@@ -4,9 +4,10 @@ mod black_hole;
 mod clock;
 mod console;
 mod faults;
+mod gateway;
 mod generator;
 mod keeper;
-#[path = "../../../benches/switch/load.rs"]
+#[path = "../../../benches/figures/load.rs"]
 mod load;
 mod rig;
 mod rotation;

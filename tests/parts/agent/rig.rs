@@ -281,6 +281,12 @@ impl Agent {
         agent
     }
 
+    /// One of a gateway.
+    pub fn for_network(mut self) -> Self {
+        self.injection.client.reach = Reach::Network;
+        self
+    }
+
     /// Another program in the place of PgBouncer.
     pub fn with_pooler(mut self, pooler: &Path) -> Self {
         pooler.clone_into(&mut self.pooler);

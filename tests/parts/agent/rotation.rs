@@ -31,7 +31,7 @@ fn client_config(agent: &Agent, user: &str, password: &str) -> Config {
 
 fn target(agent: &Agent, password: &str) -> Target {
     let login = client_config(agent, "shop", password);
-    Target { address: ([127, 0, 0, 1], agent.client_port()).into(), login }
+    Target { address: ([127, 0, 0, 1], agent.client_port()).into(), login, tls: None }
 }
 
 async fn set_password(postgres: &Postgres, password: &str) {

@@ -5,6 +5,11 @@ use std::{collections::BTreeMap, time::Duration};
 use rustix::process::{Signal, kill_process};
 use sluice::contract::{OtherRole, Settings, SlotStatus, Switching};
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_postgres::NoTls;
 
 use super::{
     counted,
@@ -13,6 +18,9 @@ use super::{
     rig::{Agent, Postgres, program, settings, until},
     value,
 };
+
+/// The first word of a client that would like TLS: a length and the number of this request.
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
 /// Settings that only a new process takes over, with as short a warm time as there is.
 pub fn packets(size: u32) -> Settings {
@@ -23,7 +31,7 @@ pub fn packets(size: u32) -> Settings {
 }
 
 pub fn target(agent: &Agent) -> Target {
-    Target { address: ([127, 0, 0, 1], agent.client_port()).into(), login: agent.client_config() }
+    Target { address: ([127, 0, 0, 1], agent.client_port()).into(), login: agent.client_config(), tls: None }
 }
 
 pub async fn switched(agent: &Agent, revision: u64) {
@@ -88,6 +96,29 @@ async fn clients_that_stay_keep_their_process_and_a_further_revision_waits_for_t
     stays.simple_query("commit").await.unwrap();
     switched(&agent, 4).await;
     assert!(stays.simple_query("select 1").await.is_err(), "it was idle");
+}
+
+/// The console shows clients that have logged in; one that is slow to say who it is is a client too.
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_client_that_has_not_logged_in_yet_is_waited_for() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &packets(4096), 4).await;
+    let mut line = TcpStream::connect(target(&agent).address).await.unwrap();
+    line.write_all(&SSL_REQUEST).await.unwrap();
+    assert_eq!(line.read_u8().await.unwrap(), b'N', "it is asked who it is");
+    agent.revise(2, &packets(8192));
+    agent
+        .until("it is waited for", |status| {
+            status.other.is_some_and(|other| other.role == OtherRole::Draining && other.clients == Some(1))
+        })
+        .await;
+    let (client, connection) = agent.client_config().connect_raw(line, NoTls).await.unwrap();
+    let connection = tokio::spawn(connection);
+    assert_eq!(value(&client, "select 1").await, "1");
+    drop(client);
+    connection.await.unwrap().unwrap();
+    switched(&agent, 2).await;
 }
 
 #[tokio::test]
@@ -167,6 +198,38 @@ async fn a_new_process_that_ends_while_the_old_one_is_warm_is_stepped_back_from(
         agent.metric("sluice_switches_total{pool=\"shop\",pool_namespace=\"shop\",result=\"SteppedBack\"}"),
         Some(1.0)
     );
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_revision_that_is_taken_back_while_the_old_process_is_warm_is_stepped_back_from_once() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let warm = |size| {
+        let mut settings = packets(size);
+        settings.rollout.scale_down_delay_seconds = 60;
+        settings
+    };
+    let agent = Agent::start(&postgres, &account, &warm(4096), 4).await;
+    let mut clients = Clients::new();
+    clients.churn(&target(&agent), 2, 20);
+    clients.stay(&target(&agent), None, Duration::from_millis(20));
+    agent.revise(2, &warm(8192));
+    agent.until("it is in force", |status| status.revision == Some(2)).await;
+    let both = agent.pooler_pids();
+    let steps = || agent.metric("sluice_switches_total{pool=\"shop\",pool_namespace=\"shop\",result=\"SteppedBack\"}");
+    for (revision, size, left) in [(3, 4096, 2), (4, 8192, 3), (5, 4096, 4)] {
+        agent.revise(revision, &warm(size));
+        agent
+            .until("it is in force where it was before", |status| {
+                status.revision == Some(revision)
+                    && status.other.and_then(|other| other.revision) == Some(left)
+                    && status.message.is_empty()
+            })
+            .await;
+        assert_eq!(steps(), Some(f64::from(u32::try_from(left - 1).unwrap())));
+    }
+    assert_eq!(agent.pooler_pids(), both);
+    assert_eq!(clients.stop().await.failures(), BTreeMap::new());
 }
 
 #[tokio::test]

@@ -53,6 +53,21 @@ async fn finish(clients: &[Client]) {
     }
 }
 
+/// Waits until the second revision serves while the first one keeps its clients.
+async fn drains(agent: &Agent) {
+    agent.until("it drains", |status| serves(status, 2) && role(status) == Some(OtherRole::Draining)).await;
+}
+
+/// A client that stays on the first revision's process, which drains, and that process.
+async fn one_that_stays(agent: &Agent) -> (Client, Pid) {
+    let stays = agent.client().await;
+    assert_eq!(value(&stays, "select 1").await, "1");
+    let blue = agent.pooler_pid().unwrap();
+    agent.revise(2, &packets(8192));
+    drains(agent).await;
+    (stays, blue)
+}
+
 /// An agent whose pooler is started by a script: `deviation` comes first, and may look at the configuration, `$1`.
 async fn scripted(postgres: &Postgres, account: &Account, directory: &TempDir, deviation: &str) -> Agent {
     let real = program("pgbouncer");
@@ -124,7 +139,7 @@ async fn of_two_processes_with_clients_either_may_die_and_the_share_holds() {
     let stay = busy(&agent, 3).await;
     let blue = agent.pooler_pid().unwrap();
     agent.revise(2, &packets(8192));
-    agent.until("it drains", |status| serves(status, 2) && role(status) == Some(OtherRole::Draining)).await;
+    drains(&agent).await;
     let admin = postgres.admin().await;
     for _ in 0..3 {
         let green = beside(&agent, blue).await;
@@ -162,11 +177,7 @@ async fn of_two_processes_with_clients_either_may_die_and_the_share_holds() {
 async fn an_old_process_that_is_stopped_is_killed_and_everyone_else_is_served() {
     let (postgres, account) = Postgres::with_shop().await;
     let agent = Agent::start(&postgres, &account, &packets(4096), 4).await;
-    let stays = agent.client().await;
-    assert_eq!(value(&stays, "select 1").await, "1");
-    let blue = agent.pooler_pid().unwrap();
-    agent.revise(2, &packets(8192));
-    agent.until("it drains", |status| serves(status, 2) && role(status) == Some(OtherRole::Draining)).await;
+    let (_stays, blue) = one_that_stays(&agent).await;
     let mut clients = Clients::new();
     clients.churn(&target(&agent), 2, 20);
     kill_process(blue, Signal::STOP).unwrap();
@@ -360,7 +371,7 @@ async fn an_agent_that_is_kept_from_running_kills_nobody_and_takes_nothing_away(
         kill_process(process, Signal::CONT).unwrap();
     };
     held_up(Duration::from_secs(4)).await;
-    agent.until("it drains", |status| serves(status, 2) && role(status) == Some(OtherRole::Draining)).await;
+    drains(&agent).await;
     let poolers = agent.pooler_pids();
     // longer than any process may be silent
     held_up(Duration::from_secs(11)).await;
@@ -378,11 +389,7 @@ async fn an_agent_that_is_kept_from_running_kills_nobody_and_takes_nothing_away(
 async fn an_old_process_that_is_starved_is_not_killed() {
     let (postgres, account) = Postgres::with_shop().await;
     let agent = Agent::start(&postgres, &account, &packets(4096), 4).await;
-    let stays = agent.client().await;
-    assert_eq!(value(&stays, "select 1").await, "1");
-    let blue = agent.pooler_pid().unwrap();
-    agent.revise(2, &packets(8192));
-    agent.until("it drains", |status| serves(status, 2) && role(status) == Some(OtherRole::Draining)).await;
+    let (stays, blue) = one_that_stays(&agent).await;
     let core = some_core();
     tell("taskset", &["-c", "-p", &core.to_string()], blue);
     tell("chrt", &["--idle", "--pid", "0"], blue);

@@ -49,7 +49,8 @@ fn a_gateway_is_a_deployment_a_service_a_disruption_budget_and_a_note_where_it_i
 
 #[test]
 fn what_the_template_of_the_pool_says_is_in_the_pods_and_nothing_of_ours_is_lost() {
-    let spec = "  budgetRef: {name: pg-main}\n  client: {port: 6432}\n  gateway:\n    replicas: 8\n    template:\n      \
+    let spec = "  budgetRef: {name: pg-main}\n  client: {port: 6432, tls: {mode: Require, certificateRef: {name: shop-gateway-tls}}}\n  \
+                gateway:\n    replicas: 8\n    template:\n      \
                 metadata: {labels: {team: a, app.kubernetes.io/component: mine}, annotations: {note: b}}\n      spec:\n        \
                 nodeSelector: {pool: db}\n        tolerations: [{key: db, operator: Exists}]\n        \
                 priorityClassName: high\n        terminationGracePeriodSeconds: 1800\n";
@@ -77,6 +78,16 @@ fn a_restart_that_was_asked_for_brings_the_images_of_today() {
     after["spec"]["template"]["metadata"]["annotations"] =
         before["spec"]["template"]["metadata"]["annotations"].clone();
     assert_eq!(image(&rendered(&pool(""), "3", Some(&after)).deployment), "registry.test/sluice:2", "once");
+}
+
+#[test]
+fn a_gateways_own_service_is_told_from_others_in_every_form() {
+    for host in ["shop-gateway", "shop-gateway.ns", "Shop-Gateway.ns.svc", "shop-gateway.ns.svc.cluster.local."] {
+        assert!(is_own_host(host, "shop", "ns"), "{host}");
+    }
+    for host in ["shop", "pg-main-rw.db.svc", "shop-gateway.other.svc", "shop-gateway-2", "x.shop-gateway.ns.svc"] {
+        assert!(!is_own_host(host, "shop", "ns"), "{host}");
+    }
 }
 
 /// Whatever became of the template by hand, what was recorded is wanted; and a record that cannot be read is made anew.
