@@ -255,6 +255,7 @@ fn agent_of(pod: &Pod) -> Option<(IpAddr, Agent)> {
         message: String::new(),
         switching: None,
         other: None,
+        proof: None,
     };
     Some((address, Agent { pool, pod: pod.name_any(), report }))
 }

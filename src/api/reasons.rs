@@ -26,6 +26,8 @@ pub const UP_TO_DATE: &str = "UpToDate";
 pub const RESTART_REQUIRED: &str = "RestartRequired";
 /// `Proven`: every pod runs what it should, read back.
 pub const ALL_PROVEN: &str = "AllProven";
+/// `Proven`: every pod runs what it should; what is new proves itself by a login alone.
+pub const CONNECT_ONLY: &str = "ConnectOnly";
 /// `Proven`: a change is on its way.
 pub const AWAITING_PROOF: &str = "AwaitingProof";
 /// `Proven`: an agent does not answer.

@@ -21,4 +21,4 @@ pub use revision::{
     Algorithm, Behavior, HealthSettings, LimitSource, Objective, PoolMode, PoolRevision, RevisionDocument,
     RolloutSettings, ScalingPolicy, ScalingPolicyType, ScalingRules, ScalingSettings, SelectPolicy, Settings,
 };
-pub use status::{Held, LimitsReadBack, OtherRole, OtherSlot, SlotStatus, StatusReport, Switching};
+pub use status::{Held, LimitsReadBack, OtherRole, OtherSlot, ProofMode, SlotStatus, StatusReport, Switching};

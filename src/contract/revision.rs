@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ContractError, Document};
+use super::{ContractError, Document, ProofMode};
 
 /// The annotation `sluice.dev/revision`: what this pod is to run, keyed by pool.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,7 +78,7 @@ pub enum PoolMode {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HealthSettings {
-    /// Sent to the database to see that it answers.
+    /// Sent to the database to see that it answers. Empty: nothing is sent, and a login alone is the proof.
     pub validation_query: String,
     /// Seconds between two checks.
     pub period_seconds: u32,
@@ -86,6 +86,13 @@ pub struct HealthSettings {
     pub query_wait_timeout_seconds: u32,
     /// Seconds that a server connection may be idle in transaction before it counts as leaked.
     pub leak_threshold_seconds: u32,
+}
+
+impl HealthSettings {
+    /// How what is new proves itself with these settings.
+    pub fn proof(&self) -> ProofMode {
+        if self.validation_query.trim().is_empty() { ProofMode::ConnectOnly } else { ProofMode::Query }
+    }
 }
 
 /// How the limit is decided. Sizes are server connections.

@@ -36,6 +36,18 @@ pub struct StatusReport {
     /// The process beside the one that new clients come to, while there are two. Limits and figures above are those of both.
     #[serde(default)]
     pub other: Option<OtherSlot>,
+    /// How what is new proves itself, by the revision in force. None from an agent that knows of one way only.
+    #[serde(default)]
+    pub proof: Option<ProofMode>,
+}
+
+/// How a process, credentials or a CA bundle prove themselves before they take effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProofMode {
+    /// The validation query comes back from the database.
+    Query,
+    /// The database lets them in; it is asked nothing.
+    ConnectOnly,
 }
 
 /// How a revision that needs a new process comes into force.

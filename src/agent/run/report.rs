@@ -34,6 +34,7 @@ impl Agent {
             message: self.message(),
             switching: self.program.is_some().then(|| self.switching_mode()),
             other: self.other_slot(),
+            proof: self.slot.runs.as_ref().map(|revision| revision.settings.health.proof()),
         };
         if let Some(mode) = report.switching {
             self.published.metrics.set_switching(mode);
@@ -68,5 +69,6 @@ pub(super) fn empty_report(options: &RunOptions, injection: &Injection) -> Statu
         message: String::new(),
         switching: None,
         other: None,
+        proof: None,
     }
 }

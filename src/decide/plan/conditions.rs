@@ -15,7 +15,7 @@ use crate::{
         },
         reasons,
     },
-    contract::names::METRICS_PORT,
+    contract::{ProofMode, names::METRICS_PORT},
     decide::{shares::Shortage, sizing::Reason},
 };
 
@@ -279,7 +279,20 @@ fn proven(observed: &Observed, figures: &Figures) -> Condition {
     if pods == 0 {
         return yes(PROVEN, reasons::ALL_PROVEN, "there is no pod to ask");
     }
-    yes(PROVEN, reasons::ALL_PROVEN, format!("all {pods} pods run what they should, read back from their poolers"))
+    let all = format!("all {pods} pods run what they should, read back from their poolers");
+    let by_login =
+        |pod: &&PodSeen| pod.proof.report().is_some_and(|report| report.proof == Some(ProofMode::ConnectOnly));
+    match observed.pods.iter().filter(by_login).count() {
+        0 => yes(PROVEN, reasons::ALL_PROVEN, all),
+        some => yes(
+            PROVEN,
+            reasons::CONNECT_ONLY,
+            format!(
+                "{all}; in {some} of them a new process or new credentials prove themselves by a login alone, because \
+                 spec.health.validationQuery is empty: a database that lets them in and answers nothing is not noticed"
+            ),
+        ),
+    }
 }
 
 fn scaling_active(observed: &Observed) -> Condition {

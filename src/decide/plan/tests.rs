@@ -4,9 +4,13 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    api::{ConnectionPool, ConnectionPoolStatus, RevisionStatus, conditions::ConditionStatus, reasons},
+    api::{
+        ConnectionPool, ConnectionPoolStatus, RevisionStatus,
+        conditions::{ConditionStatus, PROVEN},
+        reasons,
+    },
     contract::{
-        ClientSide, ClientTlsMode, Held, Injection, LimitsReadBack, PodGrant, PoolRevision, Reach, ServerTls,
+        ClientSide, ClientTlsMode, Held, Injection, LimitsReadBack, PodGrant, PoolRevision, ProofMode, Reach, ServerTls,
         ServerTlsMode, SlotStatus, StatusReport, Upstream,
     },
     decide::{
@@ -206,6 +210,7 @@ fn report(uid: &str, revision: u64, epoch: u64, grant: PodGrant) -> StatusReport
         message: String::new(),
         switching: None,
         other: None,
+        proof: None,
     }
 }
 
@@ -396,6 +401,25 @@ fn settings_that_cannot_be_rendered_never_reach_a_pod() {
 }
 
 #[test]
+fn a_proof_by_login_alone_is_told() {
+    let mut world = World::new(SHARED);
+    world.admit();
+    world.admit();
+    world.settle();
+    let proven = |world: &World| {
+        let conditions = world.plan().report.conditions;
+        conditions.into_iter().find(|condition| condition.type_ == PROVEN).expect("always told")
+    };
+    assert_eq!(proven(&world).reason, reasons::ALL_PROVEN);
+    if let Proof::Report(report) = &mut world.pods[0].proof {
+        report.proof = Some(ProofMode::ConnectOnly);
+    }
+    let told = proven(&world);
+    assert_eq!((told.status, told.reason), (ConditionStatus::True, reasons::CONNECT_ONLY));
+    assert!(told.message.contains("in 1 of them") && told.message.contains("validationQuery"), "{}", told.message);
+}
+
+#[test]
 fn a_change_of_the_settings_goes_one_pod_at_a_time_and_new_pods_get_the_proven_one() {
     let mut world = World::new(SHARED);
     for _ in 0..3 {
@@ -521,7 +545,7 @@ fn a_decision_is_told_once() {
 
 #[test]
 fn credentials_that_do_not_work_in_a_pod_are_a_condition_and_one_event() {
-    use crate::api::conditions::{PROVEN, merge};
+    use crate::api::conditions::merge;
     let mut world = World::new(SHARED);
     world.admit();
     world.settle();

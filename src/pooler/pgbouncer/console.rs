@@ -270,7 +270,8 @@ impl Console {
     }
 }
 
-/// Sends a query through a pooler to the database, as a client on its unix socket, and waits for the answer.
+/// Sends a query through a pooler to the database, as a client on its unix socket, and waits for the answer. Without a query the
+/// login is all: a pooler that has never logged in to the database lets its first client in once it has.
 ///
 /// # Errors
 /// [`ConsoleError`]: what the pooler or the database said.
@@ -285,13 +286,15 @@ pub async fn validate(
     config.user(&credentials.username).password(&credentials.password).dbname(&database);
     let asked = async {
         let session = connect(&socket, config).await?;
+        if query.trim().is_empty() {
+            return Ok(());
+        }
         let failed = |source| ConsoleError::Command { command: query.clone(), source };
         session.client.simple_query(&query).await.map(|_| ()).map_err(failed)
     };
-    match timeout(deadline, asked).await {
-        Ok(answer) => answer,
-        Err(_) => Err(ConsoleError::Deadline { command: query, deadline }),
-    }
+    let answer = timeout(deadline, asked).await;
+    let command = if query.trim().is_empty() { "login".to_owned() } else { query };
+    answer.unwrap_or(Err(ConsoleError::Deadline { command, deadline }))
 }
 
 /// Logs in to a pooler as a client on its unix socket: it knows a client's password from its auth file alone.

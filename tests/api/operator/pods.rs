@@ -216,6 +216,7 @@ impl Agent {
             message: String::new(),
             switching: None,
             other: None,
+            proof: None,
         });
     }
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use rustix::process::{Signal, kill_process};
-use sluice::contract::{OtherRole, Settings, SlotStatus, Switching};
+use sluice::contract::{OtherRole, ProofMode, Settings, SlotStatus, Switching};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -15,7 +15,7 @@ use super::{
     counted,
     faults::script_in,
     load::{Clients, Target},
-    rig::{Agent, Postgres, program, settings, until},
+    rig::{Agent, Postgres, connect, program, settings, until},
     value,
 };
 
@@ -153,6 +153,36 @@ async fn a_configuration_that_does_not_work_gets_no_client_and_is_told() {
     agent.revise(5, &packets(8192));
     switched(&agent, 5).await;
     assert_eq!(clients.stop().await.failures(), BTreeMap::new());
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn without_a_validation_query_a_login_to_the_database_is_the_proof_and_that_is_shown() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &packets(4096), 4).await;
+    assert_eq!(agent.status().unwrap().proof, Some(ProofMode::Query));
+    let of_size = |size: u32| {
+        let mut settings = packets(size);
+        settings.health.validation_query = String::new();
+        settings
+    };
+    // the database lets nobody in
+    let admin = postgres.admin().await;
+    admin.batch_execute("alter role shop connection limit 0").await.unwrap();
+    agent.revise(2, &of_size(8192));
+    let status = agent.until("it is refused", |status| status.message.contains("too many connections")).await;
+    assert_eq!((status.revision, status.proof), (Some(1), Some(ProofMode::Query)), "{}", status.message);
+    admin.batch_execute("alter role shop connection limit -1").await.unwrap();
+    switched(&agent, 2).await;
+    assert_eq!(agent.status().unwrap().proof, Some(ProofMode::ConnectOnly));
+    // and nothing is asked of new credentials either
+    admin.batch_execute("alter role shop password 'another'").await.unwrap();
+    agent.write("credentials/password", "another");
+    until("they are in force", async || {
+        let mut config = agent.client_config();
+        connect(config.password("another")).await.ok()
+    })
+    .await;
 }
 
 #[tokio::test]
