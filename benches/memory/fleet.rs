@@ -256,6 +256,7 @@ fn agent_of(pod: &Pod) -> Option<(IpAddr, Agent)> {
         switching: None,
         other: None,
         proof: None,
+        session_alias: None,
     };
     Some((address, Agent { pool, pod: pod.name_any(), report }))
 }

@@ -10,7 +10,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    contract::{Injection, Switching, metrics as names},
+    contract::{Injection, SessionAliasReport, Switching, metrics as names},
     pooler::pgbouncer::tables::{Pools, Stats},
 };
 
@@ -300,6 +300,19 @@ impl Metrics {
             None => self.leaked.clear(),
         }
         self.sample_time.get_or_create(&[]).set(unix_seconds);
+    }
+
+    /// What is connected for the session alias, beside what serves the pool itself; no series without one.
+    pub fn observe_alias(&self, alias: Option<&SessionAliasReport>) {
+        let label: Label = [(names::STATE, "session")];
+        for (family, count) in
+            [(&self.servers, alias.map(|alias| alias.held)), (&self.clients, alias.map(|a| a.clients))]
+        {
+            match count {
+                Some(count) => drop(family.get_or_create(&label).set(count.into())),
+                None => drop(family.remove(&label)),
+            }
+        }
     }
 
     /// The peaks over one window.

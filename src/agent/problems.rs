@@ -71,6 +71,8 @@ pub struct Problems {
     pub certificate: Problem,
     /// Bringing the limits to the grant.
     pub limits: Problem,
+    /// A session alias that the share has no room for.
+    pub alias: Problem,
     /// Reading the pooler's figures.
     pub reading: Problem,
     /// Credentials that do not work, or not yet.
@@ -89,9 +91,9 @@ impl Problems {
     /// Everything that is told now.
     pub fn told(&self, now: Millis) -> impl Iterator<Item = &str> {
         let Self { inputs, program, process, configuration, credentials, logins, database, reload, .. } = self;
-        let Self { switch, identity, certificate, limits, reading, files, state, .. } = self;
+        let Self { switch, identity, certificate, limits, alias, reading, files, state, .. } = self;
         let first = [inputs, program, process, configuration, credentials, logins, database, reload];
-        let then = [switch, identity, certificate, limits, reading, files, state];
+        let then = [switch, identity, certificate, limits, alias, reading, files, state];
         first.into_iter().chain(then).filter_map(move |p| p.told(now))
     }
 }

@@ -1,5 +1,7 @@
 //! One place that a revision runs in: its files, its process, its console, and what was read back from it.
 
+mod alias;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -26,7 +28,7 @@ use crate::{
         log::PoolerError,
         parameters::{self, Effect},
         render::Rendered,
-        tables::{Pools, Server, Stats},
+        tables::{Alias, Pools, Server, Stats},
     },
 };
 
@@ -208,6 +210,10 @@ pub struct Slot {
     pub runs: Option<PoolRevision>,
     /// The figures of the last reading, and when it was.
     pub pools: Option<(Millis, Pools)>,
+    /// The session alias of the process, read back with the limits. It has the same name and size for the process's whole life.
+    pub alias: Option<Alias>,
+    /// Figures of its alias, of the same reading.
+    pub alias_pools: Pools,
     /// The process was running when we began: what it had counted before was told by another agent.
     pub taken_up: bool,
     /// Whether the clients that came before were counted.
@@ -250,6 +256,8 @@ impl Slot {
             fixed: None,
             runs: None,
             pools: None,
+            alias: None,
+            alias_pools: Pools::default(),
             taken_up: runs,
             logins_known: !runs,
             differences: Differences::default(),
@@ -349,8 +357,8 @@ impl Slot {
             if let ProcessState::Ended { status } = self.link.slot(self.name).process {
                 tracing::warn!(slot = self.name.as_str(), status, "pgbouncer ended");
             }
-            let clients = self.pools.map_or(0, |(_, pools)| pools.clients_active.saturating_add(pools.clients_waiting));
-            self.cut = self.cut.saturating_add(clients);
+            let pools = self.pools.map_or(self.alias_pools, |(_, pools)| pools + self.alias_pools);
+            self.cut = self.cut.saturating_add(pools.clients_active.saturating_add(pools.clients_waiting));
             self.forget();
         }
         self.generation.is_some()
@@ -402,11 +410,12 @@ impl Slot {
         self.fixed = None;
         self.runs = None;
         self.pools = None;
+        (self.alias, self.alias_pools) = (None, Pools::default());
         self.releasing_since = None;
         self.console.disconnect();
     }
 
-    /// The most that the process could hold now; None while that is unknown.
+    /// The most that the process could hold now, its session alias left aside; None while that is unknown.
     pub fn bound(&self) -> Option<u32> {
         let (limits, (_, pools)) = (self.limits?, self.pools?);
         let most = if limits.paused { 0 } else { limits.max_db_connections };
@@ -418,8 +427,9 @@ impl Slot {
     /// # Errors
     /// [`ConsoleError`].
     pub async fn read_pools(&mut self, now: Millis) -> Result<Pools, ConsoleError> {
-        let pools = self.console.pools(&self.database).await?;
+        let (pools, alias) = self.console.pools(&self.database).await?;
         self.pools = Some((now, pools));
+        self.alias_pools = alias;
         Ok(pools)
     }
 
@@ -482,7 +492,12 @@ impl Slot {
             }
         };
         let wanted: Vec<_> = rendered.parameters.iter().filter(|(name, _)| needs_restart(name)).cloned().collect();
-        Ok(differences(&wanted, fixed))
+        let mut names = differences(&wanted, fixed);
+        if self.limits.is_none() {
+            self.read_limits().await?;
+        }
+        names.extend(self.other_alias(rendered));
+        Ok(names)
     }
 
     /// Reads the limits back.
@@ -490,8 +505,8 @@ impl Slot {
     /// # Errors
     /// [`SlotError::Console`].
     pub async fn read_limits(&mut self) -> Result<LimitsReadBack, SlotError> {
-        let limits = self.console.limits(&self.database).await?;
-        self.limits = Some(limits);
+        let (limits, alias) = self.console.limits(&self.database).await?;
+        (self.limits, self.alias) = (Some(limits), alias);
         Ok(limits)
     }
 
@@ -530,7 +545,7 @@ impl Slot {
             }
             last = step;
             now = self.read_limits().await?;
-            held = Some(self.console.pools(&self.database).await?.held());
+            held = Some(self.console.pools(&self.database).await?.0.held());
         }
         Err(SlotError::NotApplied { step: last, limits: now })
     }
@@ -584,6 +599,12 @@ impl Slot {
                 Follows::NeedsRestart(names) => return Err(SlotError::RestartRequired { names: names.clone() }),
                 Follows::Unproven => {}
             }
+        }
+        if self.limits.is_none() {
+            self.read_limits().await?;
+        }
+        if let Some(name) = self.other_alias(&rendered) {
+            return Err(SlotError::RestartRequired { names: vec![name] });
         }
         self.follows = Follows::Unproven;
         self.reload(rendered).await?;

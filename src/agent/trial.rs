@@ -116,6 +116,7 @@ impl Login {
         let mut settings = (*settings).clone();
         // without it a database that cannot be reached, or a certificate that does not fit, would not be named
         settings.parameters.insert("log_disconnections".to_owned(), "1".to_owned());
+        settings.session_alias = None;
         // nobody but us comes, and over a unix socket
         let mut injection = (*injection).clone();
         injection.client.tls = ClientTlsMode::Disabled;

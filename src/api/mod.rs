@@ -34,7 +34,7 @@ pub use pool_status::{
 };
 pub use pooler::{
     ClientAuth, ClientSpec, ClientTlsModeSpec, ClientTlsSpec, EnvTemplate, HealthSpec, LeakAction, PgBouncerPoolMode,
-    PgBouncerSpec, ResourceAmounts, ServerTlsModeSpec, ServerTlsSpec, SidecarResources, SidecarSpec,
+    PgBouncerSpec, ResourceAmounts, ServerTlsModeSpec, ServerTlsSpec, SessionAliasSpec, SidecarResources, SidecarSpec,
 };
 pub use rollout::{AnalysisMetric, AnalysisSpec, AnalysisStep, BlueGreen, Canary, CanaryStep, Pause, RolloutSpec};
 pub use scaling::{

@@ -55,7 +55,9 @@ use super::{
     validation = Rule::new("self.mode == 'Recommend' || !has(self.scaling) || !has(self.scaling.fixedLimitPerPod)").message("scaling.fixedLimitPerPod is for mode Recommend only; with mode Apply use minAllowed and maxAllowed").field_path(".scaling.fixedLimitPerPod"),
     validation = Rule::new("self.topology == 'Gateway' || !has(self.gateway)").message("gateway is for topology Gateway only").field_path(".gateway"),
     validation = Rule::new("self.topology == 'Gateway' || has(self.workload)").message("Required value: name the pods of the application, or set topology Gateway for poolers of their own").field_path(".workload"),
-    validation = Rule::new("self.topology != 'Gateway' || !has(self.workload)").message("workload is not for topology Gateway, whose poolers stand in no pod of an application; applications find them by the Service").field_path(".workload")
+    validation = Rule::new("self.topology != 'Gateway' || !has(self.workload)").message("workload is not for topology Gateway, whose poolers stand in no pod of an application; applications find them by the Service").field_path(".workload"),
+    validation = Rule::new("!has(self.pgbouncer) || !has(self.pgbouncer.sessionAlias) || self.pgbouncer.sessionAlias.database != self.upstream.database").message("sessionAlias needs another name than upstream.database").field_path(".pgbouncer.sessionAlias.database"),
+    validation = Rule::new("!has(self.pgbouncer) || !has(self.pgbouncer.sessionAlias) || !has(self.scaling) || !has(self.scaling.floorPerPod) || self.scaling.floorPerPod > self.pgbouncer.sessionAlias.connections").message("floorPerPod must be larger than pgbouncer.sessionAlias.connections, which come out of it").field_path(".scaling.floorPerPod")
 )]
 pub struct ConnectionPoolSpec {
     /// The class that supplies what this pool leaves out. Without it: the class annotated

@@ -116,10 +116,28 @@ pub struct PgBouncerSpec {
     /// When a server connection goes back to the pool. Default: transaction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool_mode: Option<PgBouncerPoolMode>,
+    /// A second name of the database, in session mode, for what transaction pooling breaks: migrations, LISTEN, session-level SET,
+    /// advisory locks. With server connections of its own, out of the share of each pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_alias: Option<SessionAliasSpec>,
     /// PgBouncer settings by their own names; only those on Sluice's allow-list, with the type that they have there.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = serde_json::json!({"type": "string", "maxLength": 128})))]
     pub parameters: BTreeMap<String, String>,
+}
+
+/// A second name of the database, in session mode: a client that asks for it keeps a server connection of its own until it leaves.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[x_kube(validation = Rule::new("self.database != 'pgbouncer'").message("PgBouncer reserves the name pgbouncer for its console").field_path(".database"))]
+pub struct SessionAliasSpec {
+    /// The name that clients ask for, at the same host and port and with the same credentials. Another one than
+    /// `upstream.database`, which stays what it is.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Za-z0-9_.-]+$"))]
+    pub database: String,
+    /// Server connections of each pod for it, out of its share, so that `scaling.floorPerPod` has to be larger. Further clients of it wait, as
+    /// long as `health.queryWaitTimeoutSeconds`.
+    #[schemars(range(min = 1, max = 100))]
+    pub connections: u32,
 }
 
 /// When a server connection goes back to the pool. Default: transaction. transaction: when the transaction ends. session:

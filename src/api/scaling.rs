@@ -20,7 +20,7 @@ pub struct ScalingSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_allowed: Option<u32>,
-    /// What every pod may always hold. Default: 1.
+    /// What every pod may always hold. Default: 1, and with `pgbouncer.sessionAlias` its connections and 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub floor_per_pod: Option<u32>,

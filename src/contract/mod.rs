@@ -19,6 +19,9 @@ pub use grant::{GrantDocument, PodGrant};
 pub use injection::{ClientSide, ClientTlsMode, Injection, Reach, ServerTls, ServerTlsMode, Upstream};
 pub use revision::{
     Algorithm, Behavior, HealthSettings, LimitSource, Objective, PoolMode, PoolRevision, RevisionDocument,
-    RolloutSettings, ScalingPolicy, ScalingPolicyType, ScalingRules, ScalingSettings, SelectPolicy, Settings,
+    RolloutSettings, ScalingPolicy, ScalingPolicyType, ScalingRules, ScalingSettings, SelectPolicy, SessionAlias,
+    Settings,
 };
-pub use status::{Held, LimitsReadBack, OtherRole, OtherSlot, ProofMode, SlotStatus, StatusReport, Switching};
+pub use status::{
+    Held, LimitsReadBack, OtherRole, OtherSlot, ProofMode, SessionAliasReport, SlotStatus, StatusReport, Switching,
+};

@@ -33,6 +33,10 @@ pub struct Settings {
     /// PgBouncer parameters from the allow-list of `spec.pgbouncer.parameters`, by their PgBouncer names.
     #[serde(default)]
     pub parameters: BTreeMap<String, String>,
+    /// A second name of the database, in session mode. Left out while there is none, so that revisions written before it existed
+    /// stay the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_alias: Option<SessionAlias>,
     /// Health checks and leaks.
     pub health: HealthSettings,
     /// How the limit is decided.
@@ -41,6 +45,16 @@ pub struct Settings {
     /// existed stay the same.
     #[serde(default, skip_serializing_if = "is_default")]
     pub rollout: RolloutSettings,
+}
+
+/// A second name of the database for clients that need a server connection of their own while they are connected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionAlias {
+    /// The name that they ask for.
+    pub database: String,
+    /// Server connections of one pod for it, out of its share.
+    pub connections: u32,
 }
 
 /// How a pod goes from one revision to the next, where that takes a new process.
@@ -216,6 +230,9 @@ impl Document for RevisionDocument {
             }
             if settings.scaling.objective.wait_milliseconds == 0 {
                 return wrong("objective.waitMilliseconds must be at least 1");
+            }
+            if settings.session_alias.as_ref().is_some_and(|alias| alias.connections == 0) {
+                return wrong("sessionAlias.connections must be at least 1");
             }
             if !(1..=100).contains(&settings.scaling.target_utilization_percent) {
                 return wrong("targetUtilizationPercent must lie between 1 and 100");

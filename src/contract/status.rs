@@ -39,6 +39,25 @@ pub struct StatusReport {
     /// How what is new proves itself, by the revision in force. None from an agent that knows of one way only.
     #[serde(default)]
     pub proof: Option<ProofMode>,
+    /// The session alias; None without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_alias: Option<SessionAliasReport>,
+}
+
+/// The session alias of the database, read back from the pooler's console.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionAliasReport {
+    /// The name that clients ask for.
+    pub database: String,
+    /// Server connections that it may hold.
+    pub connections: u32,
+    /// Those that it holds, of both processes while there are two.
+    pub held: u32,
+    /// Clients that are connected to it, of both processes.
+    pub clients: u32,
+    /// Whether it waits for room in the share: sessions that have a connection go on, other clients of it queue.
+    pub paused: bool,
 }
 
 /// How a process, credentials or a CA bundle prove themselves before they take effect.
@@ -88,7 +107,7 @@ pub enum OtherRole {
 pub struct LimitsReadBack {
     /// `default_pool_size`: the limit that the pooler works with.
     pub pool_size: u32,
-    /// `max_db_connections`: the bound that no state of the pooler passes.
+    /// `max_db_connections`: the bound that no state of the pooler passes, and with it what the session alias may hold.
     pub max_db_connections: u32,
     /// `min_pool_size`.
     pub min_pool_size: u32,

@@ -14,7 +14,8 @@ use crate::{
     },
     contract::{
         Algorithm, Behavior, ClientTlsMode, HealthSettings, LimitSource, Objective, PoolMode, Reach, RolloutSettings,
-        ScalingPolicy, ScalingPolicyType, ScalingRules, ScalingSettings, SelectPolicy, ServerTlsMode, Settings,
+        ScalingPolicy, ScalingPolicyType, ScalingRules, ScalingSettings, SelectPolicy, ServerTlsMode, SessionAlias,
+        Settings,
     },
     decide::behavior::default_for,
 };
@@ -110,7 +111,10 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
     let scaling = Layers::new(pool.scaling.as_ref(), class_spec.scaling.as_ref());
     let min_allowed = scaling.get(|s| s.min_allowed).unwrap_or(5);
     let max_allowed = scaling.get(|s| s.max_allowed).unwrap_or(100);
-    let floor_per_pod = scaling.get(|s| s.floor_per_pod).unwrap_or(1);
+    let pgbouncer = Layers::new(pool.pgbouncer.as_ref(), class_spec.pgbouncer.as_ref());
+    let session_alias = session_alias(&pgbouncer);
+    let for_sessions = session_alias.as_ref().map_or(0, |alias| alias.connections);
+    let floor_per_pod = scaling.get(|s| s.floor_per_pod).unwrap_or(for_sessions + 1);
     if min_allowed > max_allowed {
         return Err(Refusal {
             reason: "InvalidBounds",
@@ -129,8 +133,13 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
             ),
         });
     }
-    let pgbouncer = Layers::new(pool.pgbouncer.as_ref(), class_spec.pgbouncer.as_ref());
+    let fixed_limit_per_pod = scaling.get(|s| s.fixed_limit_per_pod).filter(|_| pool.mode == Mode::Recommend);
+    let of_pod = [("floorPerPod", Some(floor_per_pod)), ("fixedLimitPerPod", fixed_limit_per_pod)];
+    if let Some((field, of_pod)) = of_pod.into_iter().find(|(_, of_pod)| of_pod.is_some_and(|n| n <= for_sessions)) {
+        return Err(nothing_beside_sessions(field, of_pod.unwrap_or_default(), for_sessions, &pgbouncer));
+    }
     let settings = Settings {
+        session_alias,
         pool_mode: pool_mode(&pgbouncer),
         parameters: parameters(&pgbouncer),
         health: health(&Layers::new(pool.health.as_ref(), class_spec.health.as_ref())),
@@ -186,11 +195,7 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
         min_allowed,
         max_allowed,
         floor_per_pod,
-        fixed_limit_per_pod: pool
-            .scaling
-            .as_ref()
-            .and_then(|s| s.fixed_limit_per_pod)
-            .filter(|_| pool.mode == Mode::Recommend),
+        fixed_limit_per_pod,
         settings,
         pod,
     })
@@ -236,6 +241,28 @@ fn pool_mode(pgbouncer: &Layers<'_, PgBouncerSpec>) -> PoolMode {
         Some(PgBouncerPoolMode::Session) => PoolMode::Session,
         Some(PgBouncerPoolMode::Transaction) | None => PoolMode::Transaction,
     }
+}
+
+fn nothing_beside_sessions(
+    field: &str,
+    of_pod: u32,
+    for_sessions: u32,
+    pgbouncer: &Layers<'_, PgBouncerSpec>,
+) -> Refusal {
+    Refusal {
+        reason: "InvalidBounds",
+        message: format!(
+            "scaling.{field} {of_pod} leaves a pod nothing beside the {for_sessions} server connections of \
+             pgbouncer.sessionAlias ({}); raise spec.scaling.{field} to {} or more",
+            pgbouncer.origin(|p| p.session_alias.as_ref()),
+            for_sessions + 1
+        ),
+    }
+}
+
+fn session_alias(pgbouncer: &Layers<'_, PgBouncerSpec>) -> Option<SessionAlias> {
+    let alias = pgbouncer.get(|p| p.session_alias.as_ref())?;
+    Some(SessionAlias { database: alias.database.clone(), connections: alias.connections })
 }
 
 fn parameters(pgbouncer: &Layers<'_, PgBouncerSpec>) -> BTreeMap<String, String> {
@@ -484,6 +511,22 @@ mod tests {
         assert_eq!(effective(&beside, None).expect_err("refused").reason, "UpstreamIsThePooler");
         beside.upstream.port = 5433;
         assert_eq!(effective(&beside, Some(&class("{client: {port: 5432}}"))).expect("accepted").pod.client_port, 5432);
+    }
+
+    #[test]
+    fn a_session_alias_raises_the_floor_and_a_floor_that_leaves_nothing_beside_it_is_refused() {
+        let alias = "pgbouncer: {sessionAlias: {database: shop_session, connections: 2}}\n";
+        let merged = effective(&pool(alias), None).expect("accepted");
+        assert_eq!((merged.floor_per_pod, merged.settings.session_alias.map(|alias| alias.connections)), (3, Some(2)));
+        let small = "scaling: {floorPerPod: 2}";
+        let from_class = class("{pgbouncer: {sessionAlias: {database: shop_session, connections: 2}}}");
+        for (pool, class) in [(pool(&format!("{alias}{small}")), None), (pool(small), Some(&from_class))] {
+            let refusal = effective(&pool, class).expect_err("refused");
+            assert_eq!(refusal.reason, "InvalidBounds");
+            assert!(refusal.message.contains("floorPerPod to 3"), "{}", refusal.message);
+        }
+        let fixed = format!("{alias}mode: Recommend\nscaling: {{fixedLimitPerPod: 2}}");
+        assert!(effective(&pool(&fixed), None).expect_err("refused").message.contains("fixedLimitPerPod"));
     }
 
     #[test]

@@ -76,8 +76,7 @@ async fn refuses(cluster: &Cluster, plural: &str, namespaced: bool, valid: &Valu
 
 fn complete_pool() -> Value {
     let mut value: Value = parse(&pool("shop"));
-    value["spec"]["scaling"] =
-        json!({"minAllowed": 5, "maxAllowed": 100, "objective": {"waitMilliseconds": 20, "maxWaitingPercent": "0.5"}});
+    value["spec"]["scaling"] = json!({"minAllowed": 5, "maxAllowed": 100, "floorPerPod": 3, "objective": {"waitMilliseconds": 20, "maxWaitingPercent": "0.5"}});
     value["spec"]["behavior"] =
         json!({"scaleUp": {"policies": [{"type": "Percent", "value": 100, "periodSeconds": 15}], "tolerance": "0.05"}});
     value["spec"]["client"] = json!({"port": 5432, "env": [{"name": "PGHOST", "template": "{host}"}, {"name": "PGPORT", "template": "{port}"}]});
@@ -182,6 +181,31 @@ async fn a_pool_that_makes_no_sense_is_refused_with_the_field_and_what_is_wrong(
         case("spec.client.tls", json!({"mode": "Prefer"}), &["spec.client.tls.mode", "Prefer"]),
         // the pooler
         case("spec.pgbouncer.poolMode", json!("statement"), &["spec.pgbouncer.poolMode"]),
+        case(
+            "spec.pgbouncer.sessionAlias",
+            json!({"database": "shop", "connections": 2}),
+            &["spec.pgbouncer.sessionAlias.database", "another name than upstream.database"],
+        ),
+        case(
+            "spec.pgbouncer.sessionAlias",
+            json!({"database": "pgbouncer", "connections": 2}),
+            &["spec.pgbouncer.sessionAlias.database", "console"],
+        ),
+        case(
+            "spec.pgbouncer.sessionAlias",
+            json!({"database": "a b", "connections": 2}),
+            &["spec.pgbouncer.sessionAlias.database"],
+        ),
+        case(
+            "spec.pgbouncer.sessionAlias",
+            json!({"database": "shop_session", "connections": 0}),
+            &["spec.pgbouncer.sessionAlias.connections", "greater than or equal to 1"],
+        ),
+        case(
+            "spec.pgbouncer.sessionAlias",
+            json!({"database": "shop_session", "connections": 3}),
+            &["spec.scaling.floorPerPod", "larger than pgbouncer.sessionAlias.connections"],
+        ),
         case("spec.pgbouncer.parameters", Value::Object(many), &["spec.pgbouncer.parameters", "at most 32"]),
         case(
             "spec.pgbouncer.parameters.server_round_robin",

@@ -18,7 +18,7 @@ use crate::{
 
 impl Agent {
     pub(super) fn wanted(&self) -> Wanted {
-        let grant = self.wish.grant();
+        let grant = self.grant();
         Wanted { limit: self.limit.min(grant.share), warm: grant.floor, share: grant.share }
     }
 
@@ -56,11 +56,12 @@ impl Agent {
         if let Some(reason) = reason {
             self.published.metrics.count_restart(reason.as_str());
         }
-        self.decide_limit();
         // What served before serves again; what is wanted beyond has to prove itself. Where nothing can, it is simply tried.
-        let again = self.served.as_ref().filter(|_| self.can_switch() && self.machine.faults() < FAULTS_TOLD);
-        let revision = again.or(self.wish.revision.as_ref());
-        let Some(rendered) = self.render(self.slot.name(), revision, self.wanted_beside()) else { return };
+        let again = self.served.clone().filter(|_| self.can_switch() && self.machine.faults() < FAULTS_TOLD);
+        let revision = again.or_else(|| self.wish.revision.clone());
+        self.reserve_for(revision.as_ref());
+        self.decide_limit();
+        let Some(rendered) = self.render(self.slot.name(), revision.as_ref(), self.wanted_beside()) else { return };
         let Some(program) = self.program.clone() else { return };
         (self.started_at, self.answered) = (self.now(), None);
         let (clients, share) = (self.injection.client.max_connections, self.wish.grant().share);
@@ -189,6 +190,9 @@ impl Agent {
 
     /// Brings the limits of every process to what is wanted of it.
     pub(super) async fn apply_limits(&mut self) {
+        if !self.divide_alias().await {
+            return;
+        }
         self.decide_limit();
         let keep = self.keep();
         for slot in [&mut self.slot, &mut self.other] {
@@ -200,7 +204,7 @@ impl Agent {
             Some(other) => self.converge_other(other).await && in_force,
             None => in_force,
         };
-        if !both || !self.is_within_share() {
+        if !both || !self.open_alias().await || !self.is_within_share() {
             return;
         }
         if self.in_force != self.wish.granted {
@@ -259,7 +263,7 @@ impl Agent {
     }
 
     pub(super) fn decide_limit(&mut self) {
-        let grant = self.wish.grant();
+        let grant = self.grant();
         let source = self.wish.revision.as_ref().map_or(LimitSource::Share, |r| r.settings.scaling.limit_source);
         self.limit = self.reaction.limit(source, grant);
         if self.rotating.is_refused() {

@@ -3,6 +3,7 @@
 //! A round looks at the configuration volume and at the process; every half second it asks the console whether it lives,
 //! every second it takes a reading and decides. What a round finds is published for the HTTP server.
 
+mod alias;
 mod apply;
 mod certificate;
 mod console;
@@ -143,6 +144,8 @@ struct Agent {
     /// Grant whose share is in force.
     in_force: Option<Granted>,
     limit: u32,
+    /// Server connections of the share that are the session alias's.
+    reserved: u32,
     held: Option<Held>,
     /// When `held` was read.
     held_at: Millis,
@@ -266,6 +269,7 @@ impl Agent {
             served: stored.as_ref().map(|stored| stored.revision.clone()),
             in_force: None,
             limit: 0,
+            reserved: 0,
             held: None,
             held_at: 0,
             answered: None,

@@ -24,10 +24,11 @@ use crate::{
 impl Agent {
     /// The agent's loop: decides the limit from this reading, and logs what `sluice decide` needs to repeat it.
     pub(super) fn react(&mut self, reading: &PoolerReading, punctual: bool) {
+        let grant = self.grant();
         let Some(revision) = &self.wish.revision else { return };
         let together = self.limits_together().map_or(self.limit, |limits| limits.pool_size);
-        let current = together.min(self.wish.grant().share);
-        let decided = self.reaction.feed(&revision.settings, self.wish.grant(), current, reading, punctual);
+        let current = together.min(grant.share);
+        let decided = self.reaction.feed(&revision.settings, grant, current, reading, punctual);
         let Some(Decided { id, from, decision, line }) = decided else { return };
         if tracing::enabled!(tracing::Level::DEBUG)
             && let Ok(observation) = serde_json::to_string(&line)
@@ -56,7 +57,7 @@ impl Agent {
     pub(super) fn see_pools(&mut self, pools: Pools) {
         self.held_at = self.now();
         self.held = Some(Held {
-            held: pools.held().saturating_add(self.rotating.holds()),
+            held: pools.held().saturating_add(self.rotating.holds()).saturating_add(self.alias_held()),
             active: pools.active,
             leaked: self.leaked,
             waiting: pools.clients_waiting,
@@ -99,6 +100,7 @@ impl Agent {
         let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         let metrics = &self.published.metrics;
         metrics.observe(added, pools, leaked, unix_seconds);
+        metrics.observe_alias(self.alias_report().as_ref());
         let waiting = f64::from(pools.clients_waiting);
         let demand = f64::from(pools.active.saturating_sub(leaked.unwrap_or(0))) + waiting;
         for (name, demands, waitings) in &mut self.peaks {

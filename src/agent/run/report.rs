@@ -16,6 +16,10 @@ impl Agent {
     pub(super) fn publish(&mut self) {
         let slot = self.machine.status(self.now());
         let limits: Option<LimitsReadBack> = self.limits_together().filter(|_| slot == SlotStatus::Serving);
+        let limits = limits.map(|limits| LimitsReadBack {
+            max_db_connections: limits.max_db_connections.saturating_add(self.alias_bound()),
+            ..limits
+        });
         let in_force = self.in_force;
         let seq = in_force.map_or(0, |granted| granted.grant.seq);
         let share = in_force.map_or(0, |granted| granted.grant.share);
@@ -35,6 +39,7 @@ impl Agent {
             switching: self.program.is_some().then(|| self.switching_mode()),
             other: self.other_slot(),
             proof: self.slot.runs.as_ref().map(|revision| revision.settings.health.proof()),
+            session_alias: self.alias_report(),
         };
         if let Some(mode) = report.switching {
             self.published.metrics.set_switching(mode);
@@ -70,5 +75,6 @@ pub(super) fn empty_report(options: &RunOptions, injection: &Injection) -> Statu
         switching: None,
         other: None,
         proof: None,
+        session_alias: None,
     }
 }

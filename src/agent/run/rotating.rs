@@ -26,7 +26,7 @@ use crate::{
         trial::{Login, Plan, TrialError},
         wish::Access,
     },
-    contract::Injection,
+    contract::{Injection, SessionAlias},
     pooler::pgbouncer::{
         console::{ConsoleError, log_in},
         ini,
@@ -223,7 +223,7 @@ impl Agent {
         Observation {
             wanted,
             able: self.machine.is_serving() && self.program.is_some() && !proves_itself,
-            share: self.wish.grant().share,
+            share: self.grant().share,
             bound: slots().map(Slot::bound).sum(),
             held: slots().map(|slot| slot.pools.map(|(_, pools)| pools.held())).sum(),
             logins: self.rotating.logins,
@@ -241,7 +241,7 @@ impl Agent {
             self.rotating.outcome = self.rotating.failed("there is nothing to try".to_owned());
             return;
         };
-        let milliseconds = if self.wish.grant().share == 1 { PROOF_DEADLINE } else { START_DEADLINE - 1000 };
+        let milliseconds = if self.grant().share == 1 { PROOF_DEADLINE } else { START_DEADLINE - 1000 };
         if let Some(in_force) = &self.rotating.in_force
             && !self.rotating.to_hand_over
         {
@@ -311,7 +311,16 @@ impl Agent {
             Some(limits) => limits,
             None => slot.read_limits().await?,
         };
-        let runs = slot.runs.clone().or_else(|| self.wish.revision.clone());
+        // of a process that another agent started, the alias alone is known; without it, its sessions would be cut
+        let alias = slot
+            .alias
+            .as_ref()
+            .map(|alias| SessionAlias { database: alias.name.clone(), connections: alias.connections });
+        let runs = slot.runs.clone().or_else(|| {
+            let mut revision = self.wish.revision.clone()?;
+            revision.settings.session_alias = alias;
+            Some(revision)
+        });
         let wanted =
             Wanted { limit: limits.pool_size, warm: limits.min_pool_size, share: limits.max_db_connections.max(1) };
         let rendered = match self.render(name, runs.as_ref(), wanted) {

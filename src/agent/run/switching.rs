@@ -186,7 +186,7 @@ impl Agent {
                 Err(error) => self.failed(&error),
             });
         }
-        let grant = self.wish.grant();
+        let grant = self.grant();
         let rollout = self.wish.revision.as_ref().map(|revision| revision.settings.rollout).unwrap_or_default();
         let milliseconds = |seconds: u32| Millis::from(seconds) * 1000;
         // one proof at a time, and none of a process while nothing can log in
@@ -218,8 +218,7 @@ impl Agent {
             return ConsoleSeen::NotAsked;
         }
         let answer = if matches!(self.switch.phase(), Phase::Warm { .. } | Phase::Draining { .. }) {
-            let database = self.injection.upstream.database.clone();
-            self.count_clients(&database).await
+            self.count_clients().await
         } else {
             self.other.console.run("SHOW VERSION").await.map(|_| ())
         };
@@ -238,10 +237,10 @@ impl Agent {
         ConsoleSeen::Answered
     }
 
-    async fn count_clients(&mut self, database: &str) -> Result<(), ConsoleError> {
+    async fn count_clients(&mut self) -> Result<(), ConsoleError> {
         // first those that will be clients: in the other order one could be missed that logs in between
         let logging_in = self.other.console.clients_logging_in().await?;
-        let clients = self.other.console.clients(database).await?;
+        let clients = self.other.console.clients().await?;
         (self.switching.clients, self.switching.logging_in) = (Some(clients), logging_in);
         Ok(())
     }
@@ -288,7 +287,7 @@ impl Agent {
         let switching = &mut self.switching;
         (switching.proof, switching.query, switching.why, switching.clients) = (None, None, None, None);
         switching.vitals = None;
-        let grant = self.wish.grant();
+        let grant = self.grant();
         let part = trial(grant.share, grant.floor);
         // nothing is opened before it is asked to prove itself
         let wanted = limits::Wanted { limit: part, warm: 0, share: part };
@@ -297,7 +296,7 @@ impl Agent {
             return Err("there is nothing to start".to_owned());
         };
         let (revision, rendered) = rendered.map_err(|error| error.to_string())?;
-        let files = process::files_needed(self.injection.client.max_connections, grant.share);
+        let files = process::files_needed(self.injection.client.max_connections, self.wish.grant().share);
         let start = Start { program: &program, inherits_sockets: true, files };
         self.other.start(start, rendered).await.map_err(|error| error.to_string())?;
         tracing::info!(
@@ -313,12 +312,18 @@ impl Agent {
 
     /// The limits are as given, and a query comes back from the database.
     async fn prove_other(&mut self) {
-        let grant = self.wish.grant();
+        let grant = self.grant();
         let part = trial(grant.share, grant.floor);
         // the share may have changed since it started
         self.other.limits = None;
         let wanted = limits::Wanted { limit: part, warm: 0, share: part };
-        if let Err(error) = self.other.converge(wanted, Some(0)).await {
+        let now = self.now();
+        let ready = match self.other.converge(wanted, Some(0)).await {
+            // clients of the alias come with the others, and its part is blue's until then
+            Ok(_) => self.other.close_alias(now).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = ready {
             self.switching.proof = Some(self.failed(&error));
             return;
         }
@@ -348,7 +353,7 @@ impl Agent {
         (self.started_at, self.answered, self.heard) = (now, None, ConsoleSeen::Answered);
         self.served.clone_from(&self.slot.runs);
         // those that are at work keep their connections; what is spare goes where new clients go
-        let grant = self.wish.grant();
+        let grant = self.grant();
         let busy = self.other.pools.map_or(0, |(_, pools)| pools.active.saturating_add(pools.clients_waiting));
         let kept = busy.clamp(u32::from(grant.share > 1), beside(grant.share, grant.floor).max(1)).min(grant.share);
         let kept = if grant.share > 1 { kept } else { 0 };
@@ -379,7 +384,7 @@ impl Agent {
 
     /// What each process may open: the active one, and the other one while it counts. None: not known now.
     pub(super) async fn parts(&mut self) -> Option<(limits::Wanted, Option<limits::Wanted>)> {
-        let grant = self.wish.grant();
+        let grant = self.grant();
         let (share, floor) = (grant.share.saturating_sub(self.rotating.set_aside()), grant.floor);
         let alone =
             |part: u32, limit: u32| limits::Wanted { limit: limit.min(part), warm: floor.min(part), share: part };
@@ -441,11 +446,14 @@ impl Agent {
 
     /// Whether both processes together can hold no more than the share.
     pub(super) fn is_within_share(&self) -> bool {
+        if self.reserved > self.wish.grant().share {
+            return false;
+        }
         if !self.other_counts() {
             return true;
         }
         let bounds = self.slot.bound().zip(self.other.bound());
-        bounds.is_some_and(|(active, other)| active.saturating_add(other) <= self.wish.grant().share)
+        bounds.is_some_and(|(active, other)| active.saturating_add(other) <= self.grant().share)
     }
 
     /// The limits of all processes that may hold server connections.

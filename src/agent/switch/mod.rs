@@ -14,6 +14,7 @@
 //!
 //! Times are milliseconds on a clock that does not jump.
 
+pub mod alias;
 pub mod division;
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use crate::{
     contract::{Document, GrantDocument, LimitSource, PodGrant},
     decide::{
         effective::EffectivePool,
-        shares::{self, Division, Move, Pod},
+        shares::{self, Division, Move, Pod, PodDemand, PodPhase},
     },
 };
 
@@ -27,7 +27,7 @@ pub(super) struct Grants {
 }
 
 /// What is divided, from what is in force; while frozen, what starts must have something and what runs keeps what it has.
-pub(super) fn division(effective: &EffectivePool, target: u32, frozen: bool) -> Division {
+fn division(effective: &EffectivePool, target: u32, frozen: bool) -> Division {
     match (effective.fixed_limit_per_pod, effective.settings.scaling.limit_source) {
         (Some(limit_per_pod), _) => Division::Fixed { limit_per_pod },
         (None, _) if frozen => Division::Kept { max_allowed: effective.max_allowed },
@@ -36,10 +36,15 @@ pub(super) fn division(effective: &EffectivePool, target: u32, frozen: bool) -> 
     }
 }
 
-pub(super) fn plan(observed: &Observed, floor_per_pod: u32, division: Division, frozen: bool) -> Grants {
+pub(super) fn plan(observed: &Observed, effective: &EffectivePool, target: u32, frozen: bool) -> Grants {
     let name = observed.pool.metadata.name.as_deref().unwrap_or_default();
-    let pods: Vec<Pod> = observed.pods.iter().map(|pod| as_pod(pod, name, division)).collect();
-    let plan = shares::step(&pods, floor_per_pod, division);
+    // target and demand are those of the pool itself; what its session alias has in each pod comes on top
+    let for_sessions = effective.settings.session_alias.as_ref().map_or(0, |alias| alias.connections);
+    let running = observed.pods.iter().filter(|pod| pod.phase == PodPhase::Running).count();
+    let running = u32::try_from(running).unwrap_or(u32::MAX);
+    let division = division(effective, target.saturating_add(for_sessions.saturating_mul(running)), frozen);
+    let pods: Vec<Pod> = observed.pods.iter().map(|pod| as_pod(pod, name, division, for_sessions)).collect();
+    let plan = shares::step(&pods, effective.floor_per_pod, division);
 
     let mut writes: Vec<(usize, PodGrant, Option<Move>)> = plan
         .writes
@@ -72,7 +77,7 @@ pub(super) fn plan(observed: &Observed, floor_per_pod: u32, division: Division, 
 }
 
 /// A pod as the division of shares sees it.
-fn as_pod<'a>(pod: &'a PodSeen, pool: &str, division: Division) -> Pod<'a> {
+fn as_pod<'a>(pod: &'a PodSeen, pool: &str, division: Division, for_sessions: u32) -> Pod<'a> {
     let report = pod.proof.report().filter(|report| report.pool == pool);
     let annotated = pod.grant.last_known().and_then(|document| document.pools.get(pool)).copied();
     let grant = match (annotated, &pod.grant, report) {
@@ -103,7 +108,10 @@ fn as_pod<'a>(pod: &'a PodSeen, pool: &str, division: Division) -> Pod<'a> {
         phase: pod.phase,
         grant,
         proof: proof(&pod.proof, pool).or(pod.measured),
-        demand: pod.demand,
+        demand: pod.demand.map(|demand| PodDemand {
+            mean: demand.mean + f64::from(for_sessions),
+            peak: demand.peak + f64::from(for_sessions),
+        }),
     }
 }
 

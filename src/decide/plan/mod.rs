@@ -119,7 +119,7 @@ pub fn plan(observed: &Observed, progress: Option<Progress>, cannot_render: Opti
     let rollout = settings.map(|settings| revision::plan(observed, settings, pace, progress)).unwrap_or_default();
 
     let target = target(observed, effective);
-    let grants = grants::plan(observed, effective.floor_per_pod, grants::division(effective, target, frozen), frozen);
+    let grants = grants::plan(observed, effective, target, frozen);
 
     let mut patches = BTreeMap::new();
     let mut order = Vec::new();

@@ -211,6 +211,7 @@ fn report(uid: &str, revision: u64, epoch: u64, grant: PodGrant) -> StatusReport
         switching: None,
         other: None,
         proof: None,
+        session_alias: None,
     }
 }
 
@@ -372,6 +373,19 @@ fn the_target_is_divided_and_told_as_one_sum() {
     assert_eq!(world.shares(), [4, 4, 3]);
     let plan = world.plan();
     assert_eq!((plan.report.share, plan.report.current_size, plan.report.pods.proven), (11, Some(11), 3));
+}
+
+#[test]
+fn what_a_session_alias_has_in_each_pod_comes_on_top_of_the_target() {
+    let spec = SHARED.replace("maxAllowed: 12", "maxAllowed: 20");
+    let alias = "  pgbouncer: {sessionAlias: {database: shop_session, connections: 2}}\n";
+    let mut world = World::new(&format!("{spec}{alias}"));
+    for _ in 0..3 {
+        world.admit();
+    }
+    world.sizing = Some(sized(11, Reason::Demand));
+    world.settle();
+    assert_eq!(world.shares(), [6, 6, 5]);
 }
 
 #[test]

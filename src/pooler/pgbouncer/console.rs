@@ -13,7 +13,7 @@ use tokio::{net::UnixStream, task::JoinHandle, time::timeout};
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use super::render::Credentials;
-use super::tables::{self, Database, Pools, Server, Stats, Table, TableError};
+use super::tables::{self, Alias, Pools, Server, Stats, Table, TableError};
 use crate::contract::LimitsReadBack;
 
 /// Why a command had no good answer.
@@ -138,12 +138,13 @@ impl Console {
         Ok(table)
     }
 
-    /// `SHOW POOLS` of one database.
+    /// `SHOW POOLS` of one database, and of its session alias.
     ///
     /// # Errors
     /// [`ConsoleError`].
-    pub async fn pools(&mut self, database: &str) -> Result<Pools, ConsoleError> {
-        Ok(tables::pools(&self.run("SHOW POOLS").await?, database)?)
+    pub async fn pools(&mut self, database: &str) -> Result<(Pools, Pools), ConsoleError> {
+        let table = self.run("SHOW POOLS").await?;
+        Ok((tables::pools(&table, database)?, tables::pools_beside(&table, database)?))
     }
 
     /// The databases that have clients, and how many, by `SHOW POOLS`.
@@ -178,12 +179,12 @@ impl Console {
         Ok(tables::newest_client(&self.run("SHOW CLIENTS").await?)?)
     }
 
-    /// `SHOW CLIENTS` of one database.
+    /// `SHOW CLIENTS`, those of the console left out.
     ///
     /// # Errors
     /// [`ConsoleError`].
-    pub async fn clients(&mut self, database: &str) -> Result<Vec<tables::Client>, ConsoleError> {
-        Ok(tables::clients(&self.run("SHOW CLIENTS").await?, database)?)
+    pub async fn clients(&mut self) -> Result<Vec<tables::Client>, ConsoleError> {
+        Ok(tables::clients(&self.run("SHOW CLIENTS").await?)?)
     }
 
     /// Clients that have connected and not logged in yet, from `SHOW LISTS`. `SHOW CLIENTS` does not have them.
@@ -202,14 +203,6 @@ impl Console {
         self.run(&format!("KILL_CLIENT {id}")).await.map(|_| ())
     }
 
-    /// `SHOW DATABASES` of one database.
-    ///
-    /// # Errors
-    /// [`ConsoleError`].
-    pub async fn database(&mut self, database: &str) -> Result<Database, ConsoleError> {
-        Ok(tables::database(&self.run("SHOW DATABASES").await?, database)?)
-    }
-
     /// `SHOW CONFIG`.
     ///
     /// # Errors
@@ -218,19 +211,20 @@ impl Console {
         Ok(tables::config(&self.run("SHOW CONFIG").await?)?)
     }
 
-    /// The limits in force.
+    /// The limits in force, and the session alias.
     ///
     /// # Errors
     /// [`ConsoleError`].
-    pub async fn limits(&mut self, database: &str) -> Result<LimitsReadBack, ConsoleError> {
+    pub async fn limits(&mut self, database: &str) -> Result<(LimitsReadBack, Option<Alias>), ConsoleError> {
         let config = self.config().await?;
-        let paused = self.database(database).await?.paused;
-        Ok(LimitsReadBack {
+        let databases = self.run("SHOW DATABASES").await?;
+        let limits = LimitsReadBack {
             pool_size: tables::config_number(&config, "default_pool_size")?,
             max_db_connections: tables::config_number(&config, "max_db_connections")?,
             min_pool_size: tables::config_number(&config, "min_pool_size")?,
-            paused,
-        })
+            paused: tables::database(&databases, database)?.paused,
+        };
+        Ok((limits, tables::alias(&databases, database)?))
     }
 
     /// `SET` of a number. Says nothing about whether it took effect: read back.

@@ -13,7 +13,7 @@ use super::{
     ini::{self, IniError},
     parameters::{self, PARAMETERS, ParameterError},
 };
-use crate::contract::{ClientTlsMode, Injection, PoolMode, ServerTlsMode, Settings, names};
+use crate::contract::{ClientTlsMode, Injection, PoolMode, ServerTlsMode, SessionAlias, Settings, names};
 
 /// User name and password of the database, the same on both sides of the pooler.
 #[derive(Clone, PartialEq, Eq)]
@@ -123,6 +123,8 @@ pub struct Rendered {
     pub certificates: Vec<(String, Vec<u8>)>,
     /// Every parameter of `[pgbouncer]` with its value, for the comparison with what `SHOW CONFIG` answers.
     pub parameters: Vec<(String, String)>,
+    /// The second entry of `[databases]`.
+    pub session_alias: Option<SessionAlias>,
 }
 
 impl fmt::Debug for Rendered {
@@ -193,7 +195,10 @@ fn refuse<T>(field: &'static str, reason: &'static str) -> Result<T, RenderError
 /// # Errors
 /// [`RenderError::Unrepresentable`].
 pub fn check_database(name: &str) -> Result<(), RenderError> {
-    let field = "upstream.database";
+    check_database_of("upstream.database", name)
+}
+
+fn check_database_of(field: &'static str, name: &str) -> Result<(), RenderError> {
     if name.is_empty() || name.len() > LONGEST_DATABASE {
         return refuse(field, "must have 1 to 63 bytes");
     }
@@ -202,6 +207,18 @@ pub fn check_database(name: &str) -> Result<(), RenderError> {
     }
     if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-')) {
         return refuse(field, "PgBouncer 1.24 can only name databases of ASCII letters, digits, '_', '.' and '-'");
+    }
+    Ok(())
+}
+
+/// Checks that PgBouncer can tell a session alias from the database itself.
+fn check_alias(alias: &SessionAlias, database: &str) -> Result<(), RenderError> {
+    check_database_of("pgbouncer.sessionAlias.database", &alias.database)?;
+    if alias.database == database {
+        return refuse("pgbouncer.sessionAlias.database", "must be another name than upstream.database");
+    }
+    if alias.connections == 0 {
+        return Err(RenderError::ZeroLimit);
     }
     Ok(())
 }
@@ -300,25 +317,25 @@ pub fn render(input: &RenderInput<'_>) -> Result<Rendered, RenderError> {
     check_database(&injection.upstream.database)?;
     check_host(&injection.upstream.host)?;
     check_credentials(credentials)?;
+    if let Some(alias) = &settings.session_alias {
+        check_alias(alias, &injection.upstream.database)?;
+    }
     parameters::check_all(&settings.parameters)?;
     if limits.pool_size == 0 || limits.max_db_connections == 0 {
         return Err(RenderError::ZeroLimit);
     }
 
-    let connection_string = [
-        ("host", injection.upstream.host.clone()),
-        ("port", injection.upstream.port.to_string()),
-        ("dbname", injection.upstream.database.clone()),
-        ("user", credentials.username.clone()),
-        ("connect_query", CONNECT_QUERY.to_owned()),
-    ];
+    let databases = databases_of(input);
     let parameters = parameters_of(input)?;
 
     let mut ini = String::from("[databases]\n");
-    let pairs: Vec<String> =
-        connection_string.iter().map(|(key, value)| format!("{key}={}", quote(value, '\''))).collect();
-    // Writing to a String cannot fail.
-    let _ = writeln!(ini, "{} = {}\n", injection.upstream.database, pairs.join(" "));
+    for (name, connection_string) in &databases {
+        let pairs: Vec<String> =
+            connection_string.iter().map(|(key, value)| format!("{key}={}", quote(value, '\''))).collect();
+        // Writing to a String cannot fail.
+        let _ = writeln!(ini, "{name} = {}", pairs.join(" "));
+    }
+    ini.push('\n');
     if !input.place.peers.is_empty() {
         ini.push_str("[peers]\n");
         for (number, address) in peers_of(input) {
@@ -331,9 +348,37 @@ pub fn render(input: &RenderInput<'_>) -> Result<Rendered, RenderError> {
         let _ = writeln!(ini, "{name} = {value}");
     }
     let auth_file = format!("{} {}\n", quote(&credentials.username, '"'), quote(&credentials.password, '"'));
-    let rendered = Rendered { ini, auth_file, certificates: certificates_of(input), parameters };
-    read_back(&rendered, input, &connection_string)?;
+    let session_alias = settings.session_alias.clone();
+    let rendered = Rendered { ini, auth_file, certificates: certificates_of(input), parameters, session_alias };
+    read_back(&rendered, input, &databases)?;
     Ok(rendered)
+}
+
+/// Keys and values of a connection string.
+type ConnectionString = Vec<(&'static str, String)>;
+
+/// Names and connection strings of `[databases]`: the pool itself, and its session alias with bounds of its own.
+fn databases_of(input: &RenderInput<'_>) -> Vec<(String, ConnectionString)> {
+    let RenderInput { injection, settings, credentials, .. } = *input;
+    let pool = vec![
+        ("host", injection.upstream.host.clone()),
+        ("port", injection.upstream.port.to_string()),
+        ("dbname", injection.upstream.database.clone()),
+        ("user", credentials.username.clone()),
+        ("connect_query", CONNECT_QUERY.to_owned()),
+    ];
+    let mut databases = vec![(injection.upstream.database.clone(), pool.clone())];
+    if let Some(alias) = &settings.session_alias {
+        let connections = alias.connections.to_string();
+        let own = [
+            ("pool_mode", "session".to_owned()),
+            ("pool_size", connections.clone()),
+            ("min_pool_size", "0".to_owned()),
+            ("max_db_connections", connections),
+        ];
+        databases.push((alias.database.clone(), pool.into_iter().chain(own).collect()));
+    }
+    databases
 }
 
 /// The files that hold what clients are shown.
@@ -414,18 +459,21 @@ fn parameters_of(input: &RenderInput<'_>) -> Result<Vec<(String, String)>, Rende
 fn read_back(
     rendered: &Rendered,
     input: &RenderInput<'_>,
-    connection_string: &[(&str, String)],
+    meant: &[(String, ConnectionString)],
 ) -> Result<(), RenderError> {
-    let RenderInput { injection, credentials, .. } = *input;
-    let database = &injection.upstream.database;
+    let credentials = input.credentials;
     let different = |what: &str| Err(RenderError::Different { what: what.to_owned() });
     let entries = ini::parse(&rendered.ini)?;
     let (databases, others): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.section == "databases");
-    let [entry] = databases.as_slice() else { return different("[databases]") };
-    let pairs = ini::parse_connection_string(&entry.key, &entry.value)?;
-    let meant = connection_string.iter().map(|(key, value)| (*key, value.as_str()));
-    if entry.key != *database || !meant.eq(pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()))) {
+    if databases.len() != meant.len() {
         return different("[databases]");
+    }
+    for (entry, (name, connection_string)) in databases.iter().zip(meant) {
+        let pairs = ini::parse_connection_string(&entry.key, &entry.value)?;
+        let meant = connection_string.iter().map(|(key, value)| (*key, value.as_str()));
+        if entry.key != *name || !meant.eq(pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()))) {
+            return different("[databases]");
+        }
     }
     let (peers, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|entry| entry.section == "peers");
     let meant = peers_of(input).map(|(number, address)| (number.to_string(), address));

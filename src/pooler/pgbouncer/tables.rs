@@ -137,6 +137,17 @@ pub struct Database {
     pub connections: u32,
 }
 
+/// The session alias of a database, as `SHOW DATABASES` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alias {
+    /// The name that clients ask for.
+    pub name: String,
+    /// Its own `max_db_connections`.
+    pub connections: u32,
+    /// Paused on the console.
+    pub paused: bool,
+}
+
 /// One row of `SHOW SERVERS`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
@@ -196,11 +207,24 @@ impl<'a> Rows<'a> {
         column: &'static str,
         database: &str,
     ) -> Result<impl Iterator<Item = &'a [Option<String>]>, TableError> {
+        self.of_databases(column, move |name| name == database)
+    }
+
+    fn of_databases(
+        &self,
+        column: &'static str,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<impl Iterator<Item = &'a [Option<String>]>, TableError> {
         let index = self.column(column)?;
         let rows: Vec<&[Option<String>]> =
-            self.table.rows.iter().map(Vec::as_slice).filter(|row| Self::text(row, index) == database).collect();
+            self.table.rows.iter().map(Vec::as_slice).filter(|row| wanted(Self::text(row, index))).collect();
         Ok(rows.into_iter())
     }
+}
+
+/// Whether a name is that of a database, and not of the console, or of none because its client has not said which.
+fn is_database(name: &str) -> bool {
+    name != CONSOLE && !matches!(name, "(nodb)" | "")
 }
 
 /// Reads `SHOW POOLS`. A database that no client has asked for yet has no pool: all zero, which is the truth.
@@ -208,13 +232,25 @@ impl<'a> Rows<'a> {
 /// # Errors
 /// [`TableError`].
 pub fn pools(table: &Table, database: &str) -> Result<Pools, TableError> {
+    sum_of_pools(table, |name| name == database)
+}
+
+/// Reads the pools of all other databases out of `SHOW POOLS`: those of the session alias.
+///
+/// # Errors
+/// [`TableError`].
+pub fn pools_beside(table: &Table, database: &str) -> Result<Pools, TableError> {
+    sum_of_pools(table, |name| name != database && is_database(name))
+}
+
+fn sum_of_pools(table: &Table, wanted: impl Fn(&str) -> bool) -> Result<Pools, TableError> {
     let rows = Rows::new("SHOW POOLS", table);
     let mut sum = Pools::default();
     // Asked for even when no row follows, so that an answer of another shape is never read as "nothing is open".
     for column in ["cl_active", "cl_waiting", "sv_active", "sv_idle", "sv_used", "sv_tested", "sv_login", "maxwait"] {
         rows.column(column)?;
     }
-    for row in rows.of_database("database", database)? {
+    for row in rows.of_databases("database", wanted)? {
         let add = |total: &mut u32, column| -> Result<(), TableError> {
             *total = total.saturating_add(rows.number::<u32>(row, column)?);
             Ok(())
@@ -292,6 +328,25 @@ pub fn database(table: &Table, database: &str) -> Result<Database, TableError> {
     })
 }
 
+/// Reads the session alias out of `SHOW DATABASES`: the other database; None without one.
+///
+/// # Errors
+/// [`TableError`].
+pub fn alias(table: &Table, database: &str) -> Result<Option<Alias>, TableError> {
+    let rows = Rows::new("SHOW DATABASES", table);
+    let name = rows.column("name")?;
+    let beside = rows.of_databases("name", |name| name != database && is_database(name))?.next();
+    beside
+        .map(|row| {
+            Ok(Alias {
+                name: Rows::text(row, name).to_owned(),
+                connections: rows.number(row, "max_connections")?,
+                paused: rows.number::<u8>(row, "paused")? != 0,
+            })
+        })
+        .transpose()
+}
+
 /// Reads `SHOW CONFIG`: value by key.
 ///
 /// # Errors
@@ -334,15 +389,15 @@ pub fn newest_client(table: &Table) -> Result<u64, TableError> {
     table.rows.iter().try_fold(0, |newest: u64, row| Ok(newest.max(rows.number(row, "id")?)))
 }
 
-/// Reads the clients of one database out of `SHOW CLIENTS`.
+/// Reads the clients of every database out of `SHOW CLIENTS`.
 ///
 /// # Errors
 /// [`TableError`].
-pub fn clients(table: &Table, database: &str) -> Result<Vec<Client>, TableError> {
+pub fn clients(table: &Table) -> Result<Vec<Client>, TableError> {
     let rows = Rows::new("SHOW CLIENTS", table);
     let (link, connected) = (rows.column("link")?, rows.column("connect_time")?);
     rows.column("id")?;
-    rows.of_database("database", database)?
+    rows.of_databases("database", is_database)?
         .map(|row| {
             Ok(Client {
                 id: rows.number(row, "id")?,
@@ -415,6 +470,23 @@ shop | b | 1 | 0 | 1 | 0 | 0 | 0 | 0 | 0 | 0 | 7 | x";
     }
 
     #[test]
+    fn what_is_not_of_the_database_itself_nor_of_the_console_is_the_aliass() {
+        let pools = table(&POOLS.replace("shop | b |", "shop_session | a |"));
+        assert_eq!(super::pools(&pools, "shop").unwrap().active, 3);
+        assert_eq!(pools_beside(&pools, "shop").unwrap().active, 1);
+        let databases = table(
+            "name | max_connections | paused | current_connections\n\
+             pgbouncer | 0 | 0 | 0\nshop | 6 | 0 | 3\nshop_session | 2 | 1 | 1",
+        );
+        let alias = Some(Alias { name: "shop_session".to_owned(), connections: 2, paused: true });
+        assert_eq!(super::alias(&databases, "shop").unwrap(), alias);
+        assert!(!database(&databases, "shop").unwrap().paused);
+        let clients = "id | database | link | connect_time\n1 | pgbouncer |  | x\n2 | shop |  | x\n3 | shop_session | S | x\n4 | (nodb) |  | x";
+        let linked: Vec<_> = super::clients(&table(clients)).unwrap().iter().map(|client| client.linked).collect();
+        assert_eq!(linked, [false, true]);
+    }
+
+    #[test]
     fn a_missing_column_is_named_even_without_rows() {
         let without = table(&POOLS.replace("sv_login", "sv_logging_in"));
         let error = pools(&without, "none").unwrap_err();
@@ -436,6 +508,7 @@ shop | b | 1 | 0 | 1 | 0 | 0 | 0 | 0 | 0 | 0 | 7 | x";
             Just("database"),
             Just("name"),
             Just("paused"),
+            Just("max_connections"),
             Just("current_connections"),
             Just("key"),
             Just("value"),
@@ -460,7 +533,8 @@ shop | b | 1 | 0 | 1 | 0 | 0 | 0 | 0 | 0 | 0 | 7 | x";
         #[test]
         fn reading_any_answer_never_panics(table in any_table()) {
             let _ = (pools(&table, "shop"), stats(&table, "shop"), database(&table, "shop"));
-            let _ = (config(&table), servers(&table, "shop"), newest_client(&table));
+            let _ = (config(&table), servers(&table, "shop"), newest_client(&table), clients(&table));
+            let _ = (alias(&table, "shop"), pools_beside(&table, "shop"));
         }
     }
 }

@@ -217,6 +217,7 @@ impl Agent {
             switching: None,
             other: None,
             proof: None,
+            session_alias: None,
         });
     }
 }

@@ -11,6 +11,7 @@ mod keeper;
 mod load;
 mod rig;
 mod rotation;
+mod sessions;
 mod switch;
 mod switch_deaths;
 mod switch_faults;

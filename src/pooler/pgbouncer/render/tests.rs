@@ -57,6 +57,41 @@ fn the_rendered_configuration_is_as_reviewed() {
     assert_eq!(rendered.auth_file, "\"shop\" \"secret\"\n");
 }
 
+fn render_alias(database: &str, connections: u32) -> Result<Rendered, RenderError> {
+    let session_alias = Some(SessionAlias { database: database.into(), connections });
+    render(&RenderInput {
+        injection: &injection(),
+        settings: &Settings { session_alias, ..settings() },
+        limits: LIMITS,
+        credentials: &Credentials { username: "shop".into(), password: "secret".into() },
+        shown: None,
+        place: &place(),
+    })
+}
+
+#[test]
+fn a_session_alias_is_the_same_database_with_a_mode_and_bounds_of_its_own() {
+    let rendered = render_alias("shop_session", 2).unwrap();
+    let line = |name: &str| {
+        let line = rendered.ini.lines().find_map(|line| line.strip_prefix(&format!("{name} = "))).unwrap();
+        ini::parse_connection_string(name, line).unwrap()
+    };
+    let (pool, alias) = (line("shop"), line("shop_session"));
+    let own = [("pool_mode", "session"), ("pool_size", "2"), ("min_pool_size", "0"), ("max_db_connections", "2")];
+    let own = own.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    assert_eq!(alias, [pool, own.to_vec()].concat());
+    assert_eq!(rendered.session_alias.unwrap().database, "shop_session");
+}
+
+#[test]
+fn a_session_alias_that_is_the_database_or_cannot_be_one_is_refused_with_its_field() {
+    for name in ["shop", "pgbouncer", "", "a b", "a'b", "*"] {
+        let error = render_alias(name, 2).unwrap_err().to_string();
+        assert!(error.starts_with("pgbouncer.sessionAlias.database: "), "{name:?}: {error}");
+    }
+    assert_eq!(render_alias("shop_session", 0).unwrap_err(), RenderError::ZeroLimit);
+}
+
 #[test]
 fn the_password_stands_in_the_auth_file_alone() {
     let rendered = render_with(&injection(), "shop", "hush-hush").unwrap();
