@@ -58,6 +58,8 @@ pub const FLOOR_LOWERED: &str = "FloorLowered";
 pub const ROLLOUT_COMPLETE: &str = "RolloutComplete";
 /// `Progressing`: the newest revision is being rolled out.
 pub const ROLLING_OUT: &str = "RollingOut";
+/// `Progressing`: the newest revision has proven itself and waits for somebody to promote it.
+pub const BLUE_GREEN_PAUSE: &str = "BlueGreenPause";
 /// `Progressing`: no progress within `rollout.progressDeadlineSeconds`.
 pub const PROGRESS_DEADLINE_EXCEEDED: &str = "ProgressDeadlineExceeded";
 /// `UpstreamHealthy`, `LeakDetected`: nobody can see it.

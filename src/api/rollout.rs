@@ -31,7 +31,9 @@ pub struct RolloutSpec {
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BlueGreen {
-    /// Whether green takes over by itself once proven. Default: true.
+    /// Whether green takes over by itself once proven. Default: true. False: in the first pod green is started and proven, holds no
+    /// server connection and gets no client, `Progressing` has the reason BlueGreenPause, and the other pods wait, until this becomes true. A change that
+    /// PgBouncer takes over while it runs needs no green, and takes effect at once either way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auto_promotion_enabled: Option<bool>,
     /// Seconds that blue stays warm. Default: 30.

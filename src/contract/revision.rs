@@ -61,6 +61,9 @@ pub struct SessionAlias {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RolloutSettings {
+    /// Whether a new process takes over by itself once it has proven itself. Left out while it does.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub auto_promotion_enabled: bool,
     /// Seconds that the old process stays warm after new clients were led to the new one.
     pub scale_down_delay_seconds: u32,
     /// Seconds that a further revision waits for the clients of the old process, before idle ones are closed. 0: without limit.
@@ -69,8 +72,17 @@ pub struct RolloutSettings {
 
 impl Default for RolloutSettings {
     fn default() -> Self {
-        Self { scale_down_delay_seconds: 30, drain_timeout_seconds: 0 }
+        Self { auto_promotion_enabled: true, scale_down_delay_seconds: 30, drain_timeout_seconds: 0 }
     }
+}
+
+const fn yes() -> bool {
+    true
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks with a reference
+const fn is_yes(value: &bool) -> bool {
+    *value
 }
 
 /// For fields that are left out while they are what they would be without.

@@ -88,6 +88,9 @@ pub struct OtherSlot {
     pub revision: Option<u64>,
     /// Clients connected to it; None while unknown.
     pub clients: Option<u32>,
+    /// Whether it has proven itself, and waits for `rollout.blueGreen.autoPromotionEnabled` to become true.
+    #[serde(default)]
+    pub awaiting_promotion: bool,
 }
 
 /// What a second process is there for.

@@ -284,6 +284,7 @@ fn health(health: &Layers<'_, HealthSpec>) -> HealthSettings {
 fn rollout(blue_green: &Layers<'_, BlueGreen>) -> RolloutSettings {
     let default = RolloutSettings::default();
     RolloutSettings {
+        auto_promotion_enabled: blue_green.get(|b| b.auto_promotion_enabled).unwrap_or(default.auto_promotion_enabled),
         scale_down_delay_seconds: blue_green
             .get(|b| b.scale_down_delay_seconds)
             .unwrap_or(default.scale_down_delay_seconds),

@@ -57,7 +57,9 @@ impl Agent {
             self.published.metrics.count_restart(reason.as_str());
         }
         // What served before serves again; what is wanted beyond has to prove itself. Where nothing can, it is simply tried.
-        let again = self.served.clone().filter(|_| self.can_switch() && self.machine.faults() < FAULTS_TOLD);
+        let promoted = self.wish.revision.as_ref().is_none_or(|wanted| wanted.settings.rollout.auto_promotion_enabled);
+        let tried = promoted && self.machine.faults() >= FAULTS_TOLD;
+        let again = self.served.clone().filter(|_| self.can_switch() && !tried);
         let revision = again.or_else(|| self.wish.revision.clone());
         self.reserve_for(revision.as_ref());
         self.decide_limit();

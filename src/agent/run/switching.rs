@@ -13,7 +13,7 @@ use crate::{
         process,
         slot::{Slot, SlotError, Start},
         switch::{
-            Action, Failure, Observation, OtherSeen, PROOF_DEADLINE, Phase, Proof, START_DEADLINE, Wanted,
+            Action, Failure, Observation, OtherSeen, PROOF_DEADLINE, Phase, Promotion, Proof, START_DEADLINE, Wanted,
             division::{SlotLoad, allowed, beside, divide, keep, trial},
         },
         vitals::{Effort, Vitals},
@@ -95,7 +95,10 @@ impl Agent {
     /// Whether the other slot's server connections count.
     pub(super) fn other_counts(&self) -> bool {
         let phase = self.switch.phase();
-        let counts = matches!(phase, Phase::Proving { .. } | Phase::Warm { .. } | Phase::Draining { .. });
+        let counts = matches!(
+            phase,
+            Phase::Proving { .. } | Phase::AwaitingPromotion { .. } | Phase::Warm { .. } | Phase::Draining { .. }
+        );
         counts && self.other.pid().is_some()
     }
 
@@ -134,6 +137,9 @@ impl Agent {
             Wanted::Active
         } else if self.fits_other().await {
             Wanted::Other
+        } else if let Some(version) = self.fits_green().await {
+            self.switching.version = version;
+            Wanted::New { version }
         } else {
             Wanted::New { version: self.switching.version }
         };
@@ -150,6 +156,33 @@ impl Agent {
             return false;
         };
         self.other.needs_process(&rendered).await.is_ok_and(|names| names.is_empty())
+    }
+
+    /// Whether green, which has been proven, can take over all of what is wanted now, so that it need not start anew: somebody
+    /// promotes it, or changes what needs no new process. It has taken it over then, and this is what it is called.
+    async fn fits_green(&mut self) -> Option<u64> {
+        let version = match self.switch.phase() {
+            Phase::AwaitingPromotion { version } => version,
+            Phase::MakingRoom { version, .. } | Phase::Proving { version, .. }
+                if self.other.runs == self.wish.revision =>
+            {
+                return Some(version);
+            }
+            _ => return None,
+        };
+        if self.other.runs == self.wish.revision {
+            return Some(version);
+        }
+        // nothing is opened before it proves itself
+        let wanted = limits::Wanted { limit: 1, warm: 0, share: 1 };
+        let (revision, rendered) =
+            self.render(self.other.name(), self.wish.revision.as_ref(), wanted).and_then(Result::ok)?;
+        let names = self.other.needs_process(&rendered).await.ok()?;
+        if !names.is_empty() || self.other.take_over(rendered).await.is_err() {
+            return None;
+        }
+        self.other.runs = Some(revision);
+        Some(version)
     }
 
     /// Takes the next step of a switch. True when what runs where has changed.
@@ -192,6 +225,12 @@ impl Agent {
         // one proof at a time, and none of a process while nothing can log in
         let waits =
             self.switch.phase() == Phase::Steady && (self.rotating.set_aside() > 0 || self.rotating.is_refused());
+        let place = self.switching.place.filter(|_| !waits);
+        let wanted = match (place, self.switch.phase()) {
+            // not looked at yet: it may be what waits already
+            (None, Phase::AwaitingPromotion { version }) => Wanted::New { version },
+            (place, _) => place.unwrap_or(Wanted::Active),
+        };
         Observation {
             active: self.slot.name(),
             serving: self.machine.is_serving(),
@@ -203,9 +242,14 @@ impl Agent {
                 clients: self.switching.count_clients(),
                 hung: running && punctual && now.saturating_sub(self.switching.answered) > START_DEADLINE,
             },
-            wanted: self.switching.place.filter(|_| !waits).unwrap_or(Wanted::Active),
+            wanted,
             share: grant.share,
             punctual,
+            promotion: if rollout.auto_promotion_enabled && place.is_some() {
+                Promotion::Given
+            } else {
+                Promotion::Awaited
+            },
             scale_down_delay: milliseconds(rollout.scale_down_delay_seconds),
             drain_timeout: milliseconds(rollout.drain_timeout_seconds),
         }
@@ -314,7 +358,8 @@ impl Agent {
     async fn prove_other(&mut self) {
         let grant = self.grant();
         let part = trial(grant.share, grant.floor);
-        // the share may have changed since it started
+        // it may have proven itself before, and the share may have changed since it started
+        self.switching.proof = None;
         self.other.limits = None;
         let wanted = limits::Wanted { limit: part, warm: 0, share: part };
         let now = self.now();
@@ -414,6 +459,8 @@ impl Agent {
         let loads = [load(&self.slot, true)?, load(&self.other, false)?];
         let parts = if matches!(self.switch.phase(), Phase::Proving { .. }) {
             [beside(share, floor), trial(share, floor)]
+        } else if matches!(self.switch.phase(), Phase::AwaitingPromotion { .. }) {
+            [share, 0]
         } else {
             let before = self.switching.part.min(share);
             let is_turn = share > 1 || now.saturating_sub(self.switching.part_since) >= TURN;
@@ -480,12 +527,20 @@ impl Agent {
         self.other.pid()?;
         let role = match self.switch.phase() {
             Phase::Steady => return None,
-            Phase::Starting { .. } | Phase::MakingRoom { .. } | Phase::Proving { .. } => OtherRole::Green,
+            Phase::Starting { .. }
+            | Phase::MakingRoom { .. }
+            | Phase::Proving { .. }
+            | Phase::AwaitingPromotion { .. } => OtherRole::Green,
             Phase::Warm { .. } => OtherRole::Warm,
             Phase::Draining { .. } => OtherRole::Draining,
         };
         let clients = self.switching.count_clients();
-        Some(OtherSlot { role, revision: self.other.runs.as_ref().map(|revision| revision.revision), clients })
+        Some(OtherSlot {
+            role,
+            revision: self.other.runs.as_ref().map(|revision| revision.revision),
+            clients,
+            awaiting_promotion: matches!(self.switch.phase(), Phase::AwaitingPromotion { .. }),
+        })
     }
 
     /// Says what keeps the wanted revision from being in force.
@@ -493,6 +548,10 @@ impl Agent {
         let Some(Wanted::New { version }) = self.switching.place else {
             return self.problems.switch.is_over();
         };
+        // asked for, and told by its role
+        if matches!(self.switch.phase(), Phase::AwaitingPromotion { .. }) {
+            return self.problems.switch.is_over();
+        }
         let now = self.now();
         let name =
             |number: Option<u64>| number.map_or_else(|| "what runs".to_owned(), |number| format!("revision {number}"));
@@ -509,7 +568,13 @@ impl Agent {
                 )
             }
             (Phase::Steady, _) => format!("{wanted} needs a new process for {parameters}"),
-            (Phase::Starting { .. } | Phase::MakingRoom { .. } | Phase::Proving { .. }, _) => {
+            (
+                Phase::Starting { .. }
+                | Phase::MakingRoom { .. }
+                | Phase::Proving { .. }
+                | Phase::AwaitingPromotion { .. },
+                _,
+            ) => {
                 format!("{wanted} needs a new process for {parameters}, which has to prove itself; {runs} serves on")
             }
             (Phase::Warm { .. } | Phase::Draining { .. }, _) => {

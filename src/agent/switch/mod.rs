@@ -12,6 +12,9 @@
 //!    ^---------- green is killed ---------'        '- steered back: the slots change their places, Warm again
 //! ```
 //!
+//! Where somebody promotes, a green that has proven itself is `AwaitingPromotion` instead of `Warm`: it gets no client and gives its
+//! connections back. Promoted, it begins with `MakingRoom` again and proves itself anew, because what it proved may be long ago.
+//!
 //! Times are milliseconds on a clock that does not jump.
 
 pub mod alias;
@@ -53,6 +56,15 @@ pub enum Wanted {
         /// Tells one configuration from another.
         version: u64,
     },
+}
+
+/// Whether a green that has proven itself takes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Promotion {
+    /// It does: by itself, or because somebody has promoted it.
+    Given,
+    /// It waits for somebody.
+    Awaited,
 }
 
 /// Whether the process in the other slot has proven itself.
@@ -98,6 +110,8 @@ pub struct Observation {
     pub share: u32,
     /// Whether we ourselves ran on time. When not, silence says nothing.
     pub punctual: bool,
+    /// Whether a green that has proven itself takes over.
+    pub promotion: Promotion,
     /// How long blue stays warm.
     pub scale_down_delay: Millis,
     /// How long a slot may keep clients once another configuration waits for its place. 0: without limit.
@@ -147,6 +161,11 @@ pub enum Phase {
         /// What green runs.
         version: u64,
     },
+    /// Green has proven itself and waits for somebody to promote it. It holds no connection.
+    AwaitingPromotion {
+        /// What green runs.
+        version: u64,
+    },
     /// The other slot was left and is kept for a step back.
     Warm {
         /// Since when.
@@ -166,7 +185,7 @@ pub enum Phase {
 pub enum Failure {
     /// Its process ended.
     Ended,
-    /// Its console did not answer.
+    /// Its console did not answer, or does no more.
     NeverAnswered,
     /// The active slot could not give up enough.
     NoRoom,
@@ -236,7 +255,10 @@ impl Switch {
         let other = seen.active.other();
         match self.phase {
             Phase::Steady => self.steady(now, seen),
-            Phase::Starting { version, .. } | Phase::MakingRoom { version, .. } | Phase::Proving { version, .. } => {
+            Phase::Starting { version, .. }
+            | Phase::MakingRoom { version, .. }
+            | Phase::Proving { version, .. }
+            | Phase::AwaitingPromotion { version } => {
                 if seen.wanted != (Wanted::New { version }) || seen.share == 0 {
                     self.phase = Phase::Steady;
                     return seen.other.running.then_some(Action::Kill(other));
@@ -300,6 +322,16 @@ impl Switch {
             return None;
         }
         let (since, deadline, failure) = match self.phase {
+            Phase::AwaitingPromotion { .. } => {
+                if seen.promotion == Promotion::Given {
+                    self.phase = Phase::MakingRoom { since: now, version };
+                    return None;
+                }
+                if !seen.other.hung {
+                    return None;
+                }
+                (now, 0, Failure::NeverAnswered)
+            }
             Phase::MakingRoom { since, .. } => {
                 if seen.room {
                     self.phase = Phase::Proving { since: now, version };
@@ -309,6 +341,11 @@ impl Switch {
                 (since, deadline, Failure::NoRoom)
             }
             Phase::Proving { since, .. } => {
+                if seen.other.proof == Proof::Given && seen.promotion == Promotion::Awaited {
+                    self.given_up = None;
+                    self.phase = Phase::AwaitingPromotion { version };
+                    return None;
+                }
                 if seen.other.proof == Proof::Given {
                     self.given_up = None;
                     self.phase = Phase::Warm { since: now, version: Some(version) };

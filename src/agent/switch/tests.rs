@@ -2,7 +2,7 @@
 //!
 //! Faults that were planted to see that it finds them: clients steered to green before its proof; a slot that grows before the
 //! other one has given up; blue ended while the number of its clients is unknown; an agent that takes up a blue with clients
-//! as if it were a green. Each failed within a second.
+//! as if it were a green; a green that is led clients to although nobody has promoted it. Each failed within a second.
 
 use proptest::prelude::*;
 
@@ -54,6 +54,7 @@ enum Event {
     ClientsCome { some: u8, stay: u8 },
     ClientsLeave,
     Share(u8),
+    Promote(Promotion),
 }
 
 struct World {
@@ -70,6 +71,8 @@ struct World {
     part: u32,
     waiting_in_queue: u32,
     late: bool,
+    /// Whether green takes over once it has proven itself.
+    promotion: Promotion,
 }
 
 impl World {
@@ -100,6 +103,7 @@ impl World {
             part: 8,
             waiting_in_queue: 0,
             late: false,
+            promotion: Promotion::Given,
         }
     }
 
@@ -146,6 +150,7 @@ impl World {
             wanted,
             share: self.share,
             punctual: !self.late,
+            promotion: self.promotion,
             scale_down_delay: DELAY,
             drain_timeout: DRAIN,
         }
@@ -169,7 +174,7 @@ impl World {
         let green = match self.switch.phase() {
             Phase::Proving { .. } => Some((trial(self.share, self.floor), beside(self.share, self.floor))),
             Phase::MakingRoom { .. } => Some((0, beside(self.share, self.floor))),
-            Phase::Starting { .. } => Some((0, self.share)),
+            Phase::Starting { .. } | Phase::AwaitingPromotion { .. } => Some((0, self.share)),
             _ => None,
         };
         let parts = match green {
@@ -243,6 +248,10 @@ impl World {
                 let process = self.slots[slot.index()].as_mut().expect("steered to nobody");
                 let came_back = process.asked.is_some_and(|at| self.now >= at + 100) && process.config.works;
                 assert!(process.proven || came_back, "steered to a slot that has not proven itself");
+                assert!(
+                    process.proven || self.promotion == Promotion::Given,
+                    "steered to a slot that nobody has promoted"
+                );
                 process.proven = true;
                 self.steered = slot;
                 self.had_clients[slot.index()] = true;
@@ -355,6 +364,7 @@ impl World {
                 }
             }
             Event::Share(share) => self.share = share.into(),
+            Event::Promote(promotion) => self.promotion = promotion,
         }
         self.tick();
     }
@@ -372,6 +382,7 @@ impl World {
     /// No fault any more, a configuration that works, and clients that leave: how it ends.
     fn settle(&mut self) {
         self.share = self.share.max(1);
+        self.promotion = Promotion::Given;
         self.wanted.works = true;
         self.wanted.answers_after = Some(30);
         for process in self.slots.iter_mut().flatten() {
@@ -406,6 +417,7 @@ fn event() -> impl Strategy<Value = Event> {
         3 => (0..20u8, 0..4u8).prop_map(|(some, stay)| Event::ClientsCome { some, stay }),
         3 => Just(Event::ClientsLeave),
         1 => (0..12u8).prop_map(Event::Share),
+        2 => prop_oneof![Just(Promotion::Given), Just(Promotion::Awaited)].prop_map(Event::Promote),
     ]
 }
 
@@ -443,6 +455,32 @@ fn a_switch_in_a_calm_world_takes_the_steps_in_their_order() {
     assert_eq!((world.steered, world.slots[0].map(|blue| blue.clients)), (SlotName::B, Some(4)));
     world.settle();
     assert_eq!(world.slots.map(|slot| slot.is_some()), [false, true]);
+}
+
+#[test]
+fn a_green_that_nobody_has_promoted_waits_without_a_connection_and_proves_itself_anew() {
+    let mut world = World { promotion: Promotion::Awaited, ..World::new() };
+    world.happen(Event::ClientsCome { some: 9, stay: 0 });
+    world.happen(Event::Revise { works: true, answers_after: Some(100) });
+    world.happen(Event::Wait(400));
+    assert!(matches!(world.switch.phase(), Phase::AwaitingPromotion { .. }), "{:?}", world.switch.phase());
+    let bounds = world.slots.map(|slot| slot.map(|process| process.bound));
+    assert_eq!((world.steered, bounds), (SlotName::A, [Some(8), Some(0)]), "blue has the whole share");
+    // one that dies meanwhile is replaced
+    world.happen(Event::ProcessDies(1));
+    world.happen(Event::Wait(400));
+    assert!(matches!(world.switch.phase(), Phase::AwaitingPromotion { .. }), "{:?}", world.switch.phase());
+    let asked = world.slots[1].and_then(|green| green.asked);
+    world.happen(Event::Promote(Promotion::Given));
+    world.happen(Event::Wait(20));
+    assert_eq!(world.steered, SlotName::B);
+    assert!(world.slots[1].and_then(|green| green.asked) > asked, "what it proved may be long ago");
+    // what is not wanted any more does not wait
+    let mut world = World { promotion: Promotion::Awaited, ..World::new() };
+    world.happen(Event::Revise { works: true, answers_after: Some(100) });
+    world.happen(Event::Wait(100));
+    world.happen(Event::BackToThePreviousOne);
+    assert_eq!((world.switch.phase(), world.slots[1].is_some()), (Phase::Steady, false));
 }
 
 #[test]

@@ -78,8 +78,14 @@ fn ready(others: &[Condition]) -> Condition {
     let worst = sums_up.iter().find_map(|type_| {
         let condition = others.iter().find(|condition| condition.type_ == *type_)?;
         // asked for, or on its way: a share that moves would make a pool flap
-        let is_calm = [reasons::RECOMMEND_ONLY, reasons::PAUSED, reasons::AWAITING_PROOF, reasons::ROLLING_OUT]
-            .contains(&condition.reason);
+        let is_calm = [
+            reasons::RECOMMEND_ONLY,
+            reasons::PAUSED,
+            reasons::AWAITING_PROOF,
+            reasons::ROLLING_OUT,
+            reasons::BLUE_GREEN_PAUSE,
+        ]
+        .contains(&condition.reason);
         (condition.status != ConditionStatus::True && !is_calm).then_some(condition)
     });
     match worst {
@@ -370,7 +376,7 @@ fn scaling_limited(observed: &Observed, figures: &Figures) -> Condition {
 }
 
 fn progressing(observed: &Observed, rollout: &Rollout) -> Condition {
-    let Rollout { updated, stable, members, proven, .. } = rollout;
+    let Rollout { updated, stable, members, proven, awaiting_promotion, .. } = rollout;
     if observed.effective.is_err() {
         return unknown(PROGRESSING, reasons::NOT_ACCEPTED, "nothing is rolled out without a valid spec: see Accepted");
     }
@@ -381,6 +387,17 @@ fn progressing(observed: &Observed, rollout: &Rollout) -> Condition {
             format!(
                 "revision {updated} runs on {proven} of {members} pods and has not come further within the deadline; new \
                  pods get revision {stable}; see Proven for what the pods say"
+            ),
+        );
+    }
+    let waits = observed.effective.is_ok_and(|effective| !effective.settings.rollout.auto_promotion_enabled);
+    if waits && *awaiting_promotion > 0 {
+        return unknown(
+            PROGRESSING,
+            reasons::BLUE_GREEN_PAUSE,
+            format!(
+                "revision {updated} has proven itself in {awaiting_promotion} of {members} pods, beside revision {stable}, which serves \
+                 all clients; set spec.rollout.blueGreen.autoPromotionEnabled to true to promote it, or the spec back"
             ),
         );
     }

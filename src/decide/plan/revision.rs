@@ -47,6 +47,8 @@ pub(super) struct Rollout {
     pub members: usize,
     /// Of them: proven to run `updated`.
     pub proven: usize,
+    /// Pods in which a process has proven itself and waits for somebody to promote it.
+    pub awaiting_promotion: usize,
     /// True when `proven` has not risen within the deadline.
     pub is_stuck: bool,
     /// To be given back.
@@ -142,8 +144,11 @@ pub(super) fn plan(observed: &Observed, settings: &Settings, pace: Pace, before:
         writes.push((index, target.clone()));
     }
 
+    let awaiting_promotion =
+        members.iter().filter(|&&pod| !runs(&observed.pods[pod], name, updated) && awaits(&observed.pods[pod])).count();
     let progress = match before {
-        Some(before) if before.revision == updated && before.proven == proven => before,
+        // who waits for somebody is not stuck
+        Some(before) if before.revision == updated && before.proven == proven && awaiting_promotion == 0 => before,
         _ => Progress { revision: updated, proven, since: observed.now },
     };
     let is_stuck = proven < members.len() && !pace.frozen && observed.now - progress.since > pace.deadline_seconds;
@@ -165,9 +170,15 @@ pub(super) fn plan(observed: &Observed, settings: &Settings, pace: Pace, before:
         writes,
         members: members.len(),
         proven,
+        awaiting_promotion,
         is_stuck,
         progress: Some(progress),
     }
+}
+
+/// True when the pod's agent has a process that waits for somebody to promote it.
+fn awaits(pod: &PodSeen) -> bool {
+    pod.proof.report().and_then(|report| report.other).is_some_and(|other| other.awaiting_promotion)
 }
 
 /// What the pod's annotation says of this pool.

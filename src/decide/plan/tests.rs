@@ -10,8 +10,8 @@ use crate::{
         reasons,
     },
     contract::{
-        ClientSide, ClientTlsMode, Held, Injection, LimitsReadBack, PodGrant, PoolRevision, ProofMode, Reach, ServerTls,
-        ServerTlsMode, SlotStatus, StatusReport, Upstream,
+        ClientSide, ClientTlsMode, Held, Injection, LimitsReadBack, OtherRole, OtherSlot, PodGrant, PoolRevision,
+        ProofMode, Reach, ServerTls, ServerTlsMode, SlotStatus, StatusReport, Upstream,
     },
     decide::{
         effective::{EffectivePool, Refusal, effective},
@@ -455,6 +455,45 @@ fn a_change_of_the_settings_goes_one_pod_at_a_time_and_new_pods_get_the_proven_o
         }
     }
     assert_eq!(world.plan().report.revision, Some(RevisionStatus { stable: 2, updated: 2, failed_hashes: vec![] }));
+}
+
+#[test]
+fn a_revision_that_waits_for_its_promotion_is_told_as_paused_and_never_as_stuck() {
+    let by_hand = |change: &str, promote: bool| {
+        format!(
+            "{SHARED}  pgbouncer: {{parameters: {{{change}}}}}\n  rollout: {{progressDeadlineSeconds: 30, blueGreen: {{autoPromotionEnabled: {promote}}}}}\n"
+        )
+    };
+    let mut world = World::new(&by_hand("", false));
+    world.admit();
+    world.admit();
+    world.settle();
+    world.change(&by_hand("pkt_buf: '8192'", false));
+    world.carry_out(&world.plan(), |_| true);
+    let first = world.revision_numbers().iter().position(|number| *number == 2).expect("one pod gets it");
+    let other = OtherSlot { role: OtherRole::Green, revision: Some(2), clients: Some(0), awaiting_promotion: true };
+    if let Proof::Report(report) = &mut world.pods[first].proof {
+        (report.wanted_revision, report.other) = (Some(2), Some(other));
+    }
+    let told = |world: &World, type_: &str| {
+        let conditions = world.plan().report.conditions;
+        conditions.into_iter().find(|condition| condition.type_ == type_).expect("always told")
+    };
+    for _ in 0..3 {
+        world.now += 100;
+        let plan = world.plan();
+        assert!(plan.patches.is_empty(), "the other pod waits");
+        world.carry_out(&plan, |_| true);
+        let progressing = told(&world, "Progressing");
+        assert_eq!((progressing.status, progressing.reason), (ConditionStatus::Unknown, reasons::BLUE_GREEN_PAUSE));
+        assert!(progressing.message.contains("1 of 2 pods"), "{}", progressing.message);
+        assert_eq!(told(&world, PROVEN).reason, reasons::AWAITING_PROOF);
+        assert_ne!(told(&world, "Ready").reason, reasons::BLUE_GREEN_PAUSE);
+    }
+    world.change(&by_hand("pkt_buf: '8192'", true));
+    world.settle();
+    assert_eq!(world.revision_numbers(), [3, 3]);
+    assert_eq!(told(&world, "Progressing").reason, reasons::ROLLOUT_COMPLETE);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use rustix::process::{Signal, kill_process};
-use sluice::contract::{OtherRole, ProofMode, Settings, SlotStatus, Switching};
+use sluice::contract::{OtherRole, ProofMode, Settings, SlotStatus, StatusReport, Switching};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -153,6 +153,44 @@ async fn a_configuration_that_does_not_work_gets_no_client_and_is_told() {
     agent.revise(5, &packets(8192));
     switched(&agent, 5).await;
     assert_eq!(clients.stop().await.failures(), BTreeMap::new());
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_new_process_that_nobody_has_promoted_is_proven_and_waits_without_a_connection() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &packets(4096), 4).await;
+    let blue = agent.pooler_pid().unwrap();
+    let mut clients = Clients::new();
+    clients.churn(&target(&agent), 4, 40);
+    let mut by_hand = packets(8192);
+    by_hand.rollout.auto_promotion_enabled = false;
+    agent.revise(2, &by_hand);
+    let waits = |status: &StatusReport| status.other.is_some_and(|other| other.awaiting_promotion);
+    let status = agent.until("it waits", |status| waits(status) && status.message.is_empty()).await;
+    assert_eq!((status.revision, status.other.unwrap().revision), (Some(1), Some(2)));
+    let status = agent.until("blue has the whole share", |s| s.limits.is_some_and(|l| l.pool_size == 4)).await;
+    assert!(waits(&status));
+    let green = agent.pooler_pids().into_iter().find(|pid| *pid != blue).unwrap();
+    // what needs no new process is taken over by the one that waits
+    by_hand.health.query_wait_timeout_seconds = 20;
+    agent.revise(3, &by_hand);
+    let status = agent.until("it is", |status| status.other.is_some_and(|other| other.revision == Some(3))).await;
+    assert!(waits(&status));
+    let mut promoted = by_hand.clone();
+    promoted.rollout.auto_promotion_enabled = true;
+    agent.revise(4, &promoted);
+    switched(&agent, 4).await;
+    assert_eq!(agent.pooler_pids(), [green], "the one that waited took over");
+    assert_eq!(clients.stop().await.failures(), BTreeMap::new());
+    // what is not wanted any more goes
+    let mut another = packets(16_384);
+    another.rollout.auto_promotion_enabled = false;
+    agent.revise(5, &another);
+    agent.until("it waits", |status| waits(status)).await;
+    agent.revise(6, &promoted);
+    switched(&agent, 6).await;
+    assert_eq!(agent.pooler_pids(), [green]);
 }
 
 #[tokio::test]
