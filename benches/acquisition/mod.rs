@@ -32,7 +32,7 @@ pub struct Options {
     #[arg(long, default_value_t = 1100)]
     rate: u32,
     /// New connections per second by SCRAM over TLS.
-    #[arg(long, default_value_t = 220)]
+    #[arg(long, default_value_t = 100)]
     guarded_rate: u32,
     /// New connections per second to the database itself.
     #[arg(long, default_value_t = 100)]

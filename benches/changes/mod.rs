@@ -66,7 +66,7 @@ pub struct Options {
     #[arg(long, default_value_t = 1100)]
     rate: u32,
     /// New connections per second by SCRAM over TLS.
-    #[arg(long, default_value_t = 220)]
+    #[arg(long, default_value_t = 80)]
     guarded_rate: u32,
     /// Clients that share this rate. While clients wait for a server connection each of them takes longer.
     #[arg(long, default_value_t = 128)]

@@ -25,7 +25,6 @@ pub fn report(samples: &str) -> Result<String, String> {
     let mut text =
         format!("# A pooler is replaced under load\n\n| login | way | {HEAD}\n|---|---|---|---|---|---|---|---|\n");
     let mut lossless = String::new();
-    let (mut flip, mut steered) = (f64::NAN, f64::NAN);
     let mut times =
         String::from("\n| login | of the sidecar | times | median | p95 | p99 |\n|---|---|---|---|---|---|\n");
     for (login, least_rate) in LEAST_RATES {
@@ -58,27 +57,30 @@ pub fn report(samples: &str) -> Result<String, String> {
                 figures.len()
             );
         }
-        flip = flip.max(quantile(&flips, 0.99));
-        steered = steered.max(quantile(&seconds, 0.95));
         // as many as fit into the time of the switches, where a login takes its time
-        let connections = if login == "trust" { LEAST_CONNECTIONS } else { 0.0 };
-        let enough = sidecar.connections >= connections
-            && sidecar.rate >= least_rate
+        let least = if login == "trust" { LEAST_CONNECTIONS } else { 0.0 };
+        let enough = sidecar.connections >= least
             && sidecar.queries >= LEAST_QUERIES
             && seconds.len().min(back.len()) >= LEAST_SWITCHES;
-        let _ = writeln!(
-            lossless,
-            "{login}: no failure over {LEAST_SWITCHES} switches and {LEAST_SWITCHES} steps back at {least_rate} new connections a second{}, and in {LEAST_QUERIES} queries of clients that stay: {}.",
-            if connections > 0.0 { format!(", {connections} of them") } else { String::new() },
-            if enough { verdict(sidecar.failures == 0.0) } else { "too few samples to tell" }
-        );
+        let told = |reached: bool| if enough { verdict(reached) } else { "too few samples to tell" };
+        for (demand, reached) in [
+            (
+                format!(
+                    "no failure{} in {LEAST_QUERIES} queries of clients that stay, over {LEAST_SWITCHES} switches and {LEAST_SWITCHES} steps back",
+                    if least > 0.0 { format!(" in {least} new connections and") } else { String::new() },
+                ),
+                sidecar.failures == 0.0,
+            ),
+            (format!("{least_rate} new connections a second"), sidecar.rate >= least_rate),
+            (
+                format!("new clients led within {FLIP_MICROSECONDS} microseconds, p99"),
+                quantile(&flips, 0.99) <= FLIP_MICROSECONDS,
+            ),
+            (format!("within {STEERED_SECONDS} s of the change, p95"), quantile(&seconds, 0.95) <= STEERED_SECONDS),
+        ] {
+            let _ = writeln!(lossless, "- {login}: {demand}: {}.", told(reached));
+        }
     }
     let _ = write!(text, "{times}\n{lossless}");
-    let _ = writeln!(
-        text,
-        "Clients led within {FLIP_MICROSECONDS} microseconds, p99: {}.",
-        verdict(flip <= FLIP_MICROSECONDS)
-    );
-    let _ = writeln!(text, "Within {STEERED_SECONDS} s of the change, p95: {}.", verdict(steered <= STEERED_SECONDS));
     Ok(text)
 }
