@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use crate::{
@@ -77,13 +77,16 @@ pub struct Options {
     /// Milliseconds between two questions of one that stays.
     #[arg(long, default_value_t = 8)]
     think: u32,
+    /// Only this kind of change; its samples are printed, and there are no figures.
+    #[arg(long, value_enum)]
+    only: Option<Kind>,
     /// Keep samples and figures below benches/results.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "only")]
     keep: bool,
 }
 
 /// What changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
     Limits,
     Password,
@@ -118,6 +121,9 @@ pub fn run(options: &Options) -> Result<Results, Failure> {
         (Kind::Role, Login::ScramTls),
         (Kind::Ca, Login::ScramTls),
     ] {
+        if options.only.is_some_and(|only| only != kind) {
+            continue;
+        }
         for way in [Way::Sidecar, Way::Reload] {
             let scratch = tempfile::tempdir()?;
             let ground = Ground::start(scratch.path())?;
@@ -141,7 +147,7 @@ pub fn run(options: &Options) -> Result<Results, Failure> {
     Ok(Results {
         name: "changes",
         setting,
-        figures: report::report(samples.text())?,
+        figures: if options.only.is_none() { report::report(samples.text())? } else { String::new() },
         samples,
         keep: options.keep.then(results::committed),
     })
