@@ -345,7 +345,6 @@ impl Agent {
             None => {}
         }
         self.tell_faults();
-        self.published.metrics.count_cut(self.slot.take_cut() + self.other.take_cut());
         let serving = self.machine.is_serving();
         if serving && !was_serving {
             self.problems.reading.is_over();
@@ -379,6 +378,8 @@ impl Agent {
         if !serving || self.now().saturating_sub(self.held_at) > READING_HOLDS {
             self.held = None;
         }
+        // counted before the status shows that their process is gone
+        self.published.metrics.count_cut(self.slot.take_cut() + self.other.take_cut());
         self.publish();
     }
 
