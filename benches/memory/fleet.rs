@@ -257,6 +257,7 @@ fn agent_of(pod: &Pod) -> Option<(IpAddr, Agent)> {
         other: None,
         proof: None,
         session_alias: None,
+        upstream: None,
     };
     Some((address, Agent { pool, pod: pod.name_any(), report }))
 }

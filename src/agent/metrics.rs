@@ -10,7 +10,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    contract::{Injection, SessionAliasReport, Switching, metrics as names},
+    contract::{Injection, SessionAliasReport, Switching, UpstreamState, metrics as names},
     pooler::pgbouncer::tables::{Pools, Stats},
 };
 
@@ -122,6 +122,29 @@ pub struct Metrics {
     refused: Family<[(&'static str, &'static str); 2], Gauge>,
     switches: Family<Label, Counter>,
     switching: Family<Label, Gauge>,
+    upstream: Upstream,
+}
+
+/// What is known of the database.
+#[derive(Default)]
+struct Upstream {
+    read_only: Family<Nothing, Gauge>,
+    renewals: Counter,
+}
+
+impl Upstream {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            names::UPSTREAM_READ_ONLY,
+            "1 while the database takes no writes although a primary is expected; absent while that is not known",
+            self.read_only.clone(),
+        );
+        registry.register(
+            names::UPSTREAM_RENEWALS.trim_end_matches("_total"),
+            "Times that all server connections were renewed because the database took no writes",
+            self.renewals.clone(),
+        );
+    }
 }
 
 impl fmt::Debug for Metrics {
@@ -164,6 +187,7 @@ impl Metrics {
             refused: Family::default(),
             switches: Family::default(),
             switching: Family::default(),
+            upstream: Upstream::default(),
         };
         // The library appends `_total` to the names of counters.
         let counter = |name: &'static str| name.trim_end_matches("_total");
@@ -236,6 +260,7 @@ impl Metrics {
     }
 
     fn register_switches(&self, registry: &mut Registry) {
+        self.upstream.register(registry);
         registry.register(
             names::SWITCHES.trim_end_matches("_total"),
             "Times that new clients were led to another process, and configurations given up before",
@@ -368,6 +393,20 @@ impl Metrics {
     /// Counts a switch to another process, or one that was given up.
     pub fn count_switch(&self, result: SwitchResult) {
         self.switches.get_or_create(&[("result", result.as_str())]).inc();
+    }
+
+    /// Whether the database takes writes; None where it is not asked.
+    pub fn set_upstream(&self, state: Option<UpstreamState>) {
+        match state {
+            Some(UpstreamState::Primary) => drop(self.upstream.read_only.get_or_create(&[]).set(0)),
+            Some(UpstreamState::ReadOnly) => drop(self.upstream.read_only.get_or_create(&[]).set(1)),
+            Some(UpstreamState::Unknown) | None => self.upstream.read_only.clear(),
+        }
+    }
+
+    /// Counts a renewal of all server connections.
+    pub fn count_renewal(&self) {
+        self.upstream.renewals.inc();
     }
 
     /// Counts an error of the pooler.

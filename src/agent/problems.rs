@@ -81,6 +81,8 @@ pub struct Problems {
     pub logins: Problem,
     /// A database that is not reached.
     pub database: Problem,
+    /// A revision that waits for a database that takes writes.
+    pub upstream: Problem,
     /// Open files.
     pub files: Problem,
     /// The configuration that worked last.
@@ -91,9 +93,9 @@ impl Problems {
     /// Everything that is told now.
     pub fn told(&self, now: Millis) -> impl Iterator<Item = &str> {
         let Self { inputs, program, process, configuration, credentials, logins, database, reload, .. } = self;
-        let Self { switch, identity, certificate, limits, alias, reading, files, state, .. } = self;
+        let Self { switch, upstream, identity, certificate, limits, alias, reading, files, state, .. } = self;
         let first = [inputs, program, process, configuration, credentials, logins, database, reload];
-        let then = [switch, identity, certificate, limits, alias, reading, files, state];
+        let then = [switch, upstream, identity, certificate, limits, alias, reading, files, state];
         first.into_iter().chain(then).filter_map(move |p| p.told(now))
     }
 }

@@ -23,6 +23,8 @@ pub struct PoolerReading {
     pub added: Stats,
     /// Server connections idle in transaction past the threshold; None where it cannot be seen.
     pub leaked: Option<u32>,
+    /// Whether what is decided on it is carried out.
+    pub automation: Automation,
 }
 
 /// A decision of the agent.
@@ -95,7 +97,7 @@ impl Reaction {
             current,
             target: from,
             bounds: Bounds { min: grant.floor, max: grant.share, share: Some(grant.share) },
-            automation: Automation::Apply,
+            automation: reading.automation,
             samples: &[sample],
         };
         let sizing = SizingSettings::from(settings);
@@ -120,7 +122,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::agent::tests::revision;
+    use crate::{agent::tests::revision, decide::sizing::Reason};
 
     const GRANT: PodGrant = PodGrant { seq: 1, share: 20, granted: 20, floor: 2 };
 
@@ -144,6 +146,7 @@ mod tests {
                 assignments: transactions,
             },
             leaked: None,
+            automation: Automation::Apply,
         }
     }
 
@@ -176,6 +179,32 @@ mod tests {
             reaction.feed(&settings, GRANT, 20, &second(at, 1, 1, 0), false);
             assert_eq!(reaction.limit(LimitSource::LocalReaction, GRANT), GRANT.share);
         }
+    }
+
+    #[test]
+    fn while_the_database_takes_no_writes_the_limit_stays_and_follows_the_load_again_afterwards() {
+        let (settings, mut reaction) = (settings(), Reaction::default());
+        let limit = |reaction: &Reaction| reaction.limit(LimitSource::LocalReaction, GRANT);
+        let mut feed = |at, rate, waiting, automation| {
+            let mut reading = second(at, rate, 30, waiting);
+            reading.automation = automation;
+            let decided = reaction.feed(&settings, GRANT, limit(&reaction), &reading, true);
+            (limit(&reaction), decided.expect("decides").decision.reason)
+        };
+        for at in 0..120 {
+            feed(at, 100, 0, Automation::Apply);
+        }
+        let (before, _) = feed(120, 100, 0, Automation::Apply);
+        assert!(before > GRANT.floor && before < GRANT.share, "{before}");
+        for at in 121..900 {
+            let (rate, waiting) = if at % 2 == 0 { (0, 0) } else { (500, 100) };
+            let held = feed(at, rate, waiting, Automation::UpstreamReadOnly);
+            assert_eq!(held, (before, Reason::UpstreamReadOnly), "{at}");
+        }
+        for at in 900..903 {
+            feed(at, 800, 400, Automation::Apply);
+        }
+        assert_eq!(feed(903, 800, 400, Automation::Apply).0, GRANT.share);
     }
 
     #[test]

@@ -666,7 +666,7 @@ fn is_limit(name: &str) -> bool {
 }
 
 fn needs_restart(name: &str) -> bool {
-    matches!(name, "listen_addr" | "listen_port" | "unix_socket_dir" | "unix_socket_mode")
+    matches!(name, "listen_addr" | "listen_port" | "unix_socket_dir" | "unix_socket_mode" | "resolv_conf")
         || parameters::find(name).is_some_and(|parameter| parameter.effect == Effect::Restart)
 }
 

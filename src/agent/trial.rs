@@ -90,6 +90,8 @@ pub struct Plan<'a> {
     pub credentials: &'a Credentials,
     /// The CA bundle.
     pub ca_file: Option<String>,
+    /// Configuration of the resolver; None: that of the system.
+    pub resolver: Option<String>,
     /// How long it may take.
     pub within: Duration,
 }
@@ -132,6 +134,7 @@ impl Login {
                 socket_dir: directory.display().to_string(),
                 auth_file: auth_file.display().to_string(),
                 ca_file: plan.ca_file.clone(),
+                resolver: plan.resolver.clone(),
                 peers: Vec::new(),
                 peer: 0,
                 login_retry_milliseconds: NEVER_AGAIN_MILLISECONDS,

@@ -28,7 +28,7 @@ pub const ABLE_TO_SCALE: &str = "AbleToScale";
 pub const SCALING_LIMITED: &str = "ScalingLimited";
 /// A change is being rolled out, or has been.
 pub const PROGRESSING: &str = "Progressing";
-/// The database answers.
+/// The database has the role that is expected of it.
 pub const UPSTREAM_HEALTHY: &str = "UpstreamHealthy";
 /// Server connections are held idle in transaction past the threshold.
 pub const LEAK_DETECTED: &str = "LeakDetected";

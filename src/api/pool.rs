@@ -248,7 +248,8 @@ pub struct UpstreamSpec {
     /// Name of the database, on the server and for the clients of the pooler. Fixed when a pod is created.
     #[schemars(length(min = 1, max = 63))]
     pub database: String,
-    /// Which role of the server is expected. Default: Primary, one that takes writes. Any: it does not matter.
+    /// Which role of the server is expected. Default: Primary, one that takes writes; whether it does is asked through the
+    /// pool every health.periodSeconds. Any: it does not matter.
     #[serde(default)]
     pub role: Role,
     /// Secret in the pool's namespace with the keys `username` and `password`. Fixed when a pod is created; its content

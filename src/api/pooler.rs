@@ -161,7 +161,7 @@ pub struct HealthSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub validation_query: Option<String>,
-    /// Seconds between two checks. Default: 10.
+    /// Seconds between two checks whether the database takes writes. Default: 10.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 3600))]
     pub period_seconds: Option<u32>,

@@ -62,6 +62,12 @@ pub const ROLLING_OUT: &str = "RollingOut";
 pub const BLUE_GREEN_PAUSE: &str = "BlueGreenPause";
 /// `Progressing`: no progress within `rollout.progressDeadlineSeconds`.
 pub const PROGRESS_DEADLINE_EXCEEDED: &str = "ProgressDeadlineExceeded";
+/// `UpstreamHealthy`: it takes writes.
+pub const TAKES_WRITES: &str = "TakesWrites";
+/// `UpstreamHealthy`: it takes no writes although a primary is expected.
+pub const UPSTREAM_READ_ONLY: &str = "UpstreamReadOnly";
+/// `UpstreamHealthy`: it does not answer.
+pub const UPSTREAM_SILENT: &str = "UpstreamSilent";
 /// `UpstreamHealthy`, `LeakDetected`: nobody can see it.
 pub const NOT_OBSERVED: &str = "NotObserved";
 /// `LeakDetected`: connections are held idle in transaction.

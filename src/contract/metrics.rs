@@ -60,6 +60,10 @@ pub const CLIENTS_CUT: &str = "sluice_clients_cut_total";
 pub const SWITCHING: &str = "sluice_switching";
 /// Counter by `result`: switches to another process of the pooler.
 pub const SWITCHES: &str = "sluice_switches_total";
+/// Gauge: 1 while the database takes no writes although a primary is expected, 0 while it does; absent while that is not known.
+pub const UPSTREAM_READ_ONLY: &str = "sluice_upstream_read_only";
+/// Counter: times that all server connections were renewed because the database took no writes.
+pub const UPSTREAM_RENEWALS: &str = "sluice_upstream_renewals_total";
 /// Counter by `reason`: errors that the pooler wrote to its log, classified.
 pub const POOLER_ERRORS: &str = "sluice_pooler_errors_total";
 /// Gauge by `document` and `reason`, 1 while a document of the configuration volume is refused and the last one stays.

@@ -20,8 +20,9 @@ pub use injection::{ClientSide, ClientTlsMode, Injection, Reach, ServerTls, Serv
 pub use revision::{
     Algorithm, Behavior, HealthSettings, LimitSource, Objective, PoolMode, PoolRevision, RevisionDocument,
     RolloutSettings, ScalingPolicy, ScalingPolicyType, ScalingRules, ScalingSettings, SelectPolicy, SessionAlias,
-    Settings,
+    Settings, UpstreamRole,
 };
 pub use status::{
     Held, LimitsReadBack, OtherRole, OtherSlot, ProofMode, SessionAliasReport, SlotStatus, StatusReport, Switching,
+    UpstreamSeen, UpstreamState,
 };

@@ -30,6 +30,10 @@ pub struct PoolRevision {
 pub struct Settings {
     /// When a server connection goes back to the pool.
     pub pool_mode: PoolMode,
+    /// Which role of the database server is expected. Left out while it is the default, so that revisions written before it
+    /// existed stay the same.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub role: UpstreamRole,
     /// PgBouncer parameters from the allow-list of `spec.pgbouncer.parameters`, by their PgBouncer names.
     #[serde(default)]
     pub parameters: BTreeMap<String, String>,
@@ -100,13 +104,23 @@ pub enum PoolMode {
     Transaction,
 }
 
+/// Which role of the database server is expected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpstreamRole {
+    /// It takes writes.
+    #[default]
+    Primary,
+    /// It does not matter.
+    Any,
+}
+
 /// Health checks and leaks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HealthSettings {
     /// Sent to the database to see that it answers. Empty: nothing is sent, and a login alone is the proof.
     pub validation_query: String,
-    /// Seconds between two checks.
+    /// Seconds between two checks whether the database has the expected role.
     pub period_seconds: u32,
     /// Seconds that a client waits for a server connection before the pooler gives up.
     pub query_wait_timeout_seconds: u32,

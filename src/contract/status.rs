@@ -42,6 +42,9 @@ pub struct StatusReport {
     /// The session alias; None without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_alias: Option<SessionAliasReport>,
+    /// Whether the database takes writes, where a primary is expected. None where it is not asked.
+    #[serde(default)]
+    pub upstream: Option<UpstreamSeen>,
 }
 
 /// The session alias of the database, read back from the pooler's console.
@@ -67,6 +70,27 @@ pub enum ProofMode {
     Query,
     /// The database lets them in; it is asked nothing.
     ConnectOnly,
+}
+
+/// What checks through the pooler found of the database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UpstreamSeen {
+    /// What it is.
+    pub state: UpstreamState,
+    /// The same in a sentence; empty while it is a primary.
+    pub message: String,
+}
+
+/// Whether the database takes writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpstreamState {
+    /// It does.
+    Primary,
+    /// It does not: sizes, revisions and processes stay as they are.
+    ReadOnly,
+    /// It has not answered lately, which says nothing.
+    Unknown,
 }
 
 /// How a revision that needs a new process comes into force.

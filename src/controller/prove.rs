@@ -19,7 +19,7 @@ use tokio::{
 use super::{pods::PodFacts, queue::Queue};
 use crate::{
     cli::with_causes,
-    contract::{StatusReport, names::METRICS_PORT},
+    contract::{StatusReport, UpstreamState, names::METRICS_PORT},
     decide::plan::{Expectation, Proof, SidecarSeen},
     http::{Metrics, ProofOutcome},
     signals::PoolKey,
@@ -177,7 +177,10 @@ impl Prover {
         }
         // who complains is asked whether it still does
         let complains = match &subject.proof {
-            Proof::Report(report) => !report.message.is_empty(),
+            Proof::Report(report) => {
+                let upstream = report.upstream.as_ref().map(|upstream| upstream.state);
+                !report.message.is_empty() || upstream.is_some_and(|state| state != UpstreamState::Primary)
+            }
             Proof::Unreachable { .. } => true,
             Proof::NotAsked => false,
         };
@@ -212,7 +215,9 @@ fn differs(before: &Proof, after: &Proof) -> bool {
     let essence = |proof: &Proof| {
         proof.report().map(|report| {
             let held = report.held.map(|held| held.held);
-            (report.revision, report.epoch, report.seq, report.share, report.limits, held, report.message.clone())
+            let upstream = report.upstream.as_ref().map(|upstream| upstream.state);
+            let in_force = (report.revision, report.epoch, report.seq, report.share, report.limits);
+            (in_force, held, upstream, report.message.clone())
         })
     };
     std::mem::discriminant(before) != std::mem::discriminant(after) || essence(before) != essence(after)

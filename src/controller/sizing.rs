@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     api::{self, ConnectionPool, Mode},
+    contract::UpstreamState,
     decide::{
         effective::EffectivePool,
         load::{Completeness, ExpectedPod, HoldReason, Judgement, Load, LoadFigures, LoadInput, PodFigures, Stage},
@@ -221,6 +222,7 @@ fn observation<'a>(
         automation: match (pool.spec.paused, pool.spec.mode) {
             (true, _) => Automation::Paused,
             (false, Mode::Recommend) => Automation::Recommend,
+            (false, Mode::Apply) if is_read_only(context, facts) => Automation::UpstreamReadOnly,
             (false, Mode::Apply) => Automation::Apply,
         },
         samples: &[],
@@ -269,6 +271,14 @@ fn current_size(context: &Context, facts: &[PodFacts]) -> Option<u32> {
         })
         .collect();
     (!limits.is_empty()).then(|| limits.iter().sum())
+}
+
+/// Whether an agent that answers says that the database takes no writes.
+fn is_read_only(context: &Context, facts: &[PodFacts]) -> bool {
+    facts.iter().any(|pod| match context.prover.proof(&pod.uid) {
+        Proof::Report(report) => report.upstream.is_some_and(|upstream| upstream.state == UpstreamState::ReadOnly),
+        _ => false,
+    })
 }
 
 fn seen(figures: &LoadFigures, wait_p95_seconds: Option<f64>) -> LoadSeen {

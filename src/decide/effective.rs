@@ -9,13 +9,13 @@ use crate::{
     api::{
         AlgorithmSpec, BehaviorPolicyType, BehaviorRules, BehaviorSelectPolicy, BehaviorSpec, BlueGreen, ClientSpec,
         ClientTlsModeSpec, ConnectionPoolClass, ConnectionPoolClassSpec, ConnectionPoolSpec, EnvTemplate, HealthSpec,
-        IS_DEFAULT_CLASS_ANNOTATION, LocalReaction, Mode, PgBouncerPoolMode, PgBouncerSpec, ResourceAmounts,
+        IS_DEFAULT_CLASS_ANNOTATION, LocalReaction, Mode, PgBouncerPoolMode, PgBouncerSpec, ResourceAmounts, Role,
         ScalingSpec, SecretKeyRef, SecretRef, ServerTlsModeSpec, ServerTlsSpec, SidecarResources, Topology,
     },
     contract::{
         Algorithm, Behavior, ClientTlsMode, HealthSettings, LimitSource, Objective, PoolMode, Reach, RolloutSettings,
         ScalingPolicy, ScalingPolicyType, ScalingRules, ScalingSettings, SelectPolicy, ServerTlsMode, SessionAlias,
-        Settings,
+        Settings, UpstreamRole,
     },
     decide::behavior::default_for,
 };
@@ -141,6 +141,10 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
     let settings = Settings {
         session_alias,
         pool_mode: pool_mode(&pgbouncer),
+        role: match pool.upstream.role {
+            Role::Primary => UpstreamRole::Primary,
+            Role::Any => UpstreamRole::Any,
+        },
         parameters: parameters(&pgbouncer),
         health: health(&Layers::new(pool.health.as_ref(), class_spec.health.as_ref())),
         scaling: scaling_settings(

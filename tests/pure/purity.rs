@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Pure code, and the crates that it may use beside the [`ALLOWED`] ones.
-const PURE: [(&str, &[&str]); 26] = [
+const PURE: [(&str, &[&str]); 28] = [
     ("src/contract", &[]),
     ("src/decide", &["k8s_openapi"]),
     ("src/webhook/admission.rs", &["k8s_openapi", "json_patch"]),
@@ -26,8 +26,10 @@ const PURE: [(&str, &[&str]); 26] = [
     ("src/agent/problems.rs", &[]),
     ("src/agent/reach.rs", &[]),
     ("src/agent/reaction.rs", &[]),
+    ("src/agent/resolver/packet.rs", &[]),
     ("src/agent/retry.rs", &[]),
     ("src/agent/rotation.rs", &[]),
+    ("src/agent/upstream.rs", &[]),
     ("src/agent/vitals.rs", &[]),
     ("src/agent/wish.rs", &[]),
     ("src/pooler/pgbouncer/render.rs", &[]),

@@ -46,6 +46,7 @@ impl Agent {
                 slot,
                 self.inherits_sockets(),
                 own_ca,
+                self.resolver.as_deref(),
             ),
         });
         Some(rendered.map(|rendered| (revision.clone(), rendered)))
@@ -133,7 +134,7 @@ impl Agent {
             wanted.limit = limits.pool_size.min(wanted.limit.max(1));
             wanted.share = limits.max_db_connections.min(wanted.share.max(1));
         }
-        let (revision, rendered) = match self.render(self.slot.name(), self.wish.revision.as_ref(), wanted) {
+        let (revision, rendered) = match self.render(self.slot.name(), self.revision_to_run(), wanted) {
             Some(Ok(rendered)) => rendered,
             Some(Err(error)) => {
                 if self.problems.configuration.is(error.to_string()) {
@@ -267,7 +268,12 @@ impl Agent {
     pub(super) fn decide_limit(&mut self) {
         let grant = self.grant();
         let source = self.wish.revision.as_ref().map_or(LimitSource::Share, |r| r.settings.scaling.limit_source);
-        self.limit = self.reaction.limit(source, grant);
+        self.limit = if self.failover.is_read_only() && self.limit > 0 {
+            // only a smaller share counts
+            self.limit.clamp(grant.floor.min(grant.share), grant.share)
+        } else {
+            self.reaction.limit(source, grant)
+        };
         if self.rotating.is_refused() {
             // what is closed could not be opened again
             let held = [&self.slot, &self.other].map(|slot| slot.pools.map_or(0, |(_, pools)| pools.held()));

@@ -7,6 +7,7 @@ mod alias;
 mod apply;
 mod certificate;
 mod console;
+mod failover;
 mod place;
 mod reading;
 mod report;
@@ -21,6 +22,7 @@ use std::{
 };
 
 use certificate::CertificateWatch;
+use failover::Failover;
 use rotating::Rotating;
 use switching::Switching;
 use thiserror::Error;
@@ -43,6 +45,7 @@ use super::{
     process::{self, ProcessError},
     reach::{Obstacle, Reach},
     reaction::Reaction,
+    resolver,
     retry::Retry,
     server::{self, Published},
     slot::Slot,
@@ -117,6 +120,8 @@ struct Agent {
     link: Link,
     /// Addresses that clients come to.
     addresses: Vec<IpAddr>,
+    /// Configuration that leads the pooler to our own name server; None: it asks the pod's.
+    resolver: Option<PathBuf>,
     program: Option<PathBuf>,
     build: Option<Build>,
     inputs: Inputs,
@@ -135,6 +140,8 @@ struct Agent {
     identity: Identity,
     /// What server connections are opened with, and how it changes.
     rotating: Rotating,
+    /// Whether the database takes writes.
+    failover: Failover,
     published: Arc<Published>,
     errors: mpsc::Receiver<PoolerError>,
     begin: Instant,
@@ -196,7 +203,7 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
     let link = Link::inherited().await?;
     let gone = link.gone();
     tokio::pin!(gone);
-    let mut agent = Agent::new(options, injection, link);
+    let mut agent = Agent::new(options, injection, link).await;
     let routes = server::router(agent.published.clone());
     let http = tokio::spawn(async move { axum::serve(listener, routes).await });
     agent.find_program().await;
@@ -222,7 +229,7 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
 }
 
 impl Agent {
-    fn new(options: RunOptions, injection: Injection, link: Link) -> Self {
+    async fn new(options: RunOptions, injection: Injection, link: Link) -> Self {
         let mut problems = Problems::default();
         let stored = last_good::load(&options.state_dir, &injection.pool).unwrap_or_else(|error| {
             tracing::warn!("{error}");
@@ -235,6 +242,10 @@ impl Agent {
             (wish.credentials, wish.server_ca) = (Some(access.credentials.clone()), access.server_ca.clone());
         }
         let (report_error, errors) = mpsc::channel(ERROR_QUEUE);
+        let resolver = match injection.upstream.host.parse::<IpAddr>() {
+            Ok(_) => None,
+            Err(_) => resolver::start(&options.run_dir, injection.client.port, report_error.clone()).await,
+        };
         let left = link.state();
         let of = |name| Slot::new(name, link.clone(), &options.run_dir, &injection, report_error.clone());
         let (mut slot, mut other) = (of(left.steered), of(left.steered.other()));
@@ -249,6 +260,7 @@ impl Agent {
         let published = Arc::new(Published::new(Metrics::new(&injection), report::empty_report(&options, &injection)));
         Self {
             addresses: place::addresses(injection.client.reach),
+            resolver,
             program: None,
             build: None,
             inputs: Inputs::new(&options.config_dir),
@@ -261,6 +273,7 @@ impl Agent {
             certificate: CertificateWatch::new(injection.upstream.tls.mode),
             identity,
             rotating,
+            failover: Failover::new(&options),
             link,
             published,
             errors,
@@ -357,6 +370,7 @@ impl Agent {
         let serving = self.machine.is_serving();
         // a console that is silent is asked for its version alone, or it would take seconds to see that it hangs
         let answering = serving && self.heard == ConsoleSeen::Answered;
+        self.watch_upstream(now, answering).await;
         if answering && (self.to_be_applied || self.reload_again.is_due(now)) {
             self.to_be_applied = false;
             self.apply_revision().await;
@@ -366,7 +380,7 @@ impl Agent {
             self.look_at_pools(now).await;
             self.apply_limits().await;
         }
-        if answering && now >= self.next.reading {
+        if answering && now >= self.next.reading && !self.failover.comes_first(now) {
             self.next.reading = now + READING;
             self.take_reading(punctual).await;
             if now >= self.next.sweep {

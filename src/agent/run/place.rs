@@ -52,7 +52,8 @@ pub(super) fn addresses(reach: Reach) -> Vec<IpAddr> {
 }
 
 /// The addresses, and the slot's places in the volumes of the pod. A pooler that inherits its sockets is given neither
-/// address nor directory: it would warn that it ignores them. `own_ca` is the bundle that the pool names.
+/// address nor directory: it would warn that it ignores them. `own_ca` is the bundle that the pool names, `resolver` the
+/// configuration that leads to our own name server.
 pub(super) fn place(
     options: &RunOptions,
     injection: &Injection,
@@ -60,6 +61,7 @@ pub(super) fn place(
     slot: SlotName,
     inherits_sockets: bool,
     own_ca: Option<PathBuf>,
+    resolver: Option<&Path>,
 ) -> Place {
     let text = |path: &Path| path.display().to_string();
     Place {
@@ -74,6 +76,7 @@ pub(super) fn place(
         peer: if inherits_sockets { peer(slot) } else { 0 },
         auth_file: text(&Slot::auth_file(slot, &options.run_dir)),
         ca_file: ca_file(injection, own_ca),
+        resolver: resolver.map(text),
         login_retry_milliseconds: login_retry(&options.pod_uid),
     }
 }
@@ -97,8 +100,8 @@ fn login_retry(pod_uid: &str) -> u32 {
     1000 + hash(pod_uid) % 1000
 }
 
-/// 0 to 49 percent of every pause before new credentials are tried again, another one in each pod.
-pub(super) fn rotation_spread(pod_uid: &str) -> u8 {
+/// 0 to 49 percent of every pause between two things that all pods would do together, another one in each pod.
+pub(super) fn spread(pod_uid: &str) -> u8 {
     u8::try_from(hash(pod_uid) % 50).unwrap_or_default()
 }
 

@@ -15,6 +15,7 @@ use crate::{
         sockets,
     },
     contract::{Held, Upstream},
+    decide::sizing::Automation,
     pooler::pgbouncer::{
         console::ConsoleError,
         tables::{Pools, Server},
@@ -89,6 +90,7 @@ impl Agent {
         self.problems.reading.is_over();
         // figures that took so long to come are not of one moment
         let punctual = punctual && asked.elapsed() < LATE;
+        let added = self.failover.leave_out(added);
         self.rotating.read(logged_in);
         self.tell_reach(now, logged_in);
         self.look_for_leaks(now, &servers);
@@ -96,7 +98,9 @@ impl Agent {
         self.see_pools(pools);
         let leaked = self.leaked;
         let at_seconds = self.begin.elapsed().as_secs_f64();
-        self.react(&PoolerReading { at_seconds, pools, added, leaked }, punctual);
+        let automation = if self.failover.is_read_only() { Automation::UpstreamReadOnly } else { Automation::Apply };
+        let pools = self.failover.leave_out_waiting(pools);
+        self.react(&PoolerReading { at_seconds, pools, added, leaked, automation }, punctual);
         let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         let metrics = &self.published.metrics;
         metrics.observe(added, pools, leaked, unix_seconds);
@@ -166,7 +170,7 @@ impl Agent {
         if now >= self.next.clients {
             self.next.clients = now + CLIENTS_LOOK;
             match self.slot.read_logins().await {
-                Ok(count) => logins = count,
+                Ok(count) => logins = self.failover.leave_out_clients(count),
                 Err(error) => self.problems.reading.may_pass(now, error.to_string()),
             }
         }

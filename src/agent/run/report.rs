@@ -40,7 +40,9 @@ impl Agent {
             other: self.other_slot(),
             proof: self.slot.runs.as_ref().map(|revision| revision.settings.health.proof()),
             session_alias: self.alias_report(),
+            upstream: self.upstream_seen(),
         };
+        self.published.metrics.set_upstream(report.upstream.as_ref().map(|upstream| upstream.state));
         if let Some(mode) = report.switching {
             self.published.metrics.set_switching(mode);
         }
@@ -76,5 +78,6 @@ pub(super) fn empty_report(options: &RunOptions, injection: &Injection) -> Statu
         other: None,
         proof: None,
         session_alias: None,
+        upstream: None,
     }
 }

@@ -71,7 +71,7 @@ impl Rotating {
     pub(super) fn take_up(options: &RunOptions, injection: &Injection) -> Self {
         let in_force = left(&options.run_dir, injection.upstream.tls.own_ca);
         Self {
-            machine: Rotation::new(place::rotation_spread(&options.pod_uid)),
+            machine: Rotation::new(place::spread(&options.pod_uid)),
             to_hand_over: false,
             in_force,
             version: IN_FORCE,
@@ -255,6 +255,7 @@ impl Agent {
                 settings: &revision.settings,
                 credentials: &access.credentials,
                 ca_file: place::ca_file(&self.injection, own_ca),
+                resolver: self.resolver.as_ref().map(|file| file.display().to_string()),
                 within: Duration::from_millis(milliseconds),
             })
         });

@@ -2,6 +2,7 @@
 //!
 //! | guard | holds or changes | reasons |
 //! |---|---|---|
+//! | [`upstream`] | a database that takes no writes: the size is held | `UpstreamReadOnly` |
 //! | [`signal`] | no sample, a stale one, figures that cannot be: the size is held, never shrunk | `NoData`, `InvalidData` |
 //! | [`stalled`] | nothing finishes: the size is held | `DatabaseStalled` |
 //! | [`knee`] | a saturated database gets no more connections | `DatabaseSaturated` |
@@ -17,6 +18,7 @@ pub mod knee;
 pub mod rates;
 pub mod signal;
 pub mod stalled;
+pub mod upstream;
 
 use serde::{Deserialize, Serialize};
 

@@ -15,7 +15,7 @@ use crate::{
         },
         reasons,
     },
-    contract::{ProofMode, names::METRICS_PORT},
+    contract::{ProofMode, UpstreamSeen, UpstreamState, names::METRICS_PORT},
     decide::{shares::Shortage, sizing::Reason},
 };
 
@@ -59,11 +59,7 @@ pub(super) fn all(
         able_to_scale(observed),
         scaling_limited(observed, figures),
         progressing(observed, rollout),
-        unknown(
-            UPSTREAM_HEALTHY,
-            reasons::NOT_OBSERVED,
-            "this version does not ask the database; see the application's own errors",
-        ),
+        upstream_healthy(observed),
         leak_detected(observed),
         paused(observed),
     ]);
@@ -73,17 +69,28 @@ pub(super) fn all(
 
 /// The first thing that is not as it should be.
 fn ready(others: &[Condition]) -> Condition {
-    let sums_up =
-        [ACCEPTED, INJECTED, GATEWAY_AVAILABLE, PROVEN, SCALING_ACTIVE, PODS_CURRENT, PROGRESSING, ABLE_TO_SCALE];
+    let sums_up = [
+        ACCEPTED,
+        INJECTED,
+        GATEWAY_AVAILABLE,
+        UPSTREAM_HEALTHY,
+        PROVEN,
+        SCALING_ACTIVE,
+        PODS_CURRENT,
+        PROGRESSING,
+        ABLE_TO_SCALE,
+    ];
     let worst = sums_up.iter().find_map(|type_| {
         let condition = others.iter().find(|condition| condition.type_ == *type_)?;
-        // asked for, or on its way: a share that moves would make a pool flap
+        // asked for, or on its way: a share that moves would make a pool flap; or not for the pool to say
         let is_calm = [
             reasons::RECOMMEND_ONLY,
             reasons::PAUSED,
             reasons::AWAITING_PROOF,
             reasons::ROLLING_OUT,
             reasons::BLUE_GREEN_PAUSE,
+            reasons::NOT_OBSERVED,
+            reasons::UPSTREAM_SILENT,
         ]
         .contains(&condition.reason);
         (condition.status != ConditionStatus::True && !is_calm).then_some(condition)
@@ -412,6 +419,60 @@ fn progressing(observed: &Observed, rollout: &Rollout) -> Condition {
         );
     }
     yes(PROGRESSING, reasons::ROLLOUT_COMPLETE, format!("revision {updated} runs on all {members} pods"))
+}
+
+/// Whether the database takes writes, as the agents find through their pools.
+fn upstream_healthy(observed: &Observed) -> Condition {
+    let all: Vec<(&str, &UpstreamSeen)> = observed
+        .pods
+        .iter()
+        .filter_map(|pod| match &pod.proof {
+            Proof::Report(report) => Some((pod.name.as_str(), report.upstream.as_ref()?)),
+            Proof::NotAsked | Proof::Unreachable { .. } => None,
+        })
+        .collect();
+    let of = |state| all.iter().filter(move |(_, upstream)| upstream.state == state);
+    let (asked, read_only, silent) =
+        (all.len(), of(UpstreamState::ReadOnly).count(), of(UpstreamState::Unknown).count());
+    if let Some((pod, upstream)) = of(UpstreamState::ReadOnly).next() {
+        return no(
+            UPSTREAM_HEALTHY,
+            reasons::UPSTREAM_READ_ONLY,
+            format!(
+                "on {read_only} of {asked} pods, {pod} among them, {}; see that spec.upstream.host leads to the primary, or set \
+                 spec.upstream.role to Any if none is needed",
+                upstream.message
+            ),
+        );
+    }
+    match (of(UpstreamState::Unknown).next(), of(UpstreamState::Primary).count()) {
+        (Some((pod, upstream)), 0) => unknown(
+            UPSTREAM_HEALTHY,
+            reasons::UPSTREAM_SILENT,
+            format!(
+                "on {silent} of {asked} pods, {pod} among them: {}; nothing is held back for that",
+                upstream.message
+            ),
+        ),
+        (_, 0) => unknown(
+            UPSTREAM_HEALTHY,
+            reasons::NOT_OBSERVED,
+            "no agent asks the database: spec.upstream.role is Any, no pod is there, or the agents are of an earlier version",
+        ),
+        (None, writes) => yes(
+            UPSTREAM_HEALTHY,
+            reasons::TAKES_WRITES,
+            format!("the database takes writes, asked through {writes} pods"),
+        ),
+        (Some((pod, upstream)), writes) => yes(
+            UPSTREAM_HEALTHY,
+            reasons::TAKES_WRITES,
+            format!(
+                "the database takes writes, asked through {writes} of {asked} pods; on {silent}, {pod} among them: {}",
+                upstream.message
+            ),
+        ),
+    }
 }
 
 fn leak_detected(observed: &Observed) -> Condition {

@@ -11,6 +11,7 @@ use crate::{
         conditions::{
             ABLE_TO_SCALE, ACCEPTED, ConditionStatus, GATEWAY_AVAILABLE, INJECTED, LEAK_DETECTED,
             Observed as Condition, PODS_CURRENT, PROGRESSING, PROVEN, SCALING_ACTIVE, SCALING_LIMITED,
+            UPSTREAM_HEALTHY,
         },
         reasons,
     },
@@ -238,7 +239,7 @@ fn turned(observed: &Observed, condition: &Condition) -> Option<EventNote> {
     // which status is bad news; the others do not make events
     let bad = match condition.type_ {
         ACCEPTED | INJECTED | GATEWAY_AVAILABLE | PODS_CURRENT | PROVEN | SCALING_ACTIVE | ABLE_TO_SCALE
-        | PROGRESSING => ConditionStatus::False,
+        | PROGRESSING | UPSTREAM_HEALTHY => ConditionStatus::False,
         SCALING_LIMITED | LEAK_DETECTED => ConditionStatus::True,
         _ => return None,
     };

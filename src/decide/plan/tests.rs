@@ -11,7 +11,7 @@ use crate::{
     },
     contract::{
         ClientSide, ClientTlsMode, Held, Injection, LimitsReadBack, OtherRole, OtherSlot, PodGrant, PoolRevision,
-        ProofMode, Reach, ServerTls, ServerTlsMode, SlotStatus, StatusReport, Upstream,
+        ProofMode, Reach, ServerTls, ServerTlsMode, SlotStatus, StatusReport, Upstream, UpstreamSeen, UpstreamState,
     },
     decide::{
         effective::{EffectivePool, Refusal, effective},
@@ -212,6 +212,7 @@ fn report(uid: &str, revision: u64, epoch: u64, grant: PodGrant) -> StatusReport
         other: None,
         proof: None,
         session_alias: None,
+        upstream: None,
     }
 }
 
@@ -308,6 +309,47 @@ fn a_pool_in_trouble_reads_like_this() {
         None,
     );
     insta::assert_snapshot!(page(&plan));
+}
+
+#[test]
+fn a_database_that_takes_no_writes_is_told_first_and_one_that_is_silent_is_not_held_against_the_pool() {
+    let mut world = World::new(SHARED);
+    for _ in 0..3 {
+        world.admit();
+    }
+    world.sizing = Some(sized(11, Reason::Demand));
+    world.settle();
+    let say = |world: &mut World, pod: usize, state: UpstreamState, message: &str| {
+        let Proof::Report(report) = &mut world.pods[pod].proof else { panic!("it was asked") };
+        report.upstream = Some(UpstreamSeen { state, message: message.to_owned() });
+    };
+    let told = |world: &World| {
+        let plan = world.plan();
+        let of =
+            |type_: &str| plan.report.conditions.iter().find(|condition| condition.type_ == type_).cloned().unwrap();
+        let events: Vec<String> = plan.events.iter().map(|event| event.reason.clone()).collect();
+        (of("Ready"), of("UpstreamHealthy"), events)
+    };
+    let (ready, upstream, _) = told(&world);
+    assert_eq!((ready.reason, upstream.reason), (reasons::IN_FORCE, reasons::NOT_OBSERVED));
+
+    say(&mut world, 0, UpstreamState::Unknown, "no answer within 3 s");
+    let (ready, upstream, _) = told(&world);
+    assert_eq!((ready.reason, upstream.reason), (reasons::IN_FORCE, reasons::UPSTREAM_SILENT));
+    assert_eq!(upstream.status, ConditionStatus::Unknown);
+    assert!(upstream.message.contains("shop-0") && upstream.message.contains("no answer"), "{}", upstream.message);
+
+    say(&mut world, 1, UpstreamState::Primary, "");
+    let (ready, upstream, _) = told(&world);
+    assert_eq!((ready.reason, upstream.reason), (reasons::IN_FORCE, reasons::TAKES_WRITES));
+    assert!(upstream.message.contains("on 1, shop-0 among them: no answer"), "{}", upstream.message);
+
+    say(&mut world, 2, UpstreamState::ReadOnly, "the database takes no writes: it is in recovery");
+    let (ready, upstream, events) = told(&world);
+    assert_eq!((ready.reason, upstream.reason), (reasons::UPSTREAM_READ_ONLY, reasons::UPSTREAM_READ_ONLY));
+    assert_eq!((ready.status, upstream.status), (ConditionStatus::False, ConditionStatus::False));
+    assert!(upstream.message.contains("1 of 3 pods, shop-2 among them") && upstream.message.contains("in recovery"));
+    assert!(events.contains(&"UpstreamReadOnly".to_owned()), "{events:?}");
 }
 
 #[test]

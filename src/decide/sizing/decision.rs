@@ -17,6 +17,8 @@ pub enum Reason {
     InvalidData,
     /// Nothing finishes while connections are busy and clients wait: the size is held.
     DatabaseStalled,
+    /// The database takes no writes although a primary is expected: the size is held.
+    UpstreamReadOnly,
     /// More connections brought no more throughput: the size is capped.
     DatabaseSaturated,
     /// A recommendation within the stabilisation window was lower.
@@ -41,12 +43,13 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for metrics that want each series from the start.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Demand,
         Self::WaitingClients,
         Self::NoData,
         Self::InvalidData,
         Self::DatabaseStalled,
+        Self::UpstreamReadOnly,
         Self::DatabaseSaturated,
         Self::ScaleUpStabilized,
         Self::ScaleDownStabilized,
@@ -67,6 +70,7 @@ impl Reason {
             Self::NoData => "NoData",
             Self::InvalidData => "InvalidData",
             Self::DatabaseStalled => "DatabaseStalled",
+            Self::UpstreamReadOnly => "UpstreamReadOnly",
             Self::DatabaseSaturated => "DatabaseSaturated",
             Self::ScaleUpStabilized => "ScaleUpStabilized",
             Self::ScaleDownStabilized => "ScaleDownStabilized",
@@ -82,7 +86,7 @@ impl Reason {
 
     /// True when the load could not be judged, so that the size was held.
     pub const fn is_hold(self) -> bool {
-        matches!(self, Self::NoData | Self::InvalidData | Self::DatabaseStalled)
+        matches!(self, Self::NoData | Self::InvalidData | Self::DatabaseStalled | Self::UpstreamReadOnly)
     }
 }
 

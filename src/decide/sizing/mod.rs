@@ -134,6 +134,9 @@ pub enum Automation {
     Recommend,
     /// `paused`: not now.
     Paused,
+    /// The database takes no writes although a primary is expected: what the load is now says nothing about what it will be
+    /// when one is there.
+    UpstreamReadOnly,
 }
 
 /// What is known at one tick. Sizes and figures are of the whole pool: all pods together.
@@ -298,7 +301,7 @@ impl Sizer {
         let now = self.tick(observation);
         // a recommendation that nobody carries out builds on the one before
         let target = match observation.automation {
-            Automation::Apply => observation.target,
+            Automation::Apply | Automation::UpstreamReadOnly => observation.target,
             Automation::Recommend | Automation::Paused => self.recommended.unwrap_or(observation.target),
         };
         self.confirm(settings, target);
@@ -312,7 +315,9 @@ impl Sizer {
         let Read { slow, quick, still_seconds, unused } = self.read(settings, fresh, &context);
         let signal = still_seconds.map_or(signal, |seconds| Signal::Still { seconds });
 
-        let held = guard::signal::check(signal, target).or_else(|| guard::stalled::check(slow.as_ref(), target));
+        let held = guard::upstream::check(observation.automation, target)
+            .or_else(|| guard::signal::check(signal, target))
+            .or_else(|| guard::stalled::check(slow.as_ref(), target));
         let (wish, mut draft) = if let Some(limit) = held {
             self.hold(limit)
         } else {

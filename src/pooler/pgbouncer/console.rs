@@ -121,21 +121,7 @@ impl Console {
                 slot.insert(connect(&self.socket, config).await?)
             }
         };
-        let messages = session.client.simple_query(command).await.map_err(failed)?;
-        let mut table = Table::default();
-        for message in messages {
-            match message {
-                SimpleQueryMessage::RowDescription(columns) => {
-                    table.columns = columns.iter().map(|column| column.name().to_owned()).collect();
-                }
-                SimpleQueryMessage::Row(row) => {
-                    let cells = (0..row.len()).map(|index| row.try_get(index).map(|cell| cell.map(str::to_owned)));
-                    table.rows.push(cells.collect::<Result<_, _>>().map_err(failed)?);
-                }
-                _ => {}
-            }
-        }
-        Ok(table)
+        table(&session.client, command).await.map_err(failed)
     }
 
     /// `SHOW POOLS` of one database, and of its session alias.
@@ -255,6 +241,15 @@ impl Console {
         self.run(&format!("RESUME \"{database}\"")).await.map(|_| ())
     }
 
+    /// `RECONNECT`: all server connections close as their transactions end, or their sessions, and others are opened as they are
+    /// needed. Within `max_db_connections`, old ones included.
+    ///
+    /// # Errors
+    /// [`ConsoleError`].
+    pub async fn reconnect(&mut self) -> Result<(), ConsoleError> {
+        self.run("RECONNECT").await.map(|_| ())
+    }
+
     /// `RELOAD`. Before PgBouncer 1.25 errors in the file are not reported: read back.
     ///
     /// # Errors
@@ -276,19 +271,50 @@ pub async fn validate(
     query: String,
     deadline: Duration,
 ) -> Result<(), ConsoleError> {
+    ask(socket, database, credentials, query, deadline).await.map(|_| ())
+}
+
+/// The same, with what the database answered.
+///
+/// # Errors
+/// [`ConsoleError`]: what the pooler or the database said.
+pub async fn ask(
+    socket: PathBuf,
+    database: String,
+    credentials: Credentials,
+    query: String,
+    deadline: Duration,
+) -> Result<Table, ConsoleError> {
     let mut config = Config::new();
     config.user(&credentials.username).password(&credentials.password).dbname(&database);
     let asked = async {
         let session = connect(&socket, config).await?;
         if query.trim().is_empty() {
-            return Ok(());
+            return Ok(Table::default());
         }
         let failed = |source| ConsoleError::Command { command: query.clone(), source };
-        session.client.simple_query(&query).await.map(|_| ()).map_err(failed)
+        table(&session.client, &query).await.map_err(failed)
     };
     let answer = timeout(deadline, asked).await;
     let command = if query.trim().is_empty() { "login".to_owned() } else { query };
     answer.unwrap_or(Err(ConsoleError::Deadline { command, deadline }))
+}
+
+async fn table(client: &Client, command: &str) -> Result<Table, tokio_postgres::Error> {
+    let mut table = Table::default();
+    for message in client.simple_query(command).await? {
+        match message {
+            SimpleQueryMessage::RowDescription(columns) => {
+                table.columns = columns.iter().map(|column| column.name().to_owned()).collect();
+            }
+            SimpleQueryMessage::Row(row) => {
+                let cells = (0..row.len()).map(|index| row.try_get(index).map(|cell| cell.map(str::to_owned)));
+                table.rows.push(cells.collect::<Result<_, _>>()?);
+            }
+            _ => {}
+        }
+    }
+    Ok(table)
 }
 
 /// Logs in to a pooler as a client on its unix socket: it knows a client's password from its auth file alone.

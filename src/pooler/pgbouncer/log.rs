@@ -11,6 +11,8 @@ pub enum PoolerError {
     ServerUnreachable,
     /// The database's name does not resolve.
     DnsFailed,
+    /// No name server gave an answer about it; one from before is used, if there is one. The agent finds that out itself.
+    NameServerFailed,
     /// TLS towards the database failed.
     ServerTlsFailed,
     /// A client broke off TLS.
@@ -35,6 +37,7 @@ impl PoolerError {
             Self::TooManyServerConnections => "TooManyServerConnections",
             Self::ServerUnreachable => "ServerUnreachable",
             Self::DnsFailed => "DnsFailed",
+            Self::NameServerFailed => "NameServerFailed",
             Self::ServerTlsFailed => "ServerTlsFailed",
             Self::ClientTlsFailed => "ClientTlsFailed",
             Self::ClientLoginRefused => "ClientLoginRefused",

@@ -78,6 +78,8 @@ pub struct Place {
     pub auth_file: String,
     /// Bundle that verifies the database's certificate, where the TLS mode verifies it.
     pub ca_file: Option<String>,
+    /// Configuration of the resolver; None: that of the system.
+    pub resolver: Option<String>,
     /// The processes that cancel requests are passed on to; empty: only those of its own clients are known.
     pub peers: Vec<Peer>,
     /// Which of them this process is; 0 without peers.
@@ -298,6 +300,7 @@ pub fn cannot_render(settings: &Settings, injection: &Injection) -> Option<Strin
             listen_addresses: vec!["127.0.0.1".to_owned()],
             socket_dir: names::RUN_DIR.to_owned(),
             auth_file: format!("{}/users", names::RUN_DIR),
+            resolver: None,
             peers: Vec::new(),
             peer: 0,
             // whether the pod has a bundle shows in the pod
@@ -427,6 +430,9 @@ fn parameters_of(input: &RenderInput<'_>) -> Result<Vec<(String, String)>, Rende
     set("query_wait_timeout", settings.health.query_wait_timeout_seconds.to_string());
     let retry = place.login_retry_milliseconds;
     set("server_login_retry", format!("{}.{:03}", retry / 1000, retry % 1000));
+    if let Some(resolver) = &place.resolver {
+        set("resolv_conf", resolver.clone());
+    }
     let mode = match injection.upstream.tls.mode {
         ServerTlsMode::Disabled => "disable",
         ServerTlsMode::Require => "require",

@@ -218,6 +218,7 @@ impl Agent {
             other: None,
             proof: None,
             session_alias: None,
+            upstream: None,
         });
     }
 }

@@ -3,12 +3,14 @@
 mod black_hole;
 mod clock;
 mod console;
+mod failover;
 mod faults;
 mod gateway;
 mod generator;
 mod keeper;
 #[path = "../../../benches/figures/load.rs"]
 mod load;
+mod names;
 mod rig;
 mod rotation;
 mod sessions;

@@ -5,7 +5,7 @@ use std::{
     ffi::OsStr,
     fs,
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -49,6 +49,9 @@ pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T
 
 /// Ends a process with a signal, and kills it when that takes too long.
 fn end(child: &mut Child, signal: Signal) {
+    if child.try_wait().is_ok_and(|status| status.is_some()) {
+        return;
+    }
     let _ = kill_process(Pid::from_child(child), signal);
     let deadline = Instant::now() + Duration::from_secs(10);
     while child.try_wait().is_ok_and(|status| status.is_none()) {
@@ -74,10 +77,40 @@ fn write_private(path: &Path, content: &str) {
 
 /// A PostgreSQL server of its own, with a superuser who needs no password.
 pub struct Postgres {
+    /// Where it listens.
+    pub address: Ipv4Addr,
     pub port: u16,
-    host: &'static str,
     child: Child,
     directory: TempDir,
+    origin: Origin,
+}
+
+/// How a server is started.
+struct Origin {
+    launcher: Vec<String>,
+    address: Ipv4Addr,
+    port: u16,
+    settings: Vec<String>,
+}
+
+impl Origin {
+    fn launch(&self, directory: &TempDir) -> Child {
+        let log = fs::OpenOptions::new().create(true).append(true).open(directory.path().join("log")).unwrap();
+        let postgres = program("postgres");
+        let mut words = self.launcher.iter().map(OsStr::new).chain([postgres.as_os_str()]);
+        Command::new(words.next().expect("a program"))
+            .args(words)
+            .arg("-D")
+            .arg(directory.path().join("data"))
+            .args(["-p", &self.port.to_string(), "-c", "unix_socket_directories=", "-c"])
+            .arg(format!("listen_addresses={}", self.address))
+            .args(["-c", "fsync=off", "-c", "max_connections=60"])
+            .args(self.settings.iter().flat_map(|setting| ["-c", setting.as_str()]))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
 }
 
 impl Postgres {
@@ -94,7 +127,7 @@ impl Postgres {
     /// The same at another address, started by the words of `launcher`.
     pub async fn launched(
         launcher: &[&str],
-        host: &'static str,
+        host: &str,
         rules: &str,
         files: &[(&str, &str)],
         settings: &[&str],
@@ -107,29 +140,67 @@ impl Postgres {
             .output()
             .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let rules = format!("host all postgres samenet trust\n{rules}");
+        let rules = format!("host all,replication postgres samenet trust\n{rules}");
         fs::write(data.join("pg_hba.conf"), rules).unwrap();
         for (name, content) in files {
             write_private(&data.join(name), content);
         }
-        let port = free_port();
-        let postgres = program("postgres");
-        let mut words = launcher.iter().map(OsStr::new).chain([postgres.as_os_str()]);
-        let child = Command::new(words.next().expect("a program"))
-            .args(words)
-            .arg("-D")
-            .arg(&data)
-            .args(["-p", &port.to_string(), "-c", "unix_socket_directories=", "-c"])
-            .arg(format!("listen_addresses={host}"))
-            .args(["-c", "fsync=off", "-c", "max_connections=60"])
-            .args(settings.iter().flat_map(|setting| ["-c", *setting]))
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(directory.path().join("log")).unwrap())
-            .spawn()
-            .unwrap();
-        let postgres = Self { port, host, child, directory };
-        until("PostgreSQL answers", async || connect(&postgres.admin_config()).await.ok()).await;
+        let launcher = launcher.iter().map(|word| (*word).to_owned()).collect();
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let address = host.parse().unwrap();
+        Self::serve(directory, Origin { launcher, address, port: free_port(), settings }).await
+    }
+
+    async fn serve(directory: TempDir, origin: Origin) -> Self {
+        let child = origin.launch(&directory);
+        let postgres = Self { address: origin.address, port: origin.port, child, directory, origin };
+        postgres.answers().await;
         postgres
+    }
+
+    async fn answers(&self) {
+        until("PostgreSQL answers", async || connect(&self.admin_config()).await.ok()).await;
+    }
+
+    /// A standby of this server that follows it, at this address.
+    pub async fn standby(&self, address: Ipv4Addr, port: u16) -> Self {
+        let directory = TempDir::new().unwrap();
+        let (from, data) = (self.directory.path().join("data"), directory.path().join("data"));
+        let admin = self.admin().await;
+        admin.simple_query("select pg_backup_start('standby', true)").await.unwrap();
+        let copied = Command::new("cp").arg("-a").args([&from, &data]).output().unwrap();
+        let label: String = admin.query_one("select labelfile from pg_backup_stop()", &[]).await.unwrap().get(0);
+        // files of a server that runs may go while they are copied
+        assert!(data.join("pg_hba.conf").is_file(), "{}", String::from_utf8_lossy(&copied.stderr));
+        let _ = fs::remove_file(data.join("postmaster.pid"));
+        for (name, content) in [("backup_label", label.as_str()), ("standby.signal", "")] {
+            write_private(&data.join(name), content);
+        }
+        let primary = format!("primary_conninfo=host={} port={} user=postgres", self.address, self.port);
+        Self::serve(directory, Origin { launcher: Vec::new(), address, port, settings: vec![primary] }).await
+    }
+
+    /// It takes writes from now on.
+    pub async fn promote(&self) {
+        assert!(self.admin().await.query_one("select pg_promote(true, 60)", &[]).await.unwrap().get::<_, bool>(0));
+    }
+
+    /// It starts anew at the same address, as a standby.
+    pub async fn demote(&mut self) {
+        self.stop();
+        write_private(&self.directory.path().join("data/standby.signal"), "");
+        self.resume().await;
+    }
+
+    /// Nobody answers at its address.
+    pub fn stop(&mut self) {
+        end(&mut self.child, Signal::INT);
+    }
+
+    /// Starts it again after [`Postgres::stop`].
+    pub async fn resume(&mut self) {
+        self.child = self.origin.launch(&self.directory);
+        self.answers().await;
     }
 
     /// With the account [`Account::shop`].
@@ -149,7 +220,7 @@ impl Postgres {
 
     fn admin_config(&self) -> Config {
         let mut config = Config::new();
-        config.host(self.host).port(self.port).user("postgres").dbname("postgres");
+        config.host(self.address.to_string()).port(self.port).user("postgres").dbname("postgres");
         config
     }
 
@@ -225,8 +296,12 @@ pub struct Agent {
     small_volumes: bool,
     /// Environment variables beside those of a pod.
     variables: Vec<(&'static str, PathBuf)>,
+    /// Its own `/etc/resolv.conf`.
+    resolver: Option<PathBuf>,
 }
 
+/// Puts a file in the place of the resolver's configuration, and becomes a program that alone sees it.
+const OWN_RESOLVER: &str = r#"mount --bind "$1" /etc/resolv.conf || exit; shift; exec "$@""#;
 /// Mounts a small file system in the place of each of two directories, and becomes a program that alone sees them.
 const SMALL_VOLUMES: &str =
     r#"for directory in "$1" "$2"; do mount -t tmpfs -o size=128k none "$directory" || exit; done; shift 2; exec "$@""#;
@@ -265,6 +340,7 @@ impl Agent {
             pooler: program("pgbouncer"),
             small_volumes: false,
             variables: Vec::new(),
+            resolver: None,
         };
         agent.write("credentials/username", &account.user);
         agent.write("credentials/password", &account.password);
@@ -305,6 +381,14 @@ impl Agent {
         self
     }
 
+    /// That resolves names as this configuration says.
+    pub fn with_resolver(mut self, configuration: &str) -> Self {
+        let file = self.directory.path().join("resolv.conf");
+        fs::write(&file, configuration).unwrap();
+        self.resolver = Some(file);
+        self
+    }
+
     /// With something else fixed at injection.
     pub fn with(mut self, change: impl FnOnce(&mut Injection)) -> Self {
         change(&mut self.injection);
@@ -342,13 +426,16 @@ impl Agent {
         let path = |volume: &str| self.directory.path().join(volume);
         let log = fs::OpenOptions::new().create(true).append(true).open(path("log")).unwrap();
         let agent = env!("CARGO_BIN_EXE_sluice-agent");
-        let mut command = if self.small_volumes {
+        let unshared = |script: &str, arguments: &[PathBuf]| {
             let mut command = Command::new("unshare");
-            command.args(["--user", "--map-root-user", "--mount", "sh", "-c", SMALL_VOLUMES, "sh"]);
-            command.args([path("run"), path("state")]).arg(agent);
+            command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]);
+            command.args(arguments).arg(agent);
             command
-        } else {
-            Command::new(agent)
+        };
+        let mut command = match &self.resolver {
+            Some(file) => unshared(OWN_RESOLVER, std::slice::from_ref(file)),
+            None if self.small_volumes => unshared(SMALL_VOLUMES, &[path("run"), path("state")]),
+            None => Command::new(agent),
         };
         command
             .arg("run")

@@ -2,7 +2,7 @@
 
 use sluice::{
     contract::{Algorithm, ScalingPolicy, ScalingPolicyType},
-    decide::sizing::{Reason, Sample},
+    decide::sizing::{Automation, Reason, Sample},
 };
 
 use super::{Load, Story, load};
@@ -49,6 +49,24 @@ fn the_cap_is_lifted_once_the_database_has_recovered() {
     let burst = story.run(900.0, load(600.0, 0.1));
     assert_ne!(burst.reason, Reason::DatabaseSaturated, "{}", burst.message);
     assert!(burst.size >= 60, "{}", burst.message);
+}
+
+#[test]
+fn while_the_database_takes_no_writes_the_size_is_held_whatever_the_load_and_moves_again_afterwards() {
+    for algorithm in [Algorithm::Adaptive, Algorithm::TargetUtilization, Algorithm::LoadFactor] {
+        let mut story = Story::new(algorithm);
+        story.run(1800.0, load(200.0, 0.1));
+        let before = story.size;
+        story.automation = Automation::UpstreamReadOnly;
+        for other in [load(0.0, 0.1), Load { waiting: 300.0, ..load(800.0, 0.1) }, load(5000.0, 0.001)] {
+            let held = story.run(600.0, other);
+            assert_eq!((held.size, held.recommendation.target), (before, before), "{}", held.message);
+            assert_eq!(held.reason, Reason::UpstreamReadOnly);
+        }
+        story.automation = Automation::Apply;
+        let after = story.run(900.0, load(700.0, 0.1));
+        assert!(after.reason != Reason::UpstreamReadOnly && after.size >= before, "{algorithm:?}: {}", after.message);
+    }
 }
 
 #[test]

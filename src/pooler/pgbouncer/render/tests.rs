@@ -32,6 +32,7 @@ fn place() -> Place {
         socket_dir: "/sluice/run".into(),
         auth_file: "/sluice/run/users.txt".into(),
         ca_file: None,
+        resolver: None,
         login_retry_milliseconds: 1250,
     }
 }
@@ -153,6 +154,31 @@ fn clients_are_shown_a_certificate_where_tls_is_asked_for_and_there_must_be_one(
     assert!(rendered.ini.contains(expected), "{}", rendered.ini);
     assert_eq!(rendered.certificates[1], ("/run/c.key".to_owned(), b"hush".to_vec()));
     assert!(!format!("{rendered:?} {shown:?}").contains("hush"));
+}
+
+#[test]
+fn names_are_looked_up_every_few_seconds_and_where_the_agent_answers_for_them() {
+    let of = |place: &Place, name: &str| {
+        let credentials = Credentials { username: "u".into(), password: "p".into() };
+        let (injection, settings) = (injection(), settings());
+        let input = RenderInput {
+            injection: &injection,
+            settings: &settings,
+            limits: LIMITS,
+            credentials: &credentials,
+            shown: None,
+            place,
+        };
+        let parameters = render(&input).unwrap().parameters;
+        parameters.into_iter().find(|(parameter, _)| parameter == name).map(|(_, value)| value)
+    };
+    let system = place();
+    assert_eq!(of(&system, "resolv_conf"), None);
+    let ours = Place { resolver: Some("/sluice/run/resolv.conf".into()), ..place() };
+    assert_eq!(of(&ours, "resolv_conf").as_deref(), Some("/sluice/run/resolv.conf"));
+    for parameter in ["dns_max_ttl", "dns_nxdomain_ttl"] {
+        assert_eq!(of(&ours, parameter).as_deref(), Some("5"), "{parameter}");
+    }
 }
 
 #[test]

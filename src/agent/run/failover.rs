@@ -1,0 +1,331 @@
+//! A database that takes no writes any more: the shell around [`crate::agent::upstream`].
+
+use std::{path::PathBuf, time::Duration};
+
+use tokio::task::JoinHandle;
+
+use super::{Agent, place};
+use crate::{
+    agent::{
+        machine::Millis,
+        options::RunOptions,
+        slot::Slot,
+        upstream::{Action, Answer, Observation, QUERY, Upstream},
+    },
+    contract::{OtherRole, OtherSlot, PoolRevision, ProofMode, Settings, UpstreamRole, UpstreamSeen},
+    pooler::pgbouncer::{
+        console::{ConsoleError, ask},
+        render::Credentials,
+        tables::{Pools, Stats},
+    },
+};
+
+/// A reading waits at most so long for a check that runs, so that its figures are those of the clients alone.
+const CHECK_FIRST: Millis = 1000;
+/// The same where clients wait, and the reading is more important.
+const CHECK_FIRST_IN_A_QUEUE: Millis = 100;
+
+/// What the loop keeps in mind of it.
+pub(super) struct Failover {
+    machine: Upstream,
+    check: Option<JoinHandle<Checked>>,
+    /// Until when a reading waits for it.
+    first_until: Millis,
+    /// What the check that runs may be counted as.
+    planned: Own,
+    /// What a check without an answer met.
+    why: Option<String>,
+    /// What is still to be left out.
+    own: Own,
+}
+
+/// What the pooler counts as a client's, and was a check.
+#[derive(Clone, Copy, Default)]
+struct Own {
+    transactions: u64,
+    assignments: u64,
+    /// Clients of the process that new clients come to.
+    clients: u64,
+}
+
+/// What came of one check.
+struct Checked {
+    answer: Result<Answer, String>,
+    own: Own,
+}
+
+impl Failover {
+    /// Nothing known yet.
+    pub(super) fn new(options: &RunOptions) -> Self {
+        Self {
+            machine: Upstream::new(place::spread(&options.pod_uid)),
+            check: None,
+            first_until: 0,
+            planned: Own::default(),
+            why: None,
+            own: Own::default(),
+        }
+    }
+
+    /// Whether the database takes no writes although a primary is expected.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.machine.is_read_only()
+    }
+
+    /// Whether a reading is to wait a moment.
+    pub(super) fn comes_first(&self, now: Millis) -> bool {
+        self.check.is_some() && now < self.first_until
+    }
+
+    /// What clients have done: checks left out.
+    pub(super) fn leave_out(&mut self, added: Stats) -> Stats {
+        let transactions = self.own.transactions.min(added.transactions);
+        let assignments = self.own.assignments.min(added.assignments);
+        self.own.transactions -= transactions;
+        self.own.assignments -= assignments;
+        let rest = Stats {
+            transactions: added.transactions - transactions,
+            assignments: added.assignments - assignments,
+            ..added
+        };
+        // the time of a check is not known apart: it counts where there is more than that
+        Stats {
+            transaction_microseconds: if transactions > 0 && rest.transactions == 0 {
+                0
+            } else {
+                rest.transaction_microseconds
+            },
+            wait_microseconds: if assignments > 0 && rest.assignments == 0 { 0 } else { rest.wait_microseconds },
+            ..rest
+        }
+    }
+
+    /// Clients that wait: a check left out.
+    pub(super) fn leave_out_waiting(&self, pools: Pools) -> Pools {
+        let waits = u32::from(self.check.is_some());
+        Pools { clients_waiting: pools.clients_waiting.saturating_sub(waits), ..pools }
+    }
+
+    /// Clients that came: checks left out.
+    pub(super) fn leave_out_clients(&mut self, arrived: u64) -> u64 {
+        arrived.saturating_sub(std::mem::take(&mut self.own.clients))
+    }
+
+    /// The check has ended; what it did not come to is not left out.
+    fn ended(&mut self, came_to: Own) {
+        let planned = std::mem::take(&mut self.planned);
+        let less = |own: u64, planned: u64, came_to: u64| own.saturating_sub(planned.saturating_sub(came_to));
+        self.own.transactions = less(self.own.transactions, planned.transactions, came_to.transactions);
+        self.own.assignments = less(self.own.assignments, planned.assignments, came_to.assignments);
+    }
+}
+
+impl Agent {
+    /// Takes the next step: asks, or renews.
+    pub(super) async fn watch_upstream(&mut self, now: Millis, answering: bool) {
+        let answer = self.take_answer().await;
+        let was_read_only = self.failover.is_read_only();
+        let mut seen = self.observe_upstream(answer);
+        if seen.expected == UpstreamRole::Primary && self.failover.machine.is_due(now) {
+            seen.askable = answering && self.has_place_for_check(now).await;
+        }
+        seen.renewable &= answering;
+        if matches!(answer, Some(Answer::ReadOnly(_))) && seen.renewable {
+            seen.renewable = self.nobody_logs_in(now).await;
+        }
+        match self.failover.machine.step(now, &seen) {
+            Some(Action::Ask) => self.check_upstream(now),
+            Some(Action::Renew) => self.renew_connections().await,
+            None => {}
+        }
+        if !self.failover.machine.is_asking()
+            && let Some(check) = self.failover.check.take()
+        {
+            check.abort();
+        }
+        if was_read_only != self.failover.is_read_only() {
+            self.to_be_applied = true;
+            if was_read_only {
+                tracing::info!("the database takes writes again, or may be of any role");
+            } else {
+                tracing::warn!("{}", self.failover.machine.message(now, seen.period, None));
+            }
+        }
+        self.tell_upstream();
+    }
+
+    async fn take_answer(&mut self) -> Option<Answer> {
+        let check = self.failover.check.take_if(|check| check.is_finished())?;
+        let Checked { answer, own } = match check.await {
+            Ok(checked) => checked,
+            Err(error) => Checked { answer: Err(error.to_string()), own: Own::default() },
+        };
+        self.failover.ended(own);
+        Some(match answer {
+            Ok(answer) => {
+                self.failover.why = None;
+                answer
+            }
+            Err(why) => {
+                tracing::debug!("asking whether the database takes writes: {why}");
+                self.failover.why = Some(why);
+                Answer::Silent
+            }
+        })
+    }
+
+    fn observe_upstream(&self, answer: Option<Answer>) -> Observation {
+        let settings = self.wish.revision.as_ref().map(|revision| &revision.settings);
+        let period = settings.map_or(1, |settings| settings.health.period_seconds.max(1));
+        Observation {
+            // of nothing, nothing is expected
+            expected: settings.map_or(UpstreamRole::Any, expected),
+            period: Millis::from(period) * 1000,
+            askable: false,
+            renewable: !self.rotating.is_refused(),
+            answer,
+        }
+    }
+
+    async fn has_place_for_check(&mut self, now: Millis) -> bool {
+        // a proof needs what room there is
+        self.rotating.set_aside() == 0 && self.slot.read_pools(now).await.is_ok() && has_place(&self.slot)
+    }
+
+    /// Whether no server connection is being opened. PgBouncer's RECONNECT closes one that is, takes it for a login that failed, and
+    /// cuts clients when no other is left.
+    async fn nobody_logs_in(&mut self, now: Millis) -> bool {
+        let other = self.other_counts();
+        for slot in [Some(&mut self.slot), other.then_some(&mut self.other)].into_iter().flatten() {
+            if slot.read_pools(now).await.map_or(true, |pools| pools.login > 0) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Asks through the process that new clients come to, and through the one that others still work with.
+    fn check_upstream(&mut self, now: Millis) {
+        let (Some(access), Some(runs)) = (self.rotating.in_force(), &self.slot.runs) else { return };
+        // PgBouncer does not see a client leave that waits: given up before, it would stay in the queue beside the next one
+        let within = Duration::from_secs(u64::from(runs.settings.health.query_wait_timeout_seconds) + 1);
+        let in_use = |other: OtherSlot| {
+            matches!(other.role, OtherRole::Warm | OtherRole::Draining)
+                && other.clients.is_some_and(|clients| clients > 0)
+        };
+        let other = self.other_slot().is_some_and(in_use) && has_place(&self.other);
+        let sockets = [Some(&self.slot), other.then_some(&self.other)];
+        let sockets: Vec<_> = sockets.into_iter().flatten().map(|slot| slot.console.socket().to_owned()).collect();
+        let (times, queue) =
+            (sockets.len() as u64, self.slot.pools.is_some_and(|(_, pools)| pools.clients_waiting > 0));
+        let check = check(sockets, self.injection.upstream.database.clone(), access.credentials.clone(), within);
+        let failover = &mut self.failover;
+        failover.check = Some(tokio::spawn(check));
+        failover.first_until = now + if queue { CHECK_FIRST_IN_A_QUEUE } else { CHECK_FIRST };
+        failover.planned = Own { transactions: times, assignments: times, clients: 1 };
+        // counted before it is: a reading in between must not take it for a client's
+        failover.own.transactions += times;
+        failover.own.assignments += times;
+        failover.own.clients += 1;
+    }
+
+    async fn renew_connections(&mut self) {
+        let other = self.other_counts();
+        self.published.metrics.count_renewal();
+        for slot in [Some(&mut self.slot), other.then_some(&mut self.other)].into_iter().flatten() {
+            // one that does not answer is asked again the next time
+            match slot.console.reconnect().await {
+                Ok(()) => {
+                    tracing::info!(slot = slot.name().as_str(), "server connections are renewed as transactions end");
+                }
+                Err(error) => tracing::warn!(slot = slot.name().as_str(), "renewing server connections: {error}"),
+            }
+        }
+    }
+
+    fn tell_upstream(&mut self) {
+        let number = |revision: Option<&PoolRevision>| revision.map(|revision| revision.revision);
+        let (runs, wanted) = (self.revision(), number(self.wish.revision.as_ref()));
+        match (runs, wanted) {
+            (Some(runs), Some(wanted)) if runs != wanted && self.failover.is_read_only() => {
+                self.problems.upstream.is(format!(
+                    "UpstreamReadOnly: revision {wanted} is taken over when the database takes writes again; revision {runs} \
+                     serves on"
+                ));
+            }
+            _ => self.problems.upstream.is_over(),
+        }
+    }
+
+    /// What is to be run: while the database takes no writes, what runs.
+    pub(super) fn revision_to_run(&self) -> Option<&PoolRevision> {
+        let runs = self.slot.runs.as_ref().filter(|_| self.failover.is_read_only());
+        runs.or(self.wish.revision.as_ref())
+    }
+
+    /// What is reported of the database; None where it is not asked.
+    pub(super) fn upstream_seen(&self) -> Option<UpstreamSeen> {
+        let settings = &self.wish.revision.as_ref()?.settings;
+        if expected(settings) == UpstreamRole::Any {
+            return None;
+        }
+        let (now, period) = (self.now(), Millis::from(settings.health.period_seconds.max(1)) * 1000);
+        let Failover { machine, why, .. } = &self.failover;
+        Some(UpstreamSeen { state: machine.state(now, period), message: machine.message(now, period, why.as_deref()) })
+    }
+}
+
+/// Which role is checked: none where the database may be asked nothing.
+fn expected(settings: &Settings) -> UpstreamRole {
+    match settings.health.proof() {
+        ProofMode::Query => settings.role,
+        ProofMode::ConnectOnly => UpstreamRole::Any,
+    }
+}
+
+/// Whether a check would be served, or wait where clients wait too: alone in a queue it would look like load.
+fn has_place(slot: &Slot) -> bool {
+    let (Some(limits), Some((_, pools))) = (slot.limits, slot.pools) else { return false };
+    let is_free = pools.idle + pools.used > 0 || pools.held() < limits.pool_size;
+    !limits.paused && (is_free || pools.clients_waiting > 0)
+}
+
+async fn check(sockets: Vec<PathBuf>, database: String, credentials: Credentials, within: Duration) -> Checked {
+    let mut own = Own::default();
+    let mut first = None;
+    for socket in sockets {
+        let (database, credentials) = (database.clone(), credentials.clone());
+        let asked = ask(socket, database, credentials, QUERY.to_owned(), within).await;
+        own.transactions += u64::from(asked.as_ref().map_or_else(was_sent, |_| true));
+        own.assignments += u64::from(asked.is_ok());
+        let answer = match asked {
+            Ok(table) => Answer::read(&table).ok_or_else(|| "the answer is not one that is known".to_owned()),
+            Err(error) => Err(words(&error)),
+        };
+        if let Ok(Answer::ReadOnly(_)) = answer {
+            return Checked { answer, own };
+        }
+        first.get_or_insert(answer);
+    }
+    Checked { answer: first.unwrap_or_else(|| Err("there is nobody to ask".to_owned())), own }
+}
+
+/// Whether the query had reached the pooler.
+fn was_sent(error: &ConsoleError) -> bool {
+    match error {
+        ConsoleError::Connect { .. } => false,
+        ConsoleError::Command { command, .. } => command != "login",
+        ConsoleError::Deadline { .. } | ConsoleError::Answer(_) => true,
+    }
+}
+
+/// What the pooler or the database said.
+fn words(error: &ConsoleError) -> String {
+    match error {
+        ConsoleError::Command { source, .. } => {
+            source.as_db_error().map_or_else(|| source.to_string(), |error| error.message().to_owned())
+        }
+        ConsoleError::Deadline { deadline, .. } => format!("no answer within {} s", deadline.as_secs()),
+        error => error.to_string(),
+    }
+}

@@ -1,0 +1,462 @@
+//! PURE: whether the database behind the pooler takes writes, and what is done while it does not. State, observation and now
+//! in; the next action out.
+//!
+//! A failover can leave server connections on a server that was the primary and is not any more: it answers, and refuses each
+//! write (`25006`). A Service or a name that has moved since changes nothing for connections that are open. So the server is
+//! asked through the pool, over a connection that counts within the share like any other. While it takes no writes, server
+//! connections are renewed, each when its transaction ends, and no size, revision or process is changed. They are renewed ever
+//! more seldom: the name may not have moved yet, or there is no primary.
+//!
+//! Silence says nothing: what was known before holds.
+//!
+//! Times are milliseconds on a clock that does not jump.
+
+use super::machine::Millis;
+use crate::{
+    contract::{UpstreamRole, UpstreamState},
+    pooler::pgbouncer::tables::Table,
+};
+
+/// What an answer may take beyond its time, before what was known is old.
+const GRACE: Millis = 3000;
+/// A check that was never heard of again counts as one without an answer after so long: more than any `query_wait_timeout`.
+const LOST_AFTER: Millis = 7_200_000;
+/// Longest time between two checks while the database takes no writes: the end of that is to be noticed soon.
+const READ_ONLY_PERIOD: Millis = 2000;
+/// Between two looks for a free server connection.
+const PLACE_LOOK: Millis = 1000;
+/// What was known is old after so many periods without an answer.
+const KNOWN_PERIODS: Millis = 3;
+/// Pause between the first two renewals; doubled each time.
+pub const FIRST_PAUSE: Millis = 2000;
+/// Longest pause between two renewals, without the part that differs from pod to pod.
+pub const LONGEST_PAUSE: Millis = 60_000;
+
+/// Asks whether the session is one that may write. What a client has set for itself and left behind does not count: another
+/// client has `SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY` for itself alone in mind.
+pub const QUERY: &str = "select case when pg_is_in_recovery() then 'InRecovery' \
+     when (select reset_val from pg_settings where name = 'default_transaction_read_only') = 'on' then 'ReadOnlyByDefault' \
+     else 'Primary' end";
+
+/// Why a server takes no writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// It replays what a primary writes.
+    InRecovery,
+    /// The server, the database or the user is set so.
+    ReadOnlyByDefault,
+}
+
+impl Cause {
+    fn as_words(self) -> &'static str {
+        match self {
+            Self::InRecovery => "it is in recovery, as a standby is, or a primary that was demoted",
+            Self::ReadOnlyByDefault => "default_transaction_read_only is on",
+        }
+    }
+}
+
+/// What came of a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The server takes writes.
+    TakesWrites,
+    /// It does not.
+    ReadOnly(Cause),
+    /// Nothing.
+    Silent,
+}
+
+impl Answer {
+    /// Reads what [`QUERY`] answers; None when that is something else.
+    pub fn read(table: &Table) -> Option<Self> {
+        match table.rows.first()?.first()?.as_deref()? {
+            "Primary" => Some(Self::TakesWrites),
+            "InRecovery" => Some(Self::ReadOnly(Cause::InRecovery)),
+            "ReadOnlyByDefault" => Some(Self::ReadOnly(Cause::ReadOnlyByDefault)),
+            _ => None,
+        }
+    }
+}
+
+/// One observation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// Which role of the server is expected.
+    pub expected: UpstreamRole,
+    /// Between two checks.
+    pub period: Millis,
+    /// Whether a check would get a server connection now, or wait for one where others wait too.
+    pub askable: bool,
+    /// Whether a server connection that is closed could be opened again, and none is being opened.
+    pub renewable: bool,
+    /// What came of the check that runs; None: nothing yet.
+    pub answer: Option<Answer>,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Ask the database.
+    Ask,
+    /// Have every process close its server connections as their transactions end, and open others.
+    Renew,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    Nothing,
+    TakesWrites,
+    ReadOnly(ReadOnly),
+}
+
+/// A time without a server that takes writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ReadOnly {
+    cause: Cause,
+    renewals: u32,
+    /// No other renewal before.
+    due: Millis,
+    pause: Millis,
+}
+
+/// What is known of the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    known: Known,
+    answered: Option<Millis>,
+    /// Since when a check runs.
+    asking: Option<Millis>,
+    next: Millis,
+    /// Checks without an answer since the last one with.
+    silences: u32,
+    spread: Millis,
+}
+
+impl Upstream {
+    /// Nothing known yet. `spread` makes the pauses of pods differ, in percent.
+    pub fn new(spread: u8) -> Self {
+        Self { known: Known::Nothing, answered: None, asking: None, next: 0, silences: 0, spread: spread.into() }
+    }
+
+    /// Whether it takes no writes, as far as it has said.
+    pub fn is_read_only(&self) -> bool {
+        matches!(self.known, Known::ReadOnly(_))
+    }
+
+    /// Whether a check runs.
+    pub fn is_asking(&self) -> bool {
+        self.asking.is_some()
+    }
+
+    /// Whether a check is due, if there is a server connection for it.
+    pub fn is_due(&self, now: Millis) -> bool {
+        !self.is_asking() && now >= self.next
+    }
+
+    /// What to report.
+    pub fn state(&self, now: Millis, period: Millis) -> UpstreamState {
+        let holds = KNOWN_PERIODS * period + GRACE;
+        let is_known = self.answered.is_some_and(|answered| now.saturating_sub(answered) <= holds);
+        match self.known {
+            Known::ReadOnly(_) => UpstreamState::ReadOnly,
+            Known::TakesWrites if is_known => UpstreamState::Primary,
+            Known::TakesWrites | Known::Nothing => UpstreamState::Unknown,
+        }
+    }
+
+    /// The same in words, empty when all is well. `why`: what a check without an answer met.
+    pub fn message(&self, now: Millis, period: Millis, why: Option<&str>) -> String {
+        let why = why.unwrap_or("it could not be asked");
+        match (self.state(now, period), self.known) {
+            (_, Known::ReadOnly(ReadOnly { cause, renewals, due, .. })) => {
+                let within = due.saturating_sub(now).div_ceil(5000).max(1) * 5;
+                let silent =
+                    if self.silences > 0 { format!("; the last check had no answer: {why}") } else { String::new() };
+                format!(
+                    "the database takes no writes: {}; server connections were renewed {renewals} times, and are again within \
+                     {within} s while it is so; sizes, revision and processes stay as they are{silent}",
+                    cause.as_words()
+                )
+            }
+            (UpstreamState::Unknown, _) if self.is_asking() => {
+                let seconds = self.asking.map_or(0, |since| now.saturating_sub(since) / 1000);
+                format!(
+                    "whether the database takes writes is not known: it was asked {seconds} s ago and has not answered"
+                )
+            }
+            (UpstreamState::Unknown, _) if self.silences > 0 => {
+                format!("whether the database takes writes is not known: {why}")
+            }
+            (UpstreamState::Unknown, _) => "the database has not been asked lately whether it takes writes: no server \
+                 connection was free for that"
+                .to_owned(),
+            _ => String::new(),
+        }
+    }
+
+    /// Takes in one observation.
+    pub fn step(&mut self, now: Millis, seen: &Observation) -> Option<Action> {
+        if seen.expected == UpstreamRole::Any {
+            let spread = self.spread;
+            *self = Self { spread, ..Self::new(0) };
+            return None;
+        }
+        if let Some(since) = self.asking {
+            let lost = (now.saturating_sub(since) >= LOST_AFTER).then_some(Answer::Silent);
+            let answer = seen.answer.or(lost)?;
+            self.asking = None;
+            return self.take(now, answer, seen);
+        }
+        if !self.is_due(now) {
+            return None;
+        }
+        if !seen.askable {
+            self.next = now.saturating_add(PLACE_LOOK);
+            return None;
+        }
+        self.asking = Some(now);
+        Some(Action::Ask)
+    }
+
+    fn take(&mut self, now: Millis, answer: Answer, seen: &Observation) -> Option<Action> {
+        (self.silences, self.answered) = match answer {
+            Answer::Silent => (self.silences.saturating_add(1), self.answered),
+            Answer::TakesWrites | Answer::ReadOnly(_) => (0, Some(now)),
+        };
+        let action = match answer {
+            Answer::Silent => None,
+            Answer::TakesWrites => {
+                self.known = Known::TakesWrites;
+                None
+            }
+            Answer::ReadOnly(cause) => {
+                let before = match self.known {
+                    Known::ReadOnly(before) => ReadOnly { cause, ..before },
+                    Known::TakesWrites | Known::Nothing => ReadOnly { cause, renewals: 0, due: now, pause: 0 },
+                };
+                let renews = seen.renewable && now >= before.due;
+                self.known = Known::ReadOnly(if renews { self.renewed(now, before) } else { before });
+                renews.then_some(Action::Renew)
+            }
+        };
+        let period = if self.is_read_only() { seen.period.min(READ_ONLY_PERIOD) } else { seen.period };
+        self.next = now.saturating_add(period);
+        action
+    }
+
+    fn renewed(&self, now: Millis, before: ReadOnly) -> ReadOnly {
+        let pause = (2 * before.pause).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        let due = now.saturating_add(pause + pause * self.spread / 100);
+        ReadOnly { renewals: before.renewals.saturating_add(1), due, pause, ..before }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PERIOD: Millis = 10_000;
+    const CALM: Observation =
+        Observation { expected: UpstreamRole::Primary, period: PERIOD, askable: true, renewable: true, answer: None };
+    const STANDBY: Answer = Answer::ReadOnly(Cause::InRecovery);
+
+    /// A pod whose database answers each check at once.
+    struct Pod {
+        upstream: Upstream,
+        now: Millis,
+        seen: Observation,
+        asked: Vec<Millis>,
+        renewed: Vec<Millis>,
+    }
+
+    impl Pod {
+        fn new() -> Self {
+            Self { upstream: Upstream::new(0), now: 0, seen: CALM, asked: Vec::new(), renewed: Vec::new() }
+        }
+
+        fn run(&mut self, database: Answer, milliseconds: Millis) {
+            let end = self.now + milliseconds;
+            while self.now < end {
+                self.seen.answer = self.upstream.is_asking().then_some(database);
+                match self.upstream.step(self.now, &self.seen) {
+                    Some(Action::Ask) => self.asked.push(self.now),
+                    Some(Action::Renew) => self.renewed.push(self.now),
+                    None => {}
+                }
+                self.now += 50;
+            }
+        }
+
+        fn state(&self) -> UpstreamState {
+            self.upstream.state(self.now, PERIOD)
+        }
+    }
+
+    #[test]
+    fn a_primary_is_asked_once_a_period_and_nothing_else_is_done() {
+        let mut pod = Pod::new();
+        pod.run(Answer::TakesWrites, 10 * PERIOD);
+        assert!((9..=11).contains(&pod.asked.len()), "{:?}", pod.asked);
+        assert_eq!((pod.state(), pod.renewed.len()), (UpstreamState::Primary, 0));
+        assert_eq!(pod.upstream.message(pod.now, PERIOD, None), "");
+    }
+
+    #[test]
+    fn a_demoted_primary_has_connections_renewed_at_once_and_then_ever_more_seldom() {
+        let mut pod = Pod::new();
+        pod.run(Answer::TakesWrites, PERIOD);
+        let at = pod.now;
+        pod.run(STANDBY, 1_800_000);
+        assert_eq!(pod.state(), UpstreamState::ReadOnly);
+        assert!(pod.renewed[0] < at + PERIOD + 200, "{:?}", pod.renewed);
+        let pauses: Vec<Millis> = pod.renewed.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(pauses[0] >= FIRST_PAUSE && pauses.iter().all(|pause| *pause <= LONGEST_PAUSE + 3000), "{pauses:?}");
+        assert!(pod.renewed.len() < 40, "{} renewals in half an hour", pod.renewed.len());
+        let told = pod.upstream.message(pod.now, PERIOD, None);
+        assert!(told.contains("in recovery") && told.contains(&format!("{} times", pod.renewed.len())), "{told}");
+    }
+
+    #[test]
+    fn the_end_of_it_is_noticed_within_seconds_and_the_next_time_begins_anew() {
+        let mut pod = Pod::new();
+        pod.run(STANDBY, 300_000);
+        let many = pod.renewed.len();
+        pod.run(Answer::TakesWrites, READ_ONLY_PERIOD + 200);
+        assert_eq!((pod.state(), pod.upstream.is_read_only()), (UpstreamState::Primary, false));
+        pod.run(STANDBY, PERIOD + 3 * FIRST_PAUSE);
+        assert!(pod.renewed.len() > many + 1, "{:?}", pod.renewed);
+    }
+
+    #[test]
+    fn silence_is_never_read_as_read_only_and_frees_nobody_either() {
+        let mut pod = Pod::new();
+        pod.run(Answer::Silent, 100_000);
+        assert_eq!((pod.state(), pod.upstream.is_read_only()), (UpstreamState::Unknown, false));
+        assert!(pod.upstream.message(pod.now, PERIOD, Some("connect failed")).contains("connect failed"));
+        pod.run(STANDBY, 20_000);
+        let renewed = pod.renewed.len();
+        pod.run(Answer::Silent, 300_000);
+        assert_eq!((pod.state(), pod.upstream.is_read_only()), (UpstreamState::ReadOnly, true));
+        assert_eq!(pod.renewed.len(), renewed, "what does not answer is not renewed for it");
+        pod.run(Answer::TakesWrites, PERIOD);
+        pod.run(Answer::Silent, PERIOD + 5000);
+        assert_eq!(pod.state(), UpstreamState::Primary, "one silence changes nothing");
+        pod.run(Answer::Silent, 5 * PERIOD);
+        assert_eq!((pod.state(), pod.upstream.is_read_only()), (UpstreamState::Unknown, false));
+    }
+
+    #[test]
+    fn where_any_role_will_do_nobody_is_asked_and_nothing_stays_frozen() {
+        let mut pod = Pod::new();
+        pod.run(STANDBY, PERIOD);
+        assert!(pod.upstream.is_read_only());
+        pod.seen.expected = UpstreamRole::Any;
+        let asked = pod.asked.len();
+        pod.run(STANDBY, 10 * PERIOD);
+        assert_eq!((pod.asked.len(), pod.upstream.is_read_only()), (asked, false));
+    }
+
+    #[test]
+    fn while_logins_are_refused_no_connection_is_renewed() {
+        let mut pod = Pod::new();
+        pod.seen.renewable = false;
+        pod.run(STANDBY, 100_000);
+        assert_eq!((pod.renewed.len(), pod.state()), (0, UpstreamState::ReadOnly));
+        pod.seen.renewable = true;
+        pod.run(STANDBY, READ_ONLY_PERIOD + 200);
+        assert_eq!(pod.renewed.len(), 1);
+    }
+
+    #[test]
+    fn a_pool_without_a_free_connection_is_not_asked_and_what_was_known_grows_old() {
+        let mut pod = Pod::new();
+        pod.run(Answer::TakesWrites, PERIOD);
+        pod.seen.askable = false;
+        let asked = pod.asked.len();
+        pod.run(Answer::TakesWrites, 10 * PERIOD);
+        assert_eq!((pod.asked.len(), pod.state()), (asked, UpstreamState::Unknown));
+        assert!(pod.upstream.message(pod.now, PERIOD, None).contains("no server connection was free"));
+    }
+
+    #[test]
+    fn only_the_three_words_of_the_query_are_an_answer() {
+        let cell = |text: &str| Table { columns: vec!["case".to_owned()], rows: vec![vec![Some(text.to_owned())]] };
+        assert_eq!(Answer::read(&cell("Primary")), Some(Answer::TakesWrites));
+        assert_eq!(Answer::read(&cell("InRecovery")), Some(STANDBY));
+        assert_eq!(Answer::read(&cell("ReadOnlyByDefault")), Some(Answer::ReadOnly(Cause::ReadOnlyByDefault)));
+        assert_eq!(Answer::read(&cell("on")), None);
+        assert_eq!(Answer::read(&Table { rows: vec![vec![None]], ..Table::default() }), None);
+        assert_eq!(Answer::read(&Table::default()), None);
+    }
+
+    fn seen() -> impl Strategy<Value = Observation> {
+        let role = prop_oneof![9 => Just(UpstreamRole::Primary), 1 => Just(UpstreamRole::Any)];
+        let answer = prop_oneof![
+            Just(None),
+            Just(Some(Answer::TakesWrites)),
+            Just(Some(STANDBY)),
+            Just(Some(Answer::ReadOnly(Cause::ReadOnlyByDefault))),
+            Just(Some(Answer::Silent)),
+        ];
+        (role, 1..60_u64, any::<bool>(), prop::bool::weighted(0.8), answer).prop_map(
+            |(expected, seconds, askable, renewable, answer)| Observation {
+                expected,
+                period: 1000 * seconds,
+                askable,
+                renewable,
+                answer,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_connections_are_renewed_for_a_fresh_answer_alone_and_never_without_a_pause(
+            steps in prop::collection::vec((seen(), 0..20_000_u64), 1..200),
+        ) {
+            let (mut upstream, mut now, mut last) = (Upstream::new(30), 0, None);
+            let mut frozen = false;
+            for (seen, pause) in steps {
+                now += pause;
+                let before = upstream;
+                let action = upstream.step(now, &seen);
+                match (seen.expected, seen.answer.filter(|_| before.is_asking())) {
+                    (UpstreamRole::Any, _) | (_, Some(Answer::TakesWrites)) => (frozen, last) = (false, None),
+                    (_, Some(Answer::ReadOnly(_))) => frozen = true,
+                    _ => {}
+                }
+                prop_assert_eq!(upstream.is_read_only(), frozen);
+                match action {
+                    Some(Action::Ask) => prop_assert!(!before.is_asking() && seen.askable),
+                    Some(Action::Renew) => {
+                        prop_assert!(matches!(seen.answer, Some(Answer::ReadOnly(_))) && seen.renewable && frozen);
+                        prop_assert!(last.is_none_or(|last| now - last >= FIRST_PAUSE));
+                        last = Some(now);
+                    }
+                    None => {}
+                }
+            }
+        }
+
+        #[test]
+        fn a_database_that_can_be_asked_is_asked_again_however_it_was_before(
+            steps in prop::collection::vec((seen(), 0..20_000_u64), 0..50),
+        ) {
+            let (mut upstream, mut now) = (Upstream::new(30), 0);
+            for (seen, pause) in steps {
+                now += pause;
+                upstream.step(now, &seen);
+            }
+            let end = now + 60_000 + LOST_AFTER;
+            let mut asked = false;
+            while now < end {
+                asked |= upstream.step(now, &CALM) == Some(Action::Ask);
+                now += 1000;
+            }
+            prop_assert!(asked);
+        }
+    }
+}
