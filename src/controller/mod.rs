@@ -28,36 +28,32 @@ mod revision;
 mod sizing;
 mod status;
 mod tick;
+mod turns;
 mod watch;
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum_server::Handle;
-use futures::{StreamExt, channel::mpsc};
+use futures::{StreamExt, channel::mpsc, stream::FuturesUnordered};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ControllerRevision;
-use kube::{
-    Client, Config, ResourceExt,
-    runtime::{
-        applier,
-        controller::{self, ReconcileRequest},
-        reflector::ObjectRef,
-    },
-};
+use kube::{Client, Config, ResourceExt};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::sleep,
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 pub use error::OperatorError;
 
-use self::{census::Census, observe::Stores, pods::PodIndex, queue::Queue, reconcile::Context, watch::Vitals};
+use self::{
+    census::Census, observe::Stores, pods::PodIndex, queue::Queue, reconcile::Context, turns::Turns, watch::Vitals,
+};
 use crate::{
     api::{ConnectionPool, ConnectionPoolClass},
     cli::operator::{Gateways, OperatorArgs},
     contract::names::POOL_LABEL,
-    http::{self, Metrics, PoolLabels, Readiness},
+    http::{self, Metrics, Readiness},
     signals::{PoolKey, Servers},
     webhook::{
         certificates::{CertificateKeeper, CertificateSettings, Standing},
@@ -67,7 +63,7 @@ use crate::{
 };
 
 /// Pools that are looked at at once.
-const CONCURRENCY: u16 = 16;
+const CONCURRENCY: usize = 16;
 /// Time between two attempts to get a certificate.
 const CERTIFICATE_RETRY: Duration = Duration::from_secs(5);
 /// The gate of the webhook.
@@ -259,7 +255,7 @@ async fn lead(
     candidate: &leader::Candidate,
     client: &Client,
     stores: &Stores,
-    (queue, mut requests): (Queue, mpsc::Receiver<ReconcileRequest<ConnectionPool>>),
+    (queue, mut requests): (Queue, mpsc::Receiver<PoolKey>),
     args: &OperatorArgs,
     servers: Option<Servers>,
     vitals: &Vitals,
@@ -313,37 +309,33 @@ async fn lead(
     ended
 }
 
-/// Looks at the pools of the queue, never at one twice at a time.
-async fn look_at_pools(context: Arc<Context>, requests: mpsc::Receiver<ReconcileRequest<ConnectionPool>>) {
-    let pools = context.stores.pools.clone();
-    // the scheduler drops what the store does not have yet
-    if let Err(error) = pools.wait_until_ready().await {
+/// Looks at the pools of the queue in turn, at several at once.
+async fn look_at_pools(context: Arc<Context>, mut requests: mpsc::Receiver<PoolKey>) {
+    // a pool that the store does not have yet would be taken for one that is gone
+    if let Err(error) = context.stores.pools.wait_until_ready().await {
         tracing::error!(%error, "the watch of pools has ended");
         return;
     }
-    let config = controller::Config::default().concurrency(CONCURRENCY);
-    let looks = applier(
-        |pool, context| Box::pin(reconcile::reconcile(pool, context)),
-        |pool, error, context| reconcile::on_error(&pool, error, &context),
-        context.clone(),
-        pools,
-        requests.map(Ok::<_, Infallible>),
-        config,
-    );
-    looks
-        .for_each(|outcome| {
-            if let Err(controller::Error::ObjectNotFound(gone)) = outcome {
-                forget(&context, &gone.erase());
-            }
-            std::future::ready(())
-        })
-        .await;
-}
-
-/// A pool is gone: its pods keep their last grant, and nobody asks them any more.
-fn forget(context: &Context, gone: &ObjectRef<kube::core::DynamicObject>) {
-    let key = PoolKey { namespace: gone.namespace.clone().unwrap_or_default(), name: gone.name.clone() };
-    context.memories.forget(&key);
-    context.prover.expect(&key, &[], &[]);
-    context.metrics.pool_gone(&PoolLabels { pool_namespace: key.namespace, pool: key.name });
+    let mut turns = Turns::default();
+    let mut looks = FuturesUnordered::new();
+    loop {
+        while turns.served() < CONCURRENCY
+            && let Some(pool) = turns.take()
+        {
+            let context = context.clone();
+            looks.push(async move {
+                let again = reconcile::look_at(&pool, &context).await;
+                (pool, again)
+            });
+        }
+        let next_due = turns.next_due();
+        tokio::select! {
+            asked = requests.next() => match asked {
+                Some(pool) => turns.ask(pool),
+                None => return,
+            },
+            Some((pool, again)) = looks.next() => turns.done(pool, again, Instant::now()),
+            () = sleep_until(next_due.unwrap_or_else(Instant::now)), if next_due.is_some() => turns.wake(Instant::now()),
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::{future::ready, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
-use kube::{Api, Client, ResourceExt, runtime::controller::Action};
+use kube::{Api, Client, ResourceExt, runtime::reflector::ObjectRef};
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::time::Instant;
@@ -23,6 +23,7 @@ use super::{
     revision,
     sizing::{self, Subject},
     status,
+    turns::Again,
 };
 use crate::{
     api::{ConnectionPool, Topology},
@@ -101,30 +102,49 @@ impl ReconcileError {
     }
 }
 
+/// Looks at the pool of this name as the store has it now, and says when to look again. One that is gone is forgotten.
+pub async fn look_at(key: &PoolKey, context: &Context) -> Again {
+    let Some(pool) = context.stores.pools.get(&ObjectRef::new(&key.name).within(&key.namespace)) else {
+        forget(key, context);
+        return Again::WhenAsked;
+    };
+    match reconcile(&pool, context).await {
+        Ok(again) => again,
+        Err(error) => after_failure(&pool, &error, context),
+    }
+}
+
+/// A pool is gone: its pods keep their last grant, and nobody asks them any more.
+fn forget(key: &PoolKey, context: &Context) {
+    context.memories.forget(key);
+    context.prover.expect(key, &[], &[]);
+    context.metrics.pool_gone(&PoolLabels { pool_namespace: key.namespace.clone(), pool: key.name.clone() });
+}
+
 /// Looks at one pool.
 ///
 /// # Errors
 /// [`ReconcileError`]: a write failed; what was written before it stands, and the next look goes on from there.
-pub async fn reconcile(pool: Arc<ConnectionPool>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+async fn reconcile(pool: &Arc<ConnectionPool>, context: &Context) -> Result<Again, ReconcileError> {
     let started = Instant::now();
-    let outcome = look(&pool, &context).await;
+    let outcome = look(pool, context).await;
     context.metrics.reconciled(started.elapsed(), outcome.as_ref().err().map(ReconcileError::category));
     outcome
 }
 
-/// What to do after a failed look.
-pub fn on_error(pool: &ConnectionPool, error: &ReconcileError, context: &Context) -> Action {
+/// When to look again after a look that failed.
+fn after_failure(pool: &ConnectionPool, error: &ReconcileError, context: &Context) -> Again {
     if matches!(error, ReconcileError::Write(WriteError::Conflict { .. } | WriteError::NotLeader { .. })) {
         tracing::debug!(pool = %ObjectName(pool), %error, "look again");
-        return Action::requeue(AFTER_CONFLICT);
+        return Again::After(AFTER_CONFLICT);
     }
     tracing::warn!(pool = %ObjectName(pool), %error, "a change failed");
-    let Some(namespace) = pool.namespace() else { return Action::await_change() };
+    let Some(namespace) = pool.namespace() else { return Again::WhenAsked };
     let memory = context.memories.of(&PoolKey { namespace, name: pool.name_any() }, pool);
     let retry_at = memory.lock().failure.as_ref().map(|failure| failure.retry_at);
     let seconds =
         retry_at.map_or(1, |retry_at| retry_at - Timestamp::now().as_second()).clamp(1, LONGEST_BACKOFF_SECONDS);
-    Action::requeue(Duration::from_secs(u64::try_from(seconds).unwrap_or(1)))
+    Again::After(Duration::from_secs(u64::try_from(seconds).unwrap_or(1)))
 }
 
 struct ObjectName<'a>(&'a ConnectionPool);
@@ -135,16 +155,16 @@ impl std::fmt::Display for ObjectName<'_> {
     }
 }
 
-async fn look(pool: &Arc<ConnectionPool>, context: &Context) -> Result<Action, ReconcileError> {
+async fn look(pool: &Arc<ConnectionPool>, context: &Context) -> Result<Again, ReconcileError> {
     let key = PoolKey { namespace: pool.namespace().ok_or(ReconcileError::NoNamespace)?, name: pool.name_any() };
     if !context.pods.is_synced() {
         // counting pods now would find too few, and hand out what others have
-        return Ok(Action::requeue(AFTER_CONFLICT));
+        return Ok(Again::After(AFTER_CONFLICT));
     }
     let epoch = context.leadership.epoch_after(|| context.pods.newest_epoch());
-    let Some(epoch) = epoch else { return Ok(Action::await_change()) };
+    let Some(epoch) = epoch else { return Ok(Again::WhenAsked) };
     if pool.metadata.deletion_timestamp.is_some() {
-        return Ok(Action::await_change());
+        return Ok(Again::WhenAsked);
     }
     let memory = context.memories.of(&key, pool);
     count_uninjected(pool, &key, context, &memory);
@@ -159,9 +179,9 @@ async fn look(pool: &Arc<ConnectionPool>, context: &Context) -> Result<Action, R
     let wrote = applied?;
     told?;
     Ok(match wrote {
-        Wrote::Nothing => Action::await_change(),
-        Wrote::Everything => Action::requeue(AFTER_WRITE),
-        Wrote::Batch => Action::requeue(Duration::ZERO),
+        Wrote::Nothing => Again::WhenAsked,
+        Wrote::Everything => Again::After(AFTER_WRITE),
+        Wrote::Batch => Again::After(Duration::ZERO),
     })
 }
 
