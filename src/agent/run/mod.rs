@@ -165,6 +165,8 @@ struct Agent {
     to_be_applied: bool,
     peaks: [(&'static str, Peak, Peak); 2],
     reaction: Reaction,
+    /// Whether a round was late since the last reading: what the next one shows is not of one second, however soon it comes.
+    was_late: bool,
     /// Whether the database is reached.
     reach: Reach,
     leaked: Option<u32>,
@@ -291,6 +293,7 @@ impl Agent {
             to_be_applied: true,
             peaks: [("5s", 5000), ("30s", 30_000)].map(|(name, window)| (name, Peak::new(window), Peak::new(window))),
             reaction: Reaction::default(),
+            was_late: false,
             reach: Reach::default(),
             leaked: None,
             leaks: LeakWatch::default(),
@@ -337,6 +340,7 @@ impl Agent {
 
     async fn round(&mut self, punctual: bool) {
         let now = self.now();
+        self.was_late |= !punctual;
         self.count_errors();
         self.read_inputs(now);
         self.look_at_certificate(now);
@@ -382,7 +386,7 @@ impl Agent {
         }
         if answering && now >= self.next.reading && !self.failover.comes_first(now) {
             self.next.reading = now + READING;
-            self.take_reading(punctual).await;
+            self.take_reading().await;
             if now >= self.next.sweep {
                 self.next.sweep = now + LIMITS_SWEEP;
                 (self.slot.limits, self.other.limits) = (None, None);

@@ -65,7 +65,7 @@ impl Agent {
         });
     }
 
-    pub(super) async fn take_reading(&mut self, punctual: bool) {
+    pub(super) async fn take_reading(&mut self) {
         let (now, asked) = (self.now(), Instant::now());
         let counts = self.other_counts();
         let read: Result<_, ConsoleError> = async {
@@ -89,7 +89,7 @@ impl Agent {
         };
         self.problems.reading.is_over();
         // figures that took so long to come are not of one moment
-        let punctual = punctual && asked.elapsed() < LATE;
+        let punctual = !std::mem::take(&mut self.was_late) && asked.elapsed() < LATE;
         let added = self.failover.leave_out(added);
         self.rotating.read(logged_in);
         self.tell_reach(now, logged_in);
