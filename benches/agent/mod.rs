@@ -20,7 +20,7 @@ use std::{
 };
 
 use clap::Args;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::json;
 use sluice::contract::SlotStatus;
 
@@ -29,7 +29,7 @@ use crate::{
     pod::{self, Postgres, pgbench_command},
     process::{Process, free_port, lab_program, wait_for},
     results::{self, Results, Samples},
-    statistics,
+    statistics, subject,
 };
 
 /// Between two questions.
@@ -167,8 +167,7 @@ impl Bench {
             (status.slot == SlotStatus::Serving && status.limits.is_some()).then_some(())
         })?;
         let (_, others) = agent.children()?;
-        let pooler = others.first().and_then(|pid| Pid::from_raw(i32::try_from(*pid).ok()?));
-        kill_process(pooler.ok_or("no pooler runs")?, signal)?;
+        subject::signal(*others.first().ok_or("no pooler runs")?, signal)?;
         self.first_answer(Instant::now())
     }
 

@@ -24,6 +24,7 @@ use crate::{
     contract::{Injection, LimitsReadBack, PoolRevision},
     pooler::pgbouncer::{
         console::{Console, ConsoleError},
+        ini,
         limits::{Step, Wanted, next_step},
         log::PoolerError,
         parameters::{self, Effect},
@@ -627,12 +628,10 @@ impl Slot {
 
     /// Refuses files that lack a database with clients: a RELOAD would cut them.
     async fn keeps_databases(&mut self, rendered: &Rendered) -> Result<(), SlotError> {
-        let kept = databases_of(&rendered.ini).unwrap_or_default();
-        let in_use = self.console.databases_in_use().await?;
-        let is_kept = |database: &str| {
-            kept.lines().any(|line| line.split_once('=').is_some_and(|(name, _)| name.trim() == database))
-        };
-        match in_use.into_iter().find(|(database, _)| !is_kept(database)) {
+        // what was rendered has been read back once already
+        let kept = ini::parse(&rendered.ini).unwrap_or_default();
+        let is_kept = |name: &str| kept.iter().any(|entry| entry.section == "databases" && entry.key == name);
+        match self.console.databases_in_use().await?.into_iter().find(|(database, _)| !is_kept(database)) {
             Some((database, clients)) => Err(SlotError::WouldDrop { database, clients }),
             None => Ok(()),
         }

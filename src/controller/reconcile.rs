@@ -4,9 +4,8 @@ use std::{future::ready, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
-use kube::{Api, Client, ResourceExt, runtime::reflector::ObjectRef};
+use kube::{Api, Client, runtime::reflector::ObjectRef};
 use parking_lot::Mutex;
-use thiserror::Error;
 use tokio::time::Instant;
 
 use super::{
@@ -78,40 +77,16 @@ pub struct Context {
     pub metrics: Metrics,
 }
 
-/// What failed in one look at a pool; it is looked at again.
-#[derive(Debug, Error)]
-pub enum ReconcileError {
-    /// A write failed.
-    #[error(transparent)]
-    Write(#[from] WriteError),
-    /// The object has no namespace.
-    #[error("a ConnectionPool without a namespace")]
-    NoNamespace,
-}
-
-impl ReconcileError {
-    /// A stable name of what failed, for metrics.
-    pub fn category(&self) -> &'static str {
-        match self {
-            Self::Write(WriteError::Conflict { .. }) => "Conflict",
-            Self::Write(WriteError::Failed { .. }) => "WriteFailed",
-            Self::Write(WriteError::NoAnswer { .. }) => "NoAnswer",
-            Self::Write(WriteError::NotLeader { .. }) => "NotLeader",
-            Self::NoNamespace => "NoNamespace",
-        }
-    }
-}
-
 /// Looks at the pool of this name as the store has it now, and says when to look again. One that is gone is forgotten.
 pub async fn look_at(key: &PoolKey, context: &Context) -> Again {
     let Some(pool) = context.stores.pools.get(&ObjectRef::new(&key.name).within(&key.namespace)) else {
         forget(key, context);
         return Again::WhenAsked;
     };
-    match reconcile(&pool, context).await {
-        Ok(again) => again,
-        Err(error) => after_failure(&pool, &error, context),
-    }
+    let started = Instant::now();
+    let outcome = look(&pool, key, context).await;
+    context.metrics.reconciled(started.elapsed(), outcome.as_ref().err().map(category));
+    outcome.unwrap_or_else(|error| after_failure(key, &pool, &error, context))
 }
 
 /// A pool is gone: its pods keep their last grant, and nobody asks them any more.
@@ -121,42 +96,32 @@ fn forget(key: &PoolKey, context: &Context) {
     context.metrics.pool_gone(&PoolLabels { pool_namespace: key.namespace.clone(), pool: key.name.clone() });
 }
 
-/// Looks at one pool.
-///
-/// # Errors
-/// [`ReconcileError`]: a write failed; what was written before it stands, and the next look goes on from there.
-async fn reconcile(pool: &Arc<ConnectionPool>, context: &Context) -> Result<Again, ReconcileError> {
-    let started = Instant::now();
-    let outcome = look(pool, context).await;
-    context.metrics.reconciled(started.elapsed(), outcome.as_ref().err().map(ReconcileError::category));
-    outcome
+/// A stable name of what failed, for metrics.
+fn category(error: &WriteError) -> &'static str {
+    match error {
+        WriteError::Conflict { .. } => "Conflict",
+        WriteError::Failed { .. } => "WriteFailed",
+        WriteError::NoAnswer { .. } => "NoAnswer",
+        WriteError::NotLeader { .. } => "NotLeader",
+    }
 }
 
 /// When to look again after a look that failed.
-fn after_failure(pool: &ConnectionPool, error: &ReconcileError, context: &Context) -> Again {
-    if matches!(error, ReconcileError::Write(WriteError::Conflict { .. } | WriteError::NotLeader { .. })) {
-        tracing::debug!(pool = %ObjectName(pool), %error, "look again");
+fn after_failure(key: &PoolKey, pool: &ConnectionPool, error: &WriteError, context: &Context) -> Again {
+    if matches!(error, WriteError::Conflict { .. } | WriteError::NotLeader { .. }) {
+        tracing::debug!(pool = %key, %error, "look again");
         return Again::After(AFTER_CONFLICT);
     }
-    tracing::warn!(pool = %ObjectName(pool), %error, "a change failed");
-    let Some(namespace) = pool.namespace() else { return Again::WhenAsked };
-    let memory = context.memories.of(&PoolKey { namespace, name: pool.name_any() }, pool);
+    tracing::warn!(pool = %key, %error, "a change failed");
+    let memory = context.memories.of(key, pool);
     let retry_at = memory.lock().failure.as_ref().map(|failure| failure.retry_at);
     let seconds =
         retry_at.map_or(1, |retry_at| retry_at - Timestamp::now().as_second()).clamp(1, LONGEST_BACKOFF_SECONDS);
     Again::After(Duration::from_secs(u64::try_from(seconds).unwrap_or(1)))
 }
 
-struct ObjectName<'a>(&'a ConnectionPool);
-
-impl std::fmt::Display for ObjectName<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.0.namespace().unwrap_or_default(), self.0.name_any())
-    }
-}
-
-async fn look(pool: &Arc<ConnectionPool>, context: &Context) -> Result<Again, ReconcileError> {
-    let key = PoolKey { namespace: pool.namespace().ok_or(ReconcileError::NoNamespace)?, name: pool.name_any() };
+/// Looks at one pool. What was written before a write that fails stands, and the next look goes on from there.
+async fn look(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context) -> Result<Again, WriteError> {
     if !context.pods.is_synced() {
         // counting pods now would find too few, and hand out what others have
         return Ok(Again::After(AFTER_CONFLICT));
@@ -166,16 +131,16 @@ async fn look(pool: &Arc<ConnectionPool>, context: &Context) -> Result<Again, Re
     if pool.metadata.deletion_timestamp.is_some() {
         return Ok(Again::WhenAsked);
     }
-    let memory = context.memories.of(&key, pool);
-    count_uninjected(pool, &key, context, &memory);
+    let memory = context.memories.of(key, pool);
+    count_uninjected(pool, key, context, &memory);
 
     let now = Timestamp::now();
-    let plan = observe_and_plan(pool, &key, context, &memory, epoch, now);
-    let applied = apply(pool, &key, context, &memory, &plan).await;
-    prove(&key, context, &plan);
+    let plan = observe_and_plan(pool, key, context, &memory, epoch, now);
+    let applied = apply(pool, key, context, &memory, &plan).await;
+    prove(key, context, &plan);
     note_outcome(&memory, &applied, now.as_second());
-    keep_gateway(pool, &key, context, &memory).await;
-    let told = tell(pool, &key, context, &memory, plan, now).await;
+    keep_gateway(pool, key, context, &memory).await;
+    let told = tell(pool, key, context, &memory, plan, now).await;
     let wrote = applied?;
     told?;
     Ok(match wrote {

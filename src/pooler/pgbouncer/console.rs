@@ -4,6 +4,7 @@
 //! dropped and the next call makes a new one. Being the same user as the PgBouncer process is what logs us in.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -137,7 +138,7 @@ impl Console {
     ///
     /// # Errors
     /// [`ConsoleError`].
-    pub async fn databases_in_use(&mut self) -> Result<std::collections::BTreeMap<String, u32>, ConsoleError> {
+    pub async fn databases_in_use(&mut self) -> Result<BTreeMap<String, u32>, ConsoleError> {
         Ok(tables::databases_in_use(&self.run("SHOW POOLS").await?)?)
     }
 
@@ -193,7 +194,7 @@ impl Console {
     ///
     /// # Errors
     /// [`ConsoleError`].
-    pub async fn config(&mut self) -> Result<std::collections::BTreeMap<String, String>, ConsoleError> {
+    pub async fn config(&mut self) -> Result<BTreeMap<String, String>, ConsoleError> {
         Ok(tables::config(&self.run("SHOW CONFIG").await?)?)
     }
 

@@ -121,12 +121,8 @@ impl Drop for FarNetwork {
 }
 
 async fn agent(postgres: &Postgres, account: &Account, settings: &Settings) -> Agent {
-    let mut agent = Agent::new(postgres.port, account).with(|injection| FAR.clone_into(&mut injection.upstream.host));
-    agent.revise(1, settings);
-    agent.grant(1, 4, 4);
-    agent.run();
-    agent.until("it serves", |status| status.seq == 1).await;
-    agent
+    let agent = Agent::new(postgres.port, account).with(|injection| FAR.clone_into(&mut injection.upstream.host));
+    agent.started(settings, 4).await
 }
 
 #[tokio::test]

@@ -101,6 +101,16 @@ async fn a_shrink_is_reported_only_when_the_database_counts_no_more_than_the_sha
     assert_eq!((limits.pool_size, limits.max_db_connections), (3, 3));
 }
 
+/// Waits until a grant is proven, while the database never counts more than what is granted.
+async fn proven_within(agent: &Agent, admin: &tokio_postgres::Client, seq: u64, granted: u32) {
+    until("the grant is proven", async || {
+        let most = counted(admin, "shop").await;
+        assert!(most <= i64::from(granted), "{most} open, {granted} granted");
+        agent.status().filter(|status| status.seq == seq)
+    })
+    .await;
+}
+
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn under_load_the_database_never_counts_more_than_what_is_granted() {
@@ -122,12 +132,7 @@ async fn under_load_the_database_never_counts_more_than_what_is_granted() {
         seq += 1;
         let granted = share.max(next);
         agent.grant(seq, next, granted);
-        until("the grant is proven", async || {
-            let most = counted(&admin, "shop").await;
-            assert!(most <= i64::from(granted), "{most} open, {granted} granted");
-            agent.status().filter(|status| status.seq == seq)
-        })
-        .await;
+        proven_within(&agent, &admin, seq, granted).await;
         share = next;
         assert!(counted(&admin, "shop").await <= i64::from(share));
     }

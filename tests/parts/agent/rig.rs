@@ -349,12 +349,16 @@ impl Agent {
 
     /// A running agent: revision 1, and a first grant.
     pub async fn start(postgres: &Postgres, account: &Account, settings: &Settings, share: u32) -> Self {
-        let mut agent = Self::new(postgres.port, account);
-        agent.revise(1, settings);
-        agent.grant(1, share, share);
-        agent.run();
-        agent.until("the first grant is in force", |status| status.seq == 1).await;
-        agent
+        Self::new(postgres.port, account).started(settings, share).await
+    }
+
+    /// The same of one that is prepared.
+    pub async fn started(mut self, settings: &Settings, share: u32) -> Self {
+        self.revise(1, settings);
+        self.grant(1, share, share);
+        self.run();
+        self.until("the first grant is in force", |status| status.seq == 1).await;
+        self
     }
 
     /// One of a gateway.

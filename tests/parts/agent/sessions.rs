@@ -10,6 +10,7 @@ use tokio_postgres::{AsyncMessage, Client, Config, NoTls};
 use super::{
     counted,
     load::{Clients, Target},
+    proven_within,
     rig::{Account, Agent, Postgres, connect, until},
     switch::{packets, switched, target},
     value,
@@ -111,12 +112,7 @@ async fn under_load_on_both_the_database_never_counts_more_than_what_is_granted(
         seq += 1;
         let granted = share.max(next);
         agent.grant(seq, next, granted);
-        until("the grant is proven", async || {
-            let most = counted(&admin, "shop").await;
-            assert!(most <= i64::from(granted), "{most} open, {granted} granted");
-            agent.status().filter(|status| status.seq == seq)
-        })
-        .await;
+        proven_within(&agent, &admin, seq, granted).await;
         for _ in 0..20 {
             let most = counted(&admin, "shop").await;
             assert!(most <= i64::from(next), "{most} open of a share of {next}");

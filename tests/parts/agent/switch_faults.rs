@@ -72,12 +72,7 @@ async fn one_that_stays(agent: &Agent) -> (Client, Pid) {
 async fn scripted(postgres: &Postgres, account: &Account, directory: &TempDir, deviation: &str) -> Agent {
     let real = program("pgbouncer");
     let script = format!("#!/bin/sh\n{deviation}\nexec {} \"$@\"\n", real.display());
-    let mut agent = Agent::new(postgres.port, account).with_pooler(&script_in(directory, &script));
-    agent.revise(1, &packets(4096));
-    agent.grant(1, 4, 4);
-    agent.run();
-    agent.until("it serves", |status| status.seq == 1).await;
-    agent
+    Agent::new(postgres.port, account).with_pooler(&script_in(directory, &script)).started(&packets(4096), 4).await
 }
 
 #[tokio::test]
