@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Namespace and name of the release.
 pub const SYSTEM: &str = "sluice-system";
@@ -148,6 +148,19 @@ pub fn with_operator() -> RwLockReadGuard<'static, ()> {
         }
     }
     OPERATOR_IN_USE.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Asks once for an eviction, as `kubectl drain` does.
+pub fn try_evict(namespace: &str, pod: &str) -> Result<(), String> {
+    let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}/eviction");
+    let metadata = json!({"name": pod, "namespace": namespace});
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata});
+    try_run("kubectl", &["create", "--raw", &path, "--filename=-"], &eviction.to_string()).map(drop)
+}
+
+/// Asks for an eviction until no budget of disruptions is in its way.
+pub fn evict(namespace: &str, pod: &str) {
+    until("the eviction is granted", Duration::from_mins(2), || try_evict(namespace, pod));
 }
 
 /// No other test uses the operator while the guard lives.

@@ -13,7 +13,7 @@ use serde_json::Value;
 use sluice::contract::names::SIDECAR_CONTAINER;
 
 use crate::{
-    cluster::{apply, get, kubectl, try_run, until, until_condition, with_operator},
+    cluster::{apply, evict, get, kubectl, try_run, until, until_condition, with_operator},
     tally::Tally,
     workload::{container, pool},
 };
@@ -139,17 +139,6 @@ fn until_running(namespace: &str, count: usize, gone: &[String]) {
         if now.len() == count && !now.iter().any(|pod| gone.contains(pod)) { Ok(()) } else { Err(format!("{now:?}")) }
     });
     kubectl(&format!("rollout status deployment/app --namespace={namespace} --timeout=2m"));
-}
-
-/// Asks for an eviction until no budget of disruptions is in its way.
-fn evict(namespace: &str, pod: &str) {
-    let eviction = format!(
-        r#"{{"apiVersion":"policy/v1","kind":"Eviction","metadata":{{"name":"{pod}","namespace":"{namespace}"}}}}"#
-    );
-    let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}/eviction");
-    until("the eviction is granted", 2 * MINUTE, || {
-        try_run("kubectl", &["create", "--raw", &path, "--filename=-"], &eviction).map(drop)
-    });
 }
 
 #[test]

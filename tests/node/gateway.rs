@@ -1,15 +1,17 @@
-//! A gateway on a real node: clients in pods of their own, through the Service, while its pods are replaced.
+//! A gateway on a real node: clients in pods of their own, through the Service, while its pods are replaced, scaled and evicted.
 
 use std::{collections::BTreeSet, time::Duration};
 
+use serde_json::Value;
+
 use crate::{
-    cluster::{apply, get, kubectl, psql, until, until_condition, with_operator},
+    cluster::{apply, evict, get, kubectl, psql, until, until_condition, with_operator},
     workload::{client, gateway},
 };
 
 const MINUTE: Duration = Duration::from_mins(1);
-/// Rolling updates.
-const UPDATES: usize = 5;
+/// Rolling updates; `benches/run endings` has more of them.
+const UPDATES: usize = 2;
 
 /// One connection per query.
 const SHORT: &str = "n=0; while :; do out=$(psql -qXAt -v ON_ERROR_STOP=1 -c 'SELECT 1' 2>&1) || echo \"lost: $out\"; \
@@ -29,14 +31,28 @@ fn connections(namespace: &str, app: &str) -> usize {
     counts.max().unwrap_or_default()
 }
 
+/// The names of its pods, those that are ending among them.
 fn poolers(namespace: &str) -> BTreeSet<String> {
     let pods = get(&format!("pods --namespace={namespace} --selector=app.kubernetes.io/component=gateway"));
-    pods["items"].as_array().into_iter().flatten().map(|pod| pod["metadata"]["uid"].to_string()).collect()
+    let name = |pod: &Value| pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    pods["items"].as_array().into_iter().flatten().map(name).collect()
+}
+
+/// Waits until there are so many, and none of those that have to go.
+fn until_replaced(namespace: &str, count: usize, gone: &BTreeSet<String>) {
+    until(&format!("{count} pods are left, all of them new"), 2 * MINUTE, || {
+        let now = poolers(namespace);
+        if now.len() == count && now.is_disjoint(gone) { Ok(()) } else { Err(format!("{now:?}")) }
+    });
+    kubectl(&format!("rollout status deployment/{namespace}-gateway --namespace={namespace} --timeout=3m"));
+    // what they may open together is never passed
+    let status = get(&format!("connectionpool {namespace} --namespace={namespace}"))["status"].clone();
+    assert!(status["share"].as_u64().is_some_and(|share| share <= 10), "{status}");
 }
 
 #[test]
 #[ignore = "needs a node: tests/run node"]
-fn clients_through_the_service_lose_nothing_while_the_poolers_are_replaced() {
+fn clients_through_the_service_lose_nothing_while_the_poolers_are_replaced_scaled_and_evicted() {
     let _operator = with_operator();
     let namespace = "shared";
     apply(&gateway(namespace));
@@ -54,15 +70,18 @@ fn clients_through_the_service_lose_nothing_while_the_poolers_are_replaced() {
     for _ in 0..UPDATES {
         let before = poolers(namespace);
         kubectl(&format!("rollout restart deployment/{namespace}-gateway --namespace={namespace}"));
-        kubectl(&format!("rollout status deployment/{namespace}-gateway --namespace={namespace} --timeout=3m"));
-        until("the old pods have ended", 2 * MINUTE, || {
-            let left = poolers(namespace).intersection(&before).count();
-            if left == 0 { Ok(()) } else { Err(format!("{left} are left")) }
-        });
-        // what they may open together is never passed
-        let status = get(&format!("connectionpool {namespace} --namespace={namespace}"))["status"].clone();
-        assert!(status["share"].as_u64().is_some_and(|share| share <= 10), "{status}");
+        until_replaced(namespace, before.len(), &before);
     }
+    // as the HPA does it, through the pool
+    for replicas in [3, 2] {
+        kubectl(&format!("scale connectionpool/{namespace} --namespace={namespace} --replicas={replicas}"));
+        until_replaced(namespace, replicas, &BTreeSet::new());
+    }
+    let drained = poolers(namespace);
+    for pod in &drained {
+        evict(namespace, pod);
+    }
+    until_replaced(namespace, drained.len(), &drained);
     for app in ["short", "long"] {
         let before = connections(namespace, app);
         until("it goes on", MINUTE, || match connections(namespace, app) {
@@ -72,7 +91,7 @@ fn clients_through_the_service_lose_nothing_while_the_poolers_are_replaced() {
         let logs = logs(namespace, app);
         let lost: Vec<&str> = logs.lines().filter(|line| line.starts_with("lost")).collect();
         assert!(lost.is_empty(), "{app}: {lost:?}");
-        println!("{app}: {} connections in {UPDATES} rolling updates, none lost", connections(namespace, app));
+        println!("{app}: {} connections, none lost", connections(namespace, app));
     }
 
     // nobody is trusted for where he comes from, and the console is not for the network

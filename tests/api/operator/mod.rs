@@ -22,7 +22,10 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use sluice::api::{ConnectionBudget, ConnectionPool, ConnectionPoolClass, ConnectionPoolStatus};
+use sluice::{
+    api::{ConnectionBudget, ConnectionPool, ConnectionPoolClass, ConnectionPoolStatus},
+    contract::{UpstreamSeen, UpstreamState},
+};
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep},
@@ -500,6 +503,32 @@ async fn a_status_that_names_a_generation_speaks_of_that_spec_even_between_two_s
         let summary = status.summary.unwrap_or_default();
         assert!(summary.contains(says) && !summary.contains(says_not), "{says}, not {says_not}: {summary}");
     }
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_database_that_takes_no_writes_is_told_once_with_the_pod_that_saw_it_and_until_it_takes_them_again() {
+    let _turn = turn().await;
+    let shop = Shop::new("operator", SHARED).await;
+    let operator = Operator::start(&shop.cluster, "a", &[]);
+    operator.leads().await;
+    let pods = shop.pods(2).await;
+    let seen = |state, message: &str| Some(UpstreamSeen { state, message: message.to_owned() });
+    pods[0].behaviour.lock().upstream = seen(UpstreamState::Primary, "");
+    pods[1].behaviour.lock().upstream = seen(UpstreamState::ReadOnly, "pg_is_in_recovery() is true");
+    let message = shop.condition("UpstreamHealthy", "False/UpstreamReadOnly").await;
+    assert!(message.contains("shop-1") && message.contains("pg_is_in_recovery() is true"), "{message}");
+    let warnings = eventually("it is told in an event", || async {
+        let events = shop.events("UpstreamReadOnly").await;
+        (!events.is_empty()).then_some(events)
+    })
+    .await;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    shop.shares(&pods, &[3, 3]).await;
+
+    pods[1].behaviour.lock().upstream = seen(UpstreamState::Primary, "");
+    shop.condition("UpstreamHealthy", "True/TakesWrites").await;
     shop.end().await;
 }
 

@@ -23,7 +23,7 @@ use sluice::{
     api::{ConnectionPool, Topology},
     contract::{
         Document, GrantDocument, Held, LimitsReadBack, PodGrant, PoolRevision, RevisionDocument, SlotStatus,
-        StatusReport, names,
+        StatusReport, UpstreamSeen, names,
     },
     decide::effective::effective,
     webhook::inject::{InjectionSettings, PodPool, inject},
@@ -44,6 +44,8 @@ pub struct Behaviour {
     pub uid: Option<String>,
     /// It holds this many server connections, whatever its share.
     pub held: Option<u32>,
+    /// What it says of the database.
+    pub upstream: Option<UpstreamSeen>,
 }
 
 /// A pod with its agent. Both end with it.
@@ -195,7 +197,8 @@ impl Agent {
         if report.as_ref().is_some_and(|newest| (document.epoch, grant.seq) < (newest.epoch, newest.seq)) {
             return;
         }
-        let held = self.behaviour.lock().held.unwrap_or(grant.share);
+        let behaviour = self.behaviour.lock().clone();
+        let held = behaviour.held.unwrap_or(grant.share);
         *report = Some(StatusReport {
             v: 1,
             pod_uid: uid.to_owned(),
@@ -218,7 +221,7 @@ impl Agent {
             other: None,
             proof: None,
             session_alias: None,
-            upstream: None,
+            upstream: behaviour.upstream,
         });
     }
 }

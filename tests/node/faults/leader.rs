@@ -3,11 +3,13 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{MINUTE, Paused, grants::Grants, process, signal};
 use crate::{
-    cluster::{RELEASE, SYSTEM, alone, apply, get, helm_upgrade, kubectl, lab, try_run, until, until_condition},
+    cluster::{
+        RELEASE, SYSTEM, alone, apply, get, helm_upgrade, kubectl, lab, try_evict, try_run, until, until_condition,
+    },
     shop::{client_failures, data_plane, database, pool, shop_scaled, start, status},
 };
 
@@ -54,14 +56,6 @@ pub fn pass_ticks(count: u64) {
         let now = ticks()?;
         if now >= begun + count { Ok(()) } else { Err(format!("{now} after {begun}")) }
     });
-}
-
-/// What `kubectl drain` asks for.
-fn evict(name: &Value) -> Result<String, String> {
-    let path = format!("/api/v1/namespaces/{SYSTEM}/pods/{}/eviction", name.as_str().expect("a name"));
-    let eviction =
-        json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": SYSTEM}});
-    try_run("kubectl", &["create", "--raw", &path, "--filename=-"], &eviction.to_string())
 }
 
 const NAMESPACE: &str = "leader";
@@ -162,15 +156,15 @@ fn a_leader_that_is_killed_paused_or_drained_is_replaced_and_what_it_had_begun_g
 
     // drained: one replica at a time, and the leader gives the lease back
     kubectl(&format!("rollout status deployment/{RELEASE} --namespace={SYSTEM} --timeout=2m"));
-    let leader = leading()["metadata"]["name"].clone();
+    let name = |pod: &Value| pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let leader = name(&leading());
     let operators = get(&format!("pods --namespace={SYSTEM} --selector=app.kubernetes.io/component=operator"));
-    let names: Vec<&Value> =
-        operators["items"].as_array().expect("a list").iter().map(|pod| &pod["metadata"]["name"]).collect();
-    let other = names.into_iter().find(|name| **name != leader).expect("a second replica");
+    let mut names = operators["items"].as_array().expect("a list").iter().map(name);
+    let other = names.find(|name| *name != leader).expect("a second replica");
     let (_, epoch) = lease().expect("a lease");
     let drained = Instant::now();
-    evict(&leader).expect("one may go");
-    let refused = evict(other).expect_err("the other must stay");
+    try_evict(SYSTEM, &leader).expect("one may go");
+    let refused = try_evict(SYSTEM, &other).expect_err("the other must stay");
     assert!(refused.contains("disruption budget"), "{refused}");
     until("the other leads", TAKEN_OVER_WITHIN, || {
         let (holder, now) = lease()?;
