@@ -268,7 +268,7 @@ impl Metrics {
         );
         registry.register(
             names::SWITCHING,
-            "1 for the way in which a revision that needs a new process comes into force, 0 for the other",
+            "1 for the way in which a revision that needs a new process comes into force, 0 for the others",
             self.switching.clone(),
         );
         for result in SwitchResult::ALL {
@@ -385,8 +385,12 @@ impl Metrics {
 
     /// How a revision that needs a new process comes into force.
     pub fn set_switching(&self, mode: Switching) {
-        for (label, is_it) in [("Steer", mode == Switching::Steer), ("Unsupported", mode == Switching::Unsupported)] {
-            self.switching.get_or_create(&[("mode", label)]).set(is_it.into());
+        for (label, that) in [
+            ("Steer", Switching::Steer),
+            ("SharedListener", Switching::SharedListener),
+            ("Unsupported", Switching::Unsupported),
+        ] {
+            self.switching.get_or_create(&[("mode", label)]).set((mode == that).into());
         }
     }
 

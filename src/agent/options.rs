@@ -80,6 +80,10 @@ pub struct RunOptions {
     /// The pgbouncer program. Default: looked for in PATH and where images have it.
     #[arg(long, env = "SLUICE_PGBOUNCER")]
     pub pgbouncer: Option<PathBuf>,
+    /// Let both slots share one socket, as where the kernel leads no client to one of two. Otherwise that is found out by
+    /// trying.
+    #[arg(long, env = "SLUICE_SHARED_LISTENER")]
+    pub shared_listener: bool,
     /// After SIGTERM, let running transactions finish for so many seconds.
     #[arg(long, env = names::GRACE_VARIABLE, default_value_t = 25)]
     pub grace_seconds: u32,

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     contract::{Injection, LimitsReadBack, PoolRevision},
     pooler::pgbouncer::{
-        console::{Console, ConsoleError},
+        console::{Console, ConsoleError, Deadlines},
         ini,
         limits::{Step, Wanted, next_step},
         log::PoolerError,
@@ -35,6 +35,10 @@ use crate::{
 
 /// How long an answer of the console may take.
 pub const CONSOLE_DEADLINE: Duration = Duration::from_millis(400);
+/// How long answers of a console that lets nobody in any more may take: a connection that is given up is lost for good.
+const LAST_DEADLINES: Deadlines = Deadlines { answer: Duration::from_secs(2), pause: Duration::from_millis(500) };
+/// Connections to such a console beside the one in use.
+const SPARE_SESSIONS: usize = 8;
 /// How long a killed process may take to be gone.
 const KILL_DEADLINE: Duration = Duration::from_secs(2);
 /// Connections that may wait to be accepted, where no parameter says so.
@@ -163,6 +167,8 @@ pub struct Start<'a> {
     pub program: &'a Path,
     /// Whether it takes over the sockets of its slot.
     pub inherits_sockets: bool,
+    /// Whether these are those that clients come to, beside the console's.
+    pub clients: bool,
     /// Files that it needs to be able to open.
     pub files: u64,
 }
@@ -302,6 +308,7 @@ impl Slot {
             program: start.program.to_owned(),
             ini,
             console: start.inherits_sockets.then(|| self.console.socket().to_owned()),
+            clients: start.clients,
             log: self.log(),
             backlog: backlog.and_then(|(_, backlog)| backlog.parse().ok()).unwrap_or(DEFAULT_BACKLOG),
             files: start.files,
@@ -355,11 +362,15 @@ impl Slot {
     /// Whether the process runs. A process that has ended is forgotten, and how it ended is logged.
     pub fn is_running(&mut self) -> bool {
         if self.generation.is_some() && self.pid().is_none() {
-            if let ProcessState::Ended { status } = self.link.slot(self.name).process {
+            let state = self.link.slot(self.name);
+            if let ProcessState::Ended { status } = state.process {
                 tracing::warn!(slot = self.name.as_str(), status, "pgbouncer ended");
             }
-            let pools = self.pools.map_or(self.alias_pools, |(_, pools)| pools + self.alias_pools);
-            self.cut = self.cut.saturating_add(pools.clients_active.saturating_add(pools.clients_waiting));
+            // before, those that it shows are we, with a query that proves it
+            if state.had_clients {
+                let pools = self.pools.map_or(self.alias_pools, |(_, pools)| pools + self.alias_pools);
+                self.cut = self.cut.saturating_add(pools.clients_active.saturating_add(pools.clients_waiting));
+            }
             self.forget();
         }
         self.generation.is_some()
@@ -394,8 +405,12 @@ impl Slot {
         self.is_running();
     }
 
-    /// Asks the process to end once no transaction runs in it any more.
+    /// Asks the process to end once no transaction runs in it any more. One that was told to end with its last client ends at
+    /// once. Nobody is connected to it: the last reading may say otherwise.
     pub async fn stop(&mut self) {
+        for pools in self.pools.iter_mut().map(|(_, pools)| pools).chain([&mut self.alias_pools]) {
+            (pools.clients_active, pools.clients_waiting) = (0, 0);
+        }
         if self.pid().is_some() {
             self.signal(Ending::AfterTransactions, Duration::ZERO).await;
         }
@@ -414,13 +429,58 @@ impl Slot {
         (self.alias, self.alias_pools) = (None, Pools::default());
         self.releasing_since = None;
         self.console.disconnect();
+        self.console.set_deadlines(Deadlines::of(CONSOLE_DEADLINE));
+    }
+
+    /// The most server connections that the process may open, once it was told to end with its last client.
+    pub fn leaving(&self) -> Option<u32> {
+        self.pid()?;
+        self.link.slot(self.name).leaving
+    }
+
+    /// Whether the process cannot be asked anything any more: it has closed its console to all but those who were there.
+    pub fn is_mute(&self) -> bool {
+        self.console.connections() == 0 && self.leaving().is_some()
+    }
+
+    /// Forgets the figures of one that is mute: nobody knows how many clients end with it.
+    pub fn forget_figures(&mut self) {
+        (self.pools, self.alias_pools) = (None, Pools::default());
+    }
+
+    /// Whether the next answer that does not come makes it mute.
+    pub fn is_nearly_mute(&self) -> bool {
+        self.console.connections() <= 1 && self.leaving().is_some()
+    }
+
+    /// Makes the connections to the console that are needed once it lets nobody in any more.
+    ///
+    /// # Errors
+    /// [`ConsoleError`]: there are fewer, perhaps none.
+    pub async fn lay_in_sessions(&mut self) -> Result<(), ConsoleError> {
+        self.console.run("SHOW VERSION").await?;
+        self.console.lay_in(SPARE_SESSIONS).await
+    }
+
+    /// The connections to the console have to last.
+    pub fn keep_sessions(&mut self) {
+        self.console.set_deadlines(LAST_DEADLINES);
     }
 
     /// The most that the process could hold now, its session alias left aside; None while that is unknown.
     pub fn bound(&self) -> Option<u32> {
+        if self.is_mute() {
+            return self.leaving();
+        }
         let (limits, (_, pools)) = (self.limits?, self.pools?);
         let most = if limits.paused { 0 } else { limits.max_db_connections };
         Some(most.max(pools.held()))
+    }
+
+    /// Server connections that the process holds, as the last reading counted them; the most that it could hold where nobody
+    /// can ask it. None while that is unknown.
+    pub fn held(&self) -> Option<u32> {
+        if self.is_mute() { self.leaving() } else { self.pools.map(|(_, pools)| pools.held()) }
     }
 
     /// Reads the gauges.
@@ -470,7 +530,9 @@ impl Slot {
 
     /// Lets running transactions finish, at most so long, and ends the process.
     pub async fn end(&mut self, grace: Duration) {
-        if self.pid().is_some() && !self.signal(Ending::AfterTransactions, grace).await {
+        if self.leaving().is_some() {
+            self.end_leaving(grace).await;
+        } else if self.pid().is_some() && !self.signal(Ending::AfterTransactions, grace).await {
             tracing::warn!(
                 seconds = grace.as_secs(),
                 "transactions still run at the end of the grace period; they are cut"
@@ -478,6 +540,18 @@ impl Slot {
             self.kill().await;
         }
         self.forget();
+    }
+
+    /// The same for one that was told to end with its last client: another signal would cut them all at once.
+    async fn end_leaving(&mut self, grace: Duration) {
+        let command = format!("PAUSE \"{}\"", self.database);
+        if self.is_mute() {
+            let ended = |state: &SlotState| !matches!(state.process, ProcessState::Running { .. });
+            self.link.until(self.name, grace, ended).await;
+        } else if let Err(error) = self.console.run_within(&command, grace).await {
+            tracing::warn!("transactions still run at the end of the grace period; they are cut: {error}");
+        }
+        self.kill().await;
     }
 
     /// Names of the parameters that keep the process from running `rendered`, because only a new one takes them over.

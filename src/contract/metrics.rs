@@ -56,7 +56,7 @@ pub const DECISIONS: &str = "sluice_agent_decisions_total";
 pub const POOLER_RESTARTS: &str = "sluice_pooler_restarts_total";
 /// Counter: clients whose connection ended with a process of the pooler, as they were counted last.
 pub const CLIENTS_CUT: &str = "sluice_clients_cut_total";
-/// Gauge by `mode` (`Steer`, `Unsupported`), 1 for how a revision that needs a new process comes into force.
+/// Gauge by `mode` (`Steer`, `SharedListener`, `Unsupported`), 1 for how a revision that needs a new process comes into force.
 pub const SWITCHING: &str = "sluice_switching";
 /// Counter by `result`: switches to another process of the pooler.
 pub const SWITCHES: &str = "sluice_switches_total";

@@ -98,7 +98,10 @@ pub enum UpstreamState {
 pub enum Switching {
     /// By a second process that proves itself first. New clients are led to it, and no connection is lost.
     Steer,
-    /// With the pod's restart: the pooler takes over no sockets, or clients cannot be led.
+    /// By a second process that proves itself first, where clients cannot be led to one of two sockets: both share one. No
+    /// connection is lost; there is no step back without a further process.
+    SharedListener,
+    /// With the pod's restart: the pooler takes over no sockets.
     Unsupported,
 }
 

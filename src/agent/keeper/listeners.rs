@@ -1,4 +1,5 @@
 //! The sockets that clients come to: one per slot on the same address, opened once and never closed while the container lives.
+//! Where clients cannot be led to one of them, both slots share the first.
 //!
 //! A client that comes while no pooler runs waits in its socket's queue and is served by the next one.
 
@@ -33,15 +34,21 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Opens the sockets and leads clients to the first slot.
+    /// Opens the sockets and leads clients to the first slot, if that may be tried.
     ///
     /// # Errors
     /// Of the system: above all, a port that is taken.
-    pub fn open(addresses: &[IpAddr], port: u16) -> io::Result<Self> {
+    pub fn open(addresses: &[IpAddr], port: u16, may_steer: bool) -> io::Result<Self> {
         let mut opened = Vec::with_capacity(addresses.len());
-        let mut refused = None;
+        let mut refused = (!may_steer).then(|| "it was not to be tried".to_owned());
         for address in addresses {
             let address = SocketAddr::new(*address, port);
+            if !may_steer {
+                let only = socket(&address)?;
+                listen(&only, BACKLOG)?;
+                opened.push(Address { sockets: vec![only] });
+                continue;
+            }
             let [first, second] = [socket(&address)?, socket(&address)?];
             // before any of them listens: no client may come to a slot that has not been asked for
             match steer(first.as_fd(), 0) {
@@ -64,15 +71,23 @@ impl Listeners {
     pub fn listening(&self) -> Listening {
         match &self.refused {
             None => Listening::Steering,
-            Some(reason) => Listening::Single { reason: reason.clone() },
+            Some(reason) => Listening::Shared { reason: reason.clone() },
         }
     }
 
-    /// Leads every new client to a slot.
+    /// Whether both slots have the same ones.
+    pub fn are_shared(&self) -> bool {
+        self.refused.is_some()
+    }
+
+    /// Leads every new client to a slot, where each has its own.
     ///
     /// # Errors
     /// Of the system.
     pub fn steer(&self, slot: SlotName) -> io::Result<()> {
+        if self.are_shared() {
+            return Ok(());
+        }
         let number = u32::try_from(slot.index()).unwrap_or_default();
         self.addresses
             .iter()
@@ -85,8 +100,9 @@ impl Listeners {
     /// # Errors
     /// Of the system, or when the slot has no sockets.
     pub fn of(&self, slot: SlotName, backlog: u32) -> io::Result<Vec<OwnedFd>> {
+        let number = if self.are_shared() { 0 } else { slot.index() };
         let copy = |address: &Address| {
-            let socket = address.sockets.get(slot.index()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+            let socket = address.sockets.get(number).ok_or(io::ErrorKind::AddrNotAvailable)?;
             listen(socket, i32::try_from(backlog).unwrap_or(BACKLOG))?;
             socket.try_clone()
         };
@@ -120,7 +136,7 @@ mod tests {
     fn every_new_client_comes_to_the_slot_that_is_steered_to() {
         let address = IpAddr::from(Ipv4Addr::LOCALHOST);
         let port = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port();
-        let listeners = Listeners::open(&[address], port).unwrap();
+        let listeners = Listeners::open(&[address], port, true).unwrap();
         assert_eq!(listeners.listening(), Listening::Steering);
         let slots = SlotName::ALL.map(|slot| TcpListener::from(listeners.of(slot, 512).unwrap().remove(0)));
         for slot in [SlotName::A, SlotName::B, SlotName::B, SlotName::A] {
@@ -134,10 +150,24 @@ mod tests {
     }
 
     #[test]
+    fn where_nobody_is_led_both_slots_have_the_same_socket() {
+        let address = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let port = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port();
+        let listeners = Listeners::open(&[address], port, false).unwrap();
+        assert!(matches!(listeners.listening(), Listening::Shared { .. }));
+        let [a, b] = SlotName::ALL.map(|slot| TcpListener::from(listeners.of(slot, 512).unwrap().remove(0)));
+        let _clients = [0, 1].map(|_| TcpStream::connect((address, port)).unwrap());
+        drop(a.accept().unwrap());
+        // the other one goes on with those that wait
+        drop(a);
+        b.accept().unwrap();
+    }
+
+    #[test]
     fn a_client_waits_while_nobody_accepts() {
         let address = IpAddr::from(Ipv4Addr::LOCALHOST);
         let port = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port();
-        let listeners = Listeners::open(&[address], port).unwrap();
+        let listeners = Listeners::open(&[address], port, true).unwrap();
         drop(listeners.of(SlotName::A, 512).unwrap());
         let mut client = TcpStream::connect((address, port)).unwrap();
         client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();

@@ -240,9 +240,9 @@ impl Keeper {
 
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Listen { addresses, port } => {
+            Order::Listen { addresses, port, may_steer } => {
                 if self.listeners.is_none() {
-                    match Listeners::open(&addresses, port) {
+                    match Listeners::open(&addresses, port, may_steer) {
                         Ok(listeners) => {
                             self.listening = listeners.listening();
                             self.listeners = Some(listeners);
@@ -260,6 +260,18 @@ impl Keeper {
                 self.signal(slot, signal);
             }
             Order::Steer { slot } => self.steer(slot),
+            Order::HandOver { slot, bound } => {
+                let left = slot.other();
+                if self.slots[left.index()].leaving.is_none() {
+                    self.signal(left, Signal::TERM);
+                }
+                self.slots[left.index()].leaving = Some(bound);
+                self.slots[slot.index()].had_clients = true;
+                if self.steered != slot {
+                    tracing::info!("slot {} listens alone from now on", slot.as_str());
+                }
+                self.steered = slot;
+            }
         }
     }
 
@@ -285,8 +297,9 @@ impl Keeper {
             Ok(pid) => ProcessState::Running { pid: pid.as_raw_nonzero().get() },
             Err(error) => ProcessState::NotStarted { reason: error.to_string() },
         };
-        let had_clients = self.steered == name;
-        self.slots[name.index()] = SlotState { generation: launch.generation, had_clients, process };
+        let shared = self.listeners.as_ref().is_some_and(Listeners::are_shared);
+        let had_clients = self.steered == name || shared && launch.clients;
+        self.slots[name.index()] = SlotState { generation: launch.generation, had_clients, leaving: None, process };
     }
 
     fn spawn(&mut self, name: SlotName, launch: &Launch) -> io::Result<Pid> {
@@ -299,7 +312,8 @@ impl Keeper {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::from(log));
         if let Some(console) = &launch.console {
             let listeners = self.listeners.as_ref().ok_or(io::ErrorKind::NotConnected)?;
-            let mut sockets = listeners.of(name, launch.backlog)?.into_iter();
+            let sockets = if launch.clients { listeners.of(name, launch.backlog)? } else { Vec::new() };
+            let mut sockets = sockets.into_iter();
             command.arg("--console").arg(console).arg("--sockets").arg(sockets.len().to_string());
             if let Some(first) = sockets.next() {
                 command.stdin(Stdio::from(first));
@@ -362,7 +376,8 @@ impl Keeper {
     fn agent_ended(&mut self, begin: Instant) {
         (self.voice, self.orders) = (None, None);
         if self.ending.is_some() {
-            for slot in SlotName::ALL {
+            // for one that leaves, a further signal would be the end of its clients
+            for slot in SlotName::ALL.into_iter().filter(|slot| self.slots[slot.index()].leaving.is_none()) {
                 self.signal(slot, Signal::INT);
             }
             return;

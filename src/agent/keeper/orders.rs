@@ -55,6 +55,8 @@ pub enum Order {
         addresses: Vec<IpAddr>,
         /// The port.
         port: u16,
+        /// Whether to try to give each slot a socket of its own.
+        may_steer: bool,
     },
     /// Start a pooler in a slot that has none.
     Start {
@@ -74,6 +76,14 @@ pub enum Order {
     Steer {
         /// The slot.
         slot: SlotName,
+    },
+    /// Where both slots share one socket: the other slot's pooler stops listening, for good, and ends with its last client;
+    /// SIGTERM, PgBouncer's `SHUTDOWN WAIT_FOR_CLIENTS`.
+    HandOver {
+        /// The slot that listens from now on alone.
+        slot: SlotName,
+        /// The most server connections that the other one may open until it ends.
+        bound: u32,
     },
 }
 
@@ -95,8 +105,10 @@ pub struct Launch {
     pub program: PathBuf,
     /// Its configuration.
     pub ini: PathBuf,
-    /// Where its console listens. Some: it inherits this socket and those of its slot. None: it listens by itself.
+    /// Where its console listens. Some: it inherits this socket. None: it listens by itself.
     pub console: Option<PathBuf>,
+    /// Whether it inherits the sockets of its slot too.
+    pub clients: bool,
     /// A pipe with a name, for what the pooler writes to standard error.
     pub log: PathBuf,
     /// Connections that may wait to be accepted.
@@ -132,8 +144,8 @@ pub enum Listening {
     Closed,
     /// One for each slot; new clients come to the one that is steered to.
     Steering,
-    /// One for the first slot only: steering is not permitted here.
-    Single {
+    /// One for both slots: steering is not permitted here.
+    Shared {
         /// What the system said.
         reason: String,
     },
@@ -151,6 +163,9 @@ pub struct SlotState {
     pub generation: u64,
     /// Whether new clients were led to it since its process started.
     pub had_clients: bool,
+    /// Some: it was told to end with its last client, and listens no more; the most server connections that it may open.
+    #[serde(default)]
+    pub leaving: Option<u32>,
     /// What became of the process.
     pub process: ProcessState,
 }

@@ -60,7 +60,9 @@ impl Agent {
         // What served before serves again; what is wanted beyond has to prove itself. Where nothing can, it is simply tried.
         let promoted = self.wish.revision.as_ref().is_none_or(|wanted| wanted.settings.rollout.auto_promotion_enabled);
         let tried = promoted && self.machine.faults() >= FAULTS_TOLD;
-        let again = self.served.clone().filter(|_| self.can_switch() && !tried);
+        // before: it says whether what is wanted can come to this process later
+        let listening = self.listen().await;
+        let again = self.served.clone().filter(|_| self.may_switch() && !tried);
         let revision = again.or_else(|| self.wish.revision.clone());
         self.reserve_for(revision.as_ref());
         self.decide_limit();
@@ -73,9 +75,9 @@ impl Agent {
             None => self.problems.files.is_over(),
         }
         let files = process::files_needed(clients, share);
-        let start = Start { program: &program, inherits_sockets: self.inherits_sockets(), files };
+        let start = Start { program: &program, inherits_sockets: self.inherits_sockets(), clients: true, files };
         let ca = self.rotating.in_force().map_or(Ok(None), |access| self.lay_down_ca(access));
-        let started = match (self.listen().await, ca, rendered) {
+        let started = match (listening, ca, rendered) {
             (Err(error), ..) => Err(error),
             (_, Err(error), _) => Err(error.to_string()),
             (_, _, Err(error)) => Err(error.to_string()),
@@ -114,12 +116,16 @@ impl Agent {
         if !self.inherits_sockets() {
             return Ok(());
         }
-        let order = Order::Listen { addresses: self.addresses.clone(), port: self.injection.client.port };
+        let order = Order::Listen {
+            addresses: self.addresses.clone(),
+            port: self.injection.client.port,
+            may_steer: !self.options.shared_listener,
+        };
         match self.link.order(&order).await.map_err(|error| error.to_string())?.listening {
             Listening::Failed { reason } => {
                 Err(format!("listening for clients on port {}: {reason}", self.injection.client.port))
             }
-            Listening::Closed | Listening::Steering | Listening::Single { .. } => Ok(()),
+            Listening::Closed | Listening::Steering | Listening::Shared { .. } => Ok(()),
         }
     }
 
@@ -145,7 +151,7 @@ impl Agent {
             None => return,
         };
         self.problems.configuration.is_over();
-        if self.can_switch() {
+        if self.may_switch() {
             match self.fits(&rendered).await {
                 Ok(true) => {}
                 // a second process takes it over; this one goes on with all that it has
@@ -155,6 +161,8 @@ impl Agent {
                 }
                 Err(error) => return self.tell_reload(revision.revision, &error),
             }
+        } else {
+            self.switching.look_again();
         }
         match self.slot.take_over(rendered).await {
             Ok(taken) => {
@@ -232,7 +240,9 @@ impl Agent {
                         "{excess} server connections more than the share are busy; they close as transactions end"
                     ));
                 }
-                if let (None, Some((_, pools))) = (self.other.pools, self.slot.pools) {
+                if let (None, Some((_, pools))) = (self.other.pools, self.slot.pools)
+                    && !self.other.is_mute()
+                {
                     self.see_pools(pools);
                 }
                 false
@@ -245,13 +255,35 @@ impl Agent {
     }
 
     async fn converge_other(&mut self, wanted: Wanted) -> bool {
+        if self.other.is_mute() {
+            return self.other.leaving().is_some_and(|bound| bound <= wanted.share);
+        }
         let now = self.now();
+        // written ahead: should we end, the next agent may have no way to ask
+        self.note_bound(|noted| noted < wanted.share, wanted.share).await;
         match converge(&mut self.other, wanted, now).await {
-            Ok(progress) => progress == Progress::InForce,
+            Ok(progress) => {
+                let in_force = progress == Progress::InForce;
+                // one that is paused may hold more than its part for a while
+                if let Some(bound) = self.other.bound().filter(|_| in_force) {
+                    self.note_bound(|noted| noted > bound, bound).await;
+                }
+                in_force
+            }
             Err(error) => {
                 self.tell_limits(&error);
                 false
             }
+        }
+    }
+
+    /// Tells the keeper what a process that is leaving may open, if what it knows is not right.
+    async fn note_bound(&self, is_wrong: impl Fn(u32) -> bool, bound: u32) {
+        if !self.other.leaving().is_some_and(is_wrong) {
+            return;
+        }
+        if let Err(error) = self.link.order(&Order::HandOver { slot: self.slot.name(), bound }).await {
+            tracing::warn!("{error}");
         }
     }
 
@@ -276,7 +308,7 @@ impl Agent {
         };
         if self.rotating.is_refused() {
             // what is closed could not be opened again
-            let held = [&self.slot, &self.other].map(|slot| slot.pools.map_or(0, |(_, pools)| pools.held()));
+            let held = [&self.slot, &self.other].map(|slot| slot.held().unwrap_or(0));
             self.limit = self.limit.max(held[0].saturating_add(held[1])).min(grant.share);
         }
     }

@@ -195,7 +195,7 @@ impl Agent {
     /// Whether no server connection is being opened. PgBouncer's RECONNECT closes one that is, takes it for a login that failed, and
     /// cuts clients when no other is left.
     async fn nobody_logs_in(&mut self, now: Millis) -> bool {
-        let other = self.other_counts();
+        let other = self.other_counts() && !self.other.is_mute();
         for slot in [Some(&mut self.slot), other.then_some(&mut self.other)].into_iter().flatten() {
             if slot.read_pools(now).await.map_or(true, |pools| pools.login > 0) {
                 return false;
@@ -206,14 +206,18 @@ impl Agent {
 
     /// Asks through the process that new clients come to, and through the one that others still work with.
     fn check_upstream(&mut self, now: Millis) {
-        let (Some(access), Some(runs)) = (self.rotating.in_force(), &self.slot.runs) else { return };
+        // what a process runs that another agent started may not be known
+        let runs = self.slot.runs.as_ref().or(self.wish.revision.as_ref());
+        let (Some(access), Some(runs)) = (self.rotating.in_force(), runs) else { return };
         // PgBouncer does not see a client leave that waits: given up before, it would stay in the queue beside the next one
         let within = Duration::from_secs(u64::from(runs.settings.health.query_wait_timeout_seconds) + 1);
         let in_use = |other: OtherSlot| {
             matches!(other.role, OtherRole::Warm | OtherRole::Draining)
                 && other.clients.is_some_and(|clients| clients > 0)
         };
-        let other = self.other_slot().is_some_and(in_use) && has_place(&self.other);
+        // one that leaves lets no client in any more, us neither
+        let asks_other = self.other.leaving().is_none() && has_place(&self.other);
+        let other = asks_other && self.other_slot().is_some_and(in_use);
         let sockets = [Some(&self.slot), other.then_some(&self.other)];
         let sockets: Vec<_> = sockets.into_iter().flatten().map(|slot| slot.console.socket().to_owned()).collect();
         let (times, queue) =
@@ -230,7 +234,7 @@ impl Agent {
     }
 
     async fn renew_connections(&mut self) {
-        let other = self.other_counts();
+        let other = self.other_counts() && !self.other.is_mute();
         self.published.metrics.count_renewal();
         for slot in [Some(&mut self.slot), other.then_some(&mut self.other)].into_iter().flatten() {
             // one that does not answer is asked again the next time

@@ -250,7 +250,7 @@ impl Agent {
         };
         let left = link.state();
         let of = |name| Slot::new(name, link.clone(), &options.run_dir, &injection, report_error.clone());
-        let (mut slot, mut other) = (of(left.steered), of(left.steered.other()));
+        let (mut slot, other) = (of(left.steered), of(left.steered.other()));
         let taken_up = slot.is_running();
         if taken_up {
             tracing::info!(slot = slot.name().as_str(), "a pooler runs; it is taken up as it is");
@@ -258,7 +258,7 @@ impl Agent {
             rotating.slots_are_taken_up();
         }
         let identity = place::identity_before(&slot, &options.run_dir);
-        let switch = Switch::resume(other.is_running(), left.slot(other.name()).had_clients);
+        let switch = Switch::resume(0, switching::left(&left, other.name()));
         let published = Arc::new(Published::new(Metrics::new(&injection), report::empty_report(&options, &injection)));
         Self {
             addresses: place::addresses(injection.client.reach),

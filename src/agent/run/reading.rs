@@ -67,7 +67,7 @@ impl Agent {
 
     pub(super) async fn take_reading(&mut self) {
         let (now, asked) = (self.now(), Instant::now());
-        let counts = self.other_counts();
+        let counts = self.other_counts() && !self.other.is_mute();
         let read: Result<_, ConsoleError> = async {
             let active = self.slot.read(now).await?;
             Ok((active, if counts { Some(self.other.read(now).await?) } else { None }))
@@ -97,10 +97,15 @@ impl Agent {
         self.count_arrivals(now, opens).await;
         self.see_pools(pools);
         let leaked = self.leaked;
-        let at_seconds = self.begin.elapsed().as_secs_f64();
         let automation = if self.failover.is_read_only() { Automation::UpstreamReadOnly } else { Automation::Apply };
         let pools = self.failover.leave_out_waiting(pools);
-        self.react(&PoolerReading { at_seconds, pools, added, leaked, automation }, punctual);
+        if self.other_counts() && !counts {
+            // what the other one holds, and what it would need, is not known
+            self.held = None;
+        } else {
+            let at_seconds = self.begin.elapsed().as_secs_f64();
+            self.react(&PoolerReading { at_seconds, pools, added, leaked, automation }, punctual);
+        }
         let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         let metrics = &self.published.metrics;
         metrics.observe(added, pools, leaked, unix_seconds);

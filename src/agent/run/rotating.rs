@@ -218,14 +218,20 @@ impl Agent {
         };
         let other = self.other_counts().then_some(&self.other);
         let slots = || std::iter::once(&self.slot).chain(other);
-        let proves_itself =
-            matches!(self.switch.phase(), Phase::Starting { .. } | Phase::MakingRoom { .. } | Phase::Proving { .. });
+        let proves_itself = matches!(
+            self.switch.phase(),
+            Phase::Starting { .. }
+                | Phase::MakingRoom { .. }
+                | Phase::Proving { .. }
+                | Phase::Replacing { .. }
+                | Phase::Taking { .. }
+        );
         Observation {
             wanted,
             able: self.machine.is_serving() && self.program.is_some() && !proves_itself,
             share: self.grant().share,
             bound: slots().map(Slot::bound).sum(),
-            held: slots().map(|slot| slot.pools.map(|(_, pools)| pools.held())).sum(),
+            held: slots().map(Slot::held).sum(),
             logins: self.rotating.logins,
             trial: self.rotating.outcome,
         }
@@ -285,7 +291,9 @@ impl Agent {
     async fn hand_over(&mut self) {
         let now = self.now();
         let Some(access) = self.rotating.in_force.clone() else { return };
-        let names = [Some(self.slot.name()), self.other_counts().then(|| self.other.name())];
+        // one that nobody can ask anything goes on with what it has
+        let other = self.other_counts() && !self.other.is_mute();
+        let names = [Some(self.slot.name()), other.then(|| self.other.name())];
         for name in names.into_iter().flatten() {
             if let Err(error) = self.hand_to(name, &access).await {
                 let text = format!("the new credentials are not in force in slot {}: {error}", name.as_str());

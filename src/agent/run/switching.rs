@@ -7,18 +7,19 @@ use tokio::task::JoinHandle;
 use super::{Agent, PING};
 use crate::{
     agent::{
-        keeper::{Listening, Order},
+        keeper::{Listening, Order, ProcessState, SlotName, SlotState, State},
         machine::{ConsoleSeen, Machine, Millis},
         metrics::SwitchResult,
         process,
         slot::{Slot, SlotError, Start},
         switch::{
-            Action, Failure, Observation, OtherSeen, PROOF_DEADLINE, Phase, Promotion, Proof, START_DEADLINE, Wanted,
+            Action, Failure, Left, Observation, OtherSeen, PROOF_DEADLINE, Phase, Promotion, Proof, START_DEADLINE,
+            Wanted, Way,
             division::{SlotLoad, allowed, beside, divide, keep, trial},
         },
-        vitals::{Effort, Vitals},
+        vitals::{self, Effort, Vitals},
     },
-    contract::{LimitsReadBack, OtherRole, OtherSlot, Switching as Mode},
+    contract::{LimitsReadBack, OtherRole, OtherSlot, PoolRevision, Switching as Mode},
     pooler::pgbouncer::{
         console::{ConsoleError, validate},
         limits,
@@ -85,11 +86,27 @@ impl Switching {
 impl Agent {
     /// Whether a second process can take over clients without losing one.
     pub(super) fn can_switch(&self) -> bool {
-        self.inherits_sockets() && matches!(self.link.listening(), Listening::Closed | Listening::Steering)
+        self.inherits_sockets() && !matches!(self.link.listening(), Listening::Failed { .. })
     }
 
     pub(super) fn switching_mode(&self) -> Mode {
-        if self.can_switch() { Mode::Steer } else { Mode::Unsupported }
+        match self.way() {
+            _ if !self.may_switch() => Mode::Unsupported,
+            Way::Steer => Mode::Steer,
+            Way::HandOver => Mode::SharedListener,
+        }
+    }
+
+    /// Whether a revision may come into force by a second process now. Where the socket is shared, a session alias keeps it from
+    /// that: green's would be open beside blue's as soon as green listens.
+    pub(super) fn may_switch(&self) -> bool {
+        let has_alias = |revision: &PoolRevision| revision.settings.session_alias.is_some();
+        let alias = [&self.wish.revision, &self.served].into_iter().flatten().any(has_alias);
+        self.can_switch() && (self.way() == Way::Steer || !alias && self.slot.alias.is_none())
+    }
+
+    fn way(&self) -> Way {
+        if matches!(self.link.listening(), Listening::Shared { .. }) { Way::HandOver } else { Way::Steer }
     }
 
     /// Whether the other slot's server connections count.
@@ -97,7 +114,12 @@ impl Agent {
         let phase = self.switch.phase();
         let counts = matches!(
             phase,
-            Phase::Proving { .. } | Phase::AwaitingPromotion { .. } | Phase::Warm { .. } | Phase::Draining { .. }
+            Phase::Proving { .. }
+                | Phase::AwaitingPromotion { .. }
+                | Phase::Replacing { .. }
+                | Phase::Taking { .. }
+                | Phase::Warm { .. }
+                | Phase::Draining { .. }
         );
         counts && self.other.pid().is_some()
     }
@@ -109,14 +131,22 @@ impl Agent {
         let shifts = self.now().saturating_sub(self.switching.steered_at) < SHIFTING;
         releases
             || self.rotating.set_aside() > 0
-            || matches!(self.switch.phase(), Phase::MakingRoom { .. } | Phase::Proving { .. })
+            || self.makes_room()
             || self.other_counts() && (shifts || waits(&self.slot) || waits(&self.other))
+    }
+
+    /// Whether the active slot keeps no more than what green's proof leaves it.
+    fn makes_room(&self) -> bool {
+        matches!(
+            self.switch.phase(),
+            Phase::MakingRoom { .. } | Phase::Proving { .. } | Phase::Replacing { .. } | Phase::Taking { .. }
+        )
     }
 
     pub(super) async fn look_at_pools(&mut self, now: Millis) {
         let read = async {
             self.slot.read_pools(now).await?;
-            if self.other_counts() {
+            if self.other_counts() && !self.other.is_mute() {
                 self.other.read_pools(now).await?;
             }
             Ok::<(), ConsoleError>(())
@@ -148,7 +178,8 @@ impl Agent {
     }
 
     async fn fits_other(&mut self) -> bool {
-        if !matches!(self.switch.phase(), Phase::Warm { .. } | Phase::Draining { .. }) || !self.other_counts() {
+        let kept = matches!(self.switch.phase(), Phase::Warm { .. } | Phase::Draining { .. });
+        if !kept || !self.other_counts() || self.other.leaving().is_some() {
             return false;
         }
         let wanted = limits::Wanted { limit: 1, warm: 0, share: 1 };
@@ -243,6 +274,7 @@ impl Agent {
                 hung: running && punctual && now.saturating_sub(self.switching.answered) > START_DEADLINE,
             },
             wanted,
+            way: self.way(),
             share: grant.share,
             punctual,
             promotion: if rollout.auto_promotion_enabled && place.is_some() {
@@ -257,7 +289,17 @@ impl Agent {
 
     /// Asks the other console: often while its process starts, else every half second; then for its clients too.
     async fn ask_other(&mut self, now: Millis) -> ConsoleSeen {
-        let starting = matches!(self.switch.phase(), Phase::Starting { .. });
+        if self.other.is_mute() && !self.finds_console_again(now).await {
+            // it ends by itself, unless somebody stopped it
+            self.switching.clients = None;
+            self.other.forget_figures();
+            let stopped = self.other.vitals().is_some_and(|vitals| vitals.state == vitals::State::Stopped);
+            if !stopped {
+                self.switching.answered = now;
+            }
+            return ConsoleSeen::NotAsked;
+        }
+        let starting = matches!(self.switch.phase(), Phase::Starting { .. } | Phase::Taking { .. });
         if !starting && now < self.switching.next_ping {
             return ConsoleSeen::NotAsked;
         }
@@ -279,6 +321,21 @@ impl Agent {
         (self.switching.answered, self.switching.next_ping) = (now, now + PING);
         self.switching.vitals = self.other.vitals().map(|vitals| (now, vitals));
         ConsoleSeen::Answered
+    }
+
+    /// Whether the console of a process that was told to end with its last client takes us in after all: it has not heard of it, or
+    /// it is one that leaves its console open.
+    async fn finds_console_again(&mut self, now: Millis) -> bool {
+        if now < self.switching.next_ping {
+            return false;
+        }
+        self.switching.next_ping = now + SILENT_PING;
+        let found = self.other.console.run("SHOW VERSION").await.is_ok();
+        if found {
+            self.other.keep_sessions();
+            self.switching.next_ping = now;
+        }
+        found
     }
 
     async fn count_clients(&mut self) -> Result<(), ConsoleError> {
@@ -311,8 +368,9 @@ impl Agent {
 
     async fn act(&mut self, action: Action) {
         match action {
-            Action::Start(_) => {
-                if let Err(why) = self.start_other().await {
+            Action::Start(_) | Action::Listen(_) => {
+                let clients = self.way() == Way::Steer || matches!(action, Action::Listen(_));
+                if let Err(why) = self.start_other(clients).await {
                     self.switching.why = Some(why);
                 }
             }
@@ -327,7 +385,7 @@ impl Agent {
         }
     }
 
-    async fn start_other(&mut self) -> Result<(), String> {
+    async fn start_other(&mut self, clients: bool) -> Result<(), String> {
         let switching = &mut self.switching;
         (switching.proof, switching.query, switching.why, switching.clients) = (None, None, None, None);
         switching.vitals = None;
@@ -341,11 +399,12 @@ impl Agent {
         };
         let (revision, rendered) = rendered.map_err(|error| error.to_string())?;
         let files = process::files_needed(self.injection.client.max_connections, self.wish.grant().share);
-        let start = Start { program: &program, inherits_sockets: true, files };
+        let start = Start { program: &program, inherits_sockets: true, clients, files };
         self.other.start(start, rendered).await.map_err(|error| error.to_string())?;
         tracing::info!(
             revision = revision.revision,
             slot = self.other.name().as_str(),
+            clients,
             "a new process for {} proves itself before it gets clients",
             self.switching.names.join(", ")
         );
@@ -386,22 +445,42 @@ impl Agent {
 
     async fn steer(&mut self) {
         let slot = self.other.name();
-        let steered = self.link.order(&Order::Steer { slot }).await;
+        let order = match self.way() {
+            Way::Steer => Order::Steer { slot },
+            Way::HandOver => {
+                // its console takes nobody in any more after this: who is there already stays
+                if let Err(error) = self.slot.lay_in_sessions().await {
+                    tracing::warn!(slot = self.slot.name().as_str(), "it may not be asked anything any more: {error}");
+                }
+                let grant = self.wish.grant();
+                Order::HandOver { slot, bound: self.slot.bound().unwrap_or(beside(grant.share, grant.floor)) }
+            }
+        };
+        let steered = self.link.order(&order).await;
+        let now = self.now();
         if !steered.is_ok_and(|state| state.steered == slot) {
             tracing::error!("clients could not be led to slot {}", slot.as_str());
-            self.switch.not_steered(self.link.slot(slot).had_clients);
+            self.switch.not_steered(now, left(&self.link.state(), slot));
             return;
         }
-        let now = self.now();
         swap(&mut self.slot, &mut self.other);
+        if self.way() == Way::HandOver {
+            self.other.keep_sessions();
+        }
         self.machine = Machine::serving(now);
         (self.started_at, self.answered, self.heard) = (now, None, ConsoleSeen::Answered);
-        self.served.clone_from(&self.slot.runs);
+        if let Some(runs) = &self.slot.runs {
+            self.served = Some(runs.clone());
+        }
         // those that are at work keep their connections; what is spare goes where new clients go
         let grant = self.grant();
         let busy = self.other.pools.map_or(0, |(_, pools)| pools.active.saturating_add(pools.clients_waiting));
         let kept = busy.clamp(u32::from(grant.share > 1), beside(grant.share, grant.floor).max(1)).min(grant.share);
-        let kept = if grant.share > 1 { kept } else { 0 };
+        let kept = match self.way() {
+            _ if grant.share <= 1 => 0,
+            Way::Steer => kept,
+            Way::HandOver => kept.max(grant.share / 2).min(beside(grant.share, grant.floor)),
+        };
         (self.switching.part, self.switching.part_since) = (grant.share - kept, now);
         (self.switching.steered_at, self.switching.answered, self.switching.next_ping) = (now, now, 0);
         (self.switching.clients, self.switching.vitals) = (None, None);
@@ -434,12 +513,14 @@ impl Agent {
         let alone =
             |part: u32, limit: u32| limits::Wanted { limit: limit.min(part), warm: floor.min(part), share: part };
         if !self.other_counts() {
-            let waits_for_room = matches!(self.switch.phase(), Phase::MakingRoom { .. });
-            let part = if waits_for_room { beside(share, floor) } else { share };
+            let part = if self.makes_room() { beside(share, floor) } else { share };
             return Some((alone(part, self.limit), None));
         }
         let now = self.now();
         for slot in [&mut self.slot, &mut self.other] {
+            if slot.is_mute() {
+                continue;
+            }
             if slot.limits.is_none() {
                 slot.read_limits().await.ok()?;
             }
@@ -448,6 +529,11 @@ impl Agent {
             }
         }
         let load = |slot: &Slot, in_use: bool| {
+            if slot.is_mute() {
+                // nobody knows how much of it is in use
+                let bound = slot.bound()?;
+                return Some(SlotLoad { bound, active: bound, waiting: 0, in_use: true });
+            }
             let (_, pools) = slot.pools?;
             Some(SlotLoad {
                 bound: slot.bound()?,
@@ -457,19 +543,36 @@ impl Agent {
             })
         };
         let loads = [load(&self.slot, true)?, load(&self.other, false)?];
-        let parts = if matches!(self.switch.phase(), Phase::Proving { .. }) {
+        let parts = if self.makes_room() {
             [beside(share, floor), trial(share, floor)]
         } else if matches!(self.switch.phase(), Phase::AwaitingPromotion { .. }) {
             [share, 0]
         } else {
             let before = self.switching.part.min(share);
-            let is_turn = share > 1 || now.saturating_sub(self.switching.part_since) >= TURN;
-            let part = if self.rotating.is_refused() {
-                keep(share, before, [&self.slot, &self.other].map(|slot| slot.pools.map_or(0, |(_, p)| p.held())))
-            } else if is_turn {
-                divide(share, before, loads)
-            } else {
-                before
+            if before == 1 && share == 1 && self.other.leaving().is_some() && self.slot.bound() == Some(0) {
+                // its turn begins once the other one has let go: to ask that one again and again costs a connection each time
+                self.switching.part_since = now;
+            }
+            let is_turn = match self.way() {
+                // a busy one may not answer when it is paused
+                _ if share == 1 && before == 0 && self.other.is_nearly_mute() => false,
+                _ if share == 1 => now.saturating_sub(self.switching.part_since) >= TURN,
+                Way::Steer => true,
+                // what blue has it may have to live with, see `is_mute`: it gives nothing away before those are served that it
+                // has just accepted
+                Way::HandOver => now.saturating_sub(self.switching.steered_at) >= TURN,
+            };
+            let part = match self.other.leaving() {
+                // one that cannot be told anything any more keeps what it was told last; beside it one is opened for new clients,
+                // if there was one: a share that leaves none is not in force then
+                Some(bound) if self.other.is_mute() => share.saturating_sub(bound).max(share.min(1)),
+                _ if self.rotating.is_refused() => {
+                    keep(share, before, [&self.slot, &self.other].map(|slot| slot.held().unwrap_or(0)))
+                }
+                // one that goes mute keeps what it has: a single one is not left with it for longer than it works
+                Some(_) if share == 1 && loads[1].active == 0 && loads[1].waiting == 0 => 1,
+                _ if is_turn => divide(share, before, loads),
+                _ => before,
             };
             if part != before {
                 self.switching.part_since = now;
@@ -509,7 +612,10 @@ impl Agent {
         if !self.other_counts() {
             return Some(active);
         }
-        let other = self.other.limits?;
+        let mute = self.other.leaving().filter(|_| self.other.is_mute());
+        let mute =
+            mute.map(|n| LimitsReadBack { pool_size: n, max_db_connections: n, min_pool_size: 0, paused: false });
+        let other = mute.or(self.other.limits)?;
         let of = |limits: LimitsReadBack, figure: u32| if limits.paused { 0 } else { figure };
         let sum = |figure: fn(&LimitsReadBack) -> u32| of(active, figure(&active)) + of(other, figure(&other));
         Some(match (active.paused, other.paused) {
@@ -530,7 +636,9 @@ impl Agent {
             Phase::Starting { .. }
             | Phase::MakingRoom { .. }
             | Phase::Proving { .. }
-            | Phase::AwaitingPromotion { .. } => OtherRole::Green,
+            | Phase::AwaitingPromotion { .. }
+            | Phase::Replacing { .. }
+            | Phase::Taking { .. } => OtherRole::Green,
             Phase::Warm { .. } => OtherRole::Warm,
             Phase::Draining { .. } => OtherRole::Draining,
         };
@@ -572,23 +680,38 @@ impl Agent {
                 Phase::Starting { .. }
                 | Phase::MakingRoom { .. }
                 | Phase::Proving { .. }
-                | Phase::AwaitingPromotion { .. },
+                | Phase::AwaitingPromotion { .. }
+                | Phase::Replacing { .. }
+                | Phase::Taking { .. },
                 _,
             ) => {
                 format!("{wanted} needs a new process for {parameters}, which has to prove itself; {runs} serves on")
             }
             (Phase::Warm { .. } | Phase::Draining { .. }, _) => {
+                let count = self.switching.count_clients().map_or_else(|| "the".to_owned(), |count| count.to_string());
                 let clients = self.switching.clients.as_deref().unwrap_or_default();
                 let oldest = clients.iter().map(|client| client.connected.as_str()).min();
                 let oldest = oldest.map(|since| format!(", the oldest connected since {since}")).unwrap_or_default();
                 format!(
-                    "WaitingForDrain: {wanted} needs a new process for {parameters}, and waits until {} clients of {} have gone{oldest}",
-                    self.switching.count_clients().unwrap_or_default(),
+                    "WaitingForDrain: {wanted} needs a new process for {parameters}, and waits until {count} clients of {} have gone{oldest}",
                     name(self.other.runs.as_ref().map(|revision| revision.revision)),
                 )
             }
         };
         self.problems.switch.is(text);
+    }
+}
+
+/// What runs in a slot that is not the active one, as the keeper knows it.
+pub(super) fn left(state: &State, slot: SlotName) -> Left {
+    let is_shared = matches!(state.listening, Listening::Shared { .. });
+    match state.slot(slot) {
+        SlotState { process: ProcessState::Running { .. }, had_clients, leaving, .. } => match (had_clients, leaving) {
+            (false, _) => Left::WithoutClients,
+            (true, None) if is_shared => Left::Listening,
+            (true, _) => Left::WithClients,
+        },
+        _ => Left::Nothing,
     }
 }
 

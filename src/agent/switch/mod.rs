@@ -15,6 +15,14 @@
 //! Where somebody promotes, a green that has proven itself is `AwaitingPromotion` instead of `Warm`: it gets no client and gives its
 //! connections back. Promoted, it begins with `MakingRoom` again and proves itself anew, because what it proved may be long ago.
 //!
+//! Where the kernel leads no client to one of two sockets, both slots share one, and whoever listens gets clients
+//! ([`Way::HandOver`]). Then green proves itself without that socket, ends, and starts again with it; as soon as it answers,
+//! blue stops listening, for good, and drains.
+//!
+//! ```text
+//! Steady -> Starting -> MakingRoom -> Proving -> Replacing -> Taking -> Draining -> Steady
+//! ```
+//!
 //! Times are milliseconds on a clock that does not jump.
 
 pub mod alias;
@@ -67,6 +75,28 @@ pub enum Promotion {
     Awaited,
 }
 
+/// How new clients come from one slot to the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Each slot has a socket, and the kernel is told which one is meant.
+    Steer,
+    /// Both share one; the one that is left stops listening.
+    HandOver,
+}
+
+/// What another agent left in the other slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// No process.
+    Nothing,
+    /// One that no client could come to since its start.
+    WithoutClients,
+    /// One that listens on the shared socket, beside the active slot's.
+    Listening,
+    /// One that clients came to and come to no more.
+    WithClients,
+}
+
 /// Whether the process in the other slot has proven itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
@@ -106,6 +136,8 @@ pub struct Observation {
     pub other: OtherSeen,
     /// What the pod is to run.
     pub wanted: Wanted,
+    /// How new clients come to another slot.
+    pub way: Way,
     /// The share of the pod.
     pub share: u32,
     /// Whether we ourselves ran on time. When not, silence says nothing.
@@ -121,11 +153,13 @@ pub struct Observation {
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Start a process with the wanted configuration.
+    /// Start a process with the wanted configuration. No client comes to it before it is steered to.
     Start(SlotName),
+    /// Start a process with the configuration that has just proven itself, which listens on the shared socket.
+    Listen(SlotName),
     /// Send the validation query through it.
     Prove(SlotName),
-    /// Lead new clients to it.
+    /// Lead new clients to it; where the socket is shared, by having the active slot stop listening.
     Steer(SlotName),
     /// Close clients that hold no server connection, a few.
     CloseIdle(SlotName),
@@ -164,6 +198,20 @@ pub enum Phase {
     /// Green has proven itself and waits for somebody to promote it. It holds no connection.
     AwaitingPromotion {
         /// What green runs.
+        version: u64,
+    },
+    /// The process that has proven itself without clients ends, to be started again with the shared socket.
+    Replacing {
+        /// Since when.
+        since: Millis,
+        /// What it runs.
+        version: u64,
+    },
+    /// Green listens on the shared socket, beside blue, as soon as it has started.
+    Taking {
+        /// Since when.
+        since: Millis,
+        /// What it runs.
         version: u64,
     },
     /// The other slot was left and is kept for a step back.
@@ -213,31 +261,37 @@ pub struct Switch {
     phase: Phase,
     given_up: Option<GivenUp>,
     closed_at: Millis,
+    /// When new clients were led to the active slot.
+    steered_at: Millis,
     /// Since when the other slot's process has been asked to end.
     stopping_since: Option<Millis>,
 }
 
 impl Default for Switch {
     fn default() -> Self {
-        Self { phase: Phase::Steady, given_up: None, closed_at: 0, stopping_since: None }
+        Self { phase: Phase::Steady, given_up: None, closed_at: 0, steered_at: 0, stopping_since: None }
     }
 }
 
 impl Switch {
-    /// Steering failed: what runs beside the active slot is what it was before, if it had clients.
-    pub fn not_steered(&mut self, other_had_clients: bool) {
-        *self = Self { given_up: self.given_up, ..Self::resume(true, other_had_clients) };
+    /// Steering failed at `now`: what runs beside the active slot is what it was before, if it had clients.
+    pub fn not_steered(&mut self, now: Millis, left: Left) {
+        *self = Self { given_up: self.given_up, ..Self::resume(now, left) };
     }
 
-    /// Takes up what another agent left: the other slot drains if it ever had clients, and is killed at the next step if not.
-    pub fn resume(other_runs: bool, other_had_clients: bool) -> Self {
-        let phase = match (other_runs, other_had_clients) {
-            (false, _) => Phase::Steady,
-            (true, true) => Phase::Draining { waiting_since: None },
-            // a green of unknown proof: no version is like its own, so it is taken back
-            (true, false) => Phase::Starting { since: 0, version: u64::MAX },
+    /// Takes up at `now` what another agent left: the other slot drains if it ever had clients, and is killed at the next step
+    /// if not. One that listens beside the active slot had proven itself, and is the one to go on with.
+    pub fn resume(now: Millis, left: Left) -> Self {
+        // no version is like its own
+        let version = u64::MAX;
+        let phase = match left {
+            Left::Nothing => Phase::Steady,
+            Left::Listening => Phase::Taking { since: now, version },
+            Left::WithClients => Phase::Draining { waiting_since: None },
+            // a green of unknown proof is taken back
+            Left::WithoutClients => Phase::Starting { since: now, version },
         };
-        Self { phase, ..Self::default() }
+        Self { phase, steered_at: now, ..Self::default() }
     }
 
     /// How far the switch is.
@@ -265,6 +319,8 @@ impl Switch {
                 }
                 self.prove(now, version, seen)
             }
+            Phase::Replacing { since, version } => self.replace(now, since, version, seen),
+            Phase::Taking { since, version } => self.take(now, since, version, seen),
             Phase::Warm { since, version } => {
                 if !seen.other.running {
                     self.phase = Phase::Steady;
@@ -347,6 +403,10 @@ impl Switch {
                     return None;
                 }
                 if seen.other.proof == Proof::Given {
+                    if seen.way == Way::HandOver {
+                        self.phase = Phase::Replacing { since: now, version };
+                        return Some(Action::Kill(other));
+                    }
                     self.given_up = None;
                     self.phase = Phase::Warm { since: now, version: Some(version) };
                     return Some(Action::Steer(other));
@@ -361,7 +421,7 @@ impl Switch {
                 }
                 (since, START_DEADLINE, Failure::NeverAnswered)
             }
-            Phase::Steady | Phase::Warm { .. } | Phase::Draining { .. } => return None,
+            _ => return None,
         };
         // While we lack CPU so does green: but blue with a share of 1 waits for it and has the right of way.
         let patient = !seen.punctual && seen.share > 1 && failure != Failure::NotProven;
@@ -373,20 +433,60 @@ impl Switch {
         Some(Action::Kill(other))
     }
 
+    fn replace(&mut self, now: Millis, since: Millis, version: u64, seen: &Observation) -> Option<Action> {
+        let other = seen.active.other();
+        if seen.other.running {
+            return Some(Action::Kill(other));
+        }
+        if seen.wanted != (Wanted::New { version }) || seen.share == 0 {
+            self.phase = Phase::Steady;
+        } else if seen.room {
+            self.phase = Phase::Taking { since: now, version };
+            return Some(Action::Listen(other));
+        } else if now.saturating_sub(since) >= if seen.share == 1 { PROOF_DEADLINE } else { ROOM_DEADLINE } {
+            self.give_up(now, version, Failure::NoRoom);
+            self.phase = Phase::Steady;
+        }
+        None
+    }
+
+    /// Clients may come to it already, so whatever is wanted meanwhile, it goes on to the end.
+    fn take(&mut self, now: Millis, since: Millis, version: u64, seen: &Observation) -> Option<Action> {
+        let other = seen.active.other();
+        if !seen.other.running {
+            self.give_up(now, version, Failure::Ended);
+            self.phase = Phase::Steady;
+            return None;
+        }
+        if seen.other.console == ConsoleSeen::Answered {
+            self.given_up = None;
+            (self.steered_at, self.stopping_since) = (now, None);
+            self.phase = Phase::Draining { waiting_since: None };
+            return Some(Action::Steer(other));
+        }
+        if now.saturating_sub(since) < START_DEADLINE || !seen.punctual {
+            return None;
+        }
+        self.give_up(now, version, Failure::NeverAnswered);
+        self.phase = Phase::Steady;
+        Some(Action::Kill(other))
+    }
+
     fn drain(&mut self, now: Millis, waiting_since: Option<Millis>, seen: &Observation) -> Option<Action> {
         let other = seen.active.other();
         if !seen.other.running {
             self.phase = Phase::Steady;
             return None;
         }
-        if seen.wanted == Wanted::Other && !seen.other.hung {
+        if seen.wanted == Wanted::Other && !seen.other.hung && seen.way == Way::Steer {
             self.phase = Phase::Warm { since: now, version: None };
             return Some(Action::Steer(other));
         }
         if seen.other.hung {
             return Some(Action::Kill(other));
         }
-        if seen.other.clients == Some(0) {
+        // those that it is just accepting are not counted yet
+        if seen.other.clients == Some(0) && now.saturating_sub(self.steered_at) >= SETTLE {
             let Some(since) = self.stopping_since else {
                 self.stopping_since = Some(now);
                 return Some(Action::Stop(other));

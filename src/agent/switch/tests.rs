@@ -2,7 +2,10 @@
 //!
 //! Faults that were planted to see that it finds them: clients steered to green before its proof; a slot that grows before the
 //! other one has given up; blue ended while the number of its clients is unknown; an agent that takes up a blue with clients
-//! as if it were a green; a green that is led clients to although nobody has promoted it. Each failed within a second.
+//! as if it were a green; a green that is led clients to although nobody has promoted it; blue ended while somebody was just logging
+//! in to it; an agent that gives away what a blue that nobody can ask may still open. Each failed within a second.
+//!
+//! Half of the worlds lead clients to one of two sockets, in the others both slots share one: there, whoever listens gets clients.
 
 use proptest::prelude::*;
 
@@ -14,6 +17,8 @@ use super::{
 const STEP: Millis = 50;
 const DELAY: Millis = 2000;
 const DRAIN: Millis = 5000;
+/// How long a client takes to log in.
+const LOGIN: Millis = 3000;
 
 #[derive(Clone, Copy, Debug)]
 struct Config {
@@ -25,19 +30,29 @@ struct Config {
 }
 
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "what can go wrong with a process goes wrong independently")]
 struct Process {
     config: Config,
     started: Millis,
     hung: bool,
     /// It ignores signals.
     deaf: bool,
+    /// Where the socket is shared: it takes clients.
+    listens: bool,
+    /// It was told to end with its last client. Unless it is deaf it lets nobody in any more, not to its console either.
+    leaving: bool,
+    /// Whether an agent can ask it: one that lets nobody in by a connection from before alone.
+    heard: bool,
     /// A query came back through it, or it served before it was started again.
     proven: bool,
     asked: Option<Millis>,
     bound: u32,
     held: u32,
     clients: u32,
-    /// Of them, those that never leave by themselves.
+    /// Clients that are not among `clients` before they have logged in, and when that is.
+    logging_in: u32,
+    logged_in_at: Millis,
+    /// Of all, those that never leave by themselves.
     stay: u32,
 }
 
@@ -59,6 +74,9 @@ enum Event {
 
 struct World {
     now: Millis,
+    way: Way,
+    /// Configurations that a query came back through.
+    worked: Vec<u64>,
     switch: Switch,
     steered: SlotName,
     had_clients: [bool; 2],
@@ -75,23 +93,45 @@ struct World {
     promotion: Promotion,
 }
 
+impl Process {
+    fn new(config: Config, now: Millis) -> Self {
+        Self {
+            config,
+            started: now,
+            hung: false,
+            deaf: false,
+            listens: false,
+            leaving: false,
+            heard: true,
+            proven: false,
+            asked: None,
+            bound: 0,
+            held: 0,
+            clients: 0,
+            logging_in: 0,
+            logged_in_at: 0,
+            stay: 0,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.clients + self.logging_in == 0
+    }
+
+    /// Whether nobody can ask it anything any more.
+    fn is_mute(&self) -> bool {
+        self.leaving && !self.listens && !self.heard
+    }
+}
+
 impl World {
     fn new() -> Self {
         let config = Config { version: 1, works: true, answers_after: Some(0) };
-        let process = Process {
-            config,
-            started: 0,
-            hung: false,
-            deaf: false,
-            proven: true,
-            asked: None,
-            bound: 8,
-            held: 0,
-            clients: 0,
-            stay: 0,
-        };
+        let process = Process { proven: true, bound: 8, listens: true, ..Process::new(config, 0) };
         Self {
             now: 1,
+            way: Way::Steer,
+            worked: vec![config.version],
             switch: Switch::default(),
             steered: SlotName::A,
             had_clients: [true, false],
@@ -126,11 +166,15 @@ impl World {
             }
             _ => Proof::Open,
         };
-        let answers = self.answers(other);
+        let mute = process.is_some_and(|process| process.is_mute());
+        let answers = self.answers(other) && !mute;
         let of = |slot: usize| self.slots[slot].map(|process| process.config.version);
         let wanted = if of(active) == Some(self.wanted.version) {
             Wanted::Active
-        } else if of(other) == Some(self.wanted.version) && process.is_some_and(|process| process.proven) {
+        } else if of(other) == Some(self.wanted.version)
+            && process.is_some_and(|process| process.proven)
+            && self.way == Way::Steer
+        {
             Wanted::Other
         } else {
             Wanted::New { version: self.wanted.version }
@@ -142,12 +186,17 @@ impl World {
                 .is_some_and(|process| process.bound.max(process.held) <= beside(self.share, self.floor)),
             other: OtherSeen {
                 running: process.is_some(),
-                console: if answers { ConsoleSeen::Answered } else { ConsoleSeen::Silent },
+                console: match (mute, answers) {
+                    (true, _) => ConsoleSeen::NotAsked,
+                    (false, true) => ConsoleSeen::Answered,
+                    (false, false) => ConsoleSeen::Silent,
+                },
                 proof,
-                clients: process.filter(|_| answers).map(|process| process.clients),
+                clients: process.filter(|_| answers).map(|process| process.clients + process.logging_in),
                 hung: process.is_some_and(|process| process.hung && self.now > process.started + START_DEADLINE),
             },
             wanted,
+            way: self.way,
             share: self.share,
             punctual: !self.late,
             promotion: self.promotion,
@@ -168,11 +217,14 @@ impl World {
                 bound: process.bound.max(process.held),
                 active: process.held.min(process.clients),
                 waiting: process.clients.saturating_sub(process.bound),
-                in_use: slot == active || process.clients > 0,
+                in_use: slot == active || process.clients > 0 || process.is_mute(),
             })
         });
+        let mute = self.slots[other].filter(Process::is_mute);
         let green = match self.switch.phase() {
-            Phase::Proving { .. } => Some((trial(self.share, self.floor), beside(self.share, self.floor))),
+            Phase::Proving { .. } | Phase::Replacing { .. } | Phase::Taking { .. } => {
+                Some((trial(self.share, self.floor), beside(self.share, self.floor)))
+            }
             Phase::MakingRoom { .. } => Some((0, beside(self.share, self.floor))),
             Phase::Starting { .. } | Phase::AwaitingPromotion { .. } => Some((0, self.share)),
             _ => None,
@@ -188,6 +240,12 @@ impl World {
                 parts[active] = self.share;
                 parts
             }
+            None if mute.is_some() => {
+                let part = self.share.saturating_sub(loads[other].bound).max(self.share.min(1));
+                let mut parts = [0, 0];
+                (parts[active], parts[other]) = (part, self.share - part);
+                parts
+            }
             None => {
                 self.part = divide(self.share, self.part, loads);
                 [self.part, self.share - self.part]
@@ -198,7 +256,7 @@ impl World {
         for slot in [0, 1] {
             let (target, answers, sum) = (allowed[slot], self.answers(slot), self.bounds());
             let Some(process) = &mut self.slots[slot] else { continue };
-            if !answers {
+            if !answers || process.is_mute() {
                 continue;
             }
             // busy ones close as their transactions end
@@ -222,19 +280,19 @@ impl World {
                 on_other(slot, self);
                 let place = &mut self.slots[slot.index()];
                 assert!(place.is_none(), "a third generation");
-                *place = Some(Process {
-                    config: self.wanted,
-                    started: self.now,
-                    hung: false,
-                    deaf: false,
-                    proven: false,
-                    asked: None,
-                    bound: 0,
-                    held: 0,
-                    clients: 0,
-                    stay: 0,
-                });
+                *place = Some(Process::new(self.wanted, self.now));
                 self.had_clients[slot.index()] = false;
+            }
+            Action::Listen(slot) => {
+                on_other(slot, self);
+                let part = trial(self.share, self.floor);
+                let place = &mut self.slots[slot.index()];
+                assert!(place.is_none(), "a third generation");
+                assert!(self.worked.contains(&self.wanted.version), "it takes clients and has not proven itself");
+                *place =
+                    Some(Process { listens: true, proven: true, bound: part, ..Process::new(self.wanted, self.now) });
+                self.had_clients[slot.index()] = true;
+                assert!(self.bounds() <= self.share, "it opens connections as soon as clients come");
             }
             Action::Prove(slot) => {
                 on_other(slot, self);
@@ -253,8 +311,16 @@ impl World {
                     "steered to a slot that nobody has promoted"
                 );
                 process.proven = true;
+                self.worked.push(process.config.version);
                 self.steered = slot;
                 self.had_clients[slot.index()] = true;
+                if self.way == Way::HandOver {
+                    assert!(process.listens, "nobody would listen");
+                    let heard = self.answers(slot.other().index());
+                    if let Some(left) = &mut self.slots[slot.other().index()] {
+                        (left.listens, left.leaving, left.heard) = (left.deaf, true, heard);
+                    }
+                }
             }
             Action::CloseIdle(slot) => {
                 on_other(slot, self);
@@ -266,7 +332,7 @@ impl World {
             Action::Stop(slot) => {
                 on_other(slot, self);
                 let process = self.slots[slot.index()].expect("a process");
-                assert_eq!(process.clients, 0, "clients were cut");
+                assert!(process.is_empty(), "clients were cut");
                 if !process.deaf {
                     self.slots[slot.index()] = None;
                 }
@@ -274,7 +340,11 @@ impl World {
             Action::Kill(slot) => {
                 on_other(slot, self);
                 let process = self.slots[slot.index()].take().expect("a process");
-                assert!(process.clients == 0 || process.hung, "clients were cut");
+                assert!(process.is_empty() || process.hung, "clients were cut");
+                let came_back = process.asked.is_some_and(|at| self.now >= at + 100) && process.config.works;
+                if came_back {
+                    self.worked.push(process.config.version);
+                }
             }
         }
     }
@@ -286,30 +356,44 @@ impl World {
             self.slots[active] = None;
             self.restart(process.config);
         }
-        if self.answers(active) {
-            let process = self.slots[active].as_mut().expect("it answers");
-            assert!(process.proven, "a client on a slot that has not proven itself");
-            process.clients += std::mem::take(&mut self.waiting_in_queue);
+        let takes = [0, 1].map(|slot| {
+            let is_meant = match self.way {
+                Way::Steer => slot == active,
+                Way::HandOver => self.slots[slot].is_some_and(|process| process.listens),
+            };
+            is_meant && self.answers(slot)
+        });
+        for slot in [active, 1 - active] {
+            if takes[slot] {
+                // where both listen, each gets some
+                let both = slot == active && takes[1 - slot];
+                let come = if both { self.waiting_in_queue.div_ceil(2) } else { self.waiting_in_queue };
+                self.waiting_in_queue -= come;
+                let worked = self.worked.clone();
+                let process = self.slots[slot].as_mut().expect("it answers");
+                assert!(worked.contains(&process.config.version), "a client on a slot that has not proven itself");
+                if come > 0 {
+                    (process.logging_in, process.logged_in_at) = (process.logging_in + come, self.now + LOGIN);
+                }
+            }
+        }
+        for slot in &mut self.slots {
+            if slot.is_some_and(|process| process.is_mute() && !process.hung && process.is_empty()) {
+                *slot = None;
+            }
         }
         for process in self.slots.iter_mut().flatten() {
+            if process.logging_in > 0 && self.now >= process.logged_in_at {
+                process.clients += std::mem::take(&mut process.logging_in);
+            }
             let busy = process.clients.min(process.bound);
             process.held = process.held.max(busy).min(process.bound.max(process.held));
         }
     }
 
     fn restart(&mut self, config: Config) {
-        self.slots[self.steered.index()] = Some(Process {
-            config,
-            started: self.now,
-            hung: false,
-            deaf: false,
-            proven: true,
-            asked: None,
-            bound: 0,
-            held: 0,
-            clients: 0,
-            stay: 0,
-        });
+        self.slots[self.steered.index()] =
+            Some(Process { proven: true, listens: true, ..Process::new(config, self.now) });
     }
 
     fn happen(&mut self, event: Event) {
@@ -345,10 +429,18 @@ impl World {
             }
             Event::AgentDies => {
                 let other = self.steered.other().index();
-                self.switch = Switch::resume(self.slots[other].is_some(), self.had_clients[other]);
+                let left = match self.slots[other] {
+                    None => Left::Nothing,
+                    Some(process) if self.way == Way::HandOver && process.listens && !process.leaving => {
+                        Left::Listening
+                    }
+                    Some(_) if self.had_clients[other] => Left::WithClients,
+                    Some(_) => Left::WithoutClients,
+                };
+                self.switch = Switch::resume(self.now, left);
                 // what the new one knows of green, the old one has asked
                 if let Some(process) = &mut self.slots[other] {
-                    process.asked = None;
+                    (process.asked, process.heard) = (None, !process.leaving || process.listens);
                 }
             }
             Event::ClientsCome { some, stay } => {
@@ -359,7 +451,9 @@ impl World {
             }
             Event::ClientsLeave => {
                 for process in self.slots.iter_mut().flatten() {
-                    process.clients = process.clients.min(process.stay);
+                    let left = process.stay;
+                    process.clients = process.clients.min(left);
+                    process.logging_in = process.logging_in.min(left - process.clients);
                     process.held = process.held.min(process.clients);
                 }
             }
@@ -429,8 +523,10 @@ proptest! {
     fn whatever_happens_the_promises_hold_and_it_comes_to_rest(
         events in prop::collection::vec(event(), 0..60),
         floor in 0..6u32,
+        shared in any::<bool>(),
     ) {
-        let mut world = World { floor, ..World::new() };
+        let way = if shared { Way::HandOver } else { Way::Steer };
+        let mut world = World { way, floor, ..World::new() };
         for event in events {
             world.happen(event);
         }
@@ -481,6 +577,25 @@ fn a_green_that_nobody_has_promoted_waits_without_a_connection_and_proves_itself
     world.happen(Event::Wait(100));
     world.happen(Event::BackToThePreviousOne);
     assert_eq!((world.switch.phase(), world.slots[1].is_some()), (Phase::Steady, false));
+}
+
+#[test]
+fn with_a_shared_socket_what_has_proven_itself_starts_again_and_listens_alone() {
+    let mut world = World { way: Way::HandOver, ..World::new() };
+    world.happen(Event::ClientsCome { some: 3, stay: 1 });
+    world.happen(Event::Revise { works: true, answers_after: Some(100) });
+    let mut phases = Vec::new();
+    for _ in 0..200 {
+        world.happen(Event::Wait(0));
+        let name = format!("{:?}", world.switch.phase()).split(' ').next().unwrap_or_default().to_owned();
+        if phases.last() != Some(&name) {
+            phases.push(name);
+        }
+    }
+    assert_eq!(phases, ["Starting", "MakingRoom", "Proving", "Replacing", "Taking", "Draining"]);
+    let listens = world.slots.map(|slot| slot.is_some_and(|process| process.listens));
+    assert_eq!((world.steered, listens), (SlotName::B, [false, true]));
+    world.settle();
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    iter,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,6 +17,9 @@ use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 use super::render::Credentials;
 use super::tables::{self, Alias, Pools, Server, Stats, Table, TableError};
 use crate::contract::LimitsReadBack;
+
+/// How long the answer to `PAUSE` is waited for: it is in force before it is answered.
+const PAUSE_DEADLINE: Duration = Duration::from_millis(50);
 
 /// Why a command had no good answer.
 #[derive(Debug, Error)]
@@ -56,6 +60,12 @@ struct Session {
     driver: JoinHandle<()>,
 }
 
+impl Session {
+    fn is_open(&self) -> bool {
+        !self.client.is_closed()
+    }
+}
+
 impl Drop for Session {
     fn drop(&mut self) {
         self.driver.abort();
@@ -70,14 +80,32 @@ pub fn socket(directory: &Path, port: u16) -> PathBuf {
 /// A client of the console of one PgBouncer.
 pub struct Console {
     socket: PathBuf,
-    deadline: Duration,
+    deadlines: Deadlines,
     session: Option<Session>,
+    /// Connections for when that one is lost.
+    spare: Vec<Session>,
+}
+
+/// How long answers may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadlines {
+    /// Any answer.
+    pub answer: Duration,
+    /// The answer to `PAUSE`, which comes once no server connection is linked any more.
+    pub pause: Duration,
+}
+
+impl Deadlines {
+    /// Of a console that can be connected to again at any time.
+    pub const fn of(answer: Duration) -> Self {
+        Self { answer, pause: PAUSE_DEADLINE }
+    }
 }
 
 impl Console {
     /// A client that connects when it is first used. The socket's name follows from the directory and the port.
     pub fn new(socket_dir: &Path, port: u16, deadline: Duration) -> Self {
-        Self { socket: socket(socket_dir, port), deadline, session: None }
+        Self { socket: socket(socket_dir, port), deadlines: Deadlines::of(deadline), session: None, spare: Vec::new() }
     }
 
     /// Where it listens.
@@ -85,9 +113,35 @@ impl Console {
         &self.socket
     }
 
-    /// Forgets the connection, because the process behind it has changed.
+    /// How many connections there are, as far as is known.
+    pub fn connections(&self) -> usize {
+        self.session.iter().chain(&self.spare).filter(|session| session.is_open()).count()
+    }
+
+    /// How long answers may take from now on.
+    pub fn set_deadlines(&mut self, deadlines: Deadlines) {
+        self.deadlines = deadlines;
+    }
+
+    /// Makes so many connections beside the one in use, for a time in which nobody is let in any more.
+    ///
+    /// # Errors
+    /// [`ConsoleError`]: there are fewer.
+    pub async fn lay_in(&mut self, spare: usize) -> Result<(), ConsoleError> {
+        self.spare.retain(Session::is_open);
+        let deadline = self.deadlines.answer;
+        while self.spare.len() < spare {
+            let late = |_| Err(ConsoleError::Deadline { command: "login".to_owned(), deadline });
+            let session = timeout(deadline, connect(&self.socket, login())).await.unwrap_or_else(late)?;
+            self.spare.push(session);
+        }
+        Ok(())
+    }
+
+    /// Forgets the connections, because the process behind them has changed.
     pub fn disconnect(&mut self) {
         self.session = None;
+        self.spare.clear();
     }
 
     /// Runs one command.
@@ -95,7 +149,7 @@ impl Console {
     /// # Errors
     /// [`ConsoleError`]; the connection is dropped then.
     pub async fn run(&mut self, command: &str) -> Result<Table, ConsoleError> {
-        self.run_within(command, self.deadline).await
+        self.run_within(command, self.deadlines.answer).await
     }
 
     /// Runs one command with a deadline of its own.
@@ -115,11 +169,14 @@ impl Console {
     async fn ask(&mut self, command: &str) -> Result<Table, ConsoleError> {
         let failed = |source| ConsoleError::Command { command: command.to_owned(), source };
         let session = match &mut self.session {
-            Some(session) if !session.client.is_closed() => session,
+            Some(session) if session.is_open() => session,
             slot => {
-                let mut config = Config::new();
-                config.user("pgbouncer").dbname("pgbouncer");
-                slot.insert(connect(&self.socket, config).await?)
+                let spare = iter::from_fn(|| self.spare.pop()).find(Session::is_open);
+                let next = match spare {
+                    Some(spare) => spare,
+                    None => connect(&self.socket, login()).await?,
+                };
+                slot.insert(next)
             }
         };
         table(&session.client, command).await.map_err(failed)
@@ -228,7 +285,7 @@ impl Console {
     /// # Errors
     /// [`ConsoleError`].
     pub async fn pause(&mut self, database: &str) -> Result<(), ConsoleError> {
-        match self.run_within(&format!("PAUSE \"{database}\""), Duration::from_millis(50)).await {
+        match self.run_within(&format!("PAUSE \"{database}\""), self.deadlines.pause).await {
             Ok(_) | Err(ConsoleError::Deadline { .. }) => Ok(()),
             Err(error) => Err(error),
         }
@@ -335,6 +392,13 @@ pub async fn log_in(
         Ok(session) => session.map(|_| ()),
         Err(_) => Err(ConsoleError::Deadline { command: "login".to_owned(), deadline }),
     }
+}
+
+/// Who comes to the console.
+fn login() -> Config {
+    let mut config = Config::new();
+    config.user("pgbouncer").dbname("pgbouncer");
+    config
 }
 
 async fn connect(socket: &Path, mut config: Config) -> Result<Session, ConsoleError> {

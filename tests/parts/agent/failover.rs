@@ -29,16 +29,16 @@ use super::{
     value,
 };
 
-const RENEWALS: &str = "sluice_upstream_renewals_total{";
+pub const RENEWALS: &str = "sluice_upstream_renewals_total{";
 const READ_ONLY: &str = "sluice_upstream_read_only{";
 
 /// Asked every second.
-fn asked(mut settings: Settings) -> Settings {
+pub fn asked(mut settings: Settings) -> Settings {
     settings.health.period_seconds = 1;
     settings
 }
 
-fn state(status: &StatusReport) -> Option<UpstreamState> {
+pub fn state(status: &StatusReport) -> Option<UpstreamState> {
     status.upstream.as_ref().map(|upstream| upstream.state)
 }
 
@@ -104,7 +104,7 @@ async fn pair_behind_a_service(account: &Account) -> (Postgres, Postgres) {
 }
 
 /// It refuses writes, and every connection goes on.
-async fn fence(postgres: &Postgres) {
+pub async fn fence(postgres: &Postgres) {
     let admin = postgres.admin().await;
     admin.batch_execute("alter system set default_transaction_read_only = on").await.unwrap();
     admin.batch_execute("select pg_reload_conf()").await.unwrap();

@@ -17,6 +17,7 @@ mod sessions;
 mod switch;
 mod switch_deaths;
 mod switch_faults;
+mod switch_shared;
 mod tls;
 
 use std::time::Duration;

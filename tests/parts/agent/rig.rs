@@ -373,6 +373,12 @@ impl Agent {
         self
     }
 
+    /// As where the kernel leads no client to one of two sockets.
+    pub fn with_shared_listener(mut self) -> Self {
+        self.variables.push(("SLUICE_SHARED_LISTENER", "true".into()));
+        self
+    }
+
     /// With volumes that can be filled: see [`Agent::fill`].
     pub fn with_small_volumes(mut self) -> Self {
         self.small_volumes = true;

@@ -19,7 +19,7 @@ use super::{
 const ALIAS: &str = "shop_session";
 
 /// Settings with an alias; another size of packets needs another process.
-fn with_alias(size: u32, connections: u32) -> Settings {
+pub fn with_alias(size: u32, connections: u32) -> Settings {
     let session_alias = Some(SessionAlias { database: ALIAS.to_owned(), connections });
     Settings { session_alias, ..packets(size) }
 }
@@ -30,7 +30,7 @@ fn session_config(agent: &Agent) -> Config {
     config
 }
 
-async fn session(agent: &Agent) -> Client {
+pub async fn session(agent: &Agent) -> Client {
     connect(&session_config(agent)).await.unwrap()
 }
 
