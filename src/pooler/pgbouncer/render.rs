@@ -188,6 +188,10 @@ const LONGEST_PASSWORD: usize = 2047;
 const CONNECT_QUERY: &str =
     "select set_config(name, '5000', false) from pg_settings where name = 'client_connection_check_interval'";
 
+/// What `ignore_startup_parameters` ends in. Before 1.26.1 PgBouncer searches a list that ends in a name for ever when a client
+/// asks for an option without a name, and that before any login (CVE-2026-107349). Behind a last comma it finds it.
+const END_OF_IGNORED: &str = ",";
+
 fn refuse<T>(field: &'static str, reason: &'static str) -> Result<T, RenderError> {
     Err(RenderError::Unrepresentable { field, reason })
 }
@@ -455,8 +459,9 @@ fn parameters_of(input: &RenderInput<'_>) -> Result<Vec<(String, String)>, Rende
         set("client_tls_key_file", shown.key_file.clone());
     }
     for parameter in PARAMETERS {
-        let given = settings.parameters.get(parameter.name).map(String::as_str);
-        set(parameter.name, given.unwrap_or(parameter.default).to_owned());
+        let given = settings.parameters.get(parameter.name).map_or(parameter.default, String::as_str);
+        let end = if parameter.name == "ignore_startup_parameters" { END_OF_IGNORED } else { "" };
+        set(parameter.name, format!("{given}{end}"));
     }
     Ok(parameters)
 }

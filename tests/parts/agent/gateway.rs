@@ -2,6 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
 use super::{
     rig::{Agent, Postgres, connect, settings, until},
     value,
@@ -50,6 +56,26 @@ async fn a_sidecar_listens_on_loopback_alone() {
     let (postgres, account) = Postgres::with_shop().await;
     let agent = Agent::start(&postgres, &account, &settings(), 3).await;
     assert!(std::net::TcpStream::connect((NEIGHBOUR, agent.client_port())).is_err());
+    assert_eq!(value(&agent.client().await, "select 1").await, "1");
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_stranger_who_asks_for_an_option_without_a_name_holds_up_nobody() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &settings(), 3).await;
+    // version 3.0, then names and values, and an end
+    let mut startup = vec![0, 3, 0, 0];
+    for word in ["user", account.user.as_str(), "database", account.database.as_str(), "options", "-c=", ""] {
+        startup.extend(word.bytes());
+        startup.push(0);
+    }
+    let length = u32::try_from(startup.len() + 4).unwrap();
+    let mut stranger = TcpStream::connect(("127.0.0.1", agent.client_port())).await.unwrap();
+    stranger.write_all(&length.to_be_bytes()).await.unwrap();
+    stranger.write_all(&startup).await.unwrap();
+    let answer = timeout(Duration::from_secs(20), stranger.read_u8()).await;
+    assert!(answer.is_ok_and(|answer| answer.is_ok()), "PgBouncer is lost in its list of parameters (CVE-2026-107349)");
     assert_eq!(value(&agent.client().await, "select 1").await, "1");
 }
 

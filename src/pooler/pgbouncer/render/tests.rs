@@ -182,6 +182,28 @@ fn names_are_looked_up_every_few_seconds_and_where_the_agent_answers_for_them() 
 }
 
 #[test]
+fn the_parameters_that_are_ignored_end_in_a_comma_whoever_names_them() {
+    for (given, rendered) in
+        [(None, "extra_float_digits,"), (Some("geqo"), "geqo,"), (Some("geqo, options"), "geqo, options,")]
+    {
+        let mut settings = settings();
+        let named = given.map(|names| ("ignore_startup_parameters".to_owned(), names.to_owned()));
+        settings.parameters.extend(named);
+        let parameters = render(&RenderInput {
+            injection: &injection(),
+            settings: &settings,
+            limits: LIMITS,
+            credentials: &Credentials { username: "u".into(), password: "p".into() },
+            shown: None,
+            place: &place(),
+        })
+        .unwrap()
+        .parameters;
+        assert!(parameters.contains(&("ignore_startup_parameters".to_owned(), rendered.to_owned())), "{given:?}");
+    }
+}
+
+#[test]
 fn a_limit_of_zero_is_never_rendered() {
     let credentials = Credentials { username: "u".into(), password: "p".into() };
     let limits = Limits { max_db_connections: 0, ..LIMITS };
