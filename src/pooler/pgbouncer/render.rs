@@ -457,6 +457,9 @@ fn parameters_of(input: &RenderInput<'_>) -> Result<Vec<(String, String)>, Rende
         let shown = input.shown.ok_or(RenderError::NoClientCertificate)?;
         set("client_tls_cert_file", shown.certificate_file.clone());
         set("client_tls_key_file", shown.key_file.clone());
+        // PgBouncer asks every client for a certificate, needs none, and names the CAs that it would accept. By default that
+        // is the image's whole trust store: some 140 names in each handshake.
+        set("client_tls_ca_file", shown.certificate_file.clone());
     }
     for parameter in PARAMETERS {
         let given = settings.parameters.get(parameter.name).map_or(parameter.default, String::as_str);

@@ -55,6 +55,20 @@ async fn a_client_that_comes_while_the_pooler_is_dead_waits_and_is_served() {
 
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn the_pooler_is_told_to_give_the_buffers_of_handshakes_back() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &settings(), 5).await;
+    let pooler = agent.pooler_pid().unwrap().as_raw_nonzero();
+    let environment = std::fs::read(format!("/proc/{pooler}/environ")).unwrap();
+    // glibc's block for 21,848 bytes of OpenSSL, and not those for its records of 16 KiB
+    let given =
+        environment.split(|byte| *byte == 0).find_map(|variable| variable.strip_prefix(b"MALLOC_MMAP_THRESHOLD_="));
+    let bytes: u32 = String::from_utf8_lossy(given.expect("it is given")).parse().unwrap();
+    assert!((17_500..=21_848).contains(&bytes), "{bytes}");
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn an_agent_that_cannot_start_ends_the_container() {
     let mut agent = Agent::new(1, &Account::shop());
     let _taken = std::net::TcpListener::bind(agent.http()).unwrap();

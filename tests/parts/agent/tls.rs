@@ -2,12 +2,21 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Lines, Write},
+    io::{BufRead, BufReader, Lines, Read, Write},
+    net::TcpStream,
     path::Path,
     process::{Child, ChildStdout, Command, Stdio},
+    sync::{Arc, Mutex},
 };
 
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, SignatureScheme,
+    client::ResolvesClientCert,
+    crypto::ring,
+    pki_types::{CertificateDer, pem::PemObject},
+    sign::CertifiedKey,
+};
 use sluice::contract::{ClientTlsMode, ServerTls, ServerTlsMode, StatusReport};
 use tempfile::TempDir;
 
@@ -293,6 +302,50 @@ async fn a_certificate_that_is_not_of_its_key_changes_nothing_and_a_renewed_pair
     assert_eq!(value(&stays, "select 'the same connection'").await, "the same connection");
     assert_eq!(agent.pooler_pid(), pooler);
     assert!(!agent.log().contains("PRIVATE KEY"));
+}
+
+/// A client without a certificate, and the CAs that it was told to have one of.
+#[derive(Debug, Default)]
+struct Asked(Mutex<Option<usize>>);
+
+impl ResolvesClientCert for Asked {
+    fn resolve(&self, authorities: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        *self.0.lock().unwrap() = Some(authorities.len());
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn no_handshake_carries_the_names_of_all_cas_that_the_image_trusts() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let authority = Authority::new("ours");
+    let mut agent = showing(&postgres, &account, ClientTlsMode::Require, &authority.certify("127.0.0.1"));
+    agent.run();
+    agent.until("the grant is in force", |status| status.seq == 1).await;
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
+    let asked = Arc::new(Asked::default());
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_cert_resolver(asked.clone());
+    let mut connection = ClientConnection::new(Arc::new(config), "127.0.0.1".try_into().unwrap()).unwrap();
+    let (mut stream, mut answer) = (TcpStream::connect(("127.0.0.1", agent.client_port())).unwrap(), [0]);
+    // PostgreSQL's SSLRequest
+    stream.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).unwrap();
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, *b"S");
+    while connection.is_handshaking() {
+        connection.complete_io(&mut stream).unwrap();
+    }
+    // one for each certificate that the pooler shows
+    assert_eq!(*asked.0.lock().unwrap(), Some(1));
 }
 
 /// A psql that stays connected and is asked one thing after the other.

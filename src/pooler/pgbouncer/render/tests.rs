@@ -149,8 +149,8 @@ fn clients_are_shown_a_certificate_where_tls_is_asked_for_and_there_must_be_one(
         place: &place(),
     });
     let rendered = rendered.unwrap();
-    let expected =
-        "client_tls_sslmode = require\nclient_tls_cert_file = /run/c.crt\nclient_tls_key_file = /run/c.key\n";
+    let expected = "client_tls_sslmode = require\nclient_tls_cert_file = /run/c.crt\n\
+                    client_tls_key_file = /run/c.key\nclient_tls_ca_file = /run/c.crt\n";
     assert!(rendered.ini.contains(expected), "{}", rendered.ini);
     assert_eq!(rendered.certificates[1], ("/run/c.key".to_owned(), b"hush".to_vec()));
     assert!(!format!("{rendered:?} {shown:?}").contains("hush"));
