@@ -166,6 +166,34 @@ async fn with_a_shared_socket_and_a_share_of_one_both_processes_serve_their_clie
 
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn with_a_shared_socket_and_a_share_of_one_the_new_process_has_its_turns_however_busy_the_old_one_is() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = sharing(Agent::new(postgres.port, &account), 1).await;
+    let mut busy = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        let stays = agent.client().await;
+        busy.spawn(async move {
+            loop {
+                stays.simple_query("select pg_sleep(0.7)").await.unwrap();
+            }
+        });
+    }
+    agent.revise(2, &packets(8192));
+    agent.until("it is in force", |status| status.revision == Some(2)).await;
+    let comes = agent.client().await;
+    for _ in 0..6 {
+        agent.until("the old one is at work", |status| status.held.is_some_and(|held| held.active == 1)).await;
+        let served = tokio::time::timeout(Duration::from_secs(20), value(&comes, "select 'green'")).await;
+        assert_eq!(served.expect("a turn"), "green");
+    }
+    agent.until("it is still asked", |status| status.other.is_some_and(|other| other.clients == Some(3))).await;
+    busy.shutdown().await;
+    switched(&agent, 2).await;
+    assert_eq!(agent.metric("sluice_clients_cut_total{"), Some(0.0));
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn with_a_shared_socket_a_new_process_that_nobody_has_promoted_gets_no_client_either() {
     let (postgres, account) = Postgres::with_shop().await;
     let agent = sharing(Agent::new(postgres.port, &account), 4).await;
