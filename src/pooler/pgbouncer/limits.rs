@@ -56,7 +56,8 @@ impl Wanted {
 pub fn next_step(now: &LimitsReadBack, held: Option<u32>, wanted: Wanted) -> Step {
     let target = wanted.as_limits();
     if wanted.share == 0 && !now.paused {
-        return Step::Pause;
+        // what it opens to keep some open, a PAUSE ends, as a login that failed
+        return if now.min_pool_size > 0 { Step::MinPoolSize(0) } else { Step::Pause };
     }
     // 0 is "without limit" to PgBouncer: treated as more than anything.
     let unlimited_last = |value: u32| if value == 0 { u32::MAX } else { value };
@@ -71,9 +72,6 @@ pub fn next_step(now: &LimitsReadBack, held: Option<u32>, wanted: Wanted) -> Ste
     if inner != target.pool_size {
         return Step::PoolSize(target.pool_size);
     }
-    if now.min_pool_size < target.min_pool_size {
-        return Step::MinPoolSize(target.min_pool_size);
-    }
     if outer > target.max_db_connections {
         let excess = held.map_or(1, |held| held.saturating_sub(wanted.share));
         return if excess == 0 {
@@ -84,6 +82,9 @@ pub fn next_step(now: &LimitsReadBack, held: Option<u32>, wanted: Wanted) -> Ste
     }
     if wanted.share > 0 && now.paused {
         return Step::Resume;
+    }
+    if now.min_pool_size < target.min_pool_size {
+        return Step::MinPoolSize(target.min_pool_size);
     }
     Step::Done
 }
@@ -151,6 +152,21 @@ mod tests {
                 prop_assert!(held <= wanted.share);
             }
         }
+    }
+
+    #[test]
+    fn while_it_is_paused_it_is_not_told_to_keep_connections_open() {
+        let mut now = LimitsReadBack { pool_size: 1, max_db_connections: 1, min_pool_size: 1, paused: false };
+        let mut steps = |share| {
+            let mut steps = Vec::new();
+            while steps.last() != Some(&Step::Done) {
+                steps.push(next_step(&now, Some(0), Wanted { limit: 1, warm: 1, share }));
+                take(&mut now, steps[steps.len() - 1]);
+            }
+            steps
+        };
+        assert_eq!(steps(0), [Step::MinPoolSize(0), Step::Pause, Step::Done]);
+        assert_eq!(steps(1), [Step::Resume, Step::MinPoolSize(1), Step::Done]);
     }
 
     #[test]
