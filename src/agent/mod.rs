@@ -21,6 +21,7 @@ pub mod peaks;
 pub mod probe;
 pub mod problems;
 pub mod process;
+pub mod quiet;
 pub mod reach;
 pub mod reaction;
 pub mod resolver;

@@ -1,6 +1,7 @@
 //! One place that a revision runs in: its files, its process, its console, and what was read back from it.
 
 mod alias;
+mod logins;
 
 use std::{
     collections::BTreeMap,
@@ -8,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use logins::{Seen, ends_server_connections};
 use thiserror::Error;
 use tokio::{net::unix::pipe, sync::mpsc, task::JoinHandle};
 
@@ -18,6 +20,7 @@ use super::{
     keeper::{Ending, Launch, Link, LinkError, Order, ProcessState, SlotName, SlotState},
     machine::Millis,
     process::{self, follow_log},
+    quiet::Quiet,
     vitals::Vitals,
 };
 use crate::{
@@ -158,6 +161,17 @@ pub enum Taken {
     Already,
     /// It is now, read back.
     Now,
+    /// Not before server connections that log in have done so: to be asked again in the next round.
+    Postponed,
+}
+
+/// When a RELOAD that ends server connections is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// At once: nobody is served by the process.
+    AtOnce,
+    /// As soon as none logs in, seen from this time on.
+    Quiet(Millis),
 }
 
 /// What a process is started with, beside its files.
@@ -207,6 +221,10 @@ pub struct Slot {
     rendered: Option<Rendered>,
     follows: Follows,
     recycling: Recycling,
+    /// What waits until no server connection logs in.
+    quiet: Quiet,
+    /// Whether the process has had a share since it started, or was taken up: before, nothing is to be opened that could be waited for.
+    was_open: bool,
     /// Whether server connections are kept although their time is over.
     pub keep: Keep,
     /// Number of the newest server connection that had logged in at the last reading.
@@ -258,6 +276,8 @@ impl Slot {
             rendered: None,
             follows: Follows::Unproven,
             recycling: Recycling::AsConfigured,
+            quiet: Quiet::default(),
+            was_open: false,
             keep: Keep::No,
             newest_login: None,
             fixed: None,
@@ -422,6 +442,8 @@ impl Slot {
         self.rendered = None;
         self.follows = Follows::Unproven;
         self.recycling = Recycling::AsConfigured;
+        self.quiet = Quiet::default();
+        self.was_open = false;
         self.newest_login = None;
         self.fixed = None;
         self.runs = None;
@@ -585,11 +607,18 @@ impl Slot {
         Ok(limits)
     }
 
-    /// Brings the limits to what is wanted, step by step, each read back.
+    /// Brings the limits to what is wanted, step by step, each read back. While logins are waited for, no further than that allows.
     ///
     /// # Errors
     /// [`SlotError`]; what was read back last stays in [`Slot::limits`].
-    pub async fn converge(&mut self, wanted: Wanted, mut held: Option<u32>) -> Result<Progress, SlotError> {
+    pub async fn converge(&mut self, at: Millis, wanted: Wanted, mut held: Option<u32>) -> Result<Progress, SlotError> {
+        self.quiet.expire(at);
+        let bounds = self.quiet.bounds();
+        let wanted = bounds.map_or(wanted, |bounds| Wanted {
+            limit: wanted.limit.min(bounds.pool_size),
+            warm: bounds.min_pool_size,
+            ..wanted
+        });
         let mut now = match self.limits {
             Some(limits) => limits,
             None => self.read_limits().await?,
@@ -605,14 +634,22 @@ impl Slot {
             }
             match step {
                 Step::Done => {
-                    let kept = self.keep != Keep::No;
+                    self.was_open |= wanted.share > 0;
+                    let kept = self.keep != Keep::No || bounds.is_some() && self.recycling == Recycling::Never;
                     self.recycle(if kept { Recycling::Never } else { Recycling::AsConfigured }).await?;
                     return Ok(Progress::InForce);
                 }
                 Step::AwaitRelease { excess } => {
                     return Ok(Progress::Releasing { excess });
                 }
-                Step::Pause => self.console.pause(&self.database).await?,
+                Step::Pause => {
+                    let (pools, _) = self.console.pools(&self.database).await?;
+                    let is_used = pools.held() > 0 || pools.clients_active > 0 || pools.clients_waiting > 0;
+                    if self.was_open && is_used && !self.is_quiet(at).await? {
+                        return Ok(Progress::Releasing { excess: pools.held().max(1) });
+                    }
+                    self.pause().await?;
+                }
                 Step::Resume => self.console.resume(&self.database).await?,
                 Step::PoolSize(n) => self.console.set("default_pool_size", &n.to_string()).await?,
                 Step::MinPoolSize(n) => self.console.set("min_pool_size", &n.to_string()).await?,
@@ -667,7 +704,7 @@ impl Slot {
     ///
     /// # Errors
     /// [`SlotError`]: `RestartRequired` until a new process has taken over the rest.
-    pub async fn take_over(&mut self, rendered: Rendered) -> Result<Taken, SlotError> {
+    pub async fn take_over(&mut self, rendered: Rendered, when: When) -> Result<Taken, SlotError> {
         if !self.differs_from(&rendered) {
             match &self.follows {
                 Follows::Proven => return Ok(Taken::Already),
@@ -680,6 +717,24 @@ impl Slot {
         }
         if let Some(name) = self.other_alias(&rendered) {
             return Err(SlotError::RestartRequired { names: vec![name] });
+        }
+        self.keeps_databases(&rendered).await?;
+        let before = self.rendered.as_ref().filter(|_| self.follows != Follows::Unproven);
+        let ends_logins = ends_server_connections(before, &rendered);
+        match when {
+            When::Quiet(now) if ends_logins => {
+                if self.look_for_logins(now).await? == Seen::SomeLogIn {
+                    return Ok(Taken::Postponed);
+                }
+                write_configuration(&self.directory, &rendered)?;
+                // writing may have taken a while
+                if !self.is_quiet(now).await? {
+                    return Ok(Taken::Postponed);
+                }
+            }
+            When::AtOnce | When::Quiet(_) => {
+                write_configuration(&self.directory, &rendered)?;
+            }
         }
         self.follows = Follows::Unproven;
         self.reload(rendered).await?;
@@ -711,14 +766,14 @@ impl Slot {
         }
     }
 
-    /// Gives the process new files and has it take them over; everything is read back.
+    /// Has the process take over the new files; everything is read back.
     async fn reload(&mut self, rendered: Rendered) -> Result<(), SlotError> {
-        self.keeps_databases(&rendered).await?;
-        write_configuration(&self.directory, &rendered)?;
         let parameters = self.rendered.insert(rendered).parameters.clone();
         self.recycling = Recycling::AsConfigured;
         self.limits = None;
-        self.console.reload().await?;
+        let done = self.console.reload().await;
+        self.quiet.is_over();
+        done?;
         let config = self.console.config().await?;
         let names = differences(&parameters, &config);
         let (restart, missed): (Vec<String>, Vec<String>) = names.into_iter().partition(|name| needs_restart(name));

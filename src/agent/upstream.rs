@@ -88,7 +88,7 @@ pub struct Observation {
     pub period: Millis,
     /// Whether a check would get a server connection now, or wait for one where others wait too.
     pub askable: bool,
-    /// Whether a server connection that is closed could be opened again, and none is being opened.
+    /// Whether a server connection that is closed could be opened again, and none logs in.
     pub renewable: bool,
     /// What came of the check that runs; None: nothing yet.
     pub answer: Option<Answer>,
@@ -118,6 +118,8 @@ struct ReadOnly {
     /// No other renewal before.
     due: Millis,
     pause: Millis,
+    /// The last answer asked for a renewal, which was not possible then.
+    owed: bool,
 }
 
 /// What is known of the database.
@@ -142,6 +144,11 @@ impl Upstream {
     /// Whether it takes no writes, as far as it has said.
     pub fn is_read_only(&self) -> bool {
         matches!(self.known, Known::ReadOnly(_))
+    }
+
+    /// Whether a renewal waits for the moment when it is possible.
+    pub fn owes_renewal(&self) -> bool {
+        !self.is_asking() && matches!(self.known, Known::ReadOnly(ReadOnly { owed: true, .. }))
     }
 
     /// Whether a check runs.
@@ -208,6 +215,12 @@ impl Upstream {
             self.asking = None;
             return self.take(now, answer, seen);
         }
+        if let Known::ReadOnly(before) = self.known
+            && before.owed
+            && let Some(action) = self.renews(now, before, seen)
+        {
+            return Some(action);
+        }
         if !self.is_due(now) {
             return None;
         }
@@ -225,7 +238,12 @@ impl Upstream {
             Answer::TakesWrites | Answer::ReadOnly(_) => (0, Some(now)),
         };
         let action = match answer {
-            Answer::Silent => None,
+            Answer::Silent => {
+                if let Known::ReadOnly(before) = &mut self.known {
+                    before.owed = false;
+                }
+                None
+            }
             Answer::TakesWrites => {
                 self.known = Known::TakesWrites;
                 None
@@ -233,11 +251,11 @@ impl Upstream {
             Answer::ReadOnly(cause) => {
                 let before = match self.known {
                     Known::ReadOnly(before) => ReadOnly { cause, ..before },
-                    Known::TakesWrites | Known::Nothing => ReadOnly { cause, renewals: 0, due: now, pause: 0 },
+                    Known::TakesWrites | Known::Nothing => {
+                        ReadOnly { cause, renewals: 0, due: now, pause: 0, owed: false }
+                    }
                 };
-                let renews = seen.renewable && now >= before.due;
-                self.known = Known::ReadOnly(if renews { self.renewed(now, before) } else { before });
-                renews.then_some(Action::Renew)
+                self.renews(now, ReadOnly { owed: now >= before.due, ..before }, seen)
             }
         };
         let period = if self.is_read_only() { seen.period.min(READ_ONLY_PERIOD) } else { seen.period };
@@ -245,10 +263,17 @@ impl Upstream {
         action
     }
 
+    /// Renews what is owed a renewal, if that is possible now.
+    fn renews(&mut self, now: Millis, before: ReadOnly, seen: &Observation) -> Option<Action> {
+        let renews = before.owed && seen.renewable;
+        self.known = Known::ReadOnly(if renews { self.renewed(now, before) } else { before });
+        renews.then_some(Action::Renew)
+    }
+
     fn renewed(&self, now: Millis, before: ReadOnly) -> ReadOnly {
         let pause = (2 * before.pause).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         let due = now.saturating_add(pause + pause * self.spread / 100);
-        ReadOnly { renewals: before.renewals.saturating_add(1), due, pause, ..before }
+        ReadOnly { renewals: before.renewals.saturating_add(1), due, pause, owed: false, ..before }
     }
 }
 
@@ -371,6 +396,24 @@ mod tests {
     }
 
     #[test]
+    fn a_renewal_that_waited_for_a_login_is_made_up_for_before_the_next_check_unless_it_is_not_wanted_any_more() {
+        let mut pod = Pod::new();
+        pod.seen.renewable = false;
+        pod.run(STANDBY, 150);
+        assert!(pod.upstream.owes_renewal() && pod.upstream.is_read_only());
+        pod.seen.renewable = true;
+        pod.run(STANDBY, 50);
+        assert_eq!((pod.renewed.len(), pod.upstream.owes_renewal(), pod.asked.len()), (1, false, 1));
+        pod.seen.renewable = false;
+        pod.run(STANDBY, 2 * READ_ONLY_PERIOD + 500);
+        assert!(pod.upstream.owes_renewal());
+        pod.run(Answer::TakesWrites, READ_ONLY_PERIOD + 200);
+        pod.seen.renewable = true;
+        pod.run(Answer::TakesWrites, PERIOD);
+        assert_eq!(pod.renewed.len(), 1);
+    }
+
+    #[test]
     fn a_pool_without_a_free_connection_is_not_asked_and_what_was_known_grows_old() {
         let mut pod = Pod::new();
         pod.run(Answer::TakesWrites, PERIOD);
@@ -432,7 +475,8 @@ mod tests {
                 match action {
                     Some(Action::Ask) => prop_assert!(!before.is_asking() && seen.askable),
                     Some(Action::Renew) => {
-                        prop_assert!(matches!(seen.answer, Some(Answer::ReadOnly(_))) && seen.renewable && frozen);
+                        let asked_for = matches!(seen.answer, Some(Answer::ReadOnly(_))) || before.owes_renewal();
+                        prop_assert!(asked_for && seen.renewable && frozen);
                         prop_assert!(last.is_none_or(|last| now - last >= FIRST_PAUSE));
                         last = Some(now);
                     }

@@ -1,13 +1,16 @@
 //! What is wanted becomes what is in force: a process, a revision, the limits; and what worked is kept.
 
-use super::{Agent, FAULTS_TOLD, READING, RELEASE_PATIENCE, place, rotating::ca_path};
+use super::{
+    Agent, FAULTS_TOLD, READING, RELEASE_PATIENCE, place,
+    rotating::{self, ca_path},
+};
 use crate::{
     agent::{
         keeper::{Listening, Order, SlotName},
         last_good::{self, LastGood},
         machine::Millis,
         process,
-        slot::{Progress, Slot, SlotError, Start, Taken},
+        slot::{Progress, Slot, SlotError, Start, Taken, When},
     },
     contract::{LimitSource, PoolRevision},
     pooler::pgbouncer::{
@@ -136,9 +139,10 @@ impl Agent {
         }
         // With the limits that are in force now: a RELOAD must not move them.
         let mut wanted = self.wanted();
-        if let Some(limits) = self.slot.limits {
+        if let Some(limits) = self.slot.limits_to_keep() {
             wanted.limit = limits.pool_size.min(wanted.limit.max(1));
             wanted.share = limits.max_db_connections.min(wanted.share.max(1));
+            wanted.warm = limits.min_pool_size;
         }
         let (revision, rendered) = match self.render(self.slot.name(), self.revision_to_run(), wanted) {
             Some(Ok(rendered)) => rendered,
@@ -164,7 +168,13 @@ impl Agent {
         } else {
             self.switching.look_again();
         }
-        match self.slot.take_over(rendered).await {
+        let now = self.now();
+        match self.slot.take_over(rendered, When::Quiet(now)).await {
+            Ok(Taken::Postponed) => {
+                self.to_be_applied = true;
+                let text = format!("revision {}: {}", revision.revision, rotating::AWAITS_LOGINS);
+                self.problems.reload.may_pass(now, text);
+            }
             Ok(taken) => {
                 if taken == Taken::Now {
                     tracing::info!(revision = revision.revision, "revision in force, read back");
@@ -346,7 +356,7 @@ impl Agent {
 /// One attempt to bring a process to its limits. One that is busy is helped to let go after a while.
 async fn converge(slot: &mut Slot, wanted: Wanted, now: Millis) -> Result<Progress, SlotError> {
     let held = slot.pools.filter(|(at, _)| now.saturating_sub(*at) <= READING).map(|(_, pools)| pools.held());
-    let progress = slot.converge(wanted, held).await?;
+    let progress = slot.converge(now, wanted, held).await?;
     if progress == Progress::InForce {
         slot.releasing_since = None;
         return Ok(progress);

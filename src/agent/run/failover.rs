@@ -130,7 +130,8 @@ impl Agent {
             seen.askable = answering && self.has_place_for_check(now).await;
         }
         seen.renewable &= answering;
-        if matches!(answer, Some(Answer::ReadOnly(_))) && seen.renewable {
+        let renews = matches!(answer, Some(Answer::ReadOnly(_))) || self.failover.machine.owes_renewal();
+        if renews && seen.renewable {
             seen.renewable = self.nobody_logs_in(now).await;
         }
         match self.failover.machine.step(now, &seen) {
@@ -192,16 +193,15 @@ impl Agent {
         self.rotating.set_aside() == 0 && self.slot.read_pools(now).await.is_ok() && has_place(&self.slot)
     }
 
-    /// Whether no server connection is being opened. PgBouncer's RECONNECT closes one that is, takes it for a login that failed, and
-    /// cuts clients when no other is left.
+    /// Whether no server connection logs in, and none begins to: see [`crate::agent::quiet`].
     async fn nobody_logs_in(&mut self, now: Millis) -> bool {
         let other = self.other_counts() && !self.other.is_mute();
+        let mut quiet = true;
         for slot in [Some(&mut self.slot), other.then_some(&mut self.other)].into_iter().flatten() {
-            if slot.read_pools(now).await.map_or(true, |pools| pools.login > 0) {
-                return false;
-            }
+            // all are asked, so that they wait together
+            quiet &= slot.is_quiet(now).await.unwrap_or(false);
         }
-        true
+        quiet
     }
 
     /// Asks through the process that new clients come to, and through the one that others still work with.
@@ -235,10 +235,12 @@ impl Agent {
 
     async fn renew_connections(&mut self) {
         let other = self.other_counts() && !self.other.is_mute();
+        // what was held back for it comes back
+        self.to_be_applied = true;
         self.published.metrics.count_renewal();
         for slot in [Some(&mut self.slot), other.then_some(&mut self.other)].into_iter().flatten() {
             // one that does not answer is asked again the next time
-            match slot.console.reconnect().await {
+            match slot.reconnect().await {
                 Ok(()) => {
                     tracing::info!(slot = slot.name().as_str(), "server connections are renewed as transactions end");
                 }

@@ -21,7 +21,7 @@ use crate::{
         options::RunOptions,
         retry::Retry,
         rotation::{Action, Failure, Logins, Observation, Rotation, Trial},
-        slot::{CONSOLE_DEADLINE, Keep, Slot, SlotError},
+        slot::{CONSOLE_DEADLINE, Keep, Slot, SlotError, Taken, When},
         switch::{PROOF_DEADLINE, Phase, START_DEADLINE},
         trial::{Login, Plan, TrialError},
         wish::Access,
@@ -43,6 +43,9 @@ const CA_FILE: &str = "server-ca-";
 const IN_FORCE: u64 = 0;
 /// After new credentials are in force, refusals of logins that were under way with the old ones are no news.
 const UNDER_WAY: Millis = 4000;
+/// What is told while a RELOAD waits.
+pub(super) const AWAITS_LOGINS: &str =
+    "waits until no server connection logs in to the database: PgBouncer would cut clients";
 
 /// What the loop keeps in mind of a rotation.
 pub(super) struct Rotating {
@@ -61,6 +64,8 @@ pub(super) struct Rotating {
     why: Option<String>,
     /// Whether a slot may work with something else than what is in force.
     to_hand_over: bool,
+    /// The slots that work with it already.
+    handed: Vec<SlotName>,
     again: Retry,
     /// Whether room is needed and logins work, when the slots were told last.
     bounds: (bool, Logins),
@@ -73,6 +78,7 @@ impl Rotating {
         Self {
             machine: Rotation::new(place::spread(&options.pod_uid)),
             to_hand_over: false,
+            handed: Vec::new(),
             in_force,
             version: IN_FORCE,
             logins: Logins::Work,
@@ -281,6 +287,7 @@ impl Agent {
         tracing::info!(user = access.credentials.username, "new credentials have proven themselves");
         self.rotating.in_force = Some(access);
         self.rotating.to_hand_over = true;
+        self.rotating.handed.clear();
         self.rotating.again.settled();
         self.rotating.deaf_until = now + UNDER_WAY;
         // what could not prove itself with the old ones may now
@@ -295,16 +302,26 @@ impl Agent {
         let other = self.other_counts() && !self.other.is_mute();
         let names = [Some(self.slot.name()), other.then(|| self.other.name())];
         for name in names.into_iter().flatten() {
-            if let Err(error) = self.hand_to(name, &access).await {
-                let text = format!("the new credentials are not in force in slot {}: {error}", name.as_str());
-                if self.problems.credentials.is(text) {
-                    tracing::warn!(slot = name.as_str(), "credentials: {error}");
+            if self.rotating.handed.contains(&name) {
+                continue;
+            }
+            let not_in_force = format!("the new credentials are not in force in slot {}", name.as_str());
+            match self.hand_to(name, &access).await {
+                Ok(Taken::Postponed) => {
+                    return self.problems.credentials.may_pass(now, format!("{not_in_force}: {AWAITS_LOGINS}"));
                 }
-                self.rotating.again.failed(now);
-                return;
+                Ok(Taken::Already | Taken::Now) => self.rotating.handed.push(name),
+                Err(error) => {
+                    if self.problems.credentials.is(format!("{not_in_force}: {error}")) {
+                        tracing::warn!(slot = name.as_str(), "credentials: {error}");
+                    }
+                    self.rotating.again.failed(now);
+                    return;
+                }
             }
         }
         self.rotating.to_hand_over = false;
+        self.rotating.handed.clear();
         self.rotating.again.settled();
         self.problems.credentials.is_over();
         self.rotating.deaf_until = self.rotating.deaf_until.max(self.now() + UNDER_WAY);
@@ -312,11 +329,12 @@ impl Agent {
         tracing::info!(user = access.credentials.username, "credentials in force in every slot, read back");
     }
 
-    async fn hand_to(&mut self, name: SlotName, access: &Access) -> Result<(), SlotError> {
+    async fn hand_to(&mut self, name: SlotName, access: &Access) -> Result<Taken, SlotError> {
+        let now = self.now();
         self.lay_down_ca(access).map_err(|error| SlotError::Access { reason: error.to_string() })?;
         let of_active = self.slot.name() == name;
         let slot = if of_active { &mut self.slot } else { &mut self.other };
-        let limits = match slot.limits {
+        let limits = match slot.limits_to_keep() {
             Some(limits) => limits,
             None => slot.read_limits().await?,
         };
@@ -335,19 +353,21 @@ impl Agent {
         let rendered = match self.render(name, runs.as_ref(), wanted) {
             Some(Ok((_, rendered))) => rendered,
             Some(Err(error)) => return Err(SlotError::Access { reason: error.to_string() }),
-            None => return Ok(()),
+            None => return Ok(Taken::Already),
         };
         let slot = if of_active { &mut self.slot } else { &mut self.other };
-        match slot.take_over(rendered).await {
+        let taken = match slot.take_over(rendered, When::Quiet(now)).await {
+            Ok(Taken::Postponed) => return Ok(Taken::Postponed),
+            Ok(taken) => taken,
             // the rest of what it runs waits for a new process; this does not
-            Ok(_) | Err(SlotError::RestartRequired { .. }) => {}
+            Err(SlotError::RestartRequired { .. }) => Taken::Now,
             Err(error) => return Err(error),
-        }
+        };
         let socket = slot.console.socket();
         match log_in(socket, &self.injection.upstream.database, &access.credentials, CONSOLE_DEADLINE).await {
             Err(error) if refuses_password(&error) => Err(error.into()),
             // in, or kept waiting, or turned away because it is full: none of it speaks against the password
-            _ => Ok(()),
+            _ => Ok(taken),
         }
     }
 

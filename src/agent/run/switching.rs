@@ -11,7 +11,7 @@ use crate::{
         machine::{ConsoleSeen, Machine, Millis},
         metrics::SwitchResult,
         process,
-        slot::{Slot, SlotError, Start},
+        slot::{Slot, SlotError, Start, When},
         switch::{
             Action, Failure, Left, Observation, OtherSeen, PROOF_DEADLINE, Phase, Promotion, Proof, START_DEADLINE,
             Wanted, Way,
@@ -209,7 +209,7 @@ impl Agent {
         let (revision, rendered) =
             self.render(self.other.name(), self.wish.revision.as_ref(), wanted).and_then(Result::ok)?;
         let names = self.other.needs_process(&rendered).await.ok()?;
-        if !names.is_empty() || self.other.take_over(rendered).await.is_err() {
+        if !names.is_empty() || self.other.take_over(rendered, When::AtOnce).await.is_err() {
             return None;
         }
         self.other.runs = Some(revision);
@@ -422,7 +422,7 @@ impl Agent {
         self.other.limits = None;
         let wanted = limits::Wanted { limit: part, warm: 0, share: part };
         let now = self.now();
-        let ready = match self.other.converge(wanted, Some(0)).await {
+        let ready = match self.other.converge(now, wanted, Some(0)).await {
             // clients of the alias come with the others, and its part is blue's until then
             Ok(_) => self.other.close_alias(now).await,
             Err(error) => Err(error),

@@ -7,6 +7,8 @@ pub enum PoolerError {
     ServerLoginRefused,
     /// The database has no connection left (`53300`).
     TooManyServerConnections,
+    /// A server connection was told to end while it logged in, and clients were cut for want of another.
+    ServerLoginInterrupted,
     /// No connection to the database: refused, reset, timed out.
     ServerUnreachable,
     /// The database's name does not resolve.
@@ -35,6 +37,7 @@ impl PoolerError {
         match self {
             Self::ServerLoginRefused => "ServerLoginRefused",
             Self::TooManyServerConnections => "TooManyServerConnections",
+            Self::ServerLoginInterrupted => "ServerLoginInterrupted",
             Self::ServerUnreachable => "ServerUnreachable",
             Self::DnsFailed => "DnsFailed",
             Self::NameServerFailed => "NameServerFailed",
@@ -61,6 +64,7 @@ const PATTERNS: &[(&str, PoolerError)] = &[
     ("cached error: server conn crashed", PoolerError::ServerUnreachable),
     ("cached error: connect failed", PoolerError::ServerUnreachable),
     ("cached error: server dns lookup failed", PoolerError::DnsFailed),
+    ("cached error: connect string changed", PoolerError::ServerLoginInterrupted),
     ("server login failed", PoolerError::ServerLoginRefused),
     ("server login has been failing", PoolerError::ServerLoginRefused),
     ("cannot do scram authentication", PoolerError::ServerLoginRefused),
@@ -139,6 +143,10 @@ mod tests {
             (
                 "2026-11-21 03:36:16.000 UTC [7] WARNING C-0x55: shop/shop@127.0.0.1:40000 pooler error: server login has been failing, cached error: password authentication failed for user \"shop\" (server_login_retry)",
                 Some(PoolerError::ServerLoginRefused),
+            ),
+            (
+                "2026-11-21 03:36:16.000 UTC [7] WARNING C-0x55: shop/shop@127.0.0.1:40000 pooler error: server login has been failing, cached error: connect string changed (server_login_retry)",
+                Some(PoolerError::ServerLoginInterrupted),
             ),
             (
                 "2026-11-21 03:36:16.000 UTC [7] WARNING DNS lookup failed: pg.db.svc: result=0",

@@ -10,6 +10,7 @@ mod generator;
 mod keeper;
 #[path = "../../../benches/figures/load.rs"]
 mod load;
+mod logins;
 mod names;
 mod rig;
 mod rotation;

@@ -27,19 +27,19 @@ use super::{
 };
 
 /// Who signs certificates.
-struct Authority {
+pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    pub pem: String,
 }
 
 /// A certificate and its key.
-struct Certified {
+pub struct Certified {
     certificate: String,
     key: String,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name = DistinguishedName::new();
@@ -49,7 +49,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    fn certify(&self, name: &str) -> Certified {
+    pub fn certify(&self, name: &str) -> Certified {
         self.certify_until(name, 2100)
     }
 
@@ -63,13 +63,13 @@ impl Authority {
 }
 
 impl Certified {
-    fn files(&self) -> [(&str, &str); 2] {
+    pub fn files(&self) -> [(&str, &str); 2] {
         [("server.crt", &self.certificate), ("server.key", &self.key)]
     }
 }
 
 /// A PostgreSQL that lets nobody but its superuser in without TLS.
-async fn guarded(certified: &Certified) -> (Postgres, Account) {
+pub async fn guarded(certified: &Certified) -> (Postgres, Account) {
     let account = Account::shop();
     let postgres =
         Postgres::configured("hostssl all all 127.0.0.1/32 scram-sha-256\n", &certified.files(), &["ssl=on"]).await;
