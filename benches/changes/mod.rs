@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// Between two changes.
-const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(500);
 /// How long clients that stay for a while do so.
 const STAY: Duration = Duration::from_secs(3);
 /// Shares, one after the other.
@@ -54,8 +54,11 @@ const LIFETIME: &str = "2";
 #[derive(Clone, Debug, Args)]
 pub struct Options {
     /// Changes of each kind, at least.
-    #[arg(long, default_value_t = 12)]
+    #[arg(long, default_value_t = 100)]
     changes: u32,
+    /// New connections without a password, at least, over the changes of a kind.
+    #[arg(long, default_value_t = 300_000)]
+    connections: u64,
     /// Queries of clients that stay, at least, over the changes of each kind.
     #[arg(long, default_value_t = 100_000)]
     queries: u64,
@@ -66,7 +69,7 @@ pub struct Options {
     #[arg(long, default_value_t = 1100)]
     rate: u32,
     /// New connections per second by SCRAM over TLS.
-    #[arg(long, default_value_t = 80)]
+    #[arg(long, default_value_t = 225)]
     guarded_rate: u32,
     /// Clients that share this rate. While clients wait for a server connection each of them takes longer.
     #[arg(long, default_value_t = 128)]
@@ -75,7 +78,7 @@ pub struct Options {
     #[arg(long, default_value_t = 12)]
     long: u32,
     /// Milliseconds between two questions of one that stays.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 16)]
     think: u32,
     /// Only this kind of change; its samples are printed, and there are no figures.
     #[arg(long, value_enum)]
@@ -253,15 +256,19 @@ impl<'a> Round<'a> {
     }
 
     fn run(mut self, samples: &mut Samples) -> Result<(), Failure> {
-        let (way, changes, queries) = match self.pooler {
-            Pooler::Sidecar(_) => ("sidecar", self.options.changes, self.options.queries),
-            Pooler::Bare(..) => ("reload", self.options.others, 0),
+        let (way, changes, queries, connections) = match self.pooler {
+            Pooler::Sidecar(_) if self.login == Login::Trust => {
+                ("sidecar", self.options.changes, self.options.queries, self.options.connections)
+            }
+            Pooler::Sidecar(_) => ("sidecar", self.options.changes, self.options.queries, 0),
+            Pooler::Bare(..) => ("reload", self.options.others, 0, 0),
         };
         let head = format!("{},{},{way}", self.login.label(), self.kind.label());
         let for_ever = self.for_ever()?;
         let mut comers = self.comers()?;
         let mut number = 0;
-        while number < changes || self.load.stayers.queries() < queries {
+        while number < changes || self.load.stayers.queries() < queries || self.load.comers.connections() < connections
+        {
             sleep(PAUSE);
             if self.kind.concerns_comers() {
                 for clients in comers.drain(..) {

@@ -9,8 +9,12 @@ use super::{
 
 /// Queries of clients that stay, at least, over the changes of each kind.
 pub const LEAST_QUERIES: f64 = 100_000.0;
-/// New connections per second, at least, of clients that log in without a password.
-pub const LEAST_RATE: f64 = 1000.0;
+/// Changes of each kind, at least.
+pub const LEAST_CHANGES: f64 = 100.0;
+/// New connections without a password, at least, over the changes of a kind.
+pub const LEAST_CONNECTIONS: f64 = 300_000.0;
+/// New connections per second, at least: of clients that log in without a password, and of those that do so by SCRAM over TLS.
+pub const LEAST_RATES: [(&str, f64); 2] = [("trust", 1000.0), ("scram+tls", 200.0)];
 /// What is measured.
 const KINDS: [(&str, &str); 5] = [
     ("trust", "limits"),
@@ -48,12 +52,22 @@ pub fn report(samples: &str) -> Result<String, String> {
             quantile(&seconds, 0.95)
         );
         let sidecar = Lost::last(samples, of("sidecar"))?.ok_or_else(|| format!("no samples of {kind}, {login}"))?;
-        let enough = sidecar.queries >= LEAST_QUERIES && (login != "trust" || sidecar.rate >= LEAST_RATE);
+        let least = if login == "trust" { LEAST_CONNECTIONS } else { 0.0 };
+        let enough =
+            sidecar.queries >= LEAST_QUERIES && sidecar.connections >= least && sidecar.changes >= LEAST_CHANGES;
+        let connections = if least > 0.0 { format!(" in {least} new connections and") } else { String::new() };
         let _ = writeln!(
             lossless,
-            "{kind}, {login}: no failure in {LEAST_QUERIES} queries of clients that stay: {}.",
-            if enough { verdict(sidecar.failures == 0.0) } else { "too few samples to tell" }
+            "{kind}, {login}: no failure{connections} in {LEAST_QUERIES} queries of clients that stay, over {LEAST_CHANGES} changes: {}.",
+            if enough || sidecar.failures > 0.0 { verdict(sidecar.failures == 0.0) } else { "too few samples to tell" }
         );
+        for (_, rate) in LEAST_RATES.iter().filter(|(of, _)| *of == login) {
+            let _ = writeln!(
+                lossless,
+                "{kind}, {login}: {rate} new connections a second: {}.",
+                verdict(sidecar.rate >= *rate)
+            );
+        }
     }
     let _ = write!(text, "{times}\n{lossless}");
     Ok(text)

@@ -50,8 +50,8 @@ const LOOK_EVERY: u32 = 10;
 const STAY: Duration = Duration::from_secs(3);
 /// Between two questions of a client that stays.
 const THINK: Duration = Duration::from_millis(10);
-/// The same over TLS: a login by SCRAM takes PgBouncer so long that two hundred a second leave it little time.
-const GUARDED_THINK: Duration = Duration::from_millis(40);
+/// The same over TLS: two hundred handshakes and proofs of a password a second take the clients most of the two cores.
+const GUARDED_THINK: Duration = Duration::from_millis(20);
 /// `pkt_buf` of the revisions.
 const PKT_BUF: [&str; 2] = ["4096", "4608"];
 
@@ -68,7 +68,7 @@ pub struct Options {
     #[arg(long, default_value_t = 1100)]
     rate: u32,
     /// New connections per second by SCRAM over TLS.
-    #[arg(long, default_value_t = 205)]
+    #[arg(long, default_value_t = 215)]
     guarded_rate: u32,
     /// Clients that share this rate.
     #[arg(long, default_value_t = 16)]
