@@ -27,13 +27,13 @@ use crate::agent::process::raise_file_limit;
 
 /// The first inherited socket (sd_listen_fds(3)).
 const FIRST: i32 = 3;
-/// Tells glibc from which size on, in bytes, a block of memory has pages of its own, which go back to the system with it
-/// (mallopt(3)); other C libraries do not know it.
-const OWN_PAGES_VARIABLE: &str = "MALLOC_MMAP_THRESHOLD_";
+/// How glibc takes memory from the system (mallopt(3)); other C libraries do not know these variables.
+///
 /// During its handshake, OpenSSL keeps a buffer of 21,848 bytes for a TLS client. Among small blocks that live as long as the
-/// client, the buffers of hundreds that came at once would never go back. The buffers of records, made and freed
-/// with each query, are smaller (16 KiB and a header) and stay where that costs nothing.
-const OWN_PAGES_FROM: u32 = 20 * 1024;
+/// client, the buffers of hundreds that came at once would never go back. So blocks from 20 KiB on have pages of their own, which
+/// go back with them, and nothing is held in reserve, for a block that fits into the reserve is put there instead. The
+/// buffers of records, made and freed with each query, are smaller (16 KiB and a header) and stay where that costs nothing.
+const ALLOCATION: [(&str, &str); 2] = [("MALLOC_MMAP_THRESHOLD_", "20480"), ("MALLOC_TOP_PAD_", "0")];
 /// Only the agent and the other slot come to a console.
 const CONSOLE_BACKLOG: i32 = 64;
 
@@ -107,9 +107,8 @@ fn become_pooler(options: &ExecOptions) -> Result<std::convert::Infallible, Exec
         }
         command.env("LISTEN_PID", std::process::id().to_string()).env("LISTEN_FDS", sockets.len().to_string());
     }
-    if std::env::var_os(OWN_PAGES_VARIABLE).is_none() {
-        command.env(OWN_PAGES_VARIABLE, OWN_PAGES_FROM.to_string());
-    }
+    // an image that sets them knows better
+    command.envs(ALLOCATION.into_iter().filter(|(variable, _)| std::env::var_os(variable).is_none()));
     let error = command.arg(&options.ini).stdin(Stdio::null()).stdout(Stdio::null()).exec();
     Err(failed(format!("executing {}", options.program.display()))(error))
 }

@@ -60,11 +60,14 @@ async fn the_pooler_is_told_to_give_the_buffers_of_handshakes_back() {
     let agent = Agent::start(&postgres, &account, &settings(), 5).await;
     let pooler = agent.pooler_pid().unwrap().as_raw_nonzero();
     let environment = std::fs::read(format!("/proc/{pooler}/environ")).unwrap();
-    // glibc's block for 21,848 bytes of OpenSSL, and not those for its records of 16 KiB
-    let given =
-        environment.split(|byte| *byte == 0).find_map(|variable| variable.strip_prefix(b"MALLOC_MMAP_THRESHOLD_="));
-    let bytes: u32 = String::from_utf8_lossy(given.expect("it is given")).parse().unwrap();
+    let given = |variable: &[u8]| {
+        let values = environment.split(|byte| *byte == 0).filter_map(|line| line.strip_prefix(variable));
+        values.map(|value| String::from_utf8_lossy(value).parse().unwrap()).collect::<Vec<u32>>()
+    };
+    // from a size between that of OpenSSL's records of 16 KiB and the 21,848 bytes of its handshakes
+    let [bytes] = given(b"MALLOC_MMAP_THRESHOLD_=")[..] else { panic!("it is not told once") };
     assert!((17_500..=21_848).contains(&bytes), "{bytes}");
+    assert_eq!(given(b"MALLOC_TOP_PAD_="), [0]);
 }
 
 #[tokio::test]
