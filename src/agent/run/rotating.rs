@@ -164,7 +164,8 @@ impl Agent {
     pub(super) fn keep(&self) -> Keep {
         if self.rotating.is_refused() {
             Keep::Always
-        } else if self.wants_other_access() {
+        } else if self.wants_other_access() || self.now() < self.rotating.deaf_until {
+            // after a login that failed with the old ones PgBouncer pauses, and cuts clients once no connection is left
             Keep::UnlessInTheWay
         } else {
             Keep::No
