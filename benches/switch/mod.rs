@@ -71,7 +71,7 @@ pub struct Options {
     #[arg(long, default_value_t = 215)]
     guarded_rate: u32,
     /// Clients that share this rate.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 48)]
     workers: u32,
     /// Clients that stay for 3 s, and as many that stay for ever.
     #[arg(long, default_value_t = 6)]
