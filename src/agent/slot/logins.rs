@@ -1,6 +1,6 @@
 //! Server connections that log in, and what must not be done to them: the shell around [`crate::agent::quiet`].
 
-use super::{Recycling, Slot, SlotError, databases_of};
+use super::{Slot, SlotError, limits::Recycling, revision::databases_of};
 use crate::{
     agent::{
         machine::Millis,

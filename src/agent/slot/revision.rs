@@ -1,0 +1,205 @@
+//! What a process works with: a RELOAD where that takes it over, read back, and what only a new process would.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Slot, SlotError,
+    limits::Recycling,
+    logins::{Seen, ends_server_connections},
+};
+use crate::{
+    agent::{files::write_configuration, machine::Millis},
+    pooler::pgbouncer::{
+        ini,
+        parameters::{self, Effect},
+        render::Rendered,
+    },
+};
+
+/// Whether the process works with what it was given to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Follows {
+    /// It started with it, or all of it was read back.
+    Proven,
+    /// Not read back, or other values were.
+    Unproven,
+    /// All but these parameters was read back; only a new process takes them over.
+    NeedsRestart(Vec<String>),
+}
+
+/// What became of a revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It was in force already.
+    Already,
+    /// It is now, read back.
+    Now,
+    /// Not before server connections that log in have done so: to be asked again in the next round.
+    Postponed,
+}
+
+/// When a RELOAD that ends server connections is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// At once: nobody is served by the process.
+    AtOnce,
+    /// As soon as none logs in, seen from this time on.
+    Quiet(Millis),
+}
+
+impl Slot {
+    /// Names of the parameters that keep the process from running `rendered`, because only a new one takes them over.
+    ///
+    /// # Errors
+    /// [`SlotError::Console`].
+    pub async fn needs_process(&mut self, rendered: &Rendered) -> Result<Vec<String>, SlotError> {
+        let fixed = match &mut self.fixed {
+            Some(fixed) => fixed,
+            unknown => {
+                let config = self.console.config().await?;
+                unknown.insert(config.into_iter().filter(|(name, _)| needs_restart(name)).collect())
+            }
+        };
+        let wanted: Vec<_> = rendered.parameters.iter().filter(|(name, _)| needs_restart(name)).cloned().collect();
+        let mut names = differences(&wanted, fixed);
+        if self.limits.is_none() {
+            self.read_limits().await?;
+        }
+        names.extend(self.other_alias(rendered));
+        Ok(names)
+    }
+
+    /// Has the process work with `rendered`, its limits left aside (those are changed by SET). A RELOAD is asked for only
+    /// when it could change something.
+    ///
+    /// # Errors
+    /// [`SlotError`]: `RestartRequired` until a new process has taken over the rest.
+    pub async fn take_over(&mut self, rendered: Rendered, when: When) -> Result<Taken, SlotError> {
+        if !self.differs_from(&rendered) {
+            match &self.follows {
+                Follows::Proven => return Ok(Taken::Already),
+                Follows::NeedsRestart(names) => return Err(SlotError::RestartRequired { names: names.clone() }),
+                Follows::Unproven => {}
+            }
+        }
+        if self.limits.is_none() {
+            self.read_limits().await?;
+        }
+        if let Some(name) = self.other_alias(&rendered) {
+            return Err(SlotError::RestartRequired { names: vec![name] });
+        }
+        self.keeps_databases(&rendered).await?;
+        let before = self.rendered.as_ref().filter(|_| self.follows != Follows::Unproven);
+        let ends_logins = ends_server_connections(before, &rendered);
+        match when {
+            When::Quiet(now) if ends_logins => {
+                if self.look_for_logins(now).await? == Seen::SomeLogIn {
+                    return Ok(Taken::Postponed);
+                }
+                write_configuration(&self.directory, &rendered)?;
+                // writing may have taken a while
+                if !self.is_quiet(now).await? {
+                    return Ok(Taken::Postponed);
+                }
+            }
+            When::AtOnce | When::Quiet(_) => {
+                write_configuration(&self.directory, &rendered)?;
+            }
+        }
+        self.follows = Follows::Unproven;
+        self.reload(rendered).await?;
+        self.follows = Follows::Proven;
+        Ok(Taken::Now)
+    }
+
+    /// Whether the process was given something else.
+    fn differs_from(&self, rendered: &Rendered) -> bool {
+        let fixed = |rendered: &Rendered| -> Vec<(String, String)> {
+            rendered.parameters.iter().filter(|(name, _)| !is_limit(name)).cloned().collect()
+        };
+        self.rendered.as_ref().is_none_or(|now| {
+            now.auth_file != rendered.auth_file
+                || now.certificates != rendered.certificates
+                || databases_of(&now.ini) != databases_of(&rendered.ini)
+                || fixed(now) != fixed(rendered)
+        })
+    }
+
+    /// Refuses files that lack a database with clients: a RELOAD would cut them.
+    async fn keeps_databases(&mut self, rendered: &Rendered) -> Result<(), SlotError> {
+        // what was rendered has been read back once already
+        let kept = ini::parse(&rendered.ini).unwrap_or_default();
+        let is_kept = |name: &str| kept.iter().any(|entry| entry.section == "databases" && entry.key == name);
+        match self.console.databases_in_use().await?.into_iter().find(|(database, _)| !is_kept(database)) {
+            Some((database, clients)) => Err(SlotError::WouldDrop { database, clients }),
+            None => Ok(()),
+        }
+    }
+
+    /// Has the process take over the new files; everything is read back.
+    async fn reload(&mut self, rendered: Rendered) -> Result<(), SlotError> {
+        let parameters = self.rendered.insert(rendered).parameters.clone();
+        self.recycling = Recycling::AsConfigured;
+        self.limits = None;
+        let done = self.console.reload().await;
+        self.quiet.is_over();
+        done?;
+        let config = self.console.config().await?;
+        let names = differences(&parameters, &config);
+        let (restart, missed): (Vec<String>, Vec<String>) = names.into_iter().partition(|name| needs_restart(name));
+        self.read_limits().await?;
+        if !missed.is_empty() {
+            return Err(SlotError::NotReloaded { names: missed });
+        }
+        if !restart.is_empty() {
+            self.follows = Follows::NeedsRestart(restart.clone());
+            return Err(SlotError::RestartRequired { names: restart });
+        }
+        Ok(())
+    }
+}
+
+fn is_limit(name: &str) -> bool {
+    matches!(name, "default_pool_size" | "min_pool_size" | "max_db_connections")
+}
+
+fn needs_restart(name: &str) -> bool {
+    matches!(name, "listen_addr" | "listen_port" | "unix_socket_dir" | "unix_socket_mode" | "resolv_conf")
+        || parameters::find(name).is_some_and(|parameter| parameter.effect == Effect::Restart)
+}
+
+pub(super) fn databases_of(ini: &str) -> Option<&str> {
+    ini.split_once("[pgbouncer]").map(|(databases, _)| databases)
+}
+
+/// Names of the parameters whose value in force is not the rendered one.
+fn differences(rendered: &[(String, String)], in_force: &BTreeMap<String, String>) -> Vec<String> {
+    let same = |a: &str, b: &str| match (a.parse::<f64>(), b.parse::<f64>()) {
+        (Ok(a), Ok(b)) => (a - b).abs() < 1e-6,
+        _ => a == b,
+    };
+    // SHOW CONFIG cuts long values to 255 bytes and prints the mode of the socket in its own way.
+    let comparable = |name: &str, value: &str| value.len() < 250 && name != "unix_socket_mode";
+    rendered
+        .iter()
+        .filter(|(name, value)| {
+            comparable(name, value) && in_force.get(name).is_none_or(|in_force| !same(value, in_force))
+        })
+        .map(|(name, _)| name.clone())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_compared_as_numbers_where_they_are_numbers() {
+        let rendered = [("server_login_retry", "1.250"), ("pool_mode", "transaction"), ("pkt_buf", "4096")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let in_force = [("server_login_retry", "1.25"), ("pool_mode", "session")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+        assert_eq!(differences(&rendered, &in_force), ["pool_mode", "pkt_buf"]);
+    }
+}
