@@ -207,7 +207,7 @@ fn memory_counts_by_what_all_processes_of_a_sidecar_take_together() {
 #[test]
 fn a_failure_of_any_change_in_place_is_a_miss() {
     let header = "login,kind,way,number,seconds,elapsed_seconds,connections,queries,failures,kinds\n";
-    let of = |failures: u32, queries: u32| -> String {
+    let of = |failures: u32, queries: u32, changes: u32| -> String {
         let mut rows = header.to_owned();
         for (login, kind) in [
             ("trust", "limits"),
@@ -217,13 +217,16 @@ fn a_failure_of_any_change_in_place_is_a_miss() {
             ("scram+tls", "ca"),
         ] {
             let _ = writeln!(rows, "{login},{kind},sidecar,0,1.5,9.0,900,900,0,");
-            let _ = writeln!(rows, "{login},{kind},sidecar,1,,40.0,44000,{queries},{failures},");
+            let _ = writeln!(rows, "{login},{kind},sidecar,{changes},,300.0,330000,{queries},{failures},");
         }
         changes::report(&rows).unwrap()
     };
-    assert_eq!(of(0, 100_000).matches(": reached").count(), 5);
-    assert_eq!(of(1, 100_000).matches(": MISSED").count(), 5);
-    assert_eq!(of(0, 99_999).matches("too few samples").count(), 5);
+    // beside those of five kinds the rate of one
+    assert_eq!(of(0, 100_000, 100).matches(": reached").count(), 6);
+    assert_eq!(of(1, 100_000, 100).matches(": MISSED").count(), 5);
+    assert_eq!(of(1, 100_000, 10).matches(": MISSED").count(), 5);
+    assert_eq!(of(0, 99_999, 100).matches("too few samples").count(), 5);
+    assert_eq!(of(0, 100_000, 99).matches("too few samples").count(), 5);
 }
 
 #[test]

@@ -398,7 +398,8 @@ async fn a_pod_that_ends_lets_its_running_transaction_finish() {
     let (postgres, account) = Postgres::with_shop().await;
     let mut agent = Agent::start(&postgres, &account, &settings(), 5).await;
     let client = agent.client().await;
-    let running = tokio::spawn(async move { value(&client, "select 'finished' from pg_sleep(1)").await });
+    // longer than from one reading to the next
+    let running = tokio::spawn(async move { value(&client, "select 'finished' from pg_sleep(2)").await });
     until("it runs", async || agent.status()?.held.filter(|held| held.active == 1)).await;
     tokio::task::spawn_blocking(move || agent.stop()).await.unwrap();
     assert_eq!(tokio::time::timeout(Duration::from_secs(5), running).await.unwrap().unwrap(), "finished");
