@@ -534,20 +534,27 @@ proptest! {
     }
 }
 
+impl World {
+    /// The phases that a while of calm leads through, in their order.
+    fn phases(&mut self) -> Vec<String> {
+        let mut phases = Vec::new();
+        for _ in 0..200 {
+            self.happen(Event::Wait(0));
+            let name = format!("{:?}", self.switch.phase()).split(' ').next().unwrap_or_default().to_owned();
+            if phases.last() != Some(&name) {
+                phases.push(name);
+            }
+        }
+        phases
+    }
+}
+
 #[test]
 fn a_switch_in_a_calm_world_takes_the_steps_in_their_order() {
     let mut world = World::new();
     world.happen(Event::ClientsCome { some: 3, stay: 1 });
     world.happen(Event::Revise { works: true, answers_after: Some(100) });
-    let mut phases = Vec::new();
-    for _ in 0..200 {
-        world.happen(Event::Wait(0));
-        let name = format!("{:?}", world.switch.phase()).split(' ').next().unwrap_or_default().to_owned();
-        if phases.last() != Some(&name) {
-            phases.push(name);
-        }
-    }
-    assert_eq!(phases, ["Starting", "MakingRoom", "Proving", "Warm", "Draining"], "one client never leaves");
+    assert_eq!(world.phases(), ["Starting", "MakingRoom", "Proving", "Warm", "Draining"], "one client never leaves");
     assert_eq!((world.steered, world.slots[0].map(|blue| blue.clients)), (SlotName::B, Some(4)));
     world.settle();
     assert_eq!(world.slots.map(|slot| slot.is_some()), [false, true]);
@@ -584,15 +591,7 @@ fn with_a_shared_socket_what_has_proven_itself_starts_again_and_listens_alone() 
     let mut world = World { way: Way::HandOver, ..World::new() };
     world.happen(Event::ClientsCome { some: 3, stay: 1 });
     world.happen(Event::Revise { works: true, answers_after: Some(100) });
-    let mut phases = Vec::new();
-    for _ in 0..200 {
-        world.happen(Event::Wait(0));
-        let name = format!("{:?}", world.switch.phase()).split(' ').next().unwrap_or_default().to_owned();
-        if phases.last() != Some(&name) {
-            phases.push(name);
-        }
-    }
-    assert_eq!(phases, ["Starting", "MakingRoom", "Proving", "Replacing", "Taking", "Draining"]);
+    assert_eq!(world.phases(), ["Starting", "MakingRoom", "Proving", "Replacing", "Taking", "Draining"]);
     let listens = world.slots.map(|slot| slot.is_some_and(|process| process.listens));
     assert_eq!((world.steered, listens), (SlotName::B, [false, true]));
     world.settle();

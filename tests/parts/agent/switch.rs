@@ -42,17 +42,10 @@ pub async fn switched(agent: &Agent, revision: u64) {
         .await;
 }
 
-#[tokio::test]
-#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
-async fn a_setting_that_needs_a_new_process_changes_under_load_and_no_connection_is_lost() {
-    let (postgres, account) = Postgres::with_shop().await;
-    let agent = Agent::start(&postgres, &account, &packets(4096), 8).await;
-    assert_eq!(agent.status().unwrap().switching, Some(Switching::Steer));
-    let mut clients = Clients::new();
-    clients.churn(&target(&agent), 4, 40);
-    clients.stay(&target(&agent), Some(Duration::from_secs(2)), Duration::from_millis(20));
+/// Has new processes take over one after the other; the database never counts more than a share of 8.
+pub async fn switch_times(agent: &Agent, postgres: &Postgres, times: u64) {
     let admin = postgres.admin().await;
-    for revision in 2..6 {
+    for revision in 2..2 + times {
         let before = agent.pooler_pid();
         agent.revise(revision, &packets(4096 + 512 * u32::try_from(revision).unwrap()));
         until("the revision is in force", async || {
@@ -63,6 +56,18 @@ async fn a_setting_that_needs_a_new_process_changes_under_load_and_no_connection
         .await;
         assert_ne!(agent.pooler_pid(), before);
     }
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_setting_that_needs_a_new_process_changes_under_load_and_no_connection_is_lost() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &packets(4096), 8).await;
+    assert_eq!(agent.status().unwrap().switching, Some(Switching::Steer));
+    let mut clients = Clients::new();
+    clients.churn(&target(&agent), 4, 40);
+    clients.stay(&target(&agent), Some(Duration::from_secs(2)), Duration::from_millis(20));
+    switch_times(&agent, &postgres, 4).await;
     let tally = clients.stop().await;
     assert_eq!(tally.failures(), BTreeMap::new());
     assert!(tally.connections() > 20 && tally.queries() > tally.connections(), "{tally:?}");

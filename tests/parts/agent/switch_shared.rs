@@ -13,7 +13,7 @@ use super::{
     load::Clients,
     rig::{Agent, Postgres, program, until},
     sessions::{session, with_alias},
-    switch::{packets, switched, target},
+    switch::{packets, switch_times, switched, target},
     value,
 };
 
@@ -40,18 +40,7 @@ async fn with_a_shared_socket_no_connection_is_lost_either() {
     let mut clients = Clients::new();
     clients.churn(&target(&agent), 8, 100);
     clients.stay(&target(&agent), Some(Duration::from_secs(1)), Duration::from_millis(20));
-    let admin = postgres.admin().await;
-    for revision in 2..10 {
-        let before = agent.pooler_pid();
-        agent.revise(revision, &packets(4096 + 512 * u32::try_from(revision).unwrap()));
-        until("the revision is in force", async || {
-            let open = counted(&admin, "shop").await;
-            assert!(open <= 8, "{open} open of a share of 8");
-            agent.status().filter(|status| status.revision == Some(revision) && status.other.is_none())
-        })
-        .await;
-        assert_ne!(agent.pooler_pid(), before);
-    }
+    switch_times(&agent, &postgres, 8).await;
     let tally = clients.stop().await;
     assert_eq!(tally.failures(), BTreeMap::new(), "{tally:?}\n{}", agent.log());
     assert!(tally.connections() > 100 && tally.queries() > tally.connections(), "{tally:?}");
