@@ -160,6 +160,22 @@ async fn a_configuration_that_does_not_work_gets_no_client_and_is_told() {
     assert_eq!(clients.stop().await.failures(), BTreeMap::new());
 }
 
+/// Whether a proven process waits for somebody to promote it.
+pub fn waits(status: &StatusReport) -> bool {
+    status.other.is_some_and(|other| other.awaiting_promotion)
+}
+
+/// Asks for a revision that is promoted by hand, and waits until it is proven and the old one has its share of 4 back.
+pub async fn awaits_promotion(agent: &Agent) -> (Settings, StatusReport) {
+    let mut by_hand = packets(8192);
+    by_hand.rollout.auto_promotion_enabled = false;
+    agent.revise(2, &by_hand);
+    let status = agent.until("it waits", |status| waits(status) && status.message.is_empty()).await;
+    assert_eq!((status.revision, status.other.unwrap().revision), (Some(1), Some(2)));
+    let status = agent.until("blue has the whole share", |s| s.limits.is_some_and(|l| l.pool_size == 4)).await;
+    (by_hand, status)
+}
+
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn a_new_process_that_nobody_has_promoted_is_proven_and_waits_without_a_connection() {
@@ -168,13 +184,7 @@ async fn a_new_process_that_nobody_has_promoted_is_proven_and_waits_without_a_co
     let blue = agent.pooler_pid().unwrap();
     let mut clients = Clients::new();
     clients.churn(&target(&agent), 4, 40);
-    let mut by_hand = packets(8192);
-    by_hand.rollout.auto_promotion_enabled = false;
-    agent.revise(2, &by_hand);
-    let waits = |status: &StatusReport| status.other.is_some_and(|other| other.awaiting_promotion);
-    let status = agent.until("it waits", |status| waits(status) && status.message.is_empty()).await;
-    assert_eq!((status.revision, status.other.unwrap().revision), (Some(1), Some(2)));
-    let status = agent.until("blue has the whole share", |s| s.limits.is_some_and(|l| l.pool_size == 4)).await;
+    let (mut by_hand, status) = awaits_promotion(&agent).await;
     assert!(waits(&status));
     let green = agent.pooler_pids().into_iter().find(|pid| *pid != blue).unwrap();
     // what needs no new process is taken over by the one that waits
@@ -192,7 +202,7 @@ async fn a_new_process_that_nobody_has_promoted_is_proven_and_waits_without_a_co
     let mut another = packets(16_384);
     another.rollout.auto_promotion_enabled = false;
     agent.revise(5, &another);
-    agent.until("it waits", |status| waits(status)).await;
+    agent.until("it waits", waits).await;
     agent.revise(6, &promoted);
     switched(&agent, 6).await;
     assert_eq!(agent.pooler_pids(), [green]);

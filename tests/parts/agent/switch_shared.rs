@@ -13,7 +13,7 @@ use super::{
     load::Clients,
     rig::{Agent, Postgres, program, until},
     sessions::{session, with_alias},
-    switch::{packets, switch_times, switched, target},
+    switch::{awaits_promotion, packets, switch_times, switched, target, waits},
     value,
 };
 
@@ -189,13 +189,7 @@ async fn with_a_shared_socket_a_new_process_that_nobody_has_promoted_gets_no_cli
     let blue = agent.pooler_pid();
     let mut clients = Clients::new();
     clients.churn(&target(&agent), 4, 40);
-    let mut by_hand = packets(8192);
-    by_hand.rollout.auto_promotion_enabled = false;
-    agent.revise(2, &by_hand);
-    let waits = |status: &StatusReport| status.other.is_some_and(|other| other.awaiting_promotion);
-    let status = agent.until("it waits", |status| waits(status) && status.message.is_empty()).await;
-    assert_eq!((status.revision, status.other.unwrap().revision), (Some(1), Some(2)));
-    let status = agent.until("blue has the whole share", |s| s.limits.is_some_and(|l| l.pool_size == 4)).await;
+    let (by_hand, status) = awaits_promotion(&agent).await;
     assert!(waits(&status) && agent.pooler_pid() == blue);
     // the next agent does not know that it was proven
     the_agent_dies(&agent).await;
@@ -210,7 +204,7 @@ async fn with_a_shared_socket_a_new_process_that_nobody_has_promoted_gets_no_cli
     let mut another = packets(16_384);
     another.rollout.auto_promotion_enabled = false;
     agent.revise(4, &another);
-    agent.until("it waits", |status| waits(status)).await;
+    agent.until("it waits", waits).await;
     agent.revise(5, &promoted);
     switched(&agent, 5).await;
     assert_eq!(agent.pooler_pids(), serves);
