@@ -8,16 +8,17 @@ case $ARCH in
   *) die "no lab for the architecture $ARCH" ;;
 esac
 
-# debian_mirror: the Debian mirror that this machine already uses, else the public one.
+# debian_mirror: the Debian mirror that this machine is configured with.
 debian_mirror() {
   # shellcheck disable=SC2016 # apt's own variables
   apt-get indextargets --format '$(REPO_URI) $(ORIGIN) $(CODENAME)' 'Created-By: Packages' 2>/dev/null |
-    awk '$1 ~ /\/debian\/?$/ {print $1; exit}' | grep . || echo http://deb.debian.org/debian/
+    awk '$1 ~ /\/debian\/?$/ {print $1; exit}' | grep . ||
+    die "apt on this machine names no Debian mirror (an address that ends in /debian): add one to its sources"
 }
 
 # apt_for SUITE: prepares private apt directories for SUITE and prints the path of their apt.conf.
 apt_for() {
-  local suite=$1 dir=$SLUICE_CACHE/apt/$1-$ARCH
+  local suite=$1 dir=$SLUICE_CACHE/apt/$1-$ARCH mirror
   command -v apt-get > /dev/null || die "apt-get is not there: the lab takes PgBouncer, PostgreSQL and others from Debian packages"
   mkdir -p "$dir/lists/partial" "$dir/archives/partial"
   # the machine's own way to the network (proxies and the like), and nothing else of its configuration
@@ -43,7 +44,8 @@ CONF
   : > "$dir/status"
   local keyring=/usr/share/keyrings/debian-archive-keyring.gpg
   [ -f "$keyring" ] || die "$keyring is not there: install the package debian-archive-keyring"
-  echo "deb [signed-by=$keyring] $(debian_mirror) $suite main" > "$dir/sources.list"
+  mirror=$(debian_mirror)
+  echo "deb [signed-by=$keyring] $mirror $suite main" > "$dir/sources.list"
   echo "$dir/apt.conf"
 }
 
@@ -81,17 +83,18 @@ unpack_debian() { # DIRECTORY LIST SUITE PREPARE
   "$4" "$into"
 }
 
-# debian_tree NAME SUITE PACKAGE VERSION PREPARE: unpacks debian/NAME.list and prints the directory. VERSION is what the version of
+# debian_tree NAME SUITE PACKAGE VERSION PREPARE: unpacks the set's NAME.list and prints the directory. VERSION is what the version of
 # PACKAGE must start with. The function PREPARE gets the directory last; it will be moved to the same path without ".aside".
 debian_tree() {
-  local list=$LAB/debian/$1.list tree found
+  local list tree found
+  list=$(of_set debian "$1.list")
   tree=$SLUICE_CACHE/debian/$1-$(key "$2" "$4" "$ARCH" "$(cat "$list" "$LAB/debian.sh" "$LAB/unroot")" "$(declare -f "$5")")
   [ -e "$tree" ] || say "unpacking Debian packages: $1 ($2)"
   once "$tree" 2 unpack_debian "$list" "$2" "$5"
   found=$(grep "^$3_" "$tree/packages") || :
   case $found in
     "$3_$4"* | "$3_"*%3a"$4"*) echo "$tree" ;;
-    *) die "Debian $2 has ${found:-no $3}, the lab expects $3 $4: see versions.env" ;;
+    *) die "Debian $2 has ${found:-no $3}, the lab expects $3 $4: see versions/$SLUICE_SET.env" ;;
   esac
 }
 

@@ -3,7 +3,7 @@
 
 compile_go() { # DIRECTORY MODULE PACKAGE LDFLAGS
   (
-    cd "$LAB/go/$2"
+    cd "$(of_set go "$2")"
     export GOMODCACHE=$SLUICE_CACHE/go/mod GOCACHE=$SLUICE_CACHE/go/build GOFLAGS='-mod=readonly -modcacherw -buildvcs=false'
     export CGO_ENABLED=0 GOTOOLCHAIN=local GOWORK=off
     nice go build -trimpath -ldflags "-s -w $4" -o "$1/$2" "$3"
@@ -21,12 +21,13 @@ go_lacking() {
   fi
 }
 
-# go_binary MODULE PACKAGE GIGABYTES [LDFLAGS]: builds go/MODULE and prints the path of the binary. A cold build needs GIGABYTES of disk.
+# go_binary MODULE PACKAGE GIGABYTES [LDFLAGS]: builds the set's MODULE and prints the path of the binary. A cold build needs GIGABYTES of disk.
 go_binary() {
-  local module=$1 package=$2 gigabytes=$3 ldflags=${4:-} binary lacking
+  local module=$1 package=$2 gigabytes=$3 ldflags=${4:-} source binary lacking
+  source=$(of_set go "$module")
   lacking=$(go_lacking)
   [ -z "$lacking" ] || die "this level is built from Go modules and needs $lacking"
-  binary=$SLUICE_CACHE/bin/$module-$(key "$(go env GOVERSION)" "$ARCH" "$ldflags" "$(digest "$LAB/go/$module")")
+  binary=$SLUICE_CACHE/bin/$module-$(key "$(go env GOVERSION)" "$ARCH" "$ldflags" "$(digest "$source")")
   [ -e "$binary" ] || say "building $module (see README.md for how long that takes)"
   once "$binary" "$gigabytes" compile_go "$module" "$package" "$ldflags"
   echo "$binary/$module"
@@ -45,7 +46,9 @@ kubernetes_binary() {
   go_binary kubernetes . 8 "${flags[*]}"
 }
 
-# pinned MODULE REQUIREMENT VERSION: a wrapper module and versions.env must not disagree.
+# pinned MODULE REQUIREMENT VERSION: a wrapper module and the versions of the set must not disagree.
 pinned() {
-  grep -qE "$2 v${3//./\\.}( |\$)" "$LAB/go/$1/go.mod" || die "go/$1/go.mod does not require $2 v$3, as versions.env says"
+  local source
+  source=$(of_set go "$1")
+  grep -qE "$2 v${3//./\\.}( |\$)" "$source/go.mod" || die "$source/go.mod does not require $2 v$3, as the versions of the set $SLUICE_SET say"
 }

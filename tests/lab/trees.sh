@@ -58,14 +58,14 @@ prepare_shop() {
 # A PgBouncer without socket activation, as Alpine and others build it: from Debian's source, with the machine's compiler.
 # libevent is linked in; TLS and c-ares are left out.
 compile_pgbouncer_plain() { # DIRECTORY
-  local into=$1 source=$1/pgbouncer-$PGBOUNCER_VERSION log=${1%.aside}.log conf
+  local into=$1 source=$1/pgbouncer-$PGBOUNCER_PLAIN_VERSION log=${1%.aside}.log conf
   mkdir "$into/bin.lab" "$into/libevent"
-  debian_download "$into" "$POSTGRES_SUITE" libevent-dev
+  debian_download "$into" "$LIBEVENT_SUITE" libevent-dev
   dpkg-deb --fsys-tarfile "$into"/libevent-dev_*.deb | tar -x --no-same-owner -C "$into/libevent"
-  conf=$(apt_for "$PGBOUNCER_SUITE")
+  conf=$(apt_for "$PGBOUNCER_PLAIN_SUITE")
   APT_CONFIG=$conf /usr/lib/apt/apt-helper download-file \
-    "$(debian_mirror)pool/main/p/pgbouncer/pgbouncer_$PGBOUNCER_VERSION.orig.tar.gz" "$source.tar.gz" "SHA256:$PGBOUNCER_SOURCE_SHA256" \
-    > "$log" 2>&1 || { cat "$log" >&2; die "could not download the source of PgBouncer $PGBOUNCER_VERSION"; }
+    "$(debian_mirror)pool/main/p/pgbouncer/pgbouncer_$PGBOUNCER_PLAIN_VERSION.orig.tar.gz" "$source.tar.gz" "SHA256:$PGBOUNCER_PLAIN_SHA256" \
+    > "$log" 2>&1 || { cat "$log" >&2; die "could not download the source of PgBouncer $PGBOUNCER_PLAIN_VERSION"; }
   tar -xzf "$source.tar.gz" --no-same-owner -C "$into"
   (
     cd "$source" &&
@@ -84,8 +84,8 @@ WRAPPER
 
 pgbouncer_plain_tree() {
   local tree
-  tree=$SLUICE_CACHE/debian/pgbouncer-plain-$(key "$PGBOUNCER_VERSION" "$ARCH" "$(cat "$LAB/unroot")" "$(declare -f compile_pgbouncer_plain)")
-  [ -e "$tree" ] || say "building PgBouncer $PGBOUNCER_VERSION without socket activation"
+  tree=$SLUICE_CACHE/debian/pgbouncer-plain-$(key "$PGBOUNCER_PLAIN_VERSION" "$ARCH" "$(cat "$LAB/unroot")" "$(declare -f compile_pgbouncer_plain)")
+  [ -e "$tree" ] || say "building PgBouncer $PGBOUNCER_PLAIN_VERSION without socket activation"
   once "$tree" 1 compile_pgbouncer_plain
   echo "$tree"
 }
