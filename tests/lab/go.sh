@@ -1,12 +1,12 @@
-# Kubernetes, etcd, helm and CoreDNS, built from the Go module proxy by the wrapper modules in go/.
+# Kubernetes, etcd, helm, CoreDNS, VictoriaMetrics and Thanos, built from the Go module proxy by the wrapper modules in go/.
 # shellcheck shell=bash
 
-compile_go() { # DIRECTORY MODULE PACKAGE LDFLAGS
+compile_go() { # DIRECTORY MODULE PACKAGE LDFLAGS TAGS
   (
     cd "$(of_set go "$2")"
     export GOMODCACHE=$SLUICE_CACHE/go/mod GOCACHE=$SLUICE_CACHE/go/build GOFLAGS='-mod=readonly -modcacherw -buildvcs=false'
     export CGO_ENABLED=0 GOTOOLCHAIN=local GOWORK=off
-    nice go build -trimpath -ldflags "-s -w $4" -o "$1/$2" "$3"
+    nice go build -trimpath -tags "$5" -ldflags "-s -w $4" -o "$1/$2" "$3"
   )
 }
 
@@ -21,15 +21,15 @@ go_lacking() {
   fi
 }
 
-# go_binary MODULE PACKAGE GIGABYTES [LDFLAGS]: builds the set's MODULE and prints the path of the binary. A cold build needs GIGABYTES of disk.
+# go_binary MODULE PACKAGE GIGABYTES [LDFLAGS [TAGS]]: builds the set's MODULE and prints the path of the binary. A cold build needs GIGABYTES of disk.
 go_binary() {
-  local module=$1 package=$2 gigabytes=$3 ldflags=${4:-} source binary lacking
+  local module=$1 package=$2 gigabytes=$3 ldflags=${4:-} tags=${5:-} source binary lacking
   source=$(of_set go "$module")
   lacking=$(go_lacking)
   [ -z "$lacking" ] || die "this level is built from Go modules and needs $lacking"
-  binary=$SLUICE_CACHE/bin/$module-$(key "$(go env GOVERSION)" "$ARCH" "$ldflags" "$(digest "$source")")
+  binary=$SLUICE_CACHE/bin/$module-$(key "$(go env GOVERSION)" "$ARCH" "$ldflags" ${tags:+"$tags"} "$(digest "$source")")
   [ -e "$binary" ] || say "building $module (see README.md for how long that takes)"
-  once "$binary" "$gigabytes" compile_go "$module" "$package" "$ldflags"
+  once "$binary" "$gigabytes" compile_go "$module" "$package" "$ldflags" "$tags"
   echo "$binary/$module"
 }
 
@@ -37,6 +37,14 @@ labtool_binary() { go_binary labtool . 1; }
 etcd_binary() { go_binary etcd . 2; }
 helm_binary() { go_binary helm helm.sh/helm/v3/cmd/helm 3 "-X helm.sh/helm/v3/internal/version.version=v$HELM_VERSION"; }
 coredns_binary() { go_binary coredns . 3; }
+victoria_metrics_binary() {
+  go_binary victoria-metrics github.com/VictoriaMetrics/VictoriaMetrics/app/victoria-metrics 2 \
+    "-X github.com/VictoriaMetrics/VictoriaMetrics/lib/buildinfo.Version=victoria-metrics-v$VICTORIA_METRICS_VERSION"
+}
+# the tag chooses how Prometheus' library keeps labels: Thanos stands on this one
+thanos_binary() {
+  go_binary thanos github.com/thanos-io/thanos/cmd/thanos 3 "-X github.com/prometheus/common/version.Version=$THANOS_VERSION" slicelabels
+}
 kubernetes_binary() {
   local package flags=()
   for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
