@@ -8,6 +8,7 @@ mod revision;
 
 use std::{
     collections::BTreeMap,
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,7 +16,7 @@ use std::{
 use limits::Recycling;
 pub use limits::{Keep, Progress};
 use revision::Follows;
-pub use revision::{Taken, When};
+pub use revision::{Taken, USER, When};
 use thiserror::Error;
 use tokio::{net::unix::pipe, sync::mpsc, task::JoinHandle};
 
@@ -33,10 +34,12 @@ use crate::{
     contract::{Injection, LimitsReadBack, PoolRevision},
     pooler::pgbouncer::{
         console::{Console, ConsoleError, Deadlines},
+        ini,
         limits::Step,
         log::PoolerError,
-        render::Rendered,
+        render::{Credentials, Rendered},
         tables::{Alias, Pools, Server, Stats},
+        version::Version,
     },
 };
 
@@ -162,6 +165,10 @@ pub struct Slot {
     newest_login: Option<u64>,
     /// The parameters of the process that never change while it lives; None until they were read.
     fixed: Option<BTreeMap<String, String>>,
+    /// What the process opens server connections with, and lets clients in with.
+    credentials: Option<Credentials>,
+    /// The version of the pooler; None until it is known.
+    pub version: Option<Version>,
     /// The revision that the process runs.
     pub runs: Option<PoolRevision>,
     /// The figures of the last reading, and when it was.
@@ -212,6 +219,8 @@ impl Slot {
             keep: Keep::No,
             newest_login: None,
             fixed: None,
+            credentials: None,
+            version: None,
             runs: None,
             pools: None,
             alias: None,
@@ -224,9 +233,22 @@ impl Slot {
             releasing_since: None,
         };
         if runs {
+            slot.credentials = slot.given();
             slot.read_log();
         }
         slot
+    }
+
+    /// What another agent gave to the process.
+    fn given(&self) -> Option<Credentials> {
+        let text = fs::read_to_string(self.directory.join(AUTH_FILE)).ok()?;
+        let (username, password) = ini::parse_auth_file(&text).ok()?.pop()?;
+        Some(Credentials { username, password })
+    }
+
+    /// What the process opens server connections with, and lets clients in with; None without one.
+    pub fn credentials(&self) -> Option<&Credentials> {
+        self.credentials.as_ref()
     }
 
     /// Where a slot's files and its console's socket are.
@@ -273,6 +295,7 @@ impl Slot {
         self.differences.restarted();
         self.arrivals.restarted();
         self.read_log();
+        self.credentials = Some(rendered.credentials.clone());
         self.rendered = Some(rendered);
         // it takes over the whole file or ends
         self.follows = Follows::Proven;
@@ -377,6 +400,7 @@ impl Slot {
         self.was_open = false;
         self.newest_login = None;
         self.fixed = None;
+        self.credentials = None;
         self.runs = None;
         self.pools = None;
         (self.alias, self.alias_pools) = (None, Pools::default());

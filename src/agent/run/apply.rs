@@ -15,7 +15,7 @@ use crate::{
     contract::{LimitSource, PoolRevision},
     pooler::pgbouncer::{
         limits::Wanted,
-        render::{self, RenderError, RenderInput, Rendered},
+        render::{self, Credentials, RenderError, RenderInput, Rendered},
     },
 };
 
@@ -25,12 +25,23 @@ impl Agent {
         Wanted { limit: self.limit.min(grant.share), warm: grant.floor, share: grant.share }
     }
 
-    /// What a slot is to be given to run a revision.
+    /// What a process is to be started with in a slot to run a revision.
     pub(super) fn render(
         &self,
         slot: SlotName,
         revision: Option<&PoolRevision>,
         wanted: Wanted,
+    ) -> Option<Result<(PoolRevision, Rendered), RenderError>> {
+        self.render_for(slot, revision, wanted, &self.rotating.in_force()?.credentials)
+    }
+
+    /// The same for one that runs: it may have to go on with the user that it has.
+    pub(super) fn render_for(
+        &self,
+        slot: SlotName,
+        revision: Option<&PoolRevision>,
+        wanted: Wanted,
+        credentials: &Credentials,
     ) -> Option<Result<(PoolRevision, Rendered), RenderError>> {
         let revision = revision?;
         let access = self.rotating.in_force()?;
@@ -40,7 +51,7 @@ impl Agent {
             injection: &self.injection,
             settings: &revision.settings,
             limits: wanted.as_limits(),
-            credentials: &access.credentials,
+            credentials,
             shown: shown.as_ref(),
             place: &place::place(
                 &self.options,
@@ -80,6 +91,7 @@ impl Agent {
         let files = process::files_needed(clients, share);
         let start = Start { program: &program, inherits_sockets: self.inherits_sockets(), clients: true, files };
         let ca = self.rotating.in_force().map_or(Ok(None), |access| self.lay_down_ca(access));
+        self.note_in_force();
         let started = match (listening, ca, rendered) {
             (Err(error), ..) => Err(error),
             (_, Err(error), _) => Err(error.to_string()),
@@ -144,7 +156,9 @@ impl Agent {
             wanted.share = limits.max_db_connections.min(wanted.share.max(1));
             wanted.warm = limits.min_pool_size;
         }
-        let (revision, rendered) = match self.render(self.slot.name(), self.revision_to_run(), wanted) {
+        let own = self.takes(&self.slot).cloned();
+        let rendered = own.and_then(|own| self.render_for(self.slot.name(), self.revision_to_run(), wanted, &own));
+        let (revision, rendered) = match rendered {
             Some(Ok(rendered)) => rendered,
             Some(Err(error)) => {
                 if self.problems.configuration.is(error.to_string()) {

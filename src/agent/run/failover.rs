@@ -208,7 +208,7 @@ impl Agent {
     fn check_upstream(&mut self, now: Millis) {
         // what a process runs that another agent started may not be known
         let runs = self.slot.runs.as_ref().or(self.wish.revision.as_ref());
-        let (Some(access), Some(runs)) = (self.rotating.in_force(), runs) else { return };
+        let Some(runs) = runs else { return };
         // PgBouncer does not see a client leave that waits: given up before, it would stay in the queue beside the next one
         let within = Duration::from_secs(u64::from(runs.settings.health.query_wait_timeout_seconds) + 1);
         let in_use = |other: OtherSlot| {
@@ -218,11 +218,12 @@ impl Agent {
         // one that leaves lets no client in any more, us neither
         let asks_other = self.other.leaving().is_none() && has_place(&self.other);
         let other = asks_other && self.other_slot().is_some_and(in_use);
-        let sockets = [Some(&self.slot), other.then_some(&self.other)];
-        let sockets: Vec<_> = sockets.into_iter().flatten().map(|slot| slot.console.socket().to_owned()).collect();
-        let (times, queue) =
-            (sockets.len() as u64, self.slot.pools.is_some_and(|(_, pools)| pools.clients_waiting > 0));
-        let check = check(sockets, self.injection.upstream.database.clone(), access.credentials.clone(), within);
+        let slots = [Some(&self.slot), other.then_some(&self.other)].into_iter().flatten();
+        // each lets in the user that it has
+        let doors: Vec<_> =
+            slots.filter_map(|slot| Some((slot.console.socket().to_owned(), slot.credentials()?.clone()))).collect();
+        let (times, queue) = (doors.len() as u64, self.slot.pools.is_some_and(|(_, pools)| pools.clients_waiting > 0));
+        let check = check(doors, self.injection.upstream.database.clone(), within);
         let failover = &mut self.failover;
         failover.check = Some(tokio::spawn(check));
         failover.first_until = now + if queue { CHECK_FIRST_IN_A_QUEUE } else { CHECK_FIRST };
@@ -296,12 +297,12 @@ fn has_place(slot: &Slot) -> bool {
     !limits.paused && (is_free || pools.clients_waiting > 0)
 }
 
-async fn check(sockets: Vec<PathBuf>, database: String, credentials: Credentials, within: Duration) -> Checked {
+/// Asks through each of these sockets, as this user.
+async fn check(doors: Vec<(PathBuf, Credentials)>, database: String, within: Duration) -> Checked {
     let mut own = Own::default();
     let mut first = None;
-    for socket in sockets {
-        let (database, credentials) = (database.clone(), credentials.clone());
-        let asked = ask(socket, database, credentials, QUERY.to_owned(), within).await;
+    for (socket, credentials) in doors {
+        let asked = ask(socket, database.clone(), credentials, QUERY.to_owned(), within).await;
         own.transactions += u64::from(asked.as_ref().map_or_else(was_sent, |_| true));
         own.assignments += u64::from(asked.is_ok());
         let answer = match asked {

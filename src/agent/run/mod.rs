@@ -326,6 +326,9 @@ impl Agent {
                     );
                 }
                 self.published.metrics.set_info(&self.options.pod_uid, &version.to_string());
+                for slot in [&mut self.slot, &mut self.other] {
+                    slot.version = Some(version);
+                }
                 (self.program, self.build) = (Some(program), Some(build));
                 self.problems.program.is_over();
             }

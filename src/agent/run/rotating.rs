@@ -1,27 +1,29 @@
 //! Credentials and CA that change in their Secret: the shell around [`crate::agent::rotation`].
 //!
-//! What is in force stands in the auth file of every slot, in a volume in memory that outlives the container: a container that
-//! restarts begins with what worked, whatever the Secret holds by then.
+//! What is in force stands in a file of a volume in memory that outlives the container: a container that restarts begins with what
+//! worked, whatever the Secret holds by then. The auth file of a slot may name the user of an earlier time: a process that only a
+//! new one can relieve of it goes on with it, as long as clients are connected to it.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
 
 use super::{Agent, place};
 use crate::{
     agent::{
-        files::{FileError, INI_FILE, write_whole},
+        files::{FileError, write_whole},
         keeper::SlotName,
         machine::Millis,
         options::RunOptions,
         retry::Retry,
         rotation::{Action, Failure, Logins, Observation, Rotation, Trial},
-        slot::{CONSOLE_DEADLINE, Keep, Slot, SlotError, Taken, When},
+        slot::{CONSOLE_DEADLINE, Keep, Slot, SlotError, Taken, USER, When},
         switch::{PROOF_DEADLINE, Phase, START_DEADLINE},
         trial::{Login, Plan, TrialError},
         wish::Access,
@@ -29,7 +31,6 @@ use crate::{
     contract::{Injection, SessionAlias},
     pooler::pgbouncer::{
         console::{ConsoleError, log_in},
-        ini,
         limits::Wanted,
         render::Credentials,
     },
@@ -39,6 +40,8 @@ use crate::{
 const TRIAL_DIRECTORY: &str = "trial";
 /// Beginning of the name of a CA bundle in the run directory.
 const CA_FILE: &str = "server-ca-";
+/// What is in force stands there.
+const IN_FORCE_FILE: &str = "in-force.json";
 /// What is in force, as a version: that of the first Secret.
 const IN_FORCE: u64 = 0;
 /// After new credentials are in force, refusals of logins that were under way with the old ones are no news.
@@ -172,6 +175,16 @@ impl Agent {
         }
     }
 
+    /// What a process is to work with: what is in force, or its own as long as it keeps another user. None before the first Secret.
+    pub(super) fn takes<'a>(&'a self, slot: &'a Slot) -> Option<&'a Credentials> {
+        if self.keeps_user(slot) { slot.credentials() } else { Some(&self.rotating.in_force.as_ref()?.credentials) }
+    }
+
+    /// Whether a process goes on with another user than the one in force: only a new one takes that over.
+    pub(super) fn keeps_user(&self, slot: &Slot) -> bool {
+        self.rotating.in_force.as_ref().is_some_and(|access| slot.keeps_user(&access.credentials.username))
+    }
+
     /// Why what the Secret holds is not in force; None while it is, or has not failed.
     fn failure(&self) -> Option<Failure> {
         self.rotating.machine.failure(self.rotating.version).filter(|_| self.wants_other_access())
@@ -302,6 +315,14 @@ impl Agent {
         // one that nobody can ask anything goes on with what it has
         let other = self.other_counts() && !self.other.is_mute();
         let names = [Some(self.slot.name()), other.then(|| self.other.name())];
+        if let Err(error) = note(&self.options.run_dir, &access) {
+            let text = format!("the new credentials are not in force: {error}");
+            if self.problems.credentials.is(text) {
+                tracing::warn!("credentials: {error}");
+            }
+            self.rotating.again.failed(now);
+            return;
+        }
         for name in names.into_iter().flatten() {
             if self.rotating.handed.contains(&name) {
                 continue;
@@ -321,13 +342,45 @@ impl Agent {
                 }
             }
         }
+        if self.keeps_user(&self.slot) {
+            return self.tell_kept_user();
+        }
         self.rotating.to_hand_over = false;
         self.rotating.handed.clear();
         self.rotating.again.settled();
         self.problems.credentials.is_over();
         self.rotating.deaf_until = self.rotating.deaf_until.max(self.now() + UNDER_WAY);
         self.forget_ca(&access);
-        tracing::info!(user = access.credentials.username, "credentials in force in every slot, read back");
+        tracing::info!(
+            user = access.credentials.username,
+            kept = other && self.keeps_user(&self.other),
+            "credentials in force in every slot that new clients come to, read back"
+        );
+    }
+
+    /// Keeps what is in force for a container that restarts. A volume that is full keeps no process from starting.
+    pub(super) fn note_in_force(&self) {
+        if let Some(access) = &self.rotating.in_force
+            && let Err(error) = note(&self.options.run_dir, access)
+        {
+            tracing::warn!("a container that restarts will not know what was in force: {error}");
+        }
+    }
+
+    /// The user in force waits for a new process.
+    fn tell_kept_user(&mut self) {
+        if self.may_switch() {
+            // what a switch waits for is told with it
+            return self.problems.credentials.is_over();
+        }
+        let version = self.build.map(|build| format!(" {}", build.version)).unwrap_or_default();
+        let text = format!(
+            "RestartRequired: {USER} changes only when the pod restarts: PgBouncer{version} would cut every client that is \
+             connected, and no second process can be started here; the user before serves on"
+        );
+        if self.problems.credentials.is(text) {
+            tracing::warn!("another user is wanted and waits for the pod's restart");
+        }
     }
 
     async fn hand_to(&mut self, name: SlotName, access: &Access) -> Result<Taken, SlotError> {
@@ -351,7 +404,9 @@ impl Agent {
         });
         let wanted =
             Wanted { limit: limits.pool_size, warm: limits.min_pool_size, share: limits.max_db_connections.max(1) };
-        let rendered = match self.render(name, runs.as_ref(), wanted) {
+        let slot = if of_active { &self.slot } else { &self.other };
+        let Some(credentials) = self.takes(slot).cloned() else { return Ok(Taken::Already) };
+        let rendered = match self.render_for(name, runs.as_ref(), wanted, &credentials) {
             Some(Ok((_, rendered))) => rendered,
             Some(Err(error)) => return Err(SlotError::Access { reason: error.to_string() }),
             None => return Ok(Taken::Already),
@@ -365,7 +420,7 @@ impl Agent {
             Err(error) => return Err(error),
         };
         let socket = slot.console.socket();
-        match log_in(socket, &self.injection.upstream.database, &access.credentials, CONSOLE_DEADLINE).await {
+        match log_in(socket, &self.injection.upstream.database, &credentials, CONSOLE_DEADLINE).await {
             Err(error) if refuses_password(&error) => Err(error.into()),
             // in, or kept waiting, or turned away because it is full: none of it speaks against the password
             _ => Ok(taken),
@@ -449,19 +504,29 @@ fn bundles(run_dir: &Path) -> impl Iterator<Item = PathBuf> {
     entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(CA_FILE)).map(|entry| entry.path())
 }
 
-/// What the slots of this pod were given last.
+/// What is in force, as it is kept for a container that restarts.
+#[derive(Serialize, Deserialize)]
+struct Noted {
+    username: String,
+    password: String,
+    /// Where its CA bundle stands.
+    server_ca: Option<PathBuf>,
+}
+
+/// Keeps what is in force, before any process works with it. The volume is in memory and outlives the container.
+fn note(run_dir: &Path, access: &Access) -> Result<(), FileError> {
+    let Credentials { username, password } = access.credentials.clone();
+    let noted = Noted { username, password, server_ca: ca_path(run_dir, access) };
+    let path = run_dir.join(IN_FORCE_FILE);
+    let written = serde_json::to_vec(&noted).map_err(io::Error::from).and_then(|text| write_whole(&path, &text));
+    written.map_err(FileError::of(&path))
+}
+
+/// What was in force in this pod last.
 fn left(run_dir: &Path, own_ca: bool) -> Option<Access> {
-    let written = |path: &PathBuf| fs::metadata(path).and_then(|file| file.modified()).ok();
-    let files = SlotName::ALL.map(|slot| Slot::auth_file(slot, run_dir));
-    let newest = files.into_iter().filter(|file| file.is_file()).max_by_key(written)?;
-    let (username, password) = ini::parse_auth_file(&fs::read_to_string(&newest).ok()?).ok()?.pop()?;
-    let server_ca = if own_ca {
-        let entries = ini::parse(&fs::read_to_string(newest.with_file_name(INI_FILE)).ok()?).ok()?;
-        let bundle = entries.into_iter().find(|entry| entry.key == "server_tls_ca_file")?.value;
-        Some(fs::read(bundle).ok()?)
-    } else {
-        None
-    };
+    let Noted { username, password, server_ca } =
+        serde_json::from_slice(&fs::read(run_dir.join(IN_FORCE_FILE)).ok()?).ok()?;
+    let server_ca = if own_ca { Some(fs::read(server_ca?).ok()?) } else { None };
     Some(Access { credentials: Credentials { username, password }, server_ca })
 }
 
@@ -472,25 +537,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_container_that_restarts_begins_with_what_its_slots_were_given_last() {
+    fn a_container_that_restarts_begins_with_what_was_in_force() {
         let directory = TempDir::new().unwrap();
         assert_eq!(left(directory.path(), false), None);
-        for (slot, user, seconds) in [(SlotName::B, "new", 2000), (SlotName::A, "old", 1000)] {
-            let file = Slot::auth_file(slot, directory.path());
-            fs::create_dir_all(file.parent().unwrap()).unwrap();
-            fs::write(&file, format!("\"{user}\" \"se\"\"cret\"\n")).unwrap();
-            let at = std::time::UNIX_EPOCH + Duration::from_secs(seconds);
-            fs::File::options().append(true).open(&file).unwrap().set_modified(at).unwrap();
-        }
-        let credentials = Credentials { username: "new".to_owned(), password: "se\"cret".to_owned() };
+        let credentials = Credentials { username: "new".to_owned(), password: "se\"cret\n".to_owned() };
         let access = Access { credentials, server_ca: None };
+        note(directory.path(), &access).unwrap();
         assert_eq!(left(directory.path(), false).as_ref(), Some(&access));
         assert_eq!(left(directory.path(), true), None, "without its bundle it is nothing");
         let with_ca = Access { server_ca: Some(b"-----BEGIN".to_vec()), ..access };
-        let bundle = ca_path(directory.path(), &with_ca).unwrap();
-        fs::write(&bundle, "-----BEGIN").unwrap();
-        let ini = format!("[pgbouncer]\nserver_tls_ca_file = {}\n", bundle.display());
-        fs::write(Slot::directory(SlotName::B, directory.path()).join(INI_FILE), ini).unwrap();
+        note(directory.path(), &with_ca).unwrap();
+        assert_eq!(left(directory.path(), true), None, "nor with one that is gone");
+        fs::write(ca_path(directory.path(), &with_ca).unwrap(), "-----BEGIN").unwrap();
         assert_eq!(left(directory.path(), true), Some(with_ca));
     }
 }

@@ -13,7 +13,7 @@ use crate::{
         machine::{ConsoleSeen, Machine, Millis},
         metrics::SwitchResult,
         process,
-        slot::{SlotError, Start, When},
+        slot::{SlotError, Start, USER, When},
         switch::{
             Action, Failure, Left, Observation, OtherSeen, PROOF_DEADLINE, Phase, Promotion, Proof, START_DEADLINE,
             Wanted, Way,
@@ -122,14 +122,19 @@ impl Agent {
         counts && self.other.pid().is_some()
     }
 
-    /// Whether the process that new clients come to can take over all of this. Keeps in mind where it can run.
+    /// Whether the process that new clients come to can take over all of this. Keeps in mind where it can run, with the user that is
+    /// in force: one that has another and keeps it takes over the rest, and makes way.
     ///
     /// # Errors
     /// The console's.
     pub(super) async fn fits(&mut self, rendered: &Rendered) -> Result<bool, SlotError> {
         self.switching.names = self.slot.needs_process(rendered).await?;
         let fits = self.switching.names.is_empty();
-        let place = if fits {
+        // while the database takes no writes, processes stay as they are
+        if self.keeps_user(&self.slot) && !self.failover.is_read_only() {
+            self.switching.names.push(USER.to_owned());
+        }
+        let place = if self.switching.names.is_empty() {
             Wanted::Active
         } else if self.fits_other().await {
             Wanted::Other
@@ -158,6 +163,9 @@ impl Agent {
     /// Whether green, which has been proven, can take over all of what is wanted now, so that it need not start anew: somebody
     /// promotes it, or changes what needs no new process. It has taken it over then, and this is what it is called.
     async fn fits_green(&mut self) -> Option<u64> {
+        if self.keeps_user(&self.other) {
+            return None;
+        }
         let version = match self.switch.phase() {
             Phase::AwaitingPromotion { version } => version,
             Phase::MakingRoom { version, .. } | Phase::Proving { version, .. }
@@ -243,7 +251,8 @@ impl Agent {
             way: self.way(),
             share: grant.share,
             punctual,
-            promotion: if rollout.auto_promotion_enabled && place.is_some() {
+            // nobody promotes a Secret
+            promotion: if (rollout.auto_promotion_enabled || self.switching.names == [USER]) && place.is_some() {
                 Promotion::Given
             } else {
                 Promotion::Awaited
@@ -397,13 +406,13 @@ impl Agent {
             self.switching.proof = Some(self.failed(&error));
             return;
         }
-        let (Some(revision), Some(access)) = (self.other.runs.as_ref(), self.rotating.in_force()) else {
+        let (Some(revision), Some(credentials)) = (self.other.runs.as_ref(), self.other.credentials()) else {
             return;
         };
         self.switching.query = Some(tokio::spawn(validate(
             self.other.console.socket().to_owned(),
             self.injection.upstream.database.clone(),
-            access.credentials.clone(),
+            credentials.clone(),
             revision.settings.health.validation_query.clone(),
             std::time::Duration::from_millis(PROOF_DEADLINE),
         )));
@@ -506,7 +515,11 @@ impl Agent {
         let now = self.now();
         let name =
             |number: Option<u64>| number.map_or_else(|| "what runs".to_owned(), |number| format!("revision {number}"));
-        let wanted = name(self.wish.revision.as_ref().map(|revision| revision.revision));
+        let wanted = if self.switching.names == [USER] {
+            "the new user".to_owned()
+        } else {
+            name(self.wish.revision.as_ref().map(|revision| revision.revision))
+        };
         let runs = name(self.revision());
         let parameters = self.switching.names.join(", ");
         let text = match (self.switch.phase(), self.switch.given_up()) {

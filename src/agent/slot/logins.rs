@@ -116,6 +116,7 @@ pub(super) fn ends_server_connections(before: Option<&Rendered>, after: &Rendere
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pooler::pgbouncer::render::Credentials;
 
     fn rendered(user: &str, password: &str, parameters: &[(&str, &str)]) -> Rendered {
         let parameters: Vec<_> =
@@ -126,6 +127,7 @@ mod tests {
             certificates: Vec::new(),
             parameters,
             session_alias: None,
+            credentials: Credentials { username: user.to_owned(), password: password.to_owned() },
         }
     }
 

@@ -10,11 +10,16 @@ use super::{
 use crate::{
     agent::{files::write_configuration, machine::Millis},
     pooler::pgbouncer::{
+        changes::{Change, Needs, Program, Remembered, is_fixed},
         ini,
-        parameters::{self, Effect},
-        render::Rendered,
+        render::{Credentials, Rendered},
     },
 };
+
+/// What is named when another user needs a new process.
+pub const USER: &str = "credentials/username";
+/// The parameter that has PgBouncer remember more for each client.
+const TRACKED: &str = "track_extra_parameters";
 
 /// Whether the process works with what it was given to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,16 +62,43 @@ impl Slot {
             Some(fixed) => fixed,
             unknown => {
                 let config = self.console.config().await?;
-                unknown.insert(config.into_iter().filter(|(name, _)| needs_restart(name)).collect())
+                unknown.insert(config.into_iter().filter(|(name, _)| is_fixed(name)).collect())
             }
         };
-        let wanted: Vec<_> = rendered.parameters.iter().filter(|(name, _)| needs_restart(name)).cloned().collect();
+        let wanted: Vec<_> = rendered.parameters.iter().filter(|(name, _)| is_fixed(name)).cloned().collect();
         let mut names = differences(&wanted, fixed);
         if self.limits.is_none() {
             self.read_limits().await?;
         }
         names.extend(self.other_alias(rendered));
+        names.extend(self.other_user(rendered));
         Ok(names)
+    }
+
+    /// Whether the process goes on with its own user for as long as it lives, where this one is wanted.
+    pub fn keeps_user(&self, wanted: &str) -> bool {
+        let is_other = |has: &Credentials| has.username != wanted;
+        self.credentials.as_ref().is_some_and(is_other) && self.program_needs(Change::User) == Needs::NewProcess
+    }
+
+    /// What to name where the process has another user than `rendered` and cannot take that one over.
+    fn other_user(&self, rendered: &Rendered) -> Option<String> {
+        self.keeps_user(&rendered.credentials.username).then(|| USER.to_owned())
+    }
+
+    /// Whether the process remembers this for each client; false while nothing is known of it.
+    pub fn remembers(&self, what: Remembered) -> bool {
+        self.with_program(|program| program.remembers(what)).unwrap_or(false)
+    }
+
+    fn program_needs(&self, change: Change<'_>) -> Needs {
+        // of a process that nothing is known of, the careful answer
+        self.with_program(|program| program.needs(change)).unwrap_or(Needs::NewProcess)
+    }
+
+    fn with_program<T>(&self, ask: impl FnOnce(Program<'_>) -> T) -> Option<T> {
+        let given = self.parameter(TRACKED).or_else(|| self.fixed.as_ref()?.get(TRACKED).map(String::as_str));
+        Some(ask(Program { version: self.version?, tracks_extra: given.unwrap_or_default() }))
     }
 
     /// Has the process work with `rendered`, its limits left aside (those are changed by SET). A RELOAD is asked for only
@@ -85,8 +117,9 @@ impl Slot {
         if self.limits.is_none() {
             self.read_limits().await?;
         }
-        if let Some(name) = self.other_alias(&rendered) {
-            return Err(SlotError::RestartRequired { names: vec![name] });
+        let others: Vec<_> = self.other_alias(&rendered).into_iter().chain(self.other_user(&rendered)).collect();
+        if !others.is_empty() {
+            return Err(SlotError::RestartRequired { names: others });
         }
         self.keeps_databases(&rendered).await?;
         let before = self.rendered.as_ref().filter(|_| self.follows != Follows::Unproven);
@@ -138,6 +171,7 @@ impl Slot {
 
     /// Has the process take over the new files; everything is read back.
     async fn reload(&mut self, rendered: Rendered) -> Result<(), SlotError> {
+        self.credentials = Some(rendered.credentials.clone());
         let parameters = self.rendered.insert(rendered).parameters.clone();
         self.recycling = Recycling::AsConfigured;
         self.limits = None;
@@ -146,7 +180,7 @@ impl Slot {
         done?;
         let config = self.console.config().await?;
         let names = differences(&parameters, &config);
-        let (restart, missed): (Vec<String>, Vec<String>) = names.into_iter().partition(|name| needs_restart(name));
+        let (restart, missed): (Vec<String>, Vec<String>) = names.into_iter().partition(|name| is_fixed(name));
         self.read_limits().await?;
         if !missed.is_empty() {
             return Err(SlotError::NotReloaded { names: missed });
@@ -161,11 +195,6 @@ impl Slot {
 
 fn is_limit(name: &str) -> bool {
     matches!(name, "default_pool_size" | "min_pool_size" | "max_db_connections")
-}
-
-fn needs_restart(name: &str) -> bool {
-    matches!(name, "listen_addr" | "listen_port" | "unix_socket_dir" | "unix_socket_mode" | "resolv_conf")
-        || parameters::find(name).is_some_and(|parameter| parameter.effect == Effect::Restart)
 }
 
 pub(super) fn databases_of(ini: &str) -> Option<&str> {

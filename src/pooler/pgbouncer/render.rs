@@ -127,6 +127,8 @@ pub struct Rendered {
     pub parameters: Vec<(String, String)>,
     /// The second entry of `[databases]`.
     pub session_alias: Option<SessionAlias>,
+    /// User and password that both files name. Secret.
+    pub credentials: Credentials,
 }
 
 impl fmt::Debug for Rendered {
@@ -356,7 +358,8 @@ pub fn render(input: &RenderInput<'_>) -> Result<Rendered, RenderError> {
     }
     let auth_file = format!("{} {}\n", quote(&credentials.username, '"'), quote(&credentials.password, '"'));
     let session_alias = settings.session_alias.clone();
-    let rendered = Rendered { ini, auth_file, certificates: certificates_of(input), parameters, session_alias };
+    let (certificates, credentials) = (certificates_of(input), credentials.clone());
+    let rendered = Rendered { ini, auth_file, certificates, parameters, session_alias, credentials };
     read_back(&rendered, input, &databases)?;
     Ok(rendered)
 }

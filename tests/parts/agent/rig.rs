@@ -13,9 +13,15 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use sluice::contract::{
-    ClientSide, ClientTlsMode, Document, GrantDocument, Injection, LimitSource, PodGrant, PoolRevision, Reach,
-    RevisionDocument, ServerTls, ServerTlsMode, Settings, StatusReport, Upstream,
+use sluice::{
+    contract::{
+        ClientSide, ClientTlsMode, Document, GrantDocument, Injection, LimitSource, PodGrant, PoolRevision, Reach,
+        RevisionDocument, ServerTls, ServerTlsMode, Settings, StatusReport, Upstream,
+    },
+    pooler::pgbouncer::{
+        changes::{Program, Remembered},
+        version::Version,
+    },
 };
 use tempfile::TempDir;
 use tokio_postgres::{Client, Config, NoTls};
@@ -29,6 +35,13 @@ const FILLER: &str = "filler";
 pub fn program(name: &str) -> PathBuf {
     let directory = env::var_os("SLUICE_LAB_BIN").expect("SLUICE_LAB_BIN is set by: eval \"$(tests/lab/lab env)\"");
     Path::new(&directory).join(name)
+}
+
+/// Whether the pooler of the lab remembers this for each client, as its version says.
+pub fn pooler_remembers(what: Remembered) -> bool {
+    let said = Command::new(program("pgbouncer")).arg("-V").output().unwrap();
+    let version = Version::find(&String::from_utf8_lossy(&said.stdout)).expect("a version");
+    Program { version, tracks_extra: "" }.remembers(what)
 }
 
 pub fn free_port() -> u16 {

@@ -4,15 +4,15 @@ use std::{collections::BTreeMap, time::Duration};
 
 use rustix::process::{Signal, kill_process};
 use sluice::{
-    contract::{OtherRole, Settings, SlotStatus},
-    pooler::pgbouncer::console::Console,
+    contract::{OtherRole, SessionAlias, Settings, SlotStatus, Switching},
+    pooler::pgbouncer::{changes::Remembered, console::Console},
 };
-use tokio_postgres::Config;
+use tokio_postgres::{Client, Config};
 
 use super::{
     counted,
     load::{Clients, Target},
-    rig::{Agent, Postgres, connect, settings, until},
+    rig::{Agent, Postgres, connect, pooler_remembers, settings, until},
     value,
 };
 
@@ -231,29 +231,166 @@ async fn a_rotation_reaches_the_process_that_drains_too_and_never_opens_more_tha
     assert_eq!(status.other.map(|other| other.role), Some(OtherRole::Draining));
 }
 
+/// Creates a role that may log in, and has the Secret name it.
+async fn change_role(postgres: &Postgres, agent: &Agent, role: &str, words: &str) {
+    let admin = postgres.admin().await;
+    admin.batch_execute(&format!("CREATE ROLE {role} LOGIN {words} PASSWORD 'of {role}'")).await.unwrap();
+    agent.write("credentials/username", role);
+    agent.write("credentials/password", &format!("of {role}"));
+}
+
+async fn client_of(agent: &Agent, role: &str) -> Client {
+    connect(&client_config(agent, role, &format!("of {role}"))).await.unwrap()
+}
+
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
-async fn another_role_takes_over_every_connection_and_the_old_one_can_be_revoked() {
+async fn another_role_takes_over_without_a_failed_query_and_where_clients_are_bound_to_theirs_they_keep_it() {
     let (postgres, account) = Postgres::with_shop().await;
     let agent = Agent::start(&postgres, &account, &settings(), 4).await;
     let admin = postgres.admin().await;
-    admin.batch_execute("CREATE ROLE shop_2 LOGIN PASSWORD 'two'").await.unwrap();
     let stays = agent.client().await;
     let mut clients = Clients::new();
     for _ in 0..3 {
         clients.stay(&target(&agent, "secret"), None, Duration::from_millis(5));
     }
     at_work(&clients, 3).await;
-    agent.write("credentials/username", "shop_2");
-    agent.write("credentials/password", "two");
+    change_role(&postgres, &agent, "shop_2", "").await;
     settled(&agent, 1).await;
-    until("no connection of the old role is left", async || (counted(&admin, "shop").await == 0).then_some(())).await;
-    admin.batch_execute("ALTER ROLE shop NOLOGIN").await.unwrap();
-    assert_eq!(value(&stays, "select current_user").await, "shop_2");
-    let comes = connect(&client_config(&agent, "shop_2", "two")).await.unwrap();
+    let comes = client_of(&agent, "shop_2").await;
     assert_eq!(value(&comes, "select current_user").await, "shop_2");
-    assert!(counted(&admin, "shop_2").await <= 4);
+    if pooler_remembers(Remembered::Role) {
+        let status = agent.status().unwrap();
+        assert!(status.other.is_some_and(|other| other.role != OtherRole::Green), "{status:?}");
+        assert_eq!(value(&stays, "select current_user").await, "shop");
+        // no connection is opened for them any more, and those that are open serve them
+        admin.batch_execute("ALTER ROLE shop NOLOGIN").await.unwrap();
+        assert_eq!(value(&stays, "select current_user").await, "shop");
+    } else {
+        until("no connection of the old role is left", async || (counted(&admin, "shop").await == 0).then_some(()))
+            .await;
+        admin.batch_execute("ALTER ROLE shop NOLOGIN").await.unwrap();
+        assert_eq!(value(&stays, "select current_user").await, "shop_2");
+    }
+    assert_eq!(value(&comes, "select current_user").await, "shop_2");
+    let open = counted(&admin, "shop").await + counted(&admin, "shop_2").await;
+    assert!(open <= 4, "{open} open of a share of 4");
     assert_eq!(clients.stop().await.failures(), BTreeMap::new());
+    drop(stays);
+    until("nothing of the old role is left", async || (counted(&admin, "shop").await == 0).then_some(())).await;
+    agent.until("nor of its process", |status| status.other.is_none()).await;
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn nobody_goes_on_as_the_role_before_behind_the_name_of_a_superuser() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &settings(), 4).await;
+    let admin = postgres.admin().await;
+    let stays = agent.client().await;
+    assert_eq!(value(&stays, "select current_user").await, "shop");
+    change_role(&postgres, &agent, "root", "SUPERUSER").await;
+    settled(&agent, 1).await;
+    let comes = client_of(&agent, "root").await;
+    // who the database lets in is who works, for the old ones and the new
+    let query = "select usename = current_user and session_user = current_user from pg_stat_activity where pid = pg_backend_pid()";
+    for _ in 0..5 {
+        assert_eq!(value(&stays, query).await, "t");
+        assert_eq!(value(&comes, query).await, "t");
+        assert_eq!(value(&comes, "select current_user").await, "root");
+    }
+    let expected = if pooler_remembers(Remembered::Role) { "shop" } else { "root" };
+    assert_eq!(value(&stays, "select current_user").await, expected);
+    drop(stays);
+    until("nothing of the old role is left", async || (counted(&admin, "shop").await == 0).then_some(())).await;
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn where_both_processes_share_a_listener_another_role_cuts_no_client_either() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::new(postgres.port, &account).with_shared_listener().started(&settings(), 4).await;
+    let admin = postgres.admin().await;
+    let mut clients = Clients::new();
+    for _ in 0..3 {
+        clients.stay(&target(&agent, "secret"), None, Duration::from_millis(5));
+    }
+    at_work(&clients, 3).await;
+    change_role(&postgres, &agent, "shop_2", "").await;
+    until("it is in force", async || {
+        let open = counted(&admin, "shop").await + counted(&admin, "shop_2").await;
+        assert!(open <= 4, "{open} open of a share of 4");
+        agent.log().contains("credentials in force in every slot").then_some(())
+    })
+    .await;
+    let comes = client_of(&agent, "shop_2").await;
+    assert_eq!(value(&comes, "select current_user").await, "shop_2");
+    assert_eq!(clients.stop().await.failures(), BTreeMap::new());
+    until("nothing of the old role is left", async || (counted(&admin, "shop").await == 0).then_some(())).await;
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn where_no_second_process_can_be_started_another_role_waits_for_the_restart_and_cuts_nobody() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let mut sessions = settings();
+    sessions.session_alias = Some(SessionAlias { database: "shop_session".to_owned(), connections: 1 });
+    let mut agent = Agent::new(postgres.port, &account).with_shared_listener().started(&sessions, 4).await;
+    assert_eq!(agent.status().unwrap().switching, Some(Switching::Unsupported));
+    let mut clients = Clients::new();
+    clients.stay(&target(&agent, "secret"), None, Duration::from_millis(5));
+    at_work(&clients, 1).await;
+    change_role(&postgres, &agent, "shop_2", "").await;
+    if pooler_remembers(Remembered::Role) {
+        let status = agent.until("it is told", |status| status.message.contains("RestartRequired")).await;
+        assert!(status.message.contains("credentials/username"), "{}", status.message);
+        // what needs no other user goes on, and comes into force
+        sessions.parameters.insert("server_idle_timeout".to_owned(), "44".to_owned());
+        agent.revise(2, &sessions);
+        agent.until("another revision is in force", |status| status.revision == Some(2)).await;
+        agent.grant(2, 3, 4);
+        agent.until("a smaller share is", |status| status.seq == 2).await;
+        assert_eq!(value(&agent.client().await, "select current_user").await, "shop");
+        assert_eq!(clients.stop().await.failures(), BTreeMap::new());
+        agent.stop();
+        agent.run();
+    } else {
+        settled(&agent, 1).await;
+        assert_eq!(clients.stop().await.failures(), BTreeMap::new());
+    }
+    agent.until("nothing is left to tell", |status| status.seq > 0 && status.message.is_empty()).await;
+    assert_eq!(value(&client_of(&agent, "shop_2").await, "select current_user").await, "shop_2");
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_container_that_restarts_while_clients_keep_the_role_before_begins_with_the_one_in_force() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let mut agent = Agent::start(&postgres, &account, &settings(), 4).await;
+    let stays = agent.client().await;
+    assert_eq!(value(&stays, "select 1").await, "1");
+    change_role(&postgres, &agent, "shop_2", "").await;
+    settled(&agent, 1).await;
+    // a RELOAD of every process: the files of the one before are the newest
+    let mut other = settings();
+    other.parameters.insert("server_idle_timeout".to_owned(), "44".to_owned());
+    agent.revise(2, &other);
+    agent.until("it is in force", |status| status.revision == Some(2) && status.message.is_empty()).await;
+    // an agent that starts anew leaves each process its own
+    let before = agent.agent_pid().unwrap();
+    kill_process(before, Signal::KILL).unwrap();
+    until("another agent", async || agent.agent_pid().filter(|pid| *pid != before)).await;
+    settled(&agent, 2).await;
+    let expected = if pooler_remembers(Remembered::Role) { "shop" } else { "shop_2" };
+    assert_eq!(value(&stays, "select current_user").await, expected);
+    // what the Secret says by then does not count before it works
+    agent.write("credentials/username", "nobody");
+    agent.crash().await;
+    postgres.admin().await.batch_execute("ALTER ROLE shop NOLOGIN").await.unwrap();
+    agent.run();
+    agent.until("it serves", |status| status.slot == SlotStatus::Serving && status.seq == 1).await;
+    let comes = client_of(&agent, "shop_2").await;
+    assert_eq!(value(&comes, "select current_user").await, "shop_2");
 }
 
 #[tokio::test]
