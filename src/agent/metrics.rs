@@ -10,7 +10,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    contract::{Injection, SessionAliasReport, Switching, UpstreamState, metrics as names},
+    contract::{SessionAliasReport, Switching, UpstreamState, metrics as names},
     pooler::pgbouncer::tables::{Pools, Stats},
 };
 
@@ -53,7 +53,8 @@ struct SharedWaits(std::sync::Arc<WaitHistogram>);
 impl EncodeMetric for SharedWaits {
     fn encode(&self, mut encoder: MetricEncoder) -> fmt::Result {
         let waits = self.0.0.lock();
-        let bounds = WAIT_BUCKETS.iter().copied().chain([f64::MAX]);
+        // the library writes `+Inf` for infinity alone, and without that bucket no quantile is known
+        let bounds = WAIT_BUCKETS.iter().copied().chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds.zip(waits.buckets).collect();
         encoder.encode_histogram::<NoLabelSet>(waits.sum, waits.count, &buckets, None)
     }
@@ -105,6 +106,7 @@ pub struct Metrics {
     logins: Counter,
     waits: SharedWaits,
     servers: Family<Label, Gauge>,
+    held: Family<Nothing, Gauge>,
     clients: Family<Label, Gauge>,
     leaked: Family<Nothing, Gauge>,
     demand_peak: Family<Label, Float>,
@@ -155,10 +157,10 @@ impl fmt::Debug for Metrics {
 
 impl Metrics {
     /// Registers everything, with the labels of the pool on every series.
-    pub fn new(injection: &Injection) -> Self {
-        let labels = [(names::POOL, &injection.pool), (names::POOL_NAMESPACE, &injection.namespace)];
+    pub fn new(namespace: &str, pool: &str) -> Self {
+        let labels = [(names::POOL, pool), (names::POOL_NAMESPACE, namespace)];
         let mut registry =
-            Registry::with_labels(labels.map(|(name, value)| (name.into(), value.clone().into())).into_iter());
+            Registry::with_labels(labels.map(|(name, value)| (name.into(), value.to_owned().into())).into_iter());
         let metrics = Self {
             registry: Registry::default(),
             info: Family::default(),
@@ -170,6 +172,7 @@ impl Metrics {
             logins: Counter::default(),
             waits: SharedWaits::default(),
             servers: Family::default(),
+            held: Family::default(),
             clients: Family::default(),
             leaked: Family::default(),
             demand_peak: Family::default(),
@@ -216,13 +219,6 @@ impl Metrics {
             "Wait for a server connection: means of one second, weighted with their assignments",
             m.waits.clone(),
         );
-        registry.register(names::SERVER_CONNECTIONS, "Server connections by state", m.servers.clone());
-        registry.register(names::CLIENT_CONNECTIONS, "Client connections by state", m.clients.clone());
-        registry.register(
-            names::LEAKED,
-            "Server connections idle in transaction past the leak threshold; absent where it cannot be seen",
-            m.leaked.clone(),
-        );
         registry.register(names::DEMAND_PEAK, "Largest demand of the last seconds", m.demand_peak.clone());
         registry.register(
             names::WAITING_PEAK,
@@ -252,11 +248,23 @@ impl Metrics {
             "1 while a document is refused and what was in force stays",
             m.refused.clone(),
         );
+        m.register_connections(&mut registry);
         m.register_switches(&mut registry);
         for state in ["Exited", "Hung", "NeverAnswered"] {
             drop(m.restarts.get_or_create(&[("reason", state)]));
         }
         Self { registry, ..metrics }
+    }
+
+    fn register_connections(&self, registry: &mut Registry) {
+        registry.register(names::SERVER_CONNECTIONS, "Server connections by state", self.servers.clone());
+        registry.register(names::HELD, "Server connections open now, of every state", self.held.clone());
+        registry.register(names::CLIENT_CONNECTIONS, "Client connections by state", self.clients.clone());
+        registry.register(
+            names::LEAKED,
+            "Server connections idle in transaction past the leak threshold; absent where it cannot be seen",
+            self.leaked.clone(),
+        );
     }
 
     fn register_switches(&self, registry: &mut Registry) {
@@ -297,8 +305,16 @@ impl Metrics {
         self.info.get_or_create(&labels).set(1);
     }
 
-    /// Takes in what one reading added and showed.
-    pub fn observe(&self, added: Stats, pools: Pools, leaked: Option<u32>, unix_seconds: f64) {
+    /// Takes in what one reading added and showed, and what is connected for the session alias beside what serves the pool
+    /// itself: no series without one.
+    pub fn observe(
+        &self,
+        added: Stats,
+        pools: Pools,
+        leaked: Option<u32>,
+        alias: Option<&SessionAliasReport>,
+        unix_seconds: f64,
+    ) {
         self.transactions.inc_by(added.transactions);
         self.transaction_seconds.inc_by(added.transaction_microseconds as f64 / 1e6);
         self.wait_seconds.inc_by(added.wait_microseconds as f64 / 1e6);
@@ -320,24 +336,22 @@ impl Metrics {
         for (state, count) in [("active", pools.clients_active), ("waiting", pools.clients_waiting)] {
             self.clients.get_or_create(&[(names::STATE, state)]).set(count.into());
         }
-        match leaked {
-            Some(count) => drop(self.leaked.get_or_create(&[]).set(count.into())),
-            None => self.leaked.clear(),
-        }
-        self.sample_time.get_or_create(&[]).set(unix_seconds);
-    }
-
-    /// What is connected for the session alias, beside what serves the pool itself; no series without one.
-    pub fn observe_alias(&self, alias: Option<&SessionAliasReport>) {
         let label: Label = [(names::STATE, "session")];
         for (family, count) in
-            [(&self.servers, alias.map(|alias| alias.held)), (&self.clients, alias.map(|a| a.clients))]
+            [(&self.servers, alias.map(|alias| alias.held)), (&self.clients, alias.map(|alias| alias.clients))]
         {
             match count {
                 Some(count) => drop(family.get_or_create(&label).set(count.into())),
                 None => drop(family.remove(&label)),
             }
         }
+        let held = pools.held().saturating_add(alias.map_or(0, |alias| alias.held));
+        self.held.get_or_create(&[]).set(held.into());
+        match leaked {
+            Some(count) => drop(self.leaked.get_or_create(&[]).set(count.into())),
+            None => self.leaked.clear(),
+        }
+        self.sample_time.get_or_create(&[]).set(unix_seconds);
     }
 
     /// The peaks over one window.

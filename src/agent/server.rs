@@ -22,8 +22,8 @@ use crate::contract::StatusReport;
 
 /// The loop counts as dead when it has not come round for so long.
 const LOOP_DEADLINE: Duration = Duration::from_secs(10);
-/// What Prometheus understands.
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The type of what `/metrics` answers.
+pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What the loop publishes and the server shows.
 pub struct Published {

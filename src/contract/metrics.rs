@@ -30,6 +30,8 @@ pub const CLIENT_LOGINS: &str = "sluice_client_logins_total";
 pub const WAIT_HISTOGRAM: &str = "sluice_wait_duration_seconds";
 /// Gauge by [`STATE`] `active|idle|used|tested|login|being_canceled`: server connections; their sum is what is held.
 pub const SERVER_CONNECTIONS: &str = "sluice_server_connections";
+/// Gauge: server connections open now, of every state: the sum of [`SERVER_CONNECTIONS`].
+pub const HELD: &str = "sluice_held";
 /// Gauge by [`STATE`] `active|waiting`: client connections.
 pub const CLIENT_CONNECTIONS: &str = "sluice_client_connections";
 /// Gauge: server connections idle in transaction past the leak threshold; absent where it cannot be seen.

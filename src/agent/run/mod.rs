@@ -259,7 +259,10 @@ impl Agent {
         }
         let identity = place::identity_before(&slot, &options.run_dir);
         let switch = Switch::resume(0, switching::left(&left, other.name()));
-        let published = Arc::new(Published::new(Metrics::new(&injection), report::empty_report(&options, &injection)));
+        let published = Arc::new(Published::new(
+            Metrics::new(&injection.namespace, &injection.pool),
+            report::empty_report(&options, &injection),
+        ));
         Self {
             addresses: place::addresses(injection.client.reach),
             resolver,

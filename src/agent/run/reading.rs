@@ -108,8 +108,7 @@ impl Agent {
         }
         let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         let metrics = &self.published.metrics;
-        metrics.observe(added, pools, leaked, unix_seconds);
-        metrics.observe_alias(self.alias_report().as_ref());
+        metrics.observe(added, pools, leaked, self.alias_report().as_ref(), unix_seconds);
         let waiting = f64::from(pools.clients_waiting);
         let demand = f64::from(pools.active.saturating_sub(leaked.unwrap_or(0))) + waiting;
         for (name, demands, waitings) in &mut self.peaks {

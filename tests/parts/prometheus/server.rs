@@ -12,7 +12,8 @@ use std::{
 
 use axum::{Router, extract::State, routing::get};
 use sluice::{
-    contract::metrics,
+    agent::{metrics::Metrics, server::OPENMETRICS},
+    pooler::pgbouncer::tables::{Pools, Stats},
     signals::{Server, ServerConfiguration},
 };
 use tempfile::TempDir;
@@ -20,20 +21,20 @@ use tokio::task::JoinHandle;
 
 use super::{DEADLINE, now_seconds};
 
-/// What an agent exports.
-#[derive(Clone, Debug, Default)]
+/// What an agent has counted.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
-    pub active: f64,
-    pub waiting: f64,
-    pub transactions: f64,
+    pub active: u32,
+    pub waiting: u32,
+    pub transactions: u64,
     pub transaction_seconds: f64,
     /// Time of the sample; none: now, at each scrape.
     pub sample_time: Option<f64>,
     /// Waits of up to 1, 10 and 100 ms.
-    pub waits: [u32; 3],
+    pub waits: [u64; 3],
 }
 
-/// An agent that a test plays: an exposition on a port of its own.
+/// An agent of which a test plays the counts; what is scraped is the product's own rendering of them.
 pub struct Agent {
     pub pod: String,
     address: SocketAddr,
@@ -80,10 +81,10 @@ impl Drop for Agent {
 }
 
 fn serve(listener: tokio::net::TcpListener, pool: &str, figures: Arc<Mutex<Figures>>) -> JoinHandle<()> {
-    let labels = format!("{}=\"shop\",{}=\"{pool}\"", metrics::POOL_NAMESPACE, metrics::POOL);
+    let pool = pool.to_owned();
     let exposition = move |State(figures): State<Arc<Mutex<Figures>>>| {
-        let text = exposition(&labels, &figures.lock().unwrap());
-        std::future::ready(([("content-type", "text/plain; version=0.0.4")], text))
+        let text = rendered(&pool, &figures.lock().unwrap());
+        std::future::ready(([("content-type", OPENMETRICS)], text))
     };
     // connections end with the server: what died must not answer a kept-alive scrape
     let router = Router::new().route("/metrics", get(exposition)).with_state(figures).layer(
@@ -95,39 +96,34 @@ fn serve(listener: tokio::net::TcpListener, pool: &str, figures: Arc<Mutex<Figur
     tokio::spawn(async move { axum::serve(listener, router).await.unwrap() })
 }
 
-/// The agent's series in the text format.
-fn exposition(labels: &str, figures: &Figures) -> String {
-    let Figures { active, waiting, transactions, transaction_seconds, sample_time, waits } = figures;
-    let sample_time = sample_time.unwrap_or_else(now_seconds);
-    let mut lines = Vec::new();
-    let mut line = |name: &str, more: &str, value: f64| lines.push(format!("{name}{{{labels}{more}}} {value}\n"));
-    for (state, value) in
-        [("active", *active), ("idle", 2.0), ("used", 0.0), ("tested", 0.0), ("login", 1.0), ("being_canceled", 0.0)]
-    {
-        line(metrics::SERVER_CONNECTIONS, &format!(",state=\"{state}\""), value);
+/// What the agent itself would render of these figures.
+fn rendered(pool: &str, figures: &Figures) -> String {
+    let Figures { active, waiting, transactions, transaction_seconds, sample_time, waits } = *figures;
+    let metrics = Metrics::new("shop", pool);
+    let nothing = Stats { transactions: 0, transaction_microseconds: 0, wait_microseconds: 0, assignments: 0 };
+    let pools = Pools {
+        clients_active: active,
+        clients_waiting: waiting,
+        active,
+        idle: 2,
+        used: 0,
+        tested: 0,
+        login: 1,
+        being_canceled: 0,
+        longest_wait_microseconds: 0,
+    };
+    for (microseconds, assignments) in [1_000, 10_000, 100_000].into_iter().zip(waits) {
+        let wait_microseconds = microseconds * assignments;
+        metrics.observe(Stats { wait_microseconds, assignments, ..nothing }, pools, None, None, 0.0);
     }
-    for (state, value) in [("active", *active), ("waiting", *waiting)] {
-        line(metrics::CLIENT_CONNECTIONS, &format!(",state=\"{state}\""), value);
-    }
+    let transaction_microseconds = Duration::from_secs_f64(transaction_seconds).as_micros().try_into().unwrap();
+    let added = Stats { transactions, transaction_microseconds, wait_microseconds: 500_000, assignments: transactions };
+    metrics.observe(added, pools, None, None, sample_time.unwrap_or_else(now_seconds));
     for window in ["5s", "30s"] {
-        line(metrics::DEMAND_PEAK, &format!(",window=\"{window}\""), active + waiting);
-        line(metrics::WAITING_PEAK, &format!(",window=\"{window}\""), *waiting);
+        metrics.set_peaks(window, f64::from(active + waiting), f64::from(waiting));
     }
-    line(metrics::TRANSACTIONS, "", *transactions);
-    line(metrics::TRANSACTION_SECONDS, "", *transaction_seconds);
-    line(metrics::WAIT_SECONDS, "", 0.5);
-    line(metrics::SERVER_ASSIGNMENTS, "", *transactions);
-    line(metrics::LIMIT, "", 10.0);
-    line(metrics::GRANT_SEQ, "", 7.0);
-    line(metrics::SHARE, "", 12.0);
-    line(metrics::SAMPLE_TIME, "", sample_time);
-    let mut count = 0;
-    for (bound, waits) in ["0.001", "0.01", "0.1"].into_iter().zip(waits) {
-        count += waits;
-        line(&format!("{}_bucket", metrics::WAIT_HISTOGRAM), &format!(",le=\"{bound}\""), f64::from(count));
-    }
-    line(&format!("{}_bucket", metrics::WAIT_HISTOGRAM), ",le=\"+Inf\"", f64::from(count));
-    lines.concat()
+    metrics.set_in_force(7, 12, 1, Some(10), Some(1));
+    metrics.render().unwrap()
 }
 
 /// The agents that a Prometheus scrapes, by job.
