@@ -22,12 +22,13 @@ use rustls::{
 };
 use thiserror::Error as ErrorMessage;
 
-use crate::contract::{ServerTlsMode, Upstream};
+use crate::{
+    contract::{ServerTlsMode, Upstream},
+    pooler::pgbouncer::console::SSL_REQUEST,
+};
 
 /// How long each of connecting, reading and writing may take.
 const DEADLINE: Duration = Duration::from_secs(3);
-/// PostgreSQL's `SSLRequest`: its length, and a number that is no version of the protocol.
-const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
 /// Why the database's certificate is not known to be good.
 #[derive(Debug, ErrorMessage)]

@@ -5,6 +5,10 @@ use std::{
     io,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,7 +24,7 @@ use tokio::{
 
 use super::vitals::Vitals;
 use crate::pooler::pgbouncer::{
-    log::{PoolerError, classify},
+    log::{PoolerError, classify, is_refused_accept},
     version::{Build, OLDEST, Support, Version, inherits_sockets},
 };
 
@@ -147,8 +151,9 @@ const LONGEST_LINE: usize = 4096;
 /// Lines repeated in our own log per second; the counters count all.
 const LINES_PER_SECOND: u32 = 5;
 
-/// Reads a pooler's log line by line, counts its errors and repeats them in ours, until it is closed.
-pub async fn follow_log(log: pipe::Receiver, errors: mpsc::Sender<PoolerError>) {
+/// Reads a pooler's log line by line, counts its errors and repeats them in ours, until it is closed. One client that was not accepted
+/// is no error where that was `meant`.
+pub async fn follow_log(log: pipe::Receiver, errors: mpsc::Sender<PoolerError>, meant: Arc<AtomicBool>) {
     let mut reader = BufReader::with_capacity(LONGEST_LINE, log);
     let mut line = Vec::new();
     let (mut window, mut told) = (tokio::time::Instant::now(), 0);
@@ -166,7 +171,8 @@ pub async fn follow_log(log: pipe::Receiver, errors: mpsc::Sender<PoolerError>) 
             continue;
         }
         let text = String::from_utf8_lossy(&line);
-        if let Some(error) = classify(&text) {
+        let as_meant = is_refused_accept(&text) && meant.swap(false, Ordering::Relaxed);
+        if let Some(error) = classify(&text).filter(|_| !as_meant) {
             if window.elapsed() >= Duration::from_secs(1) {
                 (window, told) = (tokio::time::Instant::now(), 0);
             }

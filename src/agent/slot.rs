@@ -1,5 +1,6 @@
 //! One place that a revision runs in: its files, its process, its console, and what was read back from it.
 
+mod accepting;
 mod alias;
 mod leaving;
 mod limits;
@@ -10,9 +11,11 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
+pub use accepting::DEAF;
 use limits::Recycling;
 pub use limits::{Keep, Progress};
 use revision::Follows;
@@ -147,6 +150,8 @@ pub struct Slot {
     errors: mpsc::Sender<PoolerError>,
     /// What reads the log of the slot's processes.
     log_reader: Option<JoinHandle<()>>,
+    /// It will tell of a client that it did not accept, because we saw to that.
+    refusal_meant: Arc<AtomicBool>,
     /// Generation of the process that we started or took up.
     generation: Option<u64>,
     /// What was read back last; None when nothing was since the process started.
@@ -209,6 +214,7 @@ impl Slot {
             database: injection.upstream.database.clone(),
             errors,
             log_reader: None,
+            refusal_meant: Arc::default(),
             generation: runs.then_some(left.generation),
             limits: None,
             rendered: None,
@@ -313,7 +319,7 @@ impl Slot {
         }
         match pipe::OpenOptions::new().open_receiver(self.log()) {
             Ok(log) => {
-                self.log_reader = Some(tokio::spawn(follow_log(log, self.errors.clone())));
+                self.log_reader = Some(tokio::spawn(follow_log(log, self.errors.clone(), self.refusal_meant.clone())));
             }
             Err(error) => tracing::warn!("the pooler's log cannot be read: {error}"),
         }

@@ -29,7 +29,9 @@ pub use link::{Link, LinkError};
 pub use orders::{Ending, Launch, Listening, Order, ProcessState, SlotName, SlotState, State};
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags, mknodat},
-    process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, wait},
+    process::{
+        Pid, Resource, Rlimit, Signal, WaitOptions, getpid, getrlimit, kill_process, prlimit, set_child_subreaper, wait,
+    },
 };
 use thiserror::Error;
 use tokio::{
@@ -99,6 +101,8 @@ struct Keeper {
     listening: Listening,
     steered: SlotName,
     slots: [SlotState; 2],
+    /// The bounds of those that may open no file now.
+    without_files: [Option<Rlimit>; 2],
     logs: HashMap<PathBuf, File>,
     /// Set once we are asked to end: when what still runs is killed.
     ending: Option<Instant>,
@@ -127,6 +131,7 @@ pub async fn keep(arguments: Vec<OsString>, grace: Duration) -> Result<ExitCode,
         listening: Listening::Closed,
         steered: SlotName::A,
         slots: Default::default(),
+        without_files: Default::default(),
         logs: HashMap::new(),
         ending: None,
     };
@@ -260,6 +265,7 @@ impl Keeper {
                 self.signal(slot, signal);
             }
             Order::Steer { slot } => self.steer(slot),
+            Order::Files { slot, allowed } => self.allow_files(slot, allowed),
             Order::HandOver { slot, bound } => {
                 let left = slot.other();
                 if self.slots[left.index()].leaving.is_none() {
@@ -272,6 +278,24 @@ impl Keeper {
                 }
                 self.steered = slot;
             }
+        }
+    }
+
+    fn allow_files(&mut self, slot: SlotName, allowed: bool) {
+        let place = &mut self.without_files[slot.index()];
+        let bound = match (allowed, *place) {
+            (true, Some(before)) => before,
+            // what it started with, but for the bound that it may go up to
+            (false, None) => Rlimit { current: Some(0), ..getrlimit(Resource::Nofile) },
+            (true, None) | (false, Some(_)) => return,
+        };
+        let ProcessState::Running { pid } = self.slots[slot.index()].process else {
+            *place = None;
+            return;
+        };
+        match prlimit(Pid::from_raw(pid), Resource::Nofile, bound) {
+            Ok(before) => *place = (!allowed).then_some(before),
+            Err(error) => tracing::error!(slot = slot.as_str(), "its bound of open files: {error}"),
         }
     }
 
@@ -300,6 +324,7 @@ impl Keeper {
         let shared = self.listeners.as_ref().is_some_and(Listeners::are_shared);
         let had_clients = self.steered == name || shared && launch.clients;
         self.slots[name.index()] = SlotState { generation: launch.generation, had_clients, leaving: None, process };
+        self.without_files[name.index()] = None;
     }
 
     fn spawn(&mut self, name: SlotName, launch: &Launch) -> io::Result<Pid> {
@@ -375,6 +400,9 @@ impl Keeper {
 
     fn agent_ended(&mut self, begin: Instant) {
         (self.voice, self.orders) = (None, None);
+        for slot in SlotName::ALL {
+            self.allow_files(slot, true);
+        }
         if self.ending.is_some() {
             // for one that leaves, a further signal would be the end of its clients
             for slot in SlotName::ALL.into_iter().filter(|slot| self.slots[slot.index()].leaving.is_none()) {

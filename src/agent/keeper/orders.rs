@@ -77,6 +77,14 @@ pub enum Order {
         /// The slot.
         slot: SlotName,
     },
+    /// Let the pooler of a slot open files, or none, not even those of clients that it accepts. Files that are open stay, and an agent
+    /// that ends leaves no pooler without.
+    Files {
+        /// The slot.
+        slot: SlotName,
+        /// Whether it may open any.
+        allowed: bool,
+    },
     /// Where both slots share one socket: the other slot's pooler stops listening, for good, and ends with its last client;
     /// SIGTERM, PgBouncer's `SHUTDOWN WAIT_FOR_CLIENTS`.
     HandOver {

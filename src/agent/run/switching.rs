@@ -13,10 +13,10 @@ use crate::{
         machine::{ConsoleSeen, Machine, Millis},
         metrics::SwitchResult,
         process,
-        slot::{SlotError, Start, USER, When},
+        slot::{DEAF, SlotError, Start, USER, When},
         switch::{
-            Action, Failure, Left, Observation, OtherSeen, PROOF_DEADLINE, Phase, Promotion, Proof, START_DEADLINE,
-            Wanted, Way,
+            Action, Door, Failure, Left, Observation, OtherSeen, PROOF_DEADLINE, Phase, Promotion, Proof,
+            START_DEADLINE, Wanted, Way,
             division::{beside, trial},
         },
         vitals::{self, Effort, Vitals},
@@ -32,6 +32,8 @@ use crate::{
 
 /// Between two questions to a console that was silent.
 const SILENT_PING: Millis = 2000;
+/// Between two attempts to keep a process from accepting clients.
+const CLOSING_PAUSE: Millis = 1000;
 /// Idle clients that are closed in one go.
 const CLOSED_AT_ONCE: usize = 10;
 
@@ -60,6 +62,18 @@ pub(super) struct Switching {
     clients: Option<Vec<Client>>,
     /// Clients that had connected to the other slot and not logged in yet, just before `clients` was read.
     logging_in: u32,
+    door: DoorSeen,
+}
+
+/// What is known of how the active slot's process was kept from accepting clients.
+#[derive(Clone, Copy, Default)]
+enum DoorSeen {
+    #[default]
+    Open,
+    /// It accepts nobody, since before then.
+    ClosedAt(Millis),
+    /// It could not be; tried then.
+    StillOpen(Millis),
 }
 
 impl Switching {
@@ -224,6 +238,7 @@ impl Agent {
                 Err(error) => self.failed(&error),
             });
         }
+        let door = self.look_at_door(now).await;
         let grant = self.grant();
         let rollout = self.wish.revision.as_ref().map(|revision| revision.settings.rollout).unwrap_or_default();
         let milliseconds = |seconds: u32| Millis::from(seconds) * 1000;
@@ -239,6 +254,7 @@ impl Agent {
         Observation {
             active: self.slot.name(),
             serving: self.machine.is_serving(),
+            door,
             room: self.slot.bound().is_some_and(|bound| bound <= beside(grant.share, grant.floor)),
             other: OtherSeen {
                 running,
@@ -259,6 +275,50 @@ impl Agent {
             },
             scale_down_delay: milliseconds(rollout.scale_down_delay_seconds),
             drain_timeout: milliseconds(rollout.drain_timeout_seconds),
+        }
+    }
+
+    /// Whether the active slot's process would refuse somebody who logs in if it were told to stop listening now.
+    async fn look_at_door(&mut self, now: Millis) -> Door {
+        let refuses = self.build.is_none_or(|build| build.version.refuses_logins_at_its_end());
+        let is_taken = matches!(self.switch.phase(), Phase::Taking { .. }) && self.way() == Way::HandOver;
+        if !refuses || !is_taken || !self.machine.is_serving() {
+            self.switching.door = DoorSeen::Open;
+            return Door::Clear;
+        }
+        match self.switching.door {
+            DoorSeen::ClosedAt(at) if now.saturating_sub(at) < DEAF => {}
+            // the best that can be done
+            DoorSeen::StillOpen(at) if now.saturating_sub(at) < CLOSING_PAUSE => {}
+            _ => return Door::Open,
+        }
+        let logins = self.slot.has_logins().await;
+        let now = self.now();
+        match (logins, self.switching.door) {
+            (_, DoorSeen::ClosedAt(at)) if now.saturating_sub(at) >= DEAF => Door::Open,
+            (Ok(false), _) => Door::Clear,
+            _ => Door::Closed,
+        }
+    }
+
+    /// Has the active slot's process accept nobody for a while, as soon as no server connection logs in.
+    async fn close_door(&mut self) {
+        let now = self.now();
+        let closed = match self.slot.is_quiet(now).await {
+            Ok(true) => self.slot.stop_accepting().await,
+            Ok(false) => return,
+            Err(error) => Err(error),
+        };
+        self.switching.door = match closed {
+            Ok(true) => DoorSeen::ClosedAt(now),
+            Ok(false) | Err(_) => DoorSeen::StillOpen(self.now()),
+        };
+        if let DoorSeen::StillOpen(_) = self.switching.door {
+            let why = closed.err().map_or_else(|| "it still accepts them".to_owned(), |error| error.to_string());
+            tracing::warn!(
+                slot = self.slot.name().as_str(),
+                "keeping it from accepting clients before it is left: {why}"
+            );
         }
     }
 
@@ -350,6 +410,7 @@ impl Agent {
                 }
             }
             Action::Prove(_) => self.prove_other().await,
+            Action::Close(_) => self.close_door().await,
             Action::Steer(_) => self.steer().await,
             Action::CloseIdle(_) => self.close_idle().await,
             Action::Stop(_) => self.other.stop().await,

@@ -17,7 +17,8 @@
 //!
 //! Where the kernel leads no client to one of two sockets, both slots share one, and whoever listens gets clients
 //! ([`Way::HandOver`]). Then green proves itself without that socket, ends, and starts again with it; as soon as it answers,
-//! blue stops listening, for good, and drains.
+//! blue stops listening, for good, and drains. Where that would cut those that are just logging in, it first accepts nobody for a
+//! while, until none does ([`Door`]).
 //!
 //! ```text
 //! Steady -> Starting -> MakingRoom -> Proving -> Replacing -> Taking -> Draining -> Steady
@@ -41,6 +42,8 @@ pub const START_DEADLINE: Millis = 10_000;
 pub const PROOF_DEADLINE: Millis = 3000;
 /// How long blue may take to give up what green needs for its proof, where blue keeps something.
 pub const ROOM_DEADLINE: Millis = 30_000;
+/// How long those that blue has accepted may take to log in: longer than PgBouncer lets them by default (`client_login_timeout`).
+const LOGINS_DEADLINE: Millis = 70_000;
 /// First pause before a configuration that failed is tried again; doubled each time.
 const FIRST_PAUSE: Millis = 2000;
 /// Longest pause.
@@ -97,6 +100,17 @@ pub enum Left {
     WithClients,
 }
 
+/// Whether the active slot's process can be told to stop listening for good, where the socket is shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// It accepts clients, and would refuse those that have not logged in.
+    Open,
+    /// It accepts nobody for a while, and those that it has accepted log in.
+    Closed,
+    /// It would refuse nobody.
+    Clear,
+}
+
 /// Whether the process in the other slot has proven itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
@@ -130,6 +144,8 @@ pub struct Observation {
     pub active: SlotName,
     /// Whether the active slot's process answers.
     pub serving: bool,
+    /// Whether the active slot's process can stop listening.
+    pub door: Door,
     /// Whether the active slot holds no more than [`division::beside`] leaves it, read back.
     pub room: bool,
     /// The other slot.
@@ -159,6 +175,8 @@ pub enum Action {
     Listen(SlotName),
     /// Send the validation query through it.
     Prove(SlotName),
+    /// Have the active slot's process accept nobody for a while.
+    Close(SlotName),
     /// Lead new clients to it; where the socket is shared, by having the active slot stop listening.
     Steer(SlotName),
     /// Close clients that hold no server connection, a few.
@@ -458,7 +476,15 @@ impl Switch {
             self.phase = Phase::Steady;
             return None;
         }
+        // of a share of 1, blue has nothing until then
+        let deadline = if seen.share == 1 { START_DEADLINE } else { LOGINS_DEADLINE };
+        let is_over = now.saturating_sub(since) >= deadline;
         if seen.other.console == ConsoleSeen::Answered {
+            match seen.door {
+                Door::Open if !is_over => return Some(Action::Close(seen.active)),
+                Door::Closed if !is_over => return None,
+                Door::Open | Door::Closed | Door::Clear => {}
+            }
             self.given_up = None;
             (self.steered_at, self.stopping_since) = (now, None);
             self.phase = Phase::Draining { waiting_since: None };

@@ -3,9 +3,11 @@
 //! Faults that were planted to see that it finds them: clients steered to green before its proof; a slot that grows before the
 //! other one has given up; blue ended while the number of its clients is unknown; an agent that takes up a blue with clients
 //! as if it were a green; a green that is led clients to although nobody has promoted it; blue ended while somebody was just logging
-//! in to it; an agent that gives away what a blue that nobody can ask may still open. Each failed within a second.
+//! in to it; an agent that gives away what a blue that nobody can ask may still open; a blue that refuses those who log in told to stop
+//! listening while somebody does. Each failed within a second.
 //!
-//! Half of the worlds lead clients to one of two sockets, in the others both slots share one: there, whoever listens gets clients.
+//! Half of the worlds lead clients to one of two sockets, in the others both slots share one: there, whoever listens gets clients. In
+//! half of them a process that is told to stop listening refuses those who log in, and leaves its console open.
 
 use proptest::prelude::*;
 
@@ -19,6 +21,9 @@ const DELAY: Millis = 2000;
 const DRAIN: Millis = 5000;
 /// How long a client takes to log in.
 const LOGIN: Millis = 3000;
+/// How long a process accepts nobody, and how long the agent counts on that.
+const SHUT: Millis = 5000;
+const COUNTED_ON: Millis = 4000;
 
 #[derive(Clone, Copy, Debug)]
 struct Config {
@@ -39,6 +44,8 @@ struct Process {
     deaf: bool,
     /// Where the socket is shared: it takes clients.
     listens: bool,
+    /// It accepts nobody before.
+    shut_until: Millis,
     /// It was told to end with its last client. Unless it is deaf it lets nobody in any more, not to its console either.
     leaving: bool,
     /// Whether an agent can ask it: one that lets nobody in by a connection from before alone.
@@ -75,6 +82,10 @@ enum Event {
 struct World {
     now: Millis,
     way: Way,
+    /// Whether those who log in are refused by a process that stops listening.
+    refuses: bool,
+    /// When the agent had the active slot's process accept nobody.
+    shut_at: Option<Millis>,
     /// Configurations that a query came back through.
     worked: Vec<u64>,
     switch: Switch,
@@ -101,6 +112,7 @@ impl Process {
             hung: false,
             deaf: false,
             listens: false,
+            shut_until: 0,
             leaving: false,
             heard: true,
             proven: false,
@@ -131,6 +143,8 @@ impl World {
         Self {
             now: 1,
             way: Way::Steer,
+            refuses: false,
+            shut_at: None,
             worked: vec![config.version],
             switch: Switch::default(),
             steered: SlotName::A,
@@ -182,6 +196,7 @@ impl World {
         Observation {
             active: self.steered,
             serving: self.answers(active),
+            door: self.door(),
             room: self.slots[active]
                 .is_some_and(|process| process.bound.max(process.held) <= beside(self.share, self.floor)),
             other: OtherSeen {
@@ -202,6 +217,18 @@ impl World {
             promotion: self.promotion,
             scale_down_delay: DELAY,
             drain_timeout: DRAIN,
+        }
+    }
+
+    fn door(&self) -> Door {
+        let active = self.steered.index();
+        if !self.refuses || !self.answers(active) {
+            return Door::Clear;
+        }
+        match (self.shut_at.is_some_and(|at| self.now < at + COUNTED_ON), self.slots[active]) {
+            (false, _) => Door::Open,
+            (true, Some(process)) if process.logging_in > 0 => Door::Closed,
+            (true, _) => Door::Clear,
         }
     }
 
@@ -301,6 +328,11 @@ impl World {
                 process.bound = trial(self.share, self.floor);
                 assert!(self.bounds() <= self.share, "the query needs a connection");
             }
+            Action::Close(slot) => {
+                assert_eq!(slot, self.steered, "green is to go on accepting");
+                self.shut_at = Some(self.now);
+                self.slots[slot.index()].as_mut().expect("a process").shut_until = self.now + SHUT;
+            }
             Action::Steer(slot) => {
                 on_other(slot, self);
                 let process = self.slots[slot.index()].as_mut().expect("steered to nobody");
@@ -316,8 +348,10 @@ impl World {
                 self.had_clients[slot.index()] = true;
                 if self.way == Way::HandOver {
                     assert!(process.listens, "nobody would listen");
-                    let heard = self.answers(slot.other().index());
+                    let heard = self.refuses || self.answers(slot.other().index());
+                    self.shut_at = None;
                     if let Some(left) = &mut self.slots[slot.other().index()] {
+                        assert!(!self.refuses || left.hung || left.logging_in == 0, "clients were refused");
                         (left.listens, left.leaving, left.heard) = (left.deaf, true, heard);
                     }
                 }
@@ -359,7 +393,9 @@ impl World {
         let takes = [0, 1].map(|slot| {
             let is_meant = match self.way {
                 Way::Steer => slot == active,
-                Way::HandOver => self.slots[slot].is_some_and(|process| process.listens),
+                Way::HandOver => {
+                    self.slots[slot].is_some_and(|process| process.listens && self.now >= process.shut_until)
+                }
             };
             is_meant && self.answers(slot)
         });
@@ -437,10 +473,11 @@ impl World {
                     Some(_) if self.had_clients[other] => Left::WithClients,
                     Some(_) => Left::WithoutClients,
                 };
-                self.switch = Switch::resume(self.now, left);
+                (self.switch, self.shut_at) = (Switch::resume(self.now, left), None);
+                let refuses = self.refuses;
                 // what the new one knows of green, the old one has asked
                 if let Some(process) = &mut self.slots[other] {
-                    (process.asked, process.heard) = (None, !process.leaving || process.listens);
+                    (process.asked, process.heard) = (None, !process.leaving || process.listens || refuses);
                 }
             }
             Event::ClientsCome { some, stay } => {
@@ -524,9 +561,10 @@ proptest! {
         events in prop::collection::vec(event(), 0..60),
         floor in 0..6u32,
         shared in any::<bool>(),
+        refuses in any::<bool>(),
     ) {
         let way = if shared { Way::HandOver } else { Way::Steer };
-        let mut world = World { way, floor, ..World::new() };
+        let mut world = World { way, refuses, floor, ..World::new() };
         for event in events {
             world.happen(event);
         }

@@ -20,6 +20,8 @@ use crate::contract::LimitsReadBack;
 
 /// How long the answer to `PAUSE` is waited for: it is in force before it is answered.
 const PAUSE_DEADLINE: Duration = Duration::from_millis(50);
+/// What a client may ask first, whether there is TLS: its length, and a number that is no version of the protocol. One byte is the answer.
+pub const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
 /// Why a command had no good answer.
 #[derive(Debug, Error)]
@@ -102,6 +104,18 @@ impl Deadlines {
     }
 }
 
+/// A connection that somebody has to accept.
+pub struct Knock {
+    stream: UnixStream,
+}
+
+impl Knock {
+    /// Whether it was accepted.
+    pub fn is_answered(&self) -> bool {
+        !matches!(self.stream.try_read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    }
+}
+
 impl Console {
     /// A client that connects when it is first used. The socket's name follows from the directory and the port.
     pub fn new(socket_dir: &Path, port: u16, deadline: Duration) -> Self {
@@ -136,6 +150,18 @@ impl Console {
             self.spare.push(session);
         }
         Ok(())
+    }
+
+    /// Connects once more, and asks for TLS: what is accepted is answered at once.
+    ///
+    /// # Errors
+    /// [`ConsoleError::Connect`].
+    pub async fn knock(&self) -> Result<Knock, ConsoleError> {
+        let failed = |source| ConsoleError::Connect { path: self.socket.display().to_string(), source };
+        let stream = UnixStream::connect(&self.socket).await.map_err(failed)?;
+        stream.writable().await.map_err(failed)?;
+        stream.try_write(&SSL_REQUEST).map_err(failed)?;
+        Ok(Knock { stream })
     }
 
     /// Forgets the connections, because the process behind them has changed.

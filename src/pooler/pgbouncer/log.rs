@@ -101,6 +101,11 @@ const PATTERNS: &[(&str, PoolerError)] = &[
     ("auth_file", PoolerError::Configuration),
 ];
 
+/// Whether a line tells that there was no descriptor for a client.
+pub fn is_refused_accept(line: &str) -> bool {
+    line.contains("ERROR accept() failed: ")
+}
+
 /// Classifies one line; None for what is no error.
 pub fn classify(line: &str) -> Option<PoolerError> {
     // "2026-11-21 03:36:16.000 UTC [7] WARNING text": the level is the first word of capitals that follows the pid.

@@ -62,6 +62,11 @@ impl Version {
         Some(Self { major: numbers.next()?, minor: numbers.next()?, patch: numbers.next().unwrap_or(0) })
     }
 
+    /// Whether a process that is told to end refuses those that it has accepted and that have not logged in.
+    pub fn refuses_logins_at_its_end(self) -> bool {
+        (self.major, self.minor) >= (1, 25)
+    }
+
     /// What this version is good for.
     pub fn support(self) -> Support {
         if self < OLDEST {

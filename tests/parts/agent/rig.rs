@@ -37,11 +37,15 @@ pub fn program(name: &str) -> PathBuf {
     Path::new(&directory).join(name)
 }
 
+/// The version of the pooler of the lab.
+pub fn pooler_version() -> Version {
+    let said = Command::new(program("pgbouncer")).arg("-V").output().unwrap();
+    Version::find(&String::from_utf8_lossy(&said.stdout)).expect("a version")
+}
+
 /// Whether the pooler of the lab remembers this for each client, as its version says.
 pub fn pooler_remembers(what: Remembered) -> bool {
-    let said = Command::new(program("pgbouncer")).arg("-V").output().unwrap();
-    let version = Version::find(&String::from_utf8_lossy(&said.stdout)).expect("a version");
-    Program { version, tracks_extra: "" }.remembers(what)
+    Program { version: pooler_version(), tracks_extra: "" }.remembers(what)
 }
 
 pub fn free_port() -> u16 {

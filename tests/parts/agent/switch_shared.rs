@@ -3,15 +3,25 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use rustix::process::{Signal, kill_process};
-use sluice::contract::{OtherRole, SlotStatus, StatusReport, Switching, UpstreamState};
+use sluice::{
+    contract::{OtherRole, SlotStatus, StatusReport, Switching, UpstreamState},
+    pooler::pgbouncer::console::SSL_REQUEST,
+};
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+    time::sleep,
+};
+use tokio_postgres::NoTls;
 
 use super::{
     counted,
     failover::{RENEWALS, asked, fence, state},
     faults::script_in,
-    load::Clients,
-    rig::{Agent, Postgres, program, until},
+    load::{Clients, Target},
+    rig::{Agent, Postgres, pooler_version, program, until},
     sessions::{session, with_alias},
     switch::{awaits_promotion, packets, switch_times, switched, target, waits},
     value,
@@ -47,6 +57,44 @@ async fn with_a_shared_socket_no_connection_is_lost_either() {
     let series = |name: &str, label: &str| format!("{name}{{pool=\"shop\",pool_namespace=\"shop\",{label}}}");
     assert_eq!(agent.metric(&series("sluice_switches_total", "result=\"Switched\"")), Some(8.0));
     assert_eq!(agent.metric(&series("sluice_switching", "mode=\"SharedListener\"")), Some(1.0));
+}
+
+/// One that the pooler has accepted and that takes its time to log in.
+async fn hesitates(target: Target, hesitation: Duration) -> Result<(), String> {
+    let mut stream = TcpStream::connect(target.address).await.map_err(|error| error.to_string())?;
+    // nobody is accepted before the first packet
+    let asked = async {
+        stream.write_all(&SSL_REQUEST).await?;
+        stream.read_u8().await
+    };
+    asked.await.map_err(|error| format!("{error:?}"))?;
+    sleep(hesitation).await;
+    let (client, connection) = target.login.connect_raw(stream, NoTls).await.map_err(|error| format!("{error:?}"))?;
+    tokio::spawn(connection);
+    client.simple_query("select 1").await.map(|_| ()).map_err(|error| format!("{error:?}"))
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn with_a_shared_socket_one_that_is_slow_to_log_in_is_let_in_whenever_processes_change() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = sharing(Agent::new(postgres.port, &account), 8).await;
+    let mut slow = JoinSet::new();
+    for number in 0..24_u32 {
+        let target = target(&agent);
+        slow.spawn(async move {
+            let mut failures = Vec::new();
+            for _ in 0..6 {
+                failures
+                    .extend(hesitates(target.clone(), Duration::from_millis(100 + 60 * u64::from(number))).await.err());
+            }
+            failures
+        });
+    }
+    switch_times(&agent, &postgres, 3).await;
+    assert_eq!(slow.join_all().await.concat(), Vec::<String>::new(), "{}", agent.log());
+    let slots = "sluice_pooler_errors_total{pool=\"shop\",pool_namespace=\"shop\",reason=\"OutOfSlots\"}";
+    assert_eq!(agent.metric(slots), None, "that a process was kept from accepting clients is no error");
 }
 
 #[tokio::test]
@@ -88,12 +136,14 @@ async fn with_a_shared_socket_the_agent_may_die_at_any_step_and_those_who_stay_a
         the_agent_dies(&agent).await;
         switched(&agent, revision).await;
     }
-    // one that stays, on a process that nobody can ask anything any more
+    // one that stays, on a process that before PgBouncer 1.25 nobody can ask anything any more
     let stays = agent.client().await;
     stays.simple_query("begin; select 1").await.unwrap();
     agent.revise(7, &packets(16_384));
     agent.until("it drains", |status| status.revision == Some(7) && is_draining(status)).await;
     the_agent_dies(&agent).await;
+    let told = pooler_version().refuses_logins_at_its_end().then_some(1);
+    agent.until("another agent", |status| status.other.is_some_and(|other| other.clients == told)).await;
     agent.revise(8, &packets(32_768));
     agent.until("it waits", |status| status.message.contains("WaitingForDrain")).await;
     tokio::time::sleep(Duration::from_secs(12)).await;
