@@ -258,6 +258,7 @@ fn agent_of(pod: &Pod) -> Option<(IpAddr, Agent)> {
         proof: None,
         session_alias: None,
         upstream: None,
+        reconnected: None,
     };
     Some((address, Agent { pool, pod: pod.name_any(), report }))
 }

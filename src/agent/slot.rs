@@ -176,6 +176,8 @@ pub struct Slot {
     pub version: Option<Version>,
     /// The revision that the process runs.
     pub runs: Option<PoolRevision>,
+    /// The latest `reconnectedAt` that its server connections were renewed for; they may be newer by themselves.
+    reconnected_at: Option<String>,
     /// The figures of the last reading, and when it was.
     pub pools: Option<(Millis, Pools)>,
     /// The session alias of the process, read back with the limits. It has the same name and size for the process's whole life.
@@ -228,6 +230,7 @@ impl Slot {
             credentials: None,
             version: None,
             runs: None,
+            reconnected_at: None,
             pools: None,
             alias: None,
             alias_pools: Pools::default(),
@@ -408,6 +411,7 @@ impl Slot {
         self.fixed = None;
         self.credentials = None;
         self.runs = None;
+        self.reconnected_at = None;
         self.pools = None;
         (self.alias, self.alias_pools) = (None, Pools::default());
         self.releasing_since = None;

@@ -30,6 +30,8 @@ pub const SCALING_LIMITED: &str = "ScalingLimited";
 pub const PROGRESSING: &str = "Progressing";
 /// The database has the role that is expected of it.
 pub const UPSTREAM_HEALTHY: &str = "UpstreamHealthy";
+/// Server connections were renewed for `pgbouncer.reconnectedAt`. Absent where it is not set.
+pub const RECONNECTED: &str = "Reconnected";
 /// Server connections are held idle in transaction past the threshold.
 pub const LEAK_DETECTED: &str = "LeakDetected";
 /// Automation is frozen.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -120,6 +121,11 @@ pub struct PgBouncerSpec {
     /// advisory locks. With server connections of its own, out of the share of each pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_alias: Option<SessionAliasSpec>,
+    /// Has every pod renew its server connections, each as its transaction ends, whenever this becomes a later time: any time that is later than the
+    /// one before, now for example. For what server connections keep and a migration has made stale: plans of prepared statements ("cached plan must
+    /// not change result type"), `ALTER ROLE ... SET`. No client is cut. Of pool and class the later one counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reconnected_at: Option<Time>,
     /// PgBouncer settings by their own names; only those on Sluice's allow-list, with the type that they have there.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = serde_json::json!({"type": "string", "maxLength": 128})))]

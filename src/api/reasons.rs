@@ -74,6 +74,14 @@ pub const NOT_OBSERVED: &str = "NotObserved";
 pub const IDLE_IN_TRANSACTION: &str = "IdleInTransaction";
 /// `LeakDetected`: none are.
 pub const NO_LEAK: &str = "NoLeak";
+/// `Reconnected`, and its event: every pod has renewed its server connections.
+pub const ALL_RECONNECTED: &str = "AllReconnected";
+/// `Reconnected`: some pods have yet to be told, a few at a time.
+pub const RECONNECTING: &str = "Reconnecting";
+/// `Reconnected`: every pod was told, and some old connections have a transaction to finish.
+pub const AWAITING_TRANSACTIONS: &str = "AwaitingTransactions";
+/// `Reconnected`: agents of an earlier version do not know of it.
+pub const AGENT_OUTDATED: &str = "AgentOutdated";
 /// Budget, `LedgerActive`: this version keeps no ledger.
 pub const LEDGER_NOT_KEPT: &str = "NotKeptYet";
 /// `GatewayAvailable`: every pooler that there should be takes clients.

@@ -23,6 +23,6 @@ pub use revision::{
     Settings, UpstreamRole,
 };
 pub use status::{
-    Held, LimitsReadBack, OtherRole, OtherSlot, ProofMode, SessionAliasReport, SlotStatus, StatusReport, Switching,
-    UpstreamSeen, UpstreamState,
+    Held, LimitsReadBack, OtherRole, OtherSlot, ProofMode, Reconnected, SessionAliasReport, SlotStatus, StatusReport,
+    Switching, UpstreamSeen, UpstreamState,
 };

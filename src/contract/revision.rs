@@ -41,6 +41,11 @@ pub struct Settings {
     /// stay the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_alias: Option<SessionAlias>,
+    /// Server connections that were opened before this revision are renewed, each as its transaction ends, when this time is a
+    /// later one than before: UTC, as in `2026-11-28T12:00:00Z`, so that later ones sort later. Left out while it was never asked
+    /// for, so that revisions written before it existed stay the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reconnected_at: Option<String>,
     /// Health checks and leaks.
     pub health: HealthSettings,
     /// How the limit is decided.
@@ -87,6 +92,13 @@ const fn yes() -> bool {
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde asks with a reference
 const fn is_yes(value: &bool) -> bool {
     *value
+}
+
+/// Whether a text has the shape `2026-11-28T12:00:00Z`: such texts are ordered as the times are.
+fn is_utc(text: &str) -> bool {
+    const SHAPE: &[u8] = b"0000-00-00T00:00:00Z";
+    let fits = |(byte, shape): (u8, &u8)| if *shape == b'0' { byte.is_ascii_digit() } else { byte == *shape };
+    text.len() == SHAPE.len() && text.bytes().zip(SHAPE).all(fits)
 }
 
 /// For fields that are left out while they are what they would be without.
@@ -259,6 +271,9 @@ impl Document for RevisionDocument {
             }
             if settings.session_alias.as_ref().is_some_and(|alias| alias.connections == 0) {
                 return wrong("sessionAlias.connections must be at least 1");
+            }
+            if settings.reconnected_at.as_deref().is_some_and(|at| !is_utc(at)) {
+                return wrong("reconnectedAt must be a time in UTC, as 2026-11-28T12:00:00Z");
             }
             if !(1..=100).contains(&settings.scaling.target_utilization_percent) {
                 return wrong("targetUtilizationPercent must lie between 1 and 100");

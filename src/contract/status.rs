@@ -45,6 +45,21 @@ pub struct StatusReport {
     /// Whether the database takes writes, where a primary is expected. None where it is not asked.
     #[serde(default)]
     pub upstream: Option<UpstreamSeen>,
+    /// How far server connections are renewed for `reconnectedAt`; None where it was never asked for, and from an agent that does
+    /// not know of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reconnected: Option<Reconnected>,
+}
+
+/// Server connections that were renewed because the settings asked for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reconnected {
+    /// `reconnectedAt` of the settings.
+    pub at: String,
+    /// Server connections that were told to end and still have a transaction to finish, of both processes; None while that is not
+    /// known.
+    pub remaining: Option<u32>,
 }
 
 /// The session alias of the database, read back from the pooler's console.

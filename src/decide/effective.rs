@@ -146,6 +146,7 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
             Role::Any => UpstreamRole::Any,
         },
         parameters: parameters(&pgbouncer),
+        reconnected_at: reconnected_at(&pgbouncer),
         health: health(&Layers::new(pool.health.as_ref(), class_spec.health.as_ref())),
         scaling: scaling_settings(
             pool.mode,
@@ -267,6 +268,14 @@ fn nothing_beside_sessions(
 fn session_alias(pgbouncer: &Layers<'_, PgBouncerSpec>) -> Option<SessionAlias> {
     let alias = pgbouncer.get(|p| p.session_alias.as_ref())?;
     Some(SessionAlias { database: alias.database.clone(), connections: alias.connections })
+}
+
+/// The later of both, so that neither takes back what the other asked for.
+fn reconnected_at(pgbouncer: &Layers<'_, PgBouncerSpec>) -> Option<String> {
+    let at = |spec: Option<&PgBouncerSpec>| {
+        spec?.reconnected_at.as_ref().map(|time| time.0.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+    };
+    at(pgbouncer.pool).max(at(pgbouncer.class))
 }
 
 fn parameters(pgbouncer: &Layers<'_, PgBouncerSpec>) -> BTreeMap<String, String> {
@@ -464,6 +473,21 @@ mod tests {
         assert_eq!((merged.min_allowed, merged.max_allowed), (20, 60));
         assert_eq!(merged.settings.parameters, BTreeMap::from([("a".into(), "1".into()), ("b".into(), "2".into())]));
         assert_eq!(merged.class, Some(("production".to_owned(), Some(2))));
+    }
+
+    #[test]
+    fn of_pool_and_class_the_later_reconnect_counts_in_utc_and_none_is_none() {
+        let at = |spec: &str, class: Option<&ConnectionPoolClass>| {
+            effective(&pool(spec), class).expect("accepted").settings.reconnected_at
+        };
+        assert_eq!(at("mode: Apply", None), None);
+        let earlier = class("{pgbouncer: {reconnectedAt: '2026-11-28T10:00:00Z'}}");
+        let spec = "pgbouncer: {reconnectedAt: '2026-11-28T12:30:00.5+02:00'}";
+        assert_eq!(at(spec, None).as_deref(), Some("2026-11-28T10:30:00Z"));
+        assert_eq!(at(spec, Some(&earlier)).as_deref(), Some("2026-11-28T10:30:00Z"));
+        assert_eq!(at("mode: Apply", Some(&earlier)).as_deref(), Some("2026-11-28T10:00:00Z"));
+        let later = class("{pgbouncer: {reconnectedAt: '2026-11-29T00:00:00Z'}}");
+        assert_eq!(at(spec, Some(&later)).as_deref(), Some("2026-11-29T00:00:00Z"));
     }
 
     #[test]

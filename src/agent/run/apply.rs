@@ -193,7 +193,11 @@ impl Agent {
                 if taken == Taken::Now {
                     tracing::info!(revision = revision.revision, "revision in force, read back");
                 }
-                self.settle_revision(revision);
+                match self.reconnect_for(&revision, now).await {
+                    Ok(true) => self.settle_revision(revision),
+                    Ok(false) => {}
+                    Err(error) => self.tell_reload(revision.revision, &error),
+                }
             }
             Err(error) => self.tell_reload(revision.revision, &error),
         }

@@ -10,6 +10,7 @@ mod console;
 mod failover;
 mod place;
 mod reading;
+mod reconnecting;
 mod report;
 mod rotating;
 mod switching;
@@ -154,6 +155,8 @@ struct Agent {
     /// Server connections of the share that are the session alias's.
     reserved: u32,
     held: Option<Held>,
+    /// Server connections that were told to end for `reconnectedAt` and have a transaction to finish; None while that is not known.
+    closing: Option<u32>,
     /// When `held` was read.
     held_at: Millis,
     /// What the process had done when its console answered last, and when that was.
@@ -289,6 +292,7 @@ impl Agent {
             limit: 0,
             reserved: 0,
             held: None,
+            closing: None,
             held_at: 0,
             answered: None,
             started_at: 0,

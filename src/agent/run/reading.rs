@@ -94,6 +94,7 @@ impl Agent {
         self.rotating.read(logged_in);
         self.tell_reach(now, logged_in);
         self.look_for_leaks(now, &servers);
+        self.count_closing(&servers);
         self.count_arrivals(now, opens).await;
         self.see_pools(pools);
         let leaked = self.leaked;

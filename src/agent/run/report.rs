@@ -41,6 +41,7 @@ impl Agent {
             proof: self.slot.runs.as_ref().map(|revision| revision.settings.health.proof()),
             session_alias: self.alias_report(),
             upstream: self.upstream_seen(),
+            reconnected: self.reconnected(),
         };
         self.published.metrics.set_upstream(report.upstream.as_ref().map(|upstream| upstream.state));
         if let Some(mode) = report.switching {
@@ -79,5 +80,6 @@ pub(super) fn empty_report(options: &RunOptions, injection: &Injection) -> Statu
         proof: None,
         session_alias: None,
         upstream: None,
+        reconnected: None,
     }
 }

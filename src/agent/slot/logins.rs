@@ -91,6 +91,22 @@ impl Slot {
         Ok(())
     }
 
+    /// Whether server connections may be older than this `reconnectedAt`. A process that began with it has none that are.
+    pub fn owes_reconnect(&self, at: &str) -> bool {
+        let began_with = self.runs.as_ref().and_then(|runs| runs.settings.reconnected_at.as_deref());
+        began_with.max(self.reconnected_at.as_deref()).is_none_or(|done| done < at)
+    }
+
+    /// Has them renewed for it. See [`Slot::is_quiet`].
+    ///
+    /// # Errors
+    /// [`SlotError::Console`].
+    pub async fn reconnect_for(&mut self, at: &str) -> Result<(), SlotError> {
+        self.reconnect().await?;
+        self.reconnected_at = Some(at.to_owned());
+        Ok(())
+    }
+
     /// Has server connections closed as their transactions end, and others opened. See [`Slot::is_quiet`].
     ///
     /// # Errors

@@ -10,8 +10,8 @@ use crate::{
         Mode,
         conditions::{
             ABLE_TO_SCALE, ACCEPTED, ConditionStatus, GATEWAY_AVAILABLE, INJECTED, LEAK_DETECTED,
-            Observed as Condition, PAUSED, PODS_CURRENT, PROGRESSING, PROVEN, READY, SCALING_ACTIVE, SCALING_LIMITED,
-            UPSTREAM_HEALTHY,
+            Observed as Condition, PAUSED, PODS_CURRENT, PROGRESSING, PROVEN, READY, RECONNECTED, SCALING_ACTIVE,
+            SCALING_LIMITED, UPSTREAM_HEALTHY,
         },
         reasons,
     },
@@ -63,6 +63,7 @@ pub(super) fn all(
         leak_detected(observed),
         paused(observed),
     ]);
+    all.extend(reconnected(observed));
     all.insert(0, ready(&all));
     all
 }
@@ -498,6 +499,62 @@ fn leak_detected(observed: &Observed) -> Condition {
             ),
         ),
     }
+}
+
+/// Whether server connections were renewed as the spec asks for; None where it does not.
+fn reconnected(observed: &Observed) -> Option<Condition> {
+    let settings = &observed.effective.ok()?.settings;
+    let at = settings.reconnected_at.as_deref()?;
+    let pods = observed.pods.len();
+    let name = observed.pool.metadata.name.as_deref().unwrap_or_default();
+    let reports = || observed.pods.iter().filter_map(|pod| Some((pod, pod.proof.report()?)));
+    let done = || {
+        let told = reports().filter_map(|(_, report)| report.reconnected.as_ref());
+        told.filter(|reconnected| reconnected.at.as_str() >= at && reconnected.remaining.is_some())
+    };
+    // it runs a revision that asks for it, and does not say so
+    let outdated = reports()
+        .filter(|(pod, report)| {
+            let asked = pod.revision.last_known().and_then(|document| document.pools.get(name));
+            let asked = asked.filter(|asked| asked.settings.reconnected_at.as_deref() == Some(at));
+            report.reconnected.is_none() && asked.is_some_and(|asked| report.revision == Some(asked.revision))
+        })
+        .count();
+    let remaining = done().fold(0, |sum: u32, reconnected| sum.saturating_add(reconnected.remaining.unwrap_or(0)));
+    let told = done().count();
+    Some(if outdated > 0 {
+        no(
+            RECONNECTED,
+            reasons::AGENT_OUTDATED,
+            format!(
+                "the agents of {outdated} of {pods} pods are of a version that does not know pgbouncer.reconnectedAt {at}:                  restart those pods, which renews their server connections too"
+            ),
+        )
+    } else if told < pods {
+        no(
+            RECONNECTED,
+            reasons::RECONNECTING,
+            format!(
+                "for pgbouncer.reconnectedAt {at}, {told} of {pods} pods renew their server connections as transactions end;                  the others follow, a few at a time (rollout.canary.maxUnavailable)"
+            ),
+        )
+    } else if remaining > 0 {
+        no(
+            RECONNECTED,
+            reasons::AWAITING_TRANSACTIONS,
+            format!(
+                "for pgbouncer.reconnectedAt {at}, all {pods} pods have renewed their server connections but {remaining},                  which work in transactions that began before, and end with them"
+            ),
+        )
+    } else {
+        yes(
+            RECONNECTED,
+            reasons::ALL_RECONNECTED,
+            format!(
+                "no server connection of {pods} pods is older than they were told for pgbouncer.reconnectedAt {at}"
+            ),
+        )
+    })
 }
 
 fn paused(observed: &Observed) -> Condition {

@@ -10,7 +10,7 @@ use crate::{
         Confidence, Effective, GatewayStatus, Load, Mode, PodCounts, Recommendation, RevisionStatus,
         conditions::{
             ABLE_TO_SCALE, ACCEPTED, ConditionStatus, GATEWAY_AVAILABLE, INJECTED, LEAK_DETECTED,
-            Observed as Condition, PODS_CURRENT, PROGRESSING, PROVEN, SCALING_ACTIVE, SCALING_LIMITED,
+            Observed as Condition, PODS_CURRENT, PROGRESSING, PROVEN, RECONNECTED, SCALING_ACTIVE, SCALING_LIMITED,
             UPSTREAM_HEALTHY,
         },
         reasons,
@@ -222,12 +222,28 @@ pub(super) fn events(observed: &Observed, rollout: &Rollout, report: &Report) ->
             note: format!("revision {} holds the settings of generation {}", create.number, generation(observed)),
         });
     }
+    events.extend(reconnected(observed, report));
     for condition in &report.conditions {
         if let Some(event) = turned(observed, condition) {
             events.push(event);
         }
     }
     events
+}
+
+/// The event of server connections that were renewed as asked for, once for each time that was asked.
+fn reconnected(observed: &Observed, report: &Report) -> Option<EventNote> {
+    let done = |condition: &&Condition| condition.type_ == RECONNECTED && condition.status == ConditionStatus::True;
+    let now = report.conditions.iter().find(done).filter(|_| !observed.pods.is_empty())?;
+    let before = observed.told?.conditions.iter().find(|told| told.type_ == RECONNECTED);
+    let at = observed.effective.ok()?.settings.reconnected_at.as_deref()?;
+    let was_told = before.is_some_and(|before| before.status == now.status.as_str() && before.message.ends_with(at));
+    (!was_told).then(|| EventNote {
+        kind: EventKind::Normal,
+        reason: reasons::ALL_RECONNECTED.to_owned(),
+        action: "Reconnect",
+        note: now.message.clone(),
+    })
 }
 
 fn generation(observed: &Observed) -> i64 {

@@ -6,12 +6,13 @@ use super::*;
 use crate::{
     api::{
         ConnectionPool, ConnectionPoolStatus, RevisionStatus,
-        conditions::{ConditionStatus, PROVEN},
+        conditions::{ConditionStatus, PROVEN, RECONNECTED, merge},
         reasons,
     },
     contract::{
         ClientSide, ClientTlsMode, Held, Injection, LimitsReadBack, OtherRole, OtherSlot, PodGrant, PoolRevision,
-        ProofMode, Reach, ServerTls, ServerTlsMode, SlotStatus, StatusReport, Upstream, UpstreamSeen, UpstreamState,
+        ProofMode, Reach, Reconnected, ServerTls, ServerTlsMode, SlotStatus, StatusReport, Upstream, UpstreamSeen,
+        UpstreamState,
     },
     decide::{
         effective::{EffectivePool, Refusal, effective},
@@ -213,6 +214,7 @@ fn report(uid: &str, revision: u64, epoch: u64, grant: PodGrant) -> StatusReport
         proof: None,
         session_alias: None,
         upstream: None,
+        reconnected: None,
     }
 }
 
@@ -350,6 +352,47 @@ fn a_database_that_takes_no_writes_is_told_first_and_one_that_is_silent_is_not_h
     assert_eq!((ready.status, upstream.status), (ConditionStatus::False, ConditionStatus::False));
     assert!(upstream.message.contains("1 of 3 pods, shop-2 among them") && upstream.message.contains("in recovery"));
     assert!(events.contains(&"UpstreamReadOnly".to_owned()), "{events:?}");
+}
+
+#[test]
+fn a_reconnect_goes_a_few_pods_at_a_time_and_its_end_is_told_once() {
+    const AT: &str = "2026-11-28T12:00:00Z";
+    let mut world = World::new(SHARED);
+    for _ in 0..3 {
+        world.admit();
+    }
+    world.sizing = Some(sized(11, Reason::Demand));
+    world.settle();
+    let condition = |plan: &Plan| plan.report.conditions.iter().find(|told| told.type_ == RECONNECTED).cloned();
+    assert_eq!(condition(&world.plan()), None, "nobody asked for it");
+    world.change(&format!("{SHARED}  pgbouncer: {{reconnectedAt: '{AT}'}}\n"));
+    let plan = world.plan();
+    let told = condition(&plan).unwrap();
+    assert_eq!((told.status, told.reason), (ConditionStatus::False, reasons::RECONNECTING));
+    assert!(told.message.contains("0 of 3 pods"), "{}", told.message);
+    assert_eq!(plan.patches.iter().filter(|patch| patch.revision.is_some()).count(), 1, "the next after the first");
+    world.settle();
+    let told = condition(&world.plan()).unwrap();
+    assert_eq!(told.reason, reasons::AGENT_OUTDATED, "agents that run it and say nothing of it: {}", told.message);
+    let say = |world: &mut World, remaining: [Option<u32>; 3]| {
+        for (pod, remaining) in world.pods.iter_mut().zip(remaining) {
+            let Proof::Report(report) = &mut pod.proof else { panic!("it was asked") };
+            report.reconnected = Some(Reconnected { at: AT.to_owned(), remaining });
+        }
+        world.plan()
+    };
+    assert_eq!(condition(&say(&mut world, [Some(0), None, Some(0)])).unwrap().reason, reasons::RECONNECTING);
+    let plan = say(&mut world, [Some(0), Some(2), Some(1)]);
+    let told = condition(&plan).unwrap();
+    assert_eq!((told.status, told.reason), (ConditionStatus::False, reasons::AWAITING_TRANSACTIONS));
+    assert!(told.message.contains("but 3"), "{}", told.message);
+    let of = |plan: &Plan| plan.events.iter().filter(|event| event.reason == reasons::ALL_RECONNECTED).count();
+    assert_eq!(of(&plan), 0);
+    let plan = say(&mut world, [Some(0); 3]);
+    assert_eq!(condition(&plan).unwrap().reason, reasons::ALL_RECONNECTED);
+    assert_eq!(of(&plan), 1);
+    world.told.conditions = merge(&[], plan.report.conditions, None, k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
+    assert_eq!(of(&world.plan()), 0, "once");
 }
 
 #[test]
@@ -640,7 +683,6 @@ fn a_decision_is_told_once() {
 
 #[test]
 fn credentials_that_do_not_work_in_a_pod_are_a_condition_and_one_event() {
-    use crate::api::conditions::merge;
     let mut world = World::new(SHARED);
     world.admit();
     world.settle();

@@ -157,6 +157,8 @@ pub struct Server {
     pub logged_in: bool,
     /// Whether a client is linked to it.
     pub linked: bool,
+    /// Whether it was told to end with its transaction.
+    pub closing: bool,
     /// Own address of the connection.
     pub local_address: String,
     /// Own port of the connection.
@@ -365,6 +367,7 @@ pub fn servers(table: &Table, database: &str) -> Result<Vec<Server>, TableError>
     let rows = Rows::new("SHOW SERVERS", table);
     let (state, link, address) = (rows.column("state")?, rows.column("link")?, rows.column("local_addr")?);
     rows.column("id")?;
+    rows.column("close_needed")?;
     rows.column("local_port")?;
     rows.of_database("database", database)?
         .map(|row| {
@@ -372,6 +375,7 @@ pub fn servers(table: &Table, database: &str) -> Result<Vec<Server>, TableError>
                 id: rows.number(row, "id")?,
                 logged_in: Rows::text(row, state) != "new",
                 linked: !Rows::text(row, link).is_empty(),
+                closing: rows.number::<u8>(row, "close_needed")? != 0,
                 local_address: Rows::text(row, address).to_owned(),
                 local_port: rows.number(row, "local_port")?,
             })

@@ -396,6 +396,32 @@ async fn a_changed_setting_becomes_a_revision_that_reaches_all_pods_a_few_at_a_t
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_reconnect_that_is_asked_for_reaches_all_pods_once_and_its_end_is_a_condition_and_an_event() {
+    let _turn = turn().await;
+    let shop = Shop::new("operator", SHARED).await;
+    let operator = Operator::start(&shop.cluster, "a", &[]);
+    operator.leads().await;
+    let pods = shop.pods(3).await;
+    shop.condition("Proven", "True/AllProven").await;
+    assert!(shop.status().await.conditions.iter().all(|told| told.type_ != "Reconnected"), "nobody asked for it");
+    let patch = json!({"spec": {"pgbouncer": {"reconnectedAt": "after the migration"}}});
+    let refused = shop.pools().patch("shop", &PatchParams::default(), &Patch::Merge(&patch)).await;
+    assert!(refused.is_err_and(|error| error.to_string().contains("reconnectedAt")), "no time");
+
+    shop.change(json!({"pgbouncer": {"reconnectedAt": "2026-11-28T13:00:00+01:00"}})).await;
+    let told = shop.condition("Reconnected", "True/AllReconnected").await;
+    assert!(told.contains("2026-11-28T12:00:00Z"), "{told}");
+    for pod in &pods {
+        assert_eq!(pod.revision("shop").await, Some(2));
+    }
+    shop.condition("Progressing", "True/RolloutComplete").await;
+    let event = eventually("one event", || async { shop.events("AllReconnected").await.into_iter().next() }).await;
+    assert!(event.contains("3 pods"), "{event}");
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
 async fn annotations_that_are_gone_damaged_or_forged_are_mended_and_never_add_up_to_more() {
     let _turn = turn().await;
     let shop = Shop::new("operator", SHARED).await;

@@ -22,8 +22,8 @@ use serde_json::json;
 use sluice::{
     api::{ConnectionPool, Topology},
     contract::{
-        Document, GrantDocument, Held, LimitsReadBack, PodGrant, PoolRevision, RevisionDocument, SlotStatus,
-        StatusReport, UpstreamSeen, names,
+        Document, GrantDocument, Held, LimitsReadBack, PodGrant, PoolRevision, Reconnected, RevisionDocument,
+        SlotStatus, StatusReport, UpstreamSeen, names,
     },
     decide::effective::effective,
     webhook::inject::{InjectionSettings, PodPool, inject},
@@ -222,6 +222,7 @@ impl Agent {
             proof: None,
             session_alias: None,
             upstream: behaviour.upstream,
+            reconnected: wanted.settings.reconnected_at.clone().map(|at| Reconnected { at, remaining: Some(0) }),
         });
     }
 }

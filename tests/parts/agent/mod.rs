@@ -12,6 +12,7 @@ mod keeper;
 mod load;
 mod logins;
 mod names;
+mod reconnect;
 mod rig;
 mod rotation;
 mod sessions;

@@ -1,0 +1,73 @@
+//! Server connections that are renewed because the settings ask for it (`reconnectedAt`): what they keep may have become stale.
+//!
+//! It is done once for each later time, and a revision with one is in force only when it is done. Nothing is written down for
+//! that: a process that begins with a revision has no older connections, and one that is taken up runs what worked last.
+
+use super::{Agent, rotating::AWAITS_LOGINS};
+use crate::{
+    agent::{
+        machine::Millis,
+        slot::{Slot, SlotError},
+    },
+    contract::{PoolRevision, Reconnected},
+    pooler::pgbouncer::tables::Server,
+};
+
+impl Agent {
+    /// Has every process renew what is older than the revision asks for. False: not yet, to be asked again in the next round.
+    ///
+    /// # Errors
+    /// [`SlotError::Console`].
+    pub(super) async fn reconnect_for(&mut self, revision: &PoolRevision, now: Millis) -> Result<bool, SlotError> {
+        let Some(at) = revision.settings.reconnected_at.as_deref() else { return Ok(true) };
+        let is_refused = self.rotating.is_refused();
+        let mut owing = self.owing(at);
+        if owing.is_empty() {
+            return Ok(true);
+        }
+        // what is closed could not be opened again
+        let mut may = !is_refused;
+        for slot in &mut owing {
+            // all are asked, so that they wait together
+            may &= !is_refused && slot.is_quiet(now).await?;
+        }
+        if may {
+            for slot in owing {
+                slot.reconnect_for(at).await?;
+                tracing::info!(
+                    slot = slot.name().as_str(),
+                    reconnected_at = at,
+                    "server connections are renewed as transactions end"
+                );
+            }
+            // what was held back for it comes back, and what remains is looked at anew
+            (self.to_be_applied, self.closing) = (true, None);
+            return Ok(true);
+        }
+        self.to_be_applied = true;
+        let why = if is_refused { "waits until the database lets the pool log in again" } else { AWAITS_LOGINS };
+        let text = format!("revision {}: server connections are to be renewed, which {why}", revision.revision);
+        self.problems.reload.may_pass(now, text);
+        Ok(false)
+    }
+
+    /// The processes that have connections older than that.
+    fn owing(&mut self, at: &str) -> Vec<&mut Slot> {
+        let other = self.other_counts() && !self.other.is_mute();
+        let slots = [Some(&mut self.slot), other.then_some(&mut self.other)];
+        slots.into_iter().flatten().filter(|slot| slot.owes_reconnect(at)).collect()
+    }
+
+    /// Counts those that were told to end and have not yet, until none is left: others are told to end for other reasons later.
+    pub(super) fn count_closing(&mut self, servers: &[Server]) {
+        if self.closing != Some(0) {
+            self.closing = u32::try_from(servers.iter().filter(|server| server.closing).count()).ok();
+        }
+    }
+
+    /// What is told of it.
+    pub(super) fn reconnected(&self) -> Option<Reconnected> {
+        let at = self.slot.runs.as_ref()?.settings.reconnected_at.clone()?;
+        Some(Reconnected { at, remaining: self.closing })
+    }
+}
