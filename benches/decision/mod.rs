@@ -70,7 +70,7 @@ impl Pool {
         self.sample.at_seconds = now;
         self.sample.transactions += (rate * interval).floor();
         self.sample.assignments += (rate * interval).floor();
-        self.sample.transaction_seconds += rate * interval * service;
+        self.sample.busy_seconds += rate * interval * service;
         self.sample.wait_seconds += 0.01 * self.random();
         self.sample.active = busy.floor();
         self.sample.waiting = (rate * service - busy).floor().max(0.0);

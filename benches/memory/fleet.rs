@@ -288,7 +288,7 @@ async fn figures(State(fleet): State<Arc<Fleet>>) -> String {
         #[rustfmt::skip]
         let series = [
             (metrics::TRANSACTIONS, "", transactions),
-            (metrics::TRANSACTION_SECONDS, "", transactions * TRANSACTION_SECONDS),
+            (metrics::BUSY_SECONDS, "", transactions * TRANSACTION_SECONDS),
             (metrics::WAIT_SECONDS, "", transactions * 0.001),
             (metrics::SERVER_ASSIGNMENTS, "", transactions),
             (metrics::SERVER_CONNECTIONS, ",state=\"active\"", active.round()),

@@ -102,7 +102,7 @@ fn exposition(pods: impl Iterator<Item = (u32, u32)>) -> String {
             line(metrics::WAITING_PEAK, &format!(",window=\"{window}\""), jitter);
         }
         line(metrics::TRANSACTIONS, "", (uptime * busy * 25.0).floor());
-        line(metrics::TRANSACTION_SECONDS, "", uptime * busy);
+        line(metrics::BUSY_SECONDS, "", uptime * busy);
         line(metrics::WAIT_SECONDS, "", uptime * 0.01);
         line(metrics::SERVER_ASSIGNMENTS, "", (uptime * busy * 25.0).floor());
         line(metrics::LEAKED, "", 0.0);

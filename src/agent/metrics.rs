@@ -9,9 +9,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::counters::Added;
 use crate::{
     contract::{SessionAliasReport, Switching, UpstreamState, metrics as names},
-    pooler::pgbouncer::tables::{Pools, Stats},
+    pooler::pgbouncer::tables::Pools,
 };
 
 type Float = Gauge<f64, AtomicU64>;
@@ -99,6 +100,8 @@ pub struct Metrics {
     registry: Registry,
     info: Family<AgentLabels, Gauge>,
     transactions: Counter,
+    abandoned: Counter,
+    busy_seconds: Seconds,
     transaction_seconds: Seconds,
     wait_seconds: Seconds,
     assignments: Counter,
@@ -165,6 +168,8 @@ impl Metrics {
             registry: Registry::default(),
             info: Family::default(),
             transactions: Counter::default(),
+            abandoned: Counter::default(),
+            busy_seconds: Counter::default(),
             transaction_seconds: Counter::default(),
             wait_seconds: Counter::default(),
             assignments: Counter::default(),
@@ -196,12 +201,7 @@ impl Metrics {
         let counter = |name: &'static str| name.trim_end_matches("_total");
         let m = &metrics;
         registry.register(names::AGENT_INFO, "Version and pod of the agent", m.info.clone());
-        registry.register(counter(names::TRANSACTIONS), "Transactions finished", m.transactions.clone());
-        registry.register(
-            counter(names::TRANSACTION_SECONDS),
-            "Seconds spent in finished transactions",
-            m.transaction_seconds.clone(),
-        );
+        m.register_transactions(&mut registry);
         registry.register(
             counter(names::WAIT_SECONDS),
             "Seconds that clients waited for a server connection",
@@ -267,6 +267,30 @@ impl Metrics {
         );
     }
 
+    fn register_transactions(&self, registry: &mut Registry) {
+        let counter = |name: &'static str| name.trim_end_matches("_total");
+        registry.register(
+            counter(names::TRANSACTIONS),
+            "Transactions that got a server connection and have ended",
+            self.transactions.clone(),
+        );
+        registry.register(
+            counter(names::ABANDONED),
+            "Transactions whose client went, or was sent away, before it got a server connection",
+            self.abandoned.clone(),
+        );
+        registry.register(
+            counter(names::BUSY_SECONDS),
+            "Seconds that server connections worked for transactions: waits and leaks left out, those that still run counted as they run",
+            self.busy_seconds.clone(),
+        );
+        registry.register(
+            counter(names::TRANSACTION_SECONDS),
+            "Seconds of transactions that have ended as PgBouncer counts them: from the first message of the client on, its wait for a server connection included",
+            self.transaction_seconds.clone(),
+        );
+    }
+
     fn register_switches(&self, registry: &mut Registry) {
         self.upstream.register(registry);
         registry.register(
@@ -309,13 +333,15 @@ impl Metrics {
     /// itself: no series without one.
     pub fn observe(
         &self,
-        added: Stats,
+        added: Added,
         pools: Pools,
         leaked: Option<u32>,
         alias: Option<&SessionAliasReport>,
         unix_seconds: f64,
     ) {
         self.transactions.inc_by(added.transactions);
+        self.abandoned.inc_by(added.abandoned);
+        self.busy_seconds.inc_by(added.busy_microseconds as f64 / 1e6);
         self.transaction_seconds.inc_by(added.transaction_microseconds as f64 / 1e6);
         self.wait_seconds.inc_by(added.wait_microseconds as f64 / 1e6);
         self.assignments.inc_by(added.assignments);

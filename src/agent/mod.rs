@@ -5,6 +5,7 @@
 //! ([`run`]), and an HTTP server that shows what the loop has published.
 
 pub mod arrivals;
+pub mod busy;
 pub mod counters;
 pub mod drain;
 pub mod files;

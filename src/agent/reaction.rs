@@ -3,10 +3,11 @@
 //! What is decided follows from the observations alone; [`Decided::line`] is the observation as `sluice decide` reads it,
 //! so every decision in the log can be repeated.
 
+use super::counters::Added;
 use crate::{
     contract::{LimitSource, PodGrant, Settings},
     decide::sizing::{Automation, Bounds, Decision, Observation, ObservationLine, Sample, Sizer, SizingSettings},
-    pooler::pgbouncer::tables::{Pools, Stats},
+    pooler::pgbouncer::tables::Pools,
 };
 
 /// Seconds between two decisions.
@@ -20,7 +21,7 @@ pub struct PoolerReading {
     /// Gauges.
     pub pools: Pools,
     /// What was added to the counters since the reading before.
-    pub added: Stats,
+    pub added: Added,
     /// Server connections idle in transaction past the threshold; None where it cannot be seen.
     pub leaked: Option<u32>,
     /// Whether what is decided on it is carried out.
@@ -45,7 +46,7 @@ pub struct Decided {
 pub struct Reaction {
     sizer: Sizer,
     /// Counters that never restart, so that one Sizer outlives the pooler's processes.
-    totals: Stats,
+    totals: Added,
     limit: Option<u32>,
     decisions: u64,
 }
@@ -73,7 +74,7 @@ impl Reaction {
         reading: &PoolerReading,
         punctual: bool,
     ) -> Option<Decided> {
-        self.count(reading.added);
+        self.totals = self.totals + reading.added;
         if settings.scaling.limit_source == LimitSource::Share || grant.share == 0 {
             self.limit = None;
             return None;
@@ -86,7 +87,8 @@ impl Reaction {
             active: reading.pools.active.into(),
             leaked: reading.leaked.unwrap_or(0).into(),
             transactions: total.transactions as f64,
-            transaction_seconds: total.transaction_microseconds as f64 / 1e6,
+            abandoned: total.abandoned as f64,
+            busy_seconds: total.busy_microseconds as f64 / 1e6,
             wait_seconds: total.wait_microseconds as f64 / 1e6,
             assignments: total.assignments as f64,
         };
@@ -107,13 +109,6 @@ impl Reaction {
         self.limit = Some(limit.clamp(grant.floor.min(grant.share), grant.share));
         self.decisions += 1;
         Some(Decided { id: self.decisions, from, decision, line })
-    }
-
-    fn count(&mut self, added: Stats) {
-        self.totals.transactions += added.transactions;
-        self.totals.transaction_microseconds += added.transaction_microseconds;
-        self.totals.wait_microseconds += added.wait_microseconds;
-        self.totals.assignments += added.assignments;
     }
 }
 
@@ -139,11 +134,11 @@ mod tests {
         PoolerReading {
             at_seconds: f64::from(at),
             pools: Pools { active: busy, clients_waiting: waiting, ..Pools::default() },
-            added: Stats {
+            added: Added {
                 transactions,
-                transaction_microseconds: transactions * u64::from(milliseconds) * 1000,
-                wait_microseconds: 0,
+                busy_microseconds: transactions * u64::from(milliseconds) * 1000,
                 assignments: transactions,
+                ..Added::default()
             },
             leaked: None,
             automation: Automation::Apply,

@@ -8,11 +8,11 @@ mod logins;
 mod revision;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 pub use accepting::DEAF;
@@ -25,12 +25,13 @@ use tokio::{net::unix::pipe, sync::mpsc, task::JoinHandle};
 
 use super::{
     arrivals::Arrivals,
-    counters::Differences,
+    counters::{Added, Differences},
     files::{AUTH_FILE, FileError, write_configuration},
     keeper::{Ending, Launch, Link, LinkError, Order, ProcessState, SlotName, SlotState},
     machine::Millis,
     process::{self, follow_log},
     quiet::Quiet,
+    sockets::{self, Local},
     vitals::Vitals,
 };
 use crate::{
@@ -41,7 +42,7 @@ use crate::{
         limits::Step,
         log::PoolerError,
         render::{Credentials, Rendered},
-        tables::{Alias, Pools, Server, Stats},
+        tables::{Alias, Pools, Server, Snapshot},
         version::Version,
     },
 };
@@ -130,7 +131,7 @@ pub struct Reading {
     /// Gauges.
     pub pools: Pools,
     /// What was added to the counters.
-    pub added: Stats,
+    pub added: Added,
     /// Server connections opened.
     pub opens: u64,
     /// Server connections open now.
@@ -188,6 +189,8 @@ pub struct Slot {
     pub taken_up: bool,
     /// Whether the clients that came before were counted.
     logins_known: bool,
+    /// When the slot began.
+    begin: Instant,
     differences: Differences,
     arrivals: Arrivals,
     /// Clients that ended with the process, not told yet.
@@ -236,6 +239,7 @@ impl Slot {
             alias_pools: Pools::default(),
             taken_up: runs,
             logins_known: !runs,
+            begin: Instant::now(),
             differences: Differences::default(),
             arrivals: Arrivals::default(),
             cut: 0,
@@ -301,7 +305,7 @@ impl Slot {
         }
         self.generation = Some(generation);
         (self.taken_up, self.logins_known) = (false, true);
-        self.differences.restarted();
+        self.differences.restarted(self.microseconds());
         self.arrivals.restarted();
         self.read_log();
         self.credentials = Some(rendered.credentials.clone());
@@ -446,16 +450,21 @@ impl Slot {
         Ok(pools)
     }
 
-    /// Reads all figures; the counters are what was added since the last reading.
+    /// Reads all figures; the counters are what was added since the last reading. `leaked` are the server connections that
+    /// were seen idle in transaction.
     ///
     /// # Errors
     /// [`ConsoleError`].
-    pub async fn read(&mut self, now: Millis) -> Result<Reading, ConsoleError> {
-        // one after the other, and none after one that failed
-        let pools = self.read_pools(now).await?;
-        let stats = self.console.stats(&self.database).await?;
-        let servers = self.console.servers(&self.database).await?;
-        let added = self.differences.feed(stats, pools.active.saturating_add(pools.clients_waiting));
+    pub async fn read(&mut self, now: Millis, leaked: &BTreeSet<Local>) -> Result<Reading, ConsoleError> {
+        let seen = self.console.snapshot(&self.database).await?;
+        let at_microseconds = self.microseconds();
+        let leaked =
+            seen.servers.iter().filter(|server| sockets::local(server).is_some_and(|local| leaked.contains(&local)));
+        let leaked = leaked.map(|server| server.id).collect();
+        let added = self.differences.feed(at_microseconds, &seen, &leaked);
+        let Snapshot { pools, alias, servers, .. } = seen;
+        self.pools = Some((now, pools));
+        self.alias_pools = alias;
         let opens = self.arrivals.opens(servers.iter().map(|server| server.id));
         let newest = servers.iter().filter(|server| server.logged_in).map(|server| server.id).max();
         let logged_in = newest > self.newest_login;
@@ -464,11 +473,16 @@ impl Slot {
         let counts = !std::mem::take(&mut self.taken_up);
         Ok(Reading {
             pools,
-            added: if counts { added } else { Stats::default() },
+            added: if counts { added } else { Added::default() },
             opens: if counts { opens } else { 0 },
             servers,
             logged_in,
         })
+    }
+
+    /// Microseconds since the slot began.
+    fn microseconds(&self) -> u64 {
+        u64::try_from(self.begin.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
     /// Clients that came since the last look.

@@ -9,7 +9,7 @@
 //! so a tie is judged while it is younger, and the judgement kept as long as no byte moves. An older tie is ambiguous.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
@@ -18,6 +18,8 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
     sockopt::set_socket_timeout,
 };
+
+use crate::pooler::pgbouncer::tables::Server;
 
 /// How long the kernel may take.
 const DEADLINE: std::time::Duration = std::time::Duration::from_millis(200);
@@ -48,6 +50,12 @@ const SETTLED_MILLISECONDS: u32 = 500;
 
 /// Own address and port of a connection.
 pub type Local = (IpAddr, u16);
+
+/// Own address and port of a server connection; None over a Unix socket.
+pub fn local(server: &Server) -> Option<Local> {
+    let address: IpAddr = server.local_address.parse().ok()?;
+    Some((address.to_canonical(), server.local_port))
+}
 
 /// What the kernel knows of one connection. Ages in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,16 +106,16 @@ pub struct LeakWatch {
 }
 
 impl LeakWatch {
-    /// Counts connections of `linked` that are idle in transaction for at least `threshold_milliseconds`. None where that
+    /// Finds connections of `linked` that are idle in transaction for at least `threshold_milliseconds`. None where that
     /// cannot be told: a socket that the kernel does not show, or none certain and some ambiguous.
-    pub fn count(
+    pub fn find(
         &mut self,
         linked: &[Local],
         traffic: &BTreeMap<Local, Traffic>,
         threshold_milliseconds: u32,
-    ) -> Option<u32> {
+    ) -> Option<BTreeSet<Local>> {
         let mut judged = HashMap::with_capacity(linked.len());
-        let (mut leaked, mut ambiguous) = (0, 0);
+        let (mut leaked, mut ambiguous) = (BTreeSet::new(), 0);
         for local in linked {
             let seen = traffic.get(local)?;
             let before = self.judged.get(local).filter(|(bytes, _)| *bytes == seen.bytes).map(|(_, verdict)| *verdict);
@@ -120,13 +128,13 @@ impl LeakWatch {
                 continue;
             }
             match verdict {
-                LastByte::Received => leaked += 1,
+                LastByte::Received => drop(leaked.insert(*local)),
                 LastByte::Ambiguous => ambiguous += 1,
                 LastByte::Sent => {}
             }
         }
         self.judged = judged;
-        (leaked > 0 || ambiguous == 0).then_some(leaked)
+        (!leaked.is_empty() || ambiguous == 0).then_some(leaked)
     }
 }
 
@@ -305,7 +313,9 @@ mod tests {
             (local(3), traffic(15_001, 15_000, 100)),
             (local(4), traffic(900, 100, 100)),
         ]);
-        let count = |linked: &[Local], threshold| LeakWatch::default().count(linked, &seen, threshold);
+        let count = |linked: &[Local], threshold| {
+            LeakWatch::default().find(linked, &seen, threshold).map(|leaked| leaked.len())
+        };
         assert_eq!(count(&[local(1), local(2), local(4)], 5000), Some(1));
         assert_eq!(count(&[local(1), local(3)], 5000), Some(1), "at least one");
         assert_eq!(count(&[local(3)], 5000), None, "nobody can tell");
@@ -318,11 +328,17 @@ mod tests {
     fn a_judgement_stands_until_a_byte_moves() {
         let mut watch = LeakWatch::default();
         let look = |traffic| BTreeMap::from([(local(1), traffic)]);
-        assert_eq!(watch.count(&[local(1)], &look(traffic(2001, 2000, 2001)), 60_000), Some(0));
+        assert_eq!(
+            watch.find(&[local(1)], &look(traffic(2001, 2000, 2001)), 60_000).map(|leaked| leaked.len()),
+            Some(0)
+        );
         // a keepalive was acknowledged: by itself this look could not tell
-        assert_eq!(watch.count(&[local(1)], &look(traffic(61_001, 61_000, 100)), 60_000), Some(1));
+        assert_eq!(
+            watch.find(&[local(1)], &look(traffic(61_001, 61_000, 100)), 60_000).map(|leaked| leaked.len()),
+            Some(1)
+        );
         let moved = Traffic { bytes: (8, 7), ..traffic(61_001, 61_000, 100) };
-        assert_eq!(watch.count(&[local(1)], &look(moved), 60_000), None);
+        assert_eq!(watch.find(&[local(1)], &look(moved), 60_000).map(|leaked| leaked.len()), None);
     }
 
     proptest! {

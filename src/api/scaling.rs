@@ -100,7 +100,8 @@ pub struct MetricsSpec {
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
 pub struct SignalOverride {
     /// The signal that the query replaces. Gauges: WaitingClients, ActiveConnections. Counters, which Sluice takes the rate
-    /// of: Transactions, TransactionSeconds, WaitSeconds.
+    /// of: Transactions, TransactionSeconds, WaitSeconds. TransactionSeconds are those that server connections worked, the
+    /// wait for one left out.
     pub signal: Signal,
     /// Instant query that yields one number for the whole pool.
     #[schemars(length(min = 1, max = 2048))]
@@ -116,7 +117,7 @@ pub enum Signal {
     ActiveConnections,
     /// Transactions finished: a counter.
     Transactions,
-    /// Seconds spent in transactions: a counter.
+    /// Seconds that server connections worked for transactions: a counter. PgBouncer's own holds the waits: less those.
     TransactionSeconds,
     /// Seconds that clients waited: a counter.
     WaitSeconds,

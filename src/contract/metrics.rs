@@ -14,9 +14,14 @@ pub const WINDOW: &str = "window";
 
 /// Gauge, always 1, labels `pod_uid` and `version`.
 pub const AGENT_INFO: &str = "sluice_agent_info";
-/// Counter: transactions finished.
+/// Counter: transactions that got a server connection and have ended.
 pub const TRANSACTIONS: &str = "sluice_transactions_total";
-/// Counter: seconds spent in transactions.
+/// Counter: transactions whose client went, or was sent away, before it got a server connection.
+pub const ABANDONED: &str = "sluice_abandoned_transactions_total";
+/// Counter: seconds that server connections worked for transactions, waits and leaks left out.
+pub const BUSY_SECONDS: &str = "sluice_busy_seconds_total";
+/// Counter: PgBouncer's own seconds of transactions that have ended: from the client's first message on, the wait for a server
+/// connection included. Not what the size follows from.
 pub const TRANSACTION_SECONDS: &str = "sluice_transaction_seconds_total";
 /// Counter: seconds that clients waited for a server connection.
 pub const WAIT_SECONDS: &str = "sluice_wait_seconds_total";

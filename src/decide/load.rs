@@ -368,7 +368,7 @@ impl LoadState {
                     sample.transactions = last.transactions + since;
                     sample.assignments = last.assignments + since;
                 }
-                api::Signal::TransactionSeconds => sample.transaction_seconds = last.transaction_seconds + since,
+                api::Signal::TransactionSeconds => sample.busy_seconds = last.busy_seconds + since,
                 api::Signal::WaitSeconds => sample.wait_seconds = last.wait_seconds + since,
             }
         }
@@ -418,7 +418,7 @@ fn mean_demand(before: &PodState, now: &PodFigures) -> Option<f64> {
         return before.mean; // the node's clock was set back
     }
     let since = |earlier: f64, later: f64| if later < earlier { later } else { later - earlier };
-    let seconds = since(earlier.transaction_seconds, later.transaction_seconds);
+    let seconds = since(earlier.busy_seconds, later.busy_seconds);
     let done = since(earlier.transactions, later.transactions);
     // what ends in this interval may have begun long before it (a leak): no more than could work was busy
     let most = [earlier.busy(), later.busy(), now.limit.unwrap_or(0.0), now.demand_peak.unwrap_or(0.0)];

@@ -12,7 +12,7 @@ use super::{
     response::{Labels, Series},
 };
 use crate::{
-    contract::metrics::SAMPLE_TIME,
+    contract::metrics::{BUSY_SECONDS, SAMPLE_TIME},
     decide::{load::PodFigures, shares::Proof, sizing::Sample},
 };
 
@@ -62,7 +62,14 @@ impl fmt::Display for Problem {
             Refusal::ForeignNamespace => {
                 write!(f, "pod {pod:?} in namespace {value:?} reports {metric} for pool {pool}; it is not counted")
             }
-            Refusal::Incomplete => write!(f, "pod {pod:?}, pool {pool}, has no {metric}; the pod is left out"),
+            Refusal::Incomplete => {
+                let old = if *metric == BUSY_SECONDS {
+                    ": its agent is older than the operator; restart the pod"
+                } else {
+                    ""
+                };
+                write!(f, "pod {pod:?}, pool {pool}, has no {metric}; the pod is left out{old}")
+            }
         }?;
         if *count > 1 { write!(f, " ({count} such series)") } else { Ok(()) }
     }
@@ -230,7 +237,8 @@ fn figures(row: &Row) -> Result<PodFigures, Figure> {
             active: need(Figure::Active)?,
             leaked: leaked.unwrap_or(0.0),
             transactions,
-            transaction_seconds: need(Figure::TransactionSeconds)?,
+            abandoned: get(Figure::Abandoned).unwrap_or(0.0),
+            busy_seconds: need(Figure::BusySeconds)?,
             wait_seconds: need(Figure::WaitSeconds)?,
             assignments: get(Figure::Assignments).unwrap_or(transactions),
         },

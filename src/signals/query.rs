@@ -12,7 +12,8 @@ pub(super) enum Figure {
     Active,
     Waiting,
     Transactions,
-    TransactionSeconds,
+    Abandoned,
+    BusySeconds,
     WaitSeconds,
     Assignments,
     Leaked,
@@ -24,11 +25,12 @@ pub(super) enum Figure {
 }
 
 impl Figure {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Active,
         Self::Waiting,
         Self::Transactions,
-        Self::TransactionSeconds,
+        Self::Abandoned,
+        Self::BusySeconds,
         Self::WaitSeconds,
         Self::Assignments,
         Self::Leaked,
@@ -44,7 +46,8 @@ impl Figure {
             Self::Active | Self::Held => names::SERVER_CONNECTIONS,
             Self::Waiting => names::CLIENT_CONNECTIONS,
             Self::Transactions => names::TRANSACTIONS,
-            Self::TransactionSeconds => names::TRANSACTION_SECONDS,
+            Self::Abandoned => names::ABANDONED,
+            Self::BusySeconds => names::BUSY_SECONDS,
             Self::WaitSeconds => names::WAIT_SECONDS,
             Self::Assignments => names::SERVER_ASSIGNMENTS,
             Self::Leaked => names::LEAKED,

@@ -545,14 +545,14 @@ mod collecting {
         for value in ["NaN", "+Inf", "-Inf", "-1", "", "many"] {
             let (good, bad) = (labels("good", "j"), labels("bad", "j"));
             let readings = collect(&[(&good, "990"), (&bad, "990")], |figure| {
-                let broken = if figure == Figure::TransactionSeconds { value } else { "1" };
+                let broken = if figure == Figure::BusySeconds { value } else { "1" };
                 vec![(good.clone(), "1".into()), (bad.clone(), broken.into())]
             });
             assert_eq!(readings.pools.values().next().unwrap().keys().collect::<Vec<_>>(), ["good"]);
             assert_eq!(
                 readings.problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 [format!(
-                    "sluice_transaction_seconds_total of pod \"bad\", pool shop/shop, is {value:?}, which cannot be; the pod is left out"
+                    "sluice_busy_seconds_total of pod \"bad\", pool shop/shop, is {value:?}, which cannot be; the pod is left out"
                 )]
             );
             assert_eq!(readings.problem_of(&super::PoolKey::new("shop", "shop")), readings.problems.first());
@@ -592,8 +592,7 @@ mod collecting {
             (only(&without(Figure::Assignments)).sample.assignments - 3.0).abs() < f64::EPSILON,
             "transactions instead"
         );
-        for needed in
-            [Figure::Active, Figure::Waiting, Figure::Transactions, Figure::TransactionSeconds, Figure::WaitSeconds]
+        for needed in [Figure::Active, Figure::Waiting, Figure::Transactions, Figure::BusySeconds, Figure::WaitSeconds]
         {
             let readings = without(needed);
             assert!(readings.pools.is_empty());

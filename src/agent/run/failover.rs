@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 use super::{Agent, place};
 use crate::{
     agent::{
+        counters::Added,
         machine::Millis,
         options::RunOptions,
         slot::Slot,
@@ -16,7 +17,7 @@ use crate::{
     pooler::pgbouncer::{
         console::{ConsoleError, ask},
         render::Credentials,
-        tables::{Pools, Stats},
+        tables::Pools,
     },
 };
 
@@ -78,24 +79,25 @@ impl Failover {
     }
 
     /// What clients have done: checks left out.
-    pub(super) fn leave_out(&mut self, added: Stats) -> Stats {
+    pub(super) fn leave_out(&mut self, added: Added, linked: u32) -> Added {
         let transactions = self.own.transactions.min(added.transactions);
+        let abandoned = (self.own.transactions - transactions).min(added.abandoned);
         let assignments = self.own.assignments.min(added.assignments);
-        self.own.transactions -= transactions;
+        self.own.transactions -= transactions + abandoned;
         self.own.assignments -= assignments;
-        let rest = Stats {
+        let rest = Added {
             transactions: added.transactions - transactions,
+            abandoned: added.abandoned - abandoned,
             assignments: added.assignments - assignments,
             ..added
         };
         // the time of a check is not known apart: it counts where there is more than that
-        Stats {
-            transaction_microseconds: if transactions > 0 && rest.transactions == 0 {
-                0
-            } else {
-                rest.transaction_microseconds
-            },
-            wait_microseconds: if assignments > 0 && rest.assignments == 0 { 0 } else { rest.wait_microseconds },
+        let alone = transactions > 0 && rest.transactions == 0;
+        let unless = |alone: bool, microseconds| if alone { 0 } else { microseconds };
+        Added {
+            busy_microseconds: unless(alone && linked == 0, rest.busy_microseconds),
+            transaction_microseconds: unless(alone, rest.transaction_microseconds),
+            wait_microseconds: unless(assignments > 0 && rest.assignments == 0, rest.wait_microseconds),
             ..rest
         }
     }

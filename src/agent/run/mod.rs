@@ -16,6 +16,7 @@ mod rotating;
 mod switching;
 
 use std::{
+    collections::BTreeSet,
     net::IpAddr,
     path::PathBuf,
     sync::Arc,
@@ -50,7 +51,7 @@ use super::{
     retry::Retry,
     server::{self, Published},
     slot::Slot,
-    sockets::LeakWatch,
+    sockets::{LeakWatch, Local},
     switch::Switch,
     vitals::Vitals,
     wish::{Granted, Wish},
@@ -173,6 +174,8 @@ struct Agent {
     /// Whether the database is reached.
     reach: Reach,
     leaked: Option<u32>,
+    /// Which ones, where they can be seen.
+    leaked_connections: BTreeSet<Local>,
     leaks: LeakWatch,
     leaks_visible: bool,
     stored: Option<LastGood>,
@@ -303,6 +306,7 @@ impl Agent {
             was_late: false,
             reach: Reach::default(),
             leaked: None,
+            leaked_connections: BTreeSet::new(),
             leaks: LeakWatch::default(),
             leaks_visible: true,
             stored,

@@ -1,7 +1,7 @@
 //! The pooler's figures, once a second, and the decision on them.
 
 use std::{
-    net::IpAddr,
+    collections::BTreeSet,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -69,8 +69,8 @@ impl Agent {
         let (now, asked) = (self.now(), Instant::now());
         let counts = self.other_counts() && !self.other.is_mute();
         let read: Result<_, ConsoleError> = async {
-            let active = self.slot.read(now).await?;
-            Ok((active, if counts { Some(self.other.read(now).await?) } else { None }))
+            let active = self.slot.read(now, &self.leaked_connections).await?;
+            Ok((active, if counts { Some(self.other.read(now, &self.leaked_connections).await?) } else { None }))
         }
         .await;
         let Reading { pools, added, opens, servers, logged_in } = match read {
@@ -90,7 +90,7 @@ impl Agent {
         self.problems.reading.is_over();
         // figures that took so long to come are not of one moment
         let punctual = !std::mem::take(&mut self.was_late) && asked.elapsed() < LATE;
-        let added = self.failover.leave_out(added);
+        let added = self.failover.leave_out(added, pools.active);
         self.rotating.read(logged_in);
         self.tell_reach(now, logged_in);
         self.look_for_leaks(now, &servers);
@@ -145,29 +145,24 @@ impl Agent {
         }
         let threshold = revision.settings.health.leak_threshold_seconds.saturating_mul(1000);
         self.next.leaks = now + Millis::from(threshold / 4).clamp(READING, LEAKS_LOOK);
-        let linked = servers.iter().filter(|server| server.linked).map(|server| {
-            let address: Option<IpAddr> = server.local_address.parse().ok();
-            Some((address?.to_canonical(), server.local_port))
-        });
+        let linked = servers.iter().filter(|server| server.client.is_some()).map(sockets::local);
         // A server over a Unix socket has no address: whether it leaks cannot be told.
-        let Some(linked) = linked.collect::<Option<Vec<_>>>() else {
-            self.leaked = None;
-            return;
-        };
-        if linked.is_empty() {
-            self.leaked = Some(0).filter(|_| self.leaks_visible);
-            return;
-        }
-        self.leaked = match sockets::traffic_to_port(self.injection.upstream.port) {
-            Ok(traffic) => self.leaks.count(&linked, &traffic, threshold),
-            Err(error) => {
-                if self.leaks_visible {
-                    tracing::warn!("leaks cannot be seen here: {error}");
+        let found = match linked.collect::<Option<Vec<_>>>() {
+            None => None,
+            Some(linked) if linked.is_empty() => Some(BTreeSet::new()).filter(|_| self.leaks_visible),
+            Some(linked) => match sockets::traffic_to_port(self.injection.upstream.port) {
+                Ok(traffic) => self.leaks.find(&linked, &traffic, threshold),
+                Err(error) => {
+                    if self.leaks_visible {
+                        tracing::warn!("leaks cannot be seen here: {error}");
+                    }
+                    self.leaks_visible = false;
+                    None
                 }
-                self.leaks_visible = false;
-                None
-            }
+            },
         };
+        self.leaked = found.as_ref().map(|leaked| u32::try_from(leaked.len()).unwrap_or(u32::MAX));
+        self.leaked_connections = found.unwrap_or_default();
     }
 
     pub(super) async fn count_arrivals(&mut self, now: Millis, opens: u64) {

@@ -60,7 +60,7 @@ impl Slot {
             return Ok(true);
         }
         let (pools, _) = self.console.pools(&self.database).await?;
-        let reached = pools.held() > pools.login || self.console.stats(&self.database).await?.assignments > 0;
+        let reached = pools.held() > pools.login || self.console.snapshot(&self.database).await?.stats.assignments > 0;
         Ok(pools.clients_waiting > 0 && !reached)
     }
 }

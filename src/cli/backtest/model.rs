@@ -236,7 +236,8 @@ impl Model {
             active: self.running.len() as f64,
             leaked: 0.0,
             transactions: self.done - self.counters_from.transactions,
-            transaction_seconds: self.done_seconds - self.counters_from.transaction_seconds,
+            abandoned: 0.0,
+            busy_seconds: self.done_seconds - self.counters_from.busy_seconds,
             wait_seconds: self.wait_seconds - self.counters_from.wait_seconds,
             assignments: self.starts - self.counters_from.assignments,
         }
@@ -246,7 +247,7 @@ impl Model {
     pub fn reset_counters(&mut self) {
         self.counters_from = Sample {
             transactions: self.done,
-            transaction_seconds: self.done_seconds,
+            busy_seconds: self.done_seconds,
             wait_seconds: self.wait_seconds,
             assignments: self.starts,
             ..Sample::default()

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Header of a range saved as CSV: one line per pod and step.
-pub const RANGE_HEADER: &str = "time_seconds,pod,transactions_total,transaction_seconds_total,active,waiting,limit";
+pub const RANGE_HEADER: &str = "time_seconds,pod,transactions_total,busy_seconds_total,active,waiting,limit";
 /// Prometheus refuses more points of a series.
 const MOST_STEPS: f64 = 10_000.0;
 /// No finer than the counters are scraped.
@@ -81,7 +81,10 @@ pub enum RangeError {
 pub fn query(namespace: &str, pool: &str) -> String {
     let names = [
         metrics::TRANSACTIONS,
+        metrics::ABANDONED,
+        metrics::BUSY_SECONDS,
         metrics::TRANSACTION_SECONDS,
+        metrics::WAIT_SECONDS,
         metrics::SERVER_CONNECTIONS,
         metrics::CLIENT_CONNECTIONS,
         metrics::LIMIT,
@@ -174,7 +177,11 @@ struct Series {
 #[derive(Clone, Copy, Debug, Default)]
 struct Point {
     transactions: Option<f64>,
+    abandoned: f64,
+    busy_seconds: Option<f64>,
+    /// Of an agent that does not count busy seconds: time in transactions with the waits, and the waits.
     transaction_seconds: Option<f64>,
+    wait_seconds: f64,
     active: f64,
     waiting: f64,
     limit: f64,
@@ -204,6 +211,9 @@ pub fn from_json(text: &str, origin: &Path, scenario: Scenario) -> Result<Trace,
             let point = points.entry(key).or_default().entry(pod.clone()).or_default();
             match (name.as_str(), state.as_str()) {
                 (metrics::TRANSACTIONS, _) => point.transactions = Some(value),
+                (metrics::ABANDONED, _) => point.abandoned = value,
+                (metrics::BUSY_SECONDS, _) => point.busy_seconds = Some(value),
+                (metrics::WAIT_SECONDS, _) => point.wait_seconds = value,
                 (metrics::TRANSACTION_SECONDS, _) => point.transaction_seconds = Some(value),
                 (metrics::SERVER_CONNECTIONS, "active") => point.active = value,
                 (metrics::CLIENT_CONNECTIONS, "waiting") => point.waiting = value,
@@ -231,17 +241,18 @@ pub fn from_csv(text: &str, origin: &Path, scenario: Scenario) -> Result<Trace, 
             .iter()
             .filter_map(|field| field.parse().ok().filter(|value: &f64| value.is_finite() && *value >= 0.0))
             .collect();
-        let (Some(key), [transactions, transaction_seconds, active, waiting, limit]) =
+        let (Some(key), [transactions, busy_seconds, active, waiting, limit]) =
             (time.parse().ok().and_then(step), &figures[..])
         else {
             return Err(wrong(format!("{line:?}: expected {RANGE_HEADER}, numbers of at least 0")).into());
         };
         let point = Point {
             transactions: Some(*transactions),
-            transaction_seconds: Some(*transaction_seconds),
+            busy_seconds: Some(*busy_seconds),
             active: *active,
             waiting: *waiting,
             limit: *limit,
+            ..Point::default()
         };
         points.entry(key).or_default().insert((*pod).to_owned(), point);
     }
@@ -253,9 +264,34 @@ fn step(seconds: f64) -> Option<i64> {
     ((0.0..1e11).contains(&seconds)).then(|| (seconds * 1000.0).round() as i64)
 }
 
+/// Busy seconds of an agent that counted PgBouncer's time in transactions as it is, with the waits in it: the time less the
+/// waits. Exact over time; what runs has waited already and has not brought its time.
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(clippy::struct_field_names)] // the unit stands in the name
+struct WithoutWaits {
+    transaction_seconds: f64,
+    wait_seconds: f64,
+    owed_seconds: f64,
+    busy_seconds: f64,
+}
+
+impl WithoutWaits {
+    fn add(&mut self, transaction_seconds: f64, wait_seconds: f64) -> f64 {
+        let since = |now: f64, before: f64| if now < before { now } else { now - before };
+        self.owed_seconds +=
+            since(transaction_seconds, self.transaction_seconds) - since(wait_seconds, self.wait_seconds);
+        (self.transaction_seconds, self.wait_seconds) = (transaction_seconds, wait_seconds);
+        let busy = self.owed_seconds.max(0.0);
+        self.owed_seconds -= busy;
+        self.busy_seconds += busy;
+        self.busy_seconds
+    }
+}
+
 /// Rates from counters, pod by pod; gauges summed.
 fn trace(points: &Points, origin: &Path, mut scenario: Scenario) -> Result<Trace, RangeError> {
     let mut fleet = Fleet::default();
+    let mut without_waits: HashMap<&str, WithoutWaits> = HashMap::new();
     let mut before: Option<Sample> = None;
     let mut rows: Vec<Row> = Vec::new();
     let mut recorded = Vec::new();
@@ -267,12 +303,16 @@ fn trace(points: &Points, origin: &Path, mut scenario: Scenario) -> Result<Trace
         let samples: Vec<PodSample> = pods
             .iter()
             .filter_map(|(pod, point)| {
+                let estimated = point
+                    .transaction_seconds
+                    .map(|seconds| without_waits.entry(pod).or_default().add(seconds, point.wait_seconds));
                 let sample = Sample {
                     at_seconds: t,
                     waiting: point.waiting,
                     active: point.active,
                     transactions: point.transactions?,
-                    transaction_seconds: point.transaction_seconds?,
+                    abandoned: point.abandoned,
+                    busy_seconds: point.busy_seconds.or(estimated)?,
                     ..Sample::default()
                 };
                 Some(PodSample { pod, sample })
@@ -287,11 +327,12 @@ fn trace(points: &Points, origin: &Path, mut scenario: Scenario) -> Result<Trace
             let dt = sample.at_seconds - last.at_seconds;
             let done = sample.transactions - last.transactions;
             if done > 0.0 {
-                service_seconds = (sample.transaction_seconds - last.transaction_seconds) / done;
+                service_seconds = (sample.busy_seconds - last.busy_seconds) / done;
             }
             if dt > 0.0 && dt <= LONGEST_PAUSE_SECONDS {
                 let queued = sample.waiting + sample.active - last.waiting - last.active;
-                let rate = ((done + queued) / dt).max(0.0);
+                let abandoned = sample.abandoned - last.abandoned;
+                let rate = ((done + abandoned + queued) / dt).max(0.0);
                 rows.push(Row { t: last.at_seconds, rate, service_seconds });
             }
         }
@@ -303,7 +344,7 @@ fn trace(points: &Points, origin: &Path, mut scenario: Scenario) -> Result<Trace
             message: format!(
                 "no transactions; it needs at least two points of {} and {} with labels {} and pod",
                 metrics::TRANSACTIONS,
-                metrics::TRANSACTION_SECONDS,
+                metrics::BUSY_SECONDS,
                 metrics::POOL
             ),
         });

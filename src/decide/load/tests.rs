@@ -34,12 +34,13 @@ impl Pool {
         let dt = before.map_or(0.0, |before| at_seconds - before.at_seconds);
         let before = before.unwrap_or_default();
         let sample = Sample {
+            abandoned: 0.0,
             at_seconds,
             waiting,
             active: busy,
             leaked: 0.0,
             transactions: before.transactions + busy * dt * 20.0,
-            transaction_seconds: before.transaction_seconds + busy * dt,
+            busy_seconds: before.busy_seconds + busy * dt,
             wait_seconds: before.wait_seconds + waiting * dt,
             assignments: before.assignments + busy * dt * 20.0,
         };
@@ -90,7 +91,7 @@ fn two_pods_make_one_pool_whose_counters_grow_by_both_rates() {
     pool.report("b", 1.0, 0.0);
     let load = pool.tick(&["a", "b"]);
     let second = sample_of(&load);
-    assert!(close(second.transaction_seconds - first.transaction_seconds, 150.0), "{second:?}");
+    assert!(close(second.busy_seconds - first.busy_seconds, 150.0), "{second:?}");
     assert!(close(second.active, 10.0) && close(second.waiting, 4.0));
     assert_eq!(load.reporting, 2);
     let figures = load.figures.unwrap();
@@ -218,7 +219,7 @@ fn a_pod_that_left_takes_its_gauges_along_and_leaves_the_counters_growing() {
     let load = pool.tick(&["a"]); // Prometheus still has the series of b
     let after = sample_of(&load);
     assert!(close(after.active, 5.0));
-    assert!(close(after.transaction_seconds - before.transaction_seconds, 75.0), "{before:?} {after:?}");
+    assert!(close(after.busy_seconds - before.busy_seconds, 75.0), "{before:?} {after:?}");
     assert!(!load.demands.contains_key("b"));
 }
 
@@ -244,8 +245,7 @@ fn a_restarted_agent_counts_from_zero_and_nothing_goes_backwards() {
     }
     let before = pool.state.last.unwrap();
     let at_seconds = pool.now + 10.0;
-    let restarted =
-        Sample { at_seconds, active: 5.0, transactions: 100.0, transaction_seconds: 60.0, ..Sample::default() };
+    let restarted = Sample { at_seconds, active: 5.0, transactions: 100.0, busy_seconds: 60.0, ..Sample::default() };
     pool.read.insert("a".to_owned(), figures_of(restarted));
     let load = pool.tick(&["a"]);
     let after = sample_of(&load);
@@ -261,7 +261,7 @@ fn a_leak_that_ends_after_hours_is_not_a_demand() {
         pool.tick(&["a"]);
     }
     pool.report("a", 5.0, 0.0);
-    pool.read.get_mut("a").unwrap().sample.transaction_seconds += 7200.0;
+    pool.read.get_mut("a").unwrap().sample.busy_seconds += 7200.0;
     let load = pool.tick(&["a"]);
     assert!(load.demands["a"].mean <= 20.0, "no more than its limit could have worked: {:?}", load.demands);
 }
@@ -396,7 +396,7 @@ proptest! {
                         prop_assert_eq!(completeness == Completeness::Complete, fresh == expected.len());
                         if let Some(last) = last {
                             prop_assert!(sample.transactions >= last.transactions);
-                            prop_assert!(sample.transaction_seconds >= last.transaction_seconds);
+                            prop_assert!(sample.busy_seconds >= last.busy_seconds);
                             prop_assert!(sample.wait_seconds >= last.wait_seconds);
                             prop_assert!(sample.assignments >= last.assignments);
                         }

@@ -18,7 +18,7 @@ pub struct Reading {
     pub at_seconds: f64,
     /// Seconds between the two.
     pub dt_seconds: f64,
-    /// Transactions that arrived per second, queued ones included.
+    /// Transactions that arrived per second, those included that wait or were given up.
     pub rate: f64,
     /// Mean service time `S` in seconds.
     pub service_seconds: f64,
@@ -26,7 +26,7 @@ pub struct Reading {
     pub demand: f64,
     /// Transactions finished.
     pub done: f64,
-    /// Seconds spent in those.
+    /// Seconds that server connections worked for transactions.
     pub busy_seconds: f64,
     /// Mean wait for a server connection in seconds; none when no connection was assigned.
     pub mean_wait_seconds: Option<f64>,
@@ -99,11 +99,12 @@ impl Meter {
         let restarted = sample.restarted_since(&previous);
         let since = |now: f64, before: f64| if restarted { now } else { (now - before).max(0.0) };
         let done = since(sample.transactions, previous.transactions);
-        let mut busy_seconds = since(sample.transaction_seconds, previous.transaction_seconds);
+        let mut busy_seconds = since(sample.busy_seconds, previous.busy_seconds);
+        let abandoned = since(sample.abandoned, previous.abandoned);
         let starts = since(sample.assignments, previous.assignments);
         let wait_seconds = since(sample.wait_seconds, previous.wait_seconds);
         let backlog = if restarted { 0.0 } else { sample.waiting + sample.busy() - previous.waiting - previous.busy() };
-        let rate = ((done + backlog) / dt).max(0.0);
+        let rate = ((done + abandoned + backlog) / dt).max(0.0);
 
         if let (Some(service), Some(threshold)) = (self.service_seconds, leak_threshold_seconds)
             && ends_a_leak(sample, &previous, dt, busy_seconds, threshold)

@@ -26,7 +26,8 @@ pub struct PodSample<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Rates {
     transactions: f64,
-    transaction_seconds: f64,
+    abandoned: f64,
+    busy_seconds: f64,
     wait_seconds: f64,
     assignments: f64,
 }
@@ -90,7 +91,8 @@ impl Fleet {
             total.leaked += pod.last.leaked;
             let rates = pod.rates.unwrap_or_default();
             total.transactions += rates.transactions * dt;
-            total.transaction_seconds += rates.transaction_seconds * dt;
+            total.abandoned += rates.abandoned * dt;
+            total.busy_seconds += rates.busy_seconds * dt;
             total.wait_seconds += rates.wait_seconds * dt;
             total.assignments += rates.assignments * dt;
         }
@@ -118,7 +120,8 @@ impl Fleet {
             let rate = |now: f64, before: f64| if restarted { now } else { (now - before).max(0.0) } / dt;
             pod.rates = Some(Rates {
                 transactions: rate(sample.transactions, pod.last.transactions),
-                transaction_seconds: rate(sample.transaction_seconds, pod.last.transaction_seconds),
+                abandoned: rate(sample.abandoned, pod.last.abandoned),
+                busy_seconds: rate(sample.busy_seconds, pod.last.busy_seconds),
                 wait_seconds: rate(sample.wait_seconds, pod.last.wait_seconds),
                 assignments: rate(sample.assignments, pod.last.assignments),
             });

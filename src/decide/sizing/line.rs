@@ -59,6 +59,11 @@ pub struct ObservationLine {
     pub samples: Option<Vec<SampleLine>>,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde asks
+fn is_zero(figure: &f64) -> bool {
+    figure.abs() < f64::EPSILON
+}
+
 fn default_wait_ms() -> f64 {
     20.0
 }
@@ -81,7 +86,11 @@ pub struct SampleLine {
     pub sv_leaked: f64,
     /// Counter: transactions finished.
     pub xact_count_total: f64,
-    /// Counter: seconds in them.
+    /// Counter: transactions given up before they got a server connection.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub xact_abandoned_total: f64,
+    /// Counter: seconds that server connections worked for transactions: PgBouncer's `total_xact_time` less its
+    /// `total_wait_time`, as the agent exports it.
     pub xact_time_total_s: f64,
     /// Counter: seconds waited for a server connection.
     pub wait_time_total_s: f64,
@@ -154,7 +163,8 @@ impl ObservationLine {
             sv_active: sample.active,
             sv_leaked: sample.leaked,
             xact_count_total: sample.transactions,
-            xact_time_total_s: sample.transaction_seconds,
+            xact_abandoned_total: sample.abandoned,
+            xact_time_total_s: sample.busy_seconds,
             wait_time_total_s: sample.wait_seconds,
             server_assignments_total: Some(sample.assignments),
         });
@@ -210,7 +220,8 @@ impl ObservationLine {
             active: sample.sv_active,
             leaked: sample.sv_leaked,
             transactions: sample.xact_count_total,
-            transaction_seconds: sample.xact_time_total_s,
+            abandoned: sample.xact_abandoned_total,
+            busy_seconds: sample.xact_time_total_s,
             wait_seconds: sample.wait_time_total_s,
             assignments: sample.server_assignments_total.unwrap_or(sample.xact_count_total),
         });

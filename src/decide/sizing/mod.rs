@@ -23,7 +23,7 @@
 //!         at_seconds: now - 8.0,
 //!         active: 8.0,
 //!         transactions: now * 100.0,         // 100 a second
-//!         transaction_seconds: now * 8.0,    // of 80 ms each: 8 busy connections
+//!         busy_seconds: now * 8.0,    // of 80 ms each: 8 busy connections
 //!         assignments: now * 100.0,
 //!         ..Sample::default()
 //!     };

@@ -17,10 +17,12 @@ pub struct Sample {
     pub active: f64,
     /// Of the active ones: idle in transaction past the leak threshold. 0 where it cannot be seen.
     pub leaked: f64,
-    /// Counter: transactions finished (`total_xact_count`).
+    /// Counter: transactions that got a server connection and have ended.
     pub transactions: f64,
-    /// Counter: seconds spent in finished transactions (`total_xact_time`).
-    pub transaction_seconds: f64,
+    /// Counter: transactions that were given up before they got one. 0 where it is not known.
+    pub abandoned: f64,
+    /// Counter: seconds that server connections worked for transactions, without the waits that `total_xact_time` holds.
+    pub busy_seconds: f64,
     /// Counter: seconds that clients waited for a server connection (`total_wait_time`).
     pub wait_seconds: f64,
     /// Counter: server connections assigned to clients (`total_server_assignment_count`; `total_xact_count` where a
@@ -65,7 +67,8 @@ impl Sample {
             ("active", self.active),
             ("leaked", self.leaked),
             ("transactions", self.transactions),
-            ("transaction_seconds", self.transaction_seconds),
+            ("abandoned", self.abandoned),
+            ("busy_seconds", self.busy_seconds),
             ("wait_seconds", self.wait_seconds),
             ("assignments", self.assignments),
         ];
@@ -95,8 +98,9 @@ impl Sample {
         // seconds are sums of floats on their way through a text format: the last digit may wobble
         const WOBBLE_SECONDS: f64 = 1e-6;
         self.transactions < earlier.transactions
+            || self.abandoned < earlier.abandoned
             || self.assignments < earlier.assignments
-            || self.transaction_seconds < earlier.transaction_seconds - WOBBLE_SECONDS
+            || self.busy_seconds < earlier.busy_seconds - WOBBLE_SECONDS
             || self.wait_seconds < earlier.wait_seconds - WOBBLE_SECONDS
     }
 }

@@ -15,7 +15,7 @@ use tokio::{net::UnixStream, task::JoinHandle, time::timeout};
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use super::render::Credentials;
-use super::tables::{self, Alias, Pools, Server, Stats, Table, TableError};
+use super::tables::{self, Alias, Pools, Snapshot, Table, TableError};
 use crate::contract::LimitsReadBack;
 
 /// How long the answer to `PAUSE` is waited for: it is in force before it is answered.
@@ -194,18 +194,19 @@ impl Console {
 
     async fn ask(&mut self, command: &str) -> Result<Table, ConsoleError> {
         let failed = |source| ConsoleError::Command { command: command.to_owned(), source };
-        let session = match &mut self.session {
-            Some(session) if session.is_open() => session,
-            slot => {
-                let spare = iter::from_fn(|| self.spare.pop()).find(Session::is_open);
-                let next = match spare {
-                    Some(spare) => spare,
-                    None => connect(&self.socket, login()).await?,
-                };
-                slot.insert(next)
-            }
+        table(&self.session().await?.client, command).await.map_err(failed)
+    }
+
+    /// The connection in use, a spare one, or a new one.
+    async fn session(&mut self) -> Result<&Session, ConsoleError> {
+        let session = match self.session.take().filter(Session::is_open) {
+            Some(session) => session,
+            None => match iter::from_fn(|| self.spare.pop()).find(Session::is_open) {
+                Some(spare) => spare,
+                None => connect(&self.socket, login()).await?,
+            },
         };
-        table(&session.client, command).await.map_err(failed)
+        Ok(self.session.insert(session))
     }
 
     /// `SHOW POOLS` of one database, and of its session alias.
@@ -225,20 +226,31 @@ impl Console {
         Ok(tables::databases_in_use(&self.run("SHOW POOLS").await?)?)
     }
 
-    /// `SHOW STATS` of one database.
+    /// All figures of one database. They are asked for at once: PgBouncer answers what has come together without doing anything
+    /// else in between, so they are of one moment.
     ///
     /// # Errors
-    /// [`ConsoleError`].
-    pub async fn stats(&mut self, database: &str) -> Result<Stats, ConsoleError> {
-        Ok(tables::stats(&self.run("SHOW STATS").await?, database)?)
-    }
-
-    /// `SHOW SERVERS` of one database.
-    ///
-    /// # Errors
-    /// [`ConsoleError`].
-    pub async fn servers(&mut self, database: &str) -> Result<Vec<Server>, ConsoleError> {
-        Ok(tables::servers(&self.run("SHOW SERVERS").await?, database)?)
+    /// [`ConsoleError`]; the connection is dropped then.
+    pub async fn snapshot(&mut self, database: &str) -> Result<Snapshot, ConsoleError> {
+        const COMMANDS: [&str; 3] = ["SHOW POOLS", "SHOW STATS", "SHOW SERVERS"];
+        let deadline = self.deadlines.answer;
+        let asked = async {
+            let client = &self.session().await?.client;
+            let ask = async |command: &str| {
+                let failed = |source| ConsoleError::Command { command: command.to_owned(), source };
+                table(client, command).await.map_err(failed)
+            };
+            let [pools, stats, servers] = COMMANDS.map(ask);
+            tokio::try_join!(pools, stats, servers)
+        };
+        let late = |_| Err(ConsoleError::Deadline { command: COMMANDS.join(", "), deadline });
+        match timeout(deadline, asked).await.unwrap_or_else(late) {
+            Ok((pools, stats, servers)) => Ok(Snapshot::read(&[pools, stats, servers], database)?),
+            Err(error) => {
+                self.session = None;
+                Err(error)
+            }
+        }
     }
 
     /// The largest socket number in `SHOW CLIENTS`.

@@ -101,20 +101,6 @@ impl Add for Pools {
     }
 }
 
-impl Add for Stats {
-    type Output = Self;
-
-    /// What two processes have done.
-    fn add(self, other: Self) -> Self {
-        Self {
-            transactions: self.transactions + other.transactions,
-            transaction_microseconds: self.transaction_microseconds + other.transaction_microseconds,
-            wait_microseconds: self.wait_microseconds + other.wait_microseconds,
-            assignments: self.assignments + other.assignments,
-        }
-    }
-}
-
 /// `SHOW STATS` of one database: counters since the process started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -155,14 +141,47 @@ pub struct Server {
     pub id: u64,
     /// Whether it has logged in.
     pub logged_in: bool,
-    /// Whether a client is linked to it.
-    pub linked: bool,
+    /// The client that is linked to it, as the console names it.
+    pub client: Option<String>,
     /// Whether it was told to end with its transaction.
     pub closing: bool,
+    /// When the database was heard last, in whole seconds, as the console prints it.
+    pub heard: String,
     /// Own address of the connection.
     pub local_address: String,
     /// Own port of the connection.
     pub local_port: u16,
+}
+
+/// What the console shows of one database at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Gauges.
+    pub pools: Pools,
+    /// Those of its session alias.
+    pub alias: Pools,
+    /// Whether a client keeps its server connection between its transactions.
+    pub holds_sessions: bool,
+    /// Counters.
+    pub stats: Stats,
+    /// Server connections.
+    pub servers: Vec<Server>,
+}
+
+impl Snapshot {
+    /// Reads `SHOW POOLS`, `SHOW STATS` and `SHOW SERVERS`, asked together.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn read([pools, stats, servers]: &[Table; 3], database: &str) -> Result<Self, TableError> {
+        Ok(Self {
+            pools: self::pools(pools, database)?,
+            alias: pools_beside(pools, database)?,
+            holds_sessions: holds_sessions(pools, database)?,
+            stats: self::stats(stats, database)?,
+            servers: self::servers(servers, database)?,
+        })
+    }
 }
 
 /// One row of `SHOW CLIENTS`.
@@ -243,6 +262,12 @@ pub fn pools(table: &Table, database: &str) -> Result<Pools, TableError> {
 /// [`TableError`].
 pub fn pools_beside(table: &Table, database: &str) -> Result<Pools, TableError> {
     sum_of_pools(table, |name| name != database && is_database(name))
+}
+
+fn holds_sessions(table: &Table, database: &str) -> Result<bool, TableError> {
+    let rows = Rows::new("SHOW POOLS", table);
+    let mode = rows.column("pool_mode")?;
+    Ok(rows.of_database("database", database)?.any(|row| Rows::text(row, mode) == "session"))
 }
 
 fn sum_of_pools(table: &Table, wanted: impl Fn(&str) -> bool) -> Result<Pools, TableError> {
@@ -366,6 +391,7 @@ pub fn config(table: &Table) -> Result<BTreeMap<String, String>, TableError> {
 pub fn servers(table: &Table, database: &str) -> Result<Vec<Server>, TableError> {
     let rows = Rows::new("SHOW SERVERS", table);
     let (state, link, address) = (rows.column("state")?, rows.column("link")?, rows.column("local_addr")?);
+    let heard = rows.column("request_time")?;
     rows.column("id")?;
     rows.column("close_needed")?;
     rows.column("local_port")?;
@@ -374,8 +400,9 @@ pub fn servers(table: &Table, database: &str) -> Result<Vec<Server>, TableError>
             Ok(Server {
                 id: rows.number(row, "id")?,
                 logged_in: Rows::text(row, state) != "new",
-                linked: !Rows::text(row, link).is_empty(),
                 closing: rows.number::<u8>(row, "close_needed")? != 0,
+                client: Some(Rows::text(row, link)).filter(|link| !link.is_empty()).map(str::to_owned),
+                heard: Rows::text(row, heard).to_owned(),
                 local_address: Rows::text(row, address).to_owned(),
                 local_port: rows.number(row, "local_port")?,
             })

@@ -99,7 +99,7 @@ fn exposition(labels: &str, begin: Instant) -> String {
     let (transactions, active) = (RATE * seconds, RATE * TRANSACTION_SECONDS);
     let series = [
         (metrics::TRANSACTIONS, "", transactions),
-        (metrics::TRANSACTION_SECONDS, "", transactions * TRANSACTION_SECONDS),
+        (metrics::BUSY_SECONDS, "", transactions * TRANSACTION_SECONDS),
         (metrics::WAIT_SECONDS, "", 0.0),
         (metrics::SERVER_ASSIGNMENTS, "", transactions),
         (metrics::SERVER_CONNECTIONS, ",state=\"active\"", active),

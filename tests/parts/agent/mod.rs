@@ -12,6 +12,7 @@ mod keeper;
 mod load;
 mod logins;
 mod names;
+mod queue;
 mod reconnect;
 mod rig;
 mod rotation;

@@ -38,7 +38,7 @@ fn history(start: i64) -> String {
         }
     };
     metric(metrics::TRANSACTIONS, "counter", "", &|rate, seconds| rate * seconds);
-    metric(metrics::TRANSACTION_SECONDS, "counter", "", &|rate, seconds| rate * seconds * SERVICE_SECONDS);
+    metric(metrics::BUSY_SECONDS, "counter", "", &|rate, seconds| rate * seconds * SERVICE_SECONDS);
     metric(metrics::SERVER_CONNECTIONS, "gauge", ",state=\"active\"", &|rate, _| rate * SERVICE_SECONDS);
     metric(metrics::CLIENT_CONNECTIONS, "gauge", ",state=\"waiting\"", &|_, _| 0.0);
     metric(metrics::LIMIT, "gauge", "", &|_, _| 7.0);

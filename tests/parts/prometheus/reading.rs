@@ -18,8 +18,7 @@ use super::{Agents, Prometheus, now_seconds, read, read_until, server::Agent, sh
 async fn every_figure_of_every_pod_is_read_as_the_agent_exports_it() {
     let agents = [Agent::start("shop-1").await, Agent::start("shop-2").await];
     agents[0].report(|figures| {
-        (figures.active, figures.waiting, figures.transactions, figures.transaction_seconds) =
-            (9, 4, 1_000_000_000, 1234.5);
+        (figures.active, figures.waiting, figures.transactions, figures.busy_seconds) = (9, 4, 1_000_000_000, 1234.5);
     });
     let prometheus = Prometheus::start(&Agents::of(&agents)).await;
     let readings = read_until(&prometheus.server(), |pods| pods.len() == 2).await;
@@ -27,7 +26,7 @@ async fn every_figure_of_every_pod_is_read_as_the_agent_exports_it() {
     let pods = readings.pods_of(&shop());
     let figures = pods["shop-1"];
     assert_eq!((figures.sample.active, figures.sample.waiting), (9.0, 4.0));
-    assert_eq!((figures.sample.transactions, figures.sample.transaction_seconds), (1e9, 1234.5));
+    assert_eq!((figures.sample.transactions, figures.sample.busy_seconds), (1e9, 1234.5));
     assert_eq!((figures.sample.wait_seconds, figures.sample.assignments), (0.5, 1e9));
     assert_eq!((figures.held, figures.limit, figures.leaked), (Some(12.0), Some(10.0), None));
     assert_eq!(figures.demand_peak, Some(13.0));
@@ -135,17 +134,17 @@ async fn a_scrape_of_an_agent_whose_pooler_hangs_is_no_news() {
 #[ignore = "needs Prometheus: tests/run parts"]
 async fn an_agent_that_restarts_counts_from_zero_and_the_pool_goes_on() {
     let mut agent = Agent::start("shop-1").await;
-    agent.report(|figures| (figures.transactions, figures.transaction_seconds) = (5000, 700.0));
+    agent.report(|figures| (figures.transactions, figures.busy_seconds) = (5000, 700.0));
     let prometheus = Prometheus::start(&Agents::of([&agent])).await;
     let (server, mut state) = (prometheus.server(), LoadState::default());
     let new = |judged: &Judgement| matches!(judged, Judgement::New { .. });
     tick_until(&mut state, &server, &["shop-1"], 90.0, new).await;
-    agent.report(|figures| (figures.transactions, figures.transaction_seconds) = (5100, 710.0));
+    agent.report(|figures| (figures.transactions, figures.busy_seconds) = (5100, 710.0));
     let counted = |at_least: f64| move |judged: &Judgement| matches!(judged, Judgement::New { sample, .. } if sample.transactions >= at_least);
     tick_until(&mut state, &server, &["shop-1"], 90.0, counted(50.0)).await;
     agent.dies().await;
     agent.is_restarted().await;
-    agent.report(|figures| (figures.transactions, figures.transaction_seconds) = (30, 3.0));
+    agent.report(|figures| (figures.transactions, figures.busy_seconds) = (30, 3.0));
     let load = tick_until(&mut state, &server, &["shop-1"], 90.0, counted(120.0)).await;
     let Judgement::New { sample, .. } = load.judgement else { unreachable!() };
     assert!(sample.transactions < 1000.0, "the new value is the difference: {sample:?}");

@@ -12,8 +12,8 @@ use std::{
 
 use axum::{Router, extract::State, routing::get};
 use sluice::{
-    agent::{metrics::Metrics, server::OPENMETRICS},
-    pooler::pgbouncer::tables::{Pools, Stats},
+    agent::{counters::Added, metrics::Metrics, server::OPENMETRICS},
+    pooler::pgbouncer::tables::Pools,
     signals::{Server, ServerConfiguration},
 };
 use tempfile::TempDir;
@@ -27,7 +27,7 @@ pub struct Figures {
     pub active: u32,
     pub waiting: u32,
     pub transactions: u64,
-    pub transaction_seconds: f64,
+    pub busy_seconds: f64,
     /// Time of the sample; none: now, at each scrape.
     pub sample_time: Option<f64>,
     /// Waits of up to 1, 10 and 100 ms.
@@ -98,9 +98,9 @@ fn serve(listener: tokio::net::TcpListener, pool: &str, figures: Arc<Mutex<Figur
 
 /// What the agent itself would render of these figures.
 fn rendered(pool: &str, figures: &Figures) -> String {
-    let Figures { active, waiting, transactions, transaction_seconds, sample_time, waits } = *figures;
+    let Figures { active, waiting, transactions, busy_seconds, sample_time, waits } = *figures;
     let metrics = Metrics::new("shop", pool);
-    let nothing = Stats { transactions: 0, transaction_microseconds: 0, wait_microseconds: 0, assignments: 0 };
+    let nothing = Added::default();
     let pools = Pools {
         clients_active: active,
         clients_waiting: waiting,
@@ -114,10 +114,16 @@ fn rendered(pool: &str, figures: &Figures) -> String {
     };
     for (microseconds, assignments) in [1_000, 10_000, 100_000].into_iter().zip(waits) {
         let wait_microseconds = microseconds * assignments;
-        metrics.observe(Stats { wait_microseconds, assignments, ..nothing }, pools, None, None, 0.0);
+        metrics.observe(Added { wait_microseconds, assignments, ..nothing }, pools, None, None, 0.0);
     }
-    let transaction_microseconds = Duration::from_secs_f64(transaction_seconds).as_micros().try_into().unwrap();
-    let added = Stats { transactions, transaction_microseconds, wait_microseconds: 500_000, assignments: transactions };
+    let busy_microseconds = Duration::from_secs_f64(busy_seconds).as_micros().try_into().unwrap();
+    let added = Added {
+        transactions,
+        busy_microseconds,
+        wait_microseconds: 500_000,
+        assignments: transactions,
+        ..Added::default()
+    };
     metrics.observe(added, pools, None, None, sample_time.unwrap_or_else(now_seconds));
     for window in ["5s", "30s"] {
         metrics.set_peaks(window, f64::from(active + waiting), f64::from(waiting));

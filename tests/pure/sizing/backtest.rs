@@ -88,7 +88,7 @@ fn answer() -> Value {
         let count = move |t: f64| alive(t).then_some((t - born) * 30.0);
         let seconds = move |t: f64| alive(t).then_some((t - born) * 3.0);
         result.push(series("sluice_transactions_total", pod, None, &count));
-        result.push(series("sluice_transaction_seconds_total", pod, None, &seconds));
+        result.push(series("sluice_busy_seconds_total", pod, None, &seconds));
         result.push(series("sluice_server_connections", pod, Some("active"), &|t| alive(t).then_some(3.0)));
         result.push(series("sluice_server_connections", pod, Some("idle"), &|t| alive(t).then_some(7.0)));
         result.push(series("sluice_client_connections", pod, Some("waiting"), &|t| alive(t).then_some(1.0)));
@@ -117,6 +117,31 @@ fn a_range_of_prometheus_becomes_the_load_that_it_shows() {
     assert_eq!(trace.scenario.replicas, 2);
     let run = replay::run(&trace, &adaptive(Cadence::OPERATOR), 600.0);
     assert!(run.score.arrived > 40_000, "{}", run.score.arrived);
+}
+
+#[test]
+fn what_older_agents_counted_is_replayed_without_the_waits_in_it() {
+    let mut answer = answer();
+    let Value::Array(result) = &mut answer["data"]["result"] else { panic!("{answer}") };
+    let mut waits = Vec::new();
+    for series in result.iter_mut().filter(|series| series["metric"]["__name__"] == "sluice_busy_seconds_total") {
+        // of three seconds a second with another twelve of waits
+        let scaled = |series: &Value, name: &str, factor: f64| {
+            let mut series = series.clone();
+            series["metric"]["__name__"] = name.into();
+            let Value::Array(values) = &mut series["values"] else { panic!("{series}") };
+            for value in values {
+                let seconds: f64 = value[1].as_str().expect("text").parse().expect("a number");
+                value[1] = (seconds * factor).to_string().into();
+            }
+            series
+        };
+        waits.push(scaled(series, "sluice_wait_seconds_total", 4.0));
+        *series = scaled(series, "sluice_transaction_seconds_total", 5.0);
+    }
+    result.extend(waits);
+    let trace = prometheus::from_json(&answer.to_string(), Path::new("saved.json"), open_ended()).expect("a range");
+    assert!(trace.rows.iter().all(|row| (row.service_seconds - 0.1).abs() < 1e-9), "{:?}", trace.rows);
 }
 
 #[test]

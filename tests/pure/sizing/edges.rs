@@ -82,7 +82,7 @@ fn a_new_pod_does_not_bring_its_past_with_it() {
         at_seconds,
         active: 4.0,
         transactions,
-        transaction_seconds: transactions * 0.08,
+        busy_seconds: transactions * 0.08,
         assignments: transactions,
         ..Sample::default()
     };
@@ -193,7 +193,7 @@ fn a_transaction_beyond_the_leak_threshold_is_not_counted_in_the_service_time() 
     let rare = load(2.0, 0.05);
     let before = story.run(3600.0, rare);
     story.sample.transactions += 1.0; // a forgotten transaction of 20 minutes ends
-    story.sample.transaction_seconds += 1200.0;
+    story.sample.busy_seconds += 1200.0;
     for _ in 0..8 {
         let after = story.tick(rare);
         assert!((after.explanation.service_seconds - 0.05).abs() < 0.005, "{}", after.explanation.service_seconds);
@@ -202,7 +202,7 @@ fn a_transaction_beyond_the_leak_threshold_is_not_counted_in_the_service_time() 
     let mut unaware = Story::new(Algorithm::Adaptive);
     unaware.run(3600.0, rare);
     unaware.sample.transactions += 1.0;
-    unaware.sample.transaction_seconds += 1200.0;
+    unaware.sample.busy_seconds += 1200.0;
     assert!(unaware.tick(rare).explanation.service_seconds > 1.0, "without a threshold it cannot be told");
 }
 
@@ -213,7 +213,7 @@ fn a_leak_that_ends_before_its_threshold_is_reached_again_is_told_by_its_count()
     let rare = load(2.0, 0.05);
     story.run(1800.0, Load { leaked: 1.0, ..rare });
     story.sample.transactions += 1.0;
-    story.sample.transaction_seconds += 310.0;
+    story.sample.busy_seconds += 310.0;
     let after = story.tick(rare);
     assert!((after.explanation.service_seconds - 0.05).abs() < 0.005, "{}", after.explanation.service_seconds);
 }
@@ -261,7 +261,7 @@ fn long_transactions_do_not_shrink_the_pool_under_them() {
         if tick % 4 == 3 {
             story.sample.transactions += 6.0; // six at once, each of 60 s
             story.sample.assignments += 6.0;
-            story.sample.transaction_seconds += 360.0;
+            story.sample.busy_seconds += 360.0;
         }
         let sample = story.sample;
         story.decide(&[sample]);
@@ -381,7 +381,7 @@ fn figures_that_cannot_be_hold_the_size_and_are_named() {
         ("waiting", |s| s.waiting = f64::NAN),
         ("active", |s| s.active = -1.0),
         ("transactions", |s| s.transactions = f64::INFINITY),
-        ("transaction_seconds", |s| s.transaction_seconds = f64::NAN),
+        ("busy_seconds", |s| s.busy_seconds = f64::NAN),
         ("assignments", |s| s.assignments = -5.0),
         ("at_seconds", |s| s.at_seconds = f64::NAN),
     ];

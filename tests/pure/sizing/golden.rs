@@ -51,7 +51,8 @@ fn compare(text: &str) -> (u32, Vec<String>) {
                 active: f[2],
                 leaked: 0.0,
                 transactions: f[3],
-                transaction_seconds: f[4],
+                abandoned: 0.0,
+                busy_seconds: f[4],
                 wait_seconds: f[5],
                 assignments: f[6],
             });

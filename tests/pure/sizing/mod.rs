@@ -105,7 +105,7 @@ impl Story {
         self.sample.at_seconds = self.now;
         self.sample.transactions += load.rate * self.interval;
         self.sample.assignments += load.rate * self.interval;
-        self.sample.transaction_seconds += load.rate * load.service * self.interval;
+        self.sample.busy_seconds += load.rate * load.service * self.interval;
         self.sample.active = busy + load.leaked;
         self.sample.leaked = load.leaked;
         self.sample.waiting = load.waiting;

@@ -57,7 +57,7 @@ fn run(algorithm: Algorithm, bounds: Bounds, interval: f64, steps: &[Step]) -> V
         sample.at_seconds = now;
         sample.transactions += done;
         sample.assignments += done;
-        sample.transaction_seconds += done * step.service;
+        sample.busy_seconds += done * step.service;
         sample.active = (step.rate * step.service).min(f64::from(size)).floor() + step.leaked;
         sample.leaked = step.leaked;
         sample.waiting = step.waiting.floor();
@@ -155,7 +155,7 @@ proptest! {
         now in any_number(),
         interval in any_number(),
         (pods, current, target) in (any::<u32>(), any::<u32>(), any::<u32>()),
-        figures in prop::collection::vec(prop::collection::vec(any_number(), 8), 0..12),
+        figures in prop::collection::vec(prop::collection::vec(any_number(), 9), 0..12),
     ) {
         let settings = settings(algorithm);
         let mut sizer = Sizer::default();
@@ -163,7 +163,7 @@ proptest! {
             .iter()
             .map(|f| Sample {
                 at_seconds: f[0], waiting: f[1], active: f[2], leaked: f[3],
-                transactions: f[4], transaction_seconds: f[5], wait_seconds: f[6], assignments: f[7],
+                transactions: f[4], busy_seconds: f[5], wait_seconds: f[6], assignments: f[7], abandoned: f[8],
             })
             .collect();
         for samples in [&samples[..], &samples[..samples.len() / 2], &[]] {
