@@ -83,6 +83,7 @@ impl Pool {
             target: self.size,
             bounds: Bounds { min: 5, max: MAX, share: None },
             automation: Automation::Apply,
+            refused_beyond: None,
             samples: &samples,
         };
         let start = Instant::now();

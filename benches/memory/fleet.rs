@@ -257,6 +257,8 @@ fn agent_of(pod: &Pod) -> Option<(IpAddr, Agent)> {
         other: None,
         proof: None,
         session_alias: None,
+        troubles: Vec::new(),
+        server_full: None,
         upstream: None,
         reconnected: None,
     };

@@ -222,6 +222,7 @@ impl Pool {
                     target: self.target,
                     bounds: Bounds { min: 5, max: MAX_ALLOWED, share: None },
                     automation: Automation::Apply,
+                    refused_beyond: None,
                     samples: &[sample],
                 },
             );

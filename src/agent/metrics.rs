@@ -135,6 +135,7 @@ pub struct Metrics {
 struct Upstream {
     read_only: Family<Nothing, Gauge>,
     renewals: Counter,
+    refused_beyond: Family<Nothing, Gauge>,
 }
 
 impl Upstream {
@@ -148,6 +149,11 @@ impl Upstream {
             names::UPSTREAM_RENEWALS.trim_end_matches("_total"),
             "Times that all server connections were renewed because the database took no writes",
             self.renewals.clone(),
+        );
+        registry.register(
+            names::REFUSED_BEYOND,
+            "Server connections that were open when the database refused another; absent while it refuses none",
+            self.refused_beyond.clone(),
         );
     }
 }
@@ -456,6 +462,14 @@ impl Metrics {
     /// Counts an error of the pooler.
     pub fn count_error(&self, reason: &'static str) {
         self.errors.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// What was open when the database refused another server connection; None while it refuses none.
+    pub fn set_refused_beyond(&self, held: Option<u32>) {
+        match held {
+            Some(held) => drop(self.upstream.refused_beyond.get_or_create(&[]).set(held.into())),
+            None => self.upstream.refused_beyond.clear(),
+        }
     }
 
     /// Which documents are refused now, and why.

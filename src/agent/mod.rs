@@ -1,7 +1,7 @@
 //! The sidecar's agent: runs the pooler, follows the pod's annotations, decides the limit each second, and tells.
 //!
 //! Pure parts: [`machine`] (what becomes of the process), [`wish`] (what the pod is asked to run), [`switch`] (how it comes to another process), [`rotation`] (when credentials are proven), [`upstream`] (whether the database takes writes),
-//! [`reaction`] (the limit), [`problems`] (what is told, and when), [`vitals`], [`retry`], [`peaks`], [`counters`], [`arrivals`], and the driver's [`crate::pooler::pgbouncer`]. The rest is a shell around them: one loop on one thread
+//! [`reaction`] (the limit), [`problems`] (what is told, and when), [`troubles`] (what the pooler logs), [`vitals`], [`retry`], [`peaks`], [`counters`], [`arrivals`], and the driver's [`crate::pooler::pgbouncer`]. The rest is a shell around them: one loop on one thread
 //! ([`run`]), and an HTTP server that shows what the loop has published.
 
 pub mod arrivals;
@@ -34,6 +34,7 @@ pub mod slot;
 pub mod sockets;
 pub mod switch;
 pub mod trial;
+pub mod troubles;
 pub mod upstream;
 pub mod vitals;
 pub mod wish;

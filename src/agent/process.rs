@@ -24,7 +24,7 @@ use tokio::{
 
 use super::vitals::Vitals;
 use crate::pooler::pgbouncer::{
-    log::{PoolerError, classify, is_refused_accept},
+    log::{Logged, is_refused_accept, read, redacted},
     version::{Build, OLDEST, Support, Version, inherits_sockets},
 };
 
@@ -153,7 +153,7 @@ const LINES_PER_SECOND: u32 = 5;
 
 /// Reads a pooler's log line by line, counts its errors and repeats them in ours, until it is closed. One client that was not accepted
 /// is no error where that was `meant`.
-pub async fn follow_log(log: pipe::Receiver, errors: mpsc::Sender<PoolerError>, meant: Arc<AtomicBool>) {
+pub async fn follow_log(log: pipe::Receiver, errors: mpsc::Sender<Logged>, meant: Arc<AtomicBool>) {
     let mut reader = BufReader::with_capacity(LONGEST_LINE, log);
     let mut line = Vec::new();
     let (mut window, mut told) = (tokio::time::Instant::now(), 0);
@@ -172,18 +172,18 @@ pub async fn follow_log(log: pipe::Receiver, errors: mpsc::Sender<PoolerError>, 
         }
         let text = String::from_utf8_lossy(&line);
         let as_meant = is_refused_accept(&text) && meant.swap(false, Ordering::Relaxed);
-        if let Some(error) = classify(&text).filter(|_| !as_meant) {
+        if let Some(logged) = read(&text).filter(|_| !as_meant) {
             if window.elapsed() >= Duration::from_secs(1) {
                 (window, told) = (tokio::time::Instant::now(), 0);
             }
             if told < LINES_PER_SECOND {
                 told += 1;
-                tracing::warn!(reason = error.as_str(), "pgbouncer: {text}");
+                tracing::warn!(reason = logged.error.as_str(), "pgbouncer: {}", redacted(&text));
             }
             // A full queue drops the count of a flood, never the process.
-            let _ = errors.try_send(error);
+            let _ = errors.try_send(logged);
         } else {
-            tracing::debug!("pgbouncer: {text}");
+            tracing::debug!("pgbouncer: {}", redacted(&text));
         }
         line.clear();
     }

@@ -17,6 +17,8 @@ pub enum Obstacle {
     NoAnswer,
     /// The name does not resolve.
     NoAddress,
+    /// Somebody answers and lets nobody in yet, or any more.
+    NotReady,
 }
 
 /// Attempts since the last one that succeeded.

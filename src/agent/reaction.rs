@@ -26,6 +26,8 @@ pub struct PoolerReading {
     pub leaked: Option<u32>,
     /// Whether what is decided on it is carried out.
     pub automation: Automation,
+    /// The most that the database was seen to let in, while it refuses more.
+    pub refused_beyond: Option<u32>,
 }
 
 /// A decision of the agent.
@@ -100,6 +102,7 @@ impl Reaction {
             target: from,
             bounds: Bounds { min: grant.floor, max: grant.share, share: Some(grant.share) },
             automation: reading.automation,
+            refused_beyond: reading.refused_beyond,
             samples: &[sample],
         };
         let sizing = SizingSettings::from(settings);
@@ -142,6 +145,7 @@ mod tests {
             },
             leaked: None,
             automation: Automation::Apply,
+            refused_beyond: None,
         }
     }
 

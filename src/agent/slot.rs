@@ -40,7 +40,7 @@ use crate::{
         console::{Console, ConsoleError, Deadlines},
         ini,
         limits::Step,
-        log::PoolerError,
+        log::Logged,
         render::{Credentials, Rendered},
         tables::{Alias, Pools, Server, Snapshot},
         version::Version,
@@ -148,7 +148,7 @@ pub struct Slot {
     database: String,
     /// The console.
     pub console: Console,
-    errors: mpsc::Sender<PoolerError>,
+    errors: mpsc::Sender<Logged>,
     /// What reads the log of the slot's processes.
     log_reader: Option<JoinHandle<()>>,
     /// It will tell of a client that it did not accept, because we saw to that.
@@ -206,7 +206,7 @@ impl Slot {
         link: Link,
         run_dir: &Path,
         injection: &Injection,
-        errors: mpsc::Sender<PoolerError>,
+        errors: mpsc::Sender<Logged>,
     ) -> Self {
         let directory = Self::directory(name, run_dir);
         let left = link.slot(name);

@@ -22,7 +22,7 @@ use crate::{
     contract::{ClientTlsMode, Injection, Settings},
     pooler::pgbouncer::{
         console::{ConsoleError, socket, validate},
-        log::classify,
+        log::{classify, essence, spoken},
         render::{self, Credentials, Limits, Place, RenderError, RenderInput},
     },
 };
@@ -65,6 +65,8 @@ pub enum TrialError {
     Refused {
         /// In its words.
         said: String,
+        /// Its code; None where it was not a refusal of the database or the pooler.
+        sqlstate: Option<String>,
     },
     /// No answer in time.
     #[error("no login within {} s: {said}", within.as_secs())]
@@ -197,10 +199,11 @@ impl Login {
         match timeout_at(deadline, asked).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(ConsoleError::Command { source, .. })) => Err(TrialError::Refused {
-                said: source.as_db_error().map_or_else(|| source.to_string(), |error| error.message().to_owned()),
+                said: source.as_db_error().map_or_else(|| source.to_string(), |error| spoken(essence(error.message()))),
+                sqlstate: source.as_db_error().map(|error| error.code().code().to_owned()),
             }),
             Ok(Err(ConsoleError::Deadline { .. })) | Err(_) => Err(late()),
-            Ok(Err(error)) => Err(TrialError::Refused { said: error.to_string() }),
+            Ok(Err(error)) => Err(TrialError::Refused { said: error.to_string(), sqlstate: None }),
         }
     }
 }
@@ -212,37 +215,5 @@ fn said(log: &Path) -> String {
     let read = fs::File::open(log).and_then(|log| log.take(LONGEST_LOG).read_to_end(&mut text));
     let text = if read.is_ok() { String::from_utf8_lossy(&text) } else { "".into() };
     let line = text.lines().rfind(|line| classify(line).is_some());
-    line.map_or_else(|| "it gave no reason".to_owned(), essence)
-}
-
-fn essence(line: &str) -> String {
-    let tail = |words: &str| line.split_once(words).map(|(_, tail)| tail);
-    let tail = tail("closing because: ")
-        .or_else(|| ["WARNING ", "ERROR ", "FATAL ", "LOG "].iter().find_map(|level| tail(level)));
-    let tail = tail.unwrap_or(line);
-    tail.split_once(" (age=").map_or(tail, |(tail, _)| tail).trim().to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_a_line_of_the_log_remains_what_is_the_same_each_time() {
-        let cases = [
-            (
-                "2026-11-21 03:36:16.000 UTC [7] LOG S-0x55: shop/shop@127.0.0.1:5999 closing because: connect failed (age=0s)",
-                "connect failed",
-            ),
-            (
-                "2026-11-21 03:36:16.000 UTC [7] WARNING DNS lookup failed: pg.db.svc: result=0",
-                "DNS lookup failed: pg.db.svc: result=0",
-            ),
-            ("2026-11-21 03:36:16.000 UTC [7] FATAL cannot load config file", "cannot load config file"),
-            ("something", "something"),
-        ];
-        for (line, rest) in cases {
-            assert_eq!(essence(line), rest);
-        }
-    }
+    line.map_or_else(|| "it gave no reason".to_owned(), |line| spoken(essence(line)))
 }

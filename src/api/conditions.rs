@@ -28,10 +28,12 @@ pub const ABLE_TO_SCALE: &str = "AbleToScale";
 pub const SCALING_LIMITED: &str = "ScalingLimited";
 /// A change is being rolled out, or has been.
 pub const PROGRESSING: &str = "Progressing";
-/// The database has the role that is expected of it.
+/// The database has the role that is expected of it, and lets the poolers in.
 pub const UPSTREAM_HEALTHY: &str = "UpstreamHealthy";
 /// Server connections were renewed for `pgbouncer.reconnectedAt`. Absent where it is not set.
 pub const RECONNECTED: &str = "Reconnected";
+/// No pooler turned a client away lately.
+pub const CLIENTS_ACCEPTED: &str = "ClientsAccepted";
 /// Server connections are held idle in transaction past the threshold.
 pub const LEAK_DETECTED: &str = "LeakDetected";
 /// Automation is frozen.

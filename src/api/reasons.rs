@@ -70,6 +70,8 @@ pub const UPSTREAM_READ_ONLY: &str = "UpstreamReadOnly";
 pub const UPSTREAM_SILENT: &str = "UpstreamSilent";
 /// `UpstreamHealthy`, `LeakDetected`: nobody can see it.
 pub const NOT_OBSERVED: &str = "NotObserved";
+/// `ClientsAccepted`: no pooler turned a client away lately.
+pub const NONE_REFUSED: &str = "NoneRefused";
 /// `LeakDetected`: connections are held idle in transaction.
 pub const IDLE_IN_TRANSACTION: &str = "IdleInTransaction";
 /// `LeakDetected`: none are.

@@ -71,6 +71,8 @@ pub const SWITCHES: &str = "sluice_switches_total";
 pub const UPSTREAM_READ_ONLY: &str = "sluice_upstream_read_only";
 /// Counter: times that all server connections were renewed because the database took no writes.
 pub const UPSTREAM_RENEWALS: &str = "sluice_upstream_renewals_total";
+/// Gauge: server connections that were open when the database refused another one; absent while it refuses none.
+pub const REFUSED_BEYOND: &str = "sluice_server_refused_beyond";
 /// Counter by `reason`: errors that the pooler wrote to its log, classified.
 pub const POOLER_ERRORS: &str = "sluice_pooler_errors_total";
 /// Gauge by `document` and `reason`, 1 while a document of the configuration volume is refused and the last one stays.

@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod names;
 mod revision;
 mod status;
+mod trouble;
 
 pub use document::{ContractError, Document};
 pub use grant::{GrantDocument, PodGrant};
@@ -26,3 +27,4 @@ pub use status::{
     Held, LimitsReadBack, OtherRole, OtherSlot, ProofMode, Reconnected, SessionAliasReport, SlotStatus, StatusReport,
     Switching, UpstreamSeen, UpstreamState,
 };
+pub use trouble::{Between, PoolerError, ServerFull, TroubleSeen};

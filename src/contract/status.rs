@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{ServerFull, TroubleSeen};
+
 /// `GET /status` of the agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -49,6 +51,12 @@ pub struct StatusReport {
     /// not know of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reconnected: Option<Reconnected>,
+    /// What the pooler logged lately that keeps it from the database, or clients from it; one entry for each class.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub troubles: Vec<TroubleSeen>,
+    /// What the database lets the pod open, while it refuses more. None while it refuses nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_full: Option<ServerFull>,
 }
 
 /// Server connections that were renewed because the settings asked for it.

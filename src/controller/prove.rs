@@ -179,7 +179,8 @@ impl Prover {
         let complains = match &subject.proof {
             Proof::Report(report) => {
                 let upstream = report.upstream.as_ref().map(|upstream| upstream.state);
-                !report.message.is_empty() || upstream.is_some_and(|state| state != UpstreamState::Primary)
+                let troubled = report.server_full.is_some() || !report.troubles.is_empty();
+                troubled || !report.message.is_empty() || upstream.is_some_and(|state| state != UpstreamState::Primary)
             }
             Proof::Unreachable { .. } => true,
             Proof::NotAsked => false,
@@ -212,15 +213,19 @@ fn unreachable_since(before: &Proof, error: String) -> Proof {
 
 /// Whether a plan could come out otherwise. Who is busy changes every second and does not matter.
 fn differs(before: &Proof, after: &Proof) -> bool {
-    let essence = |proof: &Proof| {
-        proof.report().map(|report| {
-            let held = report.held.map(|held| held.held);
-            let upstream = report.upstream.as_ref().map(|upstream| upstream.state);
-            let in_force = (report.revision, report.epoch, report.seq, report.share, report.limits);
-            (in_force, held, upstream, report.message.clone())
-        })
-    };
     std::mem::discriminant(before) != std::mem::discriminant(after) || essence(before) != essence(after)
+}
+
+/// What of an answer a plan may depend on.
+fn essence(proof: &Proof) -> Option<impl PartialEq + '_> {
+    proof.report().map(|report| {
+        let held = report.held.map(|held| held.held);
+        let upstream = report.upstream.as_ref().map(|upstream| upstream.state);
+        let in_force = (report.revision, report.epoch, report.seq, report.share, report.limits);
+        let full = report.server_full.as_ref().map(|full| (full.refused_beyond, full.at_most));
+        let troubles: Vec<_> = report.troubles.iter().map(|trouble| (trouble.reason, &trouble.words)).collect();
+        (in_force, held, upstream, full, troubles, &report.message)
+    })
 }
 
 enum AskError {

@@ -18,6 +18,7 @@ use crate::{
     contract::UpstreamState,
     decide::{
         effective::EffectivePool,
+        guard::refused,
         load::{Completeness, ExpectedPod, HoldReason, Judgement, Load, LoadFigures, LoadInput, PodFigures, Stage},
         plan::{Change, LoadSeen, Proof, SidecarSeen, SizingSeen, Trouble},
         shares::PodPhase,
@@ -206,7 +207,7 @@ fn judge(
 /// What is known of the pool beside its load.
 fn observation<'a>(
     context: &Context,
-    Subject { pool, effective, .. }: Subject,
+    Subject { key, pool, effective }: Subject,
     facts: &[PodFacts],
     target: u32,
     now: Timestamp,
@@ -225,6 +226,7 @@ fn observation<'a>(
             (false, Mode::Apply) if is_read_only(context, facts) => Automation::UpstreamReadOnly,
             (false, Mode::Apply) => Automation::Apply,
         },
+        refused_beyond: refused_beyond(context, facts, &key.name),
         samples: &[],
     }
 }
@@ -271,6 +273,18 @@ fn current_size(context: &Context, facts: &[PodFacts]) -> Option<u32> {
         })
         .collect();
     (!limits.is_empty()).then(|| limits.iter().sum())
+}
+
+/// What the pods may hold together while the database refuses more to one of them.
+fn refused_beyond(context: &Context, facts: &[PodFacts], pool: &str) -> Option<u32> {
+    let reports: Vec<(Proof, u32)> = facts
+        .iter()
+        .map(|pod| {
+            let grant = pod.grant.last_known().and_then(|document| document.pools.get(pool));
+            (context.prover.proof(&pod.uid), grant.map_or(0, |grant| grant.share))
+        })
+        .collect();
+    refused::of_pool(reports.iter().map(|(proof, share)| refused::PodSeen::of(proof.report(), *share)))
 }
 
 /// Whether an agent that answers says that the database takes no writes.

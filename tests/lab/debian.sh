@@ -79,7 +79,9 @@ unpack_debian() { # DIRECTORY LIST SUITE PREPARE
     dpkg-deb --fsys-tarfile "$deb" | tar -x --no-same-owner --keep-directory-symlink -C "$into"
   done
   (cd "$into/debs" && printf '%s\n' *.deb) > "$into/packages"
-  rm -rf "$into"/debs "$into"/usr/share/{doc,man,locale,perl5,lintian,bash-completion,bug,info}
+  rm -rf "$into"/debs "$into"/usr/share/{doc,man,perl5,lintian,bash-completion,bug,info}
+  # of all translations those of the server: a test speaks another language with it
+  [ ! -d "$into/usr/share/locale" ] || find "$into/usr/share/locale" -type f ! -name 'postgres-*.mo' -delete
   "$4" "$into"
 }
 

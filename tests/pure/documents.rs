@@ -2,7 +2,10 @@
 
 use std::{fs, path::Path};
 
-use sluice::{contract::SlotStatus, decide::sizing::Reason};
+use sluice::{
+    contract::{Between, PoolerError, SlotStatus},
+    decide::sizing::Reason,
+};
 
 fn text(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -22,7 +25,9 @@ fn every_reason_and_condition_of_the_operator_is_explained_in_the_operations_gui
     let conditions = constants(&text("src/api/conditions.rs"));
     assert!(reasons.len() > 20 && conditions.len() > 10, "the constants were not found");
     let decisions = Reason::ALL.iter().map(|reason| reason.as_str().to_owned());
-    for word in reasons.into_iter().chain(conditions).chain(decisions) {
+    let errors = PoolerError::ALL.iter().filter(|error| error.between() != Between::Nobody);
+    let errors = errors.map(|error| error.as_str().to_owned());
+    for word in reasons.into_iter().chain(conditions).chain(decisions).chain(errors) {
         assert!(guide.contains(&format!("`{word}`")), "docs/operations.md does not explain {word}");
     }
 }
@@ -38,7 +43,7 @@ fn names(source: &str) -> Vec<String> {
 fn every_metric_and_reason_of_the_agent_is_explained_in_its_guide() {
     let guide = text("docs/agent.md");
     let metrics = constants(&text("src/contract/metrics.rs")).into_iter().filter(|name| name.starts_with("sluice_"));
-    let reasons = ["src/agent/wish.rs", "src/agent/machine.rs", "src/pooler/pgbouncer/log.rs"].map(text);
+    let reasons = ["src/agent/wish.rs", "src/agent/machine.rs", "src/contract/trouble.rs"].map(text);
     let reasons: Vec<String> = reasons.iter().flat_map(|source| names(source)).collect();
     assert!(reasons.len() > 20, "the reasons were not found: {reasons:?}");
     let slots = [SlotStatus::Starting, SlotStatus::Serving, SlotStatus::NotAnswering, SlotStatus::Down];

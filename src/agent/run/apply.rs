@@ -334,6 +334,9 @@ impl Agent {
         } else {
             self.reaction.limit(source, grant)
         };
+        if let Some(most) = self.refused.ceiling().filter(|_| grant.share > 0) {
+            self.limit = self.limit.min(most);
+        }
         if self.rotating.is_refused() {
             // what is closed could not be opened again
             let held = [&self.slot, &self.other].map(|slot| slot.held().unwrap_or(0));

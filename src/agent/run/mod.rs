@@ -11,6 +11,7 @@ mod failover;
 mod place;
 mod reading;
 mod reconnecting;
+mod refusals;
 mod report;
 mod rotating;
 mod switching;
@@ -45,7 +46,7 @@ use super::{
     peaks::Peak,
     problems::{Problem, Problems},
     process::{self, ProcessError},
-    reach::{Obstacle, Reach},
+    reach::Reach,
     reaction::Reaction,
     resolver,
     retry::Retry,
@@ -53,13 +54,15 @@ use super::{
     slot::Slot,
     sockets::{LeakWatch, Local},
     switch::Switch,
+    troubles::Troubles,
     vitals::Vitals,
     wish::{Granted, Wish},
 };
 use crate::{
     contract::{ClientTlsMode, ContractError, Document, Held, Injection, PoolRevision, names},
+    decide::guard::refused::Refused,
     pooler::pgbouncer::{
-        log::PoolerError,
+        log::Logged,
         render::{self, RenderError},
         version::{Build, RECOMMENDED, Support},
     },
@@ -145,7 +148,11 @@ struct Agent {
     /// Whether the database takes writes.
     failover: Failover,
     published: Arc<Published>,
-    errors: mpsc::Receiver<PoolerError>,
+    errors: mpsc::Receiver<Logged>,
+    /// What was logged lately.
+    troubles: Troubles,
+    /// What the database lets this pod open, while it refuses more.
+    refused: Refused,
     begin: Instant,
     problems: Problems,
     /// The revision that served last: what a process that ended is started with again.
@@ -288,6 +295,8 @@ impl Agent {
             link,
             published,
             errors,
+            troubles: Troubles::default(),
+            refused: Refused::new(place::spread(&options.pod_uid)),
             begin: Instant::now(),
             problems,
             served: stored.as_ref().map(|stored| stored.revision.clone()),
@@ -441,28 +450,6 @@ impl Agent {
             machine::FORGIVEN_AFTER / 1000,
             names::SIDECAR_CONTAINER
         ));
-    }
-
-    fn count_errors(&mut self) {
-        while let Ok(error) = self.errors.try_recv() {
-            self.published.metrics.count_error(error.as_str());
-            match error {
-                PoolerError::ServerTlsFailed => self.certificate.doubt(),
-                PoolerError::ServerLoginRefused => {
-                    let now = self.now();
-                    self.rotating.was_refused(now);
-                }
-                PoolerError::ServerUnreachable => {
-                    let now = self.now();
-                    self.reach.failed(now, Obstacle::NoAnswer);
-                }
-                PoolerError::DnsFailed => {
-                    let now = self.now();
-                    self.reach.failed(now, Obstacle::NoAddress);
-                }
-                _ => {}
-            }
-        }
     }
 
     fn read_inputs(&mut self, now: Millis) {

@@ -92,6 +92,7 @@ impl Agent {
         let punctual = !std::mem::take(&mut self.was_late) && asked.elapsed() < LATE;
         let added = self.failover.leave_out(added, pools.active);
         self.rotating.read(logged_in);
+        self.see_refusals(pools, logged_in);
         self.tell_reach(now, logged_in);
         self.look_for_leaks(now, &servers);
         self.count_closing(&servers);
@@ -104,8 +105,9 @@ impl Agent {
             // what the other one holds, and what it would need, is not known
             self.held = None;
         } else {
+            let refused_beyond = self.refused.ceiling();
             let at_seconds = self.begin.elapsed().as_secs_f64();
-            self.react(&PoolerReading { at_seconds, pools, added, leaked, automation }, punctual);
+            self.react(&PoolerReading { at_seconds, pools, added, leaked, automation, refused_beyond }, punctual);
         }
         let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         let metrics = &self.published.metrics;
@@ -129,6 +131,7 @@ impl Agent {
         let Upstream { host, port, .. } = &self.injection.upstream;
         let why = match trouble {
             Obstacle::NoAddress => format!("the name {host} does not resolve"),
+            Obstacle::NotReady => format!("{host} says that it starts up, recovers or shuts down"),
             Obstacle::NoAnswer => format!("{host} does not answer on port {port}"),
         };
         let text = format!("no new server connection: {why}");

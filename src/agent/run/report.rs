@@ -42,6 +42,8 @@ impl Agent {
             session_alias: self.alias_report(),
             upstream: self.upstream_seen(),
             reconnected: self.reconnected(),
+            troubles: self.troubles.told(self.now()),
+            server_full: self.server_full(),
         };
         self.published.metrics.set_upstream(report.upstream.as_ref().map(|upstream| upstream.state));
         if let Some(mode) = report.switching {
@@ -81,5 +83,7 @@ pub(super) fn empty_report(options: &RunOptions, injection: &Injection) -> Statu
         session_alias: None,
         upstream: None,
         reconnected: None,
+        troubles: Vec::new(),
+        server_full: None,
     }
 }

@@ -58,6 +58,8 @@ pub(super) struct Rotating {
     /// Counts what the Secret held.
     version: u64,
     logins: Logins,
+    /// Whether it refused a slot in words that are not understood.
+    doubted: bool,
     /// Whether there was no reading since the last refusal.
     unread: bool,
     /// Refusals before then are of the credentials before.
@@ -85,6 +87,7 @@ impl Rotating {
             in_force,
             version: IN_FORCE,
             logins: Logins::Work,
+            doubted: false,
             unread: false,
             deaf_until: 0,
             trial: None,
@@ -124,7 +127,7 @@ impl Rotating {
     /// may have been earlier than the refusal.
     pub(super) fn read(&mut self, logged_in: bool) {
         if !std::mem::take(&mut self.unread) && logged_in {
-            self.logins = Logins::Work;
+            (self.logins, self.doubted) = (Logins::Work, false);
         }
     }
 
@@ -133,6 +136,23 @@ impl Rotating {
         if now >= self.deaf_until {
             (self.logins, self.unread) = (Logins::Refused, true);
         }
+    }
+
+    /// The database has refused a slot, and nobody knows why: a login of our own finds out. Nothing is held back for that.
+    pub(super) fn is_in_doubt(&mut self, now: Millis) {
+        if now >= self.deaf_until {
+            (self.doubted, self.unread) = (true, true);
+        }
+    }
+
+    /// Whether a refusal was not understood.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.doubted
+    }
+
+    /// It is known why.
+    pub(super) fn is_resolved(&mut self) {
+        self.doubted = false;
     }
 }
 
@@ -198,7 +218,12 @@ impl Agent {
         {
             self.rotating.outcome = match task.await {
                 Ok(Ok(())) => Trial::Passed,
-                Ok(Err(error)) => self.rotating.failed(error.to_string()),
+                Ok(Err(error)) => {
+                    if self.rotating.trial.as_ref().map(|(access, _)| access) == self.rotating.in_force.as_ref() {
+                        self.learn_from(&error);
+                    }
+                    self.rotating.failed(error.to_string())
+                }
                 Err(error) => self.rotating.failed(error.to_string()),
             };
         }
@@ -234,7 +259,7 @@ impl Agent {
             Some(self.rotating.version)
         } else {
             // nothing else is wanted: whether logins work again shows by one
-            self.rotating.is_refused().then_some(IN_FORCE)
+            (self.rotating.is_refused() || self.rotating.doubted).then_some(IN_FORCE)
         };
         let other = self.other_counts().then_some(&self.other);
         let slots = || std::iter::once(&self.slot).chain(other);
@@ -252,7 +277,8 @@ impl Agent {
             share: self.grant().share,
             bound: slots().map(Slot::bound).sum(),
             held: slots().map(Slot::held).sum(),
-            logins: self.rotating.logins,
+            // what is open is not given up to find out
+            logins: if self.rotating.doubted { Logins::Refused } else { self.rotating.logins },
             trial: self.rotating.outcome,
         }
     }
@@ -295,6 +321,7 @@ impl Agent {
         let now = self.now();
         let Some((access, _)) = self.rotating.trial.take() else { return };
         (self.rotating.logins, self.rotating.why) = (Logins::Work, None);
+        self.rotating.doubted = false;
         if self.rotating.in_force.as_ref() == Some(&access) {
             return;
         }

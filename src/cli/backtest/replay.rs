@@ -202,6 +202,7 @@ impl<'a> Driver<'a> {
             target: self.target * pods,
             bounds: Bounds { min: self.scenario.min_size * pods, max: self.scenario.max_size * pods, share: None },
             automation: Automation::Apply,
+            refused_beyond: None,
             samples: &readings,
         };
         let size = self.sizer.decide(self.settings, &observation).size.div_ceil(pods);

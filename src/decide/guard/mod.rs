@@ -8,6 +8,7 @@
 //! | [`knee`] | a saturated database gets no more connections | `DatabaseSaturated` |
 //! | [`rates`] | windows and policies of `behavior` | `ScaleUpStabilized` ... `ScaleDownLimit` |
 //! | [`bounds`] | minimum, maximum, share: the share always wins | `MinSize`, `MaxSize`, `Share` |
+//! | [`refused`] | the database lets in no more connections: the size is held at those it lets in | `ServerFull` |
 //! | [`automation`] | `paused`, `mode: Recommend`: nothing changes | `Paused`, `RecommendOnly` |
 //!
 //! A guard returns a [`Limit`] when it changes the wish and nothing when it does not.
@@ -16,6 +17,7 @@ pub mod automation;
 pub mod bounds;
 pub mod knee;
 pub mod rates;
+pub mod refused;
 pub mod signal;
 pub mod stalled;
 pub mod upstream;

@@ -4,18 +4,19 @@ use super::{
     Figures,
     observed::{Annotation, BudgetSeen, GatewaySeen, Observed, PodSeen, Poolers, Proof, SidecarSeen},
     revision::Rollout,
+    troubles,
 };
 use crate::{
     api::{
         Mode,
         conditions::{
-            ABLE_TO_SCALE, ACCEPTED, ConditionStatus, GATEWAY_AVAILABLE, INJECTED, LEAK_DETECTED,
+            ABLE_TO_SCALE, ACCEPTED, CLIENTS_ACCEPTED, ConditionStatus, GATEWAY_AVAILABLE, INJECTED, LEAK_DETECTED,
             Observed as Condition, PAUSED, PODS_CURRENT, PROGRESSING, PROVEN, READY, RECONNECTED, SCALING_ACTIVE,
             SCALING_LIMITED, UPSTREAM_HEALTHY,
         },
         reasons,
     },
-    contract::{ProofMode, UpstreamSeen, UpstreamState, names::METRICS_PORT},
+    contract::{PoolerError, ProofMode, UpstreamSeen, UpstreamState, names::METRICS_PORT},
     decide::{shares::Shortage, sizing::Reason},
 };
 
@@ -28,11 +29,11 @@ fn condition(type_: &'static str, status: ConditionStatus, reason: &'static str,
     Condition { type_, status, reason, message }
 }
 
-fn yes(type_: &'static str, reason: &'static str, message: impl Into<String>) -> Condition {
+pub(super) fn yes(type_: &'static str, reason: &'static str, message: impl Into<String>) -> Condition {
     condition(type_, ConditionStatus::True, reason, message.into())
 }
 
-fn no(type_: &'static str, reason: &'static str, message: impl Into<String>) -> Condition {
+pub(super) fn no(type_: &'static str, reason: &'static str, message: impl Into<String>) -> Condition {
     condition(type_, ConditionStatus::False, reason, message.into())
 }
 
@@ -60,6 +61,7 @@ pub(super) fn all(
         scaling_limited(observed, figures),
         progressing(observed, rollout),
         upstream_healthy(observed),
+        troubles::clients_accepted(observed),
         leak_detected(observed),
         paused(observed),
     ]);
@@ -80,6 +82,7 @@ fn ready(others: &[Condition]) -> Condition {
         PODS_CURRENT,
         PROGRESSING,
         ABLE_TO_SCALE,
+        CLIENTS_ACCEPTED,
     ];
     let worst = sums_up.iter().find_map(|type_| {
         let condition = others.iter().find(|condition| condition.type_ == *type_)?;
@@ -92,6 +95,8 @@ fn ready(others: &[Condition]) -> Condition {
             reasons::BLUE_GREEN_PAUSE,
             reasons::NOT_OBSERVED,
             reasons::UPSTREAM_SILENT,
+            PoolerError::ClientLoginRefused.as_str(),
+            PoolerError::ClientTlsFailed.as_str(),
         ]
         .contains(&condition.reason);
         (condition.status != ConditionStatus::True && !is_calm).then_some(condition)
@@ -422,7 +427,7 @@ fn progressing(observed: &Observed, rollout: &Rollout) -> Condition {
     yes(PROGRESSING, reasons::ROLLOUT_COMPLETE, format!("revision {updated} runs on all {members} pods"))
 }
 
-/// Whether the database takes writes, as the agents find through their pools.
+/// Whether the database takes writes, as the agents find through their pools, and whether it lets them in.
 fn upstream_healthy(observed: &Observed) -> Condition {
     let all: Vec<(&str, &UpstreamSeen)> = observed
         .pods
@@ -445,6 +450,9 @@ fn upstream_healthy(observed: &Observed) -> Condition {
                 upstream.message
             ),
         );
+    }
+    if let Some(condition) = troubles::server_full(observed).or_else(|| troubles::server(observed)) {
+        return condition;
     }
     match (of(UpstreamState::Unknown).next(), of(UpstreamState::Primary).count()) {
         (Some((pod, upstream)), 0) => unknown(

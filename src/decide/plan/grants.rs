@@ -27,22 +27,33 @@ pub(super) struct Grants {
 }
 
 /// What is divided, from what is in force; while frozen, what starts must have something and what runs keeps what it has.
-fn division(effective: &EffectivePool, target: u32, frozen: bool) -> Division {
+fn division(effective: &EffectivePool, target: u32, max_allowed: u32, frozen: bool) -> Division {
     match (effective.fixed_limit_per_pod, effective.settings.scaling.limit_source) {
         (Some(limit_per_pod), _) => Division::Fixed { limit_per_pod },
-        (None, _) if frozen => Division::Kept { max_allowed: effective.max_allowed },
-        (None, LimitSource::Share) => Division::Target { target, max_allowed: effective.max_allowed },
-        (None, LimitSource::LocalReaction) => Division::ByDemand { max_allowed: effective.max_allowed },
+        (None, _) if frozen => Division::Kept { max_allowed },
+        (None, LimitSource::Share) => Division::Target { target, max_allowed },
+        (None, LimitSource::LocalReaction) => Division::ByDemand { max_allowed },
     }
 }
 
-pub(super) fn plan(observed: &Observed, effective: &EffectivePool, target: u32, frozen: bool) -> Grants {
+/// `lets_in`: what the database lets all pods open together, where one of them gets nothing of it.
+pub(super) fn plan(
+    observed: &Observed,
+    effective: &EffectivePool,
+    target: u32,
+    lets_in: Option<u32>,
+    frozen: bool,
+) -> Grants {
     let name = observed.pool.metadata.name.as_deref().unwrap_or_default();
     // target and demand are those of the pool itself; what its session alias has in each pod comes on top
     let for_sessions = effective.settings.session_alias.as_ref().map_or(0, |alias| alias.connections);
     let running = observed.pods.iter().filter(|pod| pod.phase == PodPhase::Running).count();
     let running = u32::try_from(running).unwrap_or(u32::MAX);
-    let division = division(effective, target.saturating_add(for_sessions.saturating_mul(running)), frozen);
+    let wanted = target.saturating_add(for_sessions.saturating_mul(running));
+    // each its floor, out of what the others hold
+    let floors = running.saturating_mul(effective.floor_per_pod.max(1));
+    let most = lets_in.map_or(effective.max_allowed, |most| effective.max_allowed.min(most.max(floors)));
+    let division = division(effective, wanted, most, frozen);
     let pods: Vec<Pod> = observed.pods.iter().map(|pod| as_pod(pod, name, division, for_sessions)).collect();
     let plan = shares::step(&pods, effective.floor_per_pod, division);
 

@@ -10,6 +10,7 @@ mod report;
 mod revision;
 #[cfg(test)]
 mod tests;
+mod troubles;
 
 use std::collections::BTreeMap;
 
@@ -24,6 +25,7 @@ use crate::{
     contract::{Document, GrantDocument, RevisionDocument},
     decide::{
         effective::EffectivePool,
+        guard::refused,
         shares::{Move, Shortage},
     },
 };
@@ -118,8 +120,9 @@ pub fn plan(observed: &Observed, progress: Option<Progress>, cannot_render: Opti
     };
     let rollout = settings.map(|settings| revision::plan(observed, settings, pace, progress)).unwrap_or_default();
 
-    let target = target(observed, effective);
-    let grants = grants::plan(observed, effective, target, frozen);
+    let refused = refused_beyond(observed, name);
+    let target = target(observed, effective).min(refused.unwrap_or(u32::MAX));
+    let grants = grants::plan(observed, effective, target, refused.filter(|_| !frozen && is_starved(observed)), frozen);
 
     let mut patches = BTreeMap::new();
     let mut order = Vec::new();
@@ -203,6 +206,20 @@ fn target(observed: &Observed, effective: &EffectivePool) -> u32 {
     };
     let wanted = observed.sizing.map_or_else(before, |sizing| sizing.decision.size);
     wanted.clamp(effective.min_allowed, effective.max_allowed)
+}
+
+/// What the pods may hold together while the database refuses more to one of them.
+fn refused_beyond(observed: &Observed, pool: &str) -> Option<u32> {
+    refused::of_pool(observed.pods.iter().map(|pod| {
+        let grant = pod.grant.last_known().and_then(|document| document.pools.get(pool));
+        refused::PodSeen::of(pod.proof.report(), grant.map_or(0, |grant| grant.share))
+    }))
+}
+
+/// Whether the database lets a pod open nothing at all while others have what they have.
+fn is_starved(observed: &Observed) -> bool {
+    let reports = observed.pods.iter().filter_map(|pod| pod.proof.report());
+    reports.filter_map(|report| report.server_full.as_ref()).any(|full| full.refused_beyond == 0)
 }
 
 /// True when grant and revision of the pod were read back from its pooler.

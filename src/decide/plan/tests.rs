@@ -10,9 +10,9 @@ use crate::{
         reasons,
     },
     contract::{
-        ClientSide, ClientTlsMode, Held, Injection, LimitsReadBack, OtherRole, OtherSlot, PodGrant, PoolRevision,
-        ProofMode, Reach, Reconnected, ServerTls, ServerTlsMode, SlotStatus, StatusReport, Upstream, UpstreamSeen,
-        UpstreamState,
+        Between, ClientSide, ClientTlsMode, Held, Injection, LimitsReadBack, OtherRole, OtherSlot, PodGrant,
+        PoolRevision, PoolerError, ProofMode, Reach, Reconnected, ServerFull, ServerTls, ServerTlsMode, SlotStatus,
+        StatusReport, TroubleSeen, Upstream, UpstreamSeen, UpstreamState,
     },
     decide::{
         effective::{EffectivePool, Refusal, effective},
@@ -213,6 +213,8 @@ fn report(uid: &str, revision: u64, epoch: u64, grant: PodGrant) -> StatusReport
         other: None,
         proof: None,
         session_alias: None,
+        troubles: Vec::new(),
+        server_full: None,
         upstream: None,
         reconnected: None,
     }
@@ -393,6 +395,70 @@ fn a_reconnect_goes_a_few_pods_at_a_time_and_its_end_is_told_once() {
     assert_eq!(of(&plan), 1);
     world.told.conditions = merge(&[], plan.report.conditions, None, k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
     assert_eq!(of(&world.plan()), 0, "once");
+}
+
+#[test]
+fn a_database_that_refuses_more_is_told_the_target_stays_at_what_it_lets_in_and_a_pod_without_any_gets_its_floor() {
+    let mut world = World::new("  scaling: {minAllowed: 6, maxAllowed: 20}\n");
+    for _ in 0..2 {
+        world.admit();
+    }
+    world.sizing = Some(sized(20, Reason::WaitingClients));
+    world.settle();
+    let refuse = |world: &mut World, pod: usize, refused_beyond: u32, at_most: u32| {
+        let Proof::Report(report) = &mut world.pods[pod].proof else { panic!("it was asked") };
+        report.held = Some(Held { held: refused_beyond, ..Held::default() });
+        let words = "too many connections for role \"shop\"".to_owned();
+        report.server_full = Some(ServerFull { refused_beyond, at_most, words });
+    };
+    refuse(&mut world, 0, 3, 4);
+    let Proof::Report(other) = &mut world.pods[1].proof else { panic!("it was asked") };
+    other.held = Some(Held { held: 1, ..Held::default() });
+    let plan = world.plan();
+    let of = |plan: &Plan, type_: &str| plan.report.conditions.iter().find(|it| it.type_ == type_).cloned().unwrap();
+    let (ready, upstream) = (of(&plan, "Ready"), of(&plan, "UpstreamHealthy"));
+    assert_eq!((ready.reason, upstream.reason), ("TooManyServerConnections", "TooManyServerConnections"));
+    assert!(
+        upstream.message.contains("1 of 2 pods, shop-0") && upstream.message.contains("beyond the 3 "),
+        "{}",
+        upstream.message
+    );
+    assert!(plan.events.iter().any(|event| event.reason == "TooManyServerConnections"));
+    let shares = |plan: &Plan| plan.patches.iter().filter(|patch| patch.makes_room()).count();
+    assert_eq!(shares(&plan), 0, "each has some: nothing is taken from anybody");
+
+    // the other gets nothing of it
+    refuse(&mut world, 1, 0, 1);
+    let plan = world.plan();
+    assert!(shares(&plan) > 0, "what one holds is divided: {:?}", plan.patches);
+}
+
+#[test]
+fn what_poolers_log_is_told_by_its_class_and_what_single_clients_get_wrong_is_not_the_pools_fault() {
+    let mut world = World::new(SHARED);
+    world.admit();
+    world.sizing = Some(sized(11, Reason::Demand));
+    world.settle();
+    let say = |world: &mut World, reason: PoolerError, words: &str| {
+        let Proof::Report(report) = &mut world.pods[0].proof else { panic!("it was asked") };
+        report.troubles = vec![TroubleSeen { reason, lines: 3, words: words.to_owned() }];
+    };
+    for reason in PoolerError::ALL {
+        say(&mut world, reason, "what was said");
+        let plan = world.plan();
+        let of = |type_: &str| plan.report.conditions.iter().find(|it| it.type_ == type_).cloned().unwrap();
+        let (ready, upstream, clients) = (of("Ready"), of("UpstreamHealthy"), of("ClientsAccepted"));
+        let name = reason.as_str();
+        let forgiven = matches!(reason, PoolerError::ClientLoginRefused | PoolerError::ClientTlsFailed);
+        match reason.between() {
+            Between::PoolerAndDatabase => assert_eq!([ready.reason, upstream.reason], [name, name]),
+            Between::ClientsAndPooler => {
+                assert_eq!((clients.reason, ready.reason == name), (name, !forgiven));
+                assert!(plan.events.iter().any(|event| event.reason == name && event.note.contains("shop-0")));
+            }
+            Between::Nobody => assert_eq!([ready.reason, clients.reason], [reasons::IN_FORCE, reasons::NONE_REFUSED]),
+        }
+    }
 }
 
 #[test]

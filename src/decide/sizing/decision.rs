@@ -35,6 +35,8 @@ pub enum Reason {
     MaxSize,
     /// What the budget granted.
     Share,
+    /// The database refuses further server connections.
+    ServerFull,
     /// `spec.paused`: nothing changes.
     Paused,
     /// `mode: Recommend`: nothing changes.
@@ -43,7 +45,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for metrics that want each series from the start.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Demand,
         Self::WaitingClients,
         Self::NoData,
@@ -58,6 +60,7 @@ impl Reason {
         Self::MinSize,
         Self::MaxSize,
         Self::Share,
+        Self::ServerFull,
         Self::Paused,
         Self::RecommendOnly,
     ];
@@ -79,6 +82,7 @@ impl Reason {
             Self::MinSize => "MinSize",
             Self::MaxSize => "MaxSize",
             Self::Share => "Share",
+            Self::ServerFull => "ServerFull",
             Self::Paused => "Paused",
             Self::RecommendOnly => "RecommendOnly",
         }

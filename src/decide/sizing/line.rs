@@ -54,6 +54,9 @@ pub struct ObservationLine {
     /// Whether the decision is carried out.
     #[serde(default)]
     pub automation: Automation,
+    /// The most that the database was seen to let in, while it refuses more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused_beyond: Option<f64>,
     /// Every reading since the last decision, oldest first; absent or empty when there is none.
     #[serde(default)]
     pub samples: Option<Vec<SampleLine>>,
@@ -128,6 +131,7 @@ pub struct OwnedObservation {
     target: u32,
     bounds: Bounds,
     automation: Automation,
+    refused_beyond: Option<u32>,
 }
 
 impl OwnedObservation {
@@ -141,6 +145,7 @@ impl OwnedObservation {
             target: self.target,
             bounds: self.bounds,
             automation: self.automation,
+            refused_beyond: self.refused_beyond,
             samples: &self.samples,
         }
     }
@@ -182,6 +187,7 @@ impl ObservationLine {
             slo_wait_ms: settings.objective.wait_milliseconds.into(),
             slo_target: settings.objective.max_waiting_percent / 100.0,
             automation: observation.automation,
+            refused_beyond: observation.refused_beyond.map(f64::from),
             samples: Some(samples.collect()),
         }
     }
@@ -238,6 +244,7 @@ impl ObservationLine {
                 share: self.share.map(|share| size("share", share)).transpose()?,
             },
             automation: self.automation,
+            refused_beyond: self.refused_beyond.map(|size_| size("refused_beyond", size_)).transpose()?,
         })
     }
 

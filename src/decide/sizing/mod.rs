@@ -35,6 +35,7 @@
 //!         target: size,  // what was asked for last
 //!         bounds: Bounds { min: 5, max: 100, share: None },
 //!         automation: Automation::Apply,
+//!         refused_beyond: None,
 //!         samples: &[sample],
 //!     });
 //!     size = decision.size;
@@ -44,7 +45,7 @@
 //! // nothing new: hold, and say so
 //! let held = sizer.decide(&settings, &Observation {
 //!     now_seconds: 915.0, interval_seconds: 15.0, pods: 1, current: size, target: size,
-//!     bounds: Bounds { min: 5, max: 100, share: None }, automation: Automation::Apply, samples: &[],
+//!     bounds: Bounds { min: 5, max: 100, share: None }, automation: Automation::Apply, refused_beyond: None, samples: &[],
 //! });
 //! assert_eq!((held.size, held.reason), (size, Reason::NoData));
 //! ```
@@ -156,6 +157,8 @@ pub struct Observation<'a> {
     pub bounds: Bounds,
     /// Whether the decision is carried out.
     pub automation: Automation,
+    /// The most that the database was seen to let in, while it refuses more; see [`guard::refused`].
+    pub refused_beyond: Option<u32>,
     /// Readings since the last decision, oldest first. Repeated ones do no harm; none is no news.
     pub samples: &'a [Sample],
 }
@@ -328,6 +331,7 @@ impl Sizer {
         };
         let bounds = &observation.bounds;
         draft.apply(guard::bounds::check(draft.size, bounds));
+        draft.apply(guard::refused::check(draft.size, observation.refused_beyond));
 
         let recommended = draft.size;
         self.recommended = Some(recommended);

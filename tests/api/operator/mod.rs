@@ -24,7 +24,7 @@ use kube::{
 use serde_json::{Value, json};
 use sluice::{
     api::{ConnectionBudget, ConnectionPool, ConnectionPoolClass, ConnectionPoolStatus},
-    contract::{UpstreamSeen, UpstreamState},
+    contract::{PoolerError, ServerFull, TroubleSeen, UpstreamSeen, UpstreamState},
 };
 use tokio::{
     task::JoinHandle,
@@ -555,6 +555,38 @@ async fn a_database_that_takes_no_writes_is_told_once_with_the_pod_that_saw_it_a
 
     pods[1].behaviour.lock().upstream = seen(UpstreamState::Primary, "");
     shop.condition("UpstreamHealthy", "True/TakesWrites").await;
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_database_that_refuses_more_and_clients_that_are_refused_are_told_once_each_until_it_is_over() {
+    let _turn = turn().await;
+    let shop = Shop::new("operator", SHARED).await;
+    let operator = Operator::start(&shop.cluster, "a", &[]);
+    operator.leads().await;
+    let pods = shop.pods(2).await;
+    let words = "too many connections for role \"shop\"".to_owned();
+    pods[1].behaviour.lock().server_full = Some(ServerFull { refused_beyond: 2, at_most: 2, words });
+    let message = shop.condition("UpstreamHealthy", "False/TooManyServerConnections").await;
+    assert!(message.contains("shop-1") && message.contains("too many connections for role"), "{message}");
+    shop.condition("Ready", "False/TooManyServerConnections").await;
+    pods[1].behaviour.lock().server_full = None;
+    shop.condition("UpstreamHealthy", "Unknown/NotObserved").await;
+    let reason = PoolerError::UnsupportedStartupParameter;
+    pods[0].behaviour.lock().troubles = vec![TroubleSeen { reason, lines: 2, words: "search_path".to_owned() }];
+    let message = shop.condition("ClientsAccepted", "False/UnsupportedStartupParameter").await;
+    assert!(message.contains("shop-0") && message.contains("(search_path)"), "{message}");
+    pods[0].behaviour.lock().troubles.clear();
+    shop.condition("ClientsAccepted", "True/NoneRefused").await;
+    for reason in ["TooManyServerConnections", "UnsupportedStartupParameter"] {
+        let events = eventually("it is told in an event", || async {
+            let events = shop.events(reason).await;
+            (!events.is_empty()).then_some(events)
+        })
+        .await;
+        assert_eq!(events.len(), 1, "{events:?}");
+    }
     shop.end().await;
 }
 

@@ -23,7 +23,7 @@ use sluice::{
     api::{ConnectionPool, Topology},
     contract::{
         Document, GrantDocument, Held, LimitsReadBack, PodGrant, PoolRevision, Reconnected, RevisionDocument,
-        SlotStatus, StatusReport, UpstreamSeen, names,
+        ServerFull, SlotStatus, StatusReport, TroubleSeen, UpstreamSeen, names,
     },
     decide::effective::effective,
     webhook::inject::{InjectionSettings, PodPool, inject},
@@ -46,6 +46,10 @@ pub struct Behaviour {
     pub held: Option<u32>,
     /// What it says of the database.
     pub upstream: Option<UpstreamSeen>,
+    /// What the database refuses it.
+    pub server_full: Option<ServerFull>,
+    /// What its pooler logged.
+    pub troubles: Vec<TroubleSeen>,
 }
 
 /// A pod with its agent. Both end with it.
@@ -221,6 +225,8 @@ impl Agent {
             other: None,
             proof: None,
             session_alias: None,
+            troubles: behaviour.troubles,
+            server_full: behaviour.server_full,
             upstream: behaviour.upstream,
             reconnected: wanted.settings.reconnected_at.clone().map(|at| Reconnected { at, remaining: Some(0) }),
         });

@@ -14,6 +14,7 @@ mod logins;
 mod names;
 mod queue;
 mod reconnect;
+mod refusals;
 mod rig;
 mod rotation;
 mod sessions;

@@ -100,6 +100,8 @@ pub struct Postgres {
     child: Child,
     directory: TempDir,
     origin: Origin,
+    /// Where its language is.
+    locales: Option<TempDir>,
 }
 
 /// How a server is started.
@@ -141,6 +143,23 @@ impl Postgres {
         Self::launched(&[], "127.0.0.1", rules, files, settings).await
     }
 
+    /// One that speaks German. A locale of that name is all that it takes: the translations are the server's own.
+    pub async fn in_german() -> Self {
+        let directory = TempDir::new().unwrap();
+        let plain = ["/usr/lib/locale/C.utf8", "/usr/lib/locale/C.UTF-8"].map(Path::new);
+        let plain = plain.into_iter().find(|locale| locale.is_dir()).expect("the locale C.UTF-8");
+        let german = directory.path().join("de_DE.utf8");
+        let copied = Command::new("cp").arg("-rL").args([plain, &german]).status().unwrap();
+        assert!(copied.success());
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let locales = format!("LOCPATH={}", directory.path().display());
+        let rules = "host all all 127.0.0.1/32 scram-sha-256\n";
+        let settings = ["lc_messages=de_DE.UTF-8"];
+        let mut server = Self::launched(&["env", &locales, "LANGUAGE=de"], "127.0.0.1", rules, &[], &settings).await;
+        server.locales = Some(directory);
+        server
+    }
+
     /// The same at another address, started by the words of `launcher`.
     pub async fn launched(
         launcher: &[&str],
@@ -170,7 +189,7 @@ impl Postgres {
 
     async fn serve(directory: TempDir, origin: Origin) -> Self {
         let child = origin.launch(&directory);
-        let postgres = Self { address: origin.address, port: origin.port, child, directory, origin };
+        let postgres = Self { address: origin.address, port: origin.port, child, directory, origin, locales: None };
         postgres.answers().await;
         postgres
     }

@@ -71,6 +71,7 @@ fn compare(text: &str) -> (u32, Vec<String>) {
                 target: target * pods,
                 bounds: Bounds { min: header.min * pods, max: header.max * pods, share: None },
                 automation: Automation::Apply,
+                refused_beyond: None,
                 samples: &samples,
             },
         );

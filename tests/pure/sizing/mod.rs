@@ -30,6 +30,7 @@ pub struct Story {
     pub pods: u32,
     pub bounds: Bounds,
     pub automation: Automation,
+    pub refused_beyond: Option<u32>,
     pub size: u32,
     pub sample: Sample,
 }
@@ -61,6 +62,7 @@ impl Story {
             pods: 1,
             bounds: Bounds { min: 2, max: 100, share: None },
             automation: Automation::Apply,
+            refused_beyond: None,
             size: 5,
             sample: Sample::default(),
         }
@@ -94,6 +96,7 @@ impl Story {
             target: self.size,
             bounds: self.bounds,
             automation: self.automation,
+            refused_beyond: self.refused_beyond,
             samples: &[],
         }
     }

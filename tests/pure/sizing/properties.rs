@@ -70,6 +70,7 @@ fn run(algorithm: Algorithm, bounds: Bounds, interval: f64, steps: &[Step]) -> V
             target: size,
             bounds,
             automation: Automation::Apply,
+            refused_beyond: None,
             samples: if step.sample { &samples } else { &[] },
         };
         let before = size;
@@ -169,7 +170,7 @@ proptest! {
         for samples in [&samples[..], &samples[..samples.len() / 2], &[]] {
             let observation = Observation {
                 now_seconds: now, interval_seconds: interval, pods, current, target, bounds,
-                automation: Automation::Apply, samples,
+                automation: Automation::Apply, refused_beyond: None, samples,
             };
             let decision = sizer.decide(&settings, &observation);
             prop_assert!((bounds.least()..=bounds.most()).contains(&decision.size));

@@ -1,0 +1,76 @@
+//! What PgBouncer logged: counted, kept for `/status`, and acted upon.
+
+use super::Agent;
+use crate::{
+    agent::{machine::Millis, reach::Obstacle, trial::TrialError},
+    contract::{PoolerError, ServerFull},
+    pooler::pgbouncer::{log::Logged, tables::Pools},
+};
+
+impl Agent {
+    pub(super) fn count_errors(&mut self) {
+        while let Ok(logged) = self.errors.try_recv() {
+            let error = self.troubles.meaning(&logged);
+            self.published.metrics.count_error(error.as_str());
+            let now = self.now();
+            self.troubles.logged(now, error, &logged.words);
+            self.act_upon(now, error, &logged);
+        }
+    }
+
+    fn act_upon(&mut self, now: Millis, error: PoolerError, logged: &Logged) {
+        match error {
+            PoolerError::ServerTlsFailed => self.certificate.doubt(),
+            PoolerError::ServerLoginRefused | PoolerError::ServerWantsCertificate => self.rotating.was_refused(now),
+            // it may be a password, or that the server is full: a login of our own is told which
+            PoolerError::ServerRefused => self.rotating.is_in_doubt(now),
+            PoolerError::TooManyServerConnections if logged.is_news => self.refused.hear(),
+            PoolerError::ServerUnreachable => self.reach.failed(now, Obstacle::NoAnswer),
+            PoolerError::ServerNotReady => self.reach.failed(now, Obstacle::NotReady),
+            PoolerError::DnsFailed => self.reach.failed(now, Obstacle::NoAddress),
+            _ => {}
+        }
+    }
+
+    /// The database refused a login of our own, made with what is in force: what refusals in words that were not understood
+    /// mean.
+    pub(super) fn learn_from(&mut self, error: &TrialError) {
+        let TrialError::Refused { said, sqlstate: Some(sqlstate) } = error else { return };
+        let Some(meaning) = PoolerError::of_sqlstate(sqlstate) else { return };
+        if !self.rotating.is_doubtful() {
+            return;
+        }
+        tracing::info!(sqlstate, meaning = meaning.as_str(), "the database refused a login of the agent's own: {said}");
+        self.troubles.learn(said, meaning);
+        self.rotating.is_resolved();
+        let now = self.now();
+        self.troubles.logged(now, meaning, said);
+        self.act_upon(now, meaning, &Logged { error: meaning, words: said.clone(), is_news: true });
+    }
+
+    /// What a reading shows of the database's refusals.
+    pub(super) fn see_refusals(&mut self, pools: Pools, logged_in: bool) {
+        self.troubles.read(logged_in);
+        let now_seconds = self.begin.elapsed().as_secs_f64();
+        let open = pools.held().saturating_sub(pools.login).saturating_sub(pools.being_canceled);
+        let before = self.refused.ceiling();
+        self.refused.observe(now_seconds, open);
+        if before.is_none() && self.refused.ceiling().is_some() {
+            let words = self.troubles.words(PoolerError::TooManyServerConnections);
+            tracing::warn!(
+                held = open,
+                "the database refuses further server connections: {words}; the limit is held there, and one more is tried \
+                 from time to time"
+            );
+        }
+        self.published.metrics.set_refused_beyond(self.refused.held());
+    }
+
+    pub(super) fn server_full(&self) -> Option<ServerFull> {
+        Some(ServerFull {
+            refused_beyond: self.refused.held()?,
+            at_most: self.refused.ceiling()?,
+            words: self.troubles.words(PoolerError::TooManyServerConnections).to_owned(),
+        })
+    }
+}

@@ -1,0 +1,130 @@
+//! What the poolers logged, as conditions: what keeps them from the database, and clients from them.
+
+use super::{
+    conditions::{no, yes},
+    observed::{Observed, PodSeen, Proof},
+};
+use crate::{
+    api::{
+        conditions::{CLIENTS_ACCEPTED, Observed as Condition, UPSTREAM_HEALTHY},
+        reasons,
+    },
+    contract::{Between, PoolerError, ServerFull, StatusReport, TroubleSeen},
+};
+
+/// The pods whose agents answer, and what they say.
+fn reports<'a>(observed: &'a Observed) -> impl Iterator<Item = (&'a PodSeen, &'a StatusReport)> + Clone {
+    observed.pods.iter().filter_map(|pod| match &pod.proof {
+        Proof::Report(report) => Some((pod, &**report)),
+        Proof::NotAsked | Proof::Unreachable { .. } => None,
+    })
+}
+
+/// The database refuses further server connections.
+pub(super) fn server_full(observed: &Observed) -> Option<Condition> {
+    let full: Vec<(&PodSeen, &ServerFull)> =
+        reports(observed).filter_map(|(pod, report)| Some((pod, report.server_full.as_ref()?))).collect();
+    let (pod, first) = full.first()?;
+    let (all, held) = (reports(observed).count(), full.iter().map(|(_, full)| full.refused_beyond).sum::<u32>());
+    Some(no(
+        UPSTREAM_HEALTHY,
+        PoolerError::TooManyServerConnections.as_str(),
+        format!(
+            "on {} of {all} pods, {} among them, the database refuses server connections beyond the {held} that they have \
+             together ({}); the target stays there, and one more is tried from time to time; raise the CONNECTION LIMIT of the \
+             role or the database, or max_connections, or lower spec.scaling.maxAllowed",
+            full.len(),
+            pod.name,
+            first.words,
+        ),
+    ))
+}
+
+/// The worst of one kind: the class that most pods have, the first of equals.
+fn worst<'a>(observed: &'a Observed, between: Between) -> Option<(usize, &'a PodSeen, &'a TroubleSeen)> {
+    let seen: Vec<(&PodSeen, &TroubleSeen)> = reports(observed)
+        .flat_map(|(pod, report)| report.troubles.iter().map(move |trouble| (pod, trouble)))
+        .filter(|(_, trouble)| trouble.reason.between() == between)
+        .collect();
+    let pods = |reason: PoolerError| seen.iter().filter(|(_, trouble)| trouble.reason == reason).count();
+    let (pod, trouble) = seen.iter().rev().max_by_key(|(_, trouble)| pods(trouble.reason))?;
+    Some((pods(trouble.reason), pod, trouble))
+}
+
+/// What else keeps poolers from the database.
+pub(super) fn server(observed: &Observed) -> Option<Condition> {
+    let (pods, pod, trouble) = worst(observed, Between::PoolerAndDatabase)?;
+    let (what, todo) = match trouble.reason {
+        PoolerError::ServerLoginRefused => (
+            "the database refuses to let them in",
+            "correct the Secret of spec.upstream.credentialsRef, the role, or pg_hba.conf",
+        ),
+        PoolerError::ServerWantsCertificate => (
+            "the database wants a client certificate",
+            "take clientcert or cert out of the line of pg_hba.conf that they come by",
+        ),
+        PoolerError::ServerRefused => (
+            "the database refuses them in words that are not understood, and nothing is held back for that",
+            "lc_messages = 'C' of the role or the server makes it say so in English",
+        ),
+        PoolerError::TooManyServerConnections => (
+            "the database has no connection left",
+            "raise the CONNECTION LIMIT of the role or the database, or max_connections, or lower spec.scaling.maxAllowed",
+        ),
+        PoolerError::ServerNotReady => ("the database lets nobody in yet, or any more", "see the log of the server"),
+        PoolerError::DnsFailed => ("the database's name does not resolve", "see spec.upstream.host"),
+        PoolerError::ServerTlsFailed => (
+            "TLS with the database fails",
+            "see spec.upstream.tls, and /status of the agent for what is wrong with the certificate",
+        ),
+        _ => ("the database does not answer", "see spec.upstream.host and port, and what stands between"),
+    };
+    Some(told(observed, UPSTREAM_HEALTHY, (pods, pod, trouble), what, todo))
+}
+
+/// Whether poolers take clients.
+pub(super) fn clients_accepted(observed: &Observed) -> Condition {
+    let Some((pods, pod, trouble)) = worst(observed, Between::ClientsAndPooler) else {
+        return yes(CLIENTS_ACCEPTED, reasons::NONE_REFUSED, "no pooler has turned a client away in the last minutes");
+    };
+    let (what, todo) = match trouble.reason {
+        PoolerError::UnsupportedStartupParameter => (
+            "clients were refused because they ask for a startup parameter that PgBouncer does not pass on",
+            "take it out of PGOPTIONS, the options of the URL or the driver's settings, and set it for the role instead (ALTER \
+             ROLE ... SET); or name it in spec.pgbouncer.parameters.ignore_startup_parameters if it may be ignored",
+        ),
+        PoolerError::ClientTimeout => (
+            "clients were cut by a timeout of the pooler",
+            "see why they wait: ScalingLimited, UpstreamHealthy, LeakDetected; spec.health.queryWaitTimeoutSeconds is how long \
+             they may",
+        ),
+        PoolerError::OutOfSlots => {
+            ("clients were turned away because the pooler has no place for more", "raise spec.client.maxConnections")
+        }
+        PoolerError::ClientTlsFailed => (
+            "clients broke off TLS with the pooler",
+            "they do not trust the certificate of spec.client.tls.certificateRef, or have another name for the pooler",
+        ),
+        _ => (
+            "clients were refused for their user, password or database",
+            "they must use those of spec.upstream and its Secret",
+        ),
+    };
+    told(observed, CLIENTS_ACCEPTED, (pods, pod, trouble), what, todo)
+}
+
+fn told(
+    observed: &Observed,
+    type_: &'static str,
+    (pods, pod, trouble): (usize, &PodSeen, &TroubleSeen),
+    what: &str,
+    todo: &str,
+) -> Condition {
+    let all = reports(observed).count();
+    let words = if trouble.words.is_empty() { String::new() } else { format!(" ({})", trouble.words) };
+    no(
+        type_,
+        trouble.reason.as_str(),
+        format!("on {pods} of {all} pods, {} among them, {what}{words}; {todo}", pod.name),
+    )
+}

@@ -1,0 +1,154 @@
+//! What the database refuses, in whatever words, and what PgBouncer refuses its clients.
+
+use std::time::Duration;
+
+use sluice::contract::{PoolerError, StatusReport};
+
+use super::{
+    counted,
+    load::{Clients, Target},
+    rig::{Account, Agent, Postgres, connect, reacting, settings, until},
+};
+
+const SHARE: u32 = 20;
+
+fn target(agent: &Agent) -> Target {
+    let address = ([127, 0, 0, 1], agent.client_port()).into();
+    Target { address, login: agent.client_config(), tls: None }
+}
+
+fn troubles(status: &StatusReport) -> Vec<PoolerError> {
+    status.troubles.iter().map(|trouble| trouble.reason).collect()
+}
+
+/// Clients of which each wants a server connection nearly always.
+fn crowd(agent: &Agent, clients: usize) -> Clients {
+    let mut crowd = Clients::new();
+    for _ in 0..clients {
+        crowd.work(&target(agent), Duration::from_millis(100));
+    }
+    crowd
+}
+
+async fn is_held_at_three_and_follows_when_there_is_room(limit: &str, unlimit: &str) {
+    let (postgres, account) = Postgres::with_shop().await;
+    let admin = postgres.admin().await;
+    admin.batch_execute(limit).await.unwrap();
+    let agent = Agent::start(&postgres, &account, &reacting(), SHARE).await;
+    let clients = crowd(&agent, 12);
+    let status = agent
+        .until("the refusal is told", |status| {
+            status.server_full.as_ref().is_some_and(|full| full.refused_beyond == 3 && !full.words.is_empty())
+        })
+        .await;
+    assert!(status.server_full.unwrap().words.contains("too many connections"));
+    agent.until("the limit is held there", |status| status.limits.is_some_and(|limits| limits.pool_size == 3)).await;
+    assert_eq!(agent.metric("sluice_server_refused_beyond{"), Some(3.0));
+    let refusals = || agent.log().matches("server login failed").count();
+    agent.until("one more is tried", |status| status.limits.is_some_and(|limits| limits.pool_size == 4)).await;
+    agent.until("and refused", |status| status.limits.is_some_and(|limits| limits.pool_size == 3)).await;
+    assert!(refusals() <= 8, "{} logins were refused", refusals());
+    admin.batch_execute(unlimit).await.unwrap();
+    let status = agent.until("more are let in", |status| status.held.is_some_and(|held| held.held >= 8)).await;
+    assert_eq!(status.server_full, None);
+    let tally = clients.stop().await;
+    assert!(tally.failures().is_empty(), "{:?}", tally.failures());
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_role_that_is_let_in_no_further_is_held_there_and_followed_when_it_is() {
+    is_held_at_three_and_follows_when_there_is_room(
+        "alter role shop connection limit 3",
+        "alter role shop connection limit 40",
+    )
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_database_that_is_full_is_held_there_and_followed_when_it_is_not() {
+    is_held_at_three_and_follows_when_there_is_room(
+        "alter database shop connection limit 3",
+        "alter database shop connection limit 40",
+    )
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn two_pods_of_one_role_limit_open_no_more_than_it_allows_and_neither_asks_often() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let admin = postgres.admin().await;
+    admin.batch_execute("alter role shop connection limit 6").await.unwrap();
+    let pods = [
+        Agent::start(&postgres, &account, &settings(), SHARE).await,
+        Agent::start(&postgres, &account, &settings(), SHARE).await,
+    ];
+    let clients = pods.each_ref().map(|pod| crowd(pod, 6));
+    for pod in &pods {
+        pod.until("the refusal is told", |status| status.server_full.is_some()).await;
+    }
+    until("together they hold what the role may", async || {
+        let held =
+            pods.iter().map(|pod| pod.status()?.server_full.map(|full| full.refused_beyond)).sum::<Option<u32>>();
+        (held == Some(6) && counted(&admin, &account.user).await == 6).then_some(())
+    })
+    .await;
+    for pod in clients {
+        let tally = pod.stop().await;
+        assert!(tally.queries() > 0);
+    }
+}
+
+/// A server that speaks German.
+async fn german() -> (Postgres, Account) {
+    let (postgres, account) = (Postgres::in_german().await, Account::shop());
+    postgres.create(&account).await;
+    (postgres, account)
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_full_server_that_speaks_another_language_is_understood_and_freezes_no_password() {
+    let (postgres, account) = german().await;
+    let admin = postgres.admin().await;
+    admin.batch_execute("alter role shop connection limit 3").await.unwrap();
+    let agent = Agent::start(&postgres, &account, &reacting(), SHARE).await;
+    let clients = crowd(&agent, 12);
+    let status = agent
+        .until("the refusal is understood", |status| {
+            status.server_full.as_ref().is_some_and(|full| full.refused_beyond == 3)
+        })
+        .await;
+    let words = status.server_full.unwrap().words;
+    assert!(words.contains("zu viele Verbindungen"), "{words}");
+    assert_eq!(status.message, "", "no password was refused");
+    agent.until("the limit is held there", |status| status.limits.is_some_and(|limits| limits.pool_size == 3)).await;
+    // what it was found to mean holds for the next time
+    agent.until("one more is tried", |status| status.limits.is_some_and(|limits| limits.pool_size == 4)).await;
+    let status = agent.until("and refused", |status| status.limits.is_some_and(|limits| limits.pool_size == 3)).await;
+    assert_eq!(troubles(&status), [PoolerError::TooManyServerConnections]);
+    assert!(agent.metric("sluice_pooler_errors_total{reason=\"ServerLoginRefused\"").is_none());
+    clients.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_password_refused_in_another_language_keeps_what_is_open_once_that_is_proven() {
+    let (postgres, account) = german().await;
+    let admin = postgres.admin().await;
+    let agent = Agent::start(&postgres, &account, &reacting(), SHARE).await;
+    let client = agent.client().await;
+    client.batch_execute("begin").await.unwrap();
+    admin.batch_execute("alter role shop password 'another'").await.unwrap();
+    let second = agent.client_config();
+    let second = tokio::spawn(async move { connect(&second).await.unwrap().batch_execute("select 1").await });
+    let status =
+        agent.until("the refusal is understood", |status| status.message.contains("refused the last login")).await;
+    assert!(troubles(&status).contains(&PoolerError::ServerLoginRefused), "{status:?}");
+    admin.batch_execute("alter role shop password 'secret'").await.unwrap();
+    agent.until("it is over", |status| status.message.is_empty() && status.troubles.is_empty()).await;
+    client.batch_execute("commit").await.unwrap();
+    second.abort();
+}
