@@ -1,7 +1,7 @@
 //! The API server of the lab: a client, namespaces of one's own, objects from YAML, waits with a deadline.
 
 use std::{
-    fs,
+    env, fs,
     io::Write,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -159,6 +159,7 @@ pub fn kubectl(args: &[&str], input: &str) -> Output {
 
 /// What the chart renders for one of its templates, for a release `sluice` in the namespace.
 pub fn chart(template: &str, namespace: &str) -> Vec<Value> {
+    let version = env::var("SLUICE_KUBERNETES_VERSION").expect("run this through tests/run api");
     let args = [
         "template",
         "sluice",
@@ -166,7 +167,7 @@ pub fn chart(template: &str, namespace: &str) -> Vec<Value> {
         "--namespace",
         namespace,
         "--kube-version",
-        "1.34.4",
+        &version,
         "--show-only",
         template,
     ];
@@ -181,7 +182,8 @@ pub fn chart(template: &str, namespace: &str) -> Vec<Value> {
     documents.map(|document| Value::deserialize(document).expect("YAML")).collect()
 }
 
-fn repository() -> PathBuf {
+/// The top of the sources.
+pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
 }
 

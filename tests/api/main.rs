@@ -7,4 +7,5 @@ mod cluster;
 mod kinds;
 mod operator;
 mod policy;
+mod release;
 mod webhook;

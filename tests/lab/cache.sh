@@ -9,7 +9,7 @@ key() { printf '%s\n' "$@" | sha256sum | cut -c1-12; }
 
 # digest PATH...: a key of the content of files and of the trees below directories.
 digest() {
-  find "$@" -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | awk '{print $1}' | sha256sum | cut -c1-12
+  find -L "$@" -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | awk '{print $1}' | sha256sum | cut -c1-12
 }
 
 # need_disk GIGABYTES: refuses in time, with the figure, instead of failing half-way.

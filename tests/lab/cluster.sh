@@ -92,11 +92,9 @@ up_node() {
   wait_for 30 "DNS ready" in_lab grep -q CoreDNS- "$RUN/log/coredns.log"
 }
 
-start_containerd() {
-  mkdir -p "$RUN"/{containerd,cni/conf}
-  local snapshotter=overlayfs
-  [ "$(stat -f -c %T "$RUN")" != overlayfs ] || snapshotter=native # an overlay cannot lie on an overlay
-  cat > "$RUN/containerd/config.toml" <<CONFIG
+# containerd_config_MAJOR SNAPSHOTTER: its configuration, whose sections have other names since 2.0
+containerd_config_1() {
+  cat <<CONFIG
 version = 2
 root = "$RUN/containerd/root"
 state = "/run/containerd"
@@ -112,13 +110,48 @@ disabled_plugins = ["io.containerd.grpc.v1.tracing", "io.containerd.snapshotter.
     bin_dir = "$BIN/cni"
     conf_dir = "$RUN/cni/conf"
   [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "$snapshotter"
+    snapshotter = "$1"
     default_runtime_name = "runc"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
       runtime_type = "io.containerd.runc.v2"
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
         SystemdCgroup = false
 CONFIG
+}
+
+containerd_config_2() {
+  cat <<CONFIG
+version = 3
+root = "$RUN/containerd/root"
+state = "/run/containerd"
+disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.erofs", "io.containerd.snapshotter.v1.zfs"]
+[grpc]
+  address = "$RUN/containerd/containerd.sock"
+[plugins."io.containerd.cri.v1.images"]
+  snapshotter = "$1"
+  [plugins."io.containerd.cri.v1.images".pinned_images]
+    sandbox = "sluice.test/pause:1"
+[plugins."io.containerd.cri.v1.runtime"]
+  netns_mounts_under_state_dir = true
+  disable_apparmor = true
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.cri.v1.runtime".cni]
+    bin_dirs = ["$BIN/cni"]
+    conf_dir = "$RUN/cni/conf"
+  [plugins."io.containerd.cri.v1.runtime".containerd]
+    default_runtime_name = "runc"
+    [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+      [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
+        SystemdCgroup = false
+CONFIG
+}
+
+start_containerd() {
+  mkdir -p "$RUN"/{containerd,cni/conf}
+  local snapshotter=overlayfs
+  [ "$(stat -f -c %T "$RUN")" != overlayfs ] || snapshotter=native # an overlay cannot lie on an overlay
+  "containerd_config_${CONTAINERD_VERSION%%.*}" "$snapshotter" > "$RUN/containerd/config.toml"
   cat > "$RUN/cni/conf/10-pods.conflist" <<CONFIG
 {"cniVersion": "0.4.0", "name": "pods", "plugins": [
   {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": false, "hairpinMode": true,
@@ -182,7 +215,7 @@ start_postgres() {
       > "$RUN/log/initdb.log" 2>&1 || die "initdb failed: $(tail -n 3 "$RUN/log/initdb.log")"
     echo "host all all 0.0.0.0/0 scram-sha-256" >> "$RUN/postgres/pg_hba.conf"
   fi
-  start postgres "$BIN/postgres" -D "$RUN/postgres" -c listen_addresses=$NODE_IP -c max_connections=200 -c fsync=off \
+  start postgres "$BIN/postgres" -D "$RUN/postgres" -c listen_addresses=$NODE_IP -c unix_socket_directories= -c max_connections=200 -c fsync=off \
     -c dynamic_shared_memory_type=mmap
 }
 

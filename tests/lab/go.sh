@@ -12,7 +12,7 @@ compile_go() { # DIRECTORY MODULE PACKAGE LDFLAGS TAGS
 
 # go_lacking: what is missing of Go, in words; nothing if it will do.
 go_lacking() {
-  local needed=1.25 found
+  local needed=1.26.6 found
   found=$(cd / && GOTOOLCHAIN=local go env GOVERSION 2> /dev/null) || found=
   if [ -z "$found" ]; then
     echo "Go $needed or newer (https://go.dev/dl)"
@@ -35,7 +35,10 @@ go_binary() {
 
 labtool_binary() { go_binary labtool . 1; }
 etcd_binary() { go_binary etcd . 2; }
-helm_binary() { go_binary helm helm.sh/helm/v3/cmd/helm 3 "-X helm.sh/helm/v3/internal/version.version=v$HELM_VERSION"; }
+helm_binary() {
+  local module=helm.sh/helm/v${HELM_VERSION%%.*}
+  go_binary helm "$module/cmd/helm" 3 "-X $module/internal/version.version=v$HELM_VERSION"
+}
 coredns_binary() { go_binary coredns . 3; }
 victoria_metrics_binary() {
   go_binary victoria-metrics github.com/VictoriaMetrics/VictoriaMetrics/app/victoria-metrics 2 \

@@ -11,8 +11,6 @@ prepare_pgbouncer() {
 prepare_postgres() {
   local bin=usr/lib/postgresql/$POSTGRES_VERSION/bin program
   rm -f "$1/usr/lib/postgresql/$POSTGRES_VERSION"/lib/llvmjit* # its LLVM is not unpacked
-  # the package's default is a directory of the system
-  sed -i "s|^#unix_socket_directories = .*|unix_socket_directories = ''|" "$1/usr/share/postgresql/$POSTGRES_VERSION/postgresql.conf.sample"
   mv "$1/$bin" "$1/$bin.real"
   mkdir "$1/$bin" "$1/bin.lab"
   for program in postgres initdb pg_ctl; do wrap "$1" "$bin.real/$program" "$1/$bin/$program" unroot; done

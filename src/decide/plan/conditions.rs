@@ -218,7 +218,8 @@ fn gateway_available(gateway: &GatewaySeen) -> Condition {
         Some(Poolers { wanted: 0, .. }) => no(
             GATEWAY_AVAILABLE,
             reasons::GATEWAY_SCALED_TO_ZERO,
-            "spec.gateway.replicas is 0, so nobody takes clients; scale it up with `kubectl scale connectionpool`",
+            "spec.gateway.replicas is 0, so there is no pooler and clients are refused at once; \
+             scale it up with `kubectl scale connectionpool`, unless an autoscaler that went down to 0 does",
         ),
         Some(_) if ready == 0 => no(
             GATEWAY_AVAILABLE,

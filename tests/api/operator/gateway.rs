@@ -3,6 +3,7 @@
 use futures::future::join_all;
 use k8s_openapi::api::{
     apps::v1::Deployment,
+    autoscaling::v2::HorizontalPodAutoscaler,
     core::v1::{ConfigMap, Service},
     policy::v1::PodDisruptionBudget,
 };
@@ -110,6 +111,53 @@ async fn a_gateway_has_its_objects_and_what_is_changed_by_hand_is_mended() {
     shop.reads("configmap", "/data/host", json!(format!("{NAME}.{}.svc", shop.cluster.namespace))).await;
     shop.reads("configmap", "/data/note", json!("mine")).await;
     shop.reads("poddisruptionbudget", "/spec/maxUnavailable", json!(1)).await;
+    shop.end().await;
+}
+
+/// An autoscaler that may go down to no replica, which Kubernetes has as a beta feature since 1.37.
+fn autoscaler_down_to_zero() -> Value {
+    json!({
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": NAME},
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "sluice.dev/v1alpha1", "kind": "ConnectionPool", "name": "shop"},
+            "minReplicas": 0, "maxReplicas": 6,
+            "metrics": [{"type": "External", "external": {"metric": {"name": "jobs"}, "target": {"type": "AverageValue", "averageValue": "10"}}}],
+        },
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_gateway_that_an_autoscaler_sets_to_zero_has_no_pooler_says_what_clients_get_and_comes_back() {
+    let _turn = turn().await;
+    let shop = shop(json!({"gateway": {"replicas": 2}})).await;
+    let operator = Operator::start(&shop.cluster, "a", &ENABLED);
+    operator.leads().await;
+    shop.reads("deployment", "/spec/replicas", json!(2)).await;
+
+    let minor = std::env::var("SLUICE_KUBERNETES_VERSION").expect("run this through tests/run api");
+    let minor: u32 = minor.split('.').nth(1).and_then(|minor| minor.parse().ok()).expect("a version");
+    let autoscalers: Api<HorizontalPodAutoscaler> = shop.cluster.api();
+    let created = autoscalers.create(&PostParams::default(), &object(autoscaler_down_to_zero())).await;
+    assert_eq!(created.is_ok(), minor >= 37, "Kubernetes 1.{minor}: {created:?}");
+
+    // the autoscaler's controller reads and writes no more than this
+    let scale = async |replicas: i32| {
+        let mut scale = shop.pools().get_scale("shop").await.expect("a scale");
+        let selector = scale.status.as_ref().and_then(|status| status.selector.clone());
+        assert!(selector.is_some_and(|selector| selector.contains("sluice.dev/pool=shop")), "{scale:?}");
+        scale.spec.get_or_insert_default().replicas = Some(replicas);
+        shop.pools().replace_scale("shop", &PostParams::default(), &scale).await.expect("scaled");
+    };
+    eventually("the status tells of it", || async { shop.status().await.gateway }).await;
+    scale(0).await;
+    shop.reads("deployment", "/spec/replicas", json!(0)).await;
+    let told = shop.condition("GatewayAvailable", "False/ScaledToZero").await;
+    assert!(told.contains("refused at once"), "{told}");
+    shop.reads("service", "/spec/ports/0/port", json!(5432)).await;
+    scale(3).await;
+    shop.reads("deployment", "/spec/replicas", json!(3)).await;
+    shop.condition("GatewayAvailable", "False/NoPoolerReady").await;
     shop.end().await;
 }
 

@@ -1,0 +1,1 @@
+../../oldest/etcd/main.go

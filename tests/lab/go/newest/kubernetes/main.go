@@ -1,0 +1,1 @@
+../../oldest/kubernetes/main.go
