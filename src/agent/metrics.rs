@@ -136,6 +136,7 @@ struct Upstream {
     read_only: Family<Nothing, Gauge>,
     renewals: Counter,
     refused_beyond: Family<Nothing, Gauge>,
+    recalled: Counter,
 }
 
 impl Upstream {
@@ -154,6 +155,11 @@ impl Upstream {
             names::REFUSED_BEYOND,
             "Server connections that were open when the database refused another; absent while it refuses none",
             self.refused_beyond.clone(),
+        );
+        registry.register(
+            names::CLIENTS_RECALLED.trim_end_matches("_total"),
+            "Clients that were closed while idle, because the pooler remembered for them that the database took no writes, or did",
+            self.recalled.clone(),
         );
     }
 }
@@ -457,6 +463,11 @@ impl Metrics {
     /// Counts a renewal of all server connections.
     pub fn count_renewal(&self) {
         self.upstream.renewals.inc();
+    }
+
+    /// Counts clients that were told to connect anew.
+    pub fn count_recalled(&self, clients: u64) {
+        self.upstream.recalled.inc_by(clients);
     }
 
     /// Counts an error of the pooler.

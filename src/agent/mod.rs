@@ -25,6 +25,7 @@ pub mod process;
 pub mod quiet;
 pub mod reach;
 pub mod reaction;
+pub mod recall;
 pub mod resolver;
 pub mod retry;
 pub mod rotation;

@@ -5,6 +5,7 @@ mod alias;
 mod leaving;
 mod limits;
 mod logins;
+mod recall;
 mod revision;
 
 use std::{
@@ -31,6 +32,7 @@ use super::{
     machine::Millis,
     process::{self, follow_log},
     quiet::Quiet,
+    recall::Recall,
     sockets::{self, Local},
     vitals::Vitals,
 };
@@ -175,6 +177,8 @@ pub struct Slot {
     credentials: Option<Credentials>,
     /// The version of the pooler; None until it is known.
     pub version: Option<Version>,
+    /// Clients that have to connect anew.
+    recall: Option<Recall>,
     /// The revision that the process runs.
     pub runs: Option<PoolRevision>,
     /// The latest `reconnectedAt` that its server connections were renewed for; they may be newer by themselves.
@@ -232,6 +236,7 @@ impl Slot {
             fixed: None,
             credentials: None,
             version: None,
+            recall: None,
             runs: None,
             reconnected_at: None,
             pools: None,
@@ -247,6 +252,7 @@ impl Slot {
         };
         if runs {
             slot.credentials = slot.given();
+            slot.resume_recall();
             slot.read_log();
         }
         slot
@@ -413,6 +419,7 @@ impl Slot {
         self.was_open = false;
         self.newest_login = None;
         self.fixed = None;
+        self.forget_recall();
         self.credentials = None;
         self.runs = None;
         self.reconnected_at = None;

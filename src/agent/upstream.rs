@@ -32,11 +32,13 @@ pub const FIRST_PAUSE: Millis = 2000;
 /// Longest pause between two renewals, without the part that differs from pod to pod.
 pub const LONGEST_PAUSE: Millis = 60_000;
 
-/// Asks whether the session is one that may write. What a client has set for itself and left behind does not count: another
-/// client has `SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY` for itself alone in mind.
+/// Asks whether the session is one that may write, and whether this transaction may. What a client has set for itself and left behind
+/// says nothing of the session: another client has `SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY` for itself alone in mind.
+/// The transaction is asked of since PostgreSQL 14, where PgBouncer can remember it for each client.
 pub const QUERY: &str = "select case when pg_is_in_recovery() then 'InRecovery' \
      when (select reset_val from pg_settings where name = 'default_transaction_read_only') = 'on' then 'ReadOnlyByDefault' \
-     else 'Primary' end";
+     else 'Primary' end, \
+     case when current_setting('server_version_num')::int >= 140000 then current_setting('transaction_read_only') end";
 
 /// Why a server takes no writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,10 @@ pub enum Cause {
     InRecovery,
     /// The server, the database or the user is set so.
     ReadOnlyByDefault,
+    /// The same, and PgBouncer has this transaction write all the same, as one of a client that came before.
+    WrittenThrough,
+    /// It was, and is not any more: PgBouncer makes transactions of new clients read-only all the same.
+    Remembered,
 }
 
 impl Cause {
@@ -52,7 +58,16 @@ impl Cause {
         match self {
             Self::InRecovery => "it is in recovery, as a standby is, or a primary that was demoted",
             Self::ReadOnlyByDefault => "default_transaction_read_only is on",
+            Self::WrittenThrough => {
+                "default_transaction_read_only is on, and clients that PgBouncer remembers from before write all the same"
+            }
+            Self::Remembered => "default_transaction_read_only was on, and PgBouncer still sets it for new clients",
         }
+    }
+
+    /// Whether PgBouncer may remember it for a client.
+    fn is_remembered(self) -> bool {
+        self != Self::InRecovery
     }
 }
 
@@ -68,12 +83,17 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// Reads what [`QUERY`] answers; None when that is something else.
-    pub fn read(table: &Table) -> Option<Self> {
-        match table.rows.first()?.first()?.as_deref()? {
-            "Primary" => Some(Self::TakesWrites),
-            "InRecovery" => Some(Self::ReadOnly(Cause::InRecovery)),
-            "ReadOnlyByDefault" => Some(Self::ReadOnly(Cause::ReadOnlyByDefault)),
+    /// Reads what [`QUERY`] answers; None when that is something else. `remembers`: the pooler sets what it remembers for a client,
+    /// so that the transaction is as another client's would be.
+    pub fn read(table: &Table, remembers: bool) -> Option<Self> {
+        let row = table.rows.first()?;
+        let transaction = row.get(1).and_then(Option::as_deref).filter(|_| remembers);
+        match (row.first()?.as_deref()?, transaction) {
+            ("Primary", Some("on")) => Some(Self::ReadOnly(Cause::Remembered)),
+            ("Primary", _) => Some(Self::TakesWrites),
+            ("InRecovery", _) => Some(Self::ReadOnly(Cause::InRecovery)),
+            ("ReadOnlyByDefault", Some("off")) => Some(Self::ReadOnly(Cause::WrittenThrough)),
+            ("ReadOnlyByDefault", _) => Some(Self::ReadOnly(Cause::ReadOnlyByDefault)),
             _ => None,
         }
     }
@@ -110,16 +130,32 @@ enum Known {
     ReadOnly(ReadOnly),
 }
 
+/// Clients that were connected before the database took no writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writers {
+    /// There were none.
+    None,
+    /// They may write through it.
+    Some,
+    /// They were told to connect anew.
+    Recalled,
+}
+
 /// A time without a server that takes writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ReadOnly {
     cause: Cause,
     renewals: u32,
+    /// When the last one was.
+    renewed: Option<Millis>,
     /// No other renewal before.
     due: Millis,
     pause: Millis,
     /// The last answer asked for a renewal, which was not possible then.
     owed: bool,
+    writers: Writers,
+    /// Clients that were connected meanwhile may be read-only after it.
+    is_remembered: bool,
 }
 
 /// What is known of the database.
@@ -132,18 +168,34 @@ pub struct Upstream {
     next: Millis,
     /// Checks without an answer since the last one with.
     silences: u32,
+    /// Clients that are connected now are to connect anew.
+    recalls: bool,
     spread: Millis,
 }
 
 impl Upstream {
     /// Nothing known yet. `spread` makes the pauses of pods differ, in percent.
     pub fn new(spread: u8) -> Self {
-        Self { known: Known::Nothing, answered: None, asking: None, next: 0, silences: 0, spread: spread.into() }
+        Self {
+            known: Known::Nothing,
+            answered: None,
+            asking: None,
+            next: 0,
+            silences: 0,
+            recalls: false,
+            spread: spread.into(),
+        }
     }
 
     /// Whether it takes no writes, as far as it has said.
     pub fn is_read_only(&self) -> bool {
         matches!(self.known, Known::ReadOnly(_))
+    }
+
+    /// Whether all clients that are connected now are to connect anew, for a pooler that remembers for each what the database was: once,
+    /// when it is asked.
+    pub fn take_recall(&mut self) -> bool {
+        std::mem::take(&mut self.recalls)
     }
 
     /// Whether a renewal waits for the moment when it is possible.
@@ -245,22 +297,52 @@ impl Upstream {
                 None
             }
             Answer::TakesWrites => {
+                self.recalls |= matches!(self.known, Known::ReadOnly(ReadOnly { is_remembered: true, .. }));
                 self.known = Known::TakesWrites;
                 None
             }
             Answer::ReadOnly(cause) => {
-                let before = match self.known {
-                    Known::ReadOnly(before) => ReadOnly { cause, ..before },
-                    Known::TakesWrites | Known::Nothing => {
-                        ReadOnly { cause, renewals: 0, due: now, pause: 0, owed: false }
-                    }
-                };
+                let before = self.read_only(now, cause);
                 self.renews(now, ReadOnly { owed: now >= before.due, ..before }, seen)
             }
         };
         let period = if self.is_read_only() { seen.period.min(READ_ONLY_PERIOD) } else { seen.period };
         self.next = now.saturating_add(period);
         action
+    }
+
+    /// The time without a server that takes writes, after one more answer. Who was connected before is told to connect anew once new
+    /// clients meet what the database is: after a renewal. Where that has led to a primary, nobody has to.
+    fn read_only(&mut self, now: Millis, cause: Cause) -> ReadOnly {
+        let mut time = match self.known {
+            Known::ReadOnly(before) => before,
+            Known::TakesWrites | Known::Nothing => ReadOnly {
+                cause,
+                renewals: 0,
+                renewed: None,
+                due: now,
+                pause: 0,
+                owed: false,
+                writers: if self.known == Known::TakesWrites { Writers::Some } else { Writers::None },
+                is_remembered: false,
+            },
+        };
+        if cause == Cause::Remembered && time.cause != cause {
+            // the database is as it should be: what it said before is renewed soon
+            let soon = time.renewed.map_or(now, |renewed| renewed.saturating_add(FIRST_PAUSE));
+            (time.due, time.pause) = (time.due.min(soon), 0);
+        }
+        time.cause = cause;
+        if cause == Cause::WrittenThrough && time.writers == Writers::None {
+            time.writers = Writers::Some;
+        }
+        time.is_remembered |= cause.is_remembered();
+        let is_fenced = matches!(cause, Cause::ReadOnlyByDefault | Cause::WrittenThrough);
+        if is_fenced && time.writers == Writers::Some && time.renewals > 0 && !time.owed {
+            time.writers = Writers::Recalled;
+            self.recalls = true;
+        }
+        time
     }
 
     /// Renews what is owed a renewal, if that is possible now.
@@ -273,7 +355,8 @@ impl Upstream {
     fn renewed(&self, now: Millis, before: ReadOnly) -> ReadOnly {
         let pause = (2 * before.pause).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         let due = now.saturating_add(pause + pause * self.spread / 100);
-        ReadOnly { renewals: before.renewals.saturating_add(1), due, pause, owed: false, ..before }
+        let (renewals, renewed) = (before.renewals.saturating_add(1), Some(now));
+        ReadOnly { renewals, renewed, due, pause, owed: false, ..before }
     }
 }
 
@@ -295,11 +378,19 @@ mod tests {
         seen: Observation,
         asked: Vec<Millis>,
         renewed: Vec<Millis>,
+        recalled: Vec<Millis>,
     }
 
     impl Pod {
         fn new() -> Self {
-            Self { upstream: Upstream::new(0), now: 0, seen: CALM, asked: Vec::new(), renewed: Vec::new() }
+            Self {
+                upstream: Upstream::new(0),
+                now: 0,
+                seen: CALM,
+                asked: Vec::new(),
+                renewed: Vec::new(),
+                recalled: Vec::new(),
+            }
         }
 
         fn run(&mut self, database: Answer, milliseconds: Millis) {
@@ -310,6 +401,9 @@ mod tests {
                     Some(Action::Ask) => self.asked.push(self.now),
                     Some(Action::Renew) => self.renewed.push(self.now),
                     None => {}
+                }
+                if self.upstream.take_recall() {
+                    self.recalled.push(self.now);
                 }
                 self.now += 50;
             }
@@ -342,6 +436,69 @@ mod tests {
         assert!(pod.renewed.len() < 40, "{} renewals in half an hour", pod.renewed.len());
         let told = pod.upstream.message(pod.now, PERIOD, None);
         assert!(told.contains("in recovery") && told.contains(&format!("{} times", pod.renewed.len())), "{told}");
+    }
+
+    #[test]
+    fn clients_of_a_fence_connect_anew_once_it_holds_and_once_it_is_over() {
+        let fenced = Answer::ReadOnly(Cause::ReadOnlyByDefault);
+        let mut pod = Pod::new();
+        pod.run(Answer::TakesWrites, PERIOD);
+        pod.run(fenced, 300_000);
+        assert_eq!(pod.recalled.len(), 1, "those from before write through it: {:?}", pod.recalled);
+        assert!(pod.recalled[0] > pod.renewed[0], "new ones have to meet the fence");
+        let renewals = pod.renewed.len();
+        pod.run(Answer::ReadOnly(Cause::Remembered), 3000);
+        assert!(pod.renewed.len() > renewals, "what new clients are given is renewed at once");
+        assert_eq!(pod.recalled.len(), 1);
+        let at = pod.now;
+        pod.run(Answer::TakesWrites, PERIOD);
+        assert_eq!(pod.recalled.len(), 2);
+        assert!(pod.recalled[1] < at + READ_ONLY_PERIOD + 200);
+    }
+
+    #[test]
+    fn clients_of_a_standby_or_of_a_user_that_never_writes_are_left_alone() {
+        let mut pod = Pod::new();
+        pod.run(Answer::TakesWrites, PERIOD);
+        pod.run(STANDBY, 300_000);
+        pod.run(Answer::TakesWrites, PERIOD);
+        assert_eq!(pod.recalled.len(), 0, "it is nothing that PgBouncer remembers");
+        let mut pod = Pod::new();
+        pod.run(Answer::ReadOnly(Cause::ReadOnlyByDefault), 300_000);
+        assert_eq!(pod.recalled.len(), 0, "nobody wrote before");
+        pod.run(Answer::ReadOnly(Cause::WrittenThrough), 10_000);
+        assert_eq!(pod.recalled.len(), 1, "but when somebody does");
+    }
+
+    #[test]
+    fn a_fence_that_the_next_primary_ends_at_once_has_clients_connect_anew_once() {
+        let mut pod = Pod::new();
+        pod.run(Answer::TakesWrites, PERIOD);
+        pod.run(Answer::ReadOnly(Cause::ReadOnlyByDefault), READ_ONLY_PERIOD);
+        pod.run(Answer::TakesWrites, PERIOD);
+        assert_eq!((pod.renewed.len(), pod.recalled.len()), (1, 1));
+    }
+
+    #[test]
+    fn what_a_transaction_may_counts_where_the_pooler_sets_it_for_each_client() {
+        let row = |state: &str, transaction: Option<&str>| Table {
+            columns: Vec::new(),
+            rows: vec![vec![Some(state.to_owned()), transaction.map(str::to_owned)]],
+        };
+        let cases = [
+            ("Primary", Some("on"), false, Answer::TakesWrites),
+            ("Primary", Some("on"), true, Answer::ReadOnly(Cause::Remembered)),
+            ("Primary", Some("off"), true, Answer::TakesWrites),
+            ("Primary", None, true, Answer::TakesWrites),
+            ("ReadOnlyByDefault", Some("off"), false, Answer::ReadOnly(Cause::ReadOnlyByDefault)),
+            ("ReadOnlyByDefault", Some("off"), true, Answer::ReadOnly(Cause::WrittenThrough)),
+            ("ReadOnlyByDefault", Some("on"), true, Answer::ReadOnly(Cause::ReadOnlyByDefault)),
+            ("InRecovery", Some("on"), true, STANDBY),
+        ];
+        for (state, transaction, remembers, answer) in cases {
+            assert_eq!(Answer::read(&row(state, transaction), remembers), Some(answer), "{state} {transaction:?}");
+        }
+        assert_eq!(Answer::read(&row("Else", None), true), None);
     }
 
     #[test]
@@ -427,12 +584,12 @@ mod tests {
     #[test]
     fn only_the_three_words_of_the_query_are_an_answer() {
         let cell = |text: &str| Table { columns: vec!["case".to_owned()], rows: vec![vec![Some(text.to_owned())]] };
-        assert_eq!(Answer::read(&cell("Primary")), Some(Answer::TakesWrites));
-        assert_eq!(Answer::read(&cell("InRecovery")), Some(STANDBY));
-        assert_eq!(Answer::read(&cell("ReadOnlyByDefault")), Some(Answer::ReadOnly(Cause::ReadOnlyByDefault)));
-        assert_eq!(Answer::read(&cell("on")), None);
-        assert_eq!(Answer::read(&Table { rows: vec![vec![None]], ..Table::default() }), None);
-        assert_eq!(Answer::read(&Table::default()), None);
+        assert_eq!(Answer::read(&cell("Primary"), true), Some(Answer::TakesWrites));
+        assert_eq!(Answer::read(&cell("InRecovery"), true), Some(STANDBY));
+        assert_eq!(Answer::read(&cell("ReadOnlyByDefault"), true), Some(Answer::ReadOnly(Cause::ReadOnlyByDefault)));
+        assert_eq!(Answer::read(&cell("on"), true), None);
+        assert_eq!(Answer::read(&Table { rows: vec![vec![None]], ..Table::default() }, true), None);
+        assert_eq!(Answer::read(&Table::default(), true), None);
     }
 
     fn seen() -> impl Strategy<Value = Observation> {
@@ -442,6 +599,8 @@ mod tests {
             Just(Some(Answer::TakesWrites)),
             Just(Some(STANDBY)),
             Just(Some(Answer::ReadOnly(Cause::ReadOnlyByDefault))),
+            Just(Some(Answer::ReadOnly(Cause::WrittenThrough))),
+            Just(Some(Answer::ReadOnly(Cause::Remembered))),
             Just(Some(Answer::Silent)),
         ];
         (role, 1..60_u64, any::<bool>(), prop::bool::weighted(0.8), answer).prop_map(

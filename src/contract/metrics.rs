@@ -73,6 +73,8 @@ pub const UPSTREAM_READ_ONLY: &str = "sluice_upstream_read_only";
 pub const UPSTREAM_RENEWALS: &str = "sluice_upstream_renewals_total";
 /// Gauge: server connections that were open when the database refused another one; absent while it refuses none.
 pub const REFUSED_BEYOND: &str = "sluice_server_refused_beyond";
+/// Counter: clients that were closed while they were idle, because the pooler remembered for them what the database is not any more.
+pub const CLIENTS_RECALLED: &str = "sluice_clients_recalled_total";
 /// Counter by `reason`: errors that the pooler wrote to its log, classified.
 pub const POOLER_ERRORS: &str = "sluice_pooler_errors_total";
 /// Gauge by `document` and `reason`, 1 while a document of the configuration volume is refused and the last one stays.

@@ -15,6 +15,7 @@ use crate::{
     },
     contract::{OtherRole, OtherSlot, PoolRevision, ProofMode, Settings, UpstreamRole, UpstreamSeen},
     pooler::pgbouncer::{
+        changes::Remembered,
         console::{ConsoleError, ask},
         render::Credentials,
         tables::Pools,
@@ -141,6 +142,9 @@ impl Agent {
             Some(Action::Renew) => self.renew_connections().await,
             None => {}
         }
+        if self.failover.machine.take_recall() {
+            self.begin_recall().await;
+        }
         if !self.failover.machine.is_asking()
             && let Some(check) = self.failover.check.take()
         {
@@ -222,8 +226,13 @@ impl Agent {
         let other = asks_other && self.other_slot().is_some_and(in_use);
         let slots = [Some(&self.slot), other.then_some(&self.other)].into_iter().flatten();
         // each lets in the user that it has
-        let doors: Vec<_> =
-            slots.filter_map(|slot| Some((slot.console.socket().to_owned(), slot.credentials()?.clone()))).collect();
+        let doors: Vec<_> = slots
+            .filter_map(|slot| {
+                let credentials = slot.credentials()?.clone();
+                let remembers = slot.remembers(Remembered::ReadOnly);
+                Some(Door { socket: slot.console.socket().to_owned(), credentials, remembers })
+            })
+            .collect();
         let (times, queue) = (doors.len() as u64, self.slot.pools.is_some_and(|(_, pools)| pools.clients_waiting > 0));
         let check = check(doors, self.injection.upstream.database.clone(), within);
         let failover = &mut self.failover;
@@ -299,16 +308,25 @@ fn has_place(slot: &Slot) -> bool {
     !limits.paused && (is_free || pools.clients_waiting > 0)
 }
 
-/// Asks through each of these sockets, as this user.
-async fn check(doors: Vec<(PathBuf, Credentials)>, database: String, within: Duration) -> Checked {
+/// A process that is asked through.
+struct Door {
+    socket: PathBuf,
+    credentials: Credentials,
+    /// Whether it remembers for a client whether transactions are read-only.
+    remembers: bool,
+}
+
+async fn check(doors: Vec<Door>, database: String, within: Duration) -> Checked {
     let mut own = Own::default();
     let mut first = None;
-    for (socket, credentials) in doors {
+    for Door { socket, credentials, remembers } in doors {
         let asked = ask(socket, database.clone(), credentials, QUERY.to_owned(), within).await;
         own.transactions += u64::from(asked.as_ref().map_or_else(was_sent, |_| true));
         own.assignments += u64::from(asked.is_ok());
         let answer = match asked {
-            Ok(table) => Answer::read(&table).ok_or_else(|| "the answer is not one that is known".to_owned()),
+            Ok(table) => {
+                Answer::read(&table, remembers).ok_or_else(|| "the answer is not one that is known".to_owned())
+            }
             Err(error) => Err(words(&error)),
         };
         if let Ok(Answer::ReadOnly(_)) = answer {

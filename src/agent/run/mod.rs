@@ -10,6 +10,7 @@ mod console;
 mod failover;
 mod place;
 mod reading;
+mod recalling;
 mod reconnecting;
 mod refusals;
 mod report;
@@ -398,6 +399,9 @@ impl Agent {
         // a console that is silent is asked for its version alone, or it would take seconds to see that it hangs
         let answering = serving && self.heard == ConsoleSeen::Answered;
         self.watch_upstream(now, answering).await;
+        if answering && self.recalls() {
+            self.recall(now).await;
+        }
         if answering && (self.to_be_applied || self.reload_again.is_due(now)) {
             self.to_be_applied = false;
             self.apply_revision().await;

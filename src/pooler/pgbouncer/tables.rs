@@ -191,6 +191,10 @@ pub struct Client {
     pub id: u64,
     /// Whether it holds a server connection.
     pub linked: bool,
+    /// Whether it waits for one.
+    pub waits: bool,
+    /// The database that it asked for.
+    pub database: String,
     /// When it came, as PgBouncer prints it: later ones sort later.
     pub connected: String,
 }
@@ -427,12 +431,15 @@ pub fn newest_client(table: &Table) -> Result<u64, TableError> {
 pub fn clients(table: &Table) -> Result<Vec<Client>, TableError> {
     let rows = Rows::new("SHOW CLIENTS", table);
     let (link, connected) = (rows.column("link")?, rows.column("connect_time")?);
+    let (state, database) = (rows.column("state")?, rows.column("database")?);
     rows.column("id")?;
     rows.of_databases("database", is_database)?
         .map(|row| {
             Ok(Client {
                 id: rows.number(row, "id")?,
                 linked: !Rows::text(row, link).is_empty(),
+                waits: Rows::text(row, state).starts_with("waiting"),
+                database: Rows::text(row, database).to_owned(),
                 connected: Rows::text(row, connected).to_owned(),
             })
         })

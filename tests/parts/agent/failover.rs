@@ -12,7 +12,7 @@ use std::{
 
 use sluice::{
     contract::{Settings, StatusReport, UpstreamRole, UpstreamState},
-    pooler::pgbouncer::console::Console,
+    pooler::pgbouncer::{changes::Remembered, console::Console},
 };
 use tokio::{
     io::copy_bidirectional,
@@ -24,12 +24,13 @@ use tokio_postgres::{Client, Config, error::SqlState};
 use super::{
     counted,
     names::{NameServer, Reply},
-    rig::{Account, Agent, Postgres, connect, free_port, reacting, settings, until},
+    rig::{Account, Agent, Postgres, connect, free_port, pooler_remembers, reacting, settings, until},
     switch::{packets, switched},
     value,
 };
 
 pub const RENEWALS: &str = "sluice_upstream_renewals_total{";
+const RECALLED: &str = "sluice_clients_recalled_total{";
 const READ_ONLY: &str = "sluice_upstream_read_only{";
 
 /// Asked every second.
@@ -122,21 +123,29 @@ struct Met {
     written: u64,
     /// Refused by the database with 25006.
     read_only: u64,
+    /// Closed while idle, by a pooler that remembers what the database was. They connect anew.
+    recalled: u64,
     others: Vec<String>,
+}
+
+/// Whether a connection was closed while nothing ran on it.
+fn is_recalled(client: &Client, error: &tokio_postgres::Error) -> bool {
+    let told = error.as_db_error().is_some_and(|error| error.message().contains("admin forced disconnect"));
+    pooler_remembers(Remembered::ReadOnly) && (told || error.is_closed() || client.is_closed())
 }
 
 impl Writers {
     async fn of(agent: &Agent, count: usize) -> Self {
         let mut writers = Self { stop: Arc::default(), met: Arc::default(), tasks: Vec::new() };
         for _ in 0..count {
-            let client = agent.client().await;
-            writers.add(client);
+            writers.add(agent).await;
         }
         writers.have_written(10).await;
         writers
     }
 
-    fn add(&mut self, client: Client) {
+    async fn add(&mut self, agent: &Agent) {
+        let (config, mut client) = (agent.client_config(), agent.client().await);
         let (stop, met) = (self.stop.clone(), self.met.clone());
         self.tasks.push(tokio::spawn(async move {
             while !stop.load(Ordering::Relaxed) {
@@ -144,6 +153,10 @@ impl Writers {
                     Ok(_) => met.lock().unwrap().written += 1,
                     Err(error) if error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => {
                         met.lock().unwrap().read_only += 1;
+                    }
+                    Err(error) if is_recalled(&client, &error) => {
+                        met.lock().unwrap().recalled += 1;
+                        client = connect(&config).await.unwrap();
                     }
                     Err(error) => {
                         met.lock().unwrap().others.push(error.to_string());
@@ -163,6 +176,26 @@ impl Writers {
     async fn have_written(&self, more: u64) {
         let before = self.met().written;
         until("they write", async || (self.met().written >= before + more).then_some(())).await;
+    }
+
+    /// Waits until all of them write, and none is refused any more.
+    async fn all_write(&self) {
+        until("none is refused any more", async || {
+            let before = self.met();
+            self.have_written(50).await;
+            (self.met().read_only == before.read_only).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until all of them are refused, and nothing is written any more.
+    async fn all_are_refused(&self) {
+        until("nothing is written any more", async || {
+            let before = self.met();
+            until("they are refused", async || (self.met().read_only >= before.read_only + 50).then_some(())).await;
+            (self.met().written == before.written).then_some(())
+        })
+        .await;
     }
 
     async fn stop(self) -> Met {
@@ -212,10 +245,10 @@ async fn connections_to_a_demoted_primary_are_renewed_where_the_service_leads_no
         agent.status().filter(|status| state(status) == Some(UpstreamState::Primary))
     })
     .await;
-    writers.have_written(50).await;
+    writers.all_write().await;
     until("nobody is left on the old one", async || (counted(&old, "shop").await == 0).then_some(())).await;
     let met = writers.stop().await;
-    assert!(met.read_only > 0 && met.others.is_empty(), "{met:?}");
+    assert!(met.read_only > 0 && met.others.is_empty() && met.recalled <= 12, "{met:?}");
     let renewals = agent.metric(RENEWALS).unwrap();
     assert!((1.0..=2.0).contains(&renewals), "{renewals} renewals");
     assert_eq!(agent.metric(READ_ONLY), Some(0.0));
@@ -233,7 +266,7 @@ async fn the_process_that_drains_leaves_a_demoted_primary_too() {
     agent.revise(2, &asked(packets(8192)));
     let drains = |status: &StatusReport| status.revision == Some(2) && status.other.is_some();
     agent.until("new clients go elsewhere", drains).await;
-    writers.add(agent.client().await);
+    writers.add(&agent).await;
     writers.have_written(10).await;
 
     fence(&primary).await;
@@ -241,11 +274,54 @@ async fn the_process_that_drains_leaves_a_demoted_primary_too() {
     service.lead_to(&standby);
     let old = primary.admin().await;
     until("nobody is left on the old one", async || (counted(&old, "shop").await == 0).then_some(())).await;
+    writers.all_write().await;
     let refused = writers.met().read_only;
     writers.have_written(100).await;
     let met = writers.stop().await;
-    assert!(met.others.is_empty() && met.read_only <= refused + 2, "{met:?} after {refused}");
+    assert!(met.others.is_empty() && met.read_only == refused && met.recalled <= 4, "{met:?} after {refused}");
     switched(&agent, 2).await;
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_fence_holds_for_all_clients_and_after_it_all_write_whenever_they_came() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &asked(settings()), 3).await;
+    agent.until("the database is known", |status| state(status) == Some(UpstreamState::Primary)).await;
+    let idle = agent.client().await;
+    idle.batch_execute("create table orders (id bigint generated always as identity)").await.unwrap();
+    let works = agent.client().await;
+    let mut writers = Writers::of(&agent, 5).await;
+
+    // one that is at work while others are told to connect anew
+    works.batch_execute("begin; insert into orders default values").await.unwrap();
+    fence(&postgres).await;
+    agent.until("it is told", |status| state(status) == Some(UpstreamState::ReadOnly)).await;
+    writers.all_are_refused().await;
+    works.batch_execute("insert into orders default values; commit").await.unwrap();
+    // those who come meanwhile meet it too
+    writers.add(&agent).await;
+    writers.all_are_refused().await;
+    let first = writers.met();
+
+    let admin = postgres.admin().await;
+    admin.batch_execute("alter system reset default_transaction_read_only").await.unwrap();
+    admin.batch_execute("select pg_reload_conf()").await.unwrap();
+    agent.until("it is over", |status| state(status) == Some(UpstreamState::Primary)).await;
+    writers.all_write().await;
+    let late = agent.client().await;
+    late.batch_execute("insert into orders default values").await.unwrap();
+    let met = writers.stop().await;
+    assert_eq!(met.others, Vec::<String>::new());
+    if pooler_remembers(Remembered::ReadOnly) {
+        assert!(first.recalled <= 5 && met.recalled <= 11, "{first:?}, then {met:?}");
+        until("all have connected anew", async || agent.metric(RECALLED).filter(|closed| *closed >= 13.0)).await;
+        assert!(idle.is_closed() && works.is_closed(), "they were told");
+    } else {
+        assert_eq!((met.recalled, agent.metric(RECALLED)), (0, Some(0.0)));
+        assert!(!idle.is_closed() && !works.is_closed());
+    }
+    late.batch_execute("insert into orders default values").await.unwrap();
 }
 
 #[tokio::test]
@@ -458,7 +534,7 @@ async fn a_name_that_leads_to_another_server_is_followed_when_the_first_is_demot
     })
     .await;
     let took = moved.elapsed();
-    writers.have_written(50).await;
+    writers.all_write().await;
     let met = writers.stop().await;
     assert!(met.read_only > 0 && met.others.is_empty(), "{met:?}");
     println!("followed within {took:?}, {:?} renewals, {} questions", agent.metric(RENEWALS), names.questions());

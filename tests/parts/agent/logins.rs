@@ -8,7 +8,7 @@ use sluice::{
 };
 
 use super::{
-    load::{Clients, Target},
+    load::{Clients, Failure, Kind, Stage, Target},
     rig::{Agent, Postgres, pooler_remembers, settings, until},
     tls::{Authority, guarded},
 };
@@ -219,6 +219,13 @@ async fn a_demoted_primary_is_left_while_connections_are_being_opened_and_no_cli
     .await;
     limits_come_back(&agent, SHARE).await;
     let tally = clients.stop().await;
-    assert_eq!(tally.failures(), BTreeMap::new());
+    let mut failures = tally.failures();
+    if pooler_remembers(Remembered::ReadOnly) {
+        // those who were told to connect anew, while they were idle
+        let told = failures.remove(&Failure { stage: Stage::Query, kind: Kind::Closed }).unwrap_or(0);
+        let closed = agent.metric("sluice_clients_recalled_total{").unwrap();
+        assert!(told > 0 && f64::from(u32::try_from(told).unwrap()) <= closed, "{told} of {closed}");
+    }
+    assert_eq!(failures, BTreeMap::new());
     assert!(tally.connections() > 50, "{tally:?}");
 }

@@ -1,0 +1,49 @@
+//! Clients that have to connect anew: the shell around [`crate::agent::recall`].
+
+use super::Agent;
+use crate::{
+    agent::{machine::Millis, slot::Slot},
+    contract::PoolMode,
+    pooler::pgbouncer::changes::Remembered,
+};
+
+impl Agent {
+    /// Has every client that is connected now connect anew, where PgBouncer goes on giving it what the database was before.
+    pub(super) async fn begin_recall(&mut self) {
+        let of_sessions =
+            |slot: &Slot| slot.runs.as_ref().is_some_and(|revision| revision.settings.pool_mode == PoolMode::Session);
+        let other = self.other_counts() && !self.other.is_mute();
+        for slot in [Some(&mut self.slot), other.then_some(&mut self.other)].into_iter().flatten() {
+            // a session has its own server connection, and what the database says reaches it
+            if !slot.remembers(Remembered::ReadOnly) || of_sessions(slot) {
+                continue;
+            }
+            match slot.begin_recall().await {
+                Ok(()) => tracing::warn!(
+                    slot = slot.name().as_str(),
+                    "clients that are connected are closed as they are idle: for them PgBouncer goes on setting \
+                     default_transaction_read_only as it was when they came, or when they asked last"
+                ),
+                Err(error) => tracing::warn!(slot = slot.name().as_str(), "telling clients to connect anew: {error}"),
+            }
+        }
+    }
+
+    /// Closes the next few.
+    pub(super) async fn recall(&mut self, now: Millis) {
+        let other = self.other_counts() && !self.other.is_mute();
+        let mut closed = 0;
+        for slot in [Some(&mut self.slot), other.then_some(&mut self.other)].into_iter().flatten() {
+            match slot.recall(now).await {
+                Ok(count) => closed += count,
+                Err(error) => tracing::debug!(slot = slot.name().as_str(), "telling clients to connect anew: {error}"),
+            }
+        }
+        self.published.metrics.count_recalled(closed);
+    }
+
+    /// Whether clients are still to connect anew.
+    pub(super) fn recalls(&self) -> bool {
+        self.slot.is_recalling() || self.other_counts() && self.other.is_recalling()
+    }
+}
