@@ -190,6 +190,10 @@ const LONGEST_PASSWORD: usize = 2047;
 const CONNECT_QUERY: &str =
     "select set_config(name, '5000', false) from pg_settings where name = 'client_connection_check_interval'";
 
+/// How many cancel requests may be on their way to another process. Left out, it is the limit: a process with a limit of 1 passes on
+/// one at a time, and PgBouncer looks at one that waited only when a further request comes.
+const CANCELS_PASSED_ON: u32 = 100;
+
 /// What `ignore_startup_parameters` ends in. Before 1.26.1 PgBouncer searches a list that ends in a name for ever when a client
 /// asks for an option without a name, and that before any login (CVE-2026-107349). Behind a last comma it finds it.
 const END_OF_IGNORED: &str = ",";
@@ -403,7 +407,10 @@ fn certificates_of(input: &RenderInput<'_>) -> Vec<(String, Vec<u8>)> {
 fn peers_of(input: &RenderInput<'_>) -> impl Iterator<Item = (u16, String)> {
     let port = input.injection.client.port;
     let peers = input.place.peers.iter();
-    peers.map(move |peer| (peer.number, format!("host={} port={port}", quote(&peer.socket_dir, '\''))))
+    peers.map(move |peer| {
+        let host = quote(&peer.socket_dir, '\'');
+        (peer.number, format!("host={host} port={port} pool_size={CANCELS_PASSED_ON}"))
+    })
 }
 
 fn parameters_of(input: &RenderInput<'_>) -> Result<Vec<(String, String)>, RenderError> {

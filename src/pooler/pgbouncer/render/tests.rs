@@ -52,6 +52,23 @@ fn render_with(injection: &Injection, username: &str, password: &str) -> Result<
 }
 
 #[test]
+fn cancel_requests_for_another_process_are_passed_on_whatever_the_limit_is() {
+    let mut place = place();
+    place.peers = vec![Peer { number: 2, socket_dir: "/sluice/run/b".to_owned() }];
+    place.peer = 1;
+    let input = RenderInput {
+        injection: &injection(),
+        settings: &settings(),
+        limits: Limits { pool_size: 1, min_pool_size: 0, max_db_connections: 1 },
+        credentials: &Credentials { username: "shop".into(), password: "secret".into() },
+        shown: None,
+        place: &place,
+    };
+    let ini = render(&input).unwrap().ini;
+    assert!(ini.contains("\n[peers]\n2 = host='/sluice/run/b' port=5432 pool_size=100\n"), "{ini}");
+}
+
+#[test]
 fn the_rendered_configuration_is_as_reviewed() {
     let rendered = render_with(&injection(), "shop", "secret").unwrap();
     insta::assert_snapshot!(rendered.ini);
