@@ -3,4 +3,5 @@
 #![allow(missing_docs, clippy::panic, clippy::unwrap_used, clippy::expect_used)]
 
 mod agent;
+mod drivers;
 mod prometheus;

@@ -5,6 +5,7 @@ mod chart;
 mod crds;
 mod demo_bench;
 mod documents;
+mod drivers;
 mod examples;
 mod figures;
 mod inject;

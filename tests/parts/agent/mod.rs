@@ -15,7 +15,7 @@ mod names;
 mod queue;
 mod reconnect;
 mod refusals;
-mod rig;
+pub mod rig;
 mod rotation;
 mod sessions;
 mod switch;

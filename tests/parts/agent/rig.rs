@@ -260,6 +260,14 @@ impl Postgres {
         config
     }
 
+    /// How an account logs in, past any pooler.
+    pub fn login(&self, account: &Account) -> Config {
+        let Account { user, password, database } = account;
+        let mut config = Config::new();
+        config.host(self.address.to_string()).port(self.port).user(user).password(password).dbname(database);
+        config
+    }
+
     pub async fn admin(&self) -> Client {
         connect(&self.admin_config()).await.unwrap()
     }
