@@ -24,6 +24,7 @@ use crate::{
         console::{ConsoleError, socket, validate},
         log::{classify, essence, spoken},
         render::{self, Credentials, Limits, Place, RenderError, RenderInput},
+        version::Version,
     },
 };
 
@@ -94,6 +95,8 @@ pub struct Plan<'a> {
     pub ca_file: Option<String>,
     /// Configuration of the resolver; None: that of the system.
     pub resolver: Option<String>,
+    /// The program's version.
+    pub version: Option<Version>,
     /// How long it may take.
     pub within: Duration,
 }
@@ -141,6 +144,7 @@ impl Login {
                 peer: 0,
                 login_retry_milliseconds: NEVER_AGAIN_MILLISECONDS,
             },
+            version: plan.version,
         })?;
         // what one that was cut short left
         let _ = fs::remove_dir_all(directory);

@@ -11,6 +11,7 @@ use crate::{
     pooler::pgbouncer::{
         parameters::{self, ParameterError},
         render::{self, Credentials, RenderError},
+        version::Version,
     },
 };
 
@@ -132,6 +133,8 @@ pub struct Wish {
     pool: String,
     /// Whether the pool names a CA bundle of its own.
     own_ca: bool,
+    /// The pooler's version; None until it has told it.
+    pub version: Option<Version>,
     /// The revision to run.
     pub revision: Option<PoolRevision>,
     /// What it may open. None: nothing was ever granted, which counts as a share of 0.
@@ -152,6 +155,7 @@ impl Wish {
         Self {
             pool: pool.to_owned(),
             own_ca,
+            version: None,
             revision,
             granted,
             credentials: None,
@@ -200,7 +204,7 @@ impl Wish {
             .pools
             .remove(&self.pool)
             .ok_or_else(|| Refusal::OtherPool { document: RevisionDocument::NAME, pool: self.pool.clone() })?;
-        parameters::check_all(&revision.settings.parameters)?;
+        parameters::check_all(&revision.settings.parameters, self.version)?;
         self.revision = Some(revision);
         Ok(())
     }

@@ -62,6 +62,7 @@ impl Agent {
                 own_ca,
                 self.resolver.as_deref(),
             ),
+            version: self.build.map(|build| build.version),
         });
         Some(rendered.map(|rendered| (revision.clone(), rendered)))
     }

@@ -350,7 +350,7 @@ impl Agent {
                 for slot in [&mut self.slot, &mut self.other] {
                     slot.version = Some(version);
                 }
-                (self.program, self.build) = (Some(program), Some(build));
+                (self.program, self.build, self.wish.version) = (Some(program), Some(build), Some(version));
                 self.problems.program.is_over();
             }
             Err(error) => self.refuse_program(&error),

@@ -309,6 +309,7 @@ impl Agent {
                 ca_file: place::ca_file(&self.injection, own_ca),
                 resolver: self.resolver.as_ref().map(|file| file.display().to_string()),
                 within: Duration::from_millis(milliseconds),
+                version: self.build.map(|build| build.version),
             })
         });
         match prepared {

@@ -177,7 +177,12 @@ impl Slot {
         self.limits = None;
         let done = self.console.reload().await;
         self.quiet.is_over();
-        done?;
+        // from 1.25 on it says that it did not understand the file, and goes on with what it understood, as before
+        let refused = match done {
+            Ok(()) => None,
+            Err(error) if error.is_refusal() => Some(error),
+            Err(error) => return Err(error.into()),
+        };
         let config = self.console.config().await?;
         let names = differences(&parameters, &config);
         let (restart, missed): (Vec<String>, Vec<String>) = names.into_iter().partition(|name| is_fixed(name));
@@ -189,7 +194,7 @@ impl Slot {
             self.follows = Follows::NeedsRestart(restart.clone());
             return Err(SlotError::RestartRequired { names: restart });
         }
-        Ok(())
+        refused.map_or(Ok(()), |error| Err(error.into()))
     }
 }
 

@@ -57,6 +57,13 @@ pub enum ConsoleError {
     Answer(#[from] TableError),
 }
 
+impl ConsoleError {
+    /// Whether the console refused the command in words of its own.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Command { source, .. } if source.as_db_error().is_some())
+    }
+}
+
 struct Session {
     client: Client,
     driver: JoinHandle<()>,

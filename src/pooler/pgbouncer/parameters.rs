@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
+use super::version::Version;
+
 /// What a value must look like.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
@@ -56,10 +58,22 @@ pub struct Parameter {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ParameterError {
     /// Not on the list.
-    #[error("pgbouncer.parameters.{name}: not a parameter that can be set here; use one of: {known}", known = known_names())]
+    #[error("pgbouncer.parameters.{name}: not a parameter that can be set here{}; use one of: {known}", removal(name), known = known_names())]
     Unknown {
         /// The name that was given.
         name: String,
+    },
+    /// The PgBouncer at hand does not have it.
+    #[error(
+        "pgbouncer.parameters.{name}: PgBouncer {version} does not have it, which came with {since}; remove it, or set pgbouncer.image to {since} or later"
+    )]
+    NotYet {
+        /// The parameter.
+        name: &'static str,
+        /// The PgBouncer at hand.
+        version: Version,
+        /// The first that has it.
+        since: Version,
     },
     /// Of the wrong type or out of bounds.
     #[error("pgbouncer.parameters.{name}: {value:?} is not {expected}")]
@@ -71,6 +85,78 @@ pub enum ParameterError {
         /// What it must be.
         expected: String,
     },
+}
+
+/// What a version of PgBouncer did to a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// It is new, with this default.
+    Added(&'static str),
+    /// It is gone; a file that has it is not understood.
+    Removed,
+    /// It has this default, and another one before.
+    Default(&'static str),
+}
+
+/// One change of one parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// PgBouncer's name.
+    pub name: &'static str,
+    /// The first version that has it so.
+    pub since: Version,
+    /// What is so.
+    pub changed: Changed,
+}
+
+const V1_25: Version = Version { major: 1, minor: 25, patch: 0 };
+const V1_26: Version = Version { major: 1, minor: 26, patch: 0 };
+
+const fn change(name: &'static str, since: Version, changed: Changed) -> Change {
+    Change { name, since, changed }
+}
+
+/// All that changed about parameters since the oldest version that is started, held against `SHOW CONFIG` of real programs by the tests.
+pub const HISTORY: &[Change] = &[
+    change("auth_ldap_options", V1_25, Changed::Added("")),
+    change("client_tls13_ciphers", V1_25, Changed::Added("")),
+    change("login_notify_message", V1_26, Changed::Added("")),
+    change("pool_idle_timeout", V1_26, Changed::Added("0")),
+    change("query_wait_notify", V1_25, Changed::Added("5")),
+    change("scram_iterations", V1_25, Changed::Added("4096")),
+    change("server_check_query", V1_25, Changed::Default("<empty>")),
+    change("server_tls13_ciphers", V1_25, Changed::Added("")),
+    change("suspend_timeout", V1_26, Changed::Removed),
+    change("track_extra_parameters", V1_26, Changed::Default("")),
+    change("transaction_timeout", V1_25, Changed::Added("0")),
+];
+
+/// What is rendered although nobody can set it: versions disagree about the default, or a later one could.
+///
+/// A pool that is cleaned up for want of use would take its counters along; iterations decide what a login costs; what checks an idle
+/// server connection is the same query everywhere.
+pub const FIXED: &[(&str, &str)] =
+    &[("pool_idle_timeout", "0"), ("scram_iterations", "4096"), ("server_check_query", "select 1")];
+
+/// Since when a parameter exists, where it did not always.
+fn added(name: &str) -> Option<Version> {
+    let is_addition = |change: &&Change| change.name == name && matches!(change.changed, Changed::Added(_));
+    HISTORY.iter().find(is_addition).map(|change| change.since)
+}
+
+/// Since when it exists no more.
+fn removed(name: &str) -> Option<Version> {
+    let is_removal = |change: &&Change| change.name == name && change.changed == Changed::Removed;
+    HISTORY.iter().find(is_removal).map(|change| change.since)
+}
+
+/// Whether a version has a parameter.
+pub fn exists(name: &str, version: Version) -> bool {
+    added(name).is_none_or(|since| since <= version) && removed(name).is_none_or(|since| version < since)
+}
+
+fn removal(name: &str) -> String {
+    removed(name).map(|since| format!(" (PgBouncer {since} removed it)")).unwrap_or_default()
 }
 
 const DAY: f64 = 86_400.0;
@@ -112,6 +198,8 @@ pub const PARAMETERS: &[Parameter] = &[
     integer("max_prepared_statements", 0, 10_000, Effect::Reload, "200"),
     integer("pkt_buf", 1024, 1_048_576, Effect::Restart, "4096"),
     seconds("query_timeout", 0.0, "0"),
+    // a client that waits is told nothing that it did not ask for, whichever version it meets
+    integer("query_wait_notify", 0, 86_400, Effect::Reload, "0"),
     integer("sbuf_loopcnt", 0, 1000, Effect::Reload, "5"),
     seconds("server_check_delay", 0.0, "30"),
     seconds("server_connect_timeout", 1.0, "3"),
@@ -127,6 +215,7 @@ pub const PARAMETERS: &[Parameter] = &[
     integer("tcp_keepintvl", 1, 3600, Effect::Reload, "5"),
     integer("tcp_user_timeout", 0, 600_000, Effect::Reload, "15000"),
     Parameter { name: "track_extra_parameters", kind: Kind::Names, effect: Effect::Restart, default: "IntervalStyle" },
+    seconds("transaction_timeout", 0.0, "0"),
 ];
 
 fn known_names() -> String {
@@ -194,19 +283,28 @@ pub fn check(name: &str, value: &str) -> Result<&'static Parameter, ParameterErr
     }
 }
 
-/// Checks a whole map, and answers the first fault by name.
+/// Checks a whole map, and answers the first fault by name. None: any version may meet it.
 ///
 /// # Errors
 /// [`ParameterError`] of the first parameter that is refused.
-pub fn check_all(parameters: &BTreeMap<String, String>) -> Result<(), ParameterError> {
-    parameters.iter().try_for_each(|(name, value)| check(name, value).map(|_| ()))
+pub fn check_all(parameters: &BTreeMap<String, String>, version: Option<Version>) -> Result<(), ParameterError> {
+    parameters.iter().try_for_each(|(name, value)| {
+        let parameter = check(name, value)?;
+        match (version, added(parameter.name)) {
+            // what is rendered where nobody sets it is what a version without it does
+            (Some(version), Some(since)) if version < since && value != parameter.default => {
+                Err(ParameterError::NotYet { name: parameter.name, version, since })
+            }
+            _ => Ok(()),
+        }
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::version::OLDEST, *};
 
     #[test]
     fn the_list_is_sorted_and_its_defaults_pass_their_own_check() {
@@ -231,6 +329,33 @@ mod tests {
             error.to_string(),
             "pgbouncer.parameters.server_idle_timeout: \"-1\" is not a number of seconds from 0 to 2592000"
         );
+    }
+
+    #[test]
+    fn a_parameter_that_the_version_at_hand_lacks_is_refused_by_name_with_both_versions() {
+        let set = |value: &str| BTreeMap::from([("transaction_timeout".to_owned(), value.to_owned())]);
+        let error = check_all(&set("30"), Some(OLDEST)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "pgbouncer.parameters.transaction_timeout: PgBouncer 1.24.1 does not have it, which came with 1.25.0; remove it, or set pgbouncer.image to 1.25.0 or later"
+        );
+        assert_eq!(check_all(&set("30"), Some(V1_25)), Ok(()));
+        assert_eq!(check_all(&set("30"), None), Ok(()), "the operator does not know what its pods have");
+        assert_eq!(check_all(&set("0"), Some(OLDEST)), Ok(()), "without it there is no such timeout");
+        let removed = check("suspend_timeout", "1").unwrap_err().to_string();
+        assert!(
+            removed.contains("suspend_timeout: not a parameter that can be set here (PgBouncer 1.26.0 removed it)"),
+            "{removed}"
+        );
+    }
+
+    #[test]
+    fn whatever_versions_disagree_about_is_rendered_or_not_set_by_any() {
+        for Change { name, changed, .. } in HISTORY {
+            let is_rendered = find(name).is_some() || FIXED.iter().any(|(fixed, _)| fixed == name);
+            let is_not_set = matches!(changed, Changed::Added("") | Changed::Removed);
+            assert!(is_rendered != is_not_set, "{name}");
+        }
     }
 
     proptest! {

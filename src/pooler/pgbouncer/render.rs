@@ -11,7 +11,8 @@ use thiserror::Error;
 
 use super::{
     ini::{self, IniError},
-    parameters::{self, PARAMETERS, ParameterError},
+    parameters::{self, FIXED, PARAMETERS, ParameterError},
+    version::{OLDEST, Version},
 };
 use crate::contract::{ClientTlsMode, Injection, PoolMode, ServerTlsMode, SessionAlias, Settings, names};
 
@@ -112,6 +113,8 @@ pub struct RenderInput<'a> {
     pub shown: Option<&'a Shown<'a>>,
     /// Where it runs.
     pub place: &'a Place,
+    /// Who reads it; None: any version, and what only some have is left out.
+    pub version: Option<Version>,
 }
 
 /// The rendered files.
@@ -317,6 +320,7 @@ pub fn cannot_render(settings: &Settings, injection: &Injection) -> Option<Strin
             ca_file: Some(format!("{}/{}", names::CONFIG_DIR, names::SERVER_CA_FILE)),
             login_retry_milliseconds: 1000,
         },
+        version: None,
     };
     render(&input).err().map(|error| format!("PgBouncer cannot be given these settings: {error}"))
 }
@@ -333,7 +337,7 @@ pub fn render(input: &RenderInput<'_>) -> Result<Rendered, RenderError> {
     if let Some(alias) = &settings.session_alias {
         check_alias(alias, &injection.upstream.database)?;
     }
-    parameters::check_all(&settings.parameters)?;
+    parameters::check_all(&settings.parameters, input.version)?;
     if limits.pool_size == 0 || limits.max_db_connections == 0 {
         return Err(RenderError::ZeroLimit);
     }
@@ -471,7 +475,12 @@ fn parameters_of(input: &RenderInput<'_>) -> Result<Vec<(String, String)>, Rende
         // is the image's whole trust store: some 140 names in each handshake.
         set("client_tls_ca_file", shown.certificate_file.clone());
     }
-    for parameter in PARAMETERS {
+    // before it tells its version, the oldest is all that can be counted on
+    let exists = |name: &str| parameters::exists(name, input.version.unwrap_or(OLDEST));
+    for (name, value) in FIXED.iter().filter(|(name, _)| exists(name)) {
+        set(name, (*value).to_owned());
+    }
+    for parameter in PARAMETERS.iter().filter(|parameter| exists(parameter.name)) {
         let given = settings.parameters.get(parameter.name).map_or(parameter.default, String::as_str);
         let end = if parameter.name == "ignore_startup_parameters" { END_OF_IGNORED } else { "" };
         set(parameter.name, format!("{given}{end}"));

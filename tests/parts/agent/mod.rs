@@ -3,6 +3,7 @@
 mod black_hole;
 mod clock;
 mod console;
+mod defaults;
 mod failover;
 mod faults;
 mod gateway;

@@ -48,6 +48,7 @@ fn render_with(injection: &Injection, username: &str, password: &str) -> Result<
         credentials: &credentials,
         shown: None,
         place: &place(),
+        version: Some(OLDEST),
     })
 }
 
@@ -84,6 +85,7 @@ fn render_alias(database: &str, connections: u32) -> Result<Rendered, RenderErro
         credentials: &Credentials { username: "shop".into(), password: "secret".into() },
         shown: None,
         place: &place(),
+        version: Some(OLDEST),
     })
 }
 
@@ -164,6 +166,7 @@ fn clients_are_shown_a_certificate_where_tls_is_asked_for_and_there_must_be_one(
         credentials: &Credentials { username: "u".into(), password: "p".into() },
         shown: Some(&shown),
         place: &place(),
+        version: Some(OLDEST),
     });
     let rendered = rendered.unwrap();
     let expected = "client_tls_sslmode = require\nclient_tls_cert_file = /run/c.crt\n\
@@ -185,6 +188,7 @@ fn names_are_looked_up_every_few_seconds_and_where_the_agent_answers_for_them() 
             credentials: &credentials,
             shown: None,
             place,
+            version: Some(OLDEST),
         };
         let parameters = render(&input).unwrap().parameters;
         parameters.into_iter().find(|(parameter, _)| parameter == name).map(|(_, value)| value)
@@ -213,6 +217,7 @@ fn the_parameters_that_are_ignored_end_in_a_comma_whoever_names_them() {
             credentials: &Credentials { username: "u".into(), password: "p".into() },
             shown: None,
             place: &place(),
+            version: Some(OLDEST),
         })
         .unwrap()
         .parameters;
@@ -232,6 +237,7 @@ fn a_limit_of_zero_is_never_rendered() {
         credentials: &credentials,
         shown: None,
         place: &place,
+        version: Some(OLDEST),
     };
     assert_eq!(render(&input), Err(RenderError::ZeroLimit));
 }
@@ -253,4 +259,32 @@ proptest! {
             Err(error) => prop_assert!(matches!(error, RenderError::Unrepresentable { .. }), "{}", error),
         }
     }
+}
+
+#[test]
+fn what_a_version_lacks_is_not_rendered_for_it_and_what_versions_disagree_about_is() {
+    let of = |text: &str| {
+        let credentials = Credentials { username: "u".into(), password: "p".into() };
+        let version = Version::find(text);
+        let rendered = render(&RenderInput {
+            injection: &injection(),
+            settings: &settings(),
+            limits: LIMITS,
+            credentials: &credentials,
+            shown: None,
+            place: &place(),
+            version,
+        });
+        let new =
+            ["pool_idle_timeout", "query_wait_notify", "scram_iterations", "server_check_query", "transaction_timeout"];
+        let parameters = rendered.unwrap().parameters;
+        parameters
+            .into_iter()
+            .filter(|(name, _)| new.contains(&name.as_str()))
+            .map(|(_, value)| value)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of("PgBouncer 1.24.1"), ["select 1"]);
+    assert_eq!(of("PgBouncer 1.25.2"), ["4096", "select 1", "0", "0"]);
+    assert_eq!(of("PgBouncer 1.26.1"), ["0", "4096", "select 1", "0", "0"]);
 }
