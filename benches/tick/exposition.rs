@@ -95,6 +95,7 @@ fn exposition(pods: impl Iterator<Item = (u32, u32)>) -> String {
         ] {
             line(metrics::SERVER_CONNECTIONS, &format!(",state=\"{state}\""), value);
         }
+        line(metrics::HELD, "", busy.floor() + jitter + 2.0);
         line(metrics::CLIENT_CONNECTIONS, ",state=\"active\"", busy);
         line(metrics::CLIENT_CONNECTIONS, ",state=\"waiting\"", jitter);
         for window in ["5s", "30s"] {

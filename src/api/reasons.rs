@@ -36,6 +36,8 @@ pub const AGENT_UNREACHABLE: &str = "AgentUnreachable";
 pub const NOT_APPLIED: &str = "NotApplied";
 /// `ScalingActive`: the load is known.
 pub const SIGNALS_FRESH: &str = "SignalsFresh";
+/// `ScalingActive`: the load is known, and several servers answer in turn behind one address.
+pub const SERVERS_ALTERNATE: &str = "ServersAlternate";
 /// `ScalingActive`: nothing has been decided yet.
 pub const STARTING: &str = "Starting";
 /// `AbleToScale`: a change could be put into force.

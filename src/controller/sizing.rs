@@ -19,7 +19,10 @@ use crate::{
     decide::{
         effective::EffectivePool,
         guard::refused,
-        load::{Completeness, ExpectedPod, HoldReason, Judgement, Load, LoadFigures, LoadInput, PodFigures, Stage},
+        load::{
+            Alternation, Completeness, ExpectedPod, HoldReason, Judgement, Load, LoadFigures, LoadInput, PodFigures,
+            Stage,
+        },
         plan::{Change, LoadSeen, Proof, SidecarSeen, SizingSeen, Trouble},
         shares::PodPhase,
         sizing::{Automation, Bounds, Decision, Observation, SizingSettings},
@@ -51,6 +54,8 @@ pub struct Said {
     pub overrides: HashMap<PoolKey, BTreeMap<api::Signal, Result<f64, String>>>,
     /// Seconds after which a reading is too old.
     pub stale_after_seconds: f64,
+    /// Where it is asked.
+    pub url: String,
 }
 
 /// Judges the load of one pool by what the server of this name said, and sizes it.
@@ -67,12 +72,14 @@ pub fn decide(
     let mut memory = memory.lock();
     let target = memory.target.unwrap_or_else(|| target_before(pool, key, &facts, effective));
     let load = judge(&mut memory.load, key, &facts, said, server, now);
+    let alternation = load.alternation.zip(said).map(|(alternation, said)| told(&alternation, said));
     let (sample, trouble, completeness) = match &load.judgement {
         Judgement::New { sample, completeness } => (Some(*sample), None, *completeness),
         // no pod was scraped since the last tick: the last decision stands
         Judgement::Unchanged if memory.sizing.is_some() => {
             if let Some(sizing) = memory.sizing.as_mut() {
                 sizing.load = load.figures.map(|figures| seen(&figures, wait_p95_seconds));
+                sizing.alternation = alternation;
             }
             return;
         }
@@ -84,7 +91,8 @@ pub fn decide(
             };
             // a reading may be old because what came since was refused
             let refused = said.and_then(|said| said.readings.as_ref().ok()?.problem_of(key));
-            let message = refused.map_or_else(|| message.clone(), |refused| format!("{message}; {refused}"));
+            let why = refused.map(ToString::to_string).or_else(|| alternation.clone());
+            let message = why.map_or_else(|| message.clone(), |why| format!("{message}; {why}"));
             (None, Some(Trouble { reason, message }), Completeness::Complete)
         }
     };
@@ -96,7 +104,8 @@ pub fn decide(
     let load_seen = load.figures.map(|figures| seen(&figures, wait_p95_seconds));
     memory.demands = load.demands;
     memory.proofs = load.proofs;
-    conclude(context, subject, &mut memory, (decision, trouble, load_seen), target, now);
+    let known = Known { load: load_seen, trouble, alternation };
+    conclude(context, subject, &mut memory, (decision, known), target, now);
 }
 
 /// Decides again, on the load as it was judged last, when the spec or its class is another than at the last decision: what
@@ -117,7 +126,15 @@ pub fn follow_spec(context: &Context, subject: Subject, memory: &mut PoolMemory,
     } else {
         memory.sizer.decide_again(&settings, &observation)
     };
-    conclude(context, subject, memory, (decision, last.trouble, last.load), target, now);
+    let known = Known { load: last.load, trouble: last.trouble, alternation: last.alternation };
+    conclude(context, subject, memory, (decision, known), target, now);
+}
+
+/// What is known of the load that a decision was made on.
+struct Known {
+    load: Option<LoadSeen>,
+    trouble: Option<Trouble>,
+    alternation: Option<String>,
 }
 
 /// Remembers a decision, and tells of it when the target is another.
@@ -125,7 +142,7 @@ fn conclude(
     context: &Context,
     Subject { key, pool, effective }: Subject,
     memory: &mut PoolMemory,
-    (decision, trouble, load): (Decision, Option<Trouble>, Option<LoadSeen>),
+    (decision, Known { load, trouble, alternation }): (Decision, Known),
     target: u32,
     now: Timestamp,
 ) {
@@ -151,7 +168,7 @@ fn conclude(
     };
     memory.target = Some(decision.size);
     memory.decided_for = Some(DecidedFor::of(pool, effective));
-    memory.sizing = Some(SizingSeen { decision, load, trouble, change });
+    memory.sizing = Some(SizingSeen { decision, load, trouble, change, alternation });
 }
 
 /// What was read of one pool, judged.
@@ -293,6 +310,20 @@ fn is_read_only(context: &Context, facts: &[PodFacts]) -> bool {
         Proof::Report(report) => report.upstream.is_some_and(|upstream| upstream.state == UpstreamState::ReadOnly),
         _ => false,
     })
+}
+
+/// That several servers answer in turn, and what to do.
+fn told(alternation: &Alternation, said: &Said) -> String {
+    let Alternation { pods, behind_seconds } = *alternation;
+    let what = behind_seconds.map_or_else(
+        || "counters of spec.scaling.metrics.overrides go back and forth".to_owned(),
+        |seconds| format!("readings of {pods} pods go back and forth, by {seconds:.0} s"),
+    );
+    format!(
+        "two servers answer alternately behind {}: {what}; what is older than what was seen is left out; name one of them, or \
+         one that puts both together (Thanos Query, for example), or let the Service keep a client at one server",
+        said.url
+    )
 }
 
 fn seen(figures: &LoadFigures, wait_p95_seconds: Option<f64>) -> LoadSeen {

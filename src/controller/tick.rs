@@ -140,7 +140,8 @@ async fn ask(server: &Server, overrides: &[OverrideQuery], now: Timestamp) -> (S
         by_pool.entry(query.pool.clone()).or_default().insert(query.signal, read);
     }
     let stale_after_seconds = server.configuration().stale_after_seconds();
-    (server.name().to_owned(), Said { readings, overrides: by_pool, stale_after_seconds })
+    let url = server.configuration().url.clone();
+    (server.name().to_owned(), Said { readings, overrides: by_pool, stale_after_seconds, url })
 }
 
 /// 95th percentile of the wait in seconds, by pool; a server that does not answer has none.

@@ -18,6 +18,12 @@
 //! sample time and by when it was first seen here, whichever is older: an agent whose clock is ahead cannot look fresh for
 //! longer than one whose clock is right.
 //!
+//! # Readings that go back
+//! Where several servers answer in turn behind one address, each with scrapes of its own, a reading may be older than the one
+//! before. It is no news, and its smaller counters are no restart; [`Load::alternation`] tells of it once it has happened twice.
+//! Only when nothing else has come until the newer reading is stale (a clock that was ahead was set back) is it taken as new. The
+//! user's own counters have no sample time: one that fell by less than half is taken for an older answer in the same way.
+//!
 //! # When pods are missing
 //! Absent is never zero. A pod that should report and does not makes the sum a lower bound. When fewer than half of the
 //! pods report, the sum says more about the scraping than about the load, and everything is held.
@@ -119,6 +125,8 @@ pub struct Load {
     pub demands: BTreeMap<String, PodDemand>,
     /// What each pod reported of its grant, by pod name: fresh ones only.
     pub proofs: BTreeMap<String, Proof>,
+    /// Whether readings go back and forth.
+    pub alternation: Option<Alternation>,
 }
 
 /// Whether there is something to decide on.
@@ -152,6 +160,15 @@ pub enum Completeness {
         /// How many.
         missing: u32,
     },
+}
+
+/// Answers that were older than others before them, several times within [`ALTERNATION_IS_TOLD_SECONDS`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Alternation {
+    /// Pods whose readings went back and forth; 0 where only the user's own counters did.
+    pub pods: u32,
+    /// How much older the oldest of them was than what had been read before. None: not known of the user's own counters.
+    pub behind_seconds: Option<f64>,
 }
 
 /// Why the load cannot be judged: reasons of `ScalingActive=False`.
@@ -210,8 +227,67 @@ pub struct LoadState {
     pods: BTreeMap<String, PodState>,
     fleet: Fleet,
     last: Option<Sample>,
-    /// The user's own counters as they were read last.
-    counters: BTreeMap<api::Signal, f64>,
+    /// The user's own counters.
+    counters: BTreeMap<api::Signal, Counter>,
+}
+
+/// Going back once may be a clock that was set back. Twice within this time it is another server that answers.
+pub const ALTERNATION_IS_TOLD_SECONDS: f64 = 300.0;
+
+/// A counter of the user's own that stays below what it was for longer has lost a part of what it counts.
+const COUNTER_MAY_BE_BEHIND_SECONDS: f64 = 45.0;
+
+/// How often what was read went back.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Returns {
+    /// Times that an older answer came after a newer one.
+    times: u32,
+    /// The last answer was an older one.
+    is_back: bool,
+    /// When the last of them came.
+    at_seconds: f64,
+    /// How much older it was.
+    behind_seconds: Option<f64>,
+}
+
+impl Returns {
+    fn older(&mut self, now_seconds: f64, behind_seconds: Option<f64>) {
+        if !self.is_back {
+            self.times = if self.is_recent(now_seconds) { self.times.saturating_add(1) } else { 1 };
+        }
+        *self = Self { times: self.times, is_back: true, at_seconds: now_seconds, behind_seconds };
+    }
+
+    fn newer(&mut self) {
+        self.is_back = false;
+    }
+
+    fn is_recent(&self, now_seconds: f64) -> bool {
+        now_seconds - self.at_seconds <= ALTERNATION_IS_TOLD_SECONDS
+    }
+
+    fn alternates(&self, now_seconds: f64) -> bool {
+        self.times >= 2 && self.is_recent(now_seconds)
+    }
+}
+
+/// A counter of the user's own.
+#[derive(Clone, Copy, Debug)]
+struct Counter {
+    /// The largest value that was read since it began.
+    value: f64,
+    /// When it was read.
+    at_seconds: f64,
+    returns: Returns,
+}
+
+impl Counter {
+    /// True when this value may be an older one of the same count: a counter that begins anew falls further.
+    fn may_be_behind(&self, value: f64, now_seconds: f64) -> bool {
+        value < self.value
+            && value >= self.value / 2.0
+            && now_seconds - self.at_seconds <= COUNTER_MAY_BE_BEHIND_SECONDS
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -222,6 +298,7 @@ struct PodState {
     seen_seconds: f64,
     /// Mean demand; none before the second reading.
     mean: Option<f64>,
+    returns: Returns,
 }
 
 impl PodState {
@@ -263,27 +340,44 @@ impl LoadState {
             Some((reason, message)) => Judgement::Hold { reason, message },
             None => self.observe(input, &samples, missing),
         };
-        Load { judgement, figures, reporting, demands, proofs }
+        let alternation = self.alternation(now);
+        Load { judgement, figures, reporting, demands, proofs, alternation }
+    }
+
+    fn alternation(&self, now_seconds: f64) -> Option<Alternation> {
+        let pods = self.pods.values().map(|pod| &pod.returns).filter(|returns| returns.alternates(now_seconds));
+        let behind: Vec<f64> = pods.filter_map(|returns| returns.behind_seconds).collect();
+        let behind_seconds = behind.iter().copied().max_by(f64::total_cmp);
+        let pods = u32::try_from(behind.len()).unwrap_or(u32::MAX);
+        let counters = self.counters.values().any(|counter| counter.returns.alternates(now_seconds));
+        (pods > 0 || counters).then_some(Alternation { pods, behind_seconds })
     }
 
     fn take_in(&mut self, input: &LoadInput, read: &BTreeMap<String, PodFigures>) {
         for known in input.expected {
             let Some(figures) = read.get(known.name) else { continue };
-            let before = self.pods.get(known.name).filter(|pod| pod.uid == known.uid);
-            let state = match before {
-                Some(pod) if pod.figures.sample.at_seconds.total_cmp(&figures.sample.at_seconds).is_eq() => continue,
-                Some(pod) => PodState {
-                    uid: pod.uid.clone(),
-                    figures: *figures,
-                    seen_seconds: input.now_seconds,
-                    mean: mean_demand(pod, figures),
-                },
-                None => PodState {
-                    uid: known.uid.to_owned(),
-                    figures: *figures,
-                    seen_seconds: input.now_seconds,
-                    mean: None,
-                },
+            let before = self.pods.get_mut(known.name).filter(|pod| pod.uid == known.uid);
+            let (mean, returns) = match before {
+                None => (None, Returns::default()),
+                Some(pod) => {
+                    let newer_by = figures.sample.at_seconds - pod.figures.sample.at_seconds;
+                    if newer_by == 0.0 {
+                        continue;
+                    }
+                    if newer_by < 0.0 && input.now_seconds - pod.seen_seconds <= input.stale_after_seconds {
+                        pod.returns.older(input.now_seconds, Some(-newer_by));
+                        continue;
+                    }
+                    pod.returns.newer();
+                    (mean_demand(pod, figures), pod.returns)
+                }
+            };
+            let state = PodState {
+                uid: known.uid.to_owned(),
+                figures: *figures,
+                seen_seconds: input.now_seconds,
+                mean,
+                returns,
             };
             self.pods.insert(known.name.to_owned(), state);
         }
@@ -346,6 +440,9 @@ impl LoadState {
 
     /// One observation of the pool, if anything is new.
     fn observe(&mut self, input: &LoadInput, samples: &[PodSample], missing: u32) -> Judgement {
+        if self.counters_are_behind(input) {
+            return Judgement::Unchanged;
+        }
         // a reading that cannot be was refused when it was read
         let merged = self.fleet.merge(samples).unwrap_or_default();
         let mut sample = if all_overridden(input) {
@@ -358,9 +455,7 @@ impl LoadState {
         let last = self.last.unwrap_or(sample);
         for (&signal, value) in input.overrides {
             let Ok(value) = *value else { continue };
-            let before = self.counters.insert(signal, value).unwrap_or(value);
-            // a counter that fell was started again
-            let since = if value < before { value } else { value - before };
+            let since = if is_counter(signal) { self.count(signal, value, input) } else { 0.0 };
             match signal {
                 api::Signal::WaitingClients => sample.waiting = value,
                 api::Signal::ActiveConnections => (sample.active, sample.leaked) = (value, 0.0),
@@ -375,6 +470,46 @@ impl LoadState {
         self.last = Some(sample);
         let completeness = if missing == 0 { Completeness::Complete } else { Completeness::LowerBound { missing } };
         Judgement::New { sample, completeness }
+    }
+
+    /// Whether an answer about one of the user's own counters is older than one before it: then nothing is new.
+    fn counters_are_behind(&mut self, input: &LoadInput) -> bool {
+        let mut are_behind = false;
+        for (signal, value) in input.overrides {
+            let (Some(counter), Ok(value)) = (self.counters.get_mut(signal), value) else { continue };
+            if counter.may_be_behind(*value, input.now_seconds) {
+                counter.returns.older(input.now_seconds, None);
+                are_behind = true;
+            }
+        }
+        are_behind
+    }
+
+    /// What has been added to a counter of the user's own since it was read last.
+    fn count(&mut self, signal: api::Signal, value: f64, input: &LoadInput) -> f64 {
+        let at_seconds = input.now_seconds;
+        let Some(counter) = self.counters.get_mut(&signal) else {
+            self.counters.insert(signal, Counter { value, at_seconds, returns: Returns::default() });
+            return 0.0;
+        };
+        counter.returns.newer();
+        let before = std::mem::replace(&mut counter.value, value);
+        counter.at_seconds = at_seconds;
+        if value >= before {
+            value - before
+        } else if value < before / 2.0 {
+            value // it was started again
+        } else {
+            0.0 // part of what it counts is gone
+        }
+    }
+}
+
+/// Whether a signal counts up; the others are levels.
+const fn is_counter(signal: api::Signal) -> bool {
+    match signal {
+        api::Signal::Transactions | api::Signal::TransactionSeconds | api::Signal::WaitSeconds => true,
+        api::Signal::WaitingClients | api::Signal::ActiveConnections => false,
     }
 }
 

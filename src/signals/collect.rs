@@ -1,7 +1,6 @@
-//! From the series of one tick to the figures of each pod: one scrape per pod, one set of series per pod.
+//! From the series of one reading to the figures of each pod: one scrape per pod, one set of series per pod.
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, HashMap},
     fmt,
 };
@@ -9,10 +8,10 @@ use std::{
 use super::{
     PoolKey, Readings,
     query::Figure,
-    response::{Labels, Series},
+    response::{END_OF_LABEL, Labels, Series},
 };
 use crate::{
-    contract::metrics::{BUSY_SECONDS, SAMPLE_TIME},
+    contract::metrics::BUSY_SECONDS,
     decide::{load::PodFigures, shares::Proof, sizing::Sample},
 };
 
@@ -76,33 +75,31 @@ impl fmt::Display for Problem {
 }
 
 /// Series of one target.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Target {
     pool_namespace: String,
     pool: String,
+    /// As Prometheus knows it, like the pod.
+    namespace: String,
     pod: String,
     job: String,
     instance: String,
+    others: String,
 }
 
-/// [`Target`], borrowed from an answer.
-type TargetRef<'a> = (&'a str, &'a str, &'a str, &'a str, &'a str);
-
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Row {
-    sample_time_seconds: f64,
-    /// The sample time was the same after everything else had been read.
-    whole: bool,
+    target: Target,
     /// A value that cannot be was among them.
-    refused: bool,
+    is_refused: bool,
     figures: [Option<f64>; Figure::ALL.len()],
 }
 
-/// Collects the answers of one tick, in this order: sample times, figures in any order, sample times again.
+/// Collects the series of one reading, in any order.
 #[derive(Debug, Default)]
 pub(super) struct Collector {
-    rows: Vec<(Target, Row)>,
-    /// Rows by their labels joined. One string hashes faster than five.
+    rows: Vec<Row>,
+    /// Rows by their labels joined. One string hashes faster than seven.
     index: HashMap<String, usize>,
     problems: BTreeMap<Refusal, Problem>,
     problems_by_pool: HashMap<PoolKey, Problem>,
@@ -110,56 +107,24 @@ pub(super) struct Collector {
 }
 
 impl Collector {
-    /// Takes in the sample times: what has none has not reported.
-    pub fn begin(&mut self, series: &[Series]) {
-        self.index.reserve(series.len());
-        for Series { metric, value } in series {
-            let Some(value) = value else { continue };
-            let pool = || PoolKey::new(metric.pool_namespace.clone(), metric.pool.clone());
-            if metric.pod.is_empty() {
-                self.refuse(Refusal::NoPodLabel, pool(), "", SAMPLE_TIME, "");
-                continue;
-            }
-            if !metric.namespace.is_empty() && metric.namespace != metric.pool_namespace {
-                self.refuse(Refusal::ForeignNamespace, pool(), &metric.pod, SAMPLE_TIME, &metric.namespace);
-                continue;
-            }
-            match value.value() {
-                Ok(sample_time_seconds) => {
-                    let figures = [None; Figure::ALL.len()];
-                    let row = Row { sample_time_seconds, whole: false, refused: false, figures };
-                    join(&mut self.key, metric);
-                    self.index.insert(self.key.clone(), self.rows.len());
-                    self.rows.push((target(metric), row));
-                }
-                Err(text) => self.refuse(Refusal::Value, pool(), &metric.pod, SAMPLE_TIME, text),
-            }
-        }
-    }
-
-    /// Takes in one figure of all pods.
-    pub fn add(&mut self, figure: Figure, series: &[Series]) {
-        for Series { metric, value } in series {
-            let (Some(index), Some(value)) = (self.find(metric), value) else { continue };
-            match value.value() {
-                Ok(value) => self.rows[index].1.figures[figure as usize] = Some(value),
-                Err(text) => {
-                    self.rows[index].1.refused = true;
-                    let pool = PoolKey::new(metric.pool_namespace.clone(), metric.pool.clone());
-                    self.refuse(Refusal::Value, pool, &metric.pod, figure.metric(), text);
-                }
-            }
-        }
-    }
-
-    /// Takes in the sample times again: a pod whose time has moved on was scraped in between.
-    pub fn end(&mut self, series: &[Series]) {
-        for Series { metric, value } in series {
-            if let (Some(index), Some(Ok(time))) =
-                (self.find(metric), value.as_ref().map(super::response::Point::value))
-            {
-                let row = &mut self.rows[index].1;
-                row.whole = row.sample_time_seconds.total_cmp(&time).is_eq();
+    /// Takes in one series.
+    pub fn add(&mut self, series: &Series) {
+        let Series { metric: labels, value: Some(value) } = series else { return };
+        let Some(figure) = Figure::of(labels) else { return };
+        join(&mut self.key, labels);
+        let index = self.index.get(&self.key).copied().unwrap_or_else(|| {
+            let index = self.rows.len();
+            self.index.insert(self.key.clone(), index);
+            self.rows.push(Row { target: target(labels), is_refused: false, figures: [None; Figure::ALL.len()] });
+            index
+        });
+        let row = &mut self.rows[index];
+        match value.value() {
+            Ok(value) => row.figures[figure as usize] = Some(value),
+            Err(text) => {
+                row.is_refused = true;
+                let pool = PoolKey::new(row.target.pool_namespace.clone(), row.target.pool.clone());
+                self.refuse(Refusal::Value, pool, &labels.pod, figure.metric(), text);
             }
         }
     }
@@ -167,37 +132,15 @@ impl Collector {
     /// The figures of every pod that reported all that is needed.
     pub fn finish(mut self, at_seconds: f64, bytes: usize) -> Readings {
         let mut pools: HashMap<PoolKey, BTreeMap<String, PodFigures>> = HashMap::new();
-        let mut chosen: HashMap<TargetRef, usize> = HashMap::with_capacity(self.rows.len());
-        for (index, (target, row)) in self.rows.iter().enumerate() {
-            // of several targets that are the same pod, the one that was read last; of two such, the first by name
-            let rank =
-                |(target, row): &(Target, Row)| (row.sample_time_seconds, target.job.clone(), target.instance.clone());
-            let pod: TargetRef = (&target.pool_namespace, &target.pool, &target.pod, "", "");
-            chosen
-                .entry(pod)
-                .and_modify(|best| {
-                    let (time, job, instance) = rank(&self.rows[*best]);
-                    let newer = row.sample_time_seconds.total_cmp(&time);
-                    if newer.then_with(|| (job, instance).cmp(&(target.job.clone(), target.instance.clone()))).is_gt() {
-                        *best = index;
-                    }
-                })
-                .or_insert(index);
-        }
-        let mut chosen: Vec<usize> = chosen.into_values().collect();
-        chosen.sort_unstable();
         let mut incomplete = Vec::new();
-        for index in chosen {
-            let (target, row) = &self.rows[index];
-            if !row.whole || row.refused {
-                continue;
-            }
-            let pool = PoolKey::new(target.pool_namespace.clone(), target.pool.clone());
-            match figures(row) {
+        for (row, sample_time_seconds) in self.chosen() {
+            let Target { pool_namespace, pool, pod, .. } = row.target;
+            let pool = PoolKey::new(pool_namespace, pool);
+            match figures(&row.figures, sample_time_seconds) {
                 Ok(figures) => {
-                    pools.entry(pool).or_default().insert(target.pod.clone(), figures);
+                    pools.entry(pool).or_default().insert(pod, figures);
                 }
-                Err(missing) => incomplete.push((pool, target.pod.clone(), missing.metric())),
+                Err(missing) => incomplete.push((pool, pod, missing.metric())),
             }
         }
         for (pool, pod, metric) in incomplete {
@@ -207,9 +150,34 @@ impl Collector {
         Readings { at_seconds, pools, problems, problems_by_pool: self.problems_by_pool, bytes }
     }
 
-    fn find(&mut self, labels: &Labels) -> Option<usize> {
-        join(&mut self.key, labels);
-        self.index.get(&self.key).copied()
+    /// Of the sets of series of each pod the one that was read last, with its sample time; of two of the same time, the first by name.
+    fn chosen(&mut self) -> Vec<(Row, f64)> {
+        self.index.clear();
+        let mut rows = Vec::with_capacity(self.rows.len());
+        for row in std::mem::take(&mut self.rows) {
+            // what has none has not reported
+            let Some(time) = row.figures[Figure::SampleTime as usize] else { continue };
+            let Target { pool_namespace, pool, namespace, pod, .. } = &row.target;
+            let of_pool = || PoolKey::new(pool_namespace.clone(), pool.clone());
+            if pod.is_empty() {
+                self.refuse(Refusal::NoPodLabel, of_pool(), "", Figure::SampleTime.metric(), "");
+            } else if !namespace.is_empty() && namespace != pool_namespace {
+                self.refuse(Refusal::ForeignNamespace, of_pool(), pod, Figure::SampleTime.metric(), namespace);
+            } else {
+                rows.push((row, time));
+            }
+        }
+        let of_pod = |row: &Row| (row.target.pool_namespace.clone(), row.target.pool.clone(), row.target.pod.clone());
+        rows.sort_by(|(a, a_time), (b, b_time)| {
+            let [(a_pool, a_rest), (b_pool, b_rest)] = [a, b].map(|row| {
+                let Target { pool_namespace, pool, namespace, pod, job, instance, others } = &row.target;
+                ((pool_namespace, pool, pod), (namespace, job, instance, others))
+            });
+            a_pool.cmp(&b_pool).then(b_time.total_cmp(a_time)).then_with(|| a_rest.cmp(&b_rest))
+        });
+        rows.dedup_by(|(later, _), (first, _)| of_pod(later) == of_pod(first));
+        rows.retain(|(row, _)| !row.is_refused);
+        rows
     }
 
     fn refuse(&mut self, refusal: Refusal, pool: PoolKey, pod: &str, metric: &'static str, value: &str) {
@@ -221,8 +189,8 @@ impl Collector {
 }
 
 /// What a row says, or the first figure that it lacks.
-fn figures(row: &Row) -> Result<PodFigures, Figure> {
-    let get = |figure: Figure| row.figures[figure as usize];
+fn figures(row: &[Option<f64>; Figure::ALL.len()], sample_time_seconds: f64) -> Result<PodFigures, Figure> {
+    let get = |figure: Figure| row[figure as usize];
     let need = |figure: Figure| get(figure).ok_or(figure);
     let transactions = need(Figure::Transactions)?;
     let leaked = get(Figure::Leaked);
@@ -232,7 +200,7 @@ fn figures(row: &Row) -> Result<PodFigures, Figure> {
     };
     Ok(PodFigures {
         sample: Sample {
-            at_seconds: row.sample_time_seconds,
+            at_seconds: sample_time_seconds,
             waiting: need(Figure::Waiting)?,
             active: need(Figure::Active)?,
             leaked: leaked.unwrap_or(0.0),
@@ -266,20 +234,28 @@ fn target(labels: &Labels) -> Target {
     Target {
         pool_namespace: labels.pool_namespace.clone().into_owned(),
         pool: labels.pool.clone().into_owned(),
+        namespace: labels.namespace.clone().into_owned(),
         pod: labels.pod.clone().into_owned(),
         job: labels.job.clone().into_owned(),
         instance: labels.instance.clone().into_owned(),
+        others: labels.others.clone(),
     }
 }
 
-/// Writes the labels that identify a target into `key`. A separator inside a label value makes more of them than an
-/// honest key has, so it can only ever collide with another forged one.
+/// Writes the labels that identify a target into `key`.
 fn join(key: &mut String, labels: &Labels) {
     key.clear();
-    let parts: [&Cow<str>; 6] =
-        [&labels.pool_namespace, &labels.pool, &labels.namespace, &labels.pod, &labels.job, &labels.instance];
+    let parts: [&str; 7] = [
+        &labels.pool_namespace,
+        &labels.pool,
+        &labels.namespace,
+        &labels.pod,
+        &labels.job,
+        &labels.instance,
+        &labels.others,
+    ];
     for part in parts {
         key.push_str(part);
-        key.push('\u{1f}');
+        key.push(END_OF_LABEL);
     }
 }

@@ -60,9 +60,10 @@ const fn default_stale_after_seconds() -> u32 {
     90
 }
 
-/// About 250,000 pods.
+/// About 50,000 pods with all the labels that a scrape job of prometheus-operator adds. It bounds what is read, not what is
+/// kept in memory.
 const fn default_max_response_bytes() -> usize {
-    64 << 20
+    256 << 20
 }
 
 /// Why the configuration cannot be used.

@@ -137,6 +137,13 @@ pub enum ReadFailure {
         /// What the server said about it.
         message: String,
     },
+    /// A refusal in words that are not those of a Prometheus API: of a path that is not there, or of plain text where TLS is
+    /// expected.
+    #[error("{}, not in the words of a Prometheus API; check scheme and path of its url", StatusText(*status))]
+    NotPrometheus {
+        /// HTTP status.
+        status: u16,
+    },
     /// A larger answer than is read.
     #[error("the answer has more than {limit} bytes; raise maxResponseBytes if that many pods are right")]
     TooLarge {
@@ -174,7 +181,7 @@ pub enum ReadFailure {
         count: usize,
     },
     /// A query of the user's own that yields nothing.
-    #[error("it yields no series; append `or vector(0)` if that means zero")]
+    #[error("it yields no series, so nothing is known; let the application export a 0 where it means zero")]
     NoSeries,
     /// A query of the user's own that yields what no count can be.
     #[error("it yields {value}; needed is a finite number of at least 0")]

@@ -1,4 +1,4 @@
-//! Where the load comes from: Prometheus, asked with one query per signal for all pools.
+//! Where the load comes from: Prometheus, asked with one query for all pools.
 //!
 //! # Use
 //! ```no_run
@@ -24,15 +24,14 @@
 //! server, the signal and what to do; then pass its text to `LoadInput::read` as it is: everything holds.
 //!
 //! # What is asked
-//! Every query of a tick is evaluated at the same instant. Their number, [`QUERIES_PER_READ`], does not depend on how many pools
-//! there are. Series are grouped by pool, pod, job and instance:
-//! - A pod scraped by two jobs has two sets of series: the set with the newest sample time is used, whole, and the other not at
-//!   all. Two Prometheus replicas behind a querier that does not deduplicate yield the larger value of each: never a sum.
+//! One query, for every figure of every pod of every pool: their number, [`QUERIES_PER_READ`], does not depend on how many pools
+//! there are, and what it answers is one moment of one server, also where several answer behind one address.
+//! - A pod scraped by two jobs, or by two replicas behind a querier that does not deduplicate, has two sets of series: the set
+//!   with the newest sample time is used, whole, and the other not at all: never a sum.
 //! - The time of a sample is the agent's own ([`SAMPLE_TIME`](crate::contract::metrics::SAMPLE_TIME)), because an instant query
-//!   returns the time of its evaluation. It is asked first and last: a pod that was scraped in between is left out of this
-//!   reading, since some figures would be of one scrape and some of the next.
+//!   returns the time of its evaluation.
 //! - What cannot be (NaN, infinite, negative, a pool of another namespace) is refused, pod by pod.
-//! - An answer with warnings is partial, and not used at all.
+//! - An answer with warnings is partial, and not used at all; notes about the query are none.
 
 mod collect;
 mod configuration;
@@ -77,7 +76,7 @@ impl std::fmt::Display for PoolKey {
 /// What one server said at one instant, all pools.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Readings {
-    /// When the queries were evaluated, in Unix seconds.
+    /// When the query was evaluated, in Unix seconds.
     pub at_seconds: f64,
     /// What the pods reported, by pool and pod name.
     pub pools: HashMap<PoolKey, BTreeMap<String, PodFigures>>,
@@ -85,7 +84,7 @@ pub struct Readings {
     pub problems: Vec<Problem>,
     /// The first of the series of each pool that were refused.
     problems_by_pool: HashMap<PoolKey, Problem>,
-    /// Size of the answers in bytes.
+    /// Size of the answer in bytes.
     pub bytes: usize,
 }
 

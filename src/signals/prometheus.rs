@@ -7,7 +7,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{StreamExt as _, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
 use prometheus_http_query::Client;
 use tokio::{
@@ -20,15 +20,17 @@ use super::{
     collect::Collector,
     configuration::{self, ConfigurationError, ServerConfiguration},
     error::{Asked, ReadError, ReadFailure},
-    query::{Figure, sample_time},
-    response::{Answer, Data, Series, Status},
+    query,
+    response::{Answer, Data, Series, Splitter, Status},
 };
 use crate::{api, contract::metrics};
 
 /// Queries under way at once, to one server.
 const CONCURRENT_QUERIES: usize = 4;
-/// A whole reading may take this many times as long as one query.
-const QUERY_TIMES_PER_READ: u32 = 2;
+/// All of the users' own queries together may take this many times as long as one.
+const QUERY_TIMES_FOR_ALL: u32 = 2;
+/// The quantile of the wait that is told.
+const WAIT_QUANTILE: f64 = 0.95;
 /// Longest text of an error that is kept, in characters.
 const KEPT_CHARACTERS: usize = 300;
 /// Largest file with a secret, in bytes.
@@ -114,32 +116,24 @@ impl Server {
     }
 
     /// Reads the figures of every pod of every pool as of `now_seconds` (Unix time), with
-    /// [`QUERIES_PER_READ`](super::QUERIES_PER_READ) queries.
+    /// [`QUERIES_PER_READ`](super::QUERIES_PER_READ) query: one moment of one server, whoever answers behind its address.
     ///
     /// # Errors
-    /// [`ReadError`]: any query that fails fails the whole, because figures of different ticks do not go together.
+    /// [`ReadError`].
     pub async fn read(&self, now_seconds: f64) -> Result<Readings, ReadError> {
-        let most = self.configuration.timeout() * QUERY_TIMES_PER_READ;
-        let session = self.session(now_seconds, Instant::now() + most).await?;
+        let session = self.session(now_seconds, self.deadline_of_all()).await?;
         let mut collector = Collector::default();
-        let times = sample_time();
-
-        let body = session.fetch(&times, metrics::SAMPLE_TIME).await?;
-        let mut bytes = body.len();
-        collector.begin(&session.vector(&body, metrics::SAMPLE_TIME)?);
-        let mut answers = stream::iter(Figure::ALL)
-            .map(|figure| {
-                let session = &session;
-                async move { Ok((figure, session.fetch(&figure.query(), figure.metric()).await?)) }
+        let mut splitter = Splitter::default();
+        let mut bytes = 0;
+        let take = |piece: &[u8]| {
+            bytes += piece.len();
+            splitter.push(piece, |element| {
+                collector.add(&serde_json::from_slice::<Series>(element)?);
+                Ok(())
             })
-            .buffer_unordered(CONCURRENT_QUERIES);
-        while let Some((figure, body)) = answers.try_next().await? {
-            bytes += body.len();
-            collector.add(figure, &session.vector(&body, figure.metric())?);
-        }
-        let body = session.fetch(&times, metrics::SAMPLE_TIME).await?;
-        bytes += body.len();
-        collector.end(&session.vector(&body, metrics::SAMPLE_TIME)?);
+        };
+        session.ask(&query::figures(), || Asked::All, take).await?;
+        vector(&splitter.rest()).map_err(|failure| session.failed(Asked::All, failure))?;
         Ok(collector.finish(now_seconds, bytes))
     }
 
@@ -149,13 +143,11 @@ impl Server {
     /// # Errors
     /// [`ReadError`].
     pub async fn wait_p95_seconds(&self, now_seconds: f64) -> Result<HashMap<PoolKey, f64>, ReadError> {
-        let histogram = metrics::WAIT_HISTOGRAM;
-        let query =
-            format!("histogram_quantile(0.95, sum by (pool_namespace, pool, le) (rate({histogram}_bucket[2m])))");
-        let session = self.session(now_seconds, Instant::now() + self.configuration.timeout()).await?;
-        let body = session.fetch(&query, histogram).await?;
+        let session = self.session(now_seconds, self.deadline_of_all()).await?;
+        let asked = || Asked::Metric(metrics::WAIT_HISTOGRAM);
+        let body = session.body(&query::wait_quantile(WAIT_QUANTILE), asked).await?;
+        let series = vector(&body).map_err(|failure| session.failed(asked(), failure))?;
         let key = |series: &Series| PoolKey::new(series.metric.pool_namespace.clone(), series.metric.pool.clone());
-        let series = session.vector(&body, histogram)?;
         Ok(series.iter().filter_map(|series| Some((key(series), series.value?.value().ok()?))).collect())
     }
 
@@ -164,12 +156,16 @@ impl Server {
     ///
     /// What the age of such a value is cannot be seen: Prometheus uses samples of up to five minutes ago.
     pub async fn read_overrides(&self, now_seconds: f64, queries: &[OverrideQuery]) -> Vec<Result<f64, ReadError>> {
-        let deadline = Instant::now() + self.configuration.timeout() * QUERY_TIMES_PER_READ;
+        let deadline = self.deadline_of_all();
         stream::iter(queries)
             .map(|query| async move { self.session(now_seconds, deadline).await?.read_override(query).await })
             .buffered(CONCURRENT_QUERIES)
             .collect()
             .await
+    }
+
+    fn deadline_of_all(&self) -> Instant {
+        Instant::now() + self.configuration.timeout() * QUERY_TIMES_FOR_ALL
     }
 
     /// Everything that one tick needs. Secrets are read anew: they change under running processes.
@@ -275,20 +271,31 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// The answer to one of Sluice's own queries.
-    async fn fetch(&self, query: &str, metric: &'static str) -> Result<Vec<u8>, ReadError> {
-        self.ask(query, || Asked::Metric(metric)).await
+    /// The whole answer to one query.
+    async fn body(&self, query: &str, asked: impl Fn() -> Asked) -> Result<Vec<u8>, ReadError> {
+        let mut body = Vec::new();
+        let take = |piece: &[u8]| {
+            body.extend_from_slice(piece);
+            Ok(())
+        };
+        self.ask(query, asked, take).await?;
+        Ok(body)
     }
 
-    /// Sends one query and reads the answer, within the deadline and the bound on its size.
-    async fn ask(&self, query: &str, asked: impl Fn() -> Asked) -> Result<Vec<u8>, ReadError> {
+    /// Sends one query and passes on the answer piece by piece, within the deadline and the bound on its size.
+    async fn ask(
+        &self,
+        query: &str,
+        asked: impl Fn() -> Asked,
+        take: impl FnMut(&[u8]) -> Result<(), serde_json::Error>,
+    ) -> Result<(), ReadError> {
         let timeout = self.server.configuration.timeout();
         let own = Instant::now() + timeout;
-        match timeout_at(own.min(self.deadline), self.exchange(query)).await {
+        match timeout_at(own.min(self.deadline), self.exchange(query, take)).await {
             Ok(answer) => answer.map_err(|failure| self.failed(asked(), failure)),
-            // the time of the whole may have ended before that of the query
+            // the time of all may have ended before that of this one
             Err(_) if self.deadline < own => {
-                let seconds = (timeout * QUERY_TIMES_PER_READ).as_secs_f64();
+                let seconds = (timeout * QUERY_TIMES_FOR_ALL).as_secs_f64();
                 Err(self.failed(Asked::All, ReadFailure::Deadline { seconds }))
             }
             Err(_) => Err(self.failed(asked(), ReadFailure::Deadline { seconds: timeout.as_secs_f64() })),
@@ -305,14 +312,20 @@ impl Session<'_> {
             .client
             .query(query)
             .query("time", format!("{:.3}", self.now_seconds))
-            .timeout(i64::try_from(timeout).unwrap_or(i64::MAX));
+            .timeout(i64::try_from(timeout).unwrap_or(i64::MAX))
+            // VictoriaMetrics would answer as of half a minute ago, and say that it is now; others do not know it
+            .query("nocache", "1");
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization.clone());
         }
         request.get_raw().await
     }
 
-    async fn exchange(&self, query: &str) -> Result<Vec<u8>, ReadFailure> {
+    async fn exchange(
+        &self,
+        query: &str,
+        mut take: impl FnMut(&[u8]) -> Result<(), serde_json::Error>,
+    ) -> Result<(), ReadFailure> {
         let limit = self.server.configuration.max_response_bytes;
         let failed = |source| ReadFailure::Connection { source };
         let mut attempts = 0;
@@ -332,34 +345,35 @@ impl Session<'_> {
         if announced > limit {
             return Err(ReadFailure::TooLarge { limit });
         }
-        let mut body = Vec::with_capacity(announced);
-        while let Some(chunk) = response.chunk().await.map_err(|error| failed(error.into()))? {
-            if body.len() + chunk.len() > limit {
+        let mut read = 0;
+        let mut refusal = Vec::new();
+        while let Some(piece) = response.chunk().await.map_err(|error| failed(error.into()))? {
+            read += piece.len();
+            if read > limit {
                 return Err(ReadFailure::TooLarge { limit });
             }
-            body.extend_from_slice(&chunk);
+            if status.is_success() {
+                take(&piece).map_err(|source| ReadFailure::Malformed { source })?;
+            } else {
+                refusal.extend_from_slice(&piece);
+            }
         }
         if status.is_success() {
-            return Ok(body);
+            return Ok(());
         }
+        let status = status.as_u16();
         // what is not Prometheus' JSON may be anything, a login page among others: it is not shown
-        let message = serde_json::from_slice::<Answer>(&body).map(|answer| message(&answer)).unwrap_or_default();
-        Err(ReadFailure::Status { status: status.as_u16(), message })
-    }
-
-    /// The series in the answer to one of Sluice's own queries.
-    fn vector<'a>(&self, body: &'a [u8], metric: &'static str) -> Result<Vec<Series<'a>>, ReadError> {
-        let series = data(body).and_then(|data| match data {
-            Data::Vector(series) => Ok(series),
-            other => Err(ReadFailure::ResultType { found: other.type_name(), needed: "vector" }),
-        });
-        series.map_err(|failure| self.failed(Asked::Metric(metric), failure))
+        Err(match serde_json::from_slice::<Answer>(&refusal) {
+            Ok(answer) => ReadFailure::Status { status, message: message(&answer) },
+            Err(_) if matches!(status, 400 | 422) => ReadFailure::NotPrometheus { status },
+            Err(_) => ReadFailure::Status { status, message: String::new() },
+        })
     }
 
     async fn read_override(&self, wanted: &OverrideQuery) -> Result<f64, ReadError> {
         let OverrideQuery { pool, signal, query } = wanted;
         let asked = || Asked::Override { pool: pool.clone(), signal: *signal, query: query.clone() };
-        let body = self.ask(query, asked).await?;
+        let body = self.body(query, asked).await?;
         one_number(&body).map_err(|failure| self.failed(asked(), failure))
     }
 }
@@ -370,10 +384,18 @@ fn data(body: &[u8]) -> Result<Data<'_>, ReadFailure> {
     if answer.status == Status::Error {
         return Err(ReadFailure::Status { status: 200, message: message(&answer) });
     }
-    if let Some(warning) = answer.warnings.first() {
+    if let Some(warning) = answer.warning() {
         return Err(ReadFailure::Warning { warning: shorten(warning) });
     }
     answer.data.ok_or(ReadFailure::NoResult)
+}
+
+/// The series in the answer to one of Sluice's own queries.
+fn vector(body: &[u8]) -> Result<Vec<Series<'_>>, ReadFailure> {
+    match data(body)? {
+        Data::Vector(series) => Ok(series),
+        other => Err(ReadFailure::ResultType { found: other.type_name(), needed: "vector" }),
+    }
 }
 
 /// The number in an answer: a scalar, or the one element of a vector.

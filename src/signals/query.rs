@@ -1,14 +1,23 @@
-//! The queries of a tick.
+//! What is asked.
 
+use std::fmt::Write as _;
+
+use super::response::Labels;
 use crate::contract::metrics as names;
 
-/// Labels that the series are grouped by. `namespace`, `pod`, `job` and `instance` are Prometheus' own.
-const BY: &str = "pool_namespace, pool, namespace, pod, job, instance";
+/// Queries sent for one reading, whatever the number of pools and pods. Two would not be of one moment: between them pods are
+/// scraped, and behind one address several servers may answer in turn.
+pub const QUERIES_PER_READ: usize = 1;
+/// The window of the peaks that are read.
+const PEAK_WINDOW: &str = "30s";
+/// The state of the server connections that are read, and of the client connections.
+const STATES: [&str; 2] = ["active", "waiting"];
 
-/// One figure of a pod.
+/// One figure of a pod: one series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(usize)]
 pub(super) enum Figure {
+    SampleTime,
     Active,
     Waiting,
     Transactions,
@@ -25,7 +34,8 @@ pub(super) enum Figure {
 }
 
 impl Figure {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
+        Self::SampleTime,
         Self::Active,
         Self::Waiting,
         Self::Transactions,
@@ -40,10 +50,12 @@ impl Figure {
         Self::GrantSeq,
         Self::Share,
     ];
+
     /// Name of the metric that it is.
     pub const fn metric(self) -> &'static str {
         match self {
-            Self::Active | Self::Held => names::SERVER_CONNECTIONS,
+            Self::SampleTime => names::SAMPLE_TIME,
+            Self::Active => names::SERVER_CONNECTIONS,
             Self::Waiting => names::CLIENT_CONNECTIONS,
             Self::Transactions => names::TRANSACTIONS,
             Self::Abandoned => names::ABANDONED,
@@ -51,6 +63,7 @@ impl Figure {
             Self::WaitSeconds => names::WAIT_SECONDS,
             Self::Assignments => names::SERVER_ASSIGNMENTS,
             Self::Leaked => names::LEAKED,
+            Self::Held => names::HELD,
             Self::Limit => names::LIMIT,
             Self::DemandPeak => names::DEMAND_PEAK,
             Self::GrantSeq => names::GRANT_SEQ,
@@ -58,23 +71,35 @@ impl Figure {
         }
     }
 
-    pub fn query(self) -> String {
-        let (state, window) = (names::STATE, names::WINDOW);
-        let metric = self.metric();
-        match self {
-            Self::Active => format!("max by ({BY}) ({metric}{{{state}=\"active\"}})"),
-            Self::Waiting => format!("max by ({BY}) ({metric}{{{state}=\"waiting\"}})"),
-            Self::DemandPeak => format!("max by ({BY}) ({metric}{{{window}=\"30s\"}})"),
-            Self::Held => format!("sum by ({BY}) (max by ({BY}, {state}) ({metric}))"),
-            _ => format!("max by ({BY}) ({metric})"),
-        }
+    /// The figure that a series is.
+    pub fn of(labels: &Labels) -> Option<Self> {
+        let figure = Self::ALL.into_iter().find(|figure| figure.metric() == labels.name)?;
+        let is_it = match figure {
+            Self::Active => labels.state == STATES[0],
+            Self::Waiting => labels.state == STATES[1],
+            Self::DemandPeak => labels.window == PEAK_WINDOW,
+            _ => true,
+        };
+        is_it.then_some(figure)
     }
 }
 
-/// The query for the times of the samples.
-pub(super) fn sample_time() -> String {
-    format!("max by ({BY}) ({})", names::SAMPLE_TIME)
+/// The query of a reading: every figure of every pod of every pool, as it was scraped. To group or join series would cost the
+/// server more than to send them.
+pub(super) fn figures() -> String {
+    let metrics = Figure::ALL.map(Figure::metric).join("|");
+    let (state, states, window) = (names::STATE, STATES.join("|"), names::WINDOW);
+    format!("{{__name__=~\"{metrics}\",{state}=~\"|{states}\",{window}=~\"|{PEAK_WINDOW}\"}}")
 }
 
-/// Queries sent for one reading, whatever the number of pools and pods: one per figure, and two for the times of the samples.
-pub const QUERIES_PER_READ: usize = Figure::ALL.len() + 2;
+/// The query of the wait's quantile by pool. Some servers keep classic histograms as native ones, which have no buckets by name.
+pub(super) fn wait_quantile(quantile: f64) -> String {
+    let (histogram, by) = (names::WAIT_HISTOGRAM, [names::POOL_NAMESPACE, names::POOL].join(", "));
+    let mut query = String::new();
+    for (or, more_by, suffix) in [("", ", le", "_bucket"), (" or ", "", "")] {
+        // Writing to a String cannot fail.
+        let _ =
+            write!(query, "{or}histogram_quantile({quantile}, sum by ({by}{more_by}) (rate({histogram}{suffix}[2m])))");
+    }
+    query
+}

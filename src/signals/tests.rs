@@ -56,16 +56,29 @@ fn json(status: u16, body: impl Into<Body>) -> Response<Body> {
     Response::builder().status(status).header("content-type", "application/json").body(body.into()).unwrap()
 }
 
-fn vector(series: &[(&str, &str)]) -> Response<Body> {
-    let series: Vec<String> = series
-        .iter()
-        .map(|(pod, value)| {
-            format!(
-                r#"{{"metric":{{"pool_namespace":"shop","pool":"shop","namespace":"shop","pod":"{pod}","job":"j","instance":"{pod}:9130"}},"value":[1000.5,"{value}"]}}"#
-            )
+/// An answer with every figure of these pods, each of the same value.
+fn pods(pods: &[(&str, &str)]) -> String {
+    let element = |figure: &str, more: &str, pod: &str, value: &str| {
+        format!(
+            r#"{{"metric":{{"__name__":"{figure}","pool_namespace":"shop","pool":"shop","namespace":"shop","pod":"{pod}","job":"j","instance":"{pod}:9130"{more}}},"value":[1000.5,"{value}"]}}"#
+        )
+    };
+    let of_pod = |(pod, value): &(&str, &str)| {
+        super::query::Figure::ALL.map(|figure| {
+            let more = match figure {
+                super::query::Figure::Active => r#","state":"active""#,
+                super::query::Figure::Waiting => r#","state":"waiting""#,
+                super::query::Figure::DemandPeak => r#","window":"30s""#,
+                _ => "",
+            };
+            element(figure.metric(), more, pod, value)
         })
-        .collect();
-    json(200, format!(r#"{{"status":"success","data":{{"resultType":"vector","result":[{}]}}}}"#, series.join(",")))
+    };
+    pods.iter().flat_map(of_pod).collect::<Vec<_>>().join(",")
+}
+
+fn vector(series: &[(&str, &str)]) -> Response<Body> {
+    json(200, format!(r#"{{"status":"success","data":{{"resultType":"vector","result":[{}]}}}}"#, pods(series)))
 }
 
 /// One message per outcome, so that a test shows what a user reads.
@@ -102,26 +115,11 @@ async fn no_series_at_all_is_an_empty_reading_and_not_a_zero() {
 }
 
 #[tokio::test]
-async fn a_pod_scraped_while_it_is_read_is_left_out_of_that_reading() {
-    let times = Mutex::new(0);
-    let (_, address) = serve(move |query| {
-        if !query.contains("sluice_sample_timestamp_seconds") {
-            return vector(&[("calm", "1"), ("moved", "1")]);
-        }
-        let mut times = times.lock().unwrap();
-        *times += 1;
-        vector(&[("calm", "900"), ("moved", if *times == 1 { "900" } else { "915" })])
-    })
-    .await;
-    let readings = server(address).read(1000.0).await.unwrap();
-    assert_eq!(readings.pods_of(&PoolKey::new("shop", "shop")).keys().collect::<Vec<_>>(), ["calm"]);
-}
-
-#[tokio::test]
 async fn answers_that_are_no_success_say_what_to_do() {
     let bad_data = r#"{"status":"error","errorType":"bad_data","error":"parse error: unexpected end"}"#;
     let messages = [
         read_error(move |_| json(400, bad_data)).await,
+        read_error(|_| json(400, "unsupported path requested")).await,
         read_error(|_| json(401, "Unauthorized")).await,
         read_error(|_| json(403, "{}")).await,
         read_error(|_| json(404, "404 page not found")).await,
@@ -130,13 +128,14 @@ async fn answers_that_are_no_success_say_what_to_do() {
         read_error(move |_| json(200, bad_data)).await,
     ];
     insta::assert_snapshot!(messages.join("\n"), @r#"
-    Prometheus "default", sluice_sample_timestamp_seconds: HTTP 400 Bad Request: bad_data: parse error: unexpected end; correct the query
-    Prometheus "default", sluice_sample_timestamp_seconds: HTTP 401 Unauthorized; check bearerTokenFile or basicAuth
-    Prometheus "default", sluice_sample_timestamp_seconds: HTTP 403 Forbidden; the account may not query
-    Prometheus "default", sluice_sample_timestamp_seconds: HTTP 404 Not Found; check the path of its url
-    Prometheus "default", sluice_sample_timestamp_seconds: HTTP 429 Too Many Requests; it is asked again at the next tick
-    Prometheus "default", sluice_sample_timestamp_seconds: HTTP 503 Service Unavailable; it is asked again at the next tick
-    Prometheus "default", sluice_sample_timestamp_seconds: HTTP 200 OK: bad_data: parse error: unexpected end
+    Prometheus "default", all signals: HTTP 400 Bad Request: bad_data: parse error: unexpected end; correct the query
+    Prometheus "default", all signals: HTTP 400 Bad Request, not in the words of a Prometheus API; check scheme and path of its url
+    Prometheus "default", all signals: HTTP 401 Unauthorized; check bearerTokenFile or basicAuth
+    Prometheus "default", all signals: HTTP 403 Forbidden; the account may not query
+    Prometheus "default", all signals: HTTP 404 Not Found; check the path of its url
+    Prometheus "default", all signals: HTTP 429 Too Many Requests; it is asked again at the next tick
+    Prometheus "default", all signals: HTTP 503 Service Unavailable; it is asked again at the next tick
+    Prometheus "default", all signals: HTTP 200 OK: bad_data: parse error: unexpected end
     "#);
 }
 
@@ -158,23 +157,46 @@ async fn answers_that_cannot_be_trusted_are_not_used() {
         .await,
     ];
     insta::assert_snapshot!(messages.join("\n"), @r#"
-    Prometheus "default", sluice_sample_timestamp_seconds: the answer is not that of a Prometheus API (expected value at line 1 column 1); check its url
-    Prometheus "default", sluice_sample_timestamp_seconds: the answer is not that of a Prometheus API (EOF while parsing a list at line 1 column 60); check its url
-    Prometheus "default", sluice_sample_timestamp_seconds: the result is a matrix, needed is a vector
-    Prometheus "default", sluice_sample_timestamp_seconds: the result is a scalar, needed is a vector
-    Prometheus "default", sluice_sample_timestamp_seconds: the result is a string, needed is a vector
-    Prometheus "default", sluice_sample_timestamp_seconds: the answer has no result; check its url
-    Prometheus "default", sluice_sample_timestamp_seconds: the answer may be incomplete and is not used: No StoreAPIs matched for this query
+    Prometheus "default", all signals: the answer is not that of a Prometheus API (expected value at line 1 column 1); check its url
+    Prometheus "default", all signals: the answer is not that of a Prometheus API (EOF while parsing a list at line 1 column 60); check its url
+    Prometheus "default", all signals: the result is a matrix, needed is a vector
+    Prometheus "default", all signals: the result is a scalar, needed is a vector
+    Prometheus "default", all signals: the result is a string, needed is a vector
+    Prometheus "default", all signals: the answer has no result; check its url
+    Prometheus "default", all signals: the answer may be incomplete and is not used: No StoreAPIs matched for this query
     "#);
+}
+
+#[tokio::test]
+async fn a_note_about_the_query_is_no_sign_of_a_partial_answer() {
+    let answer = |notes: &str| {
+        json(
+            200,
+            format!(
+                r#"{{"status":"success","data":{{"resultType":"vector","result":[{}]}},{notes}}}"#,
+                pods(&[("a", "7")])
+            ),
+        )
+    };
+    for notes in [
+        r#""warnings":["PromQL info: metric might not be a counter, name does not end in _total: \"x\" (1:5)"]"#,
+        r#""infos":["PromQL info: metric might not be a counter"]"#,
+        r#""stats":{"timings":{"evalTotalTime":0.1},"samples":[{"a":1}]}"#,
+    ] {
+        let (_, address) = serve(move |_| answer(notes)).await;
+        let readings = server(address).read(1000.0).await.unwrap();
+        assert_eq!(readings.pods_of(&PoolKey::new("shop", "shop")).len(), 1, "{notes}");
+    }
+    let both = r#""warnings":["PromQL info: a note","store 10.0.0.1:10901: deadline exceeded"]"#;
+    let error = read_error(move |_| answer(both)).await;
+    assert!(error.ends_with("may be incomplete and is not used: store 10.0.0.1:10901: deadline exceeded"), "{error}");
 }
 
 #[tokio::test]
 async fn an_answer_that_does_not_end_in_time_is_given_up() {
     // never an answer, and one that drips for ever
-    let silent = read_error(|query| {
-        let drip = futures::stream::pending::<Result<Vec<u8>, std::io::Error>>();
-        if query.contains("timestamp") { vector(&[("a", "1")]) } else { json(200, Body::from_stream(drip)) }
-    });
+    let silent =
+        read_error(|_| json(200, Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>())));
     let dripping = read_error(|_| {
         let drip = futures::stream::unfold((), |()| async {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -186,7 +208,7 @@ async fn an_answer_that_does_not_end_in_time_is_given_up() {
     assert!(silent.ends_with("no answer in 1.0 s; raise timeoutSeconds, or look at its load"), "{silent}");
     assert_eq!(
         dripping,
-        "Prometheus \"default\", sluice_sample_timestamp_seconds: no answer in 1.0 s; raise timeoutSeconds, or look at its load"
+        "Prometheus \"default\", all signals: no answer in 1.0 s; raise timeoutSeconds, or look at its load"
     );
 }
 
@@ -260,21 +282,6 @@ async fn a_kept_connection_that_was_closed_meanwhile_costs_no_reading() {
 }
 
 #[tokio::test]
-async fn one_query_that_fails_fails_the_reading() {
-    let error =
-        read_error(
-            |query| {
-                if query.contains("sluice_wait_seconds_total") { json(500, "") } else { vector(&[("a", "1")]) }
-            },
-        )
-        .await;
-    assert_eq!(
-        error,
-        "Prometheus \"default\", sluice_wait_seconds_total: HTTP 500 Internal Server Error; it is asked again at the next tick"
-    );
-}
-
-#[tokio::test]
 async fn an_override_is_one_finite_number_or_an_error_that_names_it() {
     let (_, address) = serve(|query| {
         let result = match query {
@@ -304,7 +311,7 @@ async fn an_override_is_one_finite_number_or_an_error_that_names_it() {
     3.5
     4
     Prometheus "default", pool shop/shop, spec.scaling.metrics.overrides[WaitingClients].query "two": it yields 2 series, needed is one number; aggregate them, for example with sum(...)
-    Prometheus "default", pool shop/shop, spec.scaling.metrics.overrides[WaitingClients].query "none": it yields no series; append `or vector(0)` if that means zero
+    Prometheus "default", pool shop/shop, spec.scaling.metrics.overrides[WaitingClients].query "none": it yields no series, so nothing is known; let the application export a 0 where it means zero
     Prometheus "default", pool shop/shop, spec.scaling.metrics.overrides[WaitingClients].query "nan": it yields NaN; needed is a finite number of at least 0
     Prometheus "default", pool shop/shop, spec.scaling.metrics.overrides[WaitingClients].query "infinite": it yields +Inf; needed is a finite number of at least 0
     Prometheus "default", pool shop/shop, spec.scaling.metrics.overrides[WaitingClients].query "negative": it yields -1; needed is a finite number of at least 0
@@ -475,15 +482,18 @@ mod collecting {
         Problem, Readings, Refusal,
         collect::Collector,
         query::Figure,
-        response::{Answer, Data},
+        response::{Series, Splitter},
     };
 
-    fn series(elements: &[(&str, &str)]) -> String {
-        let elements: Vec<String> = elements
-            .iter()
-            .map(|(labels, value)| format!(r#"{{"metric":{{{labels}}},"value":[1,"{value}"]}}"#))
-            .collect();
-        format!(r#"{{"status":"success","data":{{"resultType":"vector","result":[{}]}}}}"#, elements.join(","))
+    /// Labels of a series of this figure beside those of its target.
+    fn named(figure: Figure) -> String {
+        let more = match figure {
+            Figure::Active => r#","state":"active""#,
+            Figure::Waiting => r#","state":"waiting""#,
+            Figure::DemandPeak => r#","window":"30s""#,
+            _ => "",
+        };
+        format!(r#""__name__":"{}"{more}"#, figure.metric())
     }
 
     fn labels(pod: &str, job: &str) -> String {
@@ -492,20 +502,17 @@ mod collecting {
         )
     }
 
-    /// Reads one tick: the same elements for every figure, sample times apart.
+    /// Reads once: the same elements for every figure, sample times apart.
     fn collect(times: &[(&str, &str)], figures: impl Fn(Figure) -> Vec<(String, String)>) -> Readings {
+        let times: Vec<(String, String)> = times.iter().map(|&(labels, time)| (labels.into(), time.into())).collect();
         let mut collector = Collector::default();
-        let text = series(times);
-        let Some(Data::Vector(times)) = serde_json::from_str::<Answer>(&text).unwrap().data else { panic!() };
-        collector.begin(&times);
         for figure in Figure::ALL {
-            let elements = figures(figure);
-            let text =
-                series(&elements.iter().map(|(labels, value)| (labels.as_str(), value.as_str())).collect::<Vec<_>>());
-            let Some(Data::Vector(series)) = serde_json::from_str::<Answer>(&text).unwrap().data else { panic!() };
-            collector.add(figure, &series);
+            let elements = if figure == Figure::SampleTime { times.clone() } else { figures(figure) };
+            for (labels, value) in elements {
+                let text = format!(r#"{{"metric":{{{},{labels}}},"value":[1,"{value}"]}}"#, named(figure));
+                collector.add(&serde_json::from_str::<Series>(&text).unwrap());
+            }
         }
-        collector.end(&times);
         collector.finish(1000.0, 0)
     }
 
@@ -608,15 +615,51 @@ mod collecting {
         assert_eq!((pool.name.as_str(), pods.keys().next().unwrap().as_str()), ("sh\"op\\ é\n", "p\u{1f}\""));
     }
 
+    /// An answer with every figure of one pod.
+    fn answer(value: &str) -> String {
+        let pod = labels("shop-1", "j");
+        let elements =
+            Figure::ALL.map(|figure| format!(r#"{{"metric":{{{},{pod}}},"value":[1,"{value}"]}}"#, named(figure)));
+        let elements = elements.join(", ");
+        format!(r#"{{"status":"success","data":{{"resultType":"vector","result":[{elements}]}},"warnings":["a [b"]}}"#)
+    }
+
+    #[test]
+    fn two_replicas_of_one_pod_are_never_mixed() {
+        let [a, b] = ["a", "b"].map(|replica| format!(r#"{},"prometheus_replica":"{replica}""#, labels("shop-1", "j")));
+        let readings = collect(&[(&a, "990"), (&b, "995")], |figure| {
+            let newer = if figure == Figure::Active { "2" } else { "20" };
+            vec![(a.clone(), "10".into()), (b.clone(), newer.into())]
+        });
+        let sample = only(&readings).sample;
+        assert_eq!((sample.at_seconds, sample.active, sample.transactions), (995.0, 2.0, 20.0));
+    }
+
     proptest! {
+        #[test]
+        fn an_answer_is_the_same_however_it_is_cut_into_pieces(size in 1_usize..80) {
+            let text = answer("7");
+            let mut whole: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let mut elements = Vec::new();
+            let mut splitter = Splitter::default();
+            for piece in text.as_bytes().chunks(size) {
+                splitter.push(piece, |element| {
+                    elements.push(serde_json::from_slice::<serde_json::Value>(element)?);
+                    Ok::<_, serde_json::Error>(())
+                }).unwrap();
+            }
+            prop_assert_eq!(&serde_json::Value::Array(elements), &whole["data"]["result"]);
+            whole["data"]["result"] = serde_json::json!([]);
+            prop_assert_eq!(serde_json::from_slice::<serde_json::Value>(&splitter.rest()).unwrap(), whole);
+        }
+
         #[test]
         fn damaged_answers_never_panic_and_never_yield_a_figure_that_cannot_be(
             damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
             cut in proptest::option::of(any::<prop::sample::Index>()),
             value in prop_oneof![Just("7".to_owned()), Just("-0".to_owned()), Just("1e400".to_owned()), "[0-9eE+.NaInf-]{0,8}"],
         ) {
-            let pod = labels("shop-1", "j");
-            let mut bytes = series(&[(&pod, &value)]).into_bytes();
+            let mut bytes = answer(&value).into_bytes();
             for (index, byte) in damage {
                 let index = index.index(bytes.len());
                 bytes[index] = byte;
@@ -624,13 +667,13 @@ mod collecting {
             if let Some(cut) = cut {
                 bytes.truncate(cut.index(bytes.len()));
             }
-            let Ok(Answer { data: Some(Data::Vector(read)), .. }) = serde_json::from_slice(&bytes) else { return Ok(()) };
             let mut collector = Collector::default();
-            collector.begin(&read);
-            for figure in Figure::ALL {
-                collector.add(figure, &read);
-            }
-            collector.end(&read);
+            let mut splitter = Splitter::default();
+            let _ = splitter.push(&bytes, |element| {
+                collector.add(&serde_json::from_slice::<Series>(element)?);
+                Ok::<_, serde_json::Error>(())
+            });
+            let _ = splitter.rest();
             for figures in collector.finish(1000.0, 0).pools.values().flat_map(std::collections::BTreeMap::values) {
                 prop_assert!(figures.sample.check().is_ok());
                 prop_assert!(figures.sample.at_seconds >= 0.0);

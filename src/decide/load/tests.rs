@@ -81,6 +81,14 @@ fn hold_of(load: &Load) -> (HoldReason, &str) {
     }
 }
 
+/// All signals but the transactions.
+const OTHER_SIGNALS: [api::Signal; 4] = [
+    api::Signal::WaitingClients,
+    api::Signal::ActiveConnections,
+    api::Signal::TransactionSeconds,
+    api::Signal::WaitSeconds,
+];
+
 #[test]
 fn two_pods_make_one_pool_whose_counters_grow_by_both_rates() {
     let mut pool = Pool::default();
@@ -141,6 +149,80 @@ fn an_agent_whose_clock_is_behind_is_held_and_not_believed() {
     pool.report("a", 1.0, 0.0);
     pool.read.get_mut("a").unwrap().sample.at_seconds -= 600.0;
     assert_eq!(hold_of(&pool.tick(&["a"])).0, HoldReason::StaleMetrics);
+}
+
+#[test]
+fn an_older_answer_is_no_news_and_no_restart_and_is_told_once_it_came_again() {
+    let mut pool = Pool { now: 1000.0, ..Pool::default() };
+    pool.report("a", 2.0, 0.0);
+    let first = sample_of(&pool.tick(&["a"]));
+    let mut last = first;
+    for round in 1..=4 {
+        let behind = pool.read["a"];
+        pool.report("a", 2.0, 0.0);
+        let load = pool.tick(&["a"]);
+        last = sample_of(&load);
+        assert!(close(load.demands["a"].mean, 2.0), "round {round}: {:?}", load.demands);
+        let ahead = pool.read.insert("a".to_owned(), behind).unwrap();
+        let load = pool.tick(&["a"]);
+        assert_eq!(load.judgement, Judgement::Unchanged, "round {round}");
+        assert_eq!(load.reporting, 1);
+        assert_eq!(load.alternation.map(|told| told.pods), (round >= 2).then_some(1), "round {round}: {load:?}");
+        pool.read.insert("a".to_owned(), ahead);
+    }
+    let elapsed = last.at_seconds - first.at_seconds;
+    assert!(close(last.busy_seconds - first.busy_seconds, 2.0 * elapsed), "{first:?} {last:?}");
+    // nothing of it is left a while after the last time
+    pool.now += 330.0;
+    pool.report("a", 2.0, 0.0);
+    assert_eq!(pool.tick(&["a"]).alternation, None);
+}
+
+#[test]
+fn a_clock_that_was_ahead_and_is_set_back_is_believed_again_once_the_reading_of_the_future_is_stale() {
+    let mut pool = Pool { now: 10_000.0, ..Pool::default() };
+    pool.report("a", 1.0, 0.0);
+    pool.read.get_mut("a").unwrap().sample.at_seconds += 3600.0;
+    pool.tick(&["a"]);
+    pool.read.clear();
+    let mut ticks = 0;
+    loop {
+        pool.report("a", 1.0, 0.0);
+        ticks += 1;
+        let load = pool.tick(&["a"]);
+        assert_eq!(load.alternation, None, "once is not in turn");
+        if ticks > 8 {
+            assert_eq!(load.reporting, 1);
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_counter_of_ones_own_that_falls_a_little_is_an_older_answer_and_one_that_falls_far_began_again() {
+    let mut pool = Pool { now: 1000.0, ..Pool::default() };
+    let mut count = |transactions: f64| {
+        for signal in OTHER_SIGNALS {
+            pool.overrides.insert(signal, Ok(1.0));
+        }
+        pool.overrides.insert(api::Signal::Transactions, Ok(transactions));
+        pool.tick(&[])
+    };
+    let base = sample_of(&count(1000.0)).transactions;
+    assert_eq!(count(990.0).judgement, Judgement::Unchanged);
+    assert!(close(sample_of(&count(1100.0)).transactions - base, 100.0), "neither 110 nor 1,100");
+    assert_eq!(count(1090.0).judgement, Judgement::Unchanged);
+    let load = count(1200.0);
+    assert!(close(sample_of(&load).transactions - base, 200.0));
+    assert_eq!(load.alternation, Some(Alternation { pods: 0, behind_seconds: None }));
+    assert!(close(sample_of(&count(30.0)).transactions - base, 230.0), "it began again");
+    // a part of what it counts is gone for good: held for a while, and then counted on from there
+    let before = sample_of(&count(1000.0)).transactions;
+    for _ in 0..3 {
+        assert_eq!(count(700.0).judgement, Judgement::Unchanged);
+    }
+    assert!(close(sample_of(&count(710.0)).transactions, before));
+    assert!(close(sample_of(&count(720.0)).transactions, before + 10.0));
 }
 
 #[test]
@@ -317,13 +399,12 @@ fn an_override_that_yields_nothing_holds_with_its_words() {
 
 #[test]
 fn with_every_signal_overridden_no_pod_has_to_report_and_counters_may_restart() {
-    use api::Signal::{ActiveConnections, TransactionSeconds, Transactions, WaitSeconds, WaitingClients};
     let mut pool = Pool::default();
     let mut tick = |transactions: f64| {
-        for signal in [WaitingClients, ActiveConnections, TransactionSeconds, WaitSeconds] {
+        for signal in OTHER_SIGNALS {
             pool.overrides.insert(signal, Ok(1.0));
         }
-        pool.overrides.insert(Transactions, Ok(transactions));
+        pool.overrides.insert(api::Signal::Transactions, Ok(transactions));
         sample_of(&pool.tick(&[])).transactions
     };
     assert!(close(tick(1000.0), 0.0));

@@ -329,7 +329,12 @@ fn scaling_active(observed: &Observed) -> Condition {
     if decision.reason.is_hold() {
         return no(SCALING_ACTIVE, decision.reason.as_str(), decision.message.clone());
     }
-    yes(SCALING_ACTIVE, reasons::SIGNALS_FRESH, decision.message.clone())
+    match &sizing.alternation {
+        Some(alternation) => {
+            yes(SCALING_ACTIVE, reasons::SERVERS_ALTERNATE, format!("{}; {alternation}", decision.message))
+        }
+        None => yes(SCALING_ACTIVE, reasons::SIGNALS_FRESH, decision.message.clone()),
+    }
 }
 
 fn able_to_scale(observed: &Observed) -> Condition {

@@ -223,6 +223,8 @@ pub struct SizingSeen {
     pub trouble: Option<Trouble>,
     /// The last decision that changed the target.
     pub change: Option<Change>,
+    /// That answers go back and forth, and what to do; None while they do not.
+    pub alternation: Option<String>,
 }
 
 /// The load of a whole pool.

@@ -247,6 +247,7 @@ fn sized(target: u32, reason: Reason) -> SizingSeen {
         },
         load: Some(LoadSeen { demand: 7.2, held: 9, active: 7, age_seconds: 6, ..LoadSeen::default() }),
         trouble: None,
+        alternation: None,
         change: Some(Change {
             id: "d-7f3a01".to_owned(),
             reason: reason.to_string(),

@@ -3,12 +3,15 @@
 use std::{
     fs::File,
     process::{Child, Command, Stdio},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use axum::{Router, routing::get};
 use serde_json::json;
-use sluice::contract::metrics;
+use sluice::{
+    agent::{counters::Added, metrics::Metrics, server::OPENMETRICS},
+    pooler::pgbouncer::tables::Pools,
+};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
 
@@ -16,8 +19,10 @@ use super::process::free_address;
 use crate::cluster::eventually;
 
 /// Transactions per second of every pod, and how long each takes.
-const RATE: f64 = 40.0;
-const TRANSACTION_SECONDS: f64 = 0.1;
+const RATE: u64 = 40;
+const TRANSACTION_MICROSECONDS: u64 = 100_000;
+/// Server connections that they keep busy.
+const ACTIVE: u32 = 4;
 
 /// A Prometheus with the figures of some pods of one pool under a constant load. Both end with it.
 pub struct Prometheus {
@@ -38,16 +43,19 @@ impl Prometheus {
     pub async fn of_pools(namespace: &str, pods: &[(&str, &str)], every: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let target = listener.local_addr().expect("an address").to_string();
-        let labels: Vec<String> = pods
-            .iter()
-            .map(|(pool, pod)| {
-                format!("pool=\"{pool}\",pool_namespace=\"{namespace}\",namespace=\"{namespace}\",pod=\"{pod}\"")
-            })
-            .collect();
         let begin = Instant::now();
-        let page =
-            move || std::future::ready(labels.iter().map(|labels| exposition(labels, begin)).collect::<String>());
-        let router = Router::new().route("/metrics", get(page));
+        let mut router = Router::new();
+        let mut targets = Vec::new();
+        for (number, (pool, pod)) in pods.iter().enumerate() {
+            let (path, namespace_of, pool) = (format!("/pods/{number}"), namespace.to_owned(), (*pool).to_owned());
+            let page =
+                move || std::future::ready(([("content-type", OPENMETRICS)], rendered(&namespace_of, &pool, begin)));
+            router = router.route(&path, get(page));
+            targets.push(json!({
+                "targets": [target],
+                "labels": {"__metrics_path__": path, "namespace": namespace, "pod": pod},
+            }));
+        }
         let figures = tokio::spawn(async move { axum::serve(listener, router).await.expect("serves") });
 
         let scratch = tempfile::tempdir().expect("a directory");
@@ -55,7 +63,7 @@ impl Prometheus {
         let address = free_address();
         let scrape = json!({
             "global": {"scrape_interval": every, "scrape_timeout": "1s"},
-            "scrape_configs": [{"job_name": "pods", "honor_labels": true, "static_configs": [{"targets": [target]}]}],
+            "scrape_configs": [{"job_name": "pods", "static_configs": targets}],
         });
         std::fs::write(path("prometheus.yaml"), scrape.to_string()).expect("written");
         let servers = json!({"servers": {"default": {"url": format!("http://{address}")}}});
@@ -92,26 +100,35 @@ impl Drop for Prometheus {
     }
 }
 
-/// What one agent would export.
-fn exposition(labels: &str, begin: Instant) -> String {
-    let seconds = 1.0 + begin.elapsed().as_secs_f64();
+/// What an agent itself renders under this load.
+fn rendered(namespace: &str, pool: &str, begin: Instant) -> String {
+    let elapsed = Duration::from_secs(1) + begin.elapsed();
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-    let (transactions, active) = (RATE * seconds, RATE * TRANSACTION_SECONDS);
-    let series = [
-        (metrics::TRANSACTIONS, "", transactions),
-        (metrics::BUSY_SECONDS, "", transactions * TRANSACTION_SECONDS),
-        (metrics::WAIT_SECONDS, "", 0.0),
-        (metrics::SERVER_ASSIGNMENTS, "", transactions),
-        (metrics::SERVER_CONNECTIONS, ",state=\"active\"", active),
-        (metrics::SERVER_CONNECTIONS, ",state=\"idle\"", 1.0),
-        (metrics::CLIENT_CONNECTIONS, ",state=\"active\"", active),
-        (metrics::CLIENT_CONNECTIONS, ",state=\"waiting\"", 0.0),
-        (metrics::LEAKED, "", 0.0),
-        (metrics::DEMAND_PEAK, ",window=\"30s\"", active),
-        (metrics::WAITING_PEAK, ",window=\"30s\"", 0.0),
-        (metrics::LIMIT, "", 3.0),
-        (metrics::SHARE, "", 3.0),
-        (metrics::SAMPLE_TIME, "", unix),
-    ];
-    series.map(|(name, more, value)| format!("{name}{{{labels}{more}}} {value}\n")).concat()
+    let transactions = u64::try_from(elapsed.as_millis()).expect("an hour at most") * RATE / 1000;
+    let active = ACTIVE;
+    let added = Added {
+        transactions,
+        busy_microseconds: transactions * TRANSACTION_MICROSECONDS,
+        assignments: transactions,
+        ..Added::default()
+    };
+    let pools = Pools {
+        clients_active: active,
+        clients_waiting: 0,
+        active,
+        idle: 1,
+        used: 0,
+        tested: 0,
+        login: 0,
+        being_canceled: 0,
+        longest_wait_microseconds: 0,
+    };
+    let metrics = Metrics::new(namespace, pool);
+    metrics.observe(added, pools, Some(0), None, unix);
+    for window in ["5s", "30s"] {
+        metrics.set_peaks(window, f64::from(active), 0.0);
+    }
+    // no grant: nothing is proven by way of Prometheus
+    metrics.set_in_force(0, 3, 1, Some(3), Some(1));
+    metrics.render().expect("labels can be written")
 }
