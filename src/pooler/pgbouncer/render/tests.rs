@@ -64,6 +64,7 @@ fn cancel_requests_for_another_process_are_passed_on_whatever_the_limit_is() {
         credentials: &Credentials { username: "shop".into(), password: "secret".into() },
         shown: None,
         place: &place,
+        version: None,
     };
     let ini = render(&input).unwrap().ini;
     assert!(ini.contains("\n[peers]\n2 = host='/sluice/run/b' port=5432 pool_size=100\n"), "{ini}");
