@@ -1,5 +1,6 @@
 //! The reader of signals against the real Prometheus, which scrapes agents that the test plays.
 
+mod alternating;
 mod backtest;
 mod reading;
 mod server;

@@ -6,7 +6,10 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -39,6 +42,7 @@ pub struct Agent {
     pub pod: String,
     address: SocketAddr,
     figures: Arc<Mutex<Figures>>,
+    scrapes: Arc<AtomicU32>,
     pool: String,
     task: JoinHandle<()>,
 }
@@ -52,8 +56,14 @@ impl Agent {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let figures = Arc::new(Mutex::new(Figures::default()));
-        let task = serve(listener, pool, figures.clone());
-        Self { pod: pod.to_owned(), address, figures, pool: pool.to_owned(), task }
+        let scrapes = Arc::default();
+        let task = serve(listener, pool, figures.clone(), Arc::clone(&scrapes));
+        Self { pod: pod.to_owned(), address, figures, scrapes, pool: pool.to_owned(), task }
+    }
+
+    /// How often it was scraped.
+    pub fn scrapes(&self) -> u32 {
+        self.scrapes.load(Ordering::Relaxed)
     }
 
     pub fn report(&self, change: impl FnOnce(&mut Figures)) {
@@ -70,7 +80,7 @@ impl Agent {
     pub async fn is_restarted(&mut self) {
         *self.figures.lock().unwrap() = Figures::default();
         let listener = tokio::net::TcpListener::bind(self.address).await.unwrap();
-        self.task = serve(listener, &self.pool, self.figures.clone());
+        self.task = serve(listener, &self.pool, self.figures.clone(), self.scrapes.clone());
     }
 }
 
@@ -80,9 +90,15 @@ impl Drop for Agent {
     }
 }
 
-fn serve(listener: tokio::net::TcpListener, pool: &str, figures: Arc<Mutex<Figures>>) -> JoinHandle<()> {
+fn serve(
+    listener: tokio::net::TcpListener,
+    pool: &str,
+    figures: Arc<Mutex<Figures>>,
+    scrapes: Arc<AtomicU32>,
+) -> JoinHandle<()> {
     let pool = pool.to_owned();
     let exposition = move |State(figures): State<Arc<Mutex<Figures>>>| {
+        scrapes.fetch_add(1, Ordering::Relaxed);
         let text = rendered(&pool, &figures.lock().unwrap());
         std::future::ready(([("content-type", OPENMETRICS)], text))
     };
@@ -134,7 +150,10 @@ fn rendered(pool: &str, figures: &Figures) -> String {
 
 /// The agents that a Prometheus scrapes, by job.
 #[derive(Default)]
-pub struct Agents(BTreeMap<String, Vec<(String, SocketAddr)>>);
+pub struct Agents {
+    jobs: BTreeMap<String, Vec<(String, SocketAddr)>>,
+    scrape_seconds: Option<u32>,
+}
 
 impl Agents {
     pub fn of<'a>(agents: impl IntoIterator<Item = &'a Agent>) -> Self {
@@ -143,13 +162,19 @@ impl Agents {
 
     pub fn and<'a>(mut self, job: &str, agents: impl IntoIterator<Item = &'a Agent>) -> Self {
         let targets = agents.into_iter().map(|agent| (agent.pod.clone(), agent.address));
-        self.0.entry(job.to_owned()).or_default().extend(targets);
+        self.jobs.entry(job.to_owned()).or_default().extend(targets);
         self
     }
 
-    fn configuration(&self) -> serde_json::Value {
+    /// Scraped so often; else every second.
+    pub fn every(self, seconds: u32) -> Self {
+        Self { scrape_seconds: Some(seconds), ..self }
+    }
+
+    /// The configuration of a Prometheus that scrapes them.
+    pub fn configuration(&self) -> serde_json::Value {
         let jobs: Vec<serde_json::Value> = self
-            .0
+            .jobs
             .iter()
             .map(|(job, targets)| {
                 let targets: Vec<serde_json::Value> = targets
@@ -159,7 +184,8 @@ impl Agents {
                 serde_json::json!({"job_name": job, "static_configs": targets})
             })
             .collect();
-        serde_json::json!({"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": jobs})
+        let interval = format!("{}s", self.scrape_seconds.unwrap_or(1));
+        serde_json::json!({"global": {"scrape_interval": interval, "scrape_timeout": "1s"}, "scrape_configs": jobs})
     }
 }
 
