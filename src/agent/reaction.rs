@@ -102,7 +102,8 @@ impl Reaction {
             target: from,
             bounds: Bounds { min: grant.floor, max: grant.share, share: Some(grant.share) },
             automation: reading.automation,
-            refused_beyond: reading.refused_beyond,
+            // below the floor the limit is bounded beside this: what is decided is never less
+            refused_beyond: reading.refused_beyond.map(|most| most.max(grant.floor.min(grant.share))),
             samples: &[sample],
         };
         let sizing = SizingSettings::from(settings);

@@ -25,8 +25,8 @@ pub use class::{ClassUpstream, ConnectionPoolClass, ConnectionPoolClassSpec, IS_
 pub use crd::{crds, crds_chart_template, crds_yaml};
 pub use gateway::{Gateway, GatewayMetadata, GatewayPodSpec, GatewayTemplate, GatewayToleration};
 pub use pool::{
-    BudgetRef, ClassRef, ConnectionPool, ConnectionPoolSpec, Engine, LabelOperator, LabelRequirement, Mode, Role,
-    SecretKeyRef, SecretRef, Selector, Sharing, Topology, UpstreamSpec, Workload,
+    BudgetRef, ClassRef, ConnectionPool, ConnectionPoolSpec, CredentialsRef, Engine, LabelOperator, LabelRequirement,
+    Mode, Role, SecretKeyRef, SecretRef, Selector, Sharing, Topology, UpstreamSpec, Workload,
 };
 pub use pool_status::{
     Confidence, ConnectionPoolStatus, Effective, GatewayStatus, LastDecision, Load, PodCounts, Recommendation,

@@ -252,9 +252,8 @@ pub struct UpstreamSpec {
     /// pool every health.periodSeconds. Any: it does not matter.
     #[serde(default)]
     pub role: Role,
-    /// Secret in the pool's namespace with the keys `username` and `password`. Fixed when a pod is created; its content
-    /// is followed.
-    pub credentials_ref: SecretRef,
+    /// Secret in the pool's namespace with user name and password. Fixed when a pod is created; its content is followed.
+    pub credentials_ref: CredentialsRef,
     /// TLS towards the database. Default: mode VerifyFull against the trust store of the pooler's image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ServerTlsSpec>,
@@ -272,6 +271,35 @@ pub enum Role {
     Primary,
     /// It does not matter.
     Any,
+}
+
+/// Names a Secret with user name and password in the same namespace.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CredentialsRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key of the user name. Default: `username`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
+    pub username_key: Option<String>,
+    /// Key of the password. Default: `password`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
+    pub password_key: Option<String>,
+}
+
+impl CredentialsRef {
+    /// The key of the user name.
+    pub fn username_key(&self) -> &str {
+        self.username_key.as_deref().unwrap_or("username")
+    }
+
+    /// The key of the password.
+    pub fn password_key(&self) -> &str {
+        self.password_key.as_deref().unwrap_or("password")
+    }
 }
 
 /// Names a Secret in the same namespace.

@@ -32,6 +32,8 @@ pub const CONNECT_ONLY: &str = "ConnectOnly";
 pub const AWAITING_PROOF: &str = "AwaitingProof";
 /// `Proven`: an agent does not answer.
 pub const AGENT_UNREACHABLE: &str = "AgentUnreachable";
+/// `Proven`: no container of a pod can be started, most often for want of a Secret or a key in it.
+pub const FAILED_MOUNT: &str = "FailedMount";
 /// `Proven`: an agent says why it cannot put a change into force.
 pub const NOT_APPLIED: &str = "NotApplied";
 /// `ScalingActive`: the load is known.

@@ -10,7 +10,10 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::{
+    api::core::v1::{Pod, PodStatus},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use parking_lot::RwLock;
 
 use crate::{
@@ -95,7 +98,11 @@ fn told(pod: &Pod) -> Told {
         } else {
             PodPhase::Unscheduled
         },
-        sidecar: if sidecar { SidecarSeen::Running } else { SidecarSeen::NotRunning },
+        sidecar: match status.filter(|_| is_placed).and_then(not_startable_since) {
+            _ if sidecar => SidecarSeen::Running,
+            Some(since) => SidecarSeen::NotStartable { since },
+            None => SidecarSeen::NotRunning,
+        },
         address: status.and_then(|status| status.pod_ip.clone()).filter(|address| !address.is_empty()),
         injection,
         revision: annotation(pod, names::REVISION_ANNOTATION),
@@ -103,6 +110,14 @@ fn told(pod: &Pod) -> Told {
         doubtful_granted: 0,
     };
     Told::Member(PoolKey { namespace, name: pool }, Box::new(facts))
+}
+
+/// Since when the kubelet has not got as far as to start containers: it mounts volumes first, then makes the network.
+fn not_startable_since(status: &PodStatus) -> Option<UnixSeconds> {
+    let mut conditions = status.conditions.iter().flatten();
+    let startable = conditions.find(|condition| condition.type_ == "PodReadyToStartContainers")?;
+    let since = startable.last_transition_time.as_ref().or(status.start_time.as_ref())?;
+    (startable.status == "False").then(|| since.0.as_second())
 }
 
 fn annotation<T: Document>(pod: &Pod, name: &str) -> Annotation<T> {

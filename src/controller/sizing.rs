@@ -187,7 +187,7 @@ fn judge(
             uid: &pod.uid,
             stage: match pod.phase {
                 PodPhase::Terminating => Stage::Ending,
-                _ if pod.sidecar == SidecarSeen::NotRunning => Stage::Starting,
+                _ if pod.sidecar != SidecarSeen::Running => Stage::Starting,
                 _ if now.as_second() - pod.created < MAY_BE_SILENT_SECONDS => Stage::Starting,
                 _ => Stage::Running,
             },

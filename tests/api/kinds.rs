@@ -163,6 +163,8 @@ async fn a_pool_that_makes_no_sense_is_refused_with_the_field_and_what_is_wrong(
         case("spec.upstream.port", json!(65_536), &["spec.upstream.port"]),
         case("spec.upstream.database", json!(""), &["spec.upstream.database"]),
         case("spec.upstream.credentialsRef", Value::Null, &["spec.upstream.credentialsRef", "Required"]),
+        case("spec.upstream.credentialsRef.usernameKey", json!("a key"), &["spec.upstream.credentialsRef.usernameKey"]),
+        case("spec.upstream.credentialsRef.passwordKey", json!(""), &["spec.upstream.credentialsRef.passwordKey"]),
         // the application's side
         case("spec.client.port", json!(80), &["spec.client.port"]),
         case("spec.client.maxConnections", json!(0), &["spec.client.maxConnections"]),

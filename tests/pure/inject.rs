@@ -170,6 +170,56 @@ fn what_could_bypass_the_pooler_or_clash_with_it_is_told() {
 }
 
 #[test]
+fn what_pgbouncer_would_refuse_of_the_environment_is_told_by_name_and_never_with_its_value() {
+    let told = |variable: Value, extra: &str| {
+        let mut pod = plain();
+        pod["spec"]["containers"][0]["env"] = json!([variable]);
+        let warnings = injected(&pod, &pool(extra)).warnings;
+        assert!(warnings.len() <= 1, "{warnings:?}");
+        warnings.into_iter().next().unwrap_or_default()
+    };
+    let options = |value: &str| json!({"name": "PGOPTIONS", "value": value});
+    let warning = told(options("-c search_path=app -c TimeZone=UTC --app.key=hunter2 -cwork_mem=1GB"), "");
+    assert!(warning.contains("PGOPTIONS asks for the startup parameter search_path, app.key, work_mem,"), "{warning}");
+    assert!(!warning.contains("hunter2") && warning.contains("container app"), "{warning}");
+    assert_eq!(told(options("-c timezone=UTC -c datestyle=ISO"), ""), "");
+    let ignored = "  pgbouncer: {parameters: {ignore_startup_parameters: 'extra_float_digits, options'}}\n";
+    assert_eq!(told(options("-c search_path=app"), ignored), "");
+    let tracked = "  pgbouncer: {parameters: {track_extra_parameters: 'IntervalStyle, search_path'}}\n";
+    assert_eq!(told(options("-c search_path=app"), tracked), "");
+    let from = json!({"name": "PGOPTIONS", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}});
+    assert!(told(from, "").contains("PGOPTIONS asks for what it holds"));
+    let url = json!({"name": "DSN", "value": "postgresql://127.0.0.1/shop?options=-csearch_path%3Dapp"});
+    assert!(told(url, "").contains("DSN asks for options"));
+    assert!(told(json!({"name": "PGGEQO", "value": "off"}), "").contains("startup parameter geqo"));
+}
+
+#[test]
+fn a_secret_with_other_keys_is_projected_by_them() {
+    let keys = |extra: &str| {
+        let mut pool = pool("");
+        let credentials = &mut pool.spec.upstream.credentials_ref;
+        if !extra.is_empty() {
+            (credentials.username_key, credentials.password_key) = (Some("user".to_owned()), Some(extra.to_owned()));
+        }
+        let pod = admitted(&plain(), &pool);
+        let volumes = pod["spec"]["volumes"].as_array().expect("a list").clone();
+        let config = volumes.into_iter().find(|volume| volume["name"] == "sluice-config").expect("the volume");
+        let hash = injection_of(&typed(&pod)).expect("a sidecar").expect("valid").fixed_hash;
+        let items = config["projected"]["sources"][1]["secret"]["items"].as_array().expect("items").clone();
+        (items.iter().map(|item| (item["key"].clone(), item["path"].clone())).collect::<Vec<_>>(), hash)
+    };
+    let (named, other) = keys("pgpass");
+    assert_eq!(
+        named,
+        [(json!("user"), json!("credentials/username")), (json!("pgpass"), json!("credentials/password"))]
+    );
+    let (usual, hash) = keys("");
+    assert_eq!(usual[0].0, json!("username"));
+    assert_ne!(hash, other, "a pod that was created with other keys has to be created anew");
+}
+
+#[test]
 fn a_pod_that_may_be_killed_while_its_clients_wait_or_work_is_told_of() {
     let told = |grace: Value, pre_stop: Value, extra: &str| {
         let mut pod = plain();

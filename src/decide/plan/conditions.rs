@@ -17,11 +17,16 @@ use crate::{
         reasons,
     },
     contract::{PoolerError, ProofMode, UpstreamSeen, UpstreamState, names::METRICS_PORT},
-    decide::{shares::Shortage, sizing::Reason},
+    decide::{
+        shares::{PodPhase, Shortage},
+        sizing::Reason,
+    },
 };
 
 /// An agent that has not answered for so long is told of; a container takes a moment to start.
 const UNREACHABLE_AFTER_SECONDS: i64 = 15;
+/// A pod whose containers cannot be started is told of after so long: volumes and network take a moment.
+const NOT_STARTABLE_AFTER_SECONDS: i64 = 30;
 /// Owners of pods that are named.
 const OWNERS: usize = 5;
 
@@ -252,8 +257,44 @@ fn restart(namespace: &str, owners: &[String]) -> String {
     }
 }
 
+/// Pods of which no container can be started, told with what their sidecars need.
+fn failed_mount(observed: &Observed) -> Option<Condition> {
+    let stuck = observed.pods.iter().filter(|pod| pod.phase == PodPhase::Running).filter_map(|pod| match pod.sidecar {
+        SidecarSeen::NotStartable { since } => Some((pod, observed.now - since)),
+        SidecarSeen::NotRunning | SidecarSeen::Running => None,
+    });
+    let stuck: Vec<(&PodSeen, i64)> = stuck.filter(|(_, seconds)| *seconds >= NOT_STARTABLE_AFTER_SECONDS).collect();
+    let (pod, seconds) = stuck.first()?;
+    let namespace = observed.pool.metadata.namespace.as_deref().unwrap_or_default();
+    let credentials = &observed.pool.spec.upstream.credentials_ref;
+    let (user, password) = (credentials.username_key(), credentials.password_key());
+    let mut secrets = format!("{} with the keys {user} and {password}", credentials.name);
+    if let Ok(effective) = observed.effective {
+        let ca = effective.pod.server_ca.iter().map(|ca| format!(", {} with the key {}", ca.name, ca.key));
+        let certificate = effective.pod.client_certificate.iter();
+        let certificate = certificate.map(|secret| format!(", {} with the keys tls.crt and tls.key", secret.name));
+        secrets.extend(ca.chain(certificate));
+    }
+    Some(no(
+        PROVEN,
+        reasons::FAILED_MOUNT,
+        format!(
+            "in {} of {} pods no container can be started, in {} for {seconds} s: a volume cannot be mounted, or there is no \
+             network; the sidecar needs these Secrets in namespace {namespace}: {secrets} (other keys are named in \
+             spec.upstream.credentialsRef); `kubectl -n {namespace} describe pod {}` says what is missing",
+            stuck.len(),
+            observed.pods.len(),
+            pod.name,
+            pod.name,
+        ),
+    ))
+}
+
 fn proven(observed: &Observed, figures: &Figures) -> Condition {
     let pods = observed.pods.len();
+    if let Some(condition) = failed_mount(observed) {
+        return condition;
+    }
     let unreachable: Vec<(&PodSeen, &String)> = observed
         .pods
         .iter()

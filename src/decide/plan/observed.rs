@@ -132,6 +132,11 @@ pub struct PodSeen {
 pub enum SidecarSeen {
     /// Not yet, or not now.
     NotRunning,
+    /// No container of the pod can be started: its volumes or its network are not there.
+    NotStartable {
+        /// Since when.
+        since: UnixSeconds,
+    },
     /// Its container runs.
     Running,
 }

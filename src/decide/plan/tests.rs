@@ -435,6 +435,26 @@ fn a_database_that_refuses_more_is_told_the_target_stays_at_what_it_lets_in_and_
 }
 
 #[test]
+fn a_pod_that_waits_for_a_secret_is_told_after_half_a_minute_with_what_its_sidecar_needs() {
+    let mut world = World::new("  scaling: {maxAllowed: 20}\n");
+    world.admit();
+    world.settle();
+    let since = |world: &mut World, seconds: i64| {
+        world.pods[0].sidecar = SidecarSeen::NotStartable { since: world.now - seconds };
+        world.pods[0].proof = Proof::NotAsked;
+        let plan = world.plan();
+        let of = |type_: &str| plan.report.conditions.iter().find(|it| it.type_ == type_).cloned().unwrap();
+        (of("Ready"), of("Proven"))
+    };
+    assert_eq!(since(&mut world, 29).1.reason, reasons::AWAITING_PROOF);
+    let (ready, proven) = since(&mut world, 30);
+    assert_eq!([ready.reason, proven.reason], [reasons::FAILED_MOUNT; 2]);
+    let says = |words: &str| assert!(proven.message.contains(words), "{}", proven.message);
+    says("shop-db with the keys username and password");
+    says("describe pod shop-0");
+}
+
+#[test]
 fn what_poolers_log_is_told_by_its_class_and_what_single_clients_get_wrong_is_not_the_pools_fault() {
     let mut world = World::new(SHARED);
     world.admit();

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Container, EnvVar, PodSpec};
 
-use super::{PodPool, ending, resources};
+use super::{PodPool, ending, resources, startup};
 use crate::contract::names;
 
 /// Endings of the names under which applications keep a whole connection string.
@@ -18,6 +18,7 @@ pub fn warnings(spec: &PodSpec, plan: &PodPool<'_>, guaranteed: bool) -> Vec<Str
     for container in &application {
         warnings.extend(port_clashes(container, plan));
         warnings.extend(connection_strings(container, plan));
+        warnings.extend(startup::refused(container, plan));
     }
     warnings.extend(ending::too_short(spec, plan));
     if spec.share_process_namespace == Some(true) {

@@ -194,6 +194,7 @@ fn config_volume(plan: &PodPool<'_>) -> Volume {
         secret: Some(SecretProjection { name: name.to_owned(), items: Some(items), optional: None }),
         ..VolumeProjection::default()
     };
+    let credentials = &plan.pool.spec.upstream.credentials_ref;
     let mut sources = vec![
         VolumeProjection {
             downward_api: Some(DownwardAPIProjection {
@@ -205,8 +206,11 @@ fn config_volume(plan: &PodPool<'_>) -> Volume {
             ..VolumeProjection::default()
         },
         secret(
-            &plan.pool.spec.upstream.credentials_ref.name,
-            vec![key("username", names::USERNAME_FILE), key("password", names::PASSWORD_FILE)],
+            &credentials.name,
+            vec![
+                key(credentials.username_key(), names::USERNAME_FILE),
+                key(credentials.password_key(), names::PASSWORD_FILE),
+            ],
         ),
     ];
     if let Some(ca) = &plan.effective.pod.server_ca {

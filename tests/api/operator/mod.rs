@@ -560,6 +560,25 @@ async fn a_database_that_takes_no_writes_is_told_once_with_the_pod_that_saw_it_a
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_pod_that_cannot_mount_its_secret_is_told_with_the_keys_that_are_needed_until_it_can() {
+    let _turn = turn().await;
+    let shop = Shop::new("operator", SHARED).await;
+    let keys = json!({"upstream": {"credentialsRef": {"usernameKey": "user", "passwordKey": "pgpass"}}});
+    shop.change(keys).await;
+    let operator = Operator::start(&shop.cluster, "a", &[]);
+    operator.leads().await;
+    let pods = shop.pods(1).await;
+    pods[0].mounts(false).await;
+    let message = shop.condition("Proven", "False/FailedMount").await;
+    assert!(message.contains("with the keys user and pgpass") && message.contains("describe pod shop-0"), "{message}");
+    shop.condition("Ready", "False/FailedMount").await;
+    pods[0].mounts(true).await;
+    shop.condition("Proven", "True/AllProven").await;
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
 async fn a_database_that_refuses_more_and_clients_that_are_refused_are_told_once_each_until_it_is_over() {
     let _turn = turn().await;
     let shop = Shop::new("operator", SHARED).await;

@@ -114,6 +114,22 @@ impl FakePod {
         self.pods.patch(&self.name, &PatchParams::default(), &Patch::Merge(&patch)).await.expect("forged");
     }
 
+    /// The kubelet cannot mount a volume, since an hour ago; or it can now.
+    pub async fn mounts(&self, can: bool) {
+        let state = if can {
+            json!({"running": {"startedAt": "2026-11-21T00:00:00Z"}})
+        } else {
+            json!({"waiting": {"reason": "PodInitializing"}})
+        };
+        let status = json!({"status": {
+            "conditions": [{"type": "PodReadyToStartContainers", "status": if can { "True" } else { "False" },
+                "lastTransitionTime": "2026-11-21T00:00:00Z"}],
+            "initContainerStatuses": [{"name": names::SIDECAR_CONTAINER, "image": "", "imageID": "", "ready": can,
+                "restartCount": 0, "state": state}],
+        }});
+        self.pods.patch_status(&self.name, &PatchParams::default(), &Patch::Merge(&status)).await.expect("its status");
+    }
+
     /// Deletes it at once, as a kubelet does at the end.
     pub async fn end(self) {
         let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };

@@ -152,3 +152,49 @@ async fn a_password_refused_in_another_language_keeps_what_is_open_once_that_is_
     client.batch_execute("commit").await.unwrap();
     second.abort();
 }
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_startup_parameter_that_is_not_passed_on_is_told_by_its_name_and_its_value_nowhere() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &settings(), 4).await;
+    for options in ["-c work_mem=31337kB", "-c app.key=hunter2"] {
+        let mut asking = agent.client_config();
+        asking.options(options);
+        let Err(refused) = connect(&asking).await else { panic!("let in with {options}") };
+        let refused = refused.to_string();
+        assert!(!refused.contains("hunter2"), "{refused}");
+    }
+    let status =
+        agent.until("it is told", |status| status.troubles.iter().any(|trouble| trouble.words == "app.key")).await;
+    assert_eq!(troubles(&status), [PoolerError::UnsupportedStartupParameter]);
+    assert_eq!(status.message, "", "nothing of the pool's own is wrong");
+    let counted = agent.metric("sluice_pooler_errors_total{reason=\"UnsupportedStartupParameter\"");
+    assert!(counted.is_some_and(|lines| lines >= 2.0), "{counted:?}");
+    let log = agent.log();
+    assert!(!log.contains("hunter2") && !log.contains("31337"), "a value may be a secret");
+    agent.client().await.batch_execute("select 1").await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_database_that_wants_a_client_certificate_is_told_in_its_words_and_keeps_what_is_open() {
+    let authority = super::tls::Authority::new("first");
+    let (postgres, account) = super::tls::guarded(&authority.certify("127.0.0.1")).await;
+    let rules = format!(
+        "host all,replication postgres samenet trust\nhostssl all {} 127.0.0.1/32 scram-sha-256 clientcert=verify-ca\n",
+        account.user
+    );
+    postgres.reconfigure(&[("root.crt", &authority.pem), ("pg_hba.conf", &rules)]).await;
+    let admin = postgres.admin().await;
+    admin.batch_execute("alter system set ssl_ca_file = 'root.crt'").await.unwrap();
+    admin.batch_execute("select pg_reload_conf()").await.unwrap();
+    let tls = sluice::contract::ServerTls { mode: sluice::contract::ServerTlsMode::Require, own_ca: false };
+    let agent = Agent::new(postgres.port, &account).with(|injection| injection.upstream.tls = tls);
+    let agent = agent.started(&settings(), 4).await;
+    let login = agent.client_config();
+    let client = tokio::spawn(async move { connect(&login).await.map(drop) });
+    let status = agent.until("it is told", |status| troubles(status) == [PoolerError::ServerWantsCertificate]).await;
+    assert!(status.troubles[0].words.contains("valid client certificate"), "{status:?}");
+    client.abort();
+}
