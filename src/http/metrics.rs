@@ -83,6 +83,17 @@ struct AdmissionLabels {
     verdict: &'static str,
 }
 
+impl AdmissionLabels {
+    const fn of(admitted: Admitted) -> Self {
+        let verdict = match admitted {
+            Admitted::Injected => "Injected",
+            Admitted::Left => "Left",
+            Admitted::Denied => "Denied",
+        };
+        Self { verdict }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct WatchLabels {
     watch: String,
@@ -112,7 +123,8 @@ struct Inner {
     watch_age_seconds: Family<WatchLabels, Gauge>,
     leader: Gauge,
     admissions: Family<AdmissionLabels, Counter>,
-    certificate_not_after: Gauge,
+    /// Absent until a certificate is served: 0 would be one that ended long ago.
+    certificate_not_after: Family<[(&'static str, &'static str); 0], Gauge>,
     watched_at: Mutex<BTreeMap<&'static str, Instant>>,
 }
 
@@ -148,6 +160,10 @@ impl Default for Metrics {
             watched_at: Mutex::default(),
             registry,
         };
+        // a rate sees no increase in a series that begins with its first event
+        for admitted in [Admitted::Injected, Admitted::Left, Admitted::Denied] {
+            drop(inner.admissions.get_or_create(&AdmissionLabels::of(admitted)));
+        }
         Self { inner: Arc::new(inner) }
     }
 }
@@ -234,17 +250,12 @@ impl Metrics {
 
     /// The webhook answered.
     pub fn admitted(&self, admitted: Admitted) {
-        let verdict = match admitted {
-            Admitted::Injected => "Injected",
-            Admitted::Left => "Left",
-            Admitted::Denied => "Denied",
-        };
-        self.inner.admissions.get_or_create(&AdmissionLabels { verdict }).inc();
+        self.inner.admissions.get_or_create(&AdmissionLabels::of(admitted)).inc();
     }
 
     /// When the certificate that the webhook serves ends, in seconds since 1970.
     pub fn certificate_ends(&self, not_after: i64) {
-        self.inner.certificate_not_after.set(not_after);
+        self.inner.certificate_not_after.get_or_create(&[]).set(not_after);
     }
 
     /// All of it as OpenMetrics text.

@@ -3,6 +3,7 @@
 mod alternating;
 mod backtest;
 mod reading;
+mod rules;
 mod server;
 mod trust;
 

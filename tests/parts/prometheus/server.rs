@@ -16,6 +16,7 @@ use std::{
 use axum::{Router, extract::State, routing::get};
 use sluice::{
     agent::{counters::Added, metrics::Metrics, server::OPENMETRICS},
+    contract::{Switching, UpstreamState},
     pooler::pgbouncer::tables::Pools,
     signals::{Server, ServerConfiguration},
 };
@@ -35,6 +36,8 @@ pub struct Figures {
     pub sample_time: Option<f64>,
     /// Waits of up to 1, 10 and 100 ms.
     pub waits: [u64; 3],
+    /// Where it can see them.
+    pub leaked: Option<u32>,
 }
 
 /// An agent of which a test plays the counts; what is scraped is the product's own rendering of them.
@@ -114,7 +117,7 @@ fn serve(
 
 /// What the agent itself would render of these figures.
 fn rendered(pool: &str, figures: &Figures) -> String {
-    let Figures { active, waiting, transactions, busy_seconds, sample_time, waits } = *figures;
+    let Figures { active, waiting, transactions, busy_seconds, sample_time, waits, leaked } = *figures;
     let metrics = Metrics::new("shop", pool);
     let nothing = Added::default();
     let pools = Pools {
@@ -140,11 +143,20 @@ fn rendered(pool: &str, figures: &Figures) -> String {
         assignments: transactions,
         ..Added::default()
     };
-    metrics.observe(added, pools, None, None, sample_time.unwrap_or_else(now_seconds));
+    metrics.observe(added, pools, leaked, None, sample_time.unwrap_or_else(now_seconds));
     for window in ["5s", "30s"] {
         metrics.set_peaks(window, f64::from(active + waiting), f64::from(waiting));
     }
     metrics.set_in_force(7, 12, 1, Some(10), Some(1));
+    // whatever has a name has a series
+    metrics.set_info("uid", "1.26.1");
+    metrics.add_arrivals(1, 1);
+    metrics.count_decision("Demand");
+    metrics.count_error("ServerLoginInterrupted");
+    metrics.set_refused([("credentials", "NotProven")].into_iter());
+    metrics.set_switching(Switching::Steer);
+    metrics.set_upstream(Some(UpstreamState::Primary));
+    metrics.set_refused_beyond(Some(3));
     metrics.render().unwrap()
 }
 
@@ -153,6 +165,7 @@ fn rendered(pool: &str, figures: &Figures) -> String {
 pub struct Agents {
     jobs: BTreeMap<String, Vec<(String, SocketAddr)>>,
     scrape_seconds: Option<u32>,
+    rules: Option<String>,
 }
 
 impl Agents {
@@ -164,6 +177,17 @@ impl Agents {
         let targets = agents.into_iter().map(|agent| (agent.pod.clone(), agent.address));
         self.jobs.entry(job.to_owned()).or_default().extend(targets);
         self
+    }
+
+    /// And a page that is no agent's.
+    pub fn and_page(mut self, job: &str, address: SocketAddr) -> Self {
+        self.jobs.entry(job.to_owned()).or_default().push((String::new(), address));
+        self
+    }
+
+    /// Judged by these rules every second.
+    pub fn judged_by(self, rules: String) -> Self {
+        Self { rules: Some(rules), ..self }
     }
 
     /// Scraped so often; else every second.
@@ -185,7 +209,8 @@ impl Agents {
             })
             .collect();
         let interval = format!("{}s", self.scrape_seconds.unwrap_or(1));
-        serde_json::json!({"global": {"scrape_interval": interval, "scrape_timeout": "1s"}, "scrape_configs": jobs})
+        let rules: &[&str] = if self.rules.is_some() { &["rules.yml"] } else { &[] };
+        serde_json::json!({"rule_files": rules, "global": {"evaluation_interval": "1s", "scrape_interval": interval, "scrape_timeout": "1s"}, "scrape_configs": jobs})
     }
 }
 
@@ -237,6 +262,7 @@ impl Prometheus {
 
     fn prepared_in(directory: TempDir, agents: &Agents, web_configuration: Option<&str>) -> Self {
         fs::write(directory.path().join("prometheus.yml"), agents.configuration().to_string()).unwrap();
+        fs::write(directory.path().join("rules.yml"), agents.rules.as_deref().unwrap_or_default()).unwrap();
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let web_configuration = web_configuration.map(|text| {
             let path = directory.path().join("web.yml");

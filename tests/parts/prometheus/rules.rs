@@ -1,0 +1,201 @@
+//! What the guides tell people to ask and to be woken by, against a real Prometheus that has scraped what agent and operator
+//! themselves render.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use axum::{Router, extract::State, routing::get};
+use serde_json::Value;
+use sluice::{
+    http::{Metrics, Outcome, PoolLabels, ProofOutcome, WriteKind},
+    webhook::server::Admitted,
+};
+
+use super::{
+    Agents, DEADLINE, Prometheus, now_seconds,
+    server::{Agent, http_get},
+};
+
+/// Serves what an operator renders.
+async fn operator(metrics: Metrics) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let page = |State(metrics): State<Metrics>| {
+        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        std::future::ready(([("content-type", kind)], metrics.encode().unwrap()))
+    };
+    let router = Router::new().route("/metrics", get(page)).with_state(metrics);
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    address
+}
+
+/// An operator of which every metric has a series.
+fn busy_operator() -> Metrics {
+    let metrics = Metrics::default();
+    metrics.decided("Demand");
+    let pool = PoolLabels { pool_namespace: "shop".to_owned(), pool: "shop".to_owned() };
+    metrics.pool(&pool, Some(10), 12, Some(10), 1);
+    metrics.reconciled(Duration::from_millis(1), Some("Status"));
+    metrics.ticked(Duration::from_millis(1), 1, 0);
+    metrics.wrote(WriteKind::Pod, Outcome::Done);
+    metrics.asked(ProofOutcome::Answered);
+    metrics.watched("pods");
+    metrics.watch_failed("pods");
+    metrics.leader(true);
+    metrics
+}
+
+/// Every file of the guides, the examples and the chart.
+fn texts() -> Vec<(PathBuf, String)> {
+    fn walk(path: &Path, into: &mut Vec<(PathBuf, String)>) {
+        if path.is_dir() {
+            for entry in fs::read_dir(path).unwrap() {
+                walk(&entry.unwrap().path(), into);
+            }
+        } else if let Ok(text) = fs::read_to_string(path) {
+            into.push((path.to_owned(), text));
+        }
+    }
+    let mut texts = Vec::new();
+    for part in ["README.md", "docs", "examples", "charts"] {
+        walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join(part), &mut texts);
+    }
+    texts
+}
+
+/// The rules of the operations guide, each waiting for nothing.
+fn rules() -> String {
+    let guide = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md")).unwrap();
+    let begin = guide.find("groups:\n").unwrap();
+    let rules = &guide[begin..begin + guide[begin..].find("```").unwrap()];
+    let rules: Vec<&str> = rules.lines().filter(|line| !line.trim_start().starts_with("for:")).collect();
+    rules.join("\n")
+}
+
+fn alerts_of(rules: &str) -> BTreeSet<String> {
+    rules.lines().filter_map(|line| Some(line.split_once("- alert: ")?.1.to_owned())).collect()
+}
+
+async fn api(prometheus: &Prometheus, path: &str) -> Value {
+    let url = format!("http://{}/api/v1/{path}", prometheus.address);
+    serde_json::from_str(&http_get(&url).await.unwrap().text().await.unwrap()).unwrap()
+}
+
+/// Which alerts fire.
+async fn firing(prometheus: &Prometheus) -> BTreeSet<String> {
+    let alerts = api(prometheus, "alerts").await;
+    let firing = alerts["data"]["alerts"].as_array().unwrap().iter().filter(|alert| alert["state"] == "firing");
+    firing.map(|alert| alert["labels"]["alertname"].as_str().unwrap().to_owned()).collect()
+}
+
+async fn until_firing(prometheus: &Prometheus, wanted: &BTreeSet<String>) {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let firing = firing(prometheus).await;
+        if firing.is_superset(wanted) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "only {firing:?} of {wanted:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Every series of the page has been judged some times.
+async fn until_judged(prometheus: &Prometheus) {
+    let query = "query?query=count_over_time(sluice_operator_leader[1m])>4";
+    let deadline = Instant::now() + DEADLINE;
+    while api(prometheus, query).await["data"]["result"].as_array().is_none_or(Vec::is_empty) {
+        assert!(Instant::now() < deadline, "it is not scraped");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Prometheus: tests/run parts"]
+async fn every_alert_of_the_guide_fires_in_its_condition_and_none_while_all_is_well() {
+    let rules = rules();
+    let all = alerts_of(&rules);
+    assert!(all.len() >= 6, "{all:?}");
+    let agent = Agent::start("shop-1").await;
+    agent.report(|figures| figures.leaked = Some(0));
+    let metrics = busy_operator();
+    let page = operator(metrics.clone()).await;
+    let agents = Agents::of([&agent]).and_page("operator", page).judged_by(rules.clone());
+    let prometheus = Prometheus::start(&agents).await;
+    until_judged(&prometheus).await;
+    assert_eq!(firing(&prometheus).await, BTreeSet::new());
+
+    // one event of each kind is enough
+    agent.report(|figures| (figures.waiting, figures.leaked) = (2, Some(1)));
+    metrics.ticked(Duration::from_millis(1), 1, 1);
+    metrics.admitted(Admitted::Denied);
+    metrics.leader(false);
+    let in_a_day = jiff::Timestamp::now().as_second() + 86_400;
+    metrics.certificate_ends(in_a_day);
+    until_firing(&prometheus, &all).await;
+
+    // no operator at all
+    let nobody = Prometheus::start(&Agents::of([&agent]).judged_by(rules)).await;
+    until_firing(&nobody, &BTreeSet::from(["SluiceNoLeader".to_owned()])).await;
+}
+
+/// The parts of a text between backticks, on one line.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().flat_map(|line| line.split('`').skip(1).step_by(2))
+}
+
+/// The names of metrics in a text.
+fn names(text: &str) -> BTreeSet<&str> {
+    let is_of_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let words = text.split(|c: char| !is_of_name(c) && !c.is_ascii_uppercase() && c != '-' && c != '/' && c != '.');
+    words.filter(|word| word.starts_with("sluice_") && word.chars().all(is_of_name) && !word.ends_with('_')).collect()
+}
+
+#[tokio::test]
+#[ignore = "needs Prometheus: tests/run parts"]
+async fn every_query_and_every_name_in_guides_examples_and_chart_finds_what_is_exported() {
+    let agent = Agent::start("shop-1").await;
+    agent.report(|figures| {
+        (figures.leaked, figures.waits) = (Some(0), [80, 10, 10]);
+    });
+    let metrics = busy_operator();
+    metrics.certificate_ends(jiff::Timestamp::now().as_second());
+    let page = operator(metrics).await;
+    let prometheus = Prometheus::start(&Agents::of([&agent]).and_page("operator", page)).await;
+    until_judged(&prometheus).await;
+    let known = api(&prometheus, "label/__name__/values").await;
+    let known: BTreeSet<&str> = known["data"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let is_known = |name: &str| known.contains(name) || known.contains(format!("{name}_bucket").as_str());
+    let (mut queries, mut asked) = (BTreeSet::new(), 0);
+    for (path, text) in texts() {
+        for name in names(&text) {
+            assert!(is_known(name), "{}: {name} is not exported", path.display());
+        }
+        let lines = text.lines().filter_map(|line| line.trim().strip_prefix("expr: "));
+        let of_functions = code(&text).filter(|code| code.contains('(') && !names(code).is_empty());
+        queries.extend(lines.chain(of_functions).map(str::to_owned));
+    }
+    assert!(queries.len() > 10, "{queries:?}");
+    for query in queries {
+        // an alert without its bound, and what only a converted histogram has
+        let bare = query.split(" > ").next().unwrap().split(" != ").next().unwrap().split(" < ").next().unwrap();
+        let url = reqwest::Url::parse_with_params(
+            "http://x/",
+            [("query", bare), ("time", format!("{:.3}", now_seconds()).as_str())],
+        )
+        .unwrap();
+        let answer = api(&prometheus, &format!("query?{}", url.query().unwrap())).await;
+        assert_eq!(answer["status"], "success", "{query}: {answer}");
+        asked += 1;
+        if query.contains("rate(sluice_wait_duration_seconds[") {
+            continue;
+        }
+        assert!(answer["data"]["result"].as_array().is_some_and(|series| !series.is_empty()), "{query}: nothing");
+    }
+    assert!(asked > 10);
+}
