@@ -17,13 +17,16 @@ import adaptive
 import sim
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-CADENCES = dict(agent=sim.MODES["agent"], operator30=dict(interval_s=30.0), operator15=dict(interval_s=15.0))
+# what a policy is told comes from the counters that PgBouncer has (counters.py); dispatch: from when transactions got their connections
+CADENCES = {name + way: dict(cadence, counters=counters) for way, counters in (("", "pooler"), ("-dispatch", "dispatch"))
+            for name, cadence in (("agent", sim.MODES["agent"]), ("operator30", dict(interval_s=30.0)), ("operator15", dict(interval_s=15.0)))}
 COLUMNS = ("policy cadence idle_timeout_s trace duration_s arrivals cost_conn_s open_conn_s busy_conn_s oracle_conn_s oracle_floor oracle_budget "
            "viol_frac p99_wait_ms connections_opened resizes policy_errors ticks apart").split()
 # policy, cadence, idle timeout
 RUNS = [
     ("sluice", "agent", 600), ("sluice", "operator15", 600), ("sluice", "operator30", 600), ("sluice", "agent", 30),
     ("reference", "operator30", 600), ("reference", "agent", 600),
+    ("sluice", "agent-dispatch", 600), ("sluice", "operator30-dispatch", 600),
     ("sluice-target-utilization", "operator30", 600), ("sluice-load-factor", "operator30", 600),
     ("static-maximum", "operator30", 600), ("static-maximum", "operator30", 30), ("static-maximum", "operator30", 10), ("static-maximum", "operator30", 5),
     ("static-best", "operator30", 600),

@@ -16,7 +16,7 @@ import sim
 def main():
     path, mode, out = sys.argv[1:4]
     until = float(sys.argv[4]) if len(sys.argv) > 4 else float("inf")
-    s, reference = sim.Sim(path, dict(sim.MODES[mode])), adaptive.Adaptive()
+    s, reference = sim.Sim(path, dict(sim.MODES[mode], counters="dispatch")), adaptive.Adaptive()
     c = s.cfg
     lines = ["# %s mode=%s interval_s=%g min=%d max=%d wait_ms=%g target=%g" % (
         c["name"], mode, c["interval_s"], c["min_size"], c["max_size"], c["slo_wait_ms"], c["slo_target"])]

@@ -5,11 +5,13 @@ use std::{collections::BTreeSet, fmt::Write as _};
 use super::statistics::{Row, rows};
 
 /// Policy, cadence and idle timeout of the samples, and what the table calls it.
-const POLICIES: [(&str, &str, &str, &str); 13] = [
+const POLICIES: [(&str, &str, &str, &str); 15] = [
     ("sluice", "agent", "600", "Adaptive, agent, idle timeout 600 s"),
     ("sluice", "agent", "30", "Adaptive, agent, 30 s"),
     ("sluice", "operator15", "600", "Adaptive, operator, tick 15 s"),
     ("sluice", "operator30", "600", "Adaptive, operator, tick 30 s"),
+    ("sluice", "agent-dispatch", "600", "Adaptive, agent, 600 s, told what was dispatched"),
+    ("sluice", "operator30-dispatch", "600", "Adaptive, operator, tick 30 s, told what was dispatched"),
     ("reference", "agent", "600", "reference, agent, 600 s"),
     ("reference", "operator30", "600", "reference, operator, tick 30 s"),
     ("sluice-target-utilization", "operator30", "600", "TargetUtilization 70 %, operator, tick 30 s"),

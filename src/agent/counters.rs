@@ -52,6 +52,13 @@ pub struct Differences {
 }
 
 impl Differences {
+    /// Of a process that begins at time zero.
+    pub fn since_its_start() -> Self {
+        let mut differences = Self::default();
+        differences.restarted(0);
+        differences
+    }
+
     /// A new process begins: its counters start at zero, and all they show was done by it.
     pub fn restarted(&mut self, at_microseconds: u64) {
         (self.last, self.ended, self.abandoned) = (Some(Stats::default()), 0, 0);

@@ -231,7 +231,11 @@ impl Metrics {
             "Wait for a server connection: means of one second, weighted with their assignments",
             m.waits.clone(),
         );
-        registry.register(names::DEMAND_PEAK, "Largest demand of the last seconds", m.demand_peak.clone());
+        registry.register(
+            names::DEMAND_PEAK,
+            "Largest demand of the last seconds: connections that work, and those that would serve within a second who waits",
+            m.demand_peak.clone(),
+        );
         registry.register(
             names::WAITING_PEAK,
             "Most clients waiting at once in the last seconds",

@@ -1,6 +1,34 @@
-//! PURE: the largest value of the last seconds.
+//! PURE: the largest demand of the last seconds.
 
 use std::collections::VecDeque;
+
+use super::counters::Added;
+
+/// Service times are averaged over about so many seconds.
+const SERVICE_TAU_SECONDS: f64 = 60.0;
+/// A queue is to be gone after so many seconds.
+const DRAIN_SECONDS: f64 = 1.0;
+
+/// How many connections a moment asks for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Moment {
+    transactions: f64,
+    busy_seconds: f64,
+}
+
+impl Moment {
+    /// Takes in what was done in `seconds` and answers for those that work and wait now: the connections that work, and those that
+    /// serve within a second who waits. That is one for each client only where a transaction takes a second or more.
+    pub fn feed(&mut self, seconds: f64, added: &Added, working: u32, waiting: u32) -> f64 {
+        let keep = (-seconds / SERVICE_TAU_SECONDS).exp();
+        self.transactions = self.transactions * keep + added.transactions as f64;
+        self.busy_seconds = self.busy_seconds * keep + added.busy_microseconds as f64 / 1e6;
+        // while nothing has ended, nobody knows how long it takes
+        let known = self.transactions >= 1.0;
+        let service_seconds = if known { self.busy_seconds / self.transactions } else { DRAIN_SECONDS };
+        f64::from(working) + f64::from(waiting) * (service_seconds / DRAIN_SECONDS).min(1.0)
+    }
+}
 
 /// Keeps the maximum over a moving window: only values that can still become the maximum are stored.
 #[derive(Clone, Debug)]
@@ -37,6 +65,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_queue_of_short_transactions_asks_for_what_drains_it_and_not_for_a_connection_each() {
+        let (mut short, mut long, mut unknown) = (Moment::default(), Moment::default(), Moment::default());
+        let added = |transactions, busy_microseconds| Added { transactions, busy_microseconds, ..Added::default() };
+        let about = |demand: f64, expected: f64| assert!((demand - expected).abs() < 0.01, "{demand}");
+        about(short.feed(1.0, &added(300, 3_000_000), 3, 400), 7.0);
+        about(long.feed(1.0, &added(1, 3_000_000), 3, 400), 403.0);
+        about(unknown.feed(1.0, &added(0, 3_000_000), 3, 400), 403.0);
+    }
 
     proptest! {
         #[test]

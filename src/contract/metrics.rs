@@ -41,7 +41,8 @@ pub const HELD: &str = "sluice_held";
 pub const CLIENT_CONNECTIONS: &str = "sluice_client_connections";
 /// Gauge: server connections idle in transaction past the leak threshold; absent where it cannot be seen.
 pub const LEAKED: &str = "sluice_leaked_server_connections";
-/// Gauge by [`WINDOW`]: largest demand (busy and waiting, leaks not) of the last seconds.
+/// Gauge by [`WINDOW`]: largest demand of the last seconds: connections that work, and those that would serve within a second who
+/// waits; leaks not.
 pub const DEMAND_PEAK: &str = "sluice_demand_peak";
 /// Gauge by [`WINDOW`]: most clients waiting at once in the last seconds.
 pub const WAITING_PEAK: &str = "sluice_waiting_peak";

@@ -35,7 +35,7 @@ use std::collections::BTreeMap;
 
 use super::{
     shares::{PodDemand, Proof},
-    sizing::{Fleet, PodSample, Sample},
+    sizing::{Fleet, Meter, PodSample, Reading, Sample},
 };
 use crate::api;
 
@@ -205,7 +205,8 @@ impl HoldReason {
 /// The load of a pool in figures, the fresh pods together. Server connections unless said.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LoadFigures {
-    /// Busy ones that the load asks for, waiting clients included, leaks not.
+    /// Busy ones that the load asks for: what arrives times what each takes, so that a queue counts by what arrives in it. Leaks
+    /// do not.
     pub demand: f64,
     /// Open.
     pub held: f64,
@@ -290,18 +291,60 @@ impl Counter {
     }
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 struct PodState {
     uid: String,
     figures: PodFigures,
     /// When a reading with this sample time was seen first.
     seen_seconds: f64,
-    /// Mean demand; none before the second reading.
+    /// Busy seconds that count.
+    busy_seconds: f64,
+    meter: Meter,
+    /// Mean demand; none before the second reading, and while no transaction has ever ended.
     mean: Option<f64>,
     returns: Returns,
 }
 
 impl PodState {
+    fn first(uid: &str, figures: &PodFigures, seen_seconds: f64) -> Self {
+        let mut meter = Meter::default();
+        meter.add(&figures.sample, None);
+        let busy_seconds = figures.sample.busy_seconds;
+        Self {
+            uid: uid.to_owned(),
+            figures: *figures,
+            seen_seconds,
+            busy_seconds,
+            meter,
+            mean: None,
+            returns: Returns::default(),
+        }
+    }
+
+    fn next(&self, figures: &PodFigures, seen_seconds: f64) -> Self {
+        let (earlier, later) = (&self.figures.sample, &figures.sample);
+        let restarted = later.restarted_since(earlier);
+        let (begin, before) = if restarted { (0.0, 0.0) } else { (self.busy_seconds, earlier.busy_seconds) };
+        // what comes in may have begun long before (a leak): no more counts than could work
+        let most = [earlier.busy(), later.busy(), figures.limit.unwrap_or(0.0), figures.demand_peak.unwrap_or(0.0)];
+        let could = (later.at_seconds - earlier.at_seconds).max(0.0) * most.into_iter().fold(0.0, f64::max);
+        let busy_seconds = begin + (later.busy_seconds - before).clamp(0.0, could);
+        let mut meter = self.meter.clone();
+        let mean = match meter.add(&Sample { busy_seconds, ..*later }, None) {
+            Some(reading) => Some(mean_demand(self.mean, &reading)),
+            None => self.mean, // the node's clock was set back, or nothing has ended yet
+        };
+        Self {
+            uid: self.uid.clone(),
+            figures: *figures,
+            seen_seconds,
+            busy_seconds,
+            meter,
+            mean,
+            returns: self.returns,
+        }
+    }
+
     fn age_seconds(&self, now_seconds: f64) -> f64 {
         (now_seconds - self.figures.sample.at_seconds).max(now_seconds - self.seen_seconds).max(0.0)
     }
@@ -357,8 +400,8 @@ impl LoadState {
         for known in input.expected {
             let Some(figures) = read.get(known.name) else { continue };
             let before = self.pods.get_mut(known.name).filter(|pod| pod.uid == known.uid);
-            let (mean, returns) = match before {
-                None => (None, Returns::default()),
+            let state = match before {
+                None => PodState::first(known.uid, figures, input.now_seconds),
                 Some(pod) => {
                     let newer_by = figures.sample.at_seconds - pod.figures.sample.at_seconds;
                     if newer_by == 0.0 {
@@ -369,15 +412,8 @@ impl LoadState {
                         continue;
                     }
                     pod.returns.newer();
-                    (mean_demand(pod, figures), pod.returns)
+                    pod.next(figures, input.now_seconds)
                 }
-            };
-            let state = PodState {
-                uid: known.uid.to_owned(),
-                figures: *figures,
-                seen_seconds: input.now_seconds,
-                mean,
-                returns,
             };
             self.pods.insert(known.name.to_owned(), state);
         }
@@ -540,30 +576,23 @@ fn figures(fresh: &BTreeMap<&str, &PodState>, now_seconds: f64) -> Option<LoadFi
     })
 }
 
-/// Mean demand of a pod: seconds in transactions per second, and the clients that wait; smoothed, but a change beyond
-/// what chance explains is taken over at once (sizing.md, `level`).
-fn mean_demand(before: &PodState, now: &PodFigures) -> Option<f64> {
+/// Mean demand of a pod: what arrives times what each takes, and at least what works; smoothed, but a change beyond what chance
+/// explains is taken over at once (sizing.md, `level`). A queue counts by what arrives in it, not by its length: clients
+/// that wait for a few short transactions need no connection each.
+fn mean_demand(before: Option<f64>, reading: &Reading) -> f64 {
     /// Time constant of the smoothing.
     const TAU_SECONDS: f64 = 30.0;
     /// Variance of service times over their squared mean, plus one for the arrivals.
     const SPREAD: f64 = 2.5;
-    let (earlier, later) = (&before.figures.sample, &now.sample);
-    let dt = later.at_seconds - earlier.at_seconds;
-    if dt <= 0.0 {
-        return before.mean; // the node's clock was set back
+    let dt = reading.dt_seconds;
+    if reading.stalled {
+        return before.unwrap_or(reading.busy); // nothing is known of what it would be
     }
-    let since = |earlier: f64, later: f64| if later < earlier { later } else { later - earlier };
-    let seconds = since(earlier.busy_seconds, later.busy_seconds);
-    let done = since(earlier.transactions, later.transactions);
-    // what ends in this interval may have begun long before it (a leak): no more than could work was busy
-    let most = [earlier.busy(), later.busy(), now.limit.unwrap_or(0.0), now.demand_peak.unwrap_or(0.0)];
-    let busy = (seconds / dt).min(most.into_iter().fold(0.0, f64::max));
-    let demand = busy + later.waiting;
-    let Some(mean) = before.mean else { return Some(demand) };
-    let service_seconds = if done > 0.0 { (seconds / done).min(dt) } else { dt };
-    let noise = (mean.max(0.3) * service_seconds * SPREAD / dt).sqrt() + 0.05 * mean;
+    let demand = reading.demand.max(reading.busy_seconds / dt);
+    let Some(mean) = before else { return demand };
+    let noise = (mean.max(0.3) * reading.service_seconds.min(dt) * SPREAD / dt).sqrt() + 0.05 * mean;
     if (demand - mean).abs() > 3.0 * noise {
-        return Some(demand);
+        return demand;
     }
-    Some(mean + (1.0 - (-dt / TAU_SECONDS).exp()) * (demand - mean))
+    mean + (1.0 - (-dt / TAU_SECONDS).exp()) * (demand - mean)
 }

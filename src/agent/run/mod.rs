@@ -44,7 +44,7 @@ use super::{
     machine::{self, Action, ConsoleSeen, Machine, Millis, Observation},
     metrics::Metrics,
     options::RunOptions,
-    peaks::Peak,
+    peaks::{Moment, Peak},
     problems::{Problem, Problems},
     process::{self, ProcessError},
     reach::Reach,
@@ -176,6 +176,9 @@ struct Agent {
     /// Whether what is wanted may differ from what was asked of the pooler last.
     to_be_applied: bool,
     peaks: [(&'static str, Peak, Peak); 2],
+    /// The demand of a moment, and when it was looked at last.
+    moment: Moment,
+    moment_at: Millis,
     reaction: Reaction,
     /// Whether a round was late since the last reading: what the next one shows is not of one second, however soon it comes.
     was_late: bool,
@@ -311,6 +314,8 @@ impl Agent {
             started_at: 0,
             heard: ConsoleSeen::NotAsked,
             to_be_applied: true,
+            moment: Moment::default(),
+            moment_at: 0,
             peaks: [("5s", 5000), ("30s", 30_000)].map(|(name, window)| (name, Peak::new(window), Peak::new(window))),
             reaction: Reaction::default(),
             was_late: false,

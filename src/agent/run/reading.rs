@@ -112,8 +112,11 @@ impl Agent {
         let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         let metrics = &self.published.metrics;
         metrics.observe(added, pools, leaked, self.alias_report().as_ref(), unix_seconds);
+        let seconds = f64::from(u32::try_from(now.saturating_sub(self.moment_at)).unwrap_or(u32::MAX)) / 1000.0;
+        self.moment_at = now;
+        let working = pools.active.saturating_sub(leaked.unwrap_or(0));
+        let demand = self.moment.feed(seconds, &added, working, pools.clients_waiting);
         let waiting = f64::from(pools.clients_waiting);
-        let demand = f64::from(pools.active.saturating_sub(leaked.unwrap_or(0))) + waiting;
         for (name, demands, waitings) in &mut self.peaks {
             metrics.set_peaks(name, demands.feed(now, demand), waitings.feed(now, waiting));
         }

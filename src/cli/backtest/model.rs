@@ -5,12 +5,16 @@
 //! connections at once and busy ones when their transaction ends. Connections idle beyond the timeout are closed.
 //! Beyond its knee the database shares its speed among the transactions, and loses some.
 //!
+//! What a policy is told of it are the counters that PgBouncer has, read once a second and turned into busy seconds by the agent's
+//! own code ([`Counters::Pooler`]): a transaction counts with its first message, its wait when it gets a connection, its time with the
+//! wait in it when it ends.
+//!
 //! Not modelled: CPU of the pooler, several users of one database, errors of the network, statements within a
 //! transaction, prepared statements, clients that leave, sessions.
 
 use std::{
     cmp::Ordering,
-    collections::{BinaryHeap, VecDeque},
+    collections::{BTreeSet, BinaryHeap, VecDeque},
 };
 
 use super::{
@@ -18,17 +22,33 @@ use super::{
     scenario::{EventKind, Scenario},
     trace::Trace,
 };
-use crate::decide::sizing::Sample;
+use crate::{
+    agent::counters::{Added, Differences},
+    decide::sizing::Sample,
+    pooler::pgbouncer::tables::{Pools, Server, Snapshot, Stats},
+};
 
 /// Buckets of the wait histogram: 20 per decade from 10 microseconds.
 const BUCKETS: usize = 160;
+
+/// Whose counters a policy is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counters {
+    /// Those of the pooler, through the agent.
+    Pooler,
+    /// What happened, exactly: transactions and their time from when they got a connection, when they end.
+    Exact,
+}
 
 /// A transaction that runs: it ends when the database has done this much work.
 #[derive(Clone, Copy, Debug)]
 struct Running {
     ends_at_work: f64,
     started: f64,
+    arrived: f64,
     pod: usize,
+    /// The server connection, and when the database was heard on it before.
+    server: (u64, f64),
 }
 
 impl PartialEq for Running {
@@ -59,9 +79,35 @@ struct Pod {
     queue: VecDeque<Transaction>,
     /// Last use of each open connection; the busy ones come first.
     last_used: Vec<f64>,
+    /// Server connections that are free, and when the database was heard on them: used last comes first.
+    free: Vec<(u64, f64)>,
+    servers: u64,
+    counted: Counted,
+    agent: Differences,
+}
+
+/// The counters of a pooler.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counted {
+    begun: u64,
+    assigned: u64,
+    waited_seconds: f64,
+    /// With the waits.
+    transaction_seconds: f64,
 }
 
 impl Pod {
+    /// A free server connection, or a new one.
+    fn take_server(&mut self, t: f64) -> (u64, f64) {
+        // those that were closed are the ones not used for longest
+        let closed = self.free.len().saturating_sub(self.open.saturating_sub(self.busy));
+        self.free.drain(..closed);
+        self.free.pop().unwrap_or_else(|| {
+            self.servers += 1;
+            (self.servers, t)
+        })
+    }
+
     fn use_at(&mut self, place: usize, t: f64) {
         if self.last_used.len() <= place {
             self.last_used.resize(place + 1, t);
@@ -145,6 +191,8 @@ pub struct Model {
     wait_seconds: f64,
     starts: f64,
     counters_from: Sample,
+    /// What the agents have exported.
+    exported: Added,
     score: Score,
 }
 
@@ -179,6 +227,7 @@ impl Model {
         let limit = size as usize;
         let pods = (0..most)
             .map(|pod| Pod {
+                agent: Differences::since_its_start(),
                 limit,
                 open: if pod < alive { limit } else { 0 },
                 last_used: vec![0.0; limit],
@@ -204,6 +253,7 @@ impl Model {
             wait_seconds: 0.0,
             starts: 0.0,
             counters_from: Sample::default(),
+            exported: Added::default(),
             score: Score { waits: vec![0; BUCKETS], ..Score::default() },
         }
     }
@@ -228,30 +278,94 @@ impl Model {
         self.pods.iter().map(|pod| pod.queue.len()).sum()
     }
 
-    /// What an agent, or a scrape, reads now.
-    pub fn sample(&self) -> Sample {
+    /// What a scrape reads now; of [`Counters::Pooler`] the counters of the last [`read`](Self::read).
+    pub fn sample(&self, counters: Counters) -> Sample {
+        let (total, from) = (self.counted(counters), &self.counters_from);
         Sample {
             at_seconds: self.t,
             waiting: self.waiting() as f64,
             active: self.running.len() as f64,
             leaked: 0.0,
-            transactions: self.done - self.counters_from.transactions,
-            abandoned: 0.0,
-            busy_seconds: self.done_seconds - self.counters_from.busy_seconds,
-            wait_seconds: self.wait_seconds - self.counters_from.wait_seconds,
-            assignments: self.starts - self.counters_from.assignments,
+            transactions: total.transactions - from.transactions,
+            abandoned: total.abandoned - from.abandoned,
+            busy_seconds: total.busy_seconds - from.busy_seconds,
+            wait_seconds: total.wait_seconds - from.wait_seconds,
+            assignments: total.assignments - from.assignments,
         }
     }
 
-    /// The poolers' counters begin again.
-    pub fn reset_counters(&mut self) {
-        self.counters_from = Sample {
-            transactions: self.done,
-            busy_seconds: self.done_seconds,
-            wait_seconds: self.wait_seconds,
-            assignments: self.starts,
-            ..Sample::default()
+    fn counted(&self, counters: Counters) -> Sample {
+        match counters {
+            Counters::Exact => Sample {
+                transactions: self.done,
+                busy_seconds: self.done_seconds,
+                wait_seconds: self.wait_seconds,
+                assignments: self.starts,
+                ..Sample::default()
+            },
+            Counters::Pooler => Sample {
+                transactions: self.exported.transactions as f64,
+                abandoned: self.exported.abandoned as f64,
+                busy_seconds: self.exported.busy_microseconds as f64 / 1e6,
+                wait_seconds: self.exported.wait_microseconds as f64 / 1e6,
+                assignments: self.exported.assignments as f64,
+                ..Sample::default()
+            },
+        }
+    }
+
+    /// The counters begin again.
+    pub fn reset_counters(&mut self, counters: Counters) {
+        self.counters_from = self.counted(counters);
+    }
+
+    /// The agents read their poolers.
+    pub fn read(&mut self) {
+        for pod in 0..self.pods.len() {
+            let seen = self.snapshot(pod);
+            let added = self.pods[pod].agent.feed(microseconds(self.t), &seen, &BTreeSet::new());
+            self.exported = self.exported + added;
+        }
+    }
+
+    /// What the console of a pod shows.
+    fn snapshot(&self, pod: usize) -> Snapshot {
+        let state = &self.pods[pod];
+        let server = |(id, heard): (u64, f64), client| Server {
+            id,
+            logged_in: true,
+            client,
+            closing: false,
+            heard: heard.floor().to_string(),
+            local_address: String::new(),
+            local_port: 0,
         };
+        let linked = self.running.iter().filter(|running| running.pod == pod);
+        let mut servers: Vec<Server> =
+            linked.map(|running| server(running.server, Some(running.arrived.to_string()))).collect();
+        let idle = state.open.saturating_sub(state.busy);
+        servers.extend(state.free.iter().rev().take(idle).map(|free| server(*free, None)));
+        // what was opened before anybody came has no number yet
+        servers.extend((servers.len()..state.open).map(|place| server((u64::MAX - place as u64, 0.0), None)));
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let longest_wait = state.queue.front().map_or(0.0, |first| self.t - first.at);
+        Snapshot {
+            pools: Pools {
+                active: number(state.busy),
+                idle: number(idle),
+                clients_waiting: number(state.queue.len()),
+                longest_wait_microseconds: microseconds(longest_wait),
+                ..Pools::default()
+            },
+            stats: Stats {
+                transactions: state.counted.begun,
+                transaction_microseconds: microseconds(state.counted.transaction_seconds),
+                wait_microseconds: microseconds(state.counted.waited_seconds),
+                assignments: state.counted.assigned,
+            },
+            servers,
+            ..Snapshot::default()
+        }
     }
 
     /// Sets the limit of every pod.
@@ -353,12 +467,14 @@ impl Model {
     }
 
     fn end_transaction(&mut self) {
-        let Some(Running { started, pod, .. }) = self.running.pop() else { return };
+        let Some(Running { started, arrived, pod, server, .. }) = self.running.pop() else { return };
         self.done += 1.0;
         self.done_seconds += self.t - started;
         let (t, alive) = (self.t, pod < self.alive);
         let state = &mut self.pods[pod];
         state.busy -= 1;
+        state.counted.transaction_seconds += t - arrived;
+        state.free.push((server.0, t));
         state.use_at(state.busy, t);
         if state.open > state.limit || !alive {
             state.open -= 1;
@@ -393,6 +509,7 @@ impl Model {
         if state.busy + state.queue.len() >= self.scenario.client_cap() {
             self.give_up(&transaction);
         } else {
+            state.counted.begun += 1;
             state.queue.push_back(transaction);
             self.dispatch(pod);
         }
@@ -442,6 +559,7 @@ impl Model {
                 let to = &mut self.pods[left % pods];
                 left -= 1;
                 if to.busy + to.queue.len() < self.scenario.client_cap() {
+                    to.counted.begun += 1;
                     to.queue.push_back(transaction);
                 } else {
                     self.give_up(&transaction);
@@ -467,10 +585,13 @@ impl Model {
                 self.score.violated += u64::from(wait > slo);
                 self.score.waits[bucket(wait)] += 1;
             }
+            let server = state.take_server(t);
+            state.counted.assigned += 1;
+            state.counted.waited_seconds += wait;
             state.busy += 1;
             state.use_at(state.busy - 1, t);
             let ends_at_work = self.work + transaction.service_seconds;
-            self.running.push(Running { ends_at_work, started: t, pod });
+            self.running.push(Running { ends_at_work, started: t, arrived: transaction.at, pod, server });
         }
         if !state.queue.is_empty() && state.opens_at.is_none() && state.open < state.limit {
             state.opens_at = Some(t + self.scenario.connect_ms / 1000.0);
@@ -485,6 +606,12 @@ enum Next {
     Arrival,
     Opened(usize),
     Done,
+}
+
+fn microseconds(seconds: f64) -> u64 {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // not negative; saturates
+    let microseconds = (seconds * 1e6) as u64;
+    microseconds
 }
 
 fn bucket(wait_seconds: f64) -> usize {

@@ -1,7 +1,7 @@
 //! One policy on one trace: the model runs, the policy watches and sets the size.
 
 use super::{
-    model::{Model, Score},
+    model::{Counters, Model, Score},
     scenario::{EventKind, Scenario},
     trace::Trace,
 };
@@ -18,15 +18,27 @@ pub struct Cadence {
     pub scrape_phase_seconds: f64,
     /// Seconds from a decision until the pooler works with it.
     pub delay_seconds: f64,
+    /// What it looks at.
+    pub counters: Counters,
 }
 
 impl Cadence {
     /// Beside the pooler: once a second, in force at once.
-    pub const AGENT: Self =
-        Self { interval_seconds: 1.0, scrape_seconds: 1.0, scrape_phase_seconds: 0.9, delay_seconds: 0.1 };
+    pub const AGENT: Self = Self {
+        interval_seconds: 1.0,
+        scrape_seconds: 1.0,
+        scrape_phase_seconds: 0.9,
+        delay_seconds: 0.1,
+        counters: Counters::Pooler,
+    };
     /// Through Prometheus: a tick and a scrape every 15 s, in force three seconds later.
-    pub const OPERATOR: Self =
-        Self { interval_seconds: 15.0, scrape_seconds: 15.0, scrape_phase_seconds: 7.0, delay_seconds: 3.0 };
+    pub const OPERATOR: Self = Self {
+        interval_seconds: 15.0,
+        scrape_seconds: 15.0,
+        scrape_phase_seconds: 7.0,
+        delay_seconds: 3.0,
+        counters: Counters::Pooler,
+    };
 }
 
 /// What sets the size.
@@ -148,7 +160,7 @@ impl<'a> Driver<'a> {
     }
 
     fn run(&mut self, model: &mut Model, course: &mut Vec<Moment>) {
-        let mut scrapes = 0_u32;
+        let (mut scrapes, mut readings) = (0_u32, 0_u32);
         let mut decisions = 1_u32;
         let mut seconds = 1_u32;
         let end = model.seconds();
@@ -158,7 +170,12 @@ impl<'a> Driver<'a> {
             let second = f64::from(seconds);
             let pending = self.pending.first().map_or(f64::INFINITY, |&(at, _)| at);
             let reset = self.resets.last().copied().unwrap_or(f64::INFINITY);
-            let at = [scrape, decision, second, pending, reset].into_iter().fold(f64::INFINITY, f64::min);
+            // the agents read once a second, one of the readings just before each scrape
+            let reading = match self.cadence.counters {
+                Counters::Pooler => self.cadence.scrape_phase_seconds.fract() + f64::from(readings),
+                Counters::Exact => f64::INFINITY,
+            };
+            let at = [scrape, decision, second, pending, reset, reading].into_iter().fold(f64::INFINITY, f64::min);
             if at > end {
                 break;
             }
@@ -169,10 +186,13 @@ impl<'a> Driver<'a> {
                 model.resize(self.current);
             } else if at >= reset {
                 self.resets.pop();
-                model.reset_counters();
+                model.reset_counters(self.cadence.counters);
+            } else if at >= reading {
+                readings += 1;
+                model.read();
             } else if at >= scrape {
                 scrapes += 1;
-                let sample = model.sample();
+                let sample = model.sample(self.cadence.counters);
                 self.readings.push(sample);
             } else if at >= decision {
                 decisions += 1;

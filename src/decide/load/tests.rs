@@ -103,9 +103,14 @@ fn two_pods_make_one_pool_whose_counters_grow_by_both_rates() {
     assert!(close(second.active, 10.0) && close(second.waiting, 4.0));
     assert_eq!(load.reporting, 2);
     let figures = load.figures.unwrap();
-    assert!(close(figures.demand, 14.0) && close(figures.held, 14.0) && close(figures.size, 40.0), "{figures:?}");
+    // four more clients in 15 s, of 50 ms each, are a hundredth of a connection
+    let queued = 4.0 / 15.0 * 0.05;
+    assert!(
+        close(figures.demand, 10.0 + queued) && close(figures.held, 14.0) && close(figures.size, 40.0),
+        "{figures:?}"
+    );
     assert!(close(figures.oldest_age_seconds, 5.0));
-    assert!(close(load.demands["a"].mean, 13.0) && close(load.demands["b"].mean, 1.0), "{:?}", load.demands);
+    assert!(close(load.demands["a"].mean, 9.0 + queued) && close(load.demands["b"].mean, 1.0), "{:?}", load.demands);
 }
 
 #[test]
@@ -333,6 +338,33 @@ fn a_restarted_agent_counts_from_zero_and_nothing_goes_backwards() {
     let after = sample_of(&load);
     assert!(close(after.transactions - before.transactions, 100.0), "{before:?} {after:?}");
     assert!(load.demands["a"].mean <= 5.0 + 1e-6);
+}
+
+#[test]
+fn a_queue_counts_by_what_arrives_in_it_and_not_by_its_length() {
+    let mut pool = Pool::default();
+    for waiting in [0.0, 40.0, 40.0, 40.0, 40.0] {
+        pool.report("a", 2.7, waiting);
+        pool.tick(&["a"]);
+    }
+    pool.report("a", 2.7, 40.0);
+    let load = pool.tick(&["a"]);
+    assert!((2.7..3.0).contains(&load.figures.unwrap().demand), "{:?}", load.figures);
+    assert!((2.7..3.0).contains(&load.demands["a"].mean), "{:?}", load.demands);
+}
+
+#[test]
+fn a_database_that_finishes_nothing_leaves_the_demand_as_it_was() {
+    let mut pool = Pool::default();
+    for _ in 0..4 {
+        pool.report("a", 5.0, 0.0);
+        pool.tick(&["a"]);
+    }
+    for _ in 0..3 {
+        pool.report("a", 0.0, 50.0);
+        pool.read.get_mut("a").unwrap().sample.active = 20.0;
+        assert!(close(pool.tick(&["a"]).demands["a"].mean, 5.0));
+    }
 }
 
 #[test]

@@ -216,8 +216,15 @@ impl Adaptive {
         }
     }
 
-    /// Share of the transactions that waited too long: Erlang-C's exponential tail with the measured mean wait.
+    /// Share of the transactions that waited too long: those that were given up, and of the others Erlang-C's exponential
+    /// tail with the measured mean wait.
     fn measured(reading: &Reading, context: &Context) -> f64 {
+        let waited = Self::measured_of_those_served(reading, context);
+        let all = reading.assigned + reading.abandoned;
+        if reading.abandoned > 0.0 { (waited * reading.assigned + reading.abandoned) / all } else { waited }
+    }
+
+    fn measured_of_those_served(reading: &Reading, context: &Context) -> f64 {
         let Some(wait) = reading.mean_wait_seconds else {
             return if reading.waiting > 0.0 { 1.0 } else { 0.0 };
         };

@@ -28,6 +28,10 @@ pub struct Reading {
     pub done: f64,
     /// Seconds that server connections worked for transactions.
     pub busy_seconds: f64,
+    /// Transactions that were given up while they waited for a server connection.
+    pub abandoned: f64,
+    /// Server connections assigned.
+    pub assigned: f64,
     /// Mean wait for a server connection in seconds; none when no connection was assigned.
     pub mean_wait_seconds: Option<f64>,
     /// Clients waiting at the end.
@@ -42,7 +46,7 @@ pub struct Reading {
 
 /// Turns a stream of samples into readings. The first sample only sets the baseline.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Meter {
+pub(in crate::decide) struct Meter {
     previous: Option<Sample>,
     /// Decayed number of finished transactions, and their decayed seconds.
     done: f64,
@@ -83,7 +87,7 @@ impl Meter {
 
     /// The difference to the sample before. None for the first sample, for one that is not newer, and while no
     /// transaction has ever finished.
-    pub(super) fn add(&mut self, sample: &Sample, leak_threshold_seconds: Option<f64>) -> Option<Reading> {
+    pub(in crate::decide) fn add(&mut self, sample: &Sample, leak_threshold_seconds: Option<f64>) -> Option<Reading> {
         let Some(previous) = self.previous else {
             self.previous = Some(*sample);
             return None;
@@ -137,6 +141,8 @@ impl Meter {
             demand: rate * service,
             done,
             busy_seconds,
+            abandoned,
+            assigned: starts,
             mean_wait_seconds: (starts > 0.0).then(|| wait_seconds / starts),
             waiting: sample.waiting,
             active: sample.active,

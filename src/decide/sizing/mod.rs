@@ -67,6 +67,7 @@ use serde::{Deserialize, Serialize};
 
 pub use adaptive::AdaptiveParameters;
 pub use decision::{Confidence, Decision, Explanation, Reason, Recommendation, Setting};
+pub(in crate::decide) use demand::Meter;
 pub use demand::Reading;
 pub use fleet::{Fleet, PodSample};
 pub use line::{AnswerLine, LineError, ObservationLine, OwnedObservation, SampleLine, SizesOf};
@@ -76,7 +77,6 @@ pub use settings::SizingSettings;
 use self::{
     adaptive::Adaptive,
     algorithm::{Context, News, SizingAlgorithm, Whole, Wish},
-    demand::Meter,
     load_factor::LoadFactor,
     target_utilization::TargetUtilization,
 };

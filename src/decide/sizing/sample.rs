@@ -94,7 +94,7 @@ impl Sample {
     }
 
     /// True when a counter is below what it was: the pooler restarted.
-    pub(super) fn restarted_since(&self, earlier: &Self) -> bool {
+    pub(in crate::decide) fn restarted_since(&self, earlier: &Self) -> bool {
         // seconds are sums of floats on their way through a text format: the last digit may wobble
         const WOBBLE_SECONDS: f64 = 1e-6;
         self.transactions < earlier.transactions
