@@ -277,9 +277,10 @@ struct WithoutWaits {
 
 impl WithoutWaits {
     fn add(&mut self, transaction_seconds: f64, wait_seconds: f64) -> f64 {
-        let since = |now: f64, before: f64| if now < before { now } else { now - before };
-        self.owed_seconds +=
-            since(transaction_seconds, self.transaction_seconds) - since(wait_seconds, self.wait_seconds);
+        if transaction_seconds < self.transaction_seconds || wait_seconds < self.wait_seconds {
+            *self = Self::default(); // the pooler restarted: so does what is made of its counters
+        }
+        self.owed_seconds += (transaction_seconds - self.transaction_seconds) - (wait_seconds - self.wait_seconds);
         (self.transaction_seconds, self.wait_seconds) = (transaction_seconds, wait_seconds);
         let busy = self.owed_seconds.max(0.0);
         self.owed_seconds -= busy;
