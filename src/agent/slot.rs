@@ -127,6 +127,26 @@ pub struct Start<'a> {
     pub files: u64,
 }
 
+/// Whether the database has refused the user that a process keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refused {
+    No,
+    /// There was no reading since: a login that the next one shows may have been earlier.
+    Unread,
+    Yes,
+}
+
+impl Refused {
+    /// After a reading that showed whether one has logged in since the reading before.
+    fn read(self, logged_in: bool) -> Self {
+        match self {
+            Self::Unread => Self::Yes,
+            Self::Yes if logged_in => Self::No,
+            before => before,
+        }
+    }
+}
+
 /// All figures of one process.
 #[derive(Clone, Debug)]
 pub struct Reading {
@@ -175,6 +195,8 @@ pub struct Slot {
     fixed: Option<BTreeMap<String, String>>,
     /// What the process opens server connections with, and lets clients in with.
     credentials: Option<Credentials>,
+    /// Whether the database has refused the user that the process keeps although another one is in force, and let none in since.
+    refused: Refused,
     /// The version of the pooler; None until it is known.
     pub version: Option<Version>,
     /// Clients that have to connect anew.
@@ -235,6 +257,7 @@ impl Slot {
             newest_login: None,
             fixed: None,
             credentials: None,
+            refused: Refused::No,
             version: None,
             recall: None,
             runs: None,
@@ -421,6 +444,7 @@ impl Slot {
         self.fixed = None;
         self.forget_recall();
         self.credentials = None;
+        self.refused = Refused::No;
         self.runs = None;
         self.reconnected_at = None;
         self.pools = None;
@@ -444,6 +468,21 @@ impl Slot {
     /// can ask it. None while that is unknown.
     pub fn held(&self) -> Option<u32> {
         if self.is_mute() { self.leaving() } else { self.pools.map(|(_, pools)| pools.held()) }
+    }
+
+    /// The database has refused the user that the process keeps.
+    pub fn was_refused(&mut self) {
+        self.refused = Refused::Unread;
+    }
+
+    /// Whether a server connection of the process that ends could not be opened again, because the user that it keeps is refused.
+    pub fn is_refused(&self) -> bool {
+        self.refused != Refused::No
+    }
+
+    /// Whether its clients get nothing any more: none of its server connections is left, and none can be opened.
+    pub fn is_forlorn(&self) -> bool {
+        self.is_refused() && self.held() == Some(0)
     }
 
     /// Reads the gauges.
@@ -476,6 +515,7 @@ impl Slot {
         let newest = servers.iter().filter(|server| server.logged_in).map(|server| server.id).max();
         let logged_in = newest > self.newest_login;
         self.newest_login = newest.max(self.newest_login);
+        self.refused = self.refused.read(logged_in);
         // what a process had done before we came was counted by another agent
         let counts = !std::mem::take(&mut self.taken_up);
         Ok(Reading {

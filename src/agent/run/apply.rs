@@ -10,7 +10,7 @@ use crate::{
         last_good::{self, LastGood},
         machine::Millis,
         process,
-        slot::{Progress, Slot, SlotError, Start, Taken, When},
+        slot::{Keep, Progress, Slot, SlotError, Start, Taken, When},
     },
     contract::{LimitSource, PoolRevision},
     pooler::pgbouncer::{
@@ -236,7 +236,8 @@ impl Agent {
         self.decide_limit();
         let keep = self.keep();
         for slot in [&mut self.slot, &mut self.other] {
-            slot.keep = keep;
+            // the user in force needs its place
+            slot.keep = if slot.is_refused() { Keep::UnlessInTheWay } else { keep };
         }
         let Some((active, other)) = self.parts().await else { return };
         let in_force = self.converge_active(active).await;
@@ -338,7 +339,7 @@ impl Agent {
         if let Some(most) = self.refused.ceiling().filter(|_| grant.share > 0) {
             self.limit = self.limit.min(most);
         }
-        if self.rotating.is_refused() {
+        if self.rotating.is_refused() || self.slot.is_refused() {
             // what is closed could not be opened again
             let held = [&self.slot, &self.other].map(|slot| slot.held().unwrap_or(0));
             self.limit = self.limit.max(held[0].saturating_add(held[1])).min(grant.share);

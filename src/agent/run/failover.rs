@@ -250,7 +250,9 @@ impl Agent {
         // what was held back for it comes back
         self.to_be_applied = true;
         self.published.metrics.count_renewal();
-        for slot in [Some(&mut self.slot), other.then_some(&mut self.other)].into_iter().flatten() {
+        let slots = [Some(&mut self.slot), other.then_some(&mut self.other)].into_iter().flatten();
+        // what is closed of one whose user is refused could not be opened again
+        for slot in slots.filter(|slot| !slot.is_refused()) {
             // one that does not answer is asked again the next time
             match slot.reconnect().await {
                 Ok(()) => {

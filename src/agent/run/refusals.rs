@@ -21,6 +21,8 @@ impl Agent {
     fn act_upon(&mut self, now: Millis, error: PoolerError, logged: &Logged) {
         match error {
             PoolerError::ServerTlsFailed => self.certificate.doubt(),
+            PoolerError::ServerLoginRefused | PoolerError::ServerWantsCertificate | PoolerError::ServerRefused
+                if self.is_of_kept_user(&logged.words) => {}
             PoolerError::ServerLoginRefused | PoolerError::ServerWantsCertificate => self.rotating.was_refused(now),
             // it may be a password, or that the server is full: a login of our own is told which
             PoolerError::ServerRefused => self.rotating.is_in_doubt(now),

@@ -205,6 +205,28 @@ impl Agent {
         self.rotating.in_force.as_ref().is_some_and(|access| slot.keeps_user(&access.credentials.username))
     }
 
+    /// Whether the database has refused, in these words, a user that a process keeps although another one is in force: that is no news
+    /// of the one in force, and the process is told.
+    pub(super) fn is_of_kept_user(&mut self, words: &str) -> bool {
+        let in_force = self.rotating.in_force.as_ref().map(|access| access.credentials.username.clone());
+        let is_in_force = in_force.is_some_and(|user| names_role(words, &user));
+        let kept = [self.keeps_user(&self.slot), self.keeps_user(&self.other)];
+        for (slot, kept) in [&mut self.slot, &mut self.other].into_iter().zip(kept) {
+            let is_its_own = slot.credentials().is_some_and(|own| names_role(words, &own.username));
+            if kept && is_its_own && !is_in_force {
+                if !slot.is_refused() {
+                    tracing::warn!(
+                        slot = slot.name().as_str(),
+                        "the database refuses the user before, as which clients are still connected"
+                    );
+                }
+                slot.was_refused();
+                return true;
+            }
+        }
+        false
+    }
+
     /// Why what the Secret holds is not in force; None while it is, or has not failed.
     fn failure(&self) -> Option<Failure> {
         self.rotating.machine.failure(self.rotating.version).filter(|_| self.wants_other_access())
@@ -433,6 +455,10 @@ impl Agent {
         let wanted =
             Wanted { limit: limits.pool_size, warm: limits.min_pool_size, share: limits.max_db_connections.max(1) };
         let slot = if of_active { &self.slot } else { &self.other };
+        if slot.is_refused() {
+            // what is open is all that its clients will ever have
+            return Ok(Taken::Already);
+        }
         let Some(credentials) = self.takes(slot).cloned() else { return Ok(Taken::Already) };
         let rendered = match self.render_for(name, runs.as_ref(), wanted, &credentials) {
             Some(Ok((_, rendered))) => rendered,
@@ -462,6 +488,12 @@ impl Agent {
                  and none is closed before a login works"
                     .to_owned(),
             );
+        } else if let Some(slot) = [&self.slot, &self.other].into_iter().find(|slot| slot.is_refused()) {
+            let name = slot.name().as_str();
+            self.problems.logins.is(format!(
+                "the database refuses the user before, as which clients of slot {name} still work: the server connections that it \
+                 has are kept, and none can be opened; once none is left, those clients are closed while they are idle"
+            ));
         } else {
             self.problems.logins.is_over();
         }
@@ -515,6 +547,14 @@ impl Rotating {
     }
 }
 
+/// Whether the database names this role, however its language quotes it.
+fn names_role(words: &str, role: &str) -> bool {
+    let is_end = |character: Option<char>| character.is_none_or(|c| !c.is_alphanumeric() && c != '_');
+    words
+        .match_indices(role)
+        .any(|(at, found)| is_end(words[..at].chars().next_back()) && is_end(words[at + found.len()..].chars().next()))
+}
+
 fn refuses_password(error: &ConsoleError) -> bool {
     let ConsoleError::Command { source, .. } = error else { return false };
     source.as_db_error().is_some_and(|error| error.message().contains("authentication failed"))
@@ -563,6 +603,17 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+
+    #[test]
+    fn the_role_that_the_database_refused_is_known_by_its_name_in_any_language() {
+        let english = "FATAL: password authentication failed for user \"shop\"";
+        let german = "FATAL: Rolle »shop« hat keine Berechtigung zum Einloggen";
+        for words in [english, german] {
+            assert!(names_role(words, "shop"));
+            assert!(!names_role(words, "shop_2") && !names_role(words, "sho") && !names_role(words, "hop"));
+        }
+        assert!(!names_role("FATAL: role \"shop_2\" does not exist", "shop"));
+    }
 
     #[test]
     fn a_container_that_restarts_begins_with_what_was_in_force() {

@@ -34,6 +34,8 @@ use crate::{
 const SILENT_PING: Millis = 2000;
 /// Between two attempts to keep a process from accepting clients.
 const CLOSING_PAUSE: Millis = 1000;
+/// A timeout that is over as soon as it begins; 0 is none.
+const AT_ONCE: Millis = 1;
 /// Idle clients that are closed in one go.
 const CLOSED_AT_ONCE: usize = 10;
 
@@ -261,6 +263,7 @@ impl Agent {
                 console,
                 proof: self.switching.proof.unwrap_or(Proof::Open),
                 clients: self.switching.count_clients(),
+                forlorn: running && self.other.is_forlorn(),
                 hung: running && punctual && now.saturating_sub(self.switching.answered) > START_DEADLINE,
             },
             wanted,
@@ -274,7 +277,12 @@ impl Agent {
                 Promotion::Awaited
             },
             scale_down_delay: milliseconds(rollout.scale_down_delay_seconds),
-            drain_timeout: milliseconds(rollout.drain_timeout_seconds),
+            drain_timeout: if self.slot.is_refused() {
+                // all clients wait for the next process, and the database refuses what this one has
+                AT_ONCE
+            } else {
+                milliseconds(rollout.drain_timeout_seconds)
+            },
         }
     }
 

@@ -133,6 +133,8 @@ pub struct OtherSeen {
     pub proof: Proof,
     /// Clients that are connected to it; None while unknown.
     pub clients: Option<u32>,
+    /// Whether its process can open no server connection any more, and has none: its clients are better off elsewhere.
+    pub forlorn: bool,
     /// Whether its process does not answer and never will.
     pub hung: bool,
 }
@@ -356,7 +358,7 @@ impl Switch {
                     self.phase = Phase::Warm { since: now, version: None };
                     return Some(Action::Steer(other));
                 }
-                let makes_way = seen.other.hung || matches!(seen.wanted, Wanted::New { .. });
+                let makes_way = seen.other.hung || seen.other.forlorn || matches!(seen.wanted, Wanted::New { .. });
                 let delay = if makes_way { SETTLE } else { seen.scale_down_delay.max(SETTLE) };
                 if now.saturating_sub(since) >= delay {
                     self.stopping_since = None;
@@ -519,14 +521,11 @@ impl Switch {
             };
             return (now.saturating_sub(since) >= STOP_DEADLINE).then_some(Action::Kill(other));
         }
-        if !matches!(seen.wanted, Wanted::New { .. }) {
-            self.phase = Phase::Draining { waiting_since: None };
-            return None;
-        }
-        let since = waiting_since.unwrap_or(now);
-        self.phase = Phase::Draining { waiting_since: Some(since) };
-        let is_over = seen.drain_timeout > 0 && now.saturating_sub(since) >= seen.drain_timeout;
-        if !is_over || now.saturating_sub(self.closed_at) < CLOSING_PACE {
+        let waiting_since = matches!(seen.wanted, Wanted::New { .. }).then(|| waiting_since.unwrap_or(now));
+        self.phase = Phase::Draining { waiting_since };
+        let is_over = waiting_since
+            .is_some_and(|since| seen.drain_timeout > 0 && now.saturating_sub(since) >= seen.drain_timeout);
+        if !is_over && !seen.other.forlorn || now.saturating_sub(self.closed_at) < CLOSING_PACE {
             return None;
         }
         self.closed_at = now;

@@ -208,6 +208,7 @@ impl World {
                 },
                 proof,
                 clients: process.filter(|_| answers).map(|process| process.clients + process.logging_in),
+                forlorn: false,
                 hung: process.is_some_and(|process| process.hung && self.now > process.started + START_DEADLINE),
             },
             wanted,
@@ -650,4 +651,16 @@ fn a_configuration_that_cannot_work_is_tried_ever_more_rarely_and_never_gets_a_c
         assert!((5..15).contains(&starts), "{starts} starts in ten minutes");
         assert!(world.switch.given_up().is_some());
     }
+}
+
+#[test]
+fn clients_that_get_nothing_any_more_are_closed_while_idle_without_a_timeout() {
+    let drains = |forlorn: bool| {
+        let seen = World::new().observation();
+        let other =
+            OtherSeen { running: true, console: ConsoleSeen::Answered, clients: Some(3), forlorn, ..seen.other };
+        let seen = Observation { other, wanted: Wanted::Active, drain_timeout: 0, ..seen };
+        Switch::resume(0, Left::WithClients).step(60_000, &seen)
+    };
+    assert_eq!((drains(false), drains(true)), (None, Some(Action::CloseIdle(SlotName::B))));
 }

@@ -362,6 +362,68 @@ async fn where_no_second_process_can_be_started_another_role_waits_for_the_resta
     assert_eq!(value(&client_of(&agent, "shop_2").await, "select current_user").await, "shop_2");
 }
 
+/// Settings with which every version binds clients to their role.
+fn bound() -> Settings {
+    let mut settings = settings();
+    settings.parameters.insert("track_extra_parameters".to_owned(), "IntervalStyle,session_authorization".to_owned());
+    settings
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn clients_of_a_role_that_is_revoked_go_on_with_what_is_open_and_are_closed_while_idle_when_nothing_is_left() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &bound(), 4).await;
+    let (works, idle) = (agent.client().await, agent.client().await);
+    assert_eq!(value(&idle, "select 1").await, "1");
+    works.simple_query("begin").await.unwrap();
+    let pid = value(&works, "select pg_backend_pid()").await;
+    change_role(&postgres, &agent, "shop_2", "").await;
+    settled(&agent, 1).await;
+    let mut clients = Clients::new();
+    let of_new = Target { login: client_config(&agent, "shop_2", "of shop_2"), ..target(&agent, "") };
+    clients.churn(&of_new, 2, 20);
+    clients.stay(&of_new, None, Duration::from_millis(5));
+    at_work(&clients, 1).await;
+
+    postgres.admin().await.batch_execute("ALTER ROLE shop NOLOGIN").await.unwrap();
+    cut_all_but(&postgres, &pid).await;
+    assert_eq!(value(&works, "select current_user").await, "shop");
+    works.simple_query("commit").await.unwrap();
+    assert_eq!(value(&idle, "select current_user").await, "shop", "the one that is open serves them all");
+    cut(&postgres, "shop").await;
+    assert!(works.simple_query("select 1").await.is_err());
+    agent.until("it is told", |status| status.message.contains("refuses the user before")).await;
+    until("the other one need not ask", async || idle.is_closed().then_some(())).await;
+    agent.until("it is over", |status| status.other.is_none() && status.message.is_empty()).await;
+    assert_eq!(clients.stop().await.failures(), BTreeMap::new());
+    assert!(!agent.log().contains("with the credentials in force: server"), "those work");
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn whichever_process_dies_on_the_way_to_another_role_clients_are_served_as_that_role() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let mut settings = bound();
+    settings.rollout.scale_down_delay_seconds = 1;
+    let agent = Agent::start(&postgres, &account, &settings, 4).await;
+    let starts = || agent.log().matches("a new process for credentials/username").count();
+    for (role, older) in [("shop_2", true), ("shop_3", false)] {
+        let before = starts();
+        change_role(&postgres, &agent, role, "").await;
+        until("a second process starts", async || (starts() > before).then_some(())).await;
+        let pids = agent.pooler_pids();
+        let dies = if older { pids.first() } else { pids.last() };
+        kill_process(*dies.expect("one runs"), Signal::KILL).unwrap();
+        until("new clients are served", async || {
+            let client = connect(&client_config(&agent, role, &format!("of {role}"))).await.ok()?;
+            (value(&client, "select current_user").await == role).then_some(())
+        })
+        .await;
+        agent.until("nothing is left of it", |status| status.other.is_none() && status.message.is_empty()).await;
+    }
+}
+
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn a_container_that_restarts_while_clients_keep_the_role_before_begins_with_the_one_in_force() {

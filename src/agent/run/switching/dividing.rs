@@ -118,6 +118,8 @@ impl Agent {
                 }
                 // one that goes mute keeps what it has: a single one is not left with it for longer than it works
                 Some(_) if share == 1 && loads[1].active == 0 && loads[1].waiting == 0 => 1,
+                // the turn of one that can open nothing is nobody's
+                _ if share == 1 && self.other.is_forlorn() => 1,
                 _ if is_turn => divide(share, before, loads),
                 _ => before,
             };
