@@ -4,9 +4,12 @@
 //! All of it runs in one thread, so on at most one core. Prometheus runs beside it and scrapes every pod, whose series are
 //! exported by a few ports with the labels that single agents would have. Its queries are counted by itself.
 //!
+//! Beside every tick the load is read as it was before that took one query only (`before`), in turn first and second.
+//!
 //! Every tick is measured twice: as Prometheus answers it, and again with the same answers from a recorder, after Prometheus has
 //! ended: the second is what the operator itself takes, whatever the machine that Prometheus runs on.
 
+mod before;
 mod exposition;
 mod recorder;
 mod report;
@@ -89,13 +92,33 @@ pub fn run(options: &Options) -> Result<Results, Failure> {
         for tick in 0..=options.ticks {
             next += Duration::from_secs(u64::from(options.seconds));
             std::thread::sleep(next.saturating_duration_since(Instant::now()));
+            let pods = pools * options.pods;
+            let before = |samples: &mut Samples| -> Result<(), Failure> {
+                let begun = Instant::now();
+                let before::Reading { queries, bytes, pods: read } =
+                    before::read(&runtime, prometheus.address, now_seconds())?;
+                if read != usize::try_from(pods)? {
+                    return Err(format!("{read} of {pods} pods were read").into());
+                }
+                let milliseconds = begun.elapsed().as_secs_f64() * 1e3;
+                if tick > 0 {
+                    samples.add(&format!("before,{pools},{pods},{tick},{queries},{bytes},{milliseconds:.2},0,0,0,0"));
+                }
+                Ok(())
+            };
+            if tick % 2 == 0 {
+                before(&mut samples)?;
+            }
             let queries_before = prometheus.queries()?;
             let now_seconds = now_seconds();
             times.push(now_seconds);
             let sample = runtime.block_on(operator.tick(&server, now_seconds))?;
             let queries = prometheus.queries()? - queries_before;
             if tick > 0 {
-                samples.add(&format!("prometheus,{pools},{},{tick},{queries},{sample}", pools * options.pods));
+                samples.add(&format!("prometheus,{pools},{pods},{tick},{queries},{sample}"));
+            }
+            if tick % 2 == 1 {
+                before(&mut samples)?;
             }
         }
         drop(prometheus);

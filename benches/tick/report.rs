@@ -7,6 +7,9 @@ use super::statistics::{Row, quantile, rows};
 /// Longest tick that is good enough, in milliseconds.
 pub const MOST_MILLISECONDS: f64 = 1000.0;
 
+/// Longest reading that is good enough, as a part of how long it took with one query for each figure.
+pub const MOST_OF_BEFORE: f64 = 0.5;
+
 /// The printed figures.
 pub fn report(samples: &str) -> Result<String, String> {
     let rows = rows(samples)?;
@@ -24,6 +27,8 @@ pub fn report(samples: &str) -> Result<String, String> {
          |---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     let (mut worst_recorded, mut queries_of_all) = (0.0_f64, Vec::new());
+    // of the largest number of pools: reading before, and now
+    let (mut before, mut now) = (None, None);
     for (pools, source) in series {
         let of: Vec<&Row<'_>> = rows.iter().filter(|row| row.is("pools", pools) && row.is("source", source)).collect();
         let column = |name: &str| of.iter().map(|row| row.number(name)).collect::<Result<Vec<f64>, String>>();
@@ -34,7 +39,15 @@ pub fn report(samples: &str) -> Result<String, String> {
         if source == "recorded" {
             worst_recorded = worst_recorded.max(worst);
         }
-        queries_of_all.extend(queries.iter().copied());
+        let middle_reading = quantile(&reading, 0.5);
+        match source {
+            "before" => before = Some(middle_reading),
+            "prometheus" => now = Some(middle_reading),
+            _ => {}
+        }
+        if source != "before" {
+            queries_of_all.extend(queries.iter().copied());
+        }
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
@@ -55,5 +68,15 @@ pub fn report(samples: &str) -> Result<String, String> {
         verdict(worst_recorded <= MOST_MILLISECONDS),
         verdict(constant),
     );
+    if let Some((before, now)) = before.zip(now) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "\n`before`: the same load read in the same run as it was before, with one query for each figure. Reading now takes {:.2} of that \
+             (medians of the largest fleet), at most {MOST_OF_BEFORE}: {}.",
+            now / before,
+            verdict(now <= MOST_OF_BEFORE * before),
+        );
+    }
     Ok(text)
 }
