@@ -299,6 +299,7 @@ async fn figures(State(fleet): State<Arc<Fleet>>) -> String {
             (metrics::SERVER_CONNECTIONS, ",state=\"tested\"", 0.0),
             (metrics::SERVER_CONNECTIONS, ",state=\"login\"", 0.0),
             (metrics::SERVER_CONNECTIONS, ",state=\"being_canceled\"", 0.0),
+            (metrics::HELD, "", active.round() + 1.0),
             (metrics::CLIENT_CONNECTIONS, ",state=\"active\"", active.round()),
             (metrics::CLIENT_CONNECTIONS, ",state=\"waiting\"", 0.0),
             (metrics::LEAKED, "", 0.0),

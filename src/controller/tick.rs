@@ -54,7 +54,8 @@ pub async fn run(context: Arc<Context>, servers: Option<Servers>) {
         let pools = context.stores.pools.state();
         let members: Vec<Member> = pools.iter().filter_map(|pool| member(&context, pool)).collect();
         let (said, queries, failed) = ask_all(servers.as_ref(), &members, now).await;
-        if quantiles_at.is_none_or(|at| at.elapsed() >= QUANTILES_EVERY)
+        // none is known before every pod has been scraped twice
+        if (quantiles.is_empty() || quantiles_at.is_none_or(|at| at.elapsed() >= QUANTILES_EVERY))
             && let Some(servers) = &servers
         {
             quantiles = wait_quantiles(servers, now).await;

@@ -514,6 +514,10 @@ async fn a_status_that_names_a_generation_speaks_of_that_spec_even_between_two_s
     })
     .await;
     assert!(summary.contains("recommended only"), "{summary}");
+    eventually("the wait's p95 is told", || async {
+        shop.status().await.load.and_then(|load| load.wait_p95_milliseconds)
+    })
+    .await;
 
     for (spec, says, says_not) in [
         (json!({"mode": "Apply", "scaling": {"fixedLimitPerPod": null}}), "target", "Recommend"),
