@@ -261,6 +261,7 @@ fn agent_of(pod: &Pod) -> Option<(IpAddr, Agent)> {
         server_full: None,
         upstream: None,
         reconnected: None,
+        leaks: None,
     };
     Some((address, Agent { pool, pod: pod.name_any(), report }))
 }

@@ -112,6 +112,8 @@ pub struct Metrics {
     held: Family<Nothing, Gauge>,
     clients: Family<Label, Gauge>,
     leaked: Family<Nothing, Gauge>,
+    pinned: Family<Nothing, Gauge>,
+    freed: Counter,
     demand_peak: Family<Label, Float>,
     waiting_peak: Family<Label, Float>,
     limit: Family<Nothing, Gauge>,
@@ -192,6 +194,8 @@ impl Metrics {
             held: Family::default(),
             clients: Family::default(),
             leaked: Family::default(),
+            pinned: Family::default(),
+            freed: Counter::default(),
             demand_peak: Family::default(),
             waiting_peak: Family::default(),
             limit: Family::default(),
@@ -231,6 +235,7 @@ impl Metrics {
             "Wait for a server connection: means of one second, weighted with their assignments",
             m.waits.clone(),
         );
+        m.register_pins(&mut registry);
         registry.register(
             names::DEMAND_PEAK,
             "Largest demand of the last seconds: connections that work, and those that would serve within a second who waits",
@@ -305,6 +310,32 @@ impl Metrics {
             "Seconds of transactions that have ended as PgBouncer counts them: from the first message of the client on, its wait for a server connection included",
             self.transaction_seconds.clone(),
         );
+    }
+
+    fn register_pins(&self, registry: &mut Registry) {
+        registry.register(
+            names::PINNED,
+            "Of the leaked server connections, those that a client holds outside of a transaction; absent where it cannot be seen",
+            self.pinned.clone(),
+        );
+        registry.register(
+            names::PINNED_FREED.trim_end_matches("_total"),
+            "Pinned server connections that were freed for clients that waited",
+            self.freed.clone(),
+        );
+    }
+
+    /// Server connections that clients hold outside of a transaction; None while unknown.
+    pub fn set_pinned(&self, pinned: Option<u32>) {
+        match pinned {
+            Some(count) => drop(self.pinned.get_or_create(&[]).set(count.into())),
+            None => self.pinned.clear(),
+        }
+    }
+
+    /// So many were freed.
+    pub fn count_freed(&self, freed: u64) {
+        self.freed.inc_by(freed);
     }
 
     fn register_switches(&self, registry: &mut Registry) {

@@ -19,6 +19,7 @@ pub mod machine;
 pub mod metrics;
 pub mod options;
 pub mod peaks;
+pub mod pins;
 pub mod probe;
 pub mod problems;
 pub mod process;

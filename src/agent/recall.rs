@@ -62,7 +62,15 @@ mod tests {
     use super::*;
 
     fn client(id: u64) -> Client {
-        Client { id, linked: false, waits: false, database: "shop".to_owned(), connected: String::new() }
+        Client {
+            id,
+            linked: false,
+            waits: false,
+            database: "shop".to_owned(),
+            connected: String::new(),
+            socket: String::new(),
+            address: String::new(),
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! so a tie is judged while it is younger, and the judgement kept as long as no byte moves. An older tie is ambiguous.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
@@ -19,6 +19,7 @@ use rustix::net::{
     sockopt::set_socket_timeout,
 };
 
+use super::pins::LastByte;
 use crate::pooler::pgbouncer::tables::Server;
 
 /// How long the kernel may take.
@@ -70,20 +71,9 @@ pub struct Traffic {
     pub bytes: (u64, u64),
 }
 
-/// Which way the last byte went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LastByte {
-    /// From the database: it waits for us.
-    Received,
-    /// To the database: it works.
-    Sent,
-    /// Too close to tell.
-    Ambiguous,
-}
-
 impl Traffic {
     /// Milliseconds since anything was said.
-    fn silent(self) -> u32 {
+    pub fn silent(self) -> u32 {
         self.received.min(self.sent)
     }
 
@@ -106,36 +96,34 @@ pub struct LeakWatch {
 }
 
 impl LeakWatch {
-    /// Finds connections of `linked` that are idle in transaction for at least `threshold_milliseconds`. None where that
-    /// cannot be told: a socket that the kernel does not show, or none certain and some ambiguous.
-    pub fn find(
-        &mut self,
-        linked: &[Local],
-        traffic: &BTreeMap<Local, Traffic>,
-        threshold_milliseconds: u32,
-    ) -> Option<BTreeSet<Local>> {
+    /// Judges every connection of `linked`, in its order. None for a socket that the kernel does not show.
+    pub fn judge(&mut self, linked: &[Local], traffic: &BTreeMap<Local, Traffic>) -> Option<Vec<Judged>> {
         let mut judged = HashMap::with_capacity(linked.len());
-        let (mut leaked, mut ambiguous) = (BTreeSet::new(), 0);
+        let mut all = Vec::with_capacity(linked.len());
         for local in linked {
             let seen = traffic.get(local)?;
             let before = self.judged.get(local).filter(|(bytes, _)| *bytes == seen.bytes).map(|(_, verdict)| *verdict);
-            let verdict = match before {
+            let last = match before {
                 Some(LastByte::Ambiguous) | None => seen.last_byte(),
                 Some(certain) => certain,
             };
-            judged.insert(*local, (seen.bytes, verdict));
-            if seen.silent() < threshold_milliseconds {
-                continue;
-            }
-            match verdict {
-                LastByte::Received => drop(leaked.insert(*local)),
-                LastByte::Ambiguous => ambiguous += 1,
-                LastByte::Sent => {}
-            }
+            judged.insert(*local, (seen.bytes, last));
+            all.push(Judged { silent: seen.silent(), last, bytes: seen.bytes });
         }
         self.judged = judged;
-        (!leaked.is_empty() || ambiguous == 0).then_some(leaked)
+        Some(all)
     }
+}
+
+/// What is known of one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judged {
+    /// Milliseconds since anything was said.
+    pub silent: u32,
+    /// Who spoke last.
+    pub last: LastByte,
+    /// Bytes said in both directions so far.
+    pub bytes: (u64, u64),
 }
 
 /// Asks the kernel for the established TCP connections to a port.
@@ -306,39 +294,30 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_certain_counts_as_leaked() {
+    fn who_spoke_last_is_told_of_every_connection_or_of_none() {
         let seen = BTreeMap::from([
             (local(1), traffic(19_000, 15_000, 100)),
             (local(2), traffic(15_000, 19_000, 100)),
             (local(3), traffic(15_001, 15_000, 100)),
-            (local(4), traffic(900, 100, 100)),
         ]);
-        let count = |linked: &[Local], threshold| {
-            LeakWatch::default().find(linked, &seen, threshold).map(|leaked| leaked.len())
-        };
-        assert_eq!(count(&[local(1), local(2), local(4)], 5000), Some(1));
-        assert_eq!(count(&[local(1), local(3)], 5000), Some(1), "at least one");
-        assert_eq!(count(&[local(3)], 5000), None, "nobody can tell");
-        assert_eq!(count(&[local(3)], 16_000), Some(0), "too young either way");
-        assert_eq!(count(&[local(9)], 5000), None, "a socket that is not shown");
-        assert_eq!(count(&[], 5000), Some(0));
+        let judged = LeakWatch::default().judge(&[local(1), local(2), local(3)], &seen).expect("all are shown");
+        let last: Vec<(u32, LastByte)> = judged.iter().map(|judged| (judged.silent, judged.last)).collect();
+        let wanted = [LastByte::Received, LastByte::Sent, LastByte::Ambiguous].map(|last| (15_000, last));
+        assert_eq!(last, wanted);
+        assert_eq!(LeakWatch::default().judge(&[local(1), local(9)], &seen), None, "a socket that is not shown");
+        assert_eq!(LeakWatch::default().judge(&[], &seen), Some(Vec::new()));
     }
 
     #[test]
     fn a_judgement_stands_until_a_byte_moves() {
         let mut watch = LeakWatch::default();
         let look = |traffic| BTreeMap::from([(local(1), traffic)]);
-        assert_eq!(
-            watch.find(&[local(1)], &look(traffic(2001, 2000, 2001)), 60_000).map(|leaked| leaked.len()),
-            Some(0)
-        );
+        let mut judge = |traffic| watch.judge(&[local(1)], &look(traffic)).expect("shown")[0].last;
+        assert_eq!(judge(traffic(2001, 2000, 2001)), LastByte::Received);
         // a keepalive was acknowledged: by itself this look could not tell
-        assert_eq!(
-            watch.find(&[local(1)], &look(traffic(61_001, 61_000, 100)), 60_000).map(|leaked| leaked.len()),
-            Some(1)
-        );
+        assert_eq!(judge(traffic(61_001, 61_000, 100)), LastByte::Received);
         let moved = Traffic { bytes: (8, 7), ..traffic(61_001, 61_000, 100) };
-        assert_eq!(watch.find(&[local(1)], &look(moved), 60_000).map(|leaked| leaked.len()), None);
+        assert_eq!(judge(moved), LastByte::Ambiguous);
     }
 
     proptest! {

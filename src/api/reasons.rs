@@ -78,6 +78,8 @@ pub const NOT_OBSERVED: &str = "NotObserved";
 pub const NONE_REFUSED: &str = "NoneRefused";
 /// `LeakDetected`: connections are held idle in transaction.
 pub const IDLE_IN_TRANSACTION: &str = "IdleInTransaction";
+/// `LeakDetected`: connections are held outside of a transaction, pinned to their clients.
+pub const PINNED_AFTER_COPY: &str = "PinnedAfterCopy";
 /// `LeakDetected`: none are.
 pub const NO_LEAK: &str = "NoLeak";
 /// `Reconnected`, and its event: every pod has renewed its server connections.

@@ -41,6 +41,10 @@ pub const HELD: &str = "sluice_held";
 pub const CLIENT_CONNECTIONS: &str = "sluice_client_connections";
 /// Gauge: server connections idle in transaction past the leak threshold; absent where it cannot be seen.
 pub const LEAKED: &str = "sluice_leaked_server_connections";
+/// Gauge: of [`LEAKED`], those that a client holds outside of a transaction; absent where it cannot be seen.
+pub const PINNED: &str = "sluice_pinned_server_connections";
+/// Counter: pinned server connections that were freed for clients that waited; their clients were cut.
+pub const PINNED_FREED: &str = "sluice_pinned_server_connections_freed_total";
 /// Gauge by [`WINDOW`]: largest demand of the last seconds: connections that work, and those that would serve within a second who
 /// waits; leaks not.
 pub const DEMAND_PEAK: &str = "sluice_demand_peak";

@@ -57,6 +57,29 @@ pub struct StatusReport {
     /// What the database lets the pod open, while it refuses more. None while it refuses nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_full: Option<ServerFull>,
+    /// Of what kind the leaked ones are; None without any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaks: Option<LeakKinds>,
+}
+
+/// Server connections that clients hold while nothing is said, by kind, for longer than the threshold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LeakKinds {
+    /// In a transaction, by the database's own account.
+    pub in_transaction: u32,
+    /// Outside of a transaction, by the database's own account: after a COPY that PgBouncer has not seen the end of.
+    pub pinned: u32,
+    /// One of both: the database could not be asked.
+    pub unclear: u32,
+    /// How long the longest pinned one has been silent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longest_pinned_seconds: Option<u32>,
+    /// The client that holds that one: its address and port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
+    /// Pinned ones that were freed for others, since the agent began.
+    pub freed: u64,
 }
 
 /// Server connections that were renewed because the settings asked for it.

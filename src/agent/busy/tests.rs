@@ -197,6 +197,7 @@ impl Pooler {
                 closing: false,
                 client: server.running.as_ref().map(|running| running.transaction.client.to_string()),
                 heard: (heard / SECOND).to_string(),
+                process: 0,
                 local_address: String::new(),
                 local_port: 0,
             }

@@ -79,6 +79,18 @@ impl Failover {
         self.check.is_some() && now < self.first_until
     }
 
+    /// Whether a check runs.
+    pub(super) fn is_asking(&self) -> bool {
+        self.check.is_some()
+    }
+
+    /// Somebody else of ours asks the database once, as a client: that is left out too.
+    pub(super) fn asks_too(&mut self) {
+        self.own.transactions += 1;
+        self.own.assignments += 1;
+        self.own.clients += 1;
+    }
+
     /// What clients have done: checks left out.
     pub(super) fn leave_out(&mut self, added: Added, linked: u32) -> Added {
         let transactions = self.own.transactions.min(added.transactions);

@@ -8,6 +8,7 @@ mod apply;
 mod certificate;
 mod console;
 mod failover;
+mod pins;
 mod place;
 mod reading;
 mod recalling;
@@ -27,6 +28,7 @@ use std::{
 
 use certificate::CertificateWatch;
 use failover::Failover;
+use pins::Pinning;
 use rotating::Rotating;
 use switching::Switching;
 use thiserror::Error;
@@ -188,6 +190,8 @@ struct Agent {
     /// Which ones, where they can be seen.
     leaked_connections: BTreeSet<Local>,
     leaks: LeakWatch,
+    /// Server connections that clients hold while nothing is said.
+    pinning: Pinning,
     leaks_visible: bool,
     stored: Option<LastGood>,
     reload_again: Retry,
@@ -323,6 +327,7 @@ impl Agent {
             leaked: None,
             leaked_connections: BTreeSet::new(),
             leaks: LeakWatch::default(),
+            pinning: Pinning::default(),
             leaks_visible: true,
             stored,
             reload_again: Retry::default(),
@@ -419,11 +424,16 @@ impl Agent {
         if answering && now >= self.next.reading && !self.failover.comes_first(now) {
             self.next.reading = now + READING;
             self.take_reading().await;
+            self.watch_pins(now).await;
+            self.name_pinned().await;
             if now >= self.next.sweep {
                 self.next.sweep = now + LIMITS_SWEEP;
                 (self.slot.limits, self.other.limits) = (None, None);
             }
             self.apply_limits().await;
+        }
+        if answering {
+            self.close_pinned(now).await;
         }
         if !serving || self.now().saturating_sub(self.held_at) > READING_HOLDS {
             self.held = None;

@@ -1,25 +1,18 @@
 //! The pooler's figures, once a second, and the decision on them.
 
-use std::{
-    collections::BTreeSet,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::{Agent, CLIENTS_LOOK, LATE, LEAKS_LOOK, READING};
+use super::{Agent, CLIENTS_LOOK, LATE};
 use crate::{
     agent::{
         machine::Millis,
         reach::Obstacle,
         reaction::{Decided, PoolerReading},
         slot::Reading,
-        sockets,
     },
     contract::{Held, Upstream},
     decide::sizing::Automation,
-    pooler::pgbouncer::{
-        console::ConsoleError,
-        tables::{Pools, Server},
-    },
+    pooler::pgbouncer::{console::ConsoleError, tables::Pools},
 };
 
 impl Agent {
@@ -141,34 +134,6 @@ impl Agent {
         if self.problems.database.is(text.clone()) {
             tracing::warn!("{text}");
         }
-    }
-
-    /// Looks for server connections that are idle in transaction.
-    pub(super) fn look_for_leaks(&mut self, now: Millis, servers: &[Server]) {
-        let Some(revision) = &self.wish.revision else { return };
-        if now < self.next.leaks {
-            return;
-        }
-        let threshold = revision.settings.health.leak_threshold_seconds.saturating_mul(1000);
-        self.next.leaks = now + Millis::from(threshold / 4).clamp(READING, LEAKS_LOOK);
-        let linked = servers.iter().filter(|server| server.client.is_some()).map(sockets::local);
-        // A server over a Unix socket has no address: whether it leaks cannot be told.
-        let found = match linked.collect::<Option<Vec<_>>>() {
-            None => None,
-            Some(linked) if linked.is_empty() => Some(BTreeSet::new()).filter(|_| self.leaks_visible),
-            Some(linked) => match sockets::traffic_to_port(self.injection.upstream.port) {
-                Ok(traffic) => self.leaks.find(&linked, &traffic, threshold),
-                Err(error) => {
-                    if self.leaks_visible {
-                        tracing::warn!("leaks cannot be seen here: {error}");
-                    }
-                    self.leaks_visible = false;
-                    None
-                }
-            },
-        };
-        self.leaked = found.as_ref().map(|leaked| u32::try_from(leaked.len()).unwrap_or(u32::MAX));
-        self.leaked_connections = found.unwrap_or_default();
     }
 
     pub(super) async fn count_arrivals(&mut self, now: Millis, opens: u64) {

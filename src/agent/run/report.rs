@@ -44,6 +44,7 @@ impl Agent {
             reconnected: self.reconnected(),
             troubles: self.troubles.told(self.now()),
             server_full: self.server_full(),
+            leaks: self.leak_kinds(),
         };
         self.published.metrics.set_upstream(report.upstream.as_ref().map(|upstream| upstream.state));
         if let Some(mode) = report.switching {
@@ -85,5 +86,6 @@ pub(super) fn empty_report(options: &RunOptions, injection: &Injection) -> Statu
         reconnected: None,
         troubles: Vec::new(),
         server_full: None,
+        leaks: None,
     }
 }

@@ -332,6 +332,7 @@ impl Model {
     fn snapshot(&self, pod: usize) -> Snapshot {
         let state = &self.pods[pod];
         let server = |(id, heard): (u64, f64), client| Server {
+            process: 0,
             id,
             logged_in: true,
             client,

@@ -16,7 +16,7 @@ use crate::{
         },
         reasons,
     },
-    contract::{PoolerError, ProofMode, UpstreamSeen, UpstreamState, names::METRICS_PORT},
+    contract::{LeakKinds, PoolerError, ProofMode, UpstreamSeen, UpstreamState, names::METRICS_PORT},
     decide::{
         shares::{PodPhase, Shortage},
         sizing::Reason,
@@ -531,29 +531,78 @@ fn upstream_healthy(observed: &Observed) -> Condition {
     }
 }
 
+/// What agents say of the leaked ones, added up, and the pod and client with the longest pinned one.
+fn leak_kinds(observed: &Observed) -> (LeakKinds, Option<String>) {
+    let mut sum = LeakKinds::default();
+    let mut longest: Option<(u32, String)> = None;
+    for pod in observed.pods {
+        let Proof::Report(report) = &pod.proof else { continue };
+        let Some(kinds) = &report.leaks else { continue };
+        sum.in_transaction = sum.in_transaction.saturating_add(kinds.in_transaction);
+        sum.pinned = sum.pinned.saturating_add(kinds.pinned);
+        sum.unclear = sum.unclear.saturating_add(kinds.unclear);
+        sum.freed = sum.freed.saturating_add(kinds.freed);
+        let seconds = kinds.longest_pinned_seconds.unwrap_or(0);
+        if kinds.pinned > 0 && longest.as_ref().is_none_or(|(most, _)| seconds > *most) {
+            let client = kinds.client.as_deref().unwrap_or("unknown");
+            longest = Some((seconds, format!("for {seconds} s by client {client} of pod {}", pod.name)));
+        }
+    }
+    (sum, longest.map(|(_, words)| words))
+}
+
 fn leak_detected(observed: &Observed) -> Condition {
     let threshold = observed.effective.map_or(0, |effective| effective.settings.health.leak_threshold_seconds);
-    match observed.sizing.and_then(|sizing| sizing.load).and_then(|load| load.leaked) {
-        None => unknown(
+    let (kinds, longest) = leak_kinds(observed);
+    let freed = match kinds.freed {
+        0 => String::new(),
+        freed => format!(
+            "; {freed} that were pinned were freed for clients that waited, and their clients cut, since the agents began"
+        ),
+    };
+    let Some(leaked) = observed.sizing.and_then(|sizing| sizing.load).and_then(|load| load.leaked) else {
+        return unknown(
             LEAK_DETECTED,
             reasons::NOT_OBSERVED,
-            "no agent can tell whether connections are idle in transaction",
-        ),
-        Some(0) => no(
+            "no agent can tell whether connections are held by clients that do nothing",
+        );
+    };
+    if leaked == 0 {
+        return no(
             LEAK_DETECTED,
             reasons::NO_LEAK,
-            format!("no server connection has been idle in transaction for {threshold} s"),
-        ),
-        Some(leaked) => yes(
-            LEAK_DETECTED,
-            reasons::IDLE_IN_TRANSACTION,
-            format!(
-                "{leaked} server connections have been idle in transaction for {threshold} s or more: the application holds \
-                 them without working; they do not count as demand; find them with: select pid, query_start, query from \
-                 pg_stat_activity where state = 'idle in transaction'"
-            ),
-        ),
+            format!("no server connection has been held by a client that does nothing for {threshold} s{freed}"),
+        );
     }
+    let pinned = format!(
+        "{} pinned: linked to a client, idle outside of a transaction, the longest {}; a COPY of that client went past PgBouncer's \
+         account of it, see docs/operations.md on versions of PgBouncer; they are freed when others wait{freed}",
+        kinds.pinned,
+        longest.unwrap_or_default(),
+    );
+    let find =
+        "find them with: select pid, query_start, query from pg_stat_activity where state like 'idle in transaction%'";
+    let unclear = match kinds.unclear {
+        0 => String::new(),
+        some => format!(" ({some} of them could also be pinned: there was no connection to ask the database by)"),
+    };
+    if kinds.pinned >= leaked {
+        return yes(
+            LEAK_DETECTED,
+            reasons::PINNED_AFTER_COPY,
+            format!("for {threshold} s or more {pinned}; they do not count as demand"),
+        );
+    }
+    let beside = if kinds.pinned > 0 { format!("; besides, {pinned}") } else { freed };
+    yes(
+        LEAK_DETECTED,
+        reasons::IDLE_IN_TRANSACTION,
+        format!(
+            "{} server connections have been idle in transaction for {threshold} s or more{unclear}: the application holds \
+             them without working; they do not count as demand; {find}{beside}",
+            leaked - kinds.pinned,
+        ),
+    )
 }
 
 /// Whether server connections were renewed as the spec asks for; None where it does not.

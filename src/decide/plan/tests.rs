@@ -6,11 +6,11 @@ use super::*;
 use crate::{
     api::{
         ConnectionPool, ConnectionPoolStatus, RevisionStatus,
-        conditions::{ConditionStatus, PROVEN, RECONNECTED, merge},
+        conditions::{ConditionStatus, LEAK_DETECTED, PROVEN, RECONNECTED, merge},
         reasons,
     },
     contract::{
-        Between, ClientSide, ClientTlsMode, Held, Injection, LimitsReadBack, OtherRole, OtherSlot, PodGrant,
+        Between, ClientSide, ClientTlsMode, Held, Injection, LeakKinds, LimitsReadBack, OtherRole, OtherSlot, PodGrant,
         PoolRevision, PoolerError, ProofMode, Reach, Reconnected, ServerFull, ServerTls, ServerTlsMode, SlotStatus,
         StatusReport, TroubleSeen, Upstream, UpstreamSeen, UpstreamState,
     },
@@ -217,6 +217,7 @@ fn report(uid: &str, revision: u64, epoch: u64, grant: PodGrant) -> StatusReport
         server_full: None,
         upstream: None,
         reconnected: None,
+        leaks: None,
     }
 }
 
@@ -480,6 +481,53 @@ fn what_poolers_log_is_told_by_its_class_and_what_single_clients_get_wrong_is_no
             Between::Nobody => assert_eq!([ready.reason, clients.reason], [reasons::IN_FORCE, reasons::NONE_REFUSED]),
         }
     }
+}
+
+#[test]
+fn a_leak_is_told_as_what_it_is_and_a_pinned_one_with_its_client() {
+    let mut world = World::new(SHARED);
+    for _ in 0..2 {
+        world.admit();
+    }
+    world.sizing = Some(sized(11, Reason::Demand));
+    world.settle();
+    let told = |world: &mut World, leaked: u32, kinds: [LeakKinds; 2]| {
+        world.sizing.as_mut().unwrap().load.as_mut().unwrap().leaked = Some(leaked);
+        for (pod, kinds) in world.pods.iter_mut().zip(kinds) {
+            let Proof::Report(report) = &mut pod.proof else { panic!("it was asked") };
+            report.leaks = Some(kinds);
+        }
+        let conditions = world.plan().report.conditions;
+        conditions.into_iter().find(|condition| condition.type_ == LEAK_DETECTED).unwrap()
+    };
+    let pinned = |pinned, seconds: u32, client: &str| LeakKinds {
+        pinned,
+        longest_pinned_seconds: Some(seconds),
+        client: Some(client.to_owned()),
+        ..LeakKinds::default()
+    };
+    let none = LeakKinds::default();
+    let condition = told(&mut world, 2, [LeakKinds { in_transaction: 2, ..none.clone() }, none.clone()]);
+    assert_eq!(condition.reason, reasons::IDLE_IN_TRANSACTION);
+    assert!(condition.message.starts_with("2 server connections") && !condition.message.contains("pinned"));
+
+    let condition = told(&mut world, 3, [pinned(1, 400, "127.0.0.1:4001"), pinned(2, 900, "127.0.0.1:4002")]);
+    assert_eq!((condition.status, condition.reason), (ConditionStatus::True, reasons::PINNED_AFTER_COPY));
+    assert!(
+        condition.message.contains("3 pinned")
+            && condition.message.contains("900 s by client 127.0.0.1:4002 of pod shop-1")
+    );
+    assert!(!condition.message.contains("idle in transaction"), "{}", condition.message);
+
+    let both = LeakKinds { in_transaction: 1, unclear: 1, ..pinned(1, 400, "127.0.0.1:4001") };
+    let condition = told(&mut world, 3, [both, none.clone()]);
+    assert_eq!(condition.reason, reasons::IDLE_IN_TRANSACTION);
+    assert!(condition.message.contains("2 server connections have been idle in transaction"), "{}", condition.message);
+    assert!(condition.message.contains("1 of them could also be pinned") && condition.message.contains("1 pinned"));
+
+    let condition = told(&mut world, 0, [LeakKinds { freed: 4, ..none.clone() }, none]);
+    assert_eq!((condition.status, condition.reason), (ConditionStatus::False, reasons::NO_LEAK));
+    assert!(condition.message.contains("4 that were pinned were freed"), "{}", condition.message);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use tokio::{net::UnixStream, task::JoinHandle, time::timeout};
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use super::render::Credentials;
-use super::tables::{self, Alias, Pools, Snapshot, Table, TableError};
+use super::tables::{self, Alias, Pools, Server, Snapshot, Table, TableError};
 use crate::contract::LimitsReadBack;
 
 /// How long the answer to `PAUSE` is waited for: it is in force before it is answered.
@@ -258,6 +258,14 @@ impl Console {
                 Err(error)
             }
         }
+    }
+
+    /// `SHOW SERVERS` of one database.
+    ///
+    /// # Errors
+    /// [`ConsoleError`].
+    pub async fn servers(&mut self, database: &str) -> Result<Vec<Server>, ConsoleError> {
+        Ok(tables::servers(&self.run("SHOW SERVERS").await?, database)?)
     }
 
     /// The largest socket number in `SHOW CLIENTS`.

@@ -147,6 +147,8 @@ pub struct Server {
     pub closing: bool,
     /// When the database was heard last, in whole seconds, as the console prints it.
     pub heard: String,
+    /// Process of the database behind it, as that told; 0 where it is none.
+    pub process: u32,
     /// Own address of the connection.
     pub local_address: String,
     /// Own port of the connection.
@@ -197,6 +199,10 @@ pub struct Client {
     pub database: String,
     /// When it came, as PgBouncer prints it: later ones sort later.
     pub connected: String,
+    /// As PgBouncer names sockets.
+    pub socket: String,
+    /// Its address and port.
+    pub address: String,
 }
 
 struct Rows<'a> {
@@ -396,6 +402,7 @@ pub fn servers(table: &Table, database: &str) -> Result<Vec<Server>, TableError>
     let rows = Rows::new("SHOW SERVERS", table);
     let (state, link, address) = (rows.column("state")?, rows.column("link")?, rows.column("local_addr")?);
     let heard = rows.column("request_time")?;
+    let process = rows.column("remote_pid")?;
     rows.column("id")?;
     rows.column("close_needed")?;
     rows.column("local_port")?;
@@ -404,6 +411,7 @@ pub fn servers(table: &Table, database: &str) -> Result<Vec<Server>, TableError>
             Ok(Server {
                 id: rows.number(row, "id")?,
                 logged_in: Rows::text(row, state) != "new",
+                process: Rows::text(row, process).parse().unwrap_or(0),
                 closing: rows.number::<u8>(row, "close_needed")? != 0,
                 client: Some(Rows::text(row, link)).filter(|link| !link.is_empty()).map(str::to_owned),
                 heard: Rows::text(row, heard).to_owned(),
@@ -432,6 +440,7 @@ pub fn clients(table: &Table) -> Result<Vec<Client>, TableError> {
     let rows = Rows::new("SHOW CLIENTS", table);
     let (link, connected) = (rows.column("link")?, rows.column("connect_time")?);
     let (state, database) = (rows.column("state")?, rows.column("database")?);
+    let (socket, address, port) = (rows.column("ptr")?, rows.column("addr")?, rows.column("port")?);
     rows.column("id")?;
     rows.of_databases("database", is_database)?
         .map(|row| {
@@ -441,6 +450,8 @@ pub fn clients(table: &Table) -> Result<Vec<Client>, TableError> {
                 waits: Rows::text(row, state).starts_with("waiting"),
                 database: Rows::text(row, database).to_owned(),
                 connected: Rows::text(row, connected).to_owned(),
+                socket: Rows::text(row, socket).to_owned(),
+                address: format!("{}:{}", Rows::text(row, address), Rows::text(row, port)),
             })
         })
         .collect()
@@ -519,9 +530,14 @@ shop | b | 1 | 0 | 1 | 0 | 0 | 0 | 0 | 0 | 0 | 7 | x";
         let alias = Some(Alias { name: "shop_session".to_owned(), connections: 2, paused: true });
         assert_eq!(super::alias(&databases, "shop").unwrap(), alias);
         assert!(!database(&databases, "shop").unwrap().paused);
-        let clients = "id | database | link | connect_time\n1 | pgbouncer |  | x\n2 | shop |  | x\n3 | shop_session | S | x\n4 | (nodb) |  | x";
-        let linked: Vec<_> = super::clients(&table(clients)).unwrap().iter().map(|client| client.linked).collect();
+        let clients = "id | database | state | link | connect_time | ptr | addr | port\n1 | pgbouncer | active |  | x | C1 | unix | 0\n\
+                       2 | shop | waiting |  | x | C2 | 127.0.0.1 | 4001\n\
+                       3 | shop_session | active | S | x | C3 | 127.0.0.1 | 4002\n4 | (nodb) | active |  | x | C4 | unix | 0";
+        let clients = super::clients(&table(clients)).unwrap();
+        let linked: Vec<_> = clients.iter().map(|client| client.linked).collect();
         assert_eq!(linked, [false, true]);
+        assert_eq!(clients.iter().map(|client| client.waits).collect::<Vec<_>>(), [true, false]);
+        assert_eq!((clients[1].socket.as_str(), clients[1].address.as_str()), ("C3", "127.0.0.1:4002"));
     }
 
     #[test]

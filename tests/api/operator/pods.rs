@@ -244,6 +244,7 @@ impl Agent {
             troubles: behaviour.troubles,
             server_full: behaviour.server_full,
             upstream: behaviour.upstream,
+            leaks: None,
             reconnected: wanted.settings.reconnected_at.clone().map(|at| Reconnected { at, remaining: Some(0) }),
         });
     }

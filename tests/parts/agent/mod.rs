@@ -13,6 +13,7 @@ mod keeper;
 mod load;
 mod logins;
 mod names;
+mod pins;
 mod queue;
 mod reconnect;
 mod refusals;

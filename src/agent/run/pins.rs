@@ -1,0 +1,326 @@
+//! Server connections that clients hold while nothing is said: the shell around [`crate::agent::pins`].
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use super::{Agent, LEAKS_LOOK, READING};
+use crate::{
+    agent::{
+        machine::Millis,
+        pins::{Action, Leaks, Look, Need, Pins, Session, SessionState},
+        slot::{Slot, SlotError},
+        sockets::{self, Local},
+    },
+    contract::{LeakKinds, PoolMode, ProofMode},
+    pooler::pgbouncer::{
+        console::{ConsoleError, ask},
+        tables::{Server, Table},
+    },
+};
+
+/// How long the database may take to tell of its sessions.
+const QUESTION_DEADLINE: Duration = Duration::from_secs(3);
+/// How long PgBouncer is to close what is outside of a transaction: its maintenance comes three times a second.
+const CLOSING: Millis = 1500;
+/// Of the time that a client may wait, what a pinned connection may be silent before it is freed for one.
+const PATIENCE_OF_WAIT: u32 = 3;
+
+/// What the loop keeps in mind of it.
+#[derive(Default)]
+pub(super) struct Pinning {
+    pins: Pins,
+    question: Option<JoinHandle<Result<Table, ConsoleError>>>,
+    closing: Closing,
+    /// Pinned connections that were freed since we began.
+    freed: u64,
+    /// What is held for longer than the threshold; None where that cannot be seen.
+    kinds: Option<Leaks>,
+    /// The client that holds the longest pinned one, and the process of the database behind that.
+    longest: Option<(String, u32)>,
+}
+
+/// Whether PgBouncer is told to close what is outside of a transaction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Closing {
+    #[default]
+    No,
+    /// As soon as no server connection logs in.
+    Wanted,
+    /// Until then; these clients held server connections before.
+    Until { then: Millis, holders: Vec<u64> },
+}
+
+impl Agent {
+    fn leak_threshold(&self) -> Option<u32> {
+        let settings = &self.wish.revision.as_ref()?.settings;
+        Some(settings.health.leak_threshold_seconds.saturating_mul(1000))
+    }
+
+    /// Looks for server connections that are held while nothing is said.
+    pub(super) fn look_for_leaks(&mut self, now: Millis, servers: &[Server]) {
+        let Some(threshold) = self.leak_threshold() else { return };
+        if now < self.next.leaks {
+            return;
+        }
+        self.next.leaks = now + Millis::from(threshold / 4).clamp(READING, LEAKS_LOOK);
+        let linked: Vec<&Server> = servers.iter().filter(|server| server.client.is_some()).collect();
+        let kinds = self.looks(&linked).and_then(|looks| {
+            self.pinning.pins.look(looks);
+            self.pinning.pins.leaks(threshold)
+        });
+        self.pinning.kinds = kinds;
+        self.leaked = kinds.map(Leaks::count);
+        let leaking = self.leaked.map(|_| self.pinning.pins.leaking(threshold)).unwrap_or_default();
+        let leaking = linked.iter().filter(|server| leaking.contains(&server.process));
+        self.leaked_connections = leaking.filter_map(|server| sockets::local(server)).collect();
+        self.published.metrics.set_pinned(kinds.map(|kinds| kinds.pinned));
+    }
+
+    /// What the kernel says of these; None where it does not say it of all.
+    fn looks(&mut self, linked: &[&Server]) -> Option<Vec<Look>> {
+        if linked.is_empty() {
+            return self.leaks_visible.then(Vec::new);
+        }
+        // a server over a Unix socket has no address: whether it leaks cannot be told
+        let locals: Vec<Local> = linked.iter().map(|server| sockets::local(server)).collect::<Option<_>>()?;
+        match sockets::traffic_to_port(self.injection.upstream.port) {
+            Ok(traffic) => {
+                let judged = self.leaks.judge(&locals, &traffic)?;
+                let looks = linked.iter().zip(judged).map(|(server, judged)| Look {
+                    process: server.process,
+                    silent: judged.silent,
+                    last: judged.last,
+                    bytes: judged.bytes,
+                });
+                Some(looks.collect())
+            }
+            Err(error) => {
+                if self.leaks_visible {
+                    tracing::warn!("leaks cannot be seen here: {error}");
+                }
+                self.leaks_visible = false;
+                None
+            }
+        }
+    }
+
+    /// Asks the database what silent sessions do, and frees those that are pinned while others wait.
+    pub(super) async fn watch_pins(&mut self, now: Millis) {
+        self.take_sessions().await;
+        self.ask_about_sessions(now);
+        let Some(need) = self.need() else { return };
+        match self.pinning.pins.step(now, need) {
+            Some(Action::Free(processes)) => self.free(&processes, need.patience).await,
+            Some(Action::CloseIdle) => self.pinning.closing = Closing::Wanted,
+            None => {}
+        }
+    }
+
+    async fn take_sessions(&mut self) {
+        let Some(question) = self.pinning.question.take_if(|question| question.is_finished()) else { return };
+        match question.await {
+            Ok(Ok(table)) => self.pinning.pins.answered(&sessions(&table)),
+            Ok(Err(error)) => tracing::debug!("asking what silent sessions do: {error}"),
+            Err(error) => tracing::debug!("asking what silent sessions do: {error}"),
+        }
+    }
+
+    /// Over a server connection that is free: no client waits longer for it.
+    fn ask_about_sessions(&mut self, now: Millis) {
+        let Some(threshold) = self.leak_threshold() else { return };
+        let may = self.wish.revision.as_ref().is_some_and(|it| it.settings.health.proof() == ProofMode::Query);
+        let is_free = self.slot.pools.is_some_and(|(_, pools)| pools.idle > 0 && pools.clients_waiting == 0);
+        if !may || !is_free || self.pinning.question.is_some() || self.failover.is_asking() {
+            return;
+        }
+        let Some(credentials) = self.slot.credentials().cloned() else { return };
+        let processes = self.pinning.pins.to_ask(now, threshold);
+        if processes.is_empty() {
+            return;
+        }
+        self.failover.asks_too();
+        let (socket, database) = (self.slot.console.socket().to_owned(), self.injection.upstream.database.clone());
+        self.pinning.question =
+            Some(tokio::spawn(ask(socket, database, credentials, question(&processes), QUESTION_DEADLINE)));
+    }
+
+    /// What clients need; None where nothing may be freed for them.
+    fn need(&self) -> Option<Need> {
+        let settings = &self.wish.revision.as_ref()?.settings;
+        let (limits, (_, pools)) = (self.slot.limits?, self.slot.pools?);
+        // in session mode a client has its server connection by right
+        let is_open = settings.pool_mode == PoolMode::Transaction && !limits.paused;
+        let patience = settings.health.query_wait_timeout_seconds.saturating_mul(1000) / PATIENCE_OF_WAIT;
+        let waiting = self.failover.leave_out_waiting(pools).clients_waiting;
+        is_open.then_some(Need {
+            waiting,
+            is_full: pools.active >= pools.held() && pools.held() >= limits.max_db_connections.min(limits.pool_size),
+            patience: patience.min(self.leak_threshold()?),
+        })
+    }
+
+    /// Cuts the clients of pinned connections, if these are what they were.
+    async fn free(&mut self, processes: &[u32], patience: u32) {
+        let other = self.other_counts() && !self.other.is_mute();
+        let port = self.injection.upstream.port;
+        let Ok(traffic) = sockets::traffic_to_port(port) else { return };
+        let still = |server: &Server| {
+            let seen = sockets::local(server).and_then(|local| traffic.get(&local).copied());
+            processes.contains(&server.process) && seen.is_some_and(|seen| seen.silent() >= patience)
+        };
+        let mut freed = 0;
+        for slot in [Some(&mut self.slot), other.then_some(&mut self.other)].into_iter().flatten() {
+            match free(slot, &self.injection.upstream.database, still).await {
+                Ok(count) => freed += count,
+                Err(error) => tracing::warn!("freeing server connections that are pinned: {error}"),
+            }
+        }
+        self.count_freed(freed);
+    }
+
+    /// Has PgBouncer close what clients hold outside of a transaction, while nothing else moves.
+    pub(super) async fn close_pinned(&mut self, now: Millis) {
+        let closing = std::mem::take(&mut self.pinning.closing);
+        self.pinning.closing = match closing {
+            Closing::No => Closing::No,
+            // what is closed could not be opened again; or nobody waits any more
+            Closing::Wanted if self.rotating.is_refused() || self.need().is_none_or(|need| need.waiting == 0) => {
+                self.to_be_applied = true;
+                Closing::No
+            }
+            Closing::Wanted if !self.slot.is_quiet(now).await.unwrap_or(false) => Closing::Wanted,
+            Closing::Wanted => {
+                tracing::warn!(
+                    "every server connection is held by a client that is silent, and others wait: PgBouncer closes those that are \
+                     outside of a transaction, with their clients"
+                );
+                // what was held back for it comes back
+                self.to_be_applied = true;
+                let held =
+                    holders(&mut self.slot, &self.injection.upstream.database, |_| true).await.unwrap_or_default();
+                if let Err(error) = close_idle(&mut self.slot).await {
+                    tracing::warn!("closing server connections that are pinned: {error}");
+                }
+                // even after an error: it may have been told
+                Closing::Until { then: now + CLOSING, holders: held.into_iter().map(|(client, _)| client).collect() }
+            }
+            Closing::Until { then, holders } if now < then => Closing::Until { then, holders },
+            Closing::Until { then, holders } => match self.stop_closing(&holders).await {
+                Ok(freed) => {
+                    self.count_freed(freed);
+                    Closing::No
+                }
+                Err(_) => Closing::Until { then, holders },
+            },
+        };
+    }
+
+    /// Counts too how many of these clients are gone.
+    async fn stop_closing(&mut self, holders: &[u64]) -> Result<u64, ConsoleError> {
+        self.slot.console.set("server_fast_close", "0").await?;
+        let clients = self.slot.console.clients().await?;
+        let gone = holders.iter().filter(|holder| clients.iter().all(|client| client.id != **holder)).count();
+        Ok(u64::try_from(gone).unwrap_or_default())
+    }
+
+    fn count_freed(&mut self, freed: u64) {
+        self.pinning.freed += freed;
+        self.published.metrics.count_freed(freed);
+    }
+
+    /// What is told of it; None where nothing is held.
+    pub(super) fn leak_kinds(&self) -> Option<LeakKinds> {
+        let Leaks { in_transaction, pinned, unclear } = self.pinning.kinds?;
+        let threshold = self.leak_threshold()?;
+        let longest = self.pinning.pins.longest_pinned(threshold);
+        let told = LeakKinds {
+            in_transaction,
+            pinned,
+            unclear,
+            longest_pinned_seconds: longest.map(|look| look.silent / 1000),
+            client: self
+                .pinning
+                .longest
+                .as_ref()
+                .filter(|(_, process)| longest.is_some_and(|it| it.process == *process))
+                .map(|(client, _)| client.clone()),
+            freed: self.pinning.freed,
+        };
+        (told.freed > 0 || in_transaction + pinned + unclear > 0).then_some(told)
+    }
+
+    /// Finds out who holds the one that has been pinned for longest.
+    pub(super) async fn name_pinned(&mut self) {
+        let Some(threshold) = self.leak_threshold() else { return };
+        let Some(look) = self.pinning.pins.longest_pinned(threshold) else {
+            self.pinning.longest = None;
+            return;
+        };
+        if self.pinning.longest.as_ref().is_some_and(|(_, process)| *process == look.process) {
+            return;
+        }
+        let other = self.other_counts() && !self.other.is_mute();
+        for slot in [Some(&mut self.slot), other.then_some(&mut self.other)].into_iter().flatten() {
+            let database = &self.injection.upstream.database;
+            if let Ok(held) = holders(slot, database, |server| server.process == look.process).await
+                && let Some((_, client)) = held.into_iter().next()
+            {
+                self.pinning.longest = Some((client, look.process));
+            }
+        }
+    }
+}
+
+/// Numbers and addresses of the clients that hold server connections of this kind.
+async fn holders(
+    slot: &mut Slot,
+    database: &str,
+    wanted: impl Fn(&Server) -> bool,
+) -> Result<Vec<(u64, String)>, ConsoleError> {
+    let servers = slot.console.servers(database).await?;
+    let clients = slot.console.clients().await?;
+    let held = servers.iter().filter(|server| wanted(server));
+    let holder = |server: &Server| clients.iter().find(|client| server.client.as_ref() == Some(&client.socket));
+    Ok(held.filter_map(holder).map(|client| (client.id, client.address.clone())).collect())
+}
+
+async fn free(slot: &mut Slot, database: &str, wanted: impl Fn(&Server) -> bool) -> Result<u64, ConsoleError> {
+    let mut freed = 0;
+    for (id, address) in holders(slot, database, wanted).await? {
+        slot.console.kill_client(id).await?;
+        tracing::warn!(
+            client = address,
+            "a client that kept a server connection outside of a transaction was cut, for others that wait"
+        );
+        freed += 1;
+    }
+    Ok(freed)
+}
+
+async fn close_idle(slot: &mut Slot) -> Result<(), SlotError> {
+    slot.console.set("server_fast_close", "1").await?;
+    slot.reconnect().await
+}
+
+/// What these sessions of the same role do, and for how long, by the database's own account.
+fn question(processes: &[u32]) -> String {
+    let processes = processes.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    format!(
+        "select pid, state, (extract(epoch from clock_timestamp() - state_change) * 1000)::bigint as since from pg_catalog.pg_stat_activity \
+         where usename = current_user and pid in ({processes})"
+    )
+}
+
+/// Reads the answer; what has another shape says nothing.
+fn sessions(table: &Table) -> Vec<Session> {
+    let session = |row: &Vec<Option<String>>| {
+        let [process, state, since] = row.as_slice() else { return None };
+        Some(Session {
+            process: process.as_deref()?.parse().ok()?,
+            state: SessionState::read(state.as_deref()?),
+            since: since.as_deref()?.parse().ok()?,
+        })
+    };
+    table.rows.iter().filter_map(session).collect()
+}

@@ -1,0 +1,198 @@
+//! Server connections that PgBouncer leaves with a client after a COPY: told as what they are, and freed for those who wait.
+
+use sluice::contract::{LeakKinds, Settings, StatusReport, UpstreamState};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional, duplex},
+    net::TcpStream,
+};
+use tokio_postgres::NoTls;
+
+use super::{
+    failover::{asked, state},
+    rig::{Account, Agent, Postgres, connect, settings, until},
+    value,
+};
+
+/// A client that writes and reads messages of the protocol by itself, as drivers do that do not wait for answers.
+struct Raw {
+    stream: TcpStream,
+    read: Vec<u8>,
+}
+
+fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len() + 4).unwrap();
+    [&[kind], length.to_be_bytes().as_slice(), body].concat()
+}
+
+fn query(text: &str) -> Vec<u8> {
+    message(b'Q', &[text.as_bytes(), b"\0"].concat())
+}
+
+impl Raw {
+    async fn of(agent: &Agent) -> Self {
+        let mut stream = TcpStream::connect(("127.0.0.1", agent.client_port())).await.unwrap();
+        let (ours, mut theirs) = duplex(64 * 1024);
+        let login = agent.client_config();
+        tokio::select! {
+            logged_in = login.connect_raw(ours, NoTls) => drop(logged_in.unwrap()),
+            ended = copy_bidirectional(&mut theirs, &mut stream) => panic!("it ended: {ended:?}"),
+        }
+        Self { stream, read: Vec::new() }
+    }
+
+    fn address(&self) -> String {
+        self.stream.local_addr().unwrap().to_string()
+    }
+
+    async fn send(&mut self, messages: &[Vec<u8>]) {
+        self.stream.write_all(&messages.concat()).await.unwrap();
+    }
+
+    /// The next message; None at the end.
+    async fn next(&mut self) -> Option<(u8, Vec<u8>)> {
+        loop {
+            if self.read.len() >= 5 {
+                let end = 1 + usize::try_from(u32::from_be_bytes(self.read[1..5].try_into().unwrap())).unwrap();
+                if self.read.len() >= end {
+                    let rest = self.read.split_off(end);
+                    let whole = std::mem::replace(&mut self.read, rest);
+                    return Some((whole[0], whole[5..].to_vec()));
+                }
+            }
+            if self.stream.read_buf(&mut self.read).await.unwrap_or(0) == 0 {
+                return None;
+            }
+        }
+    }
+
+    /// Until the server is ready; the kinds of what it said.
+    async fn until_ready(&mut self) -> String {
+        let mut kinds = String::new();
+        while let Some((kind, _)) = self.next().await {
+            kinds.push(kind.into());
+            if kind == b'Z' {
+                return kinds;
+            }
+        }
+        panic!("the connection ended after {kinds}");
+    }
+
+    /// What it does before its server connection stays with it: on PgBouncer up to 1.25 the first, from 1.26 on the second.
+    async fn pin(&mut self) {
+        let copy = query("copy items from stdin");
+        let (bad, good, done) = (message(b'd', b"bad\n"), message(b'd', b"1\n"), message(b'c', b""));
+        self.send(&[copy.clone(), bad]).await;
+        assert!(self.until_ready().await.ends_with("EZ"), "it fails");
+        self.send(&[good.clone(), done.clone(), query("select 1")]).await;
+        self.until_ready().await;
+        self.send(&[copy, good, done]).await;
+        assert_eq!(self.until_ready().await.replace(['S', 'N'], ""), "GCZ");
+    }
+}
+
+async fn with_items(share: u32, settings: &Settings) -> (Postgres, Account, Agent) {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, settings, share).await;
+    agent.client().await.batch_execute("create table items (id int)").await.unwrap();
+    (postgres, account, agent)
+}
+
+fn leaks(status: &StatusReport) -> LeakKinds {
+    status.leaks.clone().unwrap_or_default()
+}
+
+/// Clients are told to go after 12 s of waiting, so that a third of it is soon over.
+fn impatient() -> Settings {
+    let mut settings = settings();
+    settings.health.query_wait_timeout_seconds = 12;
+    settings
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn where_every_connection_is_pinned_or_in_a_transaction_those_who_wait_are_served_and_no_transaction_is_cut() {
+    let (_postgres, _account, agent) = with_items(3, &asked(impatient())).await;
+    agent.until("the database is asked", |status| state(status) == Some(UpstreamState::Primary)).await;
+    let (mut first, mut second, holding) = (Raw::of(&agent).await, Raw::of(&agent).await, agent.client().await);
+    holding.batch_execute("begin; insert into items values (9)").await.unwrap();
+    first.pin().await;
+    second.pin().await;
+    let status = agent.until("all are held", |status| status.held.is_some_and(|held| held.active == 3)).await;
+    assert_eq!(status.held.unwrap().waiting, 0, "our own questions are no load");
+
+    // nobody could be served for good, were they not freed
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..6 {
+        let config = agent.client_config();
+        waiting.spawn(async move { value(&connect(&config).await.unwrap(), "select 'served'").await });
+    }
+    while let Some(served) = waiting.join_next().await {
+        assert_eq!(served.unwrap(), "served");
+    }
+    for pinned in [&mut first, &mut second] {
+        let (kind, text) = pinned.next().await.expect("it is told");
+        assert_eq!((kind, pinned.next().await), (b'E', None), "{}", String::from_utf8_lossy(&text));
+    }
+    holding.batch_execute("commit").await.unwrap();
+    assert_eq!(
+        value(&holding, "select count(*)::text from items where id = 9").await,
+        "1",
+        "what it had begun is there"
+    );
+    let status = agent.until("it is told", |status| leaks(status).freed == 2).await;
+    assert_eq!(agent.metric("sluice_pinned_server_connections_freed_total{"), Some(2.0));
+    assert_ne!(state(&status), Some(UpstreamState::ReadOnly));
+    agent.until("our own question is answered again", |status| state(status) == Some(UpstreamState::Primary)).await;
+    // nothing of it stays on
+    agent.until("limits as before", |status| status.limits.is_some_and(|limits| limits.pool_size == 3)).await;
+    until("closing is over", async || {
+        let mut console = sluice::pooler::pgbouncer::console::Console::new(
+            &agent.run_dir().join("a"),
+            agent.client_port(),
+            std::time::Duration::from_secs(2),
+        );
+        console.config().await.ok()?.get("server_fast_close").filter(|value| *value == "0").map(|_| ())
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_pinned_connection_is_told_by_its_kind_and_client_is_no_demand_and_stays_until_others_need_it() {
+    let mut settings = impatient();
+    settings.health.leak_threshold_seconds = 7;
+    let (_postgres, _account, agent) = with_items(3, &settings).await;
+    let (mut pinned, holding) = (Raw::of(&agent).await, agent.client().await);
+    pinned.pin().await;
+    holding.batch_execute("begin; select 1").await.unwrap();
+    let told = |status: &StatusReport| {
+        let LeakKinds { in_transaction, pinned, unclear, .. } = leaks(status);
+        (in_transaction, pinned, unclear) == (1, 1, 0) && leaks(status).client.is_some()
+    };
+    let status = agent.until("both are told by their kind", told).await;
+    let kinds = leaks(&status);
+    assert_eq!((kinds.client, kinds.freed), (Some(pinned.address()), 0));
+    assert!(kinds.longest_pinned_seconds.is_some_and(|seconds| seconds >= 7));
+    assert_eq!(status.held.unwrap().leaked, Some(2));
+    assert_eq!(agent.metric("sluice_pinned_server_connections{"), Some(1.0));
+    assert_eq!(agent.metric("sluice_leaked_server_connections{"), Some(2.0));
+    until("it is no demand", async || agent.metric("sluice_demand_peak{").filter(|demand| *demand == 0.0)).await;
+
+    // nobody waits: it stays with its client
+    pinned.send(&[query("select 1")]).await;
+    pinned.until_ready().await;
+    agent.until("told again", told).await;
+    // the third connection is taken too, and somebody waits
+    let third = agent.client().await;
+    third.batch_execute("begin; select 1").await.unwrap();
+    let config = agent.client_config();
+    let waiting = tokio::spawn(async move { value(&connect(&config).await.unwrap(), "select 'served'").await });
+    assert_eq!(waiting.await.unwrap(), "served");
+    let (kind, _) = pinned.next().await.expect("it is told");
+    assert_eq!((kind, pinned.next().await), (b'E', None));
+    for client in [&holding, &third] {
+        client.batch_execute("commit").await.unwrap();
+    }
+    agent.until("freed by name", |status| leaks(status).freed == 1).await;
+    assert!(agent.log().contains(&pinned.address()), "the log names it");
+}
