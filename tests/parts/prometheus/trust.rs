@@ -96,7 +96,7 @@ async fn a_prometheus_with_tls_and_users_is_read_with_its_ca_and_password_alone(
     assert!(error.to_string().contains("certificate"), "{error}");
     let plain = ServerConfiguration { url: format!("http://127.0.0.1:{port}"), ca_file: None, ..configuration };
     let error = read(&Server::new("default", plain)).await.unwrap_err();
-    assert!(matches!(*error.failure, ReadFailure::Status { status: 400, .. }), "{error}");
+    assert!(matches!(*error.failure, ReadFailure::NotPrometheus { status: 400 }), "{error}");
 }
 
 /// What stands before many a Prometheus: without the token, 401; without the tenant, 403.
@@ -141,7 +141,7 @@ async fn behind_a_proxy_token_tenant_and_path_are_sent() {
     let error = read(&server).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "Prometheus \"default\", sluice_sample_timestamp_seconds: HTTP 401 Unauthorized; check bearerTokenFile or basicAuth"
+        "Prometheus \"default\", all signals: HTTP 401 Unauthorized; check bearerTokenFile or basicAuth"
     );
     fs::write(&token, "t0ken").unwrap();
     let without = Server::new("default", ServerConfiguration { headers: BTreeMap::new(), ..configuration });
