@@ -347,7 +347,14 @@ impl Session<'_> {
         }
         let mut read = 0;
         let mut refusal = Vec::new();
-        while let Some(piece) = response.chunk().await.map_err(|error| failed(error.into()))? {
+        loop {
+            let piece = match response.chunk().await {
+                Ok(Some(piece)) => piece,
+                Ok(None) => break,
+                // who refuses may hang up without waiting for its words to be read: the status says enough
+                Err(_) if !status.is_success() => break,
+                Err(error) => return Err(failed(error.into())),
+            };
             read += piece.len();
             if read > limit {
                 return Err(ReadFailure::TooLarge { limit });
