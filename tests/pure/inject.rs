@@ -225,7 +225,10 @@ fn a_pod_that_may_be_killed_while_its_clients_wait_or_work_is_told_of() {
         let mut pod = plain();
         pod["spec"]["terminationGracePeriodSeconds"] = grace;
         pod["spec"]["containers"][0]["lifecycle"] = json!({"preStop": pre_stop});
-        let warnings = injected(&pod, &pool(extra)).warnings;
+        let mut warnings = injected(&pod, &pool(extra)).warnings;
+        let before = warnings.len();
+        warnings.retain(|warning| !warning.contains("before PgBouncer 1.26 it also cuts"));
+        assert_eq!(before - warnings.len(), usize::from(extra.contains("query_timeout")), "told where it is set");
         assert!(warnings.len() <= 1, "{warnings:?}");
         warnings.into_iter().next().unwrap_or_default()
     };
@@ -244,6 +247,56 @@ fn a_pod_that_may_be_killed_while_its_clients_wait_or_work_is_told_of() {
     );
     assert_eq!(told(json!(65), Value::Null, bounded), "");
     assert!(told(json!(4), Value::Null, "  health: {queryWaitTimeoutSeconds: 1}\n").contains("use at least 5"));
+}
+
+#[test]
+fn a_container_that_dumps_or_migrates_is_led_to_the_session_alias_by_name() {
+    let told = |container: Value, extra: &str| {
+        let mut pod = plain();
+        for (key, value) in container.as_object().unwrap() {
+            pod["spec"]["containers"][0][key] = value.clone();
+        }
+        let mut warnings = injected(&pod, &pool(extra)).warnings;
+        warnings.retain(|warning| warning.contains("needs a session of its own"));
+        warnings.pop().unwrap_or_default()
+    };
+    let alias = "  scaling: {floorPerPod: 4}\n  pgbouncer: {sessionAlias: {database: shop_session, connections: 2}}\n";
+    let session = "  scaling: {algorithm: TargetUtilization}\n  pgbouncer: {poolMode: session}\n";
+    let dump = json!({"command": ["sh", "-ec", "/usr/bin/pg_dump -Fc > /backup/shop.dump"]});
+    for (tool, container) in [
+        ("pg_dump", dump.clone()),
+        ("vacuumdb", json!({"command": ["vacuumdb"], "args": ["--analyze"]})),
+        ("migrate", json!({"command": ["python", "manage.py", "migrate"]})),
+        ("db:migrate", json!({"args": ["bundle exec rake db:migrate && exec puma"]})),
+        ("alembic", json!({"command": ["/venv/bin/alembic"], "args": ["upgrade", "head"]})),
+        ("migration:run", json!({"command": ["npx", "typeorm", "migration:run"]})),
+        ("flyway", json!({"image": "registry.test/flyway/flyway:11@sha256:abc"})),
+        ("migrate", json!({"image": "migrate/migrate:v4.18"})),
+    ] {
+        let warning = told(container.clone(), alias);
+        assert!(warning.contains(&format!(": {tool} needs a session")), "{tool}: {warning}");
+        assert!(warning.contains("env PGDATABASE=shop_session"), "{warning}");
+        let without = told(container.clone(), "");
+        assert!(
+            without.contains("set pgbouncer.sessionAlias of the pool") && without.contains("shop_session"),
+            "{without}"
+        );
+        assert_eq!(told(container, session), "", "its pool gives it one");
+    }
+    for fine in [
+        json!({"command": ["/app/server"], "args": ["--no-migrate", "/srv/migrate.sql", "immigrate"]}),
+        json!({"image": "registry.test/migrate/shop:1"}),
+        json!({"image": "postgres:18", "command": ["psql", "-c", "select 1"]}),
+    ] {
+        assert_eq!(told(fine, alias), "");
+    }
+    let with_alias = |mut container: Value, key: &str, value: Value| {
+        container[key] = value;
+        told(container, alias)
+    };
+    assert_eq!(with_alias(dump.clone(), "env", json!([{"name": "PGDATABASE", "value": "shop_session"}])), "");
+    assert_eq!(with_alias(dump.clone(), "args", json!(["postgresql://u@h/shop_session?x=1"])), "");
+    assert_ne!(with_alias(dump, "env", json!([{"name": "PGDATABASE", "value": "shop_sessions"}])), "");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Container, EnvVar, PodSpec};
 
-use super::{PodPool, ending, resources, startup};
+use super::{PodPool, ending, resources, session_tools, startup};
 use crate::contract::names;
 
 /// Endings of the names under which applications keep a whole connection string.
@@ -19,8 +19,10 @@ pub fn warnings(spec: &PodSpec, plan: &PodPool<'_>, guaranteed: bool) -> Vec<Str
         warnings.extend(port_clashes(container, plan));
         warnings.extend(connection_strings(container, plan));
         warnings.extend(startup::refused(container, plan));
+        warnings.extend(session_tools::warning(container, plan));
     }
     warnings.extend(ending::too_short(spec, plan));
+    warnings.extend(ending::cuts_idle_transactions(plan));
     if spec.share_process_namespace == Some(true) {
         warnings.push(
             "shareProcessNamespace lets every container of the pod read the pooler's memory, its credentials included"

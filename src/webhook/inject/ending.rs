@@ -43,6 +43,13 @@ pub fn too_short(spec: &PodSpec, plan: &PodPool<'_>) -> Option<String> {
     })
 }
 
+/// The warning for a bound on queries that older versions take for more.
+pub fn cuts_idle_transactions(plan: &PodPool<'_>) -> Option<String> {
+    (query_timeout_seconds(&plan.revision.settings) > 0).then(|| {
+        "pgbouncer.parameters.query_timeout: before PgBouncer 1.26 it also cuts a client that is idle in a transaction for so long".to_owned()
+    })
+}
+
 /// What is known beforehand: a `sleep`. How long a command takes is not.
 fn pre_stop_seconds(container: &Container) -> i64 {
     let pre_stop = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());

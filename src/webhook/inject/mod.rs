@@ -10,6 +10,7 @@ mod ending;
 mod environment;
 mod patch;
 mod resources;
+mod session_tools;
 mod startup;
 
 use std::collections::BTreeMap;
