@@ -133,10 +133,19 @@ pub const HISTORY: &[Change] = &[
 
 /// What is rendered although nobody can set it: versions disagree about the default, or a later one could.
 ///
-/// A pool that is cleaned up for want of use would take its counters along; iterations decide what a login costs; what checks an idle
-/// server connection is the same query everywhere.
-pub const FIXED: &[(&str, &str)] =
-    &[("pool_idle_timeout", "0"), ("scram_iterations", "4096"), ("server_check_query", "select 1")];
+/// A pool that is cleaned up for want of use would take its counters along; iterations decide what a login costs.
+const FIXED: &[(&str, &str)] = &[("pool_idle_timeout", "0"), ("scram_iterations", "4096")];
+
+/// What a server connection is checked with that has not been used for `server_check_delay`. Before 1.26 nothing else takes back a
+/// `search_path` that a client has left on it, as `pg_dump` does.
+const SERVER_CHECK_QUERY: &str = "server_check_query";
+
+/// Names and values of what is rendered for a version although nobody can set it.
+pub fn fixed(version: Version) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let check = if version < V1_26 { "reset search_path" } else { "select 1" };
+    let fixed = FIXED.iter().copied().filter(move |(name, _)| exists(name, version));
+    fixed.chain([(SERVER_CHECK_QUERY, check)])
+}
 
 /// Since when a parameter exists, where it did not always.
 fn added(name: &str) -> Option<Version> {
@@ -352,7 +361,7 @@ mod tests {
     #[test]
     fn whatever_versions_disagree_about_is_rendered_or_not_set_by_any() {
         for Change { name, changed, .. } in HISTORY {
-            let is_rendered = find(name).is_some() || FIXED.iter().any(|(fixed, _)| fixed == name);
+            let is_rendered = find(name).is_some() || fixed(V1_26).any(|(fixed, _)| fixed == *name);
             let is_not_set = matches!(changed, Changed::Added("") | Changed::Removed);
             assert!(is_rendered != is_not_set, "{name}");
         }

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::{
     ini::{self, IniError},
-    parameters::{self, FIXED, PARAMETERS, ParameterError},
+    parameters::{self, PARAMETERS, ParameterError},
     version::{OLDEST, Version},
 };
 use crate::contract::{ClientTlsMode, Injection, PoolMode, ServerTlsMode, SessionAlias, Settings, names};
@@ -476,11 +476,11 @@ fn parameters_of(input: &RenderInput<'_>) -> Result<Vec<(String, String)>, Rende
         set("client_tls_ca_file", shown.certificate_file.clone());
     }
     // before it tells its version, the oldest is all that can be counted on
-    let exists = |name: &str| parameters::exists(name, input.version.unwrap_or(OLDEST));
-    for (name, value) in FIXED.iter().filter(|(name, _)| exists(name)) {
-        set(name, (*value).to_owned());
+    let version = input.version.unwrap_or(OLDEST);
+    for (name, value) in parameters::fixed(version) {
+        set(name, value.to_owned());
     }
-    for parameter in PARAMETERS.iter().filter(|parameter| exists(parameter.name)) {
+    for parameter in PARAMETERS.iter().filter(|parameter| parameters::exists(parameter.name, version)) {
         let given = settings.parameters.get(parameter.name).map_or(parameter.default, String::as_str);
         let end = if parameter.name == "ignore_startup_parameters" { END_OF_IGNORED } else { "" };
         set(parameter.name, format!("{given}{end}"));

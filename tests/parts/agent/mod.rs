@@ -4,6 +4,7 @@ mod black_hole;
 mod clock;
 mod console;
 mod defaults;
+mod dumps;
 mod failover;
 mod faults;
 mod gateway;

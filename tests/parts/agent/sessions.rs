@@ -16,7 +16,8 @@ use super::{
     value,
 };
 
-const ALIAS: &str = "shop_session";
+/// The session alias of [`with_alias`].
+pub const ALIAS: &str = "shop_session";
 
 /// Settings with an alias; another size of packets needs another process.
 pub fn with_alias(size: u32, connections: u32) -> Settings {

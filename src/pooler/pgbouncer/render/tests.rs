@@ -285,7 +285,7 @@ fn what_a_version_lacks_is_not_rendered_for_it_and_what_versions_disagree_about_
             .map(|(_, value)| value)
             .collect::<Vec<_>>()
     };
-    assert_eq!(of("PgBouncer 1.24.1"), ["select 1"]);
-    assert_eq!(of("PgBouncer 1.25.2"), ["4096", "select 1", "0", "0"]);
+    assert_eq!(of("PgBouncer 1.24.1"), ["reset search_path"]);
+    assert_eq!(of("PgBouncer 1.25.2"), ["4096", "reset search_path", "0", "0"]);
     assert_eq!(of("PgBouncer 1.26.1"), ["0", "4096", "select 1", "0", "0"]);
 }
