@@ -1,8 +1,8 @@
 //! PURE: clients that have to connect anew, because PgBouncer goes on giving them what is not so any more, and nothing makes it forget
 //! ([`Remembered`](crate::pooler::pgbouncer::changes::Remembered)).
 //!
-//! A connection is closed while it is idle, so that nobody waits for an answer on it, and few at a time, so that those who come back do
-//! not all come at once. Who came after the recall began knows how it is, and stays.
+//! A connection is closed while it is idle, so that hardly anybody waits for an answer on it: one after each look, because a client that
+//! is busy may ask again at any moment, and few in a second, so that those who come back do not all come at once. Who came after the recall began knows how it is, and stays.
 //!
 //! Times are milliseconds on a clock that does not jump.
 
@@ -10,9 +10,9 @@ use super::machine::Millis;
 use crate::pooler::pgbouncer::tables::Client;
 
 /// Clients that are closed in one go.
-pub const CLOSED_AT_ONCE: usize = 10;
+pub const CLOSED_AT_ONCE: usize = 1;
 /// Between two rounds.
-pub const PACE: Millis = 200;
+pub const PACE: Millis = 40;
 
 /// Clients of one process that have to connect anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +93,8 @@ mod tests {
         assert_eq!(closed, (4..=23).collect::<Vec<_>>());
         clients[0].linked = false;
         clients[1].waits = false;
-        let last = recall.round(10_000, &clients, "shop");
-        assert_eq!(last, Round { close: vec![1, 2], goes_on: false });
+        assert_eq!(recall.round(10_000, &clients, "shop"), Round { close: vec![1], goes_on: true });
+        clients.retain(|client| client.id != 1);
+        assert_eq!(recall.round(11_000, &clients, "shop"), Round { close: vec![2], goes_on: false });
     }
 }
