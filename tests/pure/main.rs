@@ -11,3 +11,4 @@ mod figures;
 mod inject;
 mod purity;
 mod sizing;
+mod versions;

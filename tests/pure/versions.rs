@@ -1,0 +1,66 @@
+//! What the documents say was tested is what the lab pins, and the lab takes packages from no mirror of its own choice.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+const SETS: [&str; 2] = ["newest", "oldest"];
+
+fn text(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The versions of a set by the name that the documents give the program.
+fn pins(set: &str) -> BTreeMap<String, String> {
+    let files = [text("tests/lab/versions/common.env"), text(&format!("tests/lab/versions/{set}.env"))];
+    let words = files.iter().flat_map(|file| file.lines().filter(|line| !line.starts_with('#')));
+    let assignments = words.flat_map(str::split_whitespace).filter_map(|word| word.split_once("_VERSION="));
+    assignments.map(|(name, version)| (name.replace('_', "").to_lowercase(), version.to_owned())).collect()
+}
+
+/// The rows of the tables of a document, each with its cells.
+fn rows(document: &str) -> Vec<Vec<String>> {
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    rows.map(|row| row.split(" | ").map(|cell| cell.trim_matches('`').to_owned()).collect()).collect()
+}
+
+/// A pin is a version or what it starts with.
+fn is_pinned(version: &str, pin: &str) -> bool {
+    version.strip_prefix(pin).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+#[test]
+fn the_table_of_what_was_tested_names_the_versions_that_the_lab_has_now() {
+    let rows = rows(&text("docs/versions.md"));
+    for (column, set) in SETS.iter().enumerate() {
+        let pins = pins(set);
+        for (name, pin) in &pins {
+            // PostgreSQL is pinned as `postgres`; what only builds or checks is in no row
+            let row =
+                rows.iter().find(|row| row[0].to_lowercase().trim_end_matches("ql") == name.trim_end_matches("ql"));
+            let Some(row) = row else { continue };
+            let tested = &row[column + 1];
+            // `-` is not run
+            assert!(
+                tested == "-" || is_pinned(tested, pin),
+                "docs/versions.md says {} {tested} was tested, the lab's set {set} has {pin}: tests/run, then tests/versions",
+                row[0],
+            );
+        }
+        assert!(rows.iter().any(|row| row[0] == "PgBouncer" && row.len() == SETS.len() + 1), "no row for PgBouncer");
+    }
+}
+
+#[test]
+fn the_guide_of_the_lab_names_the_versions_of_both_sets() {
+    let rows = rows(&text("tests/lab/README.md"));
+    let header = rows.iter().find(|row| row[0] == "set").expect("a table of the sets");
+    for set in SETS {
+        let pins = pins(set);
+        let row = rows.iter().find(|row| row[0].starts_with(set)).expect("a row for the set");
+        for (name, version) in header.iter().zip(row).skip(1) {
+            if let Some(pin) = pins.get(name.to_lowercase().trim_end_matches("ql")) {
+                assert_eq!(version, pin, "tests/lab/README.md, {set}, {name}");
+            }
+        }
+    }
+}
