@@ -89,7 +89,7 @@ pub enum Confidence {
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Load {
-    /// Busy server connections that the load asks for, waiting clients included, leaks not.
+    /// Busy server connections that the load asks for, by what arrives and what each takes; leaks not.
     #[schemars(length(max = 16))]
     pub demand: String,
     /// Server connections open.

@@ -235,7 +235,7 @@ pub struct SizingSeen {
 /// The load of a whole pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LoadSeen {
-    /// Busy server connections that the load asks for, waiting clients included, leaks not.
+    /// Busy server connections that the load asks for, by what arrives and what each takes; leaks not.
     pub demand: f64,
     /// Server connections open.
     pub held: u32,
