@@ -171,7 +171,9 @@ impl Busy {
             worked
         } else {
             let stayed: i64 = gone.iter().map(|pair| pair.stayed).filter(|stayed| *stayed >= LATE).sum();
-            let late = (came - last.linked.max(look.linked) * since).clamp(0, stayed);
+            // as a rule it brings no more than all can have worked since, and those that are gone in two readings before
+            let usual = (last.linked.max(look.linked) + 2 * signed(gone.len() as u64)) * since;
+            let late = (came - usual).clamp(0, stayed);
             if late >= LATE / 2 {
                 came -= late;
                 self.late += late;
