@@ -50,6 +50,34 @@ struct Own {
     clients: u64,
 }
 
+impl Own {
+    /// What clients have done: checks left out.
+    fn leave_out(&mut self, added: Added, linked: u32) -> Added {
+        let transactions = self.transactions.min(added.transactions);
+        let abandoned = (self.transactions - transactions).min(added.abandoned);
+        let assignments = self.assignments.min(added.assignments);
+        self.transactions -= transactions + abandoned;
+        self.assignments -= assignments;
+        let rest = Added {
+            transactions: added.transactions - transactions,
+            abandoned: added.abandoned - abandoned,
+            assignments: added.assignments - assignments,
+            ..added
+        };
+        // the time of a check is not known apart: it counts where there is more than that
+        let alone = transactions > 0 && rest.transactions == 0;
+        let unless = |alone: bool, microseconds| if alone { 0 } else { microseconds };
+        // what is counted a reading late was worked for others
+        let check = unless(!alone || linked > 0, rest.transaction_microseconds.saturating_sub(rest.wait_microseconds));
+        Added {
+            busy_microseconds: rest.busy_microseconds.saturating_sub(check),
+            transaction_microseconds: unless(alone, rest.transaction_microseconds),
+            wait_microseconds: unless(assignments > 0 && rest.assignments == 0, rest.wait_microseconds),
+            ..rest
+        }
+    }
+}
+
 /// What came of one check.
 struct Checked {
     answer: Result<Answer, String>,
@@ -93,26 +121,7 @@ impl Failover {
 
     /// What clients have done: checks left out.
     pub(super) fn leave_out(&mut self, added: Added, linked: u32) -> Added {
-        let transactions = self.own.transactions.min(added.transactions);
-        let abandoned = (self.own.transactions - transactions).min(added.abandoned);
-        let assignments = self.own.assignments.min(added.assignments);
-        self.own.transactions -= transactions + abandoned;
-        self.own.assignments -= assignments;
-        let rest = Added {
-            transactions: added.transactions - transactions,
-            abandoned: added.abandoned - abandoned,
-            assignments: added.assignments - assignments,
-            ..added
-        };
-        // the time of a check is not known apart: it counts where there is more than that
-        let alone = transactions > 0 && rest.transactions == 0;
-        let unless = |alone: bool, microseconds| if alone { 0 } else { microseconds };
-        Added {
-            busy_microseconds: unless(alone && linked == 0, rest.busy_microseconds),
-            transaction_microseconds: unless(alone, rest.transaction_microseconds),
-            wait_microseconds: unless(assignments > 0 && rest.assignments == 0, rest.wait_microseconds),
-            ..rest
-        }
+        self.own.leave_out(added, linked)
     }
 
     /// Clients that wait: a check left out.
@@ -368,5 +377,26 @@ fn words(error: &ConsoleError) -> String {
         }
         ConsoleError::Deadline { deadline, .. } => format!("no answer within {} s", deadline.as_secs()),
         error => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_for_clients_that_is_counted_a_reading_late_stays_when_a_check_is_left_out() {
+        let mut own = Own { transactions: 1, assignments: 1, clients: 0 };
+        // the check worked for 1 ms after a wait of 2 ms; the rest is of clients that have ended before
+        let added = Added {
+            transactions: 1,
+            assignments: 1,
+            busy_microseconds: 1_901_000,
+            transaction_microseconds: 3000,
+            wait_microseconds: 2000,
+            ..Added::default()
+        };
+        let rest = own.leave_out(added, 0);
+        assert_eq!(rest, Added { busy_microseconds: 1_900_000, ..Added::default() });
     }
 }
