@@ -51,6 +51,14 @@ fn the_table_of_what_was_tested_names_the_versions_that_the_lab_has_now() {
 }
 
 #[test]
+fn the_pgbouncer_that_is_recommended_is_the_newest_that_is_tested_and_the_oldest_that_is_started_is_tested_too() {
+    use sluice::pooler::pgbouncer::version::{OLDEST, RECOMMENDED};
+    for (version, set) in [(RECOMMENDED, "newest"), (OLDEST, "oldest")] {
+        assert_eq!(version.to_string(), pins(set)["pgbouncer"], "{set}");
+    }
+}
+
+#[test]
 fn the_guide_of_the_lab_names_the_versions_of_both_sets() {
     let rows = rows(&text("tests/lab/README.md"));
     let header = rows.iter().find(|row| row[0] == "set").expect("a table of the sets");

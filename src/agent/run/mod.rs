@@ -353,7 +353,7 @@ impl Agent {
                 let version = build.version;
                 if version.support() == Support::Warned {
                     tracing::warn!(
-                        "PgBouncer {version} has known vulnerabilities (CVE-2026-6664 to -6667); use an image with {RECOMMENDED} or later"
+                        "PgBouncer {version} is older than {RECOMMENDED}, which every test runs with; before 1.25.2 known vulnerabilities are open (CVE-2026-6664 to -6667): use an image with {RECOMMENDED} or later"
                     );
                 }
                 self.published.metrics.set_info(&self.options.pod_uid, &version.to_string());

@@ -16,8 +16,8 @@ pub struct Version {
 /// The oldest version that is started. Earlier ones recycle every TLS connection at each RELOAD and keep no prepared
 /// statements by default (PgBouncer NEWS 1.24).
 pub const OLDEST: Version = Version { major: 1, minor: 24, patch: 1 };
-/// The oldest version that is not warned about: CVE-2026-6664 to CVE-2026-6667 are fixed in it.
-pub const RECOMMENDED: Version = Version { major: 1, minor: 25, patch: 2 };
+/// The oldest version that is not warned about: the newest that every test runs with (`tests/lab/versions/newest.env`).
+pub const RECOMMENDED: Version = Version { major: 1, minor: 26, patch: 1 };
 
 /// What a version is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +107,8 @@ mod tests {
         assert_eq!(support("PgBouncer 1.18.0"), Some(Support::Refused));
         assert_eq!(support("PgBouncer 1.24.0"), Some(Support::Refused));
         assert_eq!(support("PgBouncer 1.24.1"), Some(Support::Warned));
-        assert_eq!(support("PgBouncer 1.25.2"), Some(Support::Full));
+        assert_eq!(support("PgBouncer 1.25.2"), Some(Support::Warned));
+        assert_eq!(support("PgBouncer 1.26.1"), Some(Support::Full));
         assert_eq!(support("PgBouncer 2.0"), Some(Support::Full));
     }
 }
