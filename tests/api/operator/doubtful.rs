@@ -73,14 +73,13 @@ async fn pass_on(
             (422, json!({"status": "error", "errorType": "execution", "error": "too many samples"}).to_string())
         }
         "page" => (200, "<html>please log in</html>".to_owned()),
-        _ => (status, damaged(&damage, &query, serde_json::from_str(&text).expect("JSON")).to_string()),
+        _ => (status, damaged(&damage, serde_json::from_str(&text).expect("JSON")).to_string()),
     };
     Response::builder().status(status).body(Body::from(text)).expect("an answer")
 }
 
 /// The real answer with what this damage does to it.
-fn damaged(damage: &str, query: &str, mut answer: Value) -> Value {
-    let asks_for_times = query.contains(SAMPLE_TIME);
+fn damaged(damage: &str, mut answer: Value) -> Value {
     if damage == "matrix" {
         answer["data"]["resultType"] = json!("matrix");
     }
@@ -100,11 +99,12 @@ fn damaged(damage: &str, query: &str, mut answer: Value) -> Value {
         _ => {}
     }
     for series in series {
+        let is_time = series["metric"]["__name__"] == SAMPLE_TIME;
         let value = &mut series["value"][1];
         match damage {
-            "nan" if !asks_for_times => *value = json!("NaN"),
-            "infinite" if !asks_for_times => *value = json!("+Inf"),
-            "stale" if asks_for_times => {
+            "nan" if !is_time => *value = json!("NaN"),
+            "infinite" if !is_time => *value = json!("+Inf"),
+            "stale" if is_time => {
                 let time: f64 = value.as_str().and_then(|text| text.parse().ok()).expect("a time");
                 *value = json!((time - 1000.0).to_string());
             }

@@ -100,8 +100,9 @@ fn answer(lie: Lie, query: &str) -> Vec<u8> {
                 "sv_login",
                 "maxwait",
                 "maxwait_us",
+                "pool_mode",
             ];
-            let mut row = ["shop", "shop", "0", "0", "0", "0", "0", "0", "0", "0", "0", "0"];
+            let mut row = ["shop", "shop", "0", "0", "0", "0", "0", "0", "0", "0", "0", "0", "transaction"];
             row[2] = number;
             table(&columns, &[&row])
         }
@@ -110,7 +111,20 @@ fn answer(lie: Lie, query: &str) -> Vec<u8> {
                 ["database", "total_xact_count", "total_xact_time", "total_wait_time", "total_server_assignment_count"];
             table(&columns, &[&["shop", number, "0", "0", "0"]])
         }
-        "SHOW SERVERS" => table(&["database", "state", "id", "link", "local_addr", "local_port"], &[]),
+        "SHOW SERVERS" => {
+            let columns = [
+                "database",
+                "state",
+                "id",
+                "link",
+                "local_addr",
+                "local_port",
+                "request_time",
+                "remote_pid",
+                "close_needed",
+            ];
+            table(&columns, &[])
+        }
         "SHOW CLIENTS" => table(&["id"], &[]),
         _ => Vec::new(),
     };

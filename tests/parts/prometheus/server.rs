@@ -157,6 +157,7 @@ fn rendered(pool: &str, figures: &Figures) -> String {
     metrics.set_switching(Switching::Steer);
     metrics.set_upstream(Some(UpstreamState::Primary));
     metrics.set_refused_beyond(Some(3));
+    metrics.set_pinned(Some(0));
     metrics.render().unwrap()
 }
 
