@@ -68,7 +68,7 @@ async fn two_prometheus_that_answer_in_turn_make_no_wrong_demand_and_are_told() 
         }
     };
     let mut state = LoadState::default();
-    let (mut judged, mut told, mut last) = (0, None, None);
+    let (mut judged, mut told, mut last, mut first) = (0, None, None, None);
     while told.is_none() || judged < 15 {
         assert!(begin.elapsed() < DEADLINE, "not in time: {judged} times, {told:?}");
         for _ in 0..10 {
@@ -83,9 +83,14 @@ async fn two_prometheus_that_answer_in_turn_make_no_wrong_demand_and_are_told() 
         let seconds = sample.at_seconds - before.at_seconds;
         // the first readings are baselines
         if judged > 4 && seconds > 0.0 {
-            let rate = (sample.transactions - before.transactions) / seconds;
+            let baseline = *first.get_or_insert(before);
+            let passed = sample.at_seconds - baseline.at_seconds;
+            let rate = (sample.transactions - baseline.transactions) / passed;
             let truth = f64::from(u32::try_from(RATE).unwrap()) * 3.0;
-            assert!((0.7 * truth..1.3 * truth).contains(&rate), "{rate} instead of {truth} transactions a second");
+            // a pod that is scraped late brings its part with the next reading
+            let late = if passed < 10.0 { 0.5 } else { 0.2 };
+            let near = (1.0 - late) * truth..(1.0 + late) * truth;
+            assert!(near.contains(&rate), "{rate} instead of {truth} transactions a second in {passed} s");
             for demand in load.demands.values() {
                 assert!((demand.mean - f64::from(BUSY)).abs() < 0.3 * f64::from(BUSY), "{:?}", load.demands);
             }
