@@ -3,7 +3,8 @@
 //! - `limits`: the share goes up and down while more clients work than it has server connections. Twice: with clients that log in
 //!   without a password, and with clients that log in by SCRAM over TLS.
 //! - `password`: of the same role. Every other time the Secret changes first, every other time the role.
-//! - `role`: another role with a password of its own; then the old one may not log in any more.
+//! - `role`: another role with a password of its own; then the old one may not log in any more. Where that takes a new process, those
+//!   that stay cross the change as the old role, leave, and come again as the new one: the process before ends with them.
 //! - `ca`: both CAs in the bundle, then another certificate of the database, then the new CA alone.
 //!
 //! The last three by SCRAM over TLS, with server connections that live for 2 s: each is opened anew many times with what is in force.
@@ -21,6 +22,10 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
+use sluice::pooler::pgbouncer::{
+    changes::{Change, Needs, Program},
+    version::Version,
+};
 
 use crate::{
     Failure,
@@ -49,6 +54,8 @@ const WORK: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Seconds that a server connection lives where it is to be opened anew with what has changed.
 const LIFETIME: &str = "2";
+/// Since when PgBouncer keeps what it computes for a login by SCRAM (0.3 ms instead of 4).
+const LOGINS_ARE_CHEAP_SINCE: Version = Version { major: 1, minor: 25, patch: 0 };
 
 /// Options of `changes`.
 #[derive(Clone, Debug, Args)]
@@ -68,10 +75,10 @@ pub struct Options {
     /// New connections per second without a password.
     #[arg(long, default_value_t = 1100)]
     rate: u32,
-    /// New connections per second by SCRAM over TLS. PgBouncer before 1.25 computes 4 ms for each: of two hundred a second (see
-    /// `switch`) little would be left for clients that stay.
-    #[arg(long, default_value_t = 80)]
-    guarded_rate: u32,
+    /// New connections per second by SCRAM over TLS, while any may connect. Default: 260, so that 200 a second are left over all; 80
+    /// with PgBouncer before 1.25, which computes 4 ms for each: of two hundred little would be left for clients that stay.
+    #[arg(long)]
+    guarded_rate: Option<u32>,
     /// Clients that share this rate. While clients wait for a server connection each of them takes longer.
     #[arg(long, default_value_t = 128)]
     workers: u32,
@@ -108,6 +115,16 @@ impl Kind {
         }
     }
 
+    /// What the pooler has to take over.
+    fn change(self) -> Change<'static> {
+        match self {
+            Self::Limits => Change::Limits,
+            Self::Password => Change::Password,
+            Self::Role => Change::User,
+            Self::Ca => Change::ServerCa,
+        }
+    }
+
     /// Whether clients that connect have to know something else afterwards.
     fn concerns_comers(self) -> bool {
         matches!(self, Self::Password | Self::Role)
@@ -117,6 +134,8 @@ impl Kind {
 /// Measures.
 pub fn run(options: &Options) -> Result<Results, Failure> {
     let mut setting = machine::describe_with_pgbouncer()?;
+    let version = machine::pgbouncer()?;
+    let guarded_rate = options.guarded_rate.unwrap_or(if version < LOGINS_ARE_CHEAP_SINCE { 80 } else { 260 });
     let mut samples = Samples::of(&format!("login,kind,way,number,seconds,{}", clients::COLUMNS));
     for (kind, login) in [
         (Kind::Limits, Login::Trust),
@@ -131,7 +150,13 @@ pub fn run(options: &Options) -> Result<Results, Failure> {
         for way in [Way::Sidecar, Way::Reload] {
             let scratch = tempfile::tempdir()?;
             let ground = Ground::start(scratch.path())?;
-            Round::start(options, &ground, scratch.path(), kind, login, way)?.run(&mut samples)?;
+            let rate = if login == Login::Trust { options.rate } else { guarded_rate };
+            let needs = Program { version, tracks_extra: "" }.needs(kind.change());
+            Round::start(options, &ground, scratch.path(), kind, login, way)?.run(
+                rate,
+                needs == Needs::NewProcess,
+                &mut samples,
+            )?;
         }
     }
     setting.insert(
@@ -140,7 +165,7 @@ pub fn run(options: &Options) -> Result<Results, Failure> {
             "trust: {} new connections per second; scram+tls: {}; by {} clients; {} clients that stay for ever and {} for 3 s, each with two \
              queries every {} ms; with the limits {WORKERS} more whose queries of {} ms follow each other",
             options.rate,
-            options.guarded_rate,
+            guarded_rate,
             options.workers,
             options.long,
             options.long / 3,
@@ -228,12 +253,8 @@ impl<'a> Round<'a> {
     }
 
     /// Those that connect, again and again.
-    fn comers(&self) -> Result<Vec<Clients>, Failure> {
+    fn comers(&self, rate: u32) -> Result<Vec<Clients>, Failure> {
         let target = self.target()?;
-        let rate = match self.login {
-            Login::Trust => self.options.rate,
-            Login::ScramTls => self.options.guarded_rate,
-        };
         let for_a_while = self.load.stay(|clients| {
             for _ in 0..self.options.long.div_ceil(3) {
                 clients.stay(&target, Some(STAY), Duration::from_millis(self.options.think.into()));
@@ -256,7 +277,7 @@ impl<'a> Round<'a> {
         }))
     }
 
-    fn run(mut self, samples: &mut Samples) -> Result<(), Failure> {
+    fn run(mut self, rate: u32, by_new_process: bool, samples: &mut Samples) -> Result<(), Failure> {
         let (way, changes, queries, connections) = match self.pooler {
             Pooler::Sidecar(_) if self.login == Login::Trust => {
                 ("sidecar", self.options.changes, self.options.queries, self.options.connections)
@@ -265,8 +286,8 @@ impl<'a> Round<'a> {
             Pooler::Bare(..) => ("reload", self.options.others, 0, 0),
         };
         let head = format!("{},{},{way}", self.login.label(), self.kind.label());
-        let for_ever = self.for_ever()?;
-        let mut comers = self.comers()?;
+        let mut for_ever = vec![self.for_ever()?];
+        let mut comers = self.comers(rate)?;
         let mut number = 0;
         while number < changes || self.load.stayers.queries() < queries || self.load.comers.connections() < connections
         {
@@ -276,15 +297,29 @@ impl<'a> Round<'a> {
                     self.load.leave(clients);
                 }
             }
+            let before = self.account.0.clone();
             let seconds = self.timed(number)?;
             if comers.is_empty() {
-                comers = self.comers()?;
+                comers = self.comers(rate)?;
+            }
+            if by_new_process {
+                sleep(PAUSE);
+                // the process before ends with them
+                for clients in for_ever.drain(..) {
+                    self.load.leave(clients);
+                }
+            }
+            if before != self.account.0 {
+                self.revoke(&before)?;
+            }
+            if for_ever.is_empty() {
+                for_ever.push(self.for_ever()?);
             }
             samples.add(&format!("{head},{number},{seconds:.3},{}", self.load.met()));
             number += 1;
         }
         sleep(PAUSE);
-        for clients in comers.into_iter().chain([for_ever]) {
+        for clients in comers.into_iter().chain(for_ever) {
             self.load.leave(clients);
         }
         samples.add(&format!("{head},{number},,{}", self.load.met()));
@@ -328,19 +363,23 @@ impl<'a> Round<'a> {
     }
 
     fn change_role(&mut self, number: u32) -> Result<(), Failure> {
-        let before = std::mem::replace(&mut self.account, (format!("{ROLE}_{number}"), format!("{PASSWORD}-{number}")));
+        self.account = (format!("{ROLE}_{number}"), format!("{PASSWORD}-{number}"));
         let (user, password) = &self.account;
         self.ground.postgres.sql(&format!("create role {user} login password '{password}'"))?;
-        hand_over(&mut self.pooler, &self.account, || Ok(()))?;
+        hand_over(&mut self.pooler, &self.account, || Ok(()))
+    }
+
+    /// Takes a role its login away, once nobody is logged in with it.
+    fn revoke(&self, role: &str) -> Result<(), Failure> {
         let within = if matches!(self.pooler, Pooler::Sidecar(_)) { WITHIN } else { PATIENCE };
         let gone = wait_for("no connection of the old role is left", within, || {
-            let left = format!("select count(*) from pg_stat_activity where usename = '{}'", before.0);
+            let left = format!("select count(*) from pg_stat_activity where usename = '{role}'");
             (self.ground.postgres.sql(&left).ok()? == "0").then_some(())
         });
         if let Pooler::Sidecar(_) = self.pooler {
             gone?;
         }
-        self.ground.postgres.sql(&format!("alter role {} nologin password null", before.0)).map(drop)
+        self.ground.postgres.sql(&format!("alter role {role} nologin password null")).map(drop)
     }
 
     fn change_ca(&mut self, number: u32) -> Result<(), Failure> {

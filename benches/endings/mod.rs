@@ -64,7 +64,7 @@ pub struct Options {
 
 /// Measures.
 pub fn run(options: &Options) -> Result<Results, Failure> {
-    let mut setting = machine::describe()?;
+    let mut setting = machine::describe_with_pgbouncer()?;
     let scratch = tempfile::tempdir()?;
     let _operator = Operator::install(options.tick_seconds, &["gateway.enabled=true"], scratch.path())?;
     let run_dir = PathBuf::from(std::env::var("SLUICE_LAB_RUN")?);

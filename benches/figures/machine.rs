@@ -3,6 +3,7 @@
 use std::{fs, path::Path, process::Command};
 
 use serde_json::{Map, Value, json};
+use sluice::pooler::pgbouncer::version::Version;
 
 use crate::{
     Failure,
@@ -32,10 +33,15 @@ pub fn describe() -> Result<Map<String, Value>, Failure> {
     Ok(described)
 }
 
-/// The same, with the build of the lab's PgBouncer.
+/// The same, with the version of the lab's PgBouncer.
 pub fn describe_with_pgbouncer() -> Result<Map<String, Value>, Failure> {
     let mut described = describe()?;
-    let version = output(Command::new(lab_program("pgbouncer")?).arg("-V"))?;
-    described.insert("pgbouncer".into(), json!(version.lines().next()));
+    described.insert("pgbouncer".into(), json!(format!("PgBouncer {}", pgbouncer()?)));
     Ok(described)
+}
+
+/// The version of the lab's PgBouncer.
+pub fn pgbouncer() -> Result<Version, Failure> {
+    let said = output(Command::new(lab_program("pgbouncer")?).arg("-V"))?;
+    Version::find(&said).ok_or_else(|| format!("pgbouncer -V names no version: {said}").into())
 }

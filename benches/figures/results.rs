@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::Failure;
 
-/// What was measured.
+/// What was measured; where PgBouncer takes part in it, it is kept by its version.
 pub struct Results {
     /// Name of the figure.
     pub name: &'static str,
@@ -28,7 +28,11 @@ impl Results {
     pub fn tell(self) -> Result<(), Failure> {
         println!("{}", self.figures);
         let Some(keep) = self.keep else { return Ok(()) };
-        let directory = keep.join(self.name);
+        let mut directory = keep.join(self.name);
+        // beside those of other versions
+        if let Some(pgbouncer) = self.setting.get("pgbouncer").and_then(Value::as_str) {
+            directory.push(pgbouncer.to_lowercase().replace(' ', "-"));
+        }
         fs::create_dir_all(&directory)?;
         fs::write(directory.join("samples.csv"), self.samples.text())?;
         fs::write(directory.join("setting.json"), serde_json::to_string_pretty(&self.setting)? + "\n")?;

@@ -45,7 +45,7 @@ pub struct Options {
 
 /// Measures.
 pub fn run(options: &Options) -> Result<Results, Failure> {
-    let mut setting = machine::describe()?;
+    let mut setting = machine::describe_with_pgbouncer()?;
     let scratch = tempfile::tempdir()?;
     let operator = Operator::install(TICK_SECONDS, &[], scratch.path())?;
     let spec = "  scaling: {minAllowed: 4, maxAllowed: 60, algorithm: TargetUtilization, localReaction: Disabled}\n  \

@@ -57,7 +57,7 @@ pub struct Options {
 
 /// Measures.
 pub fn run(options: &Options) -> Result<Results, Failure> {
-    let mut setting = machine::describe()?;
+    let mut setting = machine::describe_with_pgbouncer()?;
     let &[many, few] = options.clients.as_slice() else { return Err("--clients: give two numbers".into()) };
     let scratch = tempfile::tempdir()?;
     let bench = Bench::start(options, scratch.path())?;

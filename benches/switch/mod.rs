@@ -6,7 +6,7 @@
 //! - `switch`: the sidecar changes `pkt_buf`, which needs a new process; a change follows when the one before is over.
 //! - `back`: the revision before is asked for again while its process still runs, to and fro.
 //! - `reload`: a bare PgBouncer takes over another file by SIGHUP. It changes no `pkt_buf`: the least that a change costs.
-//! - `takeover`: `pgbouncer -R`.
+//! - `takeover`: `pgbouncer -R`, which 1.26 no longer has.
 //! - `reuseport`: a second PgBouncer with `so_reuseport` on the same port, then SIGTERM to the first one.
 //!
 //! The load: clients that connect, ask and leave at a steady rate; clients that stay for 3 s, and, beside the sidecar, clients that
@@ -24,6 +24,7 @@ use std::{
 
 use clap::Args;
 use serde_json::json;
+use sluice::pooler::pgbouncer::version::Version;
 
 use crate::{
     Failure,
@@ -52,6 +53,8 @@ const STAY: Duration = Duration::from_secs(3);
 const THINK: Duration = Duration::from_millis(10);
 /// The same over TLS: two hundred handshakes and proofs of a password a second take the clients most of the two cores.
 const GUARDED_THINK: Duration = Duration::from_millis(20);
+/// Since when PgBouncer has no `-R` (its NEWS).
+const NO_TAKEOVER_SINCE: Version = Version { major: 1, minor: 26, patch: 0 };
 /// `pkt_buf` of the revisions.
 const PKT_BUF: [&str; 2] = ["4096", "4608"];
 
@@ -212,6 +215,9 @@ impl Bench<'_> {
 
     fn own_ways(&self, login: Login, samples: &mut Samples) -> Result<(), Failure> {
         for way in ["reload", "takeover", "reuseport"] {
+            if way == "takeover" && machine::pgbouncer()? >= NO_TAKEOVER_SINCE {
+                continue;
+            }
             let file = File::first(&self.ground);
             let directory = self.scratch.join(format!("{}-{way}", login.label()));
             let mut bare = Bare::start(&self.ground, &directory, login, way == "reuseport", &file)?;
