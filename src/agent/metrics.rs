@@ -283,7 +283,8 @@ impl Metrics {
         registry.register(names::CLIENT_CONNECTIONS, "Client connections by state", self.clients.clone());
         registry.register(
             names::LEAKED,
-            "Server connections idle in transaction past the leak threshold; absent where it cannot be seen",
+            "Server connections held past the leak threshold by clients that do nothing, idle in transaction or pinned; \
+             absent where it cannot be seen",
             self.leaked.clone(),
         );
     }

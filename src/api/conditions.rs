@@ -34,7 +34,7 @@ pub const UPSTREAM_HEALTHY: &str = "UpstreamHealthy";
 pub const RECONNECTED: &str = "Reconnected";
 /// No pooler turned a client away lately.
 pub const CLIENTS_ACCEPTED: &str = "ClientsAccepted";
-/// Server connections are held idle in transaction past the threshold.
+/// Server connections are held past the threshold by clients that do nothing.
 pub const LEAK_DETECTED: &str = "LeakDetected";
 /// Automation is frozen.
 pub const PAUSED: &str = "Paused";

@@ -63,7 +63,8 @@ pub enum Signal<T> {
 pub struct PodFigures {
     /// Gauges and counters of the pooler; its time is the agent's own, in Unix seconds. `leaked` is 0 where unknown.
     pub sample: Sample,
-    /// Server connections idle in transaction past the threshold. None where the agent cannot see them.
+    /// Server connections held past the threshold by clients that do nothing, idle in transaction or pinned. None
+    /// where the agent cannot see them.
     pub leaked: Option<f64>,
     /// Server connections open.
     pub held: Option<f64>,

@@ -243,7 +243,8 @@ pub struct LoadSeen {
     pub active: u32,
     /// Clients that wait.
     pub waiting: u32,
-    /// Server connections idle in transaction past the threshold; none where nobody can see it.
+    /// Server connections held past the threshold by clients that do nothing, idle in transaction or pinned; none
+    /// where nobody can see it.
     pub leaked: Option<u32>,
     /// 95th percentile of the wait.
     pub wait_p95_milliseconds: Option<u32>,

@@ -15,7 +15,7 @@ pub struct Sample {
     pub waiting: f64,
     /// Server connections linked to a client (`sv_active`), leaked ones included.
     pub active: f64,
-    /// Of the active ones: idle in transaction past the leak threshold. 0 where it cannot be seen.
+    /// Of the active ones: held past the leak threshold by clients that do nothing. 0 where it cannot be seen.
     pub leaked: f64,
     /// Counter: transactions that got a server connection and have ended.
     pub transactions: f64,
