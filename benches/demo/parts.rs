@@ -187,7 +187,7 @@ impl Agent {
                 host: "127.0.0.1".to_owned(),
                 port: server,
                 database: database.to_owned(),
-                tls: ServerTls { mode: ServerTlsMode::Disabled, own_ca: false },
+                tls: ServerTls { mode: ServerTlsMode::Disabled, own_ca: false, own_certificate: false },
             },
             client: ClientSide { port, max_connections: 200, reach: Reach::Pod, tls: ClientTlsMode::Disabled },
             fixed_hash: String::new(),

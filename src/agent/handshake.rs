@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_bundle_without_a_certificate_is_a_verdict_before_anybody_is_asked() {
-        let tls = ServerTls { mode: ServerTlsMode::VerifyFull, own_ca: true };
+        let tls = ServerTls { mode: ServerTlsMode::VerifyFull, own_ca: true, own_certificate: false };
         let upstream = Upstream { host: "256.256.256.256".into(), port: 1, database: "shop".into(), tls };
         for bundle in ["", "no certificate", "-----BEGIN CERTIFICATE-----\nbm9uZQ==\n-----END CERTIFICATE-----\n"] {
             let error = examine(&upstream, bundle.as_bytes()).unwrap_err();
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_database_that_cannot_be_asked_is_no_verdict() {
-        let tls = ServerTls { mode: ServerTlsMode::Require, own_ca: false };
+        let tls = ServerTls { mode: ServerTlsMode::Require, own_ca: false, own_certificate: false };
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let upstream = Upstream { host: "127.0.0.1".into(), port: closed, database: "shop".into(), tls };
         assert!(!examine(&upstream, b"").unwrap_err().is_verdict());

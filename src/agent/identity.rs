@@ -1,4 +1,4 @@
-//! PURE: the certificate that the pooler shows its clients. One that does not fit its key changes nothing.
+//! PURE: the certificates that the pooler shows, to its clients and to the database. One that does not fit its key changes nothing.
 
 use rustls::{
     Error, InconsistentKeys,
@@ -9,6 +9,21 @@ use rustls::{
 use thiserror::Error as ErrorMessage;
 
 use crate::{contract::names, pooler::pgbouncer::render::PoolerCertificate};
+
+/// The two files of a certificate in the configuration volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Files {
+    certificate: &'static str,
+    key: &'static str,
+}
+
+impl Files {
+    /// Of what clients are shown.
+    pub const FOR_CLIENTS: Self = Self { certificate: names::CLIENT_CERTIFICATE_FILE, key: names::CLIENT_KEY_FILE };
+    /// Of what the database is shown.
+    pub const FOR_DATABASE: Self =
+        Self { certificate: names::UPSTREAM_CERTIFICATE_FILE, key: names::UPSTREAM_KEY_FILE };
+}
 
 /// Why a certificate was not taken over.
 #[derive(Clone, Debug, PartialEq, Eq, ErrorMessage)]
@@ -24,32 +39,60 @@ pub enum IdentityError {
         consequence: &'static str,
     },
     /// The key is of another kind.
-    #[error(
-        "{} is of no kind that can be checked; use RSA, ECDSA (P-256, P-384) or Ed25519; {consequence}",
-        names::CLIENT_KEY_FILE
-    )]
+    #[error("{} is of no kind that can be checked; use RSA, ECDSA (P-256, P-384) or Ed25519; {consequence}", files.key)]
     UnknownKey {
+        /// Which files.
+        files: Files,
         /// What follows.
         consequence: &'static str,
     },
     /// The certificate cannot be read.
-    #[error("{} cannot be read: {fault}; {consequence}", names::CLIENT_CERTIFICATE_FILE)]
+    #[error("{} cannot be read: {fault}; {consequence}", files.certificate)]
     Certificate {
+        /// Which files.
+        files: Files,
         /// What is wrong with it.
         fault: String,
         /// What follows.
         consequence: &'static str,
     },
     /// The two are not of one pair.
-    #[error(
-        "{} does not belong to the key in {}; {consequence}",
-        names::CLIENT_CERTIFICATE_FILE,
-        names::CLIENT_KEY_FILE
-    )]
+    #[error("{} does not belong to the key in {}; {consequence}", files.certificate, files.key)]
     Mismatch {
+        /// Which files.
+        files: Files,
         /// What follows.
         consequence: &'static str,
     },
+}
+
+/// Reads a certificate and its key.
+///
+/// # Errors
+/// [`IdentityError`], with what follows: what is `in_force` stays.
+pub fn read(
+    files: Files,
+    chain: Option<&[u8]>,
+    key: Option<&[u8]>,
+    in_force: Option<&PoolerCertificate>,
+) -> Result<PoolerCertificate, IdentityError> {
+    let consequence = match in_force {
+        Some(_) => "the certificate in force stays",
+        None => "the pooler starts when it is there",
+    };
+    let (chain, key) = (chain.unwrap_or_default(), key.unwrap_or_default());
+    let missing = |file, what| IdentityError::Missing { file, what, consequence };
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain).collect();
+    let certificates = certificates.ok().filter(|list| !list.is_empty());
+    let certificates = certificates.ok_or_else(|| missing(files.certificate, "certificate in PEM"))?;
+    let private = PrivateKeyDer::from_pem_slice(key)
+        .map_err(|_| missing(files.key, "private key in PEM that is not encrypted"))?;
+    CertifiedKey::from_der(certificates, private, &ring::default_provider()).map_err(|error| match error {
+        Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => IdentityError::Mismatch { files, consequence },
+        Error::InvalidCertificate(fault) => IdentityError::Certificate { files, fault: fault.to_string(), consequence },
+        _ => IdentityError::UnknownKey { files, consequence },
+    })?;
+    Ok(PoolerCertificate { chain: chain.to_owned(), key: key.to_owned() })
 }
 
 /// What clients are shown.
@@ -69,23 +112,7 @@ impl Identity {
     /// # Errors
     /// [`IdentityError`]; what was in force stays.
     pub fn take(&mut self, chain: Option<&[u8]>, key: Option<&[u8]>) -> Result<(), IdentityError> {
-        let consequence = match self.in_force {
-            Some(_) => "the certificate in force stays",
-            None => "the pooler starts when it is there",
-        };
-        let (chain, key) = (chain.unwrap_or_default(), key.unwrap_or_default());
-        let missing = |file, what| IdentityError::Missing { file, what, consequence };
-        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain).collect();
-        let certificates = certificates.ok().filter(|list| !list.is_empty());
-        let certificates = certificates.ok_or_else(|| missing(names::CLIENT_CERTIFICATE_FILE, "certificate in PEM"))?;
-        let private = PrivateKeyDer::from_pem_slice(key)
-            .map_err(|_| missing(names::CLIENT_KEY_FILE, "private key in PEM that is not encrypted"))?;
-        CertifiedKey::from_der(certificates, private, &ring::default_provider()).map_err(|error| match error {
-            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => IdentityError::Mismatch { consequence },
-            Error::InvalidCertificate(fault) => IdentityError::Certificate { fault: fault.to_string(), consequence },
-            _ => IdentityError::UnknownKey { consequence },
-        })?;
-        self.in_force = Some(PoolerCertificate { chain: chain.to_owned(), key: key.to_owned() });
+        self.in_force = Some(read(Files::FOR_CLIENTS, chain, key, self.in_force.as_ref())?);
         Ok(())
     }
 }
@@ -114,7 +141,8 @@ mod tests {
         take(&mut identity, &chain, &key).unwrap();
         let before = identity.in_force().cloned();
         let stays = "the certificate in force stays";
-        assert_eq!(take(&mut identity, &other, &key), Err(IdentityError::Mismatch { consequence: stays }));
+        let mismatch = IdentityError::Mismatch { files: Files::FOR_CLIENTS, consequence: stays };
+        assert_eq!(take(&mut identity, &other, &key), Err(mismatch));
         let told = |error: Result<(), IdentityError>| error.unwrap_err().to_string();
         assert!(
             told(identity.take(Some(chain.as_bytes()), None)).starts_with("client-tls/tls.key holds no private key")

@@ -51,6 +51,8 @@ impl Inputs {
             username: self.bytes(names::USERNAME_FILE)?,
             password: self.bytes(names::PASSWORD_FILE)?,
             server_ca: self.bytes(names::SERVER_CA_FILE)?,
+            upstream_certificate: self.bytes(names::UPSTREAM_CERTIFICATE_FILE)?,
+            upstream_key: self.bytes(names::UPSTREAM_KEY_FILE)?,
             client_certificate: self.bytes(names::CLIENT_CERTIFICATE_FILE)?,
             client_key: self.bytes(names::CLIENT_KEY_FILE)?,
         };
@@ -69,6 +71,8 @@ impl Inputs {
             names::USERNAME_FILE,
             names::PASSWORD_FILE,
             names::SERVER_CA_FILE,
+            names::UPSTREAM_CERTIFICATE_FILE,
+            names::UPSTREAM_KEY_FILE,
             names::CLIENT_CERTIFICATE_FILE,
             names::CLIENT_KEY_FILE,
         ];

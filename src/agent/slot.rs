@@ -27,7 +27,7 @@ use tokio::{net::unix::pipe, sync::mpsc, task::JoinHandle};
 use super::{
     arrivals::Arrivals,
     counters::{Added, Differences},
-    files::{AUTH_FILE, FileError, write_configuration},
+    files::{AUTH_FILE, FileError, INI_FILE, write_configuration},
     keeper::{Ending, Launch, Link, LinkError, Order, ProcessState, SlotName, SlotState},
     machine::Millis,
     process::{self, follow_log},
@@ -43,7 +43,7 @@ use crate::{
         ini,
         limits::Step,
         log::Logged,
-        render::{Credentials, Rendered},
+        render::{self, Credentials, Presented, Rendered},
         tables::{Alias, Pools, Server, Snapshot},
         version::Version,
     },
@@ -195,6 +195,8 @@ pub struct Slot {
     fixed: Option<BTreeMap<String, String>>,
     /// What the process opens server connections with, and lets clients in with.
     credentials: Option<Credentials>,
+    /// What it shows the database.
+    presented: Option<Presented>,
     /// Whether the database has refused the user that the process keeps although another one is in force, and let none in since.
     refused: Refused,
     /// The version of the pooler; None until it is known.
@@ -257,6 +259,7 @@ impl Slot {
             newest_login: None,
             fixed: None,
             credentials: None,
+            presented: None,
             refused: Refused::No,
             version: None,
             recall: None,
@@ -275,6 +278,8 @@ impl Slot {
         };
         if runs {
             slot.credentials = slot.given();
+            let ini = fs::read_to_string(slot.directory.join(INI_FILE)).ok();
+            slot.presented = ini.and_then(|ini| render::presented(&ini));
             slot.resume_recall();
             slot.read_log();
         }
@@ -291,6 +296,11 @@ impl Slot {
     /// What the process opens server connections with, and lets clients in with; None without one.
     pub fn credentials(&self) -> Option<&Credentials> {
         self.credentials.as_ref()
+    }
+
+    /// What the process shows the database; None without a certificate for it.
+    pub fn presented(&self) -> Option<&Presented> {
+        self.presented.as_ref()
     }
 
     /// Where a slot's files and its console's socket are.
@@ -337,11 +347,17 @@ impl Slot {
         self.differences.restarted(self.microseconds());
         self.arrivals.restarted();
         self.read_log();
-        self.credentials = Some(rendered.credentials.clone());
+        self.works_with(&rendered);
         self.rendered = Some(rendered);
         // it takes over the whole file or ends
         self.follows = Follows::Proven;
         Ok(())
+    }
+
+    /// What the process logs in to the database with from now on.
+    fn works_with(&mut self, rendered: &Rendered) {
+        self.credentials = Some(rendered.credentials.clone());
+        self.presented = render::presented(&rendered.ini);
     }
 
     fn log(&self) -> PathBuf {
@@ -443,7 +459,7 @@ impl Slot {
         self.newest_login = None;
         self.fixed = None;
         self.forget_recall();
-        self.credentials = None;
+        (self.credentials, self.presented) = (None, None);
         self.refused = Refused::No;
         self.runs = None;
         self.reconnected_at = None;

@@ -19,11 +19,11 @@ use tokio::{
 
 use super::files::{AUTH_FILE, FileError, write_configuration};
 use crate::{
-    contract::{ClientTlsMode, Injection, Settings},
+    contract::{ClientTlsMode, Injection, PoolerError, Settings},
     pooler::pgbouncer::{
         console::{ConsoleError, socket, validate},
         log::{classify, essence, spoken},
-        render::{self, Credentials, Limits, Place, RenderError, RenderInput},
+        render::{self, Credentials, Limits, Place, Presented, RenderError, RenderInput},
         version::Version,
     },
 };
@@ -93,6 +93,8 @@ pub struct Plan<'a> {
     pub credentials: &'a Credentials,
     /// The CA bundle.
     pub ca_file: Option<String>,
+    /// What the database is shown.
+    pub presented: Option<Presented>,
     /// Configuration of the resolver; None: that of the system.
     pub resolver: Option<String>,
     /// The program's version.
@@ -139,6 +141,7 @@ impl Login {
                 socket_dir: directory.display().to_string(),
                 auth_file: auth_file.display().to_string(),
                 ca_file: plan.ca_file.clone(),
+                presented: plan.presented.clone(),
                 resolver: plan.resolver.clone(),
                 peers: Vec::new(),
                 peer: 0,
@@ -212,12 +215,37 @@ impl Login {
     }
 }
 
-/// The last error of a log, without what differs from one time to the next.
+/// The last error of a log, as [`telling`] has it.
 fn said(log: &Path) -> String {
     use io::Read as _;
     let mut text = Vec::new();
     let read = fs::File::open(log).and_then(|log| log.take(LONGEST_LOG).read_to_end(&mut text));
     let text = if read.is_ok() { String::from_utf8_lossy(&text) } else { "".into() };
-    let line = text.lines().rfind(|line| classify(line).is_some());
-    line.map_or_else(|| "it gave no reason".to_owned(), |line| spoken(essence(line)))
+    telling(&text).unwrap_or_else(|| "it gave no reason".to_owned())
+}
+
+/// The last error of a log, without what differs from one time to the next. That a connection is gone is told where nothing says why:
+/// it follows what does.
+fn telling(log: &str) -> Option<String> {
+    let is_why = |line: &&str| classify(line).is_some_and(|error| error != PoolerError::ServerUnreachable);
+    let line = log.lines().rfind(is_why).or_else(|| log.lines().rfind(|line| classify(line).is_some()));
+    line.map(|line| spoken(essence(line)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::telling;
+
+    #[test]
+    fn why_a_login_did_not_work_is_told_and_not_that_its_connection_is_gone() {
+        let alert = "2026-11-21 03:36:16.000 UTC [7] WARNING tls_sbufio_recv: read failed: error:0A000418:SSL routines::tlsv1 alert unknown ca";
+        let gone = "2026-11-21 03:36:16.000 UTC [7] LOG S-0x55: shop/shop@127.0.0.1:5999 closing because: server conn crashed? (age=0s)";
+        let told = telling(&format!("{alert}\n{gone}\n"));
+        assert_eq!(
+            told.as_deref(),
+            Some("tls_sbufio_recv: read failed: error:0A000418:SSL routines::tlsv1 alert unknown ca")
+        );
+        assert_eq!(telling(gone).as_deref(), Some("server conn crashed?"));
+        assert_eq!(telling("2026-11-21 03:36:16.000 UTC [7] LOG process up: PgBouncer 1.24.1"), None);
+    }
 }

@@ -5,12 +5,15 @@
 
 use thiserror::Error;
 
-use super::last_good::LastGood;
+use super::{
+    identity::{self, Files, IdentityError},
+    last_good::LastGood,
+};
 use crate::{
-    contract::{ContractError, Document, GrantDocument, PodGrant, PoolRevision, RevisionDocument, names},
+    contract::{ContractError, Document, GrantDocument, PodGrant, PoolRevision, RevisionDocument, ServerTls, names},
     pooler::pgbouncer::{
         parameters::{self, ParameterError},
-        render::{self, Credentials, RenderError},
+        render::{self, Credentials, PoolerCertificate, RenderError},
         version::Version,
     },
 };
@@ -28,6 +31,10 @@ pub struct Texts {
     pub password: Option<Vec<u8>>,
     /// The CA bundle.
     pub server_ca: Option<Vec<u8>>,
+    /// The certificate that the database is shown.
+    pub upstream_certificate: Option<Vec<u8>>,
+    /// Its key.
+    pub upstream_key: Option<Vec<u8>>,
     /// The certificate that clients are shown.
     pub client_certificate: Option<Vec<u8>>,
     /// Its key.
@@ -84,6 +91,9 @@ pub enum Refusal {
     /// User name or password that the pooler cannot represent.
     #[error("{0}; the credentials in force stay")]
     Credentials(RenderError),
+    /// What the database is shown is no certificate with its key.
+    #[error(transparent)]
+    Certificate(#[from] IdentityError),
     /// Not UTF-8.
     #[error("{field} is not UTF-8, which PgBouncer cannot be given; the credentials in force stay")]
     NotUtf8 {
@@ -96,7 +106,7 @@ impl Refusal {
     /// The value of the label `reason`.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Missing { .. } => "Missing",
+            Self::Missing { .. } | Self::Certificate(IdentityError::Missing { .. }) => "Missing",
             Self::Contract(ContractError::Malformed { .. }) => "Malformed",
             Self::Contract(ContractError::NewerVersion { .. }) => "NewerVersion",
             Self::Contract(ContractError::Inconsistent { .. }) => "Inconsistent",
@@ -105,6 +115,7 @@ impl Refusal {
             Self::ForgedGrant { .. } => "ForgedGrant",
             Self::Parameter(_) => "Parameter",
             Self::Credentials(_) | Self::NotUtf8 { .. } => "Credentials",
+            Self::Certificate(_) => "Certificate",
         }
     }
 }
@@ -125,14 +136,16 @@ pub struct Access {
     pub credentials: Credentials,
     /// The bundle that verifies the database's certificate, where the pool names one.
     pub server_ca: Option<Vec<u8>>,
+    /// What the database is shown, where the pool names a certificate for it.
+    pub certificate: Option<PoolerCertificate>,
 }
 
 /// What the pod is asked to run, as far as it could be understood.
 #[derive(Debug)]
 pub struct Wish {
     pool: String,
-    /// Whether the pool names a CA bundle of its own.
-    own_ca: bool,
+    /// Whether the pool names a CA bundle of its own, and a certificate for the database.
+    tls: ServerTls,
     /// The pooler's version; None until it has told it.
     pub version: Option<Version>,
     /// The revision to run.
@@ -143,23 +156,26 @@ pub struct Wish {
     pub credentials: Option<Credentials>,
     /// The CA bundle.
     pub server_ca: Option<Vec<u8>>,
+    /// What the database is shown.
+    pub certificate: Option<PoolerCertificate>,
     /// Why the newest revision, grant, credentials were not taken over.
     pub refusals: [Option<Refusal>; 3],
 }
 
 impl Wish {
     /// Nothing known yet but, perhaps, what worked last.
-    pub fn new(pool: &str, own_ca: bool, last_good: Option<LastGood>) -> Self {
+    pub fn new(pool: &str, tls: ServerTls, last_good: Option<LastGood>) -> Self {
         let (revision, granted) = last_good
             .map_or((None, None), |last| (Some(last.revision), Some(Granted { epoch: last.epoch, grant: last.grant })));
         Self {
             pool: pool.to_owned(),
-            own_ca,
+            tls,
             version: None,
             revision,
             granted,
             credentials: None,
             server_ca: None,
+            certificate: None,
             refusals: [None, None, None],
         }
     }
@@ -168,24 +184,30 @@ impl Wish {
     pub fn take(&mut self, texts: &Texts) {
         let credentials = self.take_credentials(texts.username.as_deref(), texts.password.as_deref());
         let server_ca = self.take_server_ca(texts.server_ca.as_deref());
+        let certificate = self.take_certificate(texts.upstream_certificate.as_deref(), texts.upstream_key.as_deref());
         self.refusals = [
             self.take_revision(texts.revision.as_deref()).err(),
             self.take_grant(texts.grant.as_deref()).err(),
-            credentials.and(server_ca).err(),
+            credentials.and(server_ca).and(certificate).err(),
         ];
     }
 
     /// What server connections are to be opened with; None while a part is missing.
     pub fn access(&self) -> Option<Access> {
-        let server_ca = if self.own_ca { Some(self.server_ca.clone()?) } else { None };
-        Some(Access { credentials: self.credentials.clone()?, server_ca })
+        let server_ca = if self.tls.own_ca { Some(self.server_ca.clone()?) } else { None };
+        let certificate = if self.tls.own_certificate { Some(self.certificate.clone()?) } else { None };
+        Some(Access { credentials: self.credentials.clone()?, server_ca, certificate })
     }
 
     /// Whether all parts are there and differ from what is in force.
     pub fn wants_other(&self, in_force: &Access) -> bool {
-        let complete = self.credentials.is_some() && (!self.own_ca || self.server_ca.is_some());
-        let same_ca = !self.own_ca || self.server_ca == in_force.server_ca;
-        complete && !(same_ca && self.credentials.as_ref() == Some(&in_force.credentials))
+        let ServerTls { own_ca, own_certificate, .. } = self.tls;
+        let complete = self.credentials.is_some()
+            && (!own_ca || self.server_ca.is_some())
+            && (!own_certificate || self.certificate.is_some());
+        let same_tls = (!own_ca || self.server_ca == in_force.server_ca)
+            && (!own_certificate || self.certificate == in_force.certificate);
+        complete && !(same_tls && self.credentials.as_ref() == Some(&in_force.credentials))
     }
 
     /// The share in force; 0 while nothing was granted.
@@ -240,7 +262,7 @@ impl Wish {
     }
 
     fn take_server_ca(&mut self, bundle: Option<&[u8]>) -> Result<(), Refusal> {
-        if !self.own_ca {
+        if !self.tls.own_ca {
             return Ok(());
         }
         let consequence = match self.server_ca {
@@ -249,6 +271,13 @@ impl Wish {
         };
         let bundle = bundle.filter(|bundle| !bundle.is_empty());
         self.server_ca = Some(bundle.ok_or(Refusal::Missing { what: names::SERVER_CA_FILE, consequence })?.to_vec());
+        Ok(())
+    }
+
+    fn take_certificate(&mut self, chain: Option<&[u8]>, key: Option<&[u8]>) -> Result<(), Refusal> {
+        if self.tls.own_certificate {
+            self.certificate = Some(identity::read(Files::FOR_DATABASE, chain, key, self.certificate.as_ref())?);
+        }
         Ok(())
     }
 
@@ -279,9 +308,22 @@ fn present(text: Option<&str>) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use rcgen::{CertificateParams, KeyPair};
 
     use super::*;
-    use crate::agent::tests::{grant_text, revision_text};
+    use crate::{
+        agent::tests::{grant_text, revision_text},
+        contract::ServerTlsMode,
+    };
+
+    const OWN_NOTHING: ServerTls = ServerTls { mode: ServerTlsMode::VerifyFull, own_ca: false, own_certificate: false };
+
+    /// A certificate and its key.
+    fn pair() -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::default().self_signed(&key).unwrap();
+        (Some(certificate.pem().into_bytes()), Some(key.serialize_pem().into_bytes()))
+    }
 
     fn texts() -> Texts {
         Texts {
@@ -294,7 +336,7 @@ mod tests {
     }
 
     fn taken() -> Wish {
-        let mut wish = Wish::new("shop", false, None);
+        let mut wish = Wish::new("shop", OWN_NOTHING, None);
         wish.take(&texts());
         assert!(wish.refusals.iter().all(Option::is_none), "{:?}", wish.refusals);
         wish
@@ -339,17 +381,21 @@ mod tests {
 
     #[test]
     fn without_any_grant_the_share_is_zero() {
-        let mut wish = Wish::new("shop", false, None);
+        let mut wish = Wish::new("shop", OWN_NOTHING, None);
         wish.take(&Texts { grant: None, ..texts() });
         assert_eq!(wish.grant().share, 0);
     }
 
     #[test]
     fn a_secret_that_loses_a_key_changes_nothing_and_is_told_with_the_key() {
-        let mut wish = Wish::new("shop", true, None);
+        let mut wish = Wish::new("shop", ServerTls { own_ca: true, own_certificate: true, ..OWN_NOTHING }, None);
         wish.take(&texts());
         assert_eq!((wish.access(), wish.refusals[2].as_ref().map(Refusal::reason)), (None, Some("Missing")));
-        let whole = Texts { server_ca: Some(b"-----BEGIN".to_vec()), ..texts() };
+        let (upstream_certificate, upstream_key) = pair();
+        let without_certificate = Texts { server_ca: Some(b"-----BEGIN".to_vec()), ..texts() };
+        wish.take(&without_certificate);
+        assert_eq!((wish.access(), wish.refusals[2].as_ref().map(Refusal::reason)), (None, Some("Missing")));
+        let whole = Texts { upstream_certificate, upstream_key, ..without_certificate };
         wish.take(&whole);
         let access = wish.access().expect("all is there");
         assert!(!wish.wants_other(&access));
@@ -358,15 +404,28 @@ mod tests {
             (Texts { username: None, ..whole.clone() }, "credentials/username"),
             (Texts { password: None, ..whole.clone() }, "credentials/password"),
             (Texts { server_ca: None, ..whole.clone() }, "server-ca/ca.crt"),
+            (Texts { upstream_certificate: None, ..whole.clone() }, "upstream-tls/tls.crt"),
+            (Texts { upstream_key: None, ..whole.clone() }, "upstream-tls/tls.key"),
         ] {
             wish.take(&lost);
             let told = wish.refusals[2].as_ref().map(ToString::to_string).unwrap_or_default();
             assert!(told.contains(key) && told.contains("in force stay"), "{told}");
             assert_eq!(wish.access().as_ref(), Some(&access));
         }
+        let (renewed, its_key) = pair();
+        wish.take(&Texts { upstream_certificate: renewed.clone(), ..whole.clone() });
+        let refusal = wish.refusals[2].as_ref();
+        assert_eq!(refusal.map(Refusal::reason), Some("Certificate"), "{refusal:?}");
+        let told = refusal.map(ToString::to_string).unwrap_or_default();
+        assert_eq!(
+            told,
+            "upstream-tls/tls.crt does not belong to the key in upstream-tls/tls.key; the certificate in force stays"
+        );
+        assert_eq!(wish.access().as_ref(), Some(&access));
         for other in [
             Texts { username: Some(b"other".to_vec()), ..whole.clone() },
             Texts { password: Some(b"other".to_vec()), ..whole.clone() },
+            Texts { upstream_certificate: renewed, upstream_key: its_key, ..whole.clone() },
             Texts { server_ca: Some(b"other".to_vec()), ..whole },
         ] {
             wish.take(&other);

@@ -83,7 +83,10 @@ pub struct EnvTemplate {
 /// TLS towards the database.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.caRef) || self.mode in ['VerifyCa', 'VerifyFull']").message("caRef is used with mode VerifyCa or VerifyFull only").field_path(".caRef"))]
+#[x_kube(
+    validation = Rule::new("!has(self.caRef) || self.mode in ['VerifyCa', 'VerifyFull']").message("caRef is used with mode VerifyCa or VerifyFull only").field_path(".caRef"),
+    validation = Rule::new("!has(self.clientCertRef) || self.mode != 'Disabled'").message("clientCertRef is used with mode Require, VerifyCa or VerifyFull only").field_path(".clientCertRef")
+)]
 pub struct ServerTlsSpec {
     /// How much is verified. Disabled: plain text. Require: encrypted, nothing is verified. VerifyCa: the certificate's chain.
     /// VerifyFull: chain and host name. There is no mode that falls back to plain text unasked.
@@ -91,6 +94,10 @@ pub struct ServerTlsSpec {
     /// CA bundle. Default: the trust store of the pooler's image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_ref: Option<SecretKeyRef>,
+    /// Secret of type `kubernetes.io/tls` in the pool's namespace, with the keys `tls.crt` and `tls.key`: what the pooler shows
+    /// a database that asks for a client certificate. Its content is followed, once a login with it has worked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_cert_ref: Option<SecretRef>,
 }
 
 /// How much of the database's certificate is verified.

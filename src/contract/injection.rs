@@ -48,6 +48,10 @@ pub struct ServerTls {
     pub mode: ServerTlsMode,
     /// True: verify against the CA bundle in the configuration volume; false: against the image's own trust store.
     pub own_ca: bool,
+    /// True: the database is shown the certificate in the configuration volume. Left out where it is shown none, so that pods of
+    /// earlier days stay current.
+    #[serde(default, skip_serializing_if = "super::revision::is_default")]
+    pub own_certificate: bool,
 }
 
 /// PostgreSQL's `sslmode`, without the modes that fall back to plain text unasked.

@@ -46,6 +46,10 @@ pub const USERNAME_FILE: &str = "credentials/username";
 pub const PASSWORD_FILE: &str = "credentials/password";
 /// File under [`CONFIG_DIR`]: the CA bundle that verifies the database's certificate.
 pub const SERVER_CA_FILE: &str = "server-ca/ca.crt";
+/// File under [`CONFIG_DIR`]: the certificate that the pooler shows the database, and what leads to its CA.
+pub const UPSTREAM_CERTIFICATE_FILE: &str = "upstream-tls/tls.crt";
+/// File under [`CONFIG_DIR`]: the key of [`UPSTREAM_CERTIFICATE_FILE`].
+pub const UPSTREAM_KEY_FILE: &str = "upstream-tls/tls.key";
 /// File under [`CONFIG_DIR`]: the certificate that the pooler shows its clients, and what leads to their CA.
 pub const CLIENT_CERTIFICATE_FILE: &str = "client-tls/tls.crt";
 /// File under [`CONFIG_DIR`]: the key of [`CLIENT_CERTIFICATE_FILE`].

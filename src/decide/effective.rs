@@ -54,6 +54,8 @@ pub struct PodBound {
     pub server_tls: ServerTlsMode,
     /// CA bundle for it.
     pub server_ca: Option<SecretKeyRef>,
+    /// Certificate and key that the database is shown.
+    pub upstream_certificate: Option<SecretRef>,
     /// Image of the pooler; none: the operator's default.
     pub pgbouncer_image: Option<String>,
     /// TLS between application and pooler.
@@ -414,6 +416,7 @@ fn pod_bound(
             Some(ServerTlsModeSpec::VerifyFull) | None => ServerTlsMode::VerifyFull,
         },
         server_ca: tls.and_then(|tls| tls.ca_ref.clone()),
+        upstream_certificate: tls.and_then(|tls| tls.client_cert_ref.clone()),
         pgbouncer_image: pgbouncer.get(|p| p.image.clone()).filter(|image| !image.is_empty()),
         client_tls: client_tls_mode,
         client_certificate: client_tls.and_then(|tls| tls.certificate_ref.clone()),

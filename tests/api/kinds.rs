@@ -81,7 +81,7 @@ fn complete_pool() -> Value {
         json!({"scaleUp": {"policies": [{"type": "Percent", "value": 100, "periodSeconds": 15}], "tolerance": "0.05"}});
     value["spec"]["client"] = json!({"port": 5432, "env": [{"name": "PGHOST", "template": "{host}"}, {"name": "PGPORT", "template": "{port}"}]});
     value["spec"]["pgbouncer"] = json!({"poolMode": "transaction", "parameters": {"server_round_robin": "0"}});
-    value["spec"]["upstream"]["tls"] = json!({"mode": "VerifyFull", "caRef": {"name": "pg-ca", "key": "ca.crt"}});
+    value["spec"]["upstream"]["tls"] = json!({"mode": "VerifyFull", "caRef": {"name": "pg-ca", "key": "ca.crt"}, "clientCertRef": {"name": "shop-db-client"}});
     value["spec"]["sidecar"] =
         json!({"resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "64Mi"}}});
     value["spec"]["rollout"] =
@@ -139,6 +139,11 @@ async fn a_pool_that_makes_no_sense_is_refused_with_the_field_and_what_is_wrong(
         case("spec.gateway", json!({"replicas": 2}), &["spec.gateway", "topology Gateway only"]),
         case("spec.engine", json!("MySQL"), &["spec.engine", "PostgreSQL"]),
         case("spec.upstream.tls.mode", json!("Require"), &["spec.upstream.tls.caRef", "VerifyCa or VerifyFull only"]),
+        case(
+            "spec.upstream.tls",
+            json!({"mode": "Disabled", "clientCertRef": {"name": "shop-db-client"}}),
+            &["spec.upstream.tls.clientCertRef", "Require, VerifyCa or VerifyFull only"],
+        ),
         // selectors
         case("spec.workload.selector", json!({}), &["spec.workload.selector", "empty selector"]),
         case("spec.workload.selector", json!({"matchLabels": {}}), &["spec.workload.selector", "empty selector"]),

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use sluice::{
-    api::ConnectionPool,
+    api::{ConnectionPool, SecretRef},
     contract::{Document, GrantDocument, PoolRevision, RevisionDocument, names},
     decide::effective::{EffectivePool, effective},
     webhook::{
@@ -109,6 +109,33 @@ fn a_certificate_for_clients_is_in_the_volume_that_the_sidecar_alone_has() {
         "injection": pod["spec"]["initContainers"][1]["env"][0]["value"],
     });
     insta::with_settings!({snapshot_path => "inject"}, { insta::assert_yaml_snapshot!("client_tls", shown) });
+}
+
+#[test]
+fn a_certificate_for_the_database_is_in_the_volume_that_the_sidecar_alone_has() {
+    let of = |reference: &str| {
+        let mut shown = pool("");
+        let tls = shown.spec.upstream.tls.as_mut().expect("TLS");
+        tls.client_cert_ref = (!reference.is_empty()).then(|| SecretRef { name: reference.to_owned() });
+        let pod = admitted(&plain(), &shown);
+        let volumes = pod["spec"]["volumes"].as_array().expect("a list").clone();
+        let config = volumes.into_iter().find(|volume| volume["name"] == names::CONFIG_VOLUME).expect("the volume");
+        assert!(pod["spec"]["containers"][0].get("volumeMounts").is_none(), "the application has nothing of it");
+        let injection = injection_of(&typed(&pod)).expect("a sidecar").expect("valid");
+        (config["projected"]["sources"].as_array().expect("a list").clone(), injection)
+    };
+    let (without, plain) = of("");
+    let (with, injection) = of("shop-db-client");
+    assert_eq!(without.len() + 1, with.len());
+    assert_eq!(
+        with.last(),
+        Some(&json!({"secret": {"name": "shop-db-client", "items": [
+            {"key": "tls.crt", "path": "upstream-tls/tls.crt"}, {"key": "tls.key", "path": "upstream-tls/tls.key"},
+        ]}}))
+    );
+    assert!(!plain.upstream.tls.own_certificate && injection.upstream.tls.own_certificate);
+    assert_ne!(plain.fixed_hash, injection.fixed_hash);
+    assert_ne!(of("another").1.fixed_hash, injection.fixed_hash, "a pod with another Secret has to be created anew");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::{
     Agent, FAULTS_TOLD, READING, RELEASE_PATIENCE, place,
-    rotating::{self, ca_path},
+    rotating::{self, Own, ca_path},
 };
 use crate::{
     agent::{
@@ -15,7 +15,7 @@ use crate::{
     contract::{LimitSource, PoolRevision},
     pooler::pgbouncer::{
         limits::Wanted,
-        render::{self, Credentials, RenderError, RenderInput, Rendered},
+        render::{self, Place, RenderError, RenderInput, Rendered},
     },
 };
 
@@ -32,16 +32,16 @@ impl Agent {
         revision: Option<&PoolRevision>,
         wanted: Wanted,
     ) -> Option<Result<(PoolRevision, Rendered), RenderError>> {
-        self.render_for(slot, revision, wanted, &self.rotating.in_force()?.credentials)
+        self.render_for(slot, revision, wanted, self.own()?)
     }
 
-    /// The same for one that runs: it may have to go on with the user that it has.
+    /// The same for one that runs: it may have to go on with what it has of its own.
     pub(super) fn render_for(
         &self,
         slot: SlotName,
         revision: Option<&PoolRevision>,
         wanted: Wanted,
-        credentials: &Credentials,
+        own: Own<'_>,
     ) -> Option<Result<(PoolRevision, Rendered), RenderError>> {
         let revision = revision?;
         let access = self.rotating.in_force()?;
@@ -51,17 +51,20 @@ impl Agent {
             injection: &self.injection,
             settings: &revision.settings,
             limits: wanted.as_limits(),
-            credentials,
+            credentials: own.credentials,
             shown: shown.as_ref(),
-            place: &place::place(
-                &self.options,
-                &self.injection,
-                &self.addresses,
-                slot,
-                self.inherits_sockets(),
-                own_ca,
-                self.resolver.as_deref(),
-            ),
+            place: &Place {
+                presented: own.presented,
+                ..place::place(
+                    &self.options,
+                    &self.injection,
+                    &self.addresses,
+                    slot,
+                    self.inherits_sockets(),
+                    own_ca,
+                    self.resolver.as_deref(),
+                )
+            },
             version: self.build.map(|build| build.version),
         });
         Some(rendered.map(|rendered| (revision.clone(), rendered)))
@@ -91,13 +94,13 @@ impl Agent {
         }
         let files = process::files_needed(clients, share);
         let start = Start { program: &program, inherits_sockets: self.inherits_sockets(), clients: true, files };
-        let ca = self.rotating.in_force().map_or(Ok(None), |access| self.lay_down_ca(access));
+        let laid_down = self.rotating.in_force().map_or(Ok(()), |access| self.lay_down(access));
         self.note_in_force();
-        let started = match (listening, ca, rendered) {
+        let started = match (listening, laid_down, rendered) {
             (Err(error), ..) => Err(error),
             (_, Err(error), _) => Err(error.to_string()),
             (_, _, Err(error)) => Err(error.to_string()),
-            (Ok(()), Ok(_), Ok((revision, rendered))) => {
+            (Ok(()), Ok(()), Ok((revision, rendered))) => {
                 self.slot.start(start, rendered).await.map(|()| revision).map_err(|error| error.to_string())
             }
         };
@@ -157,8 +160,8 @@ impl Agent {
             wanted.share = limits.max_db_connections.min(wanted.share.max(1));
             wanted.warm = limits.min_pool_size;
         }
-        let own = self.takes(&self.slot).cloned();
-        let rendered = own.and_then(|own| self.render_for(self.slot.name(), self.revision_to_run(), wanted, &own));
+        let own = self.takes(&self.slot);
+        let rendered = own.and_then(|own| self.render_for(self.slot.name(), self.revision_to_run(), wanted, own));
         let (revision, rendered) = match rendered {
             Some(Ok(rendered)) => rendered,
             Some(Err(error)) => {

@@ -260,9 +260,10 @@ impl Agent {
             None
         });
         let mut rotating = Rotating::take_up(&options, &injection);
-        let mut wish = Wish::new(&injection.pool, injection.upstream.tls.own_ca, stored.clone());
+        let mut wish = Wish::new(&injection.pool, injection.upstream.tls, stored.clone());
         if let Some(access) = rotating.in_force() {
             (wish.credentials, wish.server_ca) = (Some(access.credentials.clone()), access.server_ca.clone());
+            wish.certificate.clone_from(&access.certificate);
         }
         let (report_error, errors) = mpsc::channel(ERROR_QUEUE);
         let resolver = match injection.upstream.host.parse::<IpAddr>() {

@@ -53,7 +53,7 @@ pub(super) fn addresses(reach: Reach) -> Vec<IpAddr> {
 
 /// The addresses, and the slot's places in the volumes of the pod. A pooler that inherits its sockets is given neither
 /// address nor directory: it would warn that it ignores them. `own_ca` is the bundle that the pool names, `resolver` the
-/// configuration that leads to our own name server.
+/// configuration that leads to our own name server. The database is shown nothing.
 pub(super) fn place(
     options: &RunOptions,
     injection: &Injection,
@@ -76,6 +76,7 @@ pub(super) fn place(
         peer: if inherits_sockets { peer(slot) } else { 0 },
         auth_file: text(&Slot::auth_file(slot, &options.run_dir)),
         ca_file: ca_file(injection, own_ca),
+        presented: None,
         resolver: resolver.map(text),
         login_retry_milliseconds: login_retry(&options.pod_uid),
     }

@@ -3,14 +3,20 @@
 use super::Agent;
 use crate::{
     agent::{machine::Millis, reach::Obstacle, trial::TrialError},
-    contract::{PoolerError, ServerFull},
+    contract::{ClientTlsMode, PoolerError, ServerFull},
     pooler::pgbouncer::{log::Logged, tables::Pools},
 };
 
 impl Agent {
     pub(super) fn count_errors(&mut self) {
         while let Ok(logged) = self.errors.try_recv() {
-            let error = self.troubles.meaning(&logged);
+            let error = match self.troubles.meaning(&logged) {
+                // nobody else speaks TLS to the pooler, and only a client certificate makes a database alert
+                PoolerError::ClientTlsFailed if self.injection.client.tls == ClientTlsMode::Disabled => {
+                    PoolerError::ServerWantsCertificate
+                }
+                error => error,
+            };
             self.published.metrics.count_error(error.as_str());
             let now = self.now();
             self.troubles.logged(now, error, &logged.words);

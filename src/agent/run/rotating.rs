@@ -1,4 +1,4 @@
-//! Credentials and CA that change in their Secret: the shell around [`crate::agent::rotation`].
+//! Credentials, CA and certificate that change in their Secrets: the shell around [`crate::agent::rotation`].
 //!
 //! What is in force stands in a file of a volume in memory that outlives the container: a container that restarts begins with what
 //! worked, whatever the Secret holds by then. The auth file of a slot may name the user of an earlier time: a process that only a
@@ -28,11 +28,11 @@ use crate::{
         trial::{Login, Plan, TrialError},
         wish::Access,
     },
-    contract::{Injection, SessionAlias},
+    contract::{Injection, ServerTls, SessionAlias},
     pooler::pgbouncer::{
         console::{ConsoleError, log_in},
         limits::Wanted,
-        render::Credentials,
+        render::{Credentials, PoolerCertificate, Presented},
     },
 };
 
@@ -40,6 +40,8 @@ use crate::{
 const TRIAL_DIRECTORY: &str = "trial";
 /// Beginning of the name of a CA bundle in the run directory.
 const CA_FILE: &str = "server-ca-";
+/// Beginning of the names of a certificate that the database is shown, and of its key.
+const CERTIFICATE_FILE: &str = "upstream-tls-";
 /// What is in force stands there.
 const IN_FORCE_FILE: &str = "in-force.json";
 /// What is in force, as a version: that of the first Secret.
@@ -49,6 +51,12 @@ const UNDER_WAY: Millis = 4000;
 /// What is told while a RELOAD waits.
 pub(super) const AWAITS_LOGINS: &str =
     "waits until no server connection logs in to the database: PgBouncer would cut clients";
+
+/// What one process logs in to the database with.
+pub(super) struct Own<'a> {
+    pub(super) credentials: &'a Credentials,
+    pub(super) presented: Option<Presented>,
+}
 
 /// What the loop keeps in mind of a rotation.
 pub(super) struct Rotating {
@@ -79,7 +87,7 @@ pub(super) struct Rotating {
 impl Rotating {
     /// Begins with what the slots were given last.
     pub(super) fn take_up(options: &RunOptions, injection: &Injection) -> Self {
-        let in_force = left(&options.run_dir, injection.upstream.tls.own_ca);
+        let in_force = left(&options.run_dir, injection.upstream.tls);
         Self {
             machine: Rotation::new(place::spread(&options.pod_uid)),
             to_hand_over: false,
@@ -195,9 +203,19 @@ impl Agent {
         }
     }
 
-    /// What a process is to work with: what is in force, or its own as long as it keeps another user. None before the first Secret.
-    pub(super) fn takes<'a>(&'a self, slot: &'a Slot) -> Option<&'a Credentials> {
-        if self.keeps_user(slot) { slot.credentials() } else { Some(&self.rotating.in_force.as_ref()?.credentials) }
+    /// What a new process is to work with: what is in force. None before the first Secret.
+    pub(super) fn own(&self) -> Option<Own<'_>> {
+        let access = self.rotating.in_force.as_ref()?;
+        Some(Own { credentials: &access.credentials, presented: certificate_paths(&self.options.run_dir, access) })
+    }
+
+    /// What a process is to work with: what is in force, or its own as long as it keeps another user, with the certificate that was
+    /// that user's. None before the first Secret.
+    pub(super) fn takes<'a>(&'a self, slot: &'a Slot) -> Option<Own<'a>> {
+        if !self.keeps_user(slot) {
+            return self.own();
+        }
+        Some(Own { credentials: slot.credentials()?, presented: slot.presented().cloned() })
     }
 
     /// Whether a process goes on with another user than the one in force: only a new one takes that over.
@@ -319,16 +337,17 @@ impl Agent {
         if let Some(in_force) = &self.rotating.in_force
             && !self.rotating.to_hand_over
         {
-            self.forget_ca(in_force);
+            self.forget_files(in_force);
         }
-        let prepared = self.lay_down_ca(&access).and_then(|own_ca| {
+        let prepared = self.lay_down(&access).and_then(|()| {
             Login::prepare(&Plan {
                 program,
                 directory: self.options.run_dir.join(TRIAL_DIRECTORY),
                 injection: &self.injection,
                 settings: &revision.settings,
                 credentials: &access.credentials,
-                ca_file: place::ca_file(&self.injection, own_ca),
+                ca_file: place::ca_file(&self.injection, ca_path(&self.options.run_dir, &access)),
+                presented: certificate_paths(&self.options.run_dir, &access),
                 resolver: self.resolver.as_ref().map(|file| file.display().to_string()),
                 within: Duration::from_millis(milliseconds),
                 version: self.build.map(|build| build.version),
@@ -400,7 +419,7 @@ impl Agent {
         self.rotating.again.settled();
         self.problems.credentials.is_over();
         self.rotating.deaf_until = self.rotating.deaf_until.max(self.now() + UNDER_WAY);
-        self.forget_ca(&access);
+        self.forget_files(&access);
         tracing::info!(
             user = access.credentials.username,
             kept = other && self.keeps_user(&self.other),
@@ -435,7 +454,7 @@ impl Agent {
 
     async fn hand_to(&mut self, name: SlotName, access: &Access) -> Result<Taken, SlotError> {
         let now = self.now();
-        self.lay_down_ca(access).map_err(|error| SlotError::Access { reason: error.to_string() })?;
+        self.lay_down(access).map_err(|error| SlotError::Access { reason: error.to_string() })?;
         let of_active = self.slot.name() == name;
         let slot = if of_active { &mut self.slot } else { &mut self.other };
         let limits = match slot.limits_to_keep() {
@@ -459,8 +478,9 @@ impl Agent {
             // what is open is all that its clients will ever have
             return Ok(Taken::Already);
         }
-        let Some(credentials) = self.takes(slot).cloned() else { return Ok(Taken::Already) };
-        let rendered = match self.render_for(name, runs.as_ref(), wanted, &credentials) {
+        let Some(own) = self.takes(slot) else { return Ok(Taken::Already) };
+        let credentials = own.credentials.clone();
+        let rendered = match self.render_for(name, runs.as_ref(), wanted, own) {
             Some(Ok((_, rendered))) => rendered,
             Some(Err(error)) => return Err(SlotError::Access { reason: error.to_string() }),
             None => return Ok(Taken::Already),
@@ -516,25 +536,25 @@ impl Agent {
         }
     }
 
-    /// Writes the CA bundle to where a pooler is told to read it. Its name is that of its content: a bundle that changes is another
-    /// file, so that none is read before it is in force.
-    pub(super) fn lay_down_ca(&self, access: &Access) -> Result<Option<PathBuf>, TrialError> {
-        let Some(path) = ca_path(&self.options.run_dir, access) else { return Ok(None) };
-        if !path.is_file() {
-            let bundle = access.server_ca.as_deref().unwrap_or_default();
-            write_whole(&path, bundle).map_err(FileError::of(&path))?;
+    /// Writes CA bundle, certificate and key to where a pooler is told to read them. Their names are those of their content: one that
+    /// changes is another file, so that none is read before it is in force.
+    pub(super) fn lay_down(&self, access: &Access) -> Result<(), TrialError> {
+        for (path, content) in files(&self.options.run_dir, access) {
+            write_whole(&path, content).map_err(FileError::of(&path))?;
         }
-        Ok(Some(path))
+        Ok(())
     }
 
-    /// Removes the bundles that no slot reads any more.
-    fn forget_ca(&self, access: &Access) {
-        let in_force = ca_path(&self.options.run_dir, access);
-        for path in bundles(&self.options.run_dir) {
-            if Some(&path) != in_force.as_ref() {
-                // it is only in the way
-                let _ = fs::remove_file(path);
-            }
+    /// Removes the files that no slot reads any more.
+    fn forget_files(&self, access: &Access) {
+        let mut read: Vec<PathBuf> = files(&self.options.run_dir, access).into_iter().map(|(path, _)| path).collect();
+        // a process that keeps another user keeps that one's certificate
+        for presented in [&self.slot, &self.other].into_iter().filter_map(Slot::presented) {
+            read.extend([&presented.certificate_file, &presented.key_file].map(PathBuf::from));
+        }
+        for path in laid_down(&self.options.run_dir).filter(|path| !read.contains(path)) {
+            // it is only in the way
+            let _ = fs::remove_file(path);
         }
     }
 }
@@ -562,14 +582,34 @@ fn refuses_password(error: &ConsoleError) -> bool {
 
 /// Where the CA bundle stands.
 pub(super) fn ca_path(run_dir: &Path, access: &Access) -> Option<PathBuf> {
-    let bundle = access.server_ca.as_ref()?;
-    let name = Sha256::digest(bundle).iter().take(8).fold(0_u64, |name, byte| (name << 8) | u64::from(*byte));
-    Some(run_dir.join(format!("{CA_FILE}{name:016x}.crt")))
+    Some(run_dir.join(format!("{CA_FILE}{}.crt", name_of(access.server_ca.as_ref()?))))
 }
 
-fn bundles(run_dir: &Path) -> impl Iterator<Item = PathBuf> {
+/// Where what the database is shown stands. The key is that of its certificate, which names it.
+fn certificate_paths(run_dir: &Path, access: &Access) -> Option<Presented> {
+    let name = name_of(&access.certificate.as_ref()?.chain);
+    let path = |kind: &str| run_dir.join(format!("{CERTIFICATE_FILE}{name}.{kind}")).display().to_string();
+    Some(Presented { certificate_file: path("crt"), key_file: path("key") })
+}
+
+fn name_of(content: &[u8]) -> String {
+    Sha256::digest(content).iter().take(8).fold(String::new(), |name, byte| format!("{name}{byte:02x}"))
+}
+
+/// What a pooler reads of it, and where.
+fn files<'a>(run_dir: &Path, access: &'a Access) -> Vec<(PathBuf, &'a [u8])> {
+    let bundle = ca_path(run_dir, access).zip(access.server_ca.as_deref());
+    let pair = certificate_paths(run_dir, access).zip(access.certificate.as_ref());
+    let pair = pair.map(|(Presented { certificate_file, key_file }, PoolerCertificate { chain, key })| {
+        [(PathBuf::from(certificate_file), chain.as_slice()), (PathBuf::from(key_file), key.as_slice())]
+    });
+    bundle.into_iter().chain(pair.into_iter().flatten()).collect()
+}
+
+fn laid_down(run_dir: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(run_dir).into_iter().flatten().flatten();
-    entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(CA_FILE)).map(|entry| entry.path())
+    let is_ours = |name: &str| name.starts_with(CA_FILE) || name.starts_with(CERTIFICATE_FILE);
+    entries.filter(move |entry| is_ours(&entry.file_name().to_string_lossy())).map(|entry| entry.path())
 }
 
 /// What is in force, as it is kept for a container that restarts.
@@ -579,23 +619,33 @@ struct Noted {
     password: String,
     /// Where its CA bundle stands.
     server_ca: Option<PathBuf>,
+    /// Where its certificate and the key stand.
+    certificate: Option<[PathBuf; 2]>,
 }
 
 /// Keeps what is in force, before any process works with it. The volume is in memory and outlives the container.
 fn note(run_dir: &Path, access: &Access) -> Result<(), FileError> {
     let Credentials { username, password } = access.credentials.clone();
-    let noted = Noted { username, password, server_ca: ca_path(run_dir, access) };
+    let certificate = certificate_paths(run_dir, access)
+        .map(|presented| [presented.certificate_file, presented.key_file].map(PathBuf::from));
+    let noted = Noted { username, password, server_ca: ca_path(run_dir, access), certificate };
     let path = run_dir.join(IN_FORCE_FILE);
     let written = serde_json::to_vec(&noted).map_err(io::Error::from).and_then(|text| write_whole(&path, &text));
     written.map_err(FileError::of(&path))
 }
 
 /// What was in force in this pod last.
-fn left(run_dir: &Path, own_ca: bool) -> Option<Access> {
-    let Noted { username, password, server_ca } =
+fn left(run_dir: &Path, tls: ServerTls) -> Option<Access> {
+    let Noted { username, password, server_ca, certificate } =
         serde_json::from_slice(&fs::read(run_dir.join(IN_FORCE_FILE)).ok()?).ok()?;
-    let server_ca = if own_ca { Some(fs::read(server_ca?).ok()?) } else { None };
-    Some(Access { credentials: Credentials { username, password }, server_ca })
+    let server_ca = if tls.own_ca { Some(fs::read(server_ca?).ok()?) } else { None };
+    let certificate = if tls.own_certificate {
+        let [chain, key] = certificate?.map(fs::read);
+        Some(PoolerCertificate { chain: chain.ok()?, key: key.ok()? })
+    } else {
+        None
+    };
+    Some(Access { credentials: Credentials { username, password }, server_ca, certificate })
 }
 
 #[cfg(test)]
@@ -603,6 +653,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::contract::ServerTlsMode;
 
     #[test]
     fn the_role_that_the_database_refused_is_known_by_its_name_in_any_language() {
@@ -618,16 +669,24 @@ mod tests {
     #[test]
     fn a_container_that_restarts_begins_with_what_was_in_force() {
         let directory = TempDir::new().unwrap();
-        assert_eq!(left(directory.path(), false), None);
+        let with = |own_ca, own_certificate| {
+            left(directory.path(), ServerTls { mode: ServerTlsMode::VerifyFull, own_ca, own_certificate })
+        };
+        assert_eq!(with(false, false), None);
         let credentials = Credentials { username: "new".to_owned(), password: "se\"cret\n".to_owned() };
-        let access = Access { credentials, server_ca: None };
+        let access = Access { credentials, server_ca: None, certificate: None };
         note(directory.path(), &access).unwrap();
-        assert_eq!(left(directory.path(), false).as_ref(), Some(&access));
-        assert_eq!(left(directory.path(), true), None, "without its bundle it is nothing");
-        let with_ca = Access { server_ca: Some(b"-----BEGIN".to_vec()), ..access };
-        note(directory.path(), &with_ca).unwrap();
-        assert_eq!(left(directory.path(), true), None, "nor with one that is gone");
-        fs::write(ca_path(directory.path(), &with_ca).unwrap(), "-----BEGIN").unwrap();
-        assert_eq!(left(directory.path(), true), Some(with_ca));
+        assert_eq!(with(false, false).as_ref(), Some(&access));
+        assert_eq!(with(true, false), None, "without its bundle it is nothing");
+        assert_eq!(with(false, true), None, "nor without its certificate");
+        let (server_ca, chain, key) = (b"-----BEGIN".to_vec(), b"chain".to_vec(), b"key".to_vec());
+        let whole =
+            Access { server_ca: Some(server_ca), certificate: Some(PoolerCertificate { chain, key }), ..access };
+        note(directory.path(), &whole).unwrap();
+        for (path, content) in files(directory.path(), &whole) {
+            assert_eq!(with(true, true), None, "nor with {} that is gone", path.display());
+            fs::write(path, content).unwrap();
+        }
+        assert_eq!(with(true, true), Some(whole));
     }
 }

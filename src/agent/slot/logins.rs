@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn another_user_and_another_ca_end_server_connections_and_a_password_or_a_limit_does_not() {
+    fn another_user_another_ca_and_another_certificate_end_server_connections_and_a_password_or_a_limit_does_not() {
         let file =
             [("server_tls_sslmode", "verify-full"), ("server_tls_ca_file", "/run/ca-1"), ("default_pool_size", "4")];
         let before = rendered("shop", "one", &file);
@@ -160,5 +160,7 @@ mod tests {
         assert!(ends(&rendered("shop_2", "one", &file)));
         assert!(ends(&rendered("shop", "one", &[file[0], ("server_tls_ca_file", "/run/ca-2"), file[2]])));
         assert!(ends(&rendered("shop", "one", &[("server_tls_sslmode", "require"), file[2]])));
+        let shows = [file[0], file[1], ("server_tls_cert_file", "/run/shop.crt"), file[2]];
+        assert!(ends(&rendered("shop", "one", &shows)));
     }
 }

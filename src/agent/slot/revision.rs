@@ -171,7 +171,7 @@ impl Slot {
 
     /// Has the process take over the new files; everything is read back.
     async fn reload(&mut self, rendered: Rendered) -> Result<(), SlotError> {
-        self.credentials = Some(rendered.credentials.clone());
+        self.works_with(&rendered);
         let parameters = self.rendered.insert(rendered).parameters.clone();
         self.recycling = Recycling::AsConfigured;
         self.limits = None;

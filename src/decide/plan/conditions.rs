@@ -271,9 +271,9 @@ fn failed_mount(observed: &Observed) -> Option<Condition> {
     let mut secrets = format!("{} with the keys {user} and {password}", credentials.name);
     if let Ok(effective) = observed.effective {
         let ca = effective.pod.server_ca.iter().map(|ca| format!(", {} with the key {}", ca.name, ca.key));
-        let certificate = effective.pod.client_certificate.iter();
-        let certificate = certificate.map(|secret| format!(", {} with the keys tls.crt and tls.key", secret.name));
-        secrets.extend(ca.chain(certificate));
+        let certificates = effective.pod.upstream_certificate.iter().chain(&effective.pod.client_certificate);
+        let certificates = certificates.map(|secret| format!(", {} with the keys tls.crt and tls.key", secret.name));
+        secrets.extend(ca.chain(certificates));
     }
     Some(no(
         PROVEN,

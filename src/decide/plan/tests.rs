@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     api::{
-        ConnectionPool, ConnectionPoolStatus, RevisionStatus,
+        ConnectionPool, ConnectionPoolStatus, RevisionStatus, SecretRef,
         conditions::{ConditionStatus, LEAK_DETECTED, PROVEN, RECONNECTED, merge},
         reasons,
     },
@@ -484,6 +484,26 @@ fn what_poolers_log_is_told_by_its_class_and_what_single_clients_get_wrong_is_no
 }
 
 #[test]
+fn a_database_that_wants_a_client_certificate_is_told_with_the_field_and_one_that_refuses_it_with_what_it_must_hold() {
+    let said = |shown: Option<&str>| {
+        let mut world = World::new(SHARED);
+        world.effective.pod.upstream_certificate = shown.map(|name| SecretRef { name: name.to_owned() });
+        world.admit();
+        world.sizing = Some(sized(11, Reason::Demand));
+        world.settle();
+        let Proof::Report(report) = &mut world.pods[0].proof else { panic!("it was asked") };
+        let words = "connection requires a valid client certificate".to_owned();
+        report.troubles = vec![TroubleSeen { reason: PoolerError::ServerWantsCertificate, lines: 3, words }];
+        let conditions = world.plan().report.conditions;
+        conditions.into_iter().find(|it| it.type_ == "UpstreamHealthy").unwrap().message
+    };
+    let asked = said(None);
+    assert!(asked.contains("wants a client certificate") && asked.contains("tls.clientCertRef"), "{asked}");
+    let refused = said(Some("shop-db-client"));
+    assert!(refused.contains("does not accept") && refused.contains("CN must be the role"), "{refused}");
+}
+
+#[test]
 fn a_leak_is_told_as_what_it_is_and_a_pinned_one_with_its_client() {
     let mut world = World::new(SHARED);
     for _ in 0..2 {
@@ -549,7 +569,7 @@ fn a_refused_pool_changes_nothing_and_says_why() {
 #[test]
 fn a_pod_that_was_created_with_something_else_is_told_of_with_the_command_that_renews_it() {
     let injection = |hash: &str| -> Injection {
-        let tls = ServerTls { mode: ServerTlsMode::VerifyFull, own_ca: false };
+        let tls = ServerTls { mode: ServerTlsMode::VerifyFull, own_ca: false, own_certificate: false };
         Injection {
             v: 1,
             pool: "shop".to_owned(),

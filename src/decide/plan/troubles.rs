@@ -55,13 +55,25 @@ fn worst<'a>(observed: &'a Observed, between: Between) -> Option<(usize, &'a Pod
 pub(super) fn server(observed: &Observed) -> Option<Condition> {
     let (pods, pod, trouble) = worst(observed, Between::PoolerAndDatabase)?;
     let (what, todo) = match trouble.reason {
+        PoolerError::ServerLoginRefused if shows_certificate(observed) => (
+            "the database refuses to let them in",
+            "correct the Secret of spec.upstream.credentialsRef, the role, pg_hba.conf, or the certificate of \
+             spec.upstream.tls.clientCertRef: with clientcert=verify-full its CN must be the role",
+        ),
         PoolerError::ServerLoginRefused => (
             "the database refuses to let them in",
             "correct the Secret of spec.upstream.credentialsRef, the role, or pg_hba.conf",
         ),
+        PoolerError::ServerWantsCertificate if shows_certificate(observed) => (
+            "the database does not accept the client certificate that they show",
+            "see the Secret of spec.upstream.tls.clientCertRef: a CA of the server's ssl_ca_file must have signed its certificate, \
+             whose CN must be the role where pg_hba.conf says cert or clientcert=verify-full; pods that were created before \
+             clientCertRef was named show none",
+        ),
         PoolerError::ServerWantsCertificate => (
             "the database wants a client certificate",
-            "take clientcert or cert out of the line of pg_hba.conf that they come by",
+            "name a Secret with its tls.crt and tls.key in spec.upstream.tls.clientCertRef and restart the workload, or take \
+             clientcert or cert out of the line of pg_hba.conf that they come by",
         ),
         PoolerError::ServerRefused => (
             "the database refuses them in words that are not understood, and nothing is held back for that",
@@ -80,6 +92,11 @@ pub(super) fn server(observed: &Observed) -> Option<Condition> {
         _ => ("the database does not answer", "see spec.upstream.host and port, and what stands between"),
     };
     Some(told(observed, UPSTREAM_HEALTHY, (pods, pod, trouble), what, todo))
+}
+
+/// Whether new pods show the database a certificate.
+fn shows_certificate(observed: &Observed) -> bool {
+    observed.effective.as_ref().is_ok_and(|effective| effective.pod.upstream_certificate.is_some())
 }
 
 /// Whether poolers take clients.

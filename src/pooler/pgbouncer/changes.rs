@@ -21,6 +21,8 @@ pub enum Change<'a> {
     User,
     /// The bundle that verifies the database's certificate.
     ServerCa,
+    /// What the database is shown.
+    UpstreamCertificate,
     /// What clients are shown.
     ClientCertificate,
     /// Name or size of the session alias: clients of an entry that is gone are cut.
@@ -84,9 +86,12 @@ impl Program<'_> {
             Change::Limits => Needs::Set,
             Change::Parameter(name) if is_fixed(name) => Needs::NewProcess,
             Change::User if self.remembers(Remembered::Role) => Needs::NewProcess,
-            Change::Parameter(_) | Change::Password | Change::User | Change::ServerCa | Change::ClientCertificate => {
-                Needs::Reload
-            }
+            Change::Parameter(_)
+            | Change::Password
+            | Change::User
+            | Change::ServerCa
+            | Change::UpstreamCertificate
+            | Change::ClientCertificate => Needs::Reload,
             Change::SessionAlias => Needs::NewProcess,
         }
     }
@@ -130,7 +135,9 @@ mod tests {
         for text in ["1.24.1", "1.25.2", "1.26.1"] {
             let needs = |change| program(text, "").needs(change);
             assert_eq!(needs(Change::Limits), Needs::Set);
-            for change in [Change::Password, Change::ServerCa, Change::ClientCertificate] {
+            let read_anew =
+                [Change::Password, Change::ServerCa, Change::UpstreamCertificate, Change::ClientCertificate];
+            for change in read_anew {
                 assert_eq!(needs(change), Needs::Reload, "{change:?}");
             }
             assert_eq!(needs(Change::Parameter("server_lifetime")), Needs::Reload);

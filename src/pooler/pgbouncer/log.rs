@@ -74,6 +74,7 @@ const PATTERNS: &[(&str, PoolerError)] = &[
     ("too many connections", PoolerError::TooManyServerConnections),
     ("too many clients already", PoolerError::TooManyServerConnections),
     ("remaining connection slots are reserved", PoolerError::TooManyServerConnections),
+    ("certificate authentication failed", PoolerError::ServerWantsCertificate),
     // PostgreSQL's words, which clients that waited are cut with; PgBouncer's own do not name the user
     ("authentication failed for user", PoolerError::ServerLoginRefused),
     ("valid client certificate", PoolerError::ServerWantsCertificate),
@@ -89,7 +90,7 @@ const PATTERNS: &[(&str, PoolerError)] = &[
     ("certificate verify failed", PoolerError::ServerTlsFailed),
     ("not present in server certificate", PoolerError::ServerTlsFailed),
     ("tls connect error", PoolerError::ServerTlsFailed),
-    // PgBouncer does not say whose handshake it was; a database has no reason to send an alert
+    // PgBouncer does not say whose handshake it was; a database alerts of a client certificate alone, with TLS 1.3 after the handshake
     (" alert ", PoolerError::ClientTlsFailed),
     ("tls accept error", PoolerError::ClientTlsFailed),
     ("tls handshake error", PoolerError::ServerTlsFailed),
@@ -115,6 +116,12 @@ const PATTERNS: &[(&str, PoolerError)] = &[
     ("broken auth file", PoolerError::Configuration),
     ("auth_file", PoolerError::Configuration),
 ];
+
+/// What precedes an alert that came when the handshake was over on our side. With TLS 1.3 that is how a database tells that it does
+/// not accept a client certificate; a client that does not trust the pooler's breaks off earlier.
+const LATE_ALERT: &str = "tls_sbufio_recv: read failed: ";
+/// Words of the alerts that are about a certificate.
+const OF_CERTIFICATES: [&str; 2] = ["alert unknown ca", "certificate"];
 
 /// The line from its level on. "2026-11-21 03:36:16.000 UTC [7] WARNING text": the level is the first word of capitals that
 /// follows the pid.
@@ -163,6 +170,10 @@ fn classify_text(text: &str) -> Option<PoolerError> {
         let said = [LOGIN, TOLD].iter().find_map(|before| text.split_once(before));
         if let Some((_, said)) = said {
             return Some(find(OF_LOGIN, said).unwrap_or(PoolerError::ServerRefused));
+        }
+        let alert = text.split_once(LATE_ALERT).map(|(_, alert)| alert).filter(|alert| alert.contains(" alert "));
+        if alert.is_some_and(|alert| OF_CERTIFICATES.iter().any(|words| alert.contains(words))) {
+            return Some(PoolerError::ServerWantsCertificate);
         }
     }
     match find(PATTERNS, &text) {
@@ -277,6 +288,22 @@ mod tests {
             (
                 "2026-11-21 03:36:16.000 UTC [7] WARNING server login failed: FATAL connection requires a valid client certificate",
                 Some(PoolerError::ServerWantsCertificate),
+            ),
+            (
+                "2026-11-21 03:36:16.000 UTC [7] WARNING C-0x55: shop/shop@127.0.0.1:40000 pooler error: certificate authentication failed for user \"shop\"",
+                Some(PoolerError::ServerWantsCertificate),
+            ),
+            (
+                "2026-11-21 03:36:16.000 UTC [7] WARNING tls_sbufio_recv: read failed: error:0A000418:SSL routines::tlsv1 alert unknown ca",
+                Some(PoolerError::ServerWantsCertificate),
+            ),
+            (
+                "2026-11-21 03:36:16.000 UTC [7] WARNING tls_sbufio_recv: read failed: error:0A000415:SSL routines::ssl/tls alert certificate expired",
+                Some(PoolerError::ServerWantsCertificate),
+            ),
+            (
+                "2026-11-21 03:36:16.000 UTC [7] WARNING tls_sbufio_recv: read failed: error:0A000438:SSL routines::tlsv1 alert internal error",
+                Some(PoolerError::ClientTlsFailed),
             ),
             (
                 "2026-11-21 03:36:16.000 UTC [7] WARNING C-0x55: shop/shop@127.0.0.1:40000 pooler error: password authentication failed",

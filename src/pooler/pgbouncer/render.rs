@@ -31,7 +31,7 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// What the pooler shows its clients: its certificate with what leads to their CA, and the key. Both PEM.
+/// A certificate that the pooler shows, to its clients or to the database, and its key. Both PEM.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PoolerCertificate {
     /// The certificate first, then those that lead to the CA.
@@ -51,6 +51,15 @@ impl fmt::Debug for PoolerCertificate {
 pub struct Shown<'a> {
     /// What clients are shown.
     pub certificate: &'a PoolerCertificate,
+    /// The file of the certificate.
+    pub certificate_file: String,
+    /// The file of the key.
+    pub key_file: String,
+}
+
+/// Where what the database is shown stands: a change of it is another file, so that none is read before it is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Presented {
     /// The file of the certificate.
     pub certificate_file: String,
     /// The file of the key.
@@ -79,6 +88,8 @@ pub struct Place {
     pub auth_file: String,
     /// Bundle that verifies the database's certificate, where the TLS mode verifies it.
     pub ca_file: Option<String>,
+    /// What the database is shown, where the pool names a certificate for it.
+    pub presented: Option<Presented>,
     /// Configuration of the resolver; None: that of the system.
     pub resolver: Option<String>,
     /// The processes that cancel requests are passed on to; empty: only those of its own clients are known.
@@ -162,6 +173,11 @@ pub enum RenderError {
         /// The mode.
         mode: &'static str,
     },
+    /// The database is to be shown a certificate, and there is none.
+    #[error(
+        "upstream.tls: there is no certificate to show to the database; see the Secret that upstream.tls.clientCertRef names"
+    )]
+    NoUpstreamCertificate,
     /// Clients are to be met with TLS, and there is no certificate.
     #[error(
         "client.tls: there is no certificate to show to clients; see the Secret that client.tls.certificateRef names"
@@ -200,6 +216,19 @@ const CANCELS_PASSED_ON: u32 = 100;
 /// What `ignore_startup_parameters` ends in. Before 1.26.1 PgBouncer searches a list that ends in a name for ever when a client
 /// asks for an option without a name, and that before any login (CVE-2026-107349). Behind a last comma it finds it.
 const END_OF_IGNORED: &str = ",";
+
+/// The parameter with the file of what the database is shown.
+const CERTIFICATE_PARAMETER: &str = "server_tls_cert_file";
+/// The parameter with the file of its key.
+const KEY_PARAMETER: &str = "server_tls_key_file";
+
+/// What a process that was given this configuration shows the database; None: nothing, or it does not read.
+pub fn presented(ini: &str) -> Option<Presented> {
+    let entries = ini::parse(ini).ok()?;
+    let given = |name: &str| entries.iter().find(|entry| entry.section == "pgbouncer" && entry.key == name);
+    let value = |name: &str| given(name).map(|entry| entry.value.clone());
+    Some(Presented { certificate_file: value(CERTIFICATE_PARAMETER)?, key_file: value(KEY_PARAMETER)? })
+}
 
 fn refuse<T>(field: &'static str, reason: &'static str) -> Result<T, RenderError> {
     Err(RenderError::Unrepresentable { field, reason })
@@ -318,6 +347,10 @@ pub fn cannot_render(settings: &Settings, injection: &Injection) -> Option<Strin
             peer: 0,
             // whether the pod has a bundle shows in the pod
             ca_file: Some(format!("{}/{}", names::CONFIG_DIR, names::SERVER_CA_FILE)),
+            presented: Some(Presented {
+                certificate_file: format!("{}/{}", names::CONFIG_DIR, names::UPSTREAM_CERTIFICATE_FILE),
+                key_file: format!("{}/{}", names::CONFIG_DIR, names::UPSTREAM_KEY_FILE),
+            }),
             login_retry_milliseconds: 1000,
         },
         version: None,
@@ -460,6 +493,11 @@ fn parameters_of(input: &RenderInput<'_>) -> Result<Vec<(String, String)>, Rende
     set("server_tls_sslmode", mode.to_owned());
     if matches!(injection.upstream.tls.mode, ServerTlsMode::VerifyCa | ServerTlsMode::VerifyFull) {
         set("server_tls_ca_file", place.ca_file.clone().ok_or(RenderError::NoCa { mode })?);
+    }
+    if injection.upstream.tls.own_certificate {
+        let presented = place.presented.clone().ok_or(RenderError::NoUpstreamCertificate)?;
+        set(CERTIFICATE_PARAMETER, presented.certificate_file);
+        set(KEY_PARAMETER, presented.key_file);
     }
     let mode = match injection.client.tls {
         ClientTlsMode::Disabled => "disable",

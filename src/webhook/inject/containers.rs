@@ -216,9 +216,15 @@ fn config_volume(plan: &PodPool<'_>) -> Volume {
     if let Some(ca) = &plan.effective.pod.server_ca {
         sources.push(secret(&ca.name, vec![key(&ca.key, names::SERVER_CA_FILE)]));
     }
-    if let Some(certificate) = &plan.effective.pod.client_certificate {
-        let items = vec![key("tls.crt", names::CLIENT_CERTIFICATE_FILE), key("tls.key", names::CLIENT_KEY_FILE)];
-        sources.push(secret(&certificate.name, items));
+    let pod = &plan.effective.pod;
+    let certificates = [
+        (&pod.client_certificate, names::CLIENT_CERTIFICATE_FILE, names::CLIENT_KEY_FILE),
+        (&pod.upstream_certificate, names::UPSTREAM_CERTIFICATE_FILE, names::UPSTREAM_KEY_FILE),
+    ];
+    for (reference, certificate_file, key_file) in certificates {
+        if let Some(certificate) = reference {
+            sources.push(secret(&certificate.name, vec![key("tls.crt", certificate_file), key("tls.key", key_file)]));
+        }
     }
     Volume {
         name: names::CONFIG_VOLUME.to_owned(),

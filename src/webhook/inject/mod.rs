@@ -78,7 +78,11 @@ impl PodPool<'_> {
                 host: upstream.host.clone(),
                 port: upstream.port,
                 database: upstream.database.clone(),
-                tls: ServerTls { mode: pod.server_tls, own_ca: pod.server_ca.is_some() },
+                tls: ServerTls {
+                    mode: pod.server_tls,
+                    own_ca: pod.server_ca.is_some(),
+                    own_certificate: pod.upstream_certificate.is_some(),
+                },
             },
             client: ClientSide {
                 port: pod.client_port,
@@ -100,6 +104,9 @@ impl PodPool<'_> {
         if let Some(certificate) = &pod.client_certificate {
             // only where there is one: pods of earlier days keep their hash
             text.extend(serde_json::to_vec(certificate).unwrap_or_default());
+        }
+        if let Some(certificate) = &pod.upstream_certificate {
+            text.extend(serde_json::to_vec(&("clientCertRef", certificate)).unwrap_or_default());
         }
         let digest = Sha256::digest(text);
         digest.iter().take(6).fold(String::new(), |hash, byte| format!("{hash}{byte:02x}"))

@@ -90,7 +90,7 @@ async fn limits_come_back(agent: &Agent, pool_size: u32) {
 async fn a_ca_that_changes_while_connections_are_being_opened_cuts_no_client() {
     let mut old = Authority::new("first");
     let (postgres, account) = guarded(&old.certify("127.0.0.1")).await;
-    let tls = ServerTls { mode: ServerTlsMode::VerifyFull, own_ca: true };
+    let tls = ServerTls { mode: ServerTlsMode::VerifyFull, own_ca: true, own_certificate: false };
     let agent = Agent::new(postgres.port, &account).with(|injection| injection.upstream.tls = tls);
     agent.write("server-ca/ca.crt", &old.pem);
     let agent = agent.started(&restless_with_sessions(), SHARE).await;

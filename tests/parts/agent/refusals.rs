@@ -197,7 +197,11 @@ async fn a_database_that_wants_a_client_certificate_is_told_in_its_words_and_kee
     let admin = postgres.admin().await;
     admin.batch_execute("alter system set ssl_ca_file = 'root.crt'").await.unwrap();
     admin.batch_execute("select pg_reload_conf()").await.unwrap();
-    let tls = sluice::contract::ServerTls { mode: sluice::contract::ServerTlsMode::Require, own_ca: false };
+    let tls = sluice::contract::ServerTls {
+        mode: sluice::contract::ServerTlsMode::Require,
+        own_ca: false,
+        own_certificate: false,
+    };
     let agent = Agent::new(postgres.port, &account).with(|injection| injection.upstream.tls = tls);
     let agent = agent.started(&settings(), 4).await;
     let login = agent.client_config();

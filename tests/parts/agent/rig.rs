@@ -365,7 +365,7 @@ impl Agent {
                 host: "127.0.0.1".to_owned(),
                 port: postgres_port,
                 database: account.database.clone(),
-                tls: ServerTls { mode: ServerTlsMode::Disabled, own_ca: false },
+                tls: ServerTls { mode: ServerTlsMode::Disabled, own_ca: false, own_certificate: false },
             },
             client: ClientSide {
                 port: free_port(),

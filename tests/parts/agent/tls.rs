@@ -34,8 +34,8 @@ pub struct Authority {
 
 /// A certificate and its key.
 pub struct Certified {
-    certificate: String,
-    key: String,
+    pub certificate: String,
+    pub key: String,
 }
 
 impl Authority {
@@ -49,14 +49,17 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
+    /// For a host or an address; a database takes it for that of a role of the name.
     pub fn certify(&self, name: &str) -> Certified {
         self.certify_until(name, 2100)
     }
 
     /// Valid until the beginning of a year.
-    fn certify_until(&self, name: &str, year: i32) -> Certified {
+    pub fn certify_until(&self, name: &str, year: i32) -> Certified {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
         (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(year, 1, 1));
         Certified { certificate: params.signed_by(&key, &self.issuer).unwrap().pem(), key: key.serialize_pem() }
     }
@@ -79,8 +82,9 @@ pub async fn guarded(certified: &Certified) -> (Postgres, Account) {
 
 /// The volumes of a pod with this mode and, where one is given, this bundle.
 fn pod(postgres: &Postgres, account: &Account, mode: ServerTlsMode, bundle: Option<&str>) -> Agent {
-    let agent = Agent::new(postgres.port, account)
-        .with(|injection| injection.upstream.tls = ServerTls { mode, own_ca: bundle.is_some() });
+    let agent = Agent::new(postgres.port, account).with(|injection| {
+        injection.upstream.tls = ServerTls { mode, own_ca: bundle.is_some(), own_certificate: false }
+    });
     if let Some(bundle) = bundle {
         agent.write("server-ca/ca.crt", bundle);
     }
@@ -89,12 +93,12 @@ fn pod(postgres: &Postgres, account: &Account, mode: ServerTlsMode, bundle: Opti
     agent
 }
 
-async fn told(agent: &Agent, words: &str) -> StatusReport {
+pub async fn told(agent: &Agent, words: &str) -> StatusReport {
     agent.until(words, |status| status.message.contains(words)).await
 }
 
 /// Waits until nothing stands in the way.
-async fn calm(agent: &Agent) {
+pub async fn calm(agent: &Agent) {
     agent.until("nothing stands in the way", |status| status.message.is_empty()).await;
 }
 
@@ -111,7 +115,7 @@ async fn drop_server_connections(postgres: &Postgres) {
 }
 
 /// A query that needs a new server connection comes back.
-async fn reaches_anew(agent: &Agent, postgres: &Postgres) {
+pub async fn reaches_anew(agent: &Agent, postgres: &Postgres) {
     drop_server_connections(postgres).await;
     let encrypted = "select ssl::text from pg_stat_ssl where pid = pg_backend_pid()";
     until("a client is served over TLS", async || {

@@ -48,6 +48,19 @@ fn a_gateway_is_a_deployment_a_service_a_disruption_budget_and_a_note_where_it_i
 }
 
 #[test]
+fn a_gateway_shows_the_database_the_certificate_that_the_pool_names() {
+    let mut pool = pool("");
+    let tls = pool.spec.upstream.tls.as_mut().expect("TLS");
+    tls.client_cert_ref = Some(crate::api::SecretRef { name: "shop-db-client".to_owned() });
+    let deployment = rendered(&pool, "1", None).deployment;
+    let volumes = deployment["spec"]["template"]["spec"]["volumes"].as_array().expect("volumes");
+    let config = volumes.iter().find(|volume| volume["name"] == "sluice-config").expect("the volume");
+    let projected = config["projected"]["sources"].as_array().expect("sources").last().expect("the newest");
+    assert_eq!(projected["secret"]["name"], "shop-db-client");
+    assert_eq!(projected["secret"]["items"][1], json!({"key": "tls.key", "path": "upstream-tls/tls.key"}));
+}
+
+#[test]
 fn what_the_template_of_the_pool_says_is_in_the_pods_and_nothing_of_ours_is_lost() {
     let spec = "  budgetRef: {name: pg-main}\n  client: {port: 6432, tls: {mode: Require, certificateRef: {name: shop-gateway-tls}}}\n  \
                 gateway:\n    replicas: 8\n    template:\n      \

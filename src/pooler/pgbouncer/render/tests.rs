@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::contract::Document as _;
+use crate::contract::{Document as _, ServerTls};
 
 fn injection() -> Injection {
     Injection::parse(
@@ -32,6 +32,7 @@ fn place() -> Place {
         socket_dir: "/sluice/run".into(),
         auth_file: "/sluice/run/users.txt".into(),
         ca_file: None,
+        presented: None,
         resolver: None,
         login_retry_milliseconds: 1250,
     }
@@ -150,6 +151,35 @@ fn verification_without_a_ca_is_refused() {
     let mut injection = injection();
     injection.upstream.tls.mode = ServerTlsMode::VerifyFull;
     assert_eq!(render_with(&injection, "u", "p"), Err(RenderError::NoCa { mode: "verify-full" }));
+}
+
+#[test]
+fn the_database_is_shown_a_certificate_where_the_pool_names_one_and_there_must_be_one() {
+    let mut injection = injection();
+    injection.upstream.tls = ServerTls { mode: ServerTlsMode::Require, own_ca: false, own_certificate: true };
+    assert_eq!(render_with(&injection, "u", "p"), Err(RenderError::NoUpstreamCertificate));
+    let shown = Presented { certificate_file: "/run/u.crt".into(), key_file: "/run/u.key".into() };
+    let place = Place { presented: Some(shown.clone()), ..place() };
+    let of = |injection: &Injection| {
+        let input = RenderInput {
+            injection,
+            settings: &settings(),
+            limits: LIMITS,
+            credentials: &Credentials { username: "u".into(), password: "p".into() },
+            shown: None,
+            place: &place,
+            version: Some(OLDEST),
+        };
+        render(&input).unwrap().ini
+    };
+    let ini = of(&injection);
+    let expected =
+        "server_tls_sslmode = require\nserver_tls_cert_file = /run/u.crt\nserver_tls_key_file = /run/u.key\n";
+    assert!(ini.contains(expected), "{ini}");
+    assert_eq!(presented(&ini), Some(shown));
+    injection.upstream.tls.own_certificate = false;
+    let ini = of(&injection);
+    assert!(!ini.contains("/run/u.") && presented(&ini).is_none(), "{ini}");
 }
 
 #[test]
