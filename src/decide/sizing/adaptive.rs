@@ -57,6 +57,9 @@ pub struct AdaptiveParameters {
     pub price: f64,
     /// Another setting must be cheaper by this share to be followed.
     pub switch: f64,
+    /// Under a saturated database: factor from one size to the next while that pays. 1: a growth that bought nothing is taken
+    /// back and the knee is not searched, as in the reference implementation.
+    pub knee_climb: f64,
     /// Seconds in which a queue is to be drained.
     pub drain_seconds: f64,
     /// Seconds for which a raise of the fast path is held.
@@ -82,6 +85,7 @@ impl Default for AdaptiveParameters {
             gain: 0.005,
             price: 13.0,
             switch: 0.03,
+            knee_climb: 1.25,
             drain_seconds: 1.0,
             hold_seconds: 30.0,
             react_seconds: 2.5,
@@ -387,12 +391,14 @@ impl SizingAlgorithm for Adaptive {
         let keep = (-reading.dt_seconds / seen.clamp(60.0, 14_400.0)).exp();
         self.rate_mean += (1.0 - keep) * (reading.rate - self.rate_mean);
 
-        // error budget: the price of a violation follows the measured violations
-        let traffic = reading.rate / self.rate_mean.max(1e-6);
-        let target = Self::target(context);
-        let error = ((Self::measured(reading, context) * traffic - target) / target).min(WORST_SAMPLE);
-        self.log_price = (self.log_price + context.adaptive.gain * (reading.dt_seconds / 15.0) * error)
-            .clamp(PRICE_FACTORS.0.ln(), PRICE_FACTORS.1.ln());
+        // error budget: the price of a violation follows the measured violations, those that a larger size could have avoided
+        if !context.capped {
+            let traffic = reading.rate / self.rate_mean.max(1e-6);
+            let target = Self::target(context);
+            let error = ((Self::measured(reading, context) * traffic - target) / target).min(WORST_SAMPLE);
+            self.log_price = (self.log_price + context.adaptive.gain * (reading.dt_seconds / 15.0) * error)
+                .clamp(PRICE_FACTORS.0.ln(), PRICE_FACTORS.1.ln());
+        }
 
         // behind a queue the demand is only a lower bound: the next clean sample tells it
         let sizes = self.sizes.clone();

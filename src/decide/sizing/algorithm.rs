@@ -37,6 +37,8 @@ pub(super) struct Context<'a> {
     pub wait_seconds: f64,
     /// Share of the transactions that may wait longer.
     pub violation_share: f64,
+    /// The size is what the database was seen to carry: more connections would not serve those that wait.
+    pub capped: bool,
     /// Desired busy share of the size.
     pub target_utilization: f64,
     pub adaptive: &'a AdaptiveParameters,

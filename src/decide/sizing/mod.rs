@@ -429,6 +429,8 @@ impl Sizer {
             tolerance_down: settings.behavior.scale_down.tolerance,
             wait_seconds: f64::from(settings.objective.wait_milliseconds) / 1000.0,
             violation_share: settings.objective.max_waiting_percent / 100.0,
+            capped: settings.adaptive.knee_climb > 1.0
+                && self.knee.cap().is_some_and(|cap| f64::from(cap) * f64::from(pods) <= f64::from(current)),
             target_utilization: f64::from(settings.target_utilization_percent.max(1)) / 100.0,
             adaptive: &settings.adaptive,
             pool: Whole { current, target, min: bounds.min, max: bounds.max },
@@ -514,17 +516,19 @@ impl Sizer {
     /// The algorithm's wish and the guards that depend on it.
     fn pursue(&mut self, settings: &SizingSettings, news: &News, context: &Context, bounds: &Bounds) -> (Wish, Draft) {
         let wish = self.state.algorithm().wish(*news, context);
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // sizes
+        let per_pod = |size: u32| (f64::from(size) / context.pods).round() as u32;
+        let current = per_pod(context.pool.current).max(1);
+        self.knee.watch(news.quick, current);
         if let Some(reading) = news.slow {
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // sizes
-            let per_pod = |size: u32| (f64::from(size) / context.pods).round() as u32;
             let sizes = guard::knee::Sizes {
-                current: per_pod(context.pool.current).max(1),
+                current,
                 wanted: per_pod(wish.base),
                 min: context.min,
                 max: context.max,
                 pods: context.pods,
             };
-            self.knee.learn(reading, &sizes);
+            self.knee.learn(reading, &sizes, settings.adaptive.knee_climb);
         }
         let message = self.explain(&wish, settings, context);
         let mut draft = Draft { size: wish.size, reason: wish.reason, message, limits: Vec::new() };

@@ -38,7 +38,8 @@ fn header(line: &str) -> Header {
 fn compare(text: &str) -> (u32, Vec<String>) {
     let mut lines = text.lines();
     let header = header(lines.next().expect("a header"));
-    let settings = SizingSettings::new(Algorithm::Adaptive, header.objective);
+    let mut settings = SizingSettings::new(Algorithm::Adaptive, header.objective);
+    settings.adaptive.knee_climb = 1.0; // the reference does not search the knee
     let (mut sizer, mut samples) = (Sizer::default(), Vec::new());
     let (mut ticks, mut apart) = (0, Vec::new());
     for line in lines {
