@@ -16,7 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::machine::Millis;
+use super::{machine::Millis, sockets::Local};
 
 /// A connection that was silent for so long is asked about.
 const SUSPICIOUS: u32 = 5000;
@@ -43,7 +43,9 @@ pub enum LastByte {
 /// One look at a server connection that a client holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
-    /// Process of the database behind it.
+    /// The connection. What is known is known of it.
+    pub local: Local,
+    /// Process that the database names; 0 where it names none. Behind another pooler it is made up: several connections may have the same one.
     pub process: u32,
     /// Milliseconds since anything was said.
     pub silent: u32,
@@ -119,7 +121,7 @@ pub struct Need {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Cut the clients of these, if they are silent still.
-    Free(Vec<u32>),
+    Free(Vec<Local>),
     /// Have PgBouncer close what a client holds outside of a transaction.
     CloseIdle,
 }
@@ -128,7 +130,7 @@ pub enum Action {
 #[derive(Clone, Debug, Default)]
 pub struct Pins {
     /// What the database said, as long as no byte moves.
-    told: BTreeMap<u32, ((u64, u64), SessionState)>,
+    told: BTreeMap<Local, ((u64, u64), SessionState)>,
     /// The last looks.
     looks: Vec<Look>,
     asked: Option<Millis>,
@@ -138,8 +140,7 @@ pub struct Pins {
 impl Pins {
     /// Takes in one look at all that clients hold.
     pub fn look(&mut self, looks: Vec<Look>) {
-        self.told
-            .retain(|process, (bytes, _)| looks.iter().any(|look| look.process == *process && look.bytes == *bytes));
+        self.told.retain(|local, (bytes, _)| looks.iter().any(|look| look.local == *local && look.bytes == *bytes));
         self.looks = looks;
     }
 
@@ -149,31 +150,39 @@ impl Pins {
             return Vec::new();
         }
         let suspicious =
-            |look: &&Look| look.silent >= SUSPICIOUS.min(threshold) && !self.told.contains_key(&look.process);
-        let unknown: Vec<u32> =
-            self.looks.iter().filter(suspicious).map(|look| look.process).take(MOST_ASKED).collect();
+            |look: &&Look| look.silent >= SUSPICIOUS.min(threshold) && !self.told.contains_key(&look.local);
+        let unknown = self.looks.iter().filter(suspicious).filter(|look| self.is_named(look));
+        let unknown: Vec<u32> = unknown.map(|look| look.process).take(MOST_ASKED).collect();
         if !unknown.is_empty() {
             self.asked = Some(now);
         }
         unknown
     }
 
+    /// Whether its process is that of no other connection.
+    fn is_named(&self, look: &Look) -> bool {
+        let has_it = |other: &&Look| other.process == look.process;
+        look.process != 0 && self.looks.iter().filter(has_it).count() == 1
+    }
+
     /// Takes in what the database said of the connections as they were looked at last. A session that has been idle for less long than its
     /// connection is silent is another one: of another server behind the same address, say.
     pub fn answered(&mut self, sessions: &[Session]) {
-        for look in &self.looks {
+        let mut told = Vec::new();
+        for look in self.looks.iter().filter(|look| self.is_named(look)) {
             let Some(session) = sessions.iter().find(|session| session.process == look.process) else { continue };
             if session.state == SessionState::Other || session.since + TOLERANCE >= look.silent.into() {
-                self.told.insert(look.process, (look.bytes, session.state));
+                told.push((look.local, (look.bytes, session.state)));
             }
         }
+        self.told.extend(told);
     }
 
     /// What is held for longer than the threshold. None where nobody can tell whether any is.
     pub fn leaks(&self, threshold: u32) -> Option<Leaks> {
         let (mut leaks, mut ambiguous) = (Leaks::default(), false);
         for look in self.looks.iter().filter(|look| look.silent >= threshold) {
-            match (self.told.get(&look.process), look.last) {
+            match (self.told.get(&look.local), look.last) {
                 (Some((_, SessionState::Idle)), _) => leaks.pinned += 1,
                 (Some((_, SessionState::InTransaction)), _) => leaks.in_transaction += 1,
                 (Some((_, SessionState::Other)), LastByte::Ambiguous) | (_, LastByte::Sent) => {}
@@ -184,13 +193,13 @@ impl Pins {
         (leaks.count() > 0 || !ambiguous).then_some(leaks)
     }
 
-    /// The processes behind those that count as such.
-    pub fn leaking(&self, threshold: u32) -> BTreeSet<u32> {
-        let counts = |look: &&Look| match self.told.get(&look.process) {
+    /// Those that count as such.
+    pub fn leaking(&self, threshold: u32) -> BTreeSet<Local> {
+        let counts = |look: &&Look| match self.told.get(&look.local) {
             Some((_, SessionState::Idle | SessionState::InTransaction)) => true,
             Some((_, SessionState::Other)) | None => look.last == LastByte::Received,
         };
-        self.looks.iter().filter(|look| look.silent >= threshold).filter(counts).map(|look| look.process).collect()
+        self.looks.iter().filter(|look| look.silent >= threshold).filter(counts).map(|look| look.local).collect()
     }
 
     /// The pinned one that has been silent for longest.
@@ -200,7 +209,7 @@ impl Pins {
     }
 
     fn is_pinned(&self, look: &Look) -> bool {
-        self.told.get(&look.process).is_some_and(|(_, state)| *state == SessionState::Idle)
+        self.told.get(&look.local).is_some_and(|(_, state)| *state == SessionState::Idle)
     }
 
     /// What to free, for clients that wait.
@@ -213,10 +222,10 @@ impl Pins {
         if !pinned.is_empty() {
             pinned.sort_by_key(|look| std::cmp::Reverse(look.silent));
             let most = usize::try_from(need.waiting).unwrap_or(usize::MAX);
-            return Some(Action::Free(pinned.into_iter().take(most).map(|look| look.process).collect()));
+            return Some(Action::Free(pinned.into_iter().take(most).map(|look| look.local).collect()));
         }
         // what the database said to be in a transaction is not closed by that
-        let unknown = |look: &Look| look.last == LastByte::Received && !self.told.contains_key(&look.process);
+        let unknown = |look: &Look| look.last == LastByte::Received && !self.told.contains_key(&look.local);
         let stands = self.looks.iter().all(|look| look.silent >= need.patience) && self.looks.iter().any(unknown);
         let again = self.closed.is_none_or(|closed| now.saturating_sub(closed) >= CLOSE_AGAIN);
         (stands && again).then(|| {
@@ -228,6 +237,8 @@ impl Pins {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
     use proptest::prelude::*;
 
     use super::*;
@@ -235,8 +246,13 @@ mod tests {
     const THRESHOLD: u32 = 300_000;
     const FULL: Need = Need { waiting: 3, is_full: true, patience: 10_000 };
 
+    fn local(port: u32) -> Local {
+        (IpAddr::V4(Ipv4Addr::LOCALHOST), u16::try_from(port).unwrap())
+    }
+
+    /// One whose port has the number of its process.
     fn look(process: u32, silent: u32, last: LastByte) -> Look {
-        Look { process, silent, last, bytes: (7, 7) }
+        Look { local: local(process), process, silent, last, bytes: (7, 7) }
     }
 
     fn session(process: u32, state: SessionState, since: u64) -> Session {
@@ -269,7 +285,7 @@ mod tests {
             session(4, SessionState::Other, 400_000),
         ]);
         assert_eq!(pins.leaks(THRESHOLD).unwrap(), Leaks { in_transaction: 1, pinned: 2, unclear: 1 });
-        assert_eq!(pins.leaking(THRESHOLD), BTreeSet::from([1, 2, 3, 5]));
+        assert_eq!(pins.leaking(THRESHOLD), BTreeSet::from([1, 2, 3, 5].map(local)));
         assert_eq!(pins.to_ask(ASK_AGAIN, THRESHOLD), [5], "what is known is not asked again");
     }
 
@@ -280,9 +296,19 @@ mod tests {
         assert_eq!(pins.step(0, FULL), Some(Action::CloseIdle), "idle for less long than silent: another one");
         pins.answered(&[session(1, SessionState::Idle, 60_000)]);
         pins.look(vec![look(1, 64_000, LastByte::Received)]);
-        assert_eq!(pins.step(0, FULL), Some(Action::Free(vec![1])));
+        assert_eq!(pins.step(0, FULL), Some(Action::Free(vec![local(1)])));
         pins.look(vec![Look { bytes: (9, 7), ..look(1, 20, LastByte::Received) }]);
         assert_eq!(pins.step(0, FULL), None);
+    }
+
+    #[test]
+    fn a_process_that_several_connections_name_or_none_says_nothing_of_any_of_them() {
+        let named = |port, process, silent| Look { local: local(port), ..look(process, silent, LastByte::Received) };
+        let mut pins = looked(&[named(1, 0, 400_000), named(2, 0, 100), named(3, 7, 400_000), named(4, 7, 90_000)]);
+        assert_eq!(pins.leaking(THRESHOLD), BTreeSet::from([1, 3].map(local)), "each is silent by itself");
+        assert_eq!(pins.to_ask(0, THRESHOLD), Vec::<u32>::new());
+        pins.answered(&[session(0, SessionState::Idle, 400_000), session(7, SessionState::Idle, 400_000)]);
+        assert_eq!(pins.leaks(THRESHOLD).unwrap(), Leaks { unclear: 2, ..Leaks::default() });
     }
 
     #[test]
@@ -292,7 +318,7 @@ mod tests {
         assert_eq!(pins.step(0, Need { waiting: 0, ..FULL }), None);
         assert_eq!(pins.step(0, Need { is_full: false, ..FULL }), None);
         assert_eq!(pins.step(0, Need { patience: 100_000, ..FULL }), None);
-        assert_eq!(pins.step(0, Need { waiting: 1, ..FULL }), Some(Action::Free(vec![2])), "the longest first");
+        assert_eq!(pins.step(0, Need { waiting: 1, ..FULL }), Some(Action::Free(vec![local(2)])), "the longest first");
     }
 
     #[test]
@@ -321,22 +347,24 @@ mod tests {
     proptest! {
         #[test]
         fn only_what_the_database_called_idle_and_was_silent_for_long_is_freed_by_name(
-            looks in prop::collection::vec((1..6_u32, 0..40_000_u32, 0..3_u8), 0..6),
-            sessions in prop::collection::vec((1..6_u32, 0..3_u8, 0..60_000_u64), 0..6),
+            looks in prop::collection::vec((0..6_u32, 0..40_000_u32, 0..3_u8), 0..6),
+            sessions in prop::collection::vec((0..6_u32, 0..3_u8, 0..60_000_u64), 0..6),
             waiting in 0..4_u32,
         ) {
             let last = |which| [LastByte::Received, LastByte::Sent, LastByte::Ambiguous][usize::from(which)];
             let state = |which| [SessionState::Idle, SessionState::InTransaction, SessionState::Other][usize::from(which)];
-            let looks: Vec<Look> = looks.into_iter().map(|(process, silent, which)| look(process, silent, last(which))).collect();
+            let looks: Vec<Look> = (0_u32..).zip(looks).map(|(port, (process, silent, which))| Look { local: local(port), ..look(process, silent, last(which)) }).collect();
             let sessions: Vec<Session> =
                 sessions.into_iter().map(|(process, which, since)| session(process, state(which), since)).collect();
             let mut pins = looked(&looks);
             pins.answered(&sessions);
             if let Some(Action::Free(freed)) = pins.step(0, Need { waiting, ..FULL }) {
                 prop_assert!(freed.len() <= usize::try_from(waiting).unwrap());
-                for process in freed {
-                    prop_assert!(sessions.iter().any(|it| it.process == process && it.state == SessionState::Idle));
-                    prop_assert!(looks.iter().any(|it| it.process == process && it.silent >= FULL.patience));
+                for local in freed {
+                    let freed = looks.iter().find(|it| it.local == local).unwrap();
+                    prop_assert!(freed.process > 0 && freed.silent >= FULL.patience);
+                    prop_assert_eq!(looks.iter().filter(|it| it.process == freed.process).count(), 1);
+                    prop_assert!(sessions.iter().any(|it| it.process == freed.process && it.state == SessionState::Idle));
                 }
             }
         }

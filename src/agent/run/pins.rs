@@ -36,8 +36,8 @@ pub(super) struct Pinning {
     freed: u64,
     /// What is held for longer than the threshold; None where that cannot be seen.
     kinds: Option<Leaks>,
-    /// The client that holds the longest pinned one, and the process of the database behind that.
-    longest: Option<(String, u32)>,
+    /// The client that holds the longest pinned one, and which that is.
+    longest: Option<(String, Local)>,
 }
 
 /// Whether PgBouncer is told to close what is outside of a transaction.
@@ -71,9 +71,7 @@ impl Agent {
         });
         self.pinning.kinds = kinds;
         self.leaked = kinds.map(Leaks::count);
-        let leaking = self.leaked.map(|_| self.pinning.pins.leaking(threshold)).unwrap_or_default();
-        let leaking = linked.iter().filter(|server| leaking.contains(&server.process));
-        self.leaked_connections = leaking.filter_map(|server| sockets::local(server)).collect();
+        self.leaked_connections = self.leaked.map(|_| self.pinning.pins.leaking(threshold)).unwrap_or_default();
         self.published.metrics.set_pinned(kinds.map(|kinds| kinds.pinned));
     }
 
@@ -87,7 +85,8 @@ impl Agent {
         match sockets::traffic_to_port(self.injection.upstream.port) {
             Ok(traffic) => {
                 let judged = self.leaks.judge(&locals, &traffic)?;
-                let looks = linked.iter().zip(judged).map(|(server, judged)| Look {
+                let looks = linked.iter().zip(locals).zip(judged).map(|((server, local), judged)| Look {
+                    local,
                     process: server.process,
                     silent: judged.silent,
                     last: judged.last,
@@ -111,7 +110,7 @@ impl Agent {
         self.ask_about_sessions(now);
         let Some(need) = self.need() else { return };
         match self.pinning.pins.step(now, need) {
-            Some(Action::Free(processes)) => self.free(&processes, need.patience).await,
+            Some(Action::Free(pinned)) => self.free(&pinned, need.patience).await,
             Some(Action::CloseIdle) => self.pinning.closing = Closing::Wanted,
             None => {}
         }
@@ -161,13 +160,13 @@ impl Agent {
     }
 
     /// Cuts the clients of pinned connections, if these are what they were.
-    async fn free(&mut self, processes: &[u32], patience: u32) {
+    async fn free(&mut self, pinned: &[Local], patience: u32) {
         let other = self.other_counts() && !self.other.is_mute();
         let port = self.injection.upstream.port;
         let Ok(traffic) = sockets::traffic_to_port(port) else { return };
         let still = |server: &Server| {
-            let seen = sockets::local(server).and_then(|local| traffic.get(&local).copied());
-            processes.contains(&server.process) && seen.is_some_and(|seen| seen.silent() >= patience)
+            let local = sockets::local(server).filter(|local| pinned.contains(local));
+            local.and_then(|local| traffic.get(&local)).is_some_and(|seen| seen.silent() >= patience)
         };
         let mut freed = 0;
         for slot in [Some(&mut self.slot), other.then_some(&mut self.other)].into_iter().flatten() {
@@ -243,7 +242,7 @@ impl Agent {
                 .pinning
                 .longest
                 .as_ref()
-                .filter(|(_, process)| longest.is_some_and(|it| it.process == *process))
+                .filter(|(_, local)| longest.is_some_and(|it| it.local == *local))
                 .map(|(client, _)| client.clone()),
             freed: self.pinning.freed,
         };
@@ -257,16 +256,16 @@ impl Agent {
             self.pinning.longest = None;
             return;
         };
-        if self.pinning.longest.as_ref().is_some_and(|(_, process)| *process == look.process) {
+        if self.pinning.longest.as_ref().is_some_and(|(_, local)| *local == look.local) {
             return;
         }
         let other = self.other_counts() && !self.other.is_mute();
         for slot in [Some(&mut self.slot), other.then_some(&mut self.other)].into_iter().flatten() {
             let database = &self.injection.upstream.database;
-            if let Ok(held) = holders(slot, database, |server| server.process == look.process).await
+            if let Ok(held) = holders(slot, database, |server| sockets::local(server) == Some(look.local)).await
                 && let Some((_, client)) = held.into_iter().next()
             {
-                self.pinning.longest = Some((client, look.process));
+                self.pinning.longest = Some((client, look.local));
             }
         }
     }
