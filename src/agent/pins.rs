@@ -16,7 +16,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{machine::Millis, sockets::Local};
+use super::{
+    machine::Millis,
+    sockets::{Local, Traffic},
+};
 
 /// A connection that was silent for so long is asked about.
 const SUSPICIOUS: u32 = 5000;
@@ -53,6 +56,13 @@ pub struct Look {
     pub last: LastByte,
     /// Bytes said in both directions so far.
     pub bytes: (u64, u64),
+}
+
+impl Look {
+    /// Whether nothing was said since, by what the kernel shows now. A byte that the database has not acknowledged yet shows in the age alone.
+    pub fn stands(&self, now: Traffic) -> bool {
+        now.bytes == self.bytes && now.silent() >= self.silent
+    }
 }
 
 /// What the database says of one of its sessions.
@@ -120,8 +130,8 @@ pub struct Need {
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Cut the clients of these, if they are silent still.
-    Free(Vec<Local>),
+    /// Cut the clients of these, as far as each look stands.
+    Free(Vec<Look>),
     /// Have PgBouncer close what a client holds outside of a transaction.
     CloseIdle,
 }
@@ -142,6 +152,11 @@ impl Pins {
     pub fn look(&mut self, looks: Vec<Look>) {
         self.told.retain(|local, (bytes, _)| looks.iter().any(|look| look.local == *local && look.bytes == *bytes));
         self.looks = looks;
+    }
+
+    /// The kernel could not be asked: what was seen last may be over. What the database said is held against the next look.
+    pub fn cannot_look(&mut self) {
+        self.looks.clear();
     }
 
     /// The processes to ask about now; empty: none.
@@ -222,7 +237,7 @@ impl Pins {
         if !pinned.is_empty() {
             pinned.sort_by_key(|look| std::cmp::Reverse(look.silent));
             let most = usize::try_from(need.waiting).unwrap_or(usize::MAX);
-            return Some(Action::Free(pinned.into_iter().take(most).map(|look| look.local).collect()));
+            return Some(Action::Free(pinned.into_iter().take(most).copied().collect()));
         }
         // what the database said to be in a transaction is not closed by that
         let unknown = |look: &Look| look.last == LastByte::Received && !self.told.contains_key(&look.local);
@@ -296,7 +311,7 @@ mod tests {
         assert_eq!(pins.step(0, FULL), Some(Action::CloseIdle), "idle for less long than silent: another one");
         pins.answered(&[session(1, SessionState::Idle, 60_000)]);
         pins.look(vec![look(1, 64_000, LastByte::Received)]);
-        assert_eq!(pins.step(0, FULL), Some(Action::Free(vec![local(1)])));
+        assert_eq!(pins.step(0, FULL), Some(Action::Free(vec![look(1, 64_000, LastByte::Received)])));
         pins.look(vec![Look { bytes: (9, 7), ..look(1, 20, LastByte::Received) }]);
         assert_eq!(pins.step(0, FULL), None);
     }
@@ -312,13 +327,38 @@ mod tests {
     }
 
     #[test]
+    fn a_pinned_connection_over_which_anything_was_said_since_the_look_is_not_freed() {
+        let seen = look(1, 3000, LastByte::Received);
+        let now = |silent, bytes| Traffic { sent: silent, received: silent, acknowledged: silent, bytes };
+        assert!(seen.stands(now(3000, (7, 7))) && seen.stands(now(6000, (7, 7))));
+        // a transaction began and stands still, within the time between two looks
+        assert!(!seen.stands(now(3500, (8, 8))) && !seen.stands(now(3500, (8, 7))) && !seen.stands(now(3500, (7, 8))));
+        assert!(!seen.stands(now(2000, (7, 7))), "its first byte is on the way");
+    }
+
+    #[test]
+    fn what_was_seen_before_a_look_that_failed_frees_nothing_until_it_is_seen_again() {
+        let pinned = look(1, 60_000, LastByte::Received);
+        let mut pins = looked(&[pinned]);
+        pins.answered(&[session(1, SessionState::Idle, 60_000)]);
+        pins.cannot_look();
+        assert_eq!((pins.step(0, FULL), pins.longest_pinned(THRESHOLD)), (None, None));
+        pins.look(vec![pinned]);
+        assert_eq!(pins.step(0, FULL), Some(Action::Free(vec![pinned])), "no byte has moved");
+    }
+
+    #[test]
     fn nothing_is_freed_unless_clients_wait_and_nothing_else_can_be_given_to_them() {
         let mut pins = looked(&[look(1, 60_000, LastByte::Received), look(2, 90_000, LastByte::Received)]);
         pins.answered(&[session(1, SessionState::Idle, 60_000), session(2, SessionState::Idle, 90_000)]);
         assert_eq!(pins.step(0, Need { waiting: 0, ..FULL }), None);
         assert_eq!(pins.step(0, Need { is_full: false, ..FULL }), None);
         assert_eq!(pins.step(0, Need { patience: 100_000, ..FULL }), None);
-        assert_eq!(pins.step(0, Need { waiting: 1, ..FULL }), Some(Action::Free(vec![local(2)])), "the longest first");
+        assert_eq!(
+            pins.step(0, Need { waiting: 1, ..FULL }),
+            Some(Action::Free(vec![look(2, 90_000, LastByte::Received)])),
+            "the longest first"
+        );
     }
 
     #[test]
@@ -360,8 +400,8 @@ mod tests {
             pins.answered(&sessions);
             if let Some(Action::Free(freed)) = pins.step(0, Need { waiting, ..FULL }) {
                 prop_assert!(freed.len() <= usize::try_from(waiting).unwrap());
-                for local in freed {
-                    let freed = looks.iter().find(|it| it.local == local).unwrap();
+                for freed in freed {
+                    prop_assert!(looks.contains(&freed));
                     prop_assert!(freed.process > 0 && freed.silent >= FULL.patience);
                     prop_assert_eq!(looks.iter().filter(|it| it.process == freed.process).count(), 1);
                     prop_assert!(sessions.iter().any(|it| it.process == freed.process && it.state == SessionState::Idle));

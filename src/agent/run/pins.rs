@@ -15,7 +15,7 @@ use crate::{
     contract::{LeakKinds, PoolMode, ProofMode},
     pooler::pgbouncer::{
         console::{ConsoleError, ask},
-        tables::{Server, Table},
+        tables::{Client, Server, Table},
     },
 };
 
@@ -65,10 +65,13 @@ impl Agent {
         }
         self.next.leaks = now + Millis::from(threshold / 4).clamp(READING, LEAKS_LOOK);
         let linked: Vec<&Server> = servers.iter().filter(|server| server.client.is_some()).collect();
-        let kinds = self.looks(&linked).and_then(|looks| {
+        let kinds = if let Some(looks) = self.looks(&linked) {
             self.pinning.pins.look(looks);
             self.pinning.pins.leaks(threshold)
-        });
+        } else {
+            self.pinning.pins.cannot_look();
+            None
+        };
         self.pinning.kinds = kinds;
         self.leaked = kinds.map(Leaks::count);
         self.leaked_connections = self.leaked.map(|_| self.pinning.pins.leaking(threshold)).unwrap_or_default();
@@ -110,7 +113,7 @@ impl Agent {
         self.ask_about_sessions(now);
         let Some(need) = self.need() else { return };
         match self.pinning.pins.step(now, need) {
-            Some(Action::Free(pinned)) => self.free(&pinned, need.patience).await,
+            Some(Action::Free(pinned)) => self.free(&pinned).await,
             Some(Action::CloseIdle) => self.pinning.closing = Closing::Wanted,
             None => {}
         }
@@ -160,20 +163,12 @@ impl Agent {
     }
 
     /// Cuts the clients of pinned connections, if these are what they were.
-    async fn free(&mut self, pinned: &[Local], patience: u32) {
+    async fn free(&mut self, pinned: &[Look]) {
         let other = self.other_counts() && !self.other.is_mute();
-        let port = self.injection.upstream.port;
-        let Ok(traffic) = sockets::traffic_to_port(port) else { return };
-        let still = |server: &Server| {
-            let local = sockets::local(server).filter(|local| pinned.contains(local));
-            local.and_then(|local| traffic.get(&local)).is_some_and(|seen| seen.silent() >= patience)
-        };
+        let upstream = &self.injection.upstream;
         let mut freed = 0;
         for slot in [Some(&mut self.slot), other.then_some(&mut self.other)].into_iter().flatten() {
-            match free(slot, &self.injection.upstream.database, still).await {
-                Ok(count) => freed += count,
-                Err(error) => tracing::warn!("freeing server connections that are pinned: {error}"),
-            }
+            freed += free(slot, &upstream.database, upstream.port, pinned).await;
         }
         self.count_freed(freed);
     }
@@ -197,12 +192,15 @@ impl Agent {
                 // what was held back for it comes back
                 self.to_be_applied = true;
                 let held =
-                    holders(&mut self.slot, &self.injection.upstream.database, |_| true).await.unwrap_or_default();
+                    holders(&mut self.slot, &self.injection.upstream.database, |_| Some(())).await.unwrap_or_default();
                 if let Err(error) = close_idle(&mut self.slot).await {
                     tracing::warn!("closing server connections that are pinned: {error}");
                 }
                 // even after an error: it may have been told
-                Closing::Until { then: now + CLOSING, holders: held.into_iter().map(|(client, _)| client).collect() }
+                Closing::Until {
+                    then: now + CLOSING,
+                    holders: held.into_iter().map(|(client, ())| client.id).collect(),
+                }
             }
             Closing::Until { then, holders } if now < then => Closing::Until { then, holders },
             Closing::Until { then, holders } => match self.stop_closing(&holders).await {
@@ -262,39 +260,65 @@ impl Agent {
         let other = self.other_counts() && !self.other.is_mute();
         for slot in [Some(&mut self.slot), other.then_some(&mut self.other)].into_iter().flatten() {
             let database = &self.injection.upstream.database;
-            if let Ok(held) = holders(slot, database, |server| sockets::local(server) == Some(look.local)).await
-                && let Some((_, client)) = held.into_iter().next()
+            let is_it = |server: &Server| sockets::local(server).filter(|local| *local == look.local);
+            if let Ok(held) = holders(slot, database, is_it).await
+                && let Some((client, local)) = held.into_iter().next()
             {
-                self.pinning.longest = Some((client, look.local));
+                self.pinning.longest = Some((client.address, local));
             }
         }
     }
 }
 
-/// Numbers and addresses of the clients that hold server connections of this kind.
-async fn holders(
+/// The clients that hold server connections of a kind, each with what that is.
+async fn holders<Kind>(
     slot: &mut Slot,
     database: &str,
-    wanted: impl Fn(&Server) -> bool,
-) -> Result<Vec<(u64, String)>, ConsoleError> {
+    kind: impl Fn(&Server) -> Option<Kind>,
+) -> Result<Vec<(Client, Kind)>, ConsoleError> {
     let servers = slot.console.servers(database).await?;
     let clients = slot.console.clients().await?;
-    let held = servers.iter().filter(|server| wanted(server));
-    let holder = |server: &Server| clients.iter().find(|client| server.client.as_ref() == Some(&client.socket));
-    Ok(held.filter_map(holder).map(|client| (client.id, client.address.clone())).collect())
+    let holder =
+        |server: &Server| clients.iter().find(|client| server.client.as_ref() == Some(&client.socket)).cloned();
+    Ok(servers.iter().filter_map(|server| holder(server).zip(kind(server))).collect())
 }
 
-async fn free(slot: &mut Slot, database: &str, wanted: impl Fn(&Server) -> bool) -> Result<u64, ConsoleError> {
+/// Cuts the clients of these pinned connections; how many.
+async fn free(slot: &mut Slot, database: &str, port: u16, pinned: &[Look]) -> u64 {
+    let kind = |server: &Server| {
+        let local = sockets::local(server)?;
+        pinned.iter().find(|look| look.local == local)
+    };
+    let held = match holders(slot, database, kind).await {
+        Ok(held) => held,
+        Err(error) => {
+            tracing::warn!("freeing server connections that are pinned: {error}");
+            return 0;
+        }
+    };
     let mut freed = 0;
-    for (id, address) in holders(slot, database, wanted).await? {
-        slot.console.kill_client(id).await?;
-        tracing::warn!(
-            client = address,
-            "a client that kept a server connection outside of a transaction was cut, for others that wait"
-        );
-        freed += 1;
+    for (client, look) in held {
+        // asked anew for each of them, right before: a transaction may begin at any moment
+        let now = sockets::traffic_to_port(port).ok().and_then(|traffic| traffic.get(&look.local).copied());
+        if !now.is_some_and(|now| look.stands(now)) {
+            continue;
+        }
+        match slot.console.kill_client(client.id).await {
+            Ok(()) => {
+                freed += 1;
+                tracing::warn!(
+                    client = client.address,
+                    "a client that kept a server connection outside of a transaction was cut, for others that wait"
+                );
+            }
+            Err(error) if error.is_refusal() => tracing::debug!("it has gone by itself: {error}"),
+            Err(error) => {
+                tracing::warn!("freeing server connections that are pinned: {error}");
+                break;
+            }
+        }
     }
-    Ok(freed)
+    freed
 }
 
 async fn close_idle(slot: &mut Slot) -> Result<(), SlotError> {
