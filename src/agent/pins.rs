@@ -125,6 +125,8 @@ pub struct Need {
     pub is_full: bool,
     /// How long one is silent before it may be freed.
     pub patience: u32,
+    /// Whether PgBouncer may be told to close what is outside of a transaction. It closes idle sessions of the alias too.
+    pub may_close: bool,
 }
 
 /// What to do.
@@ -243,7 +245,7 @@ impl Pins {
         let unknown = |look: &Look| look.last == LastByte::Received && !self.told.contains_key(&look.local);
         let stands = self.looks.iter().all(|look| look.silent >= need.patience) && self.looks.iter().any(unknown);
         let again = self.closed.is_none_or(|closed| now.saturating_sub(closed) >= CLOSE_AGAIN);
-        (stands && again).then(|| {
+        (stands && again && need.may_close).then(|| {
             self.closed = Some(now);
             Action::CloseIdle
         })
@@ -259,7 +261,7 @@ mod tests {
     use super::*;
 
     const THRESHOLD: u32 = 300_000;
-    const FULL: Need = Need { waiting: 3, is_full: true, patience: 10_000 };
+    const FULL: Need = Need { waiting: 3, is_full: true, patience: 10_000, may_close: true };
 
     fn local(port: u32) -> Local {
         (IpAddr::V4(Ipv4Addr::LOCALHOST), u16::try_from(port).unwrap())
@@ -364,6 +366,7 @@ mod tests {
     #[test]
     fn where_nobody_can_be_asked_pgbouncer_decides_once_everything_stands_and_not_for_queries_that_run() {
         let mut pins = looked(&[look(1, 60_000, LastByte::Received), look(2, 60_000, LastByte::Sent)]);
+        assert_eq!(pins.step(0, Need { may_close: false, ..FULL }), None, "sessions of the alias would end with them");
         assert_eq!(pins.step(0, FULL), Some(Action::CloseIdle));
         assert_eq!(pins.step(CLOSE_AGAIN - 1, FULL), None);
         assert_eq!(pins.step(CLOSE_AGAIN, FULL), Some(Action::CloseIdle));

@@ -9,7 +9,7 @@ use crate::{
     agent::{
         machine::Millis,
         pins::{Action, Leaks, Look, Need, Pins, Session, SessionState},
-        slot::{Slot, SlotError},
+        slot::Slot,
         sockets::{self, Local},
     },
     contract::{LeakKinds, PoolMode, ProofMode},
@@ -47,8 +47,8 @@ enum Closing {
     No,
     /// As soon as no server connection logs in.
     Wanted,
-    /// Until then; these clients held server connections before.
-    Until { then: Millis, holders: Vec<u64> },
+    /// Until then, this process; these clients held server connections before.
+    Until { then: Millis, process: i32, holders: Vec<u64> },
 }
 
 impl Agent {
@@ -159,6 +159,7 @@ impl Agent {
             waiting,
             is_full: pools.active >= pools.held() && pools.held() >= limits.max_db_connections.min(limits.pool_size),
             patience: patience.min(self.leak_threshold()?),
+            may_close: self.slot.alias_pools.active == 0,
         })
     }
 
@@ -179,44 +180,57 @@ impl Agent {
         self.pinning.closing = match closing {
             Closing::No => Closing::No,
             // what is closed could not be opened again; or nobody waits any more
-            Closing::Wanted if self.rotating.is_refused() || self.need().is_none_or(|need| need.waiting == 0) => {
+            Closing::Wanted if self.rotating.is_refused() || !self.may_close() => {
                 self.to_be_applied = true;
                 Closing::No
             }
             Closing::Wanted if !self.slot.is_quiet(now).await.unwrap_or(false) => Closing::Wanted,
-            Closing::Wanted => {
-                tracing::warn!(
-                    "every server connection is held by a client that is silent, and others wait: PgBouncer closes those that are \
-                     outside of a transaction, with their clients"
-                );
-                // what was held back for it comes back
-                self.to_be_applied = true;
-                let held =
-                    holders(&mut self.slot, &self.injection.upstream.database, |_| Some(())).await.unwrap_or_default();
-                if let Err(error) = close_idle(&mut self.slot).await {
-                    tracing::warn!("closing server connections that are pinned: {error}");
-                }
-                // even after an error: it may have been told
-                Closing::Until {
-                    then: now + CLOSING,
-                    holders: held.into_iter().map(|(client, ())| client.id).collect(),
-                }
-            }
-            Closing::Until { then, holders } if now < then => Closing::Until { then, holders },
-            Closing::Until { then, holders } => match self.stop_closing(&holders).await {
+            Closing::Wanted => self.begin_closing(now).await,
+            Closing::Until { then, process, holders } if now < then => Closing::Until { then, process, holders },
+            Closing::Until { then, process, holders } => match self.stop_closing(process, &holders).await {
                 Ok(freed) => {
                     self.count_freed(freed);
                     Closing::No
                 }
-                Err(_) => Closing::Until { then, holders },
+                Err(_) => Closing::Until { then, process, holders },
             },
         };
     }
 
-    /// Counts too how many of these clients are gone.
-    async fn stop_closing(&mut self, holders: &[u64]) -> Result<u64, ConsoleError> {
-        self.slot.console.set("server_fast_close", "0").await?;
-        let clients = self.slot.console.clients().await?;
+    fn may_close(&self) -> bool {
+        self.need().is_some_and(|need| need.waiting > 0 && need.may_close)
+    }
+
+    async fn begin_closing(&mut self, now: Millis) -> Closing {
+        // what was held back for it comes back
+        self.to_be_applied = true;
+        // a session of the alias may have begun since the last reading
+        let seen = self.slot.read_pools(now).await.is_ok();
+        let Some(process) = self.slot.pid().filter(|_| seen && self.may_close()) else { return Closing::No };
+        tracing::warn!(
+            "every server connection is held by a client that is silent, and others wait: PgBouncer closes those that are \
+             outside of a transaction, with their clients"
+        );
+        let held = holders(&mut self.slot, &self.injection.upstream.database, |_| Some(())).await.unwrap_or_default();
+        if let Err(error) = self.slot.close_idle().await {
+            tracing::warn!("closing server connections that are pinned: {error}");
+        }
+        // even after an error: it may have been told
+        Closing::Until {
+            then: now + CLOSING,
+            process,
+            holders: held.into_iter().map(|(client, ())| client.id).collect(),
+        }
+    }
+
+    /// How many of these clients are gone. Clients may have been led to another process meanwhile.
+    async fn stop_closing(&mut self, process: i32, holders: &[u64]) -> Result<u64, ConsoleError> {
+        let slots = [&mut self.slot, &mut self.other];
+        // one that has ended, or cannot be told any more, closes nothing that is asked for later
+        let told = slots.into_iter().find(|slot| slot.pid() == Some(process) && !slot.is_mute());
+        let Some(slot) = told else { return Ok(0) };
+        slot.stop_closing_idle().await?;
+        let clients = slot.console.clients().await?;
         let gone = holders.iter().filter(|holder| clients.iter().all(|client| client.id != **holder)).count();
         Ok(u64::try_from(gone).unwrap_or_default())
     }
@@ -319,11 +333,6 @@ async fn free(slot: &mut Slot, database: &str, port: u16, pinned: &[Look]) -> u6
         }
     }
     freed
-}
-
-async fn close_idle(slot: &mut Slot) -> Result<(), SlotError> {
-    slot.console.set("server_fast_close", "1").await?;
-    slot.reconnect().await
 }
 
 /// What these sessions of the same role do, and for how long, by the database's own account.

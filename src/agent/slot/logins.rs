@@ -7,9 +7,11 @@ use crate::{
         quiet::{self, Action, Bounds, Observation},
     },
     contract::LimitsReadBack,
-    pooler::pgbouncer::render::Rendered,
+    pooler::pgbouncer::{console::ConsoleError, render::Rendered},
 };
 
+/// The parameter that has PgBouncer close what is to be renewed although a client holds it, outside of a transaction.
+const FAST_CLOSE: &str = "server_fast_close";
 /// Looks taken in one go; the next ones are for the next round.
 const MOST_LOOKS: usize = 4;
 
@@ -116,6 +118,28 @@ impl Slot {
         self.quiet.is_over();
         done?;
         Ok(())
+    }
+
+    /// Has server connections closed that a client holds outside of a transaction, or a session idle, until [`Slot::stop_closing_idle`]; the
+    /// session alias's only if they are to be renewed by then. See [`Slot::is_quiet`].
+    ///
+    /// # Errors
+    /// [`SlotError::Console`]; it may be in force then.
+    pub async fn close_idle(&mut self) -> Result<(), SlotError> {
+        self.console.set(FAST_CLOSE, "1").await?;
+        let done = self.console.reconnect_database(&self.database).await;
+        self.quiet.is_over();
+        done?;
+        Ok(())
+    }
+
+    /// Has them closed as the settings say.
+    ///
+    /// # Errors
+    /// [`ConsoleError`].
+    pub async fn stop_closing_idle(&mut self) -> Result<(), ConsoleError> {
+        let configured = self.parameter(FAST_CLOSE).unwrap_or("0").to_owned();
+        self.console.set(FAST_CLOSE, &configured).await
     }
 }
 

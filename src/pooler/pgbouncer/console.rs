@@ -361,6 +361,14 @@ impl Console {
         self.run("RECONNECT").await.map(|_| ())
     }
 
+    /// The same for the server connections of one database.
+    ///
+    /// # Errors
+    /// [`ConsoleError`].
+    pub async fn reconnect_database(&mut self, database: &str) -> Result<(), ConsoleError> {
+        self.run(&format!("RECONNECT \"{database}\"")).await.map(|_| ())
+    }
+
     /// `RELOAD`. Before PgBouncer 1.25 errors in the file are not reported: read back.
     ///
     /// # Errors

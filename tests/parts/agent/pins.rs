@@ -1,6 +1,9 @@
 //! Server connections that PgBouncer leaves with a client after a COPY: told as what they are, and freed for those who wait.
 
-use sluice::contract::{LeakKinds, Settings, StatusReport, UpstreamState};
+use sluice::{
+    contract::{LeakKinds, SessionAlias, Settings, StatusReport, UpstreamState},
+    pooler::pgbouncer::console::Console,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional, duplex},
     net::TcpStream,
@@ -10,6 +13,7 @@ use tokio_postgres::NoTls;
 use super::{
     failover::{asked, state},
     rig::{Account, Agent, Postgres, connect, settings, until},
+    sessions::{ALIAS, session},
     value,
 };
 
@@ -145,15 +149,38 @@ async fn where_every_connection_is_pinned_or_in_a_transaction_those_who_wait_are
     agent.until("our own question is answered again", |status| state(status) == Some(UpstreamState::Primary)).await;
     // nothing of it stays on
     agent.until("limits as before", |status| status.limits.is_some_and(|limits| limits.pool_size == 3)).await;
+    closing_is_over(&agent, "0").await;
+}
+
+/// Waits until PgBouncer closes what is idle as configured.
+async fn closing_is_over(agent: &Agent, configured: &str) {
     until("closing is over", async || {
-        let mut console = sluice::pooler::pgbouncer::console::Console::new(
-            &agent.run_dir().join("a"),
-            agent.client_port(),
-            std::time::Duration::from_secs(2),
-        );
-        console.config().await.ok()?.get("server_fast_close").filter(|value| *value == "0").map(|_| ())
+        let (directory, deadline) = (agent.run_dir().join("a"), std::time::Duration::from_secs(2));
+        let mut console = Console::new(&directory, agent.client_port(), deadline);
+        console.config().await.ok()?.get("server_fast_close").filter(|value| *value == configured).map(|_| ())
     })
     .await;
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_session_of_the_alias_is_not_closed_with_what_is_pinned_and_once_it_has_ended_those_who_wait_are_served() {
+    let mut settings = impatient();
+    settings.session_alias = Some(SessionAlias { database: ALIAS.to_owned(), connections: 1 });
+    settings.parameters.insert("server_fast_close".to_owned(), "1".to_owned());
+    let (_postgres, _account, agent) = with_items(2, &settings).await;
+    let (mut pinned, worker, waiting) = (Raw::of(&agent).await, session(&agent).await, agent.client().await);
+    worker.batch_execute("listen orders").await.unwrap();
+    pinned.pin().await;
+    let told = waiting.simple_query("select 1").await.expect_err("it waits for longer than what is pinned is let be");
+    assert!(told.to_string().contains("db error"), "{told}");
+    assert_eq!(value(&worker, "select 'still here'").await, "still here");
+    drop(worker);
+    assert_eq!(value(&agent.client().await, "select 'served'").await, "served");
+    let (kind, _) = pinned.next().await.expect("it is told");
+    assert_eq!((kind, pinned.next().await), (b'E', None));
+    agent.until("it is counted", |status| leaks(status).freed == 1).await;
+    closing_is_over(&agent, "1").await;
 }
 
 #[tokio::test]
