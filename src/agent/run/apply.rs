@@ -187,7 +187,15 @@ impl Agent {
             self.switching.look_again();
         }
         let now = self.now();
-        match self.slot.take_over(rendered, When::Quiet(now)).await {
+        let when = if self.slot.is_refused() { When::Never } else { When::Quiet(now) };
+        match self.slot.take_over(rendered, when).await {
+            Ok(Taken::Refused) => {
+                let text = format!("revision {}: {}", revision.revision, rotating::AWAITS_USER);
+                if self.problems.reload.is(text) {
+                    tracing::warn!(revision = revision.revision, "{}", rotating::AWAITS_USER);
+                }
+                self.reload_again.failed(now);
+            }
             Ok(Taken::Postponed) => {
                 self.to_be_applied = true;
                 let text = format!("revision {}: {}", revision.revision, rotating::AWAITS_LOGINS);

@@ -149,6 +149,10 @@ impl Agent {
 
     /// What clients need; None where nothing may be freed for them.
     fn need(&self) -> Option<Need> {
+        if self.rotating.is_refused() || self.slot.is_refused() {
+            // nobody would gain: what is closed could not be opened again
+            return None;
+        }
         let settings = &self.wish.revision.as_ref()?.settings;
         let (limits, (_, pools)) = (self.slot.limits?, self.slot.pools?);
         // in session mode a client has its server connection by right
@@ -168,7 +172,8 @@ impl Agent {
         let other = self.other_counts() && !self.other.is_mute();
         let upstream = &self.injection.upstream;
         let mut freed = 0;
-        for slot in [Some(&mut self.slot), other.then_some(&mut self.other)].into_iter().flatten() {
+        let slots = [Some(&mut self.slot), other.then_some(&mut self.other)].into_iter().flatten();
+        for slot in slots.filter(|slot| !slot.is_refused()) {
             freed += free(slot, &upstream.database, upstream.port, pinned).await;
         }
         self.count_freed(freed);
@@ -179,8 +184,8 @@ impl Agent {
         let closing = std::mem::take(&mut self.pinning.closing);
         self.pinning.closing = match closing {
             Closing::No => Closing::No,
-            // what is closed could not be opened again; or nobody waits any more
-            Closing::Wanted if self.rotating.is_refused() || !self.may_close() => {
+            // nobody waits any more, or nobody would gain
+            Closing::Wanted if !self.may_close() => {
                 self.to_be_applied = true;
                 Closing::No
             }

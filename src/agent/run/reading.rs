@@ -89,6 +89,7 @@ impl Agent {
         self.tell_reach(now, logged_in);
         self.look_for_leaks(now, &servers);
         self.count_closing(&servers);
+        self.to_be_applied |= self.owes_reconnect();
         self.count_arrivals(now, opens).await;
         self.see_pools(pools);
         let leaked = self.leaked;

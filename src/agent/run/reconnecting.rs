@@ -3,7 +3,10 @@
 //! It is done once for each later time, and a revision with one is in force only when it is done. Nothing is written down for
 //! that: a process that begins with a revision has no older connections, and one that is taken up runs what worked last.
 
-use super::{Agent, rotating::AWAITS_LOGINS};
+use super::{
+    Agent,
+    rotating::{AWAITS_LOGINS, AWAITS_USER},
+};
 use crate::{
     agent::{
         machine::Millis,
@@ -20,7 +23,7 @@ impl Agent {
     /// [`SlotError::Console`].
     pub(super) async fn reconnect_for(&mut self, revision: &PoolRevision, now: Millis) -> Result<bool, SlotError> {
         let Some(at) = revision.settings.reconnected_at.as_deref() else { return Ok(true) };
-        let is_refused = self.rotating.is_refused();
+        let is_refused = self.rotating.is_refused() || self.slot.is_refused();
         let mut owing = self.owing(at);
         if owing.is_empty() {
             return Ok(true);
@@ -45,17 +48,24 @@ impl Agent {
             return Ok(true);
         }
         self.to_be_applied = true;
-        let why = if is_refused { "waits until the database lets the pool log in again" } else { AWAITS_LOGINS };
+        let why = if is_refused { AWAITS_USER } else { AWAITS_LOGINS };
         let text = format!("revision {}: server connections are to be renewed, which {why}", revision.revision);
         self.problems.reload.may_pass(now, text);
         Ok(false)
     }
 
-    /// The processes that have connections older than that.
+    /// The processes that have connections older than that. What is closed of one that drains and whose user is refused could not be
+    /// opened again: it owes nothing until that is over.
     fn owing(&mut self, at: &str) -> Vec<&mut Slot> {
-        let other = self.other_counts() && !self.other.is_mute();
+        let other = self.other_counts() && !self.other.is_mute() && !self.other.is_refused();
         let slots = [Some(&mut self.slot), other.then_some(&mut self.other)];
         slots.into_iter().flatten().filter(|slot| slot.owes_reconnect(at)).collect()
+    }
+
+    /// Whether a process owes what the revision in force asked for: its user was refused then, and is not any more.
+    pub(super) fn owes_reconnect(&mut self) -> bool {
+        let runs = self.slot.runs.as_ref().and_then(|runs| runs.settings.reconnected_at.clone());
+        runs.is_some_and(|at| !self.owing(&at).is_empty())
     }
 
     /// Counts those that were told to end and have not yet, until none is left: others are told to end for other reasons later.

@@ -52,6 +52,9 @@ const UNDER_WAY: Millis = 4000;
 pub(super) const AWAITS_LOGINS: &str =
     "waits until no server connection logs in to the database: PgBouncer would cut clients";
 
+/// What is told while a RELOAD or a RECONNECT would close what could not be opened again.
+pub(super) const AWAITS_USER: &str = "waits until the database lets the pool log in again";
+
 /// What one process logs in to the database with.
 pub(super) struct Own<'a> {
     pub(super) credentials: &'a Credentials,
@@ -401,7 +404,8 @@ impl Agent {
                 Ok(Taken::Postponed) => {
                     return self.problems.credentials.may_pass(now, format!("{not_in_force}: {AWAITS_LOGINS}"));
                 }
-                Ok(Taken::Already | Taken::Now) => self.rotating.handed.push(name),
+                // what is refused is taken over with the revision, once it may be
+                Ok(Taken::Already | Taken::Now | Taken::Refused) => self.rotating.handed.push(name),
                 Err(error) => {
                     if self.problems.credentials.is(format!("{not_in_force}: {error}")) {
                         tracing::warn!(slot = name.as_str(), "credentials: {error}");
@@ -476,7 +480,7 @@ impl Agent {
         let slot = if of_active { &self.slot } else { &self.other };
         if slot.is_refused() {
             // what is open is all that its clients will ever have
-            return Ok(Taken::Already);
+            return Ok(Taken::Refused);
         }
         let Some(own) = self.takes(slot) else { return Ok(Taken::Already) };
         let credentials = own.credentials.clone();

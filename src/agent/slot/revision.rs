@@ -41,6 +41,8 @@ pub enum Taken {
     Now,
     /// Not before server connections that log in have done so: to be asked again in the next round.
     Postponed,
+    /// Not before the database lets its user log in.
+    Refused,
 }
 
 /// When a RELOAD that ends server connections is done.
@@ -50,6 +52,8 @@ pub enum When {
     AtOnce,
     /// As soon as none logs in, seen from this time on.
     Quiet(Millis),
+    /// Not at all: what is closed could not be opened again.
+    Never,
 }
 
 impl Slot {
@@ -125,6 +129,7 @@ impl Slot {
         let before = self.rendered.as_ref().filter(|_| self.follows != Follows::Unproven);
         let ends_logins = ends_server_connections(before, &rendered);
         match when {
+            When::Never if ends_logins => return Ok(Taken::Refused),
             When::Quiet(now) if ends_logins => {
                 if self.look_for_logins(now).await? == Seen::SomeLogIn {
                     return Ok(Taken::Postponed);
@@ -135,7 +140,7 @@ impl Slot {
                     return Ok(Taken::Postponed);
                 }
             }
-            When::AtOnce | When::Quiet(_) => {
+            When::AtOnce | When::Quiet(_) | When::Never => {
                 write_configuration(&self.directory, &rendered)?;
             }
         }

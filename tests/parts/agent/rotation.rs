@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use rustix::process::{Signal, kill_process};
 use sluice::{
-    contract::{OtherRole, SessionAlias, Settings, SlotStatus, Switching},
+    contract::{OtherRole, SessionAlias, Settings, SlotStatus, StatusReport, Switching},
     pooler::pgbouncer::{changes::Remembered, console::Console},
 };
 use tokio_postgres::{Client, Config};
@@ -389,8 +389,20 @@ async fn clients_of_a_role_that_is_revoked_go_on_with_what_is_open_and_are_close
     postgres.admin().await.batch_execute("ALTER ROLE shop NOLOGIN").await.unwrap();
     cut_all_but(&postgres, &pid).await;
     assert_eq!(value(&works, "select current_user").await, "shop");
+    // another one is tried for the client that waits
+    let waits = tokio::spawn(async move { (value(&idle, "select current_user").await, idle) });
+    agent.until("it is told", |status| status.message.contains("refuses the user before")).await;
     works.simple_query("commit").await.unwrap();
-    assert_eq!(value(&idle, "select current_user").await, "shop", "the one that is open serves them all");
+    let (user, idle) = waits.await.unwrap();
+    assert_eq!(user, "shop", "the one that is open serves them all");
+    // what could not be opened again is not renewed
+    let at = "2026-11-28T12:00:00Z";
+    agent.revise(2, &Settings { reconnected_at: Some(at.to_owned()), ..bound() });
+    let renewed = |status: &StatusReport| status.reconnected.as_ref().is_some_and(|it| it.at == at);
+    agent.until("the other one's are renewed", renewed).await;
+    for client in [&idle, &works, &idle] {
+        assert_eq!(value(client, "select pg_backend_pid()").await, pid);
+    }
     cut(&postgres, "shop").await;
     assert!(works.simple_query("select 1").await.is_err());
     agent.until("it is told", |status| status.message.contains("refuses the user before")).await;
