@@ -20,6 +20,7 @@ use super::{
     machine::Millis,
     sockets::{Local, Traffic},
 };
+use crate::{contract::LimitsReadBack, pooler::pgbouncer::tables::Pools};
 
 /// A connection that was silent for so long is asked about.
 const SUSPICIOUS: u32 = 5000;
@@ -127,6 +128,11 @@ pub struct Need {
     pub patience: u32,
     /// Whether PgBouncer may be told to close what is outside of a transaction. It closes idle sessions of the alias too.
     pub may_close: bool,
+}
+
+/// Whether no server connection is free, and none may be opened within these limits.
+pub fn is_full(pools: &Pools, limits: &LimitsReadBack) -> bool {
+    pools.active >= pools.held() && pools.held() >= limits.max_db_connections.min(limits.pool_size)
 }
 
 /// What to do.
@@ -259,6 +265,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::agent::quiet::{self, Quiet};
 
     const THRESHOLD: u32 = 300_000;
     const FULL: Need = Need { waiting: 3, is_full: true, patience: 10_000, may_close: true };
@@ -347,6 +354,19 @@ mod tests {
         assert_eq!((pins.step(0, FULL), pins.longest_pinned(THRESHOLD)), (None, None));
         pins.look(vec![pinned]);
         assert_eq!(pins.step(0, FULL), Some(Action::Free(vec![pinned])), "no byte has moved");
+    }
+
+    #[test]
+    fn a_process_that_is_only_held_back_while_somebody_logs_in_is_not_full() {
+        let limits = LimitsReadBack { pool_size: 20, max_db_connections: 20, min_pool_size: 0, paused: false };
+        let pools = Pools { active: 3, ..Pools::default() };
+        let mut quiet = Quiet::default();
+        let seen = quiet::Observation { logins: 1, held: pools.held(), limits };
+        let quiet::Action::Hold(bounds) = quiet.step(0, &seen) else { panic!("it may open more") };
+        let held_back = LimitsReadBack { pool_size: bounds.pool_size, ..limits };
+        assert!(is_full(&pools, &held_back) && !is_full(&pools, &quiet.without(held_back)));
+        assert!(is_full(&Pools { active: 20, ..pools }, &limits));
+        assert!(!is_full(&Pools { active: 19, idle: 1, ..pools }, &limits), "one is free");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::{Agent, LEAKS_LOOK, READING};
 use crate::{
     agent::{
         machine::Millis,
-        pins::{Action, Leaks, Look, Need, Pins, Session, SessionState},
+        pins::{Action, Leaks, Look, Need, Pins, Session, SessionState, is_full},
         slot::Slot,
         sockets::{self, Local},
     },
@@ -154,14 +154,15 @@ impl Agent {
             return None;
         }
         let settings = &self.wish.revision.as_ref()?.settings;
-        let (limits, (_, pools)) = (self.slot.limits?, self.slot.pools?);
+        // while it is held back for a moment it is not full
+        let (limits, (_, pools)) = (self.slot.limits_to_keep()?, self.slot.pools?);
         // in session mode a client has its server connection by right
         let is_open = settings.pool_mode == PoolMode::Transaction && !limits.paused;
         let patience = settings.health.query_wait_timeout_seconds.saturating_mul(1000) / PATIENCE_OF_WAIT;
         let waiting = self.failover.leave_out_waiting(pools).clients_waiting;
         is_open.then_some(Need {
             waiting,
-            is_full: pools.active >= pools.held() && pools.held() >= limits.max_db_connections.min(limits.pool_size),
+            is_full: is_full(&pools, &limits),
             patience: patience.min(self.leak_threshold()?),
             may_close: self.slot.alias_pools.active == 0,
         })
