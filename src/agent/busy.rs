@@ -14,7 +14,10 @@
 //! - No more can work than is open. A client that stayed and was heard all the time beside others that come and go is
 //!   not told from one with many transactions; its time comes when it ends, and then counts at its own pace.
 //!
-//! What is counted is never negative, never more than could work, and, once nothing runs, all that was worked. Until then it
+//! In session mode a client stays linked between its transactions, and none of this tells whether it works: what it worked counts when its
+//! transaction ends, however much that is, and less by the waits of those that run.
+//!
+//! What is counted is never negative, never more than could work (but in session mode), and, once nothing runs, all that was worked. Until then it
 //! is behind by at most three readings of each transaction that runs, by the whole of one that is heard all the time beside
 //! others, and in a queue by what the waits of those that run differ. Lost is the last reading's work of a transaction that
 //! is cut off. A leak counts until it is known as one, and after that no more.
@@ -131,8 +134,10 @@ impl Busy {
         let (mut look, changes) = compare(&mut last, seen, at, since, queued, leaked);
         let gone: Vec<Pair> = last.connections.values_mut().filter_map(|connection| connection.pair.take()).collect();
 
-        let waits: i64 = look.pairs().map(|pair| pair.waited).sum();
-        look.doubt = look.pairs().map(|pair| pair.waited.min(SPREAD)).sum();
+        // a session stays linked when the transaction that waited has ended; until then its wait is owed
+        let waits: i64 = if seen.holds_sessions { 0 } else { look.pairs().map(|pair| pair.waited).sum() };
+        let spread = if seen.holds_sessions { i64::MAX } else { SPREAD };
+        look.doubt = look.pairs().map(|pair| pair.waited.min(spread)).sum();
         look.ended = signed(seen.stats.transaction_microseconds) - signed(seen.stats.wait_microseconds) + waits;
         let open = last.connections.len().max(look.connections.len());
         let most = (signed(open as u64) - changes.leaked).max(0) * since;

@@ -7,6 +7,8 @@
 //! such a session as `idle`, and nothing that PgBouncer shows tells it from one in a transaction. So the database is asked, through the pool like any client, as
 //! long as there is a connection to ask by.
 //!
+//! In session mode a client has its server connection by right, idle or not: only an open transaction counts, once the database has told of it.
+//!
 //! Freeing one cuts its client: there is no way in PgBouncer that does not. A client between its transactions meets that as it meets a database that
 //! has been restarted. So it is done only while others wait and nothing else can be given to them, and for those alone that have been silent for
 //! a while. Where no connection is left to ask by, PgBouncer is told to close what is outside of a transaction by its own account
@@ -151,13 +153,16 @@ pub struct Pins {
     told: BTreeMap<Local, ((u64, u64), SessionState)>,
     /// The last looks.
     looks: Vec<Look>,
+    /// Whether they are of sessions: a client has its connection by right, whatever it does with it.
+    sessions: bool,
     asked: Option<Millis>,
     closed: Option<Millis>,
 }
 
 impl Pins {
-    /// Takes in one look at all that clients hold.
-    pub fn look(&mut self, looks: Vec<Look>) {
+    /// Takes in one look at all that clients hold, for a session or for a transaction.
+    pub fn look(&mut self, looks: Vec<Look>, sessions: bool) {
+        self.sessions = sessions;
         self.told.retain(|local, (bytes, _)| looks.iter().any(|look| look.local == *local && look.bytes == *bytes));
         self.looks = looks;
     }
@@ -206,11 +211,12 @@ impl Pins {
         let (mut leaks, mut ambiguous) = (Leaks::default(), false);
         for look in self.looks.iter().filter(|look| look.silent >= threshold) {
             match (self.told.get(&look.local), look.last) {
+                (Some((_, SessionState::Idle)), _) if self.sessions => {}
                 (Some((_, SessionState::Idle)), _) => leaks.pinned += 1,
                 (Some((_, SessionState::InTransaction)), _) => leaks.in_transaction += 1,
                 (Some((_, SessionState::Other)), LastByte::Ambiguous) | (_, LastByte::Sent) => {}
-                (_, LastByte::Received) => leaks.unclear += 1,
-                (None, LastByte::Ambiguous) => ambiguous = true,
+                (_, LastByte::Received) if !self.sessions => leaks.unclear += 1,
+                (None, LastByte::Ambiguous) | (_, LastByte::Received) => ambiguous = true,
             }
         }
         (leaks.count() > 0 || !ambiguous).then_some(leaks)
@@ -219,8 +225,9 @@ impl Pins {
     /// Those that count as such.
     pub fn leaking(&self, threshold: u32) -> BTreeSet<Local> {
         let counts = |look: &&Look| match self.told.get(&look.local) {
-            Some((_, SessionState::Idle | SessionState::InTransaction)) => true,
-            Some((_, SessionState::Other)) | None => look.last == LastByte::Received,
+            Some((_, SessionState::InTransaction)) => true,
+            Some((_, SessionState::Idle)) => !self.sessions,
+            Some((_, SessionState::Other)) | None => !self.sessions && look.last == LastByte::Received,
         };
         self.looks.iter().filter(|look| look.silent >= threshold).filter(counts).map(|look| look.local).collect()
     }
@@ -232,7 +239,7 @@ impl Pins {
     }
 
     fn is_pinned(&self, look: &Look) -> bool {
-        self.told.get(&look.local).is_some_and(|(_, state)| *state == SessionState::Idle)
+        !self.sessions && self.told.get(&look.local).is_some_and(|(_, state)| *state == SessionState::Idle)
     }
 
     /// What to free, for clients that wait.
@@ -285,7 +292,7 @@ mod tests {
 
     fn looked(looks: &[Look]) -> Pins {
         let mut pins = Pins::default();
-        pins.look(looks.to_vec());
+        pins.look(looks.to_vec(), false);
         pins
     }
 
@@ -319,9 +326,9 @@ mod tests {
         pins.answered(&[session(1, SessionState::Idle, 2000)]);
         assert_eq!(pins.step(0, FULL), Some(Action::CloseIdle), "idle for less long than silent: another one");
         pins.answered(&[session(1, SessionState::Idle, 60_000)]);
-        pins.look(vec![look(1, 64_000, LastByte::Received)]);
+        pins.look(vec![look(1, 64_000, LastByte::Received)], false);
         assert_eq!(pins.step(0, FULL), Some(Action::Free(vec![look(1, 64_000, LastByte::Received)])));
-        pins.look(vec![Look { bytes: (9, 7), ..look(1, 20, LastByte::Received) }]);
+        pins.look(vec![Look { bytes: (9, 7), ..look(1, 20, LastByte::Received) }], false);
         assert_eq!(pins.step(0, FULL), None);
     }
 
@@ -352,7 +359,7 @@ mod tests {
         pins.answered(&[session(1, SessionState::Idle, 60_000)]);
         pins.cannot_look();
         assert_eq!((pins.step(0, FULL), pins.longest_pinned(THRESHOLD)), (None, None));
-        pins.look(vec![pinned]);
+        pins.look(vec![pinned], false);
         assert_eq!(pins.step(0, FULL), Some(Action::Free(vec![pinned])), "no byte has moved");
     }
 
@@ -367,6 +374,16 @@ mod tests {
         assert!(is_full(&pools, &held_back) && !is_full(&pools, &quiet.without(held_back)));
         assert!(is_full(&Pools { active: 20, ..pools }, &limits));
         assert!(!is_full(&Pools { active: 19, idle: 1, ..pools }, &limits), "one is free");
+    }
+
+    #[test]
+    fn a_session_that_is_idle_has_its_connection_by_right_and_only_its_open_transaction_is_a_leak() {
+        let mut pins = Pins::default();
+        pins.look([1, 2].map(|process| look(process, 400_000, LastByte::Received)).to_vec(), true);
+        assert_eq!((pins.leaks(THRESHOLD), pins.leaking(THRESHOLD)), (None, BTreeSet::new()), "nobody has said");
+        pins.answered(&[session(1, SessionState::Idle, 400_000), session(2, SessionState::InTransaction, 400_000)]);
+        assert_eq!(pins.leaks(THRESHOLD).unwrap(), Leaks { in_transaction: 1, ..Leaks::default() });
+        assert_eq!((pins.leaking(THRESHOLD), pins.longest_pinned(THRESHOLD)), (BTreeSet::from([local(2)]), None));
     }
 
     #[test]

@@ -416,6 +416,57 @@ fn what_is_cut_off_loses_no_more_than_its_last_reading() {
     about(all(&run(3, load, 310)), 0.02);
 }
 
+/// One connection of a pool in session mode: what it shows, second by second.
+fn session(second: u64, client: &str, transactions: u64, transaction_seconds: f64, wait_seconds: f64) -> Snapshot {
+    let microseconds = |seconds: f64| (seconds * 1e6) as u64;
+    let server = Server {
+        id: 1,
+        logged_in: true,
+        closing: false,
+        client: Some(client.to_owned()),
+        heard: second.to_string(),
+        process: 0,
+        local_address: String::new(),
+        local_port: 0,
+    };
+    let stats = Stats {
+        transactions,
+        transaction_microseconds: microseconds(transaction_seconds),
+        wait_microseconds: microseconds(wait_seconds),
+        assignments: if wait_seconds > 0.0 { 2 } else { 1 },
+    };
+    let pools = Pools { active: 1, ..Pools::default() };
+    Snapshot { pools, holds_sessions: true, stats, servers: vec![server], ..Snapshot::default() }
+}
+
+#[test]
+fn in_session_mode_a_client_that_waited_long_counts_what_it_works_however_long_it_stays() {
+    // of the first transaction after the wait, the reading finds the end, or finds it at work
+    for works in [0.01, 2.5] {
+        let mut busy = Busy::default();
+        busy.restarted(0);
+        let mut counted = 0;
+        let mut until = |second: u64, seen: &Snapshot| {
+            counted += busy.feed(second * SECOND, seen, &BTreeSet::new());
+            counted as f64 / 1e6
+        };
+        for second in 1..=60 {
+            about((until(second, &session(second, "first", 2, 0.01, 0.0)), 0.01), 1e-3);
+        }
+        for second in 61..=180 {
+            let is_over = 60.0 + works <= second as f64;
+            let transactions = 0.01 + if is_over { 60.0 + works } else { 0.0 };
+            let all = until(second, &session(second, "second", 2, transactions, 60.0));
+            about((all, if is_over { 0.01 + works } else { 0.01 }), 1e-3);
+        }
+        // it begins another one after it was idle, and works for all of that time
+        for second in 181..=200 {
+            until(second, &session(second, "second", 3, 0.01 + 60.0 + works + 5.0, 60.0));
+        }
+        about((until(201, &session(201, "third", 4, 0.01 + 60.0 + works + 5.0, 60.0)), 5.01 + works), 1e-3);
+    }
+}
+
 #[test]
 fn the_next_process_begins_anew_and_nothing_is_counted_twice() {
     let mut busy = Busy::default();

@@ -66,7 +66,9 @@ impl Agent {
         self.next.leaks = now + Millis::from(threshold / 4).clamp(READING, LEAKS_LOOK);
         let linked: Vec<&Server> = servers.iter().filter(|server| server.client.is_some()).collect();
         let kinds = if let Some(looks) = self.looks(&linked) {
-            self.pinning.pins.look(looks);
+            let runs = self.slot.runs.as_ref().or(self.wish.revision.as_ref());
+            let sessions = runs.is_some_and(|revision| revision.settings.pool_mode == PoolMode::Session);
+            self.pinning.pins.look(looks, sessions);
             self.pinning.pins.leaks(threshold)
         } else {
             self.pinning.pins.cannot_look();
