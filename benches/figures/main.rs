@@ -9,6 +9,7 @@
 mod acquisition;
 #[path = "../agent/mod.rs"]
 mod agent;
+mod agents;
 #[path = "../bad_green/mod.rs"]
 mod bad_green;
 mod bare;

@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     f64::consts::TAU,
-    fmt::Write as _,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc,
@@ -29,17 +28,18 @@ use kube::{
 use parking_lot::Mutex;
 use serde_json::json;
 use sluice::{
+    agent::counters::Added,
     api::ConnectionPool,
     contract::{
-        Document, GrantDocument, Held, LimitsReadBack, PoolRevision, RevisionDocument, SlotStatus, StatusReport,
-        metrics, names,
+        Document, GrantDocument, Held, LimitsReadBack, PoolRevision, RevisionDocument, SlotStatus, StatusReport, names,
     },
     decide::effective::effective,
+    pooler::pgbouncer::tables::Pools,
     webhook::inject::{InjectionSettings, PodPool, inject},
 };
 use tokio::{net::TcpListener, task::JoinSet};
 
-use crate::Failure;
+use crate::{Failure, agents};
 
 /// Where Prometheus reads the figures of all agents.
 pub const METRICS_ADDRESS: &str = "127.0.0.1:9900";
@@ -274,9 +274,10 @@ async fn status(
 }
 
 /// The figures of all agents as one page. Pools are in different places of the same wave, so that targets move all the time.
-async fn figures(State(fleet): State<Arc<Fleet>>) -> String {
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // small numbers that are not negative
+async fn figures(State(fleet): State<Arc<Fleet>>) -> Result<String, StatusCode> {
     fleet.scrapes.fetch_add(1, Ordering::Relaxed);
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+    let sample_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     let seconds = fleet.begin.elapsed().as_secs_f64() + 1.0;
     let mut page = String::new();
     for Agent { pool, pod, report } in fleet.agents.lock().values() {
@@ -287,45 +288,30 @@ async fn figures(State(fleet): State<Arc<Fleet>>) -> String {
         // the integral of the rate, so that the counter fits the load
         let transactions = RATE * (seconds + 0.8 * WAVE / TAU * (phase(0.0).cos() - phase(seconds).cos()));
         let active = RATE * TRANSACTION_SECONDS * load;
-        let share = f64::from(report.share);
-        #[rustfmt::skip]
-        let series = [
-            (metrics::TRANSACTIONS, "", transactions),
-            (metrics::BUSY_SECONDS, "", transactions * TRANSACTION_SECONDS),
-            (metrics::WAIT_SECONDS, "", transactions * 0.001),
-            (metrics::SERVER_ASSIGNMENTS, "", transactions),
-            (metrics::SERVER_CONNECTIONS, ",state=\"active\"", active.round()),
-            (metrics::SERVER_CONNECTIONS, ",state=\"idle\"", 1.0),
-            (metrics::SERVER_CONNECTIONS, ",state=\"used\"", 0.0),
-            (metrics::SERVER_CONNECTIONS, ",state=\"tested\"", 0.0),
-            (metrics::SERVER_CONNECTIONS, ",state=\"login\"", 0.0),
-            (metrics::SERVER_CONNECTIONS, ",state=\"being_canceled\"", 0.0),
-            (metrics::HELD, "", active.round() + 1.0),
-            (metrics::CLIENT_CONNECTIONS, ",state=\"active\"", active.round()),
-            (metrics::CLIENT_CONNECTIONS, ",state=\"waiting\"", 0.0),
-            (metrics::LEAKED, "", 0.0),
-            (metrics::DEMAND_PEAK, ",window=\"5s\"", active.ceil()),
-            (metrics::DEMAND_PEAK, ",window=\"30s\"", active.ceil()),
-            (metrics::WAITING_PEAK, ",window=\"5s\"", 0.0),
-            (metrics::WAITING_PEAK, ",window=\"30s\"", 0.0),
-            (metrics::LIMIT, "", share),
-            (metrics::SHARE, "", share),
-            (metrics::SAMPLE_TIME, "", unix),
-        ];
-        let namespace = &fleet.namespace;
-        for (name, more, value) in series {
-            // Writing to a String cannot fail.
-            let _ = writeln!(
-                page,
-                "{name}{{pool=\"{pool}\",pool_namespace=\"{namespace}\",namespace=\"{namespace}\",pod=\"{pod}\"{more}}} {value}"
-            );
-        }
-        let _ = writeln!(
-            page,
-            "{}{{pool=\"{pool}\",pool_namespace=\"{namespace}\",namespace=\"{namespace}\",pod=\"{pod}\"}} {}",
-            metrics::GRANT_SEQ,
-            report.seq
-        );
+        let agent = agents::Agent {
+            namespace: &fleet.namespace,
+            pool,
+            pod,
+            instance: None,
+            added: Added {
+                transactions: transactions as u64,
+                busy_microseconds: (transactions * TRANSACTION_SECONDS * 1e6) as u64,
+                wait_microseconds: (transactions * 1e3) as u64,
+                assignments: transactions as u64,
+                ..Added::default()
+            },
+            pools: Pools {
+                clients_active: active.round() as u32,
+                active: active.round() as u32,
+                idle: 1,
+                ..Pools::default()
+            },
+            demand_peak: active.ceil(),
+            share: report.share,
+            seq: report.seq,
+            sample_seconds,
+        };
+        agent.render(&mut page).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
     }
-    page
+    Ok(page)
 }

@@ -1,4 +1,4 @@
-//! How the load was read before it was one query: fourteen, one per figure and the times of the samples twice, each grouped by the
+//! How the load was read once: by fourteen queries, one per figure and the times of the samples twice, each grouped by the
 //! server. Played beside the reading of today, so that both figures are of one run.
 
 use std::{net::SocketAddr, time::Duration};
@@ -78,9 +78,19 @@ pub struct Reading {
     pub pods: usize,
 }
 
+/// The client, which keeps its connections between two readings.
+pub fn client() -> Result<reqwest::Client, Failure> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Ok(reqwest::Client::builder().no_proxy().tls_certs_only([]).timeout(Duration::from_mins(1)).build()?)
+}
+
 /// Reads everything as of now.
-pub fn read(runtime: &Runtime, address: SocketAddr, now_seconds: f64) -> Result<Reading, Failure> {
-    let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).timeout(Duration::from_mins(1)).build()?;
+pub fn read(
+    runtime: &Runtime,
+    client: &reqwest::Client,
+    address: SocketAddr,
+    now_seconds: f64,
+) -> Result<Reading, Failure> {
     let ask = async |query: &String| -> Result<Vec<u8>, Failure> {
         let mut url = reqwest::Url::parse(&format!("http://{address}/api/v1/query"))?;
         url.query_pairs_mut().append_pair("query", query).append_pair("time", &format!("{now_seconds:.3}"));

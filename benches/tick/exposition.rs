@@ -1,16 +1,15 @@
 //! Agents of many pods on a few ports: their series as Prometheus would have them from one agent each.
 
 use std::{
-    fmt::Write as _,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     thread,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use sluice::contract::metrics;
+use sluice::{agent::counters::Added, pooler::pgbouncer::tables::Pools};
 
-use crate::Failure;
+use crate::{Failure, agents::Agent};
 
 /// Pods that one port stands for.
 const PODS_PER_PORT: u32 = 500;
@@ -46,7 +45,7 @@ impl Fleet {
                     for connection in listener.incoming().flatten() {
                         let pods = range.clone().map(|pod| (pod / self.pods_per_pool, pod % self.pods_per_pool));
                         // a scrape that Prometheus gave up is its own matter
-                        let _ = answer(connection, &exposition(pods));
+                        let _ = exposition(pods).map(|page| answer(connection, &page));
                     }
                 });
                 Ok(address)
@@ -66,51 +65,40 @@ fn answer(mut connection: TcpStream, text: &str) -> std::io::Result<()> {
 }
 
 /// The series of these pods now. Load differs between pods and is steady.
-fn exposition(pods: impl Iterator<Item = (u32, u32)>) -> String {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-    let mut text = String::new();
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // small numbers that are not negative
+fn exposition(pods: impl Iterator<Item = (u32, u32)>) -> Result<String, Failure> {
+    let sample_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+    let mut page = String::new();
     for (pool, pod) in pods {
         let (namespace, name) = Fleet::pool(pool);
-        let labels = format!(
-            "pool_namespace=\"{namespace}\",pool=\"{name}\",namespace=\"{namespace}\",pod=\"{}\",instance=\"10.{}.{}.{}:9130\"",
-            Fleet::pod(pool, pod),
-            pool / 250,
-            pool % 250,
-            pod + 1
-        );
-        let mut line = |name: &str, more: &str, value: f64| {
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "{name}{{{labels}{more}}} {value}");
-        };
         let busy = 1.0 + f64::from((pool * 7 + pod * 3) % 20) / 4.0;
-        let jitter = f64::from(pod % 3);
-        let uptime = seconds % 1e6;
-        for (state, value) in [
-            ("active", busy.floor() + jitter),
-            ("idle", 2.0),
-            ("used", 0.0),
-            ("tested", 0.0),
-            ("login", 0.0),
-            ("being_canceled", 0.0),
-        ] {
-            line(metrics::SERVER_CONNECTIONS, &format!(",state=\"{state}\""), value);
-        }
-        line(metrics::HELD, "", busy.floor() + jitter + 2.0);
-        line(metrics::CLIENT_CONNECTIONS, ",state=\"active\"", busy);
-        line(metrics::CLIENT_CONNECTIONS, ",state=\"waiting\"", jitter);
-        for window in ["5s", "30s"] {
-            line(metrics::DEMAND_PEAK, &format!(",window=\"{window}\""), busy.ceil() + 3.0);
-            line(metrics::WAITING_PEAK, &format!(",window=\"{window}\""), jitter);
-        }
-        line(metrics::TRANSACTIONS, "", (uptime * busy * 25.0).floor());
-        line(metrics::BUSY_SECONDS, "", uptime * busy);
-        line(metrics::WAIT_SECONDS, "", uptime * 0.01);
-        line(metrics::SERVER_ASSIGNMENTS, "", (uptime * busy * 25.0).floor());
-        line(metrics::LEAKED, "", 0.0);
-        line(metrics::LIMIT, "", 10.0);
-        line(metrics::SHARE, "", 10.0);
-        line(metrics::GRANT_SEQ, "", 3.0);
-        line(metrics::SAMPLE_TIME, "", seconds);
+        let (jitter, uptime) = (pod % 3, sample_seconds % 1e6);
+        let transactions = (uptime * busy * 25.0) as u64;
+        let agent = Agent {
+            namespace: &namespace,
+            pool: &name,
+            pod: &Fleet::pod(pool, pod),
+            instance: Some(&format!("10.{}.{}.{}:9130", pool / 250, pool % 250, pod + 1)),
+            added: Added {
+                transactions,
+                busy_microseconds: (uptime * busy * 1e6) as u64,
+                wait_microseconds: (uptime * 1e4) as u64,
+                assignments: transactions,
+                ..Added::default()
+            },
+            pools: Pools {
+                clients_active: busy as u32,
+                clients_waiting: jitter,
+                active: busy as u32 + jitter,
+                idle: 2,
+                ..Pools::default()
+            },
+            demand_peak: busy.ceil() + 3.0,
+            share: 10,
+            seq: 3,
+            sample_seconds,
+        };
+        agent.render(&mut page)?;
     }
-    text
+    Ok(page)
 }

@@ -4,10 +4,12 @@
 //! All of it runs in one thread, so on at most one core. Prometheus runs beside it and scrapes every pod, whose series are
 //! exported by a few ports with the labels that single agents would have. Its queries are counted by itself.
 //!
-//! Beside every tick the load is read as it was before that took one query only (`before`), in turn first and second.
+//! Beside every tick the load is read as it was once, with one query for each figure (`before`), in turn first and second. Both ask
+//! Prometheus itself, over connections that they keep, in the same thread, and each parses what it gets as its reader does or did.
 //!
-//! Every tick is measured twice: as Prometheus answers it, and again with the same answers from a recorder, after Prometheus has
-//! ended: the second is what the operator itself takes, whatever the machine that Prometheus runs on.
+//! Every tick is measured twice: as Prometheus answers it, and again with recorded answers, after Prometheus has ended: the second
+//! is what the operator itself takes, whatever the machine that Prometheus runs on. The answers are recorded in a reading of their
+//! own right after both, as of the same moment: whoever stands between would lengthen what is measured.
 
 mod before;
 mod exposition;
@@ -77,15 +79,10 @@ pub fn run(options: &Options) -> Result<Results, Failure> {
         let fleet = Fleet { pools, pods_per_pool: options.pods };
         let prometheus = Prometheus::start(fleet, options.seconds, scratch.path())?;
         let recorder = Recorder::start(prometheus.address)?;
-        // a slow reading is a sample, not a failure
-        let configuration = ServerConfiguration {
-            timeout_seconds: 60,
-            ..ServerConfiguration::new(format!("http://{}", recorder.address))
-        };
-        let server = Server::new("default", configuration);
+        let (server, between) = (server(prometheus.address), server(recorder.address));
+        let client = before::client()?;
         let mut operator = Operator::new(fleet);
         runtime.block_on(prometheus.has_scraped(&server, fleet))?;
-        recorder.forget()?;
         let mut times = Vec::new();
         let mut next = Instant::now();
         // the first tick sets the baselines
@@ -96,7 +93,7 @@ pub fn run(options: &Options) -> Result<Results, Failure> {
             let before = |samples: &mut Samples| -> Result<(), Failure> {
                 let begun = Instant::now();
                 let before::Reading { queries, bytes, pods: read } =
-                    before::read(&runtime, prometheus.address, now_seconds())?;
+                    before::read(&runtime, &client, prometheus.address, now_seconds())?;
                 if read != usize::try_from(pods)? {
                     return Err(format!("{read} of {pods} pods were read").into());
                 }
@@ -120,12 +117,13 @@ pub fn run(options: &Options) -> Result<Results, Failure> {
             if tick % 2 == 1 {
                 before(&mut samples)?;
             }
+            runtime.block_on(between.read(now_seconds))?;
         }
         drop(prometheus);
         recorder.replay()?;
         let mut operator = Operator::new(fleet);
         for (tick, now_seconds) in times.into_iter().enumerate() {
-            let sample = runtime.block_on(operator.tick(&server, now_seconds))?;
+            let sample = runtime.block_on(operator.tick(&between, now_seconds))?;
             if tick > 0 {
                 samples.add(&format!(
                     "recorded,{pools},{},{tick},{},{sample}",
@@ -145,6 +143,12 @@ pub fn run(options: &Options) -> Result<Results, Failure> {
         samples,
         keep: options.keep.then(results::committed),
     })
+}
+
+/// A server of the operator at this address. A slow reading is a sample, not a failure.
+fn server(address: SocketAddr) -> Server {
+    let address = format!("http://{address}");
+    Server::new("default", ServerConfiguration { timeout_seconds: 60, ..ServerConfiguration::new(address) })
 }
 
 /// What one tick took.

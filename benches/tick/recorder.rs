@@ -46,12 +46,6 @@ impl Recorder {
         Ok(Self { address, state })
     }
 
-    /// Forgets what was recorded so far.
-    pub fn forget(&self) -> Result<(), Failure> {
-        self.state.lock().map_err(|_| "the recorder broke")?.answers.clear();
-        Ok(())
-    }
-
     /// From now on gives what was recorded, in the same order.
     pub fn replay(&self) -> Result<(), Failure> {
         self.state.lock().map_err(|_| "the recorder broke")?.replays = true;
