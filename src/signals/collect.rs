@@ -87,6 +87,31 @@ struct Target {
     others: String,
 }
 
+impl Target {
+    fn of(labels: &Labels) -> Self {
+        Self {
+            pool_namespace: labels.pool_namespace.clone().into_owned(),
+            pool: labels.pool.clone().into_owned(),
+            namespace: labels.namespace.clone().into_owned(),
+            pod: labels.pod.clone().into_owned(),
+            job: labels.job.clone().into_owned(),
+            instance: labels.instance.clone().into_owned(),
+            others: labels.others.clone(),
+        }
+    }
+
+    /// Whether a series with these labels is of this target. What differs most often comes first.
+    fn has(&self, labels: &Labels) -> bool {
+        self.pod == labels.pod
+            && self.instance == labels.instance
+            && self.pool == labels.pool
+            && self.pool_namespace == labels.pool_namespace
+            && self.namespace == labels.namespace
+            && self.job == labels.job
+            && self.others == labels.others
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Row {
     target: Target,
@@ -101,6 +126,8 @@ pub(super) struct Collector {
     rows: Vec<Row>,
     /// Rows by their labels joined. One string hashes faster than seven.
     index: HashMap<String, usize>,
+    /// The row of the last series.
+    last: usize,
     problems: BTreeMap<Refusal, Problem>,
     problems_by_pool: HashMap<PoolKey, Problem>,
     key: String,
@@ -111,13 +138,7 @@ impl Collector {
     pub fn add(&mut self, series: &Series) {
         let Series { metric: labels, value: Some(value) } = series else { return };
         let Some(figure) = Figure::of(labels) else { return };
-        join(&mut self.key, labels);
-        let index = self.index.get(&self.key).copied().unwrap_or_else(|| {
-            let index = self.rows.len();
-            self.index.insert(self.key.clone(), index);
-            self.rows.push(Row { target: target(labels), is_refused: false, figures: [None; Figure::ALL.len()] });
-            index
-        });
+        let index = self.row_of(labels);
         let row = &mut self.rows[index];
         match value.value() {
             Ok(value) => row.figures[figure as usize] = Some(value),
@@ -127,6 +148,21 @@ impl Collector {
                 self.refuse(Refusal::Value, pool, &labels.pod, figure.metric(), text);
             }
         }
+    }
+
+    /// Where the row of this target is. The series of a target often follow one another.
+    fn row_of(&mut self, labels: &Labels) -> usize {
+        if self.rows.get(self.last).is_some_and(|row| row.target.has(labels)) {
+            return self.last;
+        }
+        join(&mut self.key, labels);
+        self.last = self.index.get(&self.key).copied().unwrap_or_else(|| {
+            let index = self.rows.len();
+            self.index.insert(self.key.clone(), index);
+            self.rows.push(Row { target: Target::of(labels), is_refused: false, figures: [None; Figure::ALL.len()] });
+            index
+        });
+        self.last
     }
 
     /// The figures of every pod that reported all that is needed.
@@ -228,18 +264,6 @@ fn whole(value: f64) -> u64 {
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // checked to be finite and not negative; saturates
 fn small(value: f64) -> u32 {
     value.ceil() as u32
-}
-
-fn target(labels: &Labels) -> Target {
-    Target {
-        pool_namespace: labels.pool_namespace.clone().into_owned(),
-        pool: labels.pool.clone().into_owned(),
-        namespace: labels.namespace.clone().into_owned(),
-        pod: labels.pod.clone().into_owned(),
-        job: labels.job.clone().into_owned(),
-        instance: labels.instance.clone().into_owned(),
-        others: labels.others.clone(),
-    }
 }
 
 /// Writes the labels that identify a target into `key`.

@@ -1,4 +1,4 @@
-//! Where the load comes from: Prometheus, asked with one query for all pools.
+//! Where the load comes from: Prometheus, asked for all pools at once.
 //!
 //! # Use
 //! ```no_run
@@ -24,8 +24,9 @@
 //! server, the signal and what to do; then pass its text to `LoadInput::read` as it is: everything holds.
 //!
 //! # What is asked
-//! One query, for every figure of every pod of every pool: their number, [`QUERIES_PER_READ`], does not depend on how many pools
-//! there are, and what it answers is one moment of one server, also where several answer behind one address.
+//! Every figure of every pod of every pool. The number of queries, [`QUERIES_PER_READ`], does not depend on how many pools there
+//! are; each is for some of the pools, and what is read of a pool is one moment of one server, also where several answer behind one
+//! address.
 //! - A pod scraped by two jobs, or by two replicas behind a querier that does not deduplicate, has two sets of series: the set
 //!   with the newest sample time is used, whole, and the other not at all: never a sum.
 //! - The time of a sample is the agent's own ([`SAMPLE_TIME`](crate::contract::metrics::SAMPLE_TIME)), because an instant query

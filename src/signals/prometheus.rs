@@ -7,7 +7,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use futures::{StreamExt as _, stream};
+use futures::{StreamExt as _, future::try_join_all, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
 use prometheus_http_query::Client;
 use tokio::{
@@ -20,7 +20,7 @@ use super::{
     collect::Collector,
     configuration::{self, ConfigurationError, ServerConfiguration},
     error::{Asked, ReadError, ReadFailure},
-    query,
+    query::{self, QUERIES_PER_READ},
     response::{Answer, Data, Series, Splitter, Status},
 };
 use crate::{api, contract::metrics};
@@ -76,10 +76,18 @@ pub struct Server {
     connection: Mutex<Option<Connection>>,
 }
 
-/// A connection pool, and the CA bundle that it was made with.
+/// Clients, and the CA bundle that they were made with.
 struct Connection {
     ca: Option<Vec<u8>>,
-    client: Client,
+    clients: Clients,
+}
+
+/// A client keeps connections, and each has one server behind its address. A query of a reading has a client to itself, so that it
+/// asks the server that it asked before.
+#[derive(Clone)]
+struct Clients {
+    reading: [Client; QUERIES_PER_READ],
+    other: Client,
 }
 
 impl std::fmt::Debug for Connection {
@@ -116,25 +124,19 @@ impl Server {
     }
 
     /// Reads the figures of every pod of every pool as of `now_seconds` (Unix time), with
-    /// [`QUERIES_PER_READ`](super::QUERIES_PER_READ) query: one moment of one server, whoever answers behind its address.
+    /// [`QUERIES_PER_READ`](super::QUERIES_PER_READ) queries at once: what is read of a pool is one moment of one server, whoever
+    /// answers behind its address.
     ///
     /// # Errors
-    /// [`ReadError`].
+    /// [`ReadError`]: a query that fails fails the whole.
     pub async fn read(&self, now_seconds: f64) -> Result<Readings, ReadError> {
         let session = self.session(now_seconds, self.deadline_of_all()).await?;
-        let mut collector = Collector::default();
-        let mut splitter = Splitter::default();
-        let mut bytes = 0;
-        let take = |piece: &[u8]| {
-            bytes += piece.len();
-            splitter.push(piece, |element| {
-                collector.add(&serde_json::from_slice::<Series>(element)?);
-                Ok(())
-            })
-        };
-        session.ask(&query::figures(), || Asked::All, take).await?;
-        vector(&splitter.rest()).map_err(|failure| session.failed(Asked::All, failure))?;
-        Ok(collector.finish(now_seconds, bytes))
+        let collector = parking_lot::Mutex::default();
+        let queries = query::figures();
+        let answers = session.clients.reading.iter().zip(&queries);
+        let answers = answers.map(|(client, query)| session.collect(client, query, &collector));
+        let bytes = try_join_all(answers).await?.into_iter().sum();
+        Ok(collector.into_inner().finish(now_seconds, bytes))
     }
 
     /// The 95th percentile of the wait for a server connection over the last two minutes, in seconds, by pool; from means
@@ -182,20 +184,27 @@ impl Server {
         } else {
             None
         };
-        let client = self.client().await?;
-        Ok(Session { server: self, client, authorization, now_seconds, deadline })
+        let clients = self.clients().await?;
+        Ok(Session { server: self, clients, authorization, now_seconds, deadline })
     }
 
-    /// The client, made anew when the CA bundle has changed.
-    async fn client(&self) -> Result<Client, ReadError> {
+    /// The clients, made anew when the CA bundle has changed.
+    async fn clients(&self) -> Result<Clients, ReadError> {
         let ca = match &self.configuration.ca_file {
             Some(path) => Some(self.file("the CA bundle", path).await?),
             None => None,
         };
         let mut connection = self.connection.lock().await;
         if let Some(connection) = connection.as_ref().filter(|connection| connection.ca == ca) {
-            return Ok(connection.client.clone());
+            return Ok(connection.clients.clone());
         }
+        let client = || self.client(ca.as_deref());
+        let clients = Clients { reading: [client()?, client()?], other: client()? };
+        *connection = Some(Connection { ca, clients: clients.clone() });
+        Ok(clients)
+    }
+
+    fn client(&self, ca: Option<&[u8]>) -> Result<Client, ReadError> {
         // whoever links this may have installed one already: then that one is used
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
@@ -204,7 +213,7 @@ impl Server {
             .user_agent(concat!("sluice/", env!("CARGO_PKG_VERSION")))
             .pool_idle_timeout(Duration::from_mins(1))
             .default_headers(self.headers());
-        if let (Some(pem), Some(path)) = (&ca, &self.configuration.ca_file) {
+        if let (Some(pem), Some(path)) = (ca, &self.configuration.ca_file) {
             let certificates = reqwest::Certificate::from_pem_bundle(pem).unwrap_or_default();
             if certificates.is_empty() {
                 return Err(self.invalid("the CA bundle", path));
@@ -215,10 +224,8 @@ impl Server {
             builder = builder.tls_certs_only([]);
         }
         let client = builder.build().map_err(|source| self.failed(ReadFailure::Client { source }))?;
-        let client = Client::from(client, self.configuration.url.trim_end_matches('/'))
-            .map_err(|source| self.failed(ReadFailure::Url { source }))?;
-        *connection = Some(Connection { ca, client: client.clone() });
-        Ok(client)
+        Client::from(client, self.configuration.url.trim_end_matches('/'))
+            .map_err(|source| self.failed(ReadFailure::Url { source }))
     }
 
     fn headers(&self) -> HeaderMap {
@@ -264,13 +271,32 @@ impl Server {
 /// One tick's dealings with a server.
 struct Session<'a> {
     server: &'a Server,
-    client: Client,
+    clients: Clients,
     authorization: Option<HeaderValue>,
     now_seconds: f64,
     deadline: Instant,
 }
 
 impl Session<'_> {
+    /// Takes in the answer to one of the queries of a reading, and says how many bytes it had.
+    async fn collect(
+        &self,
+        client: &Client,
+        query: &str,
+        collector: &parking_lot::Mutex<Collector>,
+    ) -> Result<usize, ReadError> {
+        let mut splitter = Splitter::default();
+        let mut bytes = 0;
+        let take = |piece: &[u8]| {
+            bytes += piece.len();
+            let mut collector = collector.lock();
+            splitter.push(piece, |bytes| Series::first_of(bytes, |series| collector.add(series)))
+        };
+        self.ask(client, query, || Asked::All, take).await?;
+        vector(&splitter.rest()).map_err(|failure| self.failed(Asked::All, failure))?;
+        Ok(bytes)
+    }
+
     /// The whole answer to one query.
     async fn body(&self, query: &str, asked: impl Fn() -> Asked) -> Result<Vec<u8>, ReadError> {
         let mut body = Vec::new();
@@ -278,20 +304,21 @@ impl Session<'_> {
             body.extend_from_slice(piece);
             Ok(())
         };
-        self.ask(query, asked, take).await?;
+        self.ask(&self.clients.other, query, asked, take).await?;
         Ok(body)
     }
 
     /// Sends one query and passes on the answer piece by piece, within the deadline and the bound on its size.
     async fn ask(
         &self,
+        client: &Client,
         query: &str,
         asked: impl Fn() -> Asked,
         take: impl FnMut(&[u8]) -> Result<(), serde_json::Error>,
     ) -> Result<(), ReadError> {
         let timeout = self.server.configuration.timeout();
         let own = Instant::now() + timeout;
-        match timeout_at(own.min(self.deadline), self.exchange(query, take)).await {
+        match timeout_at(own.min(self.deadline), self.exchange(client, query, take)).await {
             Ok(answer) => answer.map_err(|failure| self.failed(asked(), failure)),
             // the time of all may have ended before that of this one
             Err(_) if self.deadline < own => {
@@ -306,10 +333,9 @@ impl Session<'_> {
         ReadError { server: self.server.name.clone(), asked, failure: Box::new(failure) }
     }
 
-    async fn send(&self, query: &str) -> Result<reqwest::Response, prometheus_http_query::Error> {
+    async fn send(&self, client: &Client, query: &str) -> Result<reqwest::Response, prometheus_http_query::Error> {
         let timeout = self.server.configuration.timeout().as_millis();
-        let mut request = self
-            .client
+        let mut request = client
             .query(query)
             .query("time", format!("{:.3}", self.now_seconds))
             .timeout(i64::try_from(timeout).unwrap_or(i64::MAX))
@@ -323,6 +349,7 @@ impl Session<'_> {
 
     async fn exchange(
         &self,
+        client: &Client,
         query: &str,
         mut take: impl FnMut(&[u8]) -> Result<(), serde_json::Error>,
     ) -> Result<(), ReadFailure> {
@@ -331,7 +358,7 @@ impl Session<'_> {
         let mut attempts = 0;
         let mut response = loop {
             attempts += 1;
-            match self.send(query).await {
+            match self.send(client, query).await {
                 Ok(response) => break response,
                 // a connection that was kept from the last tick may have been closed meanwhile, as may all that are kept; a
                 // query can be asked again

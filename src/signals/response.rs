@@ -69,6 +69,18 @@ pub(super) struct Series<'a> {
     pub value: Option<Point<'a>>,
 }
 
+impl Series<'_> {
+    /// Passes on the series that these bytes begin with, and says how many of them it is.
+    pub fn first_of(bytes: &[u8], take: impl FnOnce(&Series)) -> Result<usize, serde_json::Error> {
+        let mut elements = serde_json::Deserializer::from_slice(bytes).into_iter();
+        match elements.next() {
+            Some(series) => take(&series?),
+            None => return Err(serde::de::Error::custom("a series is missing")),
+        }
+        Ok(elements.byte_offset())
+    }
+}
+
 /// The labels of a series; empty where absent, as in Prometheus.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Labels<'a> {
@@ -188,8 +200,10 @@ pub(super) struct Splitter {
 }
 
 impl Splitter {
-    /// Takes in the next piece, and passes on each element that is whole with it.
-    pub fn push<E>(&mut self, piece: &[u8], mut each: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+    /// Takes in the next piece, and passes on each element that is whole with it. `each` is given bytes that begin with an element,
+    /// and says how many of them it is. It may be given one again that it refused: with the bytes that the element is, and no more.
+    /// Then what it says of it is what this returns.
+    pub fn push<E>(&mut self, piece: &[u8], mut each: impl FnMut(&[u8]) -> Result<usize, E>) -> Result<(), E> {
         // what of this piece has found its place, and what is being looked at
         let (mut done, mut at) = (0, 0);
         while let Some(&byte) = piece.get(at) {
@@ -214,6 +228,15 @@ impl Splitter {
                     } else if self.opens_what_counts(byte) {
                         self.rest.extend_from_slice(&piece[done..at]);
                         done = at;
+                        // who reads an element finds its end on the way; what is refused may only go on in the next piece
+                        if byte == b'{'
+                            && let Ok(length) = each(&piece[at..])
+                        {
+                            at += length;
+                            done = at;
+                            self.part = Part::AfterElement;
+                            continue;
+                        }
                     }
                     self.pass(byte);
                 }

@@ -107,6 +107,47 @@ async fn a_reading_takes_the_same_number_of_queries_for_any_number_of_pods() {
     }
 }
 
+#[test]
+fn the_second_query_of_a_reading_is_for_the_pools_that_the_first_is_not_for() {
+    let [first, second] = query::figures();
+    assert_eq!(first.matches("pool=~").count(), 1, "{first}");
+    assert_eq!(first.replace("pool=~", "pool!~"), second);
+}
+
+#[tokio::test]
+async fn a_query_of_a_reading_shares_its_connection_with_no_other_so_that_one_server_answers_it() {
+    type Peers = Arc<Mutex<std::collections::BTreeMap<String, std::collections::BTreeSet<SocketAddr>>>>;
+    async fn note(
+        axum::extract::ConnectInfo(peer): axum::extract::ConnectInfo<SocketAddr>,
+        State(peers): State<Peers>,
+        RawQuery(query): RawQuery,
+    ) -> Response<Body> {
+        let query = query.unwrap().split('&').find(|part| part.starts_with("query=")).unwrap().to_owned();
+        peers.lock().unwrap().entry(query).or_default().insert(peer);
+        vector(&[])
+    }
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let peers = Peers::default();
+    let router = Router::new().fallback(note).with_state(peers.clone());
+    let router = router.into_make_service_with_connect_info::<SocketAddr>();
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let server = server(address);
+    for _ in 0..5 {
+        let overrides = ["a", "b"].map(wanted);
+        let (readings, _) = tokio::join!(server.read(1000.0), server.read_overrides(1000.0, &overrides));
+        readings.unwrap();
+        server.wait_p95_seconds(1000.0).await.unwrap();
+    }
+    let peers = peers.lock().unwrap();
+    let of_readings: Vec<_> = peers.iter().filter(|(query, _)| query.contains("__name__")).collect();
+    assert_eq!(of_readings.len(), QUERIES_PER_READ, "{peers:?}");
+    for (query, own) in of_readings {
+        let others = peers.iter().filter(|(other, _)| *other != query);
+        assert!(others.flat_map(|(_, peers)| peers).all(|peer| !own.contains(peer)), "{query}: {peers:?}");
+    }
+}
+
 #[tokio::test]
 async fn no_series_at_all_is_an_empty_reading_and_not_a_zero() {
     let (_, address) = serve(|_| vector(&[])).await;
@@ -619,8 +660,9 @@ mod collecting {
     fn answer(value: &str) -> String {
         let pod = labels("shop-1", "j");
         let elements =
-            Figure::ALL.map(|figure| format!(r#"{{"metric":{{{},{pod}}},"value":[1,"{value}"]}}"#, named(figure)));
-        let elements = elements.join(", ");
+            Figure::ALL.map(|figure| format!(r#"{{"metric":{{{},{pod}}},"value":[1.5,"{value}"]}}"#, named(figure)));
+        let histogram = r#"{"metric":{},"histogram":[1.5e1,{"count":"1","buckets":[[-0.5,"0",null]]}]}"#;
+        let elements = [&elements.join(", "), histogram].join(",\n");
         format!(r#"{{"status":"success","data":{{"resultType":"vector","result":[{elements}]}},"warnings":["a [b"]}}"#)
     }
 
@@ -640,14 +682,15 @@ mod collecting {
         fn an_answer_is_the_same_however_it_is_cut_into_pieces(size in 1_usize..80) {
             let text = answer("7");
             let mut whole: serde_json::Value = serde_json::from_str(&text).unwrap();
-            let mut elements = Vec::new();
-            let mut splitter = Splitter::default();
+            let (mut elements, mut collector, mut splitter) = (Vec::new(), Collector::default(), Splitter::default());
             for piece in text.as_bytes().chunks(size) {
-                splitter.push(piece, |element| {
-                    elements.push(serde_json::from_slice::<serde_json::Value>(element)?);
-                    Ok::<_, serde_json::Error>(())
+                splitter.push(piece, |bytes| {
+                    let length = Series::first_of(bytes, |series| collector.add(series))?;
+                    elements.push(serde_json::from_slice::<serde_json::Value>(&bytes[..length])?);
+                    Ok::<_, serde_json::Error>(length)
                 }).unwrap();
             }
+            prop_assert_eq!(only(&collector.finish(1000.0, 0)).sample.transactions.to_bits(), 7.0_f64.to_bits());
             prop_assert_eq!(&serde_json::Value::Array(elements), &whole["data"]["result"]);
             whole["data"]["result"] = serde_json::json!([]);
             prop_assert_eq!(serde_json::from_slice::<serde_json::Value>(&splitter.rest()).unwrap(), whole);
@@ -669,10 +712,7 @@ mod collecting {
             }
             let mut collector = Collector::default();
             let mut splitter = Splitter::default();
-            let _ = splitter.push(&bytes, |element| {
-                collector.add(&serde_json::from_slice::<Series>(element)?);
-                Ok::<_, serde_json::Error>(())
-            });
+            let _ = splitter.push(&bytes, |bytes| Series::first_of(bytes, |series| collector.add(series)));
             let _ = splitter.rest();
             for figures in collector.finish(1000.0, 0).pools.values().flat_map(std::collections::BTreeMap::values) {
                 prop_assert!(figures.sample.check().is_ok());

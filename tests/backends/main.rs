@@ -85,6 +85,28 @@ async fn a_reading_of_any_backend_is_of_one_scrape() {
 
 #[tokio::test]
 #[ignore = "needs VictoriaMetrics and Thanos: tests/run api"]
+async fn pools_of_every_name_are_read_from_any_backend() {
+    let mut agents = Vec::new();
+    for pool in ["pool-0", "pool-9", "crm", "shop"] {
+        agents.push(Agent::of_pool(pool, &format!("{pool}-1")).await);
+    }
+    for kind in Kind::ALL {
+        let backend = Backend::start(kind, &Agents::of(&agents)).await;
+        let server = backend.server();
+        let readings = until(&format!("{kind:?} has every pool"), async || {
+            server.read(now_seconds()).await.ok().filter(|readings| readings.pools.len() >= agents.len())
+        })
+        .await;
+        for agent in &agents {
+            let pods: Vec<&BTreeMap<String, _>> =
+                readings.pools.values().filter(|pods| pods.contains_key(&agent.pod)).collect();
+            assert_eq!(pods.len(), 1, "{kind:?}: {}", agent.pod);
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs VictoriaMetrics and Thanos: tests/run api"]
 async fn a_new_pod_counts_on_any_backend_before_it_is_scraped_for_the_third_time() {
     for kind in Kind::ALL {
         let agent = Agent::start("shop-1").await;

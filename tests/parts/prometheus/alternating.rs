@@ -1,11 +1,9 @@
-//! Two Prometheus behind one address that leads each request to the other one, as a Service without affinity may.
+//! Two Prometheus behind one address that leads each request to the other one than the last time, as a Service without affinity may.
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -27,19 +25,26 @@ const BUSY: u32 = 3;
 const RATE: u64 = 20;
 const PODS: [&str; 3] = ["shop-1", "shop-2", "shop-3"];
 
-/// An address behind which these answer in turn, request by request.
+/// How often each query was asked.
+type Asked = Arc<Mutex<HashMap<String, usize>>>;
+
+/// An address behind which these answer each query in turn.
 async fn in_turn(servers: [SocketAddr; 2]) -> SocketAddr {
-    async fn forward(
-        State((servers, asked)): State<([SocketAddr; 2], Arc<AtomicUsize>)>,
-        uri: axum::http::Uri,
-    ) -> Response<Body> {
-        let server = servers[asked.fetch_add(1, Ordering::Relaxed) % 2];
+    async fn forward(State((servers, asked)): State<([SocketAddr; 2], Asked)>, uri: axum::http::Uri) -> Response<Body> {
+        let query = uri.query().unwrap().split('&').find(|part| part.starts_with("query=")).unwrap();
+        let times = {
+            let mut asked = asked.lock().unwrap();
+            let times = asked.entry(query.to_owned()).or_default();
+            *times += 1;
+            *times
+        };
+        let server = servers[times % 2];
         let path = uri.path_and_query().unwrap().as_str();
         Response::new(Body::from(http_get(&format!("http://{server}{path}")).await.unwrap().bytes().await.unwrap()))
     }
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let router = Router::new().fallback(forward).with_state((servers, Arc::default()));
+    let router = Router::new().fallback(forward).with_state((servers, Asked::default()));
     tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
     address
 }
