@@ -150,11 +150,23 @@ pub enum ReadFailure {
         /// The limit in bytes.
         limit: usize,
     },
+    /// A larger answer than one number has.
+    #[error("the answer has more than {limit} bytes, needed is one number; aggregate it, for example with sum(...)")]
+    LargerThanANumber {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// An answer about all pods with more beside the series, or in one of them, than is kept.
+    #[error("the answer has more than {limit} bytes that are not whole series; check its url")]
+    BesideSeries {
+        /// The limit in bytes.
+        limit: usize,
+    },
     /// An answer that is not Prometheus' JSON.
     #[error("the answer is not that of a Prometheus API ({source}); check its url")]
     Malformed {
         /// Where.
-        #[source]
+        #[from]
         source: serde_json::Error,
     },
     /// A success without a result.

@@ -33,6 +33,9 @@ const QUERY_TIMES_FOR_ALL: u32 = 2;
 const WAIT_QUANTILE: f64 = 0.95;
 /// Longest text of an error that is kept, in characters.
 const KEPT_CHARACTERS: usize = 300;
+/// Largest answer that is kept whole, in bytes: to a user's own query, of which one number is needed, and a refusal; and of a
+/// reading what is not a series. Whoever may write a pool may write a query that yields everything there is.
+const LARGEST_KEPT: usize = 64 << 10;
 /// Largest file with a secret, in bytes.
 const LARGEST_SECRET: u64 = 1 << 20;
 
@@ -147,7 +150,8 @@ impl Server {
     pub async fn wait_p95_seconds(&self, now_seconds: f64) -> Result<HashMap<PoolKey, f64>, ReadError> {
         let session = self.session(now_seconds, self.deadline_of_all()).await?;
         let asked = || Asked::Metric(metrics::WAIT_HISTOGRAM);
-        let body = session.body(&query::wait_quantile(WAIT_QUANTILE), asked).await?;
+        let limit = self.configuration.max_response_bytes;
+        let body = session.body(&query::wait_quantile(WAIT_QUANTILE), asked, limit).await?;
         let series = vector(&body).map_err(|failure| session.failed(asked(), failure))?;
         let key = |series: &Series| PoolKey::new(series.metric.pool_namespace.clone(), series.metric.pool.clone());
         Ok(series.iter().filter_map(|series| Some((key(series), series.value?.value().ok()?))).collect())
@@ -290,17 +294,24 @@ impl Session<'_> {
         let take = |piece: &[u8]| {
             bytes += piece.len();
             let mut collector = collector.lock();
-            splitter.push(piece, |bytes| Series::first_of(bytes, |series| collector.add(series)))
+            splitter.push(piece, |bytes| Series::first_of(bytes, |series| collector.add(series)))?;
+            if splitter.kept() > LARGEST_KEPT {
+                return Err(ReadFailure::BesideSeries { limit: LARGEST_KEPT });
+            }
+            Ok(())
         };
         self.ask(client, query, || Asked::All, take).await?;
         vector(&splitter.rest()).map_err(|failure| self.failed(Asked::All, failure))?;
         Ok(bytes)
     }
 
-    /// The whole answer to one query.
-    async fn body(&self, query: &str, asked: impl Fn() -> Asked) -> Result<Vec<u8>, ReadError> {
+    /// The whole answer to one query, unless it is larger than the limit.
+    async fn body(&self, query: &str, asked: impl Fn() -> Asked, limit: usize) -> Result<Vec<u8>, ReadError> {
         let mut body = Vec::new();
         let take = |piece: &[u8]| {
+            if body.len() + piece.len() > limit {
+                return Err(ReadFailure::LargerThanANumber { limit });
+            }
             body.extend_from_slice(piece);
             Ok(())
         };
@@ -314,7 +325,7 @@ impl Session<'_> {
         client: &Client,
         query: &str,
         asked: impl Fn() -> Asked,
-        take: impl FnMut(&[u8]) -> Result<(), serde_json::Error>,
+        take: impl FnMut(&[u8]) -> Result<(), ReadFailure>,
     ) -> Result<(), ReadError> {
         let timeout = self.server.configuration.timeout();
         let own = Instant::now() + timeout;
@@ -351,7 +362,7 @@ impl Session<'_> {
         &self,
         client: &Client,
         query: &str,
-        mut take: impl FnMut(&[u8]) -> Result<(), serde_json::Error>,
+        mut take: impl FnMut(&[u8]) -> Result<(), ReadFailure>,
     ) -> Result<(), ReadFailure> {
         let limit = self.server.configuration.max_response_bytes;
         let failed = |source| ReadFailure::Connection { source };
@@ -387,7 +398,10 @@ impl Session<'_> {
                 return Err(ReadFailure::TooLarge { limit });
             }
             if status.is_success() {
-                take(&piece).map_err(|source| ReadFailure::Malformed { source })?;
+                take(&piece)?;
+            } else if refusal.len() + piece.len() > LARGEST_KEPT {
+                // no words of a Prometheus API: the status says enough
+                break;
             } else {
                 refusal.extend_from_slice(&piece);
             }
@@ -407,7 +421,7 @@ impl Session<'_> {
     async fn read_override(&self, wanted: &OverrideQuery) -> Result<f64, ReadError> {
         let OverrideQuery { pool, signal, query } = wanted;
         let asked = || Asked::Override { pool: pool.clone(), signal: *signal, query: query.clone() };
-        let body = self.body(query, asked).await?;
+        let body = self.body(query, asked, LARGEST_KEPT).await?;
         one_number(&body).map_err(|failure| self.failed(asked(), failure))
     }
 }

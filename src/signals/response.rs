@@ -290,6 +290,11 @@ impl Splitter {
         }
     }
 
+    /// Bytes that are kept: those around the elements, and of an element that has not ended.
+    pub fn kept(&self) -> usize {
+        self.rest.len() + self.begun.len()
+    }
+
     /// The answer without its elements, once all has arrived.
     pub fn rest(mut self) -> Vec<u8> {
         self.rest.append(&mut self.begun);

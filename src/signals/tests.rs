@@ -271,6 +271,38 @@ async fn an_answer_beyond_the_bound_is_not_read() {
     }
 }
 
+/// An answer without end, in pieces that each are what a series could be.
+fn endless(status: u16, begins: &'static str) -> Response<Body> {
+    let series = (r#"{"metric":{"a":"b"},"value":[1,"4"]},"#).repeat(100);
+    let pieces = std::iter::once(begins.to_owned()).chain(std::iter::repeat(series));
+    json(status, Body::from_stream(futures::stream::iter(pieces.map(Ok::<_, std::io::Error>))))
+}
+
+#[tokio::test]
+async fn the_answer_to_a_users_own_query_is_given_up_once_it_is_more_than_a_number() {
+    const VECTOR: &str = r#"{"status":"success","data":{"resultType":"vector","result":["#;
+    let (_, address) = serve(|_| endless(200, VECTOR)).await;
+    let results = server(address).read_overrides(1000.0, &[wanted("{__name__=~\".+\"}")]).await;
+    assert_eq!(
+        results[0].as_ref().unwrap_err().to_string(),
+        "Prometheus \"default\", pool shop/shop, spec.scaling.metrics.overrides[WaitingClients].query \
+         \"{__name__=~\\\".+\\\"}\": the answer has more than 65536 bytes, needed is one number; aggregate it, for example with \
+         sum(...)"
+    );
+}
+
+#[tokio::test]
+async fn of_an_answer_no_more_is_kept_than_its_series_however_long_it_is() {
+    let page = read_error(|_| endless(200, "<html>")).await;
+    let warnings = read_error(|_| endless(200, r#"{"status":"success","warnings":["#)).await;
+    let label = read_error(|_| endless(200, r#"{"data":{"result":[{"metric":{"a":["#)).await;
+    for error in [page, warnings, label] {
+        assert!(error.ends_with("more than 65536 bytes that are not whole series; check its url"), "{error}");
+    }
+    let refusal = read_error(|_| endless(503, r#"{"status":"error","error":""#)).await;
+    assert!(refusal.ends_with("HTTP 503 Service Unavailable; it is asked again at the next tick"), "{refusal}");
+}
+
 #[tokio::test]
 async fn a_redirect_is_not_followed_because_the_token_would_go_along() {
     let (elsewhere, other) = serve(|_| vector(&[])).await;
