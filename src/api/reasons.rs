@@ -88,6 +88,8 @@ pub const ALL_RECONNECTED: &str = "AllReconnected";
 pub const RECONNECTING: &str = "Reconnecting";
 /// `Reconnected`: every pod was told, and some old connections have a transaction to finish.
 pub const AWAITING_TRANSACTIONS: &str = "AwaitingTransactions";
+/// `Reconnected`: a later time was done before, so nothing is renewed for this one.
+pub const NOT_LATER: &str = "NotLater";
 /// `Reconnected`: agents of an earlier version do not know of it.
 pub const AGENT_OUTDATED: &str = "AgentOutdated";
 /// Budget, `LedgerActive`: this version keeps no ledger.

@@ -86,7 +86,7 @@ pub struct LeakKinds {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Reconnected {
-    /// `reconnectedAt` of the settings.
+    /// The latest `reconnectedAt` that was done. It is later than that of the settings where those were set back.
     pub at: String,
     /// Server connections that were told to end and still have a transaction to finish, of both processes; None while that is not
     /// known.

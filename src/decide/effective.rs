@@ -35,6 +35,8 @@ pub struct EffectivePool {
     pub fixed_limit_per_pod: Option<u32>,
     /// What a revision says.
     pub settings: Settings,
+    /// `reconnectedAt` of the settings, in Unix seconds.
+    pub reconnected_at_seconds: Option<i64>,
     /// What is fixed when a pod is created.
     pub pod: PodBound,
 }
@@ -140,6 +142,7 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
     if let Some((field, of_pod)) = of_pod.into_iter().find(|(_, of_pod)| of_pod.is_some_and(|n| n <= for_sessions)) {
         return Err(nothing_beside_sessions(field, of_pod.unwrap_or_default(), for_sessions, &pgbouncer));
     }
+    let (reconnected_at_seconds, reconnected_at) = reconnected_at(&pgbouncer).unzip();
     let settings = Settings {
         session_alias,
         pool_mode: pool_mode(&pgbouncer),
@@ -148,7 +151,7 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
             Role::Any => UpstreamRole::Any,
         },
         parameters: parameters(&pgbouncer),
-        reconnected_at: reconnected_at(&pgbouncer),
+        reconnected_at,
         health: health(&Layers::new(pool.health.as_ref(), class_spec.health.as_ref())),
         scaling: scaling_settings(
             pool.mode,
@@ -204,6 +207,7 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
         floor_per_pod,
         fixed_limit_per_pod,
         settings,
+        reconnected_at_seconds,
         pod,
     })
 }
@@ -273,9 +277,10 @@ fn session_alias(pgbouncer: &Layers<'_, PgBouncerSpec>) -> Option<SessionAlias> 
 }
 
 /// The later of both, so that neither takes back what the other asked for.
-fn reconnected_at(pgbouncer: &Layers<'_, PgBouncerSpec>) -> Option<String> {
+fn reconnected_at(pgbouncer: &Layers<'_, PgBouncerSpec>) -> Option<(i64, String)> {
     let at = |spec: Option<&PgBouncerSpec>| {
-        spec?.reconnected_at.as_ref().map(|time| time.0.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+        let time = &spec?.reconnected_at.as_ref()?.0;
+        Some((time.as_second(), time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()))
     };
     at(pgbouncer.pool).max(at(pgbouncer.class))
 }

@@ -217,7 +217,7 @@ impl Agent {
 
     pub(super) fn settle_revision(&mut self, revision: PoolRevision) {
         self.served = Some(revision.clone());
-        self.slot.runs = Some(revision);
+        self.slot.goes_on_with(revision);
         self.problems.reload.is_over();
         self.reload_again.settled();
     }

@@ -75,9 +75,10 @@ impl Agent {
         }
     }
 
-    /// What is told of it.
+    /// What is told of it: the time that was done, which may be later than the one that is asked for.
     pub(super) fn reconnected(&self) -> Option<Reconnected> {
-        let at = self.slot.runs.as_ref()?.settings.reconnected_at.clone()?;
+        self.slot.runs.as_ref()?.settings.reconnected_at.as_ref()?;
+        let at = self.slot.reconnected_at()?.to_owned();
         Some(Reconnected { at, remaining: self.closing })
     }
 }

@@ -202,7 +202,7 @@ impl Agent {
         if !names.is_empty() || self.other.take_over(rendered, When::AtOnce).await.is_err() {
             return None;
         }
-        self.other.runs = Some(revision);
+        self.other.goes_on_with(revision);
         Some(version)
     }
 

@@ -6,7 +6,7 @@ use crate::{
         machine::Millis,
         quiet::{self, Action, Bounds, Observation},
     },
-    contract::LimitsReadBack,
+    contract::{LimitsReadBack, PoolRevision},
     pooler::pgbouncer::{console::ConsoleError, render::Rendered},
 };
 
@@ -93,10 +93,22 @@ impl Slot {
         Ok(())
     }
 
-    /// Whether server connections may be older than this `reconnectedAt`. A process that began with it has none that are.
-    pub fn owes_reconnect(&self, at: &str) -> bool {
+    /// The latest `reconnectedAt` that was done: server connections were renewed for it, or the process began with it and has none
+    /// that are older.
+    pub fn reconnected_at(&self) -> Option<&str> {
         let began_with = self.runs.as_ref().and_then(|runs| runs.settings.reconnected_at.as_deref());
-        began_with.max(self.reconnected_at.as_deref()).is_none_or(|done| done < at)
+        began_with.max(self.reconnected_at.as_deref())
+    }
+
+    /// Whether server connections may be older than this `reconnectedAt`.
+    pub fn owes_reconnect(&self, at: &str) -> bool {
+        self.reconnected_at().is_none_or(|done| done < at)
+    }
+
+    /// The process goes on with another revision. What was done for a later `reconnectedAt` than it names stays known.
+    pub fn goes_on_with(&mut self, revision: PoolRevision) {
+        self.reconnected_at = self.reconnected_at().map(str::to_owned);
+        self.runs = Some(revision);
     }
 
     /// Has them renewed for it. See [`Slot::is_quiet`].

@@ -27,6 +27,8 @@ use crate::{
 const UNREACHABLE_AFTER_SECONDS: i64 = 15;
 /// A pod whose containers cannot be started is told of after so long: volumes and network take a moment.
 const NOT_STARTABLE_AFTER_SECONDS: i64 = 30;
+/// A time is ahead of now beyond what clocks differ by.
+const CLOCKS_DIFFER_SECONDS: i64 = 60;
 /// Owners of pods that are named.
 const OWNERS: usize = 5;
 
@@ -607,8 +609,9 @@ fn leak_detected(observed: &Observed) -> Condition {
 
 /// Whether server connections were renewed as the spec asks for; None where it does not.
 fn reconnected(observed: &Observed) -> Option<Condition> {
-    let settings = &observed.effective.ok()?.settings;
-    let at = settings.reconnected_at.as_deref()?;
+    let effective = observed.effective.ok()?;
+    let at = effective.settings.reconnected_at.as_deref()?;
+    let ahead_seconds = effective.reconnected_at_seconds? - observed.now;
     let pods = observed.pods.len();
     let name = observed.pool.metadata.name.as_deref().unwrap_or_default();
     let reports = || observed.pods.iter().filter_map(|pod| Some((pod, pod.proof.report()?)));
@@ -624,6 +627,8 @@ fn reconnected(observed: &Observed) -> Option<Condition> {
             report.reconnected.is_none() && asked.is_some_and(|asked| report.revision == Some(asked.revision))
         })
         .count();
+    let later = done().filter(|reconnected| reconnected.at.as_str() > at).map(|reconnected| reconnected.at.as_str());
+    let later: Vec<&str> = later.collect();
     let remaining = done().fold(0, |sum: u32, reconnected| sum.saturating_add(reconnected.remaining.unwrap_or(0)));
     let told = done().count();
     Some(if outdated > 0 {
@@ -632,6 +637,16 @@ fn reconnected(observed: &Observed) -> Option<Condition> {
             reasons::AGENT_OUTDATED,
             format!(
                 "the agents of {outdated} of {pods} pods are of a version that does not know pgbouncer.reconnectedAt {at}:                  restart those pods, which renews their server connections too"
+            ),
+        )
+    } else if let Some(latest) = later.iter().max() {
+        no(
+            RECONNECTED,
+            reasons::NOT_LATER,
+            format!(
+                "{} of {pods} pods have renewed their server connections for {latest} before, so they renew none for \
+                 pgbouncer.reconnectedAt {at}, which is earlier; to renew them again, set a time later than {latest}",
+                later.len()
             ),
         )
     } else if told < pods {
@@ -651,11 +666,16 @@ fn reconnected(observed: &Observed) -> Option<Condition> {
             ),
         )
     } else {
+        let ahead = if ahead_seconds > CLOCKS_DIFFER_SECONDS {
+            "pgbouncer.reconnectedAt lies ahead of now: connections were renewed when it was set, and no time before it renews any; "
+        } else {
+            ""
+        };
         yes(
             RECONNECTED,
             reasons::ALL_RECONNECTED,
             format!(
-                "no server connection of {pods} pods is older than they were told for pgbouncer.reconnectedAt {at}"
+                "{ahead}no server connection of {pods} pods is older than they were told for pgbouncer.reconnectedAt {at}"
             ),
         )
     })

@@ -400,6 +400,40 @@ fn a_reconnect_goes_a_few_pods_at_a_time_and_its_end_is_told_once() {
 }
 
 #[test]
+fn what_was_renewed_for_a_later_time_is_not_told_as_renewed_for_this_one() {
+    const EARLIER: &str = "2025-11-21T11:45:00Z";
+    const LATER: &str = "2025-11-21T12:30:00Z";
+    let asks = |at: &str| format!("{SHARED}  pgbouncer: {{reconnectedAt: '{at}'}}\n");
+    let mut world = World::new(&asks(LATER));
+    for _ in 0..2 {
+        world.admit();
+    }
+    world.settle();
+    let say = |world: &mut World, at: [&str; 2]| {
+        for (pod, at) in world.pods.iter_mut().zip(at) {
+            let Proof::Report(report) = &mut pod.proof else { panic!("it was asked") };
+            report.reconnected = Some(Reconnected { at: at.to_owned(), remaining: Some(0) });
+        }
+        world.plan().report.conditions.into_iter().find(|told| told.type_ == RECONNECTED).unwrap()
+    };
+    let told = say(&mut world, [LATER; 2]);
+    assert_eq!((told.status, told.reason), (ConditionStatus::True, reasons::ALL_RECONNECTED));
+    assert!(told.message.starts_with("pgbouncer.reconnectedAt lies ahead of now"), "{}", told.message);
+    assert!(told.message.ends_with(LATER), "by which its event is told once: {}", told.message);
+    world.now += 24 * 3600;
+    assert!(say(&mut world, [LATER; 2]).message.starts_with("no server connection of 2 pods"));
+
+    world.change(&asks(EARLIER));
+    world.settle();
+    let told = say(&mut world, [EARLIER, LATER]);
+    assert_eq!((told.status, told.reason), (ConditionStatus::False, reasons::NOT_LATER));
+    for words in ["1 of 2 pods", EARLIER, LATER] {
+        assert!(told.message.contains(words), "{}", told.message);
+    }
+    assert_eq!(say(&mut world, [EARLIER; 2]).reason, reasons::ALL_RECONNECTED);
+}
+
+#[test]
 fn a_database_that_refuses_more_is_told_the_target_stays_at_what_it_lets_in_and_a_pod_without_any_gets_its_floor() {
     let mut world = World::new("  scaling: {minAllowed: 6, maxAllowed: 20}\n");
     for _ in 0..2 {

@@ -138,7 +138,12 @@ async fn a_reconnect_is_done_once_whatever_restarts_and_never_for_an_earlier_tim
     agent.revise(3, &again);
     agent.until("the same time", |status| status.revision == Some(3)).await;
     agent.revise(4, &asked("2026-11-28T11:59:59Z"));
-    agent.until("an earlier time", |status| status.revision == Some(4)).await;
+    let status = agent.until("an earlier time", |status| status.revision == Some(4)).await;
+    assert_eq!(
+        status.reconnected.map(|told| told.at).as_deref(),
+        Some("2026-11-28T12:00:00Z"),
+        "what was done is told"
+    );
     assert_eq!(backends(&postgres).await, renewed);
 
     // a container that starts anew has no old connections
