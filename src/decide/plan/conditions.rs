@@ -16,7 +16,7 @@ use crate::{
         },
         reasons,
     },
-    contract::{LeakKinds, PoolerError, ProofMode, UpstreamSeen, UpstreamState, names::METRICS_PORT},
+    contract::{LeakKinds, PoolerError, ProofMode, Settings, UpstreamSeen, UpstreamState, names::METRICS_PORT},
     decide::{
         shares::{PodPhase, Shortage},
         sizing::Reason,
@@ -612,41 +612,49 @@ fn reconnected(observed: &Observed) -> Option<Condition> {
     let effective = observed.effective.ok()?;
     let at = effective.settings.reconnected_at.as_deref()?;
     let ahead_seconds = effective.reconnected_at_seconds? - observed.now;
-    let pods = observed.pods.len();
     let name = observed.pool.metadata.name.as_deref().unwrap_or_default();
-    let reports = || observed.pods.iter().filter_map(|pod| Some((pod, pod.proof.report()?)));
-    let done = || {
-        let told = reports().filter_map(|(_, report)| report.reconnected.as_ref());
-        told.filter(|reconnected| reconnected.at.as_str() >= at && reconnected.remaining.is_some())
+    let asks = |settings: &Settings| settings.reconnected_at.as_deref() == Some(at);
+    let asked_since = observed.revisions.iter().filter(|revision| revision.settings.as_ref().is_some_and(asks));
+    let asked_since = asked_since.map(|revision| revision.created).min();
+    let done = |pod: &PodSeen| {
+        let told = pod.proof.report()?.reconnected.clone()?;
+        (told.at.as_str() >= at && told.remaining.is_some()).then_some(told)
     };
+    // whoever began after it was asked for, or has not begun, has no older connection: it counts once its agent says so
+    let may_have_older =
+        |pod: &PodSeen| pod.sidecar == SidecarSeen::Running && asked_since.is_none_or(|since| pod.created <= since);
+    let counted = observed.pods.iter().filter(|pod| pod.phase == PodPhase::Running);
+    let counted: Vec<_> = counted.map(|pod| (pod, done(pod))).collect();
+    let counted = || counted.iter().filter(|(pod, done)| done.is_some() || may_have_older(pod));
     // it runs a revision that asks for it, and does not say so
-    let outdated = reports()
-        .filter(|(pod, report)| {
-            let asked = pod.revision.last_known().and_then(|document| document.pools.get(name));
-            let asked = asked.filter(|asked| asked.settings.reconnected_at.as_deref() == Some(at));
-            report.reconnected.is_none() && asked.is_some_and(|asked| report.revision == Some(asked.revision))
-        })
-        .count();
-    let later = done().filter(|reconnected| reconnected.at.as_str() > at).map(|reconnected| reconnected.at.as_str());
-    let later: Vec<&str> = later.collect();
-    let remaining = done().fold(0, |sum: u32, reconnected| sum.saturating_add(reconnected.remaining.unwrap_or(0)));
+    let outdated = counted().filter(|(pod, _)| {
+        let asked = pod.revision.last_known().and_then(|document| document.pools.get(name));
+        let asked = asked.filter(|asked| asks(&asked.settings));
+        let says_nothing = pod.proof.report().filter(|report| report.reconnected.is_none());
+        says_nothing.is_some_and(|report| asked.is_some_and(|asked| report.revision == Some(asked.revision)))
+    });
+    let (pods, outdated) = (counted().count(), outdated.count());
+    let done = || counted().filter_map(|(_, done)| done.as_ref());
     let told = done().count();
+    let later = || done().map(|done| done.at.as_str()).filter(|done| *done > at);
+    let remaining = done().fold(0, |sum: u32, done| sum.saturating_add(done.remaining.unwrap_or(0)));
     Some(if outdated > 0 {
         no(
             RECONNECTED,
             reasons::AGENT_OUTDATED,
             format!(
-                "the agents of {outdated} of {pods} pods are of a version that does not know pgbouncer.reconnectedAt {at}:                  restart those pods, which renews their server connections too"
+                "the agents of {outdated} of {pods} pods are of a version that does not know pgbouncer.reconnectedAt {at}: restart \
+                 those pods, which renews their server connections too"
             ),
         )
-    } else if let Some(latest) = later.iter().max() {
+    } else if let Some(latest) = later().max() {
         no(
             RECONNECTED,
             reasons::NOT_LATER,
             format!(
                 "{} of {pods} pods have renewed their server connections for {latest} before, so they renew none for \
                  pgbouncer.reconnectedAt {at}, which is earlier; to renew them again, set a time later than {latest}",
-                later.len()
+                later().count()
             ),
         )
     } else if told < pods {
@@ -654,7 +662,8 @@ fn reconnected(observed: &Observed) -> Option<Condition> {
             RECONNECTED,
             reasons::RECONNECTING,
             format!(
-                "for pgbouncer.reconnectedAt {at}, {told} of {pods} pods renew their server connections as transactions end;                  the others follow, a few at a time (rollout.canary.maxUnavailable)"
+                "for pgbouncer.reconnectedAt {at}, {told} of {pods} pods renew their server connections as transactions end; the \
+                 others follow, a few at a time (rollout.canary.maxUnavailable)"
             ),
         )
     } else if remaining > 0 {
@@ -662,7 +671,8 @@ fn reconnected(observed: &Observed) -> Option<Condition> {
             RECONNECTED,
             reasons::AWAITING_TRANSACTIONS,
             format!(
-                "for pgbouncer.reconnectedAt {at}, all {pods} pods have renewed their server connections but {remaining},                  which work in transactions that began before, and end with them"
+                "for pgbouncer.reconnectedAt {at}, all {pods} pods have renewed their server connections but {remaining}, which \
+                 work in transactions that began before, and end with them"
             ),
         )
     } else {

@@ -234,7 +234,9 @@ pub(super) fn events(observed: &Observed, rollout: &Rollout, report: &Report) ->
 /// The event of server connections that were renewed as asked for, once for each time that was asked.
 fn reconnected(observed: &Observed, report: &Report) -> Option<EventNote> {
     let done = |condition: &&Condition| condition.type_ == RECONNECTED && condition.status == ConditionStatus::True;
-    let now = report.conditions.iter().find(done).filter(|_| !observed.pods.is_empty())?;
+    let some_told =
+        || observed.pods.iter().any(|pod| pod.proof.report().is_some_and(|told| told.reconnected.is_some()));
+    let now = report.conditions.iter().find(done).filter(|_| some_told())?;
     let before = observed.told?.conditions.iter().find(|told| told.type_ == RECONNECTED);
     let at = observed.effective.ok()?.settings.reconnected_at.as_deref()?;
     let was_told = before.is_some_and(|before| before.status == now.status.as_str() && before.message.ends_with(at));

@@ -369,6 +369,7 @@ fn a_reconnect_goes_a_few_pods_at_a_time_and_its_end_is_told_once() {
     world.settle();
     let condition = |plan: &Plan| plan.report.conditions.iter().find(|told| told.type_ == RECONNECTED).cloned();
     assert_eq!(condition(&world.plan()), None, "nobody asked for it");
+    world.now += 60;
     world.change(&format!("{SHARED}  pgbouncer: {{reconnectedAt: '{AT}'}}\n"));
     let plan = world.plan();
     let told = condition(&plan).unwrap();
@@ -397,6 +398,43 @@ fn a_reconnect_goes_a_few_pods_at_a_time_and_its_end_is_told_once() {
     assert_eq!(of(&plan), 1);
     world.told.conditions = merge(&[], plan.report.conditions, None, k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
     assert_eq!(of(&world.plan()), 0, "once");
+
+    // whoever comes later has no older connection, and a pod that leaves takes its own along
+    world.now += 60;
+    world.admit();
+    let pending = world.admit();
+    (pending.sidecar, pending.phase) = (SidecarSeen::NotRunning, PodPhase::Unscheduled);
+    world.pods[0].phase = PodPhase::Terminating;
+    let plan = world.plan();
+    let told = condition(&plan).unwrap();
+    assert_eq!((told.status, told.reason, of(&plan)), (ConditionStatus::True, reasons::ALL_RECONNECTED, 0));
+    assert!(told.message.contains("connection of 2 pods"), "{}", told.message);
+    let Proof::Report(first) = world.pods[1].proof.clone() else { panic!("it was asked") };
+    world.pods[3].proof = Proof::Report(first);
+    let told = condition(&world.plan()).unwrap();
+    assert!(told.message.contains("connection of 3 pods"), "it counts once it says so: {}", told.message);
+    world.pods[1].proof = Proof::NotAsked;
+    let told = condition(&world.plan()).unwrap();
+    assert_eq!(told.reason, reasons::RECONNECTING, "of an old one it is not known yet: {}", told.message);
+}
+
+#[test]
+fn no_condition_has_a_hole_in_its_words() {
+    let mut world = World::new(&format!("{SHARED}  pgbouncer: {{reconnectedAt: '2025-11-21T04:00:00Z'}}\n"));
+    world.admit();
+    let check = |world: &World| {
+        for told in world.plan().report.conditions {
+            assert!(!told.message.contains("  "), "{}: {:?}", told.type_, told.message);
+        }
+    };
+    check(&world);
+    world.settle();
+    check(&world);
+    for remaining in [None, Some(2), Some(0)] {
+        let Proof::Report(report) = &mut world.pods[0].proof else { panic!("it was asked") };
+        report.reconnected = Some(Reconnected { at: "2025-11-21T04:00:00Z".to_owned(), remaining });
+        check(&world);
+    }
 }
 
 #[test]
