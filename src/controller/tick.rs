@@ -43,7 +43,7 @@ pub async fn run(context: Arc<Context>, servers: Option<Servers>) {
     let mut ticks = interval(context.tick);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut quantiles = HashMap::new();
-    let mut quantiles_at: Option<Instant> = None;
+    let mut quantiles_due = Instant::now();
     loop {
         ticks.tick().await;
         if !context.leadership.is_held() {
@@ -53,13 +53,13 @@ pub async fn run(context: Arc<Context>, servers: Option<Servers>) {
         let now = Timestamp::now();
         let pools = context.stores.pools.state();
         let members: Vec<Member> = pools.iter().filter_map(|pool| member(&context, pool)).collect();
-        let (said, queries, failed) = ask_all(servers.as_ref(), &members, now).await;
-        // none is known before every pod has been scraped twice
-        if (quantiles.is_empty() || quantiles_at.is_none_or(|at| at.elapsed() >= QUANTILES_EVERY))
-            && let Some(servers) = &servers
-        {
-            quantiles = wait_quantiles(servers, now).await;
-            quantiles_at = Some(started);
+        let Answers { said, queries, failed, quantiles: asked } =
+            ask_all(servers.as_ref(), &members, started >= quantiles_due, now).await;
+        if let Some(asked) = asked {
+            // none is known before every pod has been scraped twice; whom it is too much for is not asked again at once
+            let is_early = asked.by_pool.is_empty() && !asked.some_failed;
+            quantiles_due = if is_early { started } else { started + QUANTILES_EVERY };
+            quantiles = asked.by_pool;
         }
         for member in &members {
             let subject = Subject { key: &member.key, pool: &member.pool, effective: &member.effective };
@@ -102,15 +102,49 @@ fn metrics_of(context: &Context, pool: &ConnectionPool, effective: &EffectivePoo
     own.or(class).unwrap_or_default()
 }
 
-/// Asks every server that a pool names, all at once. Returns what they said, and how many queries it took and failed.
-async fn ask_all(servers: Option<&Servers>, members: &[Member], now: Timestamp) -> (HashMap<String, Said>, u64, u64) {
-    let Some(servers) = servers else { return (HashMap::new(), 0, 0) };
+/// What the servers said at one tick.
+#[derive(Default)]
+struct Answers {
+    said: HashMap<String, Said>,
+    /// How many queries their readings took, and how many of them failed.
+    queries: u64,
+    failed: u64,
+    /// None where they were not asked for.
+    quantiles: Option<Quantiles>,
+}
+
+/// 95th percentile of the wait in seconds, by pool; a server that does not answer has none.
+#[derive(Default)]
+struct Quantiles {
+    by_pool: HashMap<PoolKey, f64>,
+    some_failed: bool,
+}
+
+/// Asks every server that a pool names everything at once: none that no pool needs, and no query after another, keep decisions
+/// waiting.
+async fn ask_all(servers: Option<&Servers>, members: &[Member], with_quantiles: bool, now: Timestamp) -> Answers {
+    let Some(servers) = servers else { return Answers::default() };
     let mut overrides: BTreeMap<&str, Vec<OverrideQuery>> = BTreeMap::new();
     for member in members {
         overrides.entry(&member.server).or_default().extend(member.overrides.iter().cloned());
     }
     let named = overrides.iter().filter_map(|(name, overrides)| Some((servers.get(name)?, overrides)));
-    let said = join_all(named.map(|(server, overrides)| ask(server, overrides, now))).await;
+    let answers = join_all(named.map(|(server, overrides)| async move {
+        let seconds = now.as_duration().as_secs_f64();
+        let quantiles = async { if with_quantiles { Some(server.wait_p95_seconds(seconds).await) } else { None } };
+        tokio::join!(ask(server, overrides, seconds), quantiles)
+    }));
+    let (said, asked): (Vec<_>, Vec<_>) = answers.await.into_iter().unzip();
+    let quantiles = with_quantiles.then(|| {
+        let mut quantiles = Quantiles::default();
+        for of_server in asked.into_iter().flatten() {
+            match of_server {
+                Ok(by_pool) => quantiles.by_pool.extend(by_pool),
+                Err(_) => quantiles.some_failed = true,
+            }
+        }
+        quantiles
+    });
     let queries: usize = overrides.values().map(Vec::len).sum::<usize>() + said.len() * QUERIES_PER_READ;
     let failed = said.iter().filter(|(_, said)| said.readings.is_err()).count();
     let failed_overrides = said
@@ -120,11 +154,10 @@ async fn ask_all(servers: Option<&Servers>, members: &[Member], now: Timestamp) 
         .filter(|read| read.is_err());
     let failed = failed + failed_overrides.count();
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-    (said.into_iter().collect(), count(queries), count(failed))
+    Answers { said: said.into_iter().collect(), queries: count(queries), failed: count(failed), quantiles }
 }
 
-async fn ask(server: &Server, overrides: &[OverrideQuery], now: Timestamp) -> (String, Said) {
-    let seconds = now.as_duration().as_secs_f64();
+async fn ask(server: &Server, overrides: &[OverrideQuery], seconds: f64) -> (String, Said) {
     let (readings, replaced) = tokio::join!(server.read(seconds), server.read_overrides(seconds, overrides));
     let readings = readings.map_err(|error| with_causes(&error));
     match &readings {
@@ -145,9 +178,73 @@ async fn ask(server: &Server, overrides: &[OverrideQuery], now: Timestamp) -> (S
     (server.name().to_owned(), Said { readings, overrides: by_pool, stale_after_seconds, url })
 }
 
-/// 95th percentile of the wait in seconds, by pool; a server that does not answer has none.
-async fn wait_quantiles(servers: &Servers, now: Timestamp) -> HashMap<PoolKey, f64> {
-    let seconds = now.as_duration().as_secs_f64();
-    let asked = join_all(servers.iter().map(|server| server.wait_p95_seconds(seconds))).await;
-    asked.into_iter().filter_map(Result::ok).flatten().collect()
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::SocketAddr,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use axum::{Router, extract::RawQuery, routing::get};
+    use tokio::sync::Barrier;
+
+    use super::*;
+    use crate::{decide::effective::effective, signals::ServerConfiguration};
+
+    fn member(server: &str) -> Member {
+        let pool: ConnectionPool = serde_yaml::from_str(
+            "apiVersion: sluice.dev/v1alpha1\nkind: ConnectionPool\nmetadata: {name: shop, namespace: ns}\nspec:\n  \
+             workload: {selector: {matchLabels: {app: shop}}}\n  \
+             upstream: {host: pg, database: shop, credentialsRef: {name: shop-db}}\n",
+        )
+        .unwrap();
+        Member {
+            key: PoolKey::new("ns", "shop"),
+            effective: effective(&pool.spec, None).unwrap(),
+            pool: Arc::new(pool),
+            server: server.to_owned(),
+            overrides: Vec::new(),
+        }
+    }
+
+    /// A Prometheus that answers no query before so many are under way.
+    async fn serve(together: usize) -> (Arc<AtomicUsize>, SocketAddr) {
+        let (asked, barrier) = (Arc::new(AtomicUsize::new(0)), Arc::new(Barrier::new(together)));
+        let counted = asked.clone();
+        let answer = move |RawQuery(query): RawQuery| {
+            let barrier = barrier.clone();
+            counted.fetch_add(1, Ordering::Relaxed);
+            async move {
+                barrier.wait().await;
+                let quantile = r#"{"metric":{"pool_namespace":"ns","pool":"shop"},"value":[1,"0.25"]}"#.to_owned();
+                let series =
+                    query.filter(|query| query.contains("histogram_quantile")).map_or_else(String::new, |_| quantile);
+                format!(r#"{{"status":"success","data":{{"resultType":"vector","result":[{series}]}}}}"#)
+            }
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/api/v1/query", get(answer));
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        (asked, address)
+    }
+
+    fn server(name: &str, address: SocketAddr) -> Server {
+        Server::new(name, ServerConfiguration::new(format!("http://{address}")))
+    }
+
+    #[tokio::test]
+    async fn decisions_wait_for_no_server_that_no_pool_names_and_for_no_query_after_another() {
+        let (_, shop) = serve(QUERIES_PER_READ + 1).await;
+        let (asked, idle) = serve(usize::MAX).await;
+        let servers: Servers = [server("shop", shop), server("idle", idle)].into_iter().collect();
+        let answers = ask_all(Some(&servers), &[member("shop")], true, Timestamp::UNIX_EPOCH).await;
+        assert!(answers.said["shop"].readings.is_ok(), "{:?}", answers.said["shop"].readings);
+        let quantiles = answers.quantiles.expect("asked for");
+        assert_eq!(
+            (quantiles.by_pool, quantiles.some_failed),
+            (HashMap::from([(PoolKey::new("ns", "shop"), 0.25)]), false)
+        );
+        assert_eq!(asked.load(Ordering::Relaxed), 0);
+    }
 }

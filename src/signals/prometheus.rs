@@ -58,11 +58,6 @@ impl Servers {
     pub fn get(&self, name: &str) -> Option<&Server> {
         self.by_name.get(name)
     }
-
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Server> {
-        self.by_name.values()
-    }
 }
 
 impl FromIterator<Server> for Servers {
