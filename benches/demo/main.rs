@@ -95,6 +95,7 @@ impl SluicePod {
                 .as_ref()
                 .and_then(|report| Some(Proof { seq: report.seq, share: report.share, held: report.held?.held })),
             demand: self.demand,
+            tries: 0,
         }
     }
 
@@ -350,6 +351,7 @@ impl Arena {
             grant,
             proof: None,
             demand: None,
+            tries: 0,
         };
         let running = pods.iter().map(|pod| pod.as_seen(PodPhase::Running));
         let joining = joins.map(|(uid, created)| bare(uid, created, PodPhase::Running, None));

@@ -266,6 +266,7 @@ impl Pool {
                 grant: *grant,
                 proof: grant.map(|grant| Proof { seq: grant.seq, share: grant.share, held: 0 }),
                 demand: load.demands.get(pod).copied(),
+                tries: 0,
             })
             .collect();
         let plan = shares::step(&pods, 1, Division::ByDemand { max_allowed: MAX_ALLOWED });

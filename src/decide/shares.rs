@@ -57,6 +57,8 @@ pub struct Pod<'a> {
     pub proof: Option<Proof>,
     /// What the load asks of it. None: unknown, which is never zero.
     pub demand: Option<PodDemand>,
+    /// What it tries to hold while the database refuses it more, which of an even division it gets first; 0 while none is refused.
+    pub tries: u32,
 }
 
 /// Where in its life a pod is.
@@ -98,7 +100,7 @@ pub enum Division {
         /// What all pods together may open.
         max_allowed: u32,
     },
-    /// The target, evenly: limit and share are the same (`localReaction: Disabled`).
+    /// The target, evenly but for pods that the database refuses more ([`Pod::tries`]): limit and share are the same (`localReaction: Disabled`).
     Target {
         /// The target of the pool.
         target: u32,
@@ -230,6 +232,7 @@ pub fn headroom(running: u32, unscheduled: u32, floor: u32) -> u32 {
 struct Member {
     phase: PodPhase,
     demand: Option<PodDemand>,
+    tries: u32,
     /// The annotation.
     grant: Option<PodGrant>,
     /// What it may open.
@@ -249,6 +252,7 @@ impl Member {
         Self {
             phase: pod.phase,
             demand: pod.demand,
+            tries: pod.tries,
             grant: pod.grant,
             share,
             counted: granted.max(held),
@@ -316,7 +320,8 @@ impl Aim {
         Self { shares, floor, reserve: 0, shortage }
     }
 
-    /// The target over the running pods, evenly; what is left over goes to those that have more already.
+    /// The target over the running pods, evenly; what is left over goes to those that have more already. Who is refused more by
+    /// the database has what it was let in and the next one to try first: the rest is what the others hold.
     fn target(members: &[Member], whole: Whole, target: u32) -> Self {
         let Claims { of_each: claims, floor, shortage } = Claims::of(members, whole);
         let mut shares: Vec<u32> = claims.iter().map(|claim| claim.floor).collect();
@@ -326,7 +331,13 @@ impl Aim {
         let floors_of_running = sum(running.iter().map(|&index| shares[index]));
         let most = u64::from(whole.most) + floors_of_running - sum(shares.iter().copied());
         let had: Vec<u32> = running.iter().map(|&index| members[index].share).collect();
-        let divided = evenly(u64::from(target).clamp(floors_of_running, most), &had);
+        let target = u64::from(target).clamp(floors_of_running, most);
+        let mut left = target - floors_of_running;
+        let mut least: Vec<u32> = running.iter().map(|&index| shares[index]).collect();
+        for (least, &index) in least.iter_mut().zip(&running) {
+            give(least, members[index].tries, &mut left);
+        }
+        let divided = evenly(target, &had, &least);
         for (index, share) in running.into_iter().zip(divided) {
             shares[index] = share;
         }

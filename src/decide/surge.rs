@@ -123,6 +123,7 @@ mod tests {
                     grant: Some(member.grant),
                     proof: member.proof,
                     demand: Some(PodDemand { mean: member.demand, peak: member.demand }),
+                    tries: 0,
                 })
                 .collect();
             let plan = step(&pods, self.floor, Division::ByDemand { max_allowed: self.most });

@@ -123,7 +123,16 @@ fn as_pod<'a>(pod: &'a PodSeen, pool: &str, division: Division, for_sessions: u3
             mean: demand.mean + f64::from(for_sessions),
             peak: demand.peak + f64::from(for_sessions),
         }),
+        tries: tries(&pod.proof, pool).map_or(0, |tries| tries.saturating_add(for_sessions)),
     }
+}
+
+/// What the agent tries to hold while the database refuses more: the next one, unless its load has gone.
+fn tries(proof: &Proof, pool: &str) -> Option<u32> {
+    let Proof::Report(report) = proof else { return None };
+    let full = report.server_full.as_ref().filter(|_| report.pool == pool)?;
+    let held = report.held.map_or(full.at_most, |held| held.held);
+    Some(full.at_most.min(held.saturating_add(1)))
 }
 
 /// What the agent proved: the share in force by the console's own answer, and what is open.

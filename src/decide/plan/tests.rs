@@ -508,6 +508,40 @@ fn a_database_that_refuses_more_is_told_the_target_stays_at_what_it_lets_in_and_
 }
 
 #[test]
+fn where_limits_are_shares_a_pod_that_is_refused_more_keeps_what_it_has_and_can_try_one_more() {
+    let spec = "  scaling: {minAllowed: 6, maxAllowed: 20, algorithm: TargetUtilization, localReaction: Disabled}\n";
+    let mut world = World::new(spec);
+    for _ in 0..2 {
+        world.admit();
+    }
+    world.sizing = Some(sized(20, Reason::WaitingClients));
+    world.settle();
+    assert_eq!(world.shares(), [10, 10]);
+    // the first wants all that it may have, and the database has room for twelve
+    let settle = |world: &mut World, at_most: u32, holds: [u32; 2]| {
+        for _ in 0..20 {
+            for (pod, holds) in holds.into_iter().enumerate() {
+                world.obey(pod);
+                let Proof::Report(report) = &mut world.pods[pod].proof else { panic!("it was asked") };
+                report.held = Some(Held { held: holds.min(report.share), ..Held::default() });
+                let words = "too many connections for role \"shop\"".to_owned();
+                report.server_full = (pod == 0).then_some(ServerFull { refused_beyond: 8, at_most, words });
+            }
+            let plan = world.plan();
+            if plan.patches.is_empty() {
+                return world.shares();
+            }
+            world.carry_out(&plan, |_| true);
+        }
+        panic!("it does not settle: {:?}", world.shares());
+    };
+    assert_eq!(settle(&mut world, 8, [8, 4]), [8, 4]);
+    assert_eq!(settle(&mut world, 9, [8, 4]), [9, 4], "one more is tried");
+    assert_eq!(settle(&mut world, 8, [8, 4]), [8, 4], "and was refused");
+    assert_eq!(settle(&mut world, 9, [1, 4]), [7, 6], "what it no longer needs is divided as ever");
+}
+
+#[test]
 fn a_pod_that_waits_for_a_secret_is_told_after_half_a_minute_with_what_its_sidecar_needs() {
     let mut world = World::new("  scaling: {maxAllowed: 20}\n");
     world.admit();

@@ -59,14 +59,26 @@ fn proportional(whole: u64, weights: &[u64], claims: &[Claim]) -> Vec<u64> {
     parts
 }
 
-/// Divides `whole` evenly; what is left over goes to those that have more already, so that it does not wander.
-pub(super) fn evenly(whole: u64, held: &[u32]) -> Vec<u32> {
-    let count = u64::try_from(held.len()).unwrap_or(u64::MAX).max(1);
-    let each = u32::try_from(whole / count).unwrap_or(u32::MAX);
-    let mut shares = vec![each; held.len()];
-    let mut by_held: Vec<usize> = (0..held.len()).collect();
-    by_held.sort_by_key(|&index| std::cmp::Reverse(held[index]));
-    for &index in by_held.iter().take(usize::try_from(whole % count).unwrap_or(0)) {
+/// Divides `whole` evenly, but nobody gets less than its `least`, which must fit; what is left over goes to those that have more
+/// already, so that it does not wander.
+pub(super) fn evenly(whole: u64, held: &[u32], least: &[u32]) -> Vec<u32> {
+    let mut shares = least.to_vec();
+    let (mut even, mut left): (Vec<usize>, u64) = ((0..held.len()).collect(), whole);
+    let (each, over) = loop {
+        let count = u64::try_from(even.len()).unwrap_or(u64::MAX).max(1);
+        let each = u32::try_from(left / count).unwrap_or(u32::MAX);
+        let (fit, more): (Vec<usize>, Vec<usize>) = even.iter().partition(|&&index| least[index] <= each);
+        if more.is_empty() {
+            break (each, left % count);
+        }
+        left = left.saturating_sub(more.iter().map(|&index| u64::from(least[index])).sum());
+        even = fit;
+    };
+    for &index in &even {
+        shares[index] = each;
+    }
+    even.sort_by_key(|&index| std::cmp::Reverse(held[index]));
+    for &index in even.iter().take(usize::try_from(over).unwrap_or(0)) {
         shares[index] = each.saturating_add(1);
     }
     shares

@@ -10,7 +10,7 @@ const fn grant(seq: u64, share: u32, granted: u32) -> PodGrant {
 
 fn pod(uid: &str, grant: Option<PodGrant>, demand: Option<f64>) -> Pod<'_> {
     let demand = demand.map(|demand| PodDemand { mean: demand, peak: demand });
-    Pod { uid, created_seconds: 0, phase: PodPhase::Running, grant, proof: None, demand }
+    Pod { uid, created_seconds: 0, phase: PodPhase::Running, grant, proof: None, demand, tries: 0 }
 }
 
 fn by_demand(max_allowed: u32) -> Division {
@@ -241,6 +241,20 @@ fn with_the_target_divided_the_shares_sum_up_to_it() {
 }
 
 #[test]
+fn of_the_target_a_pod_that_is_refused_more_gets_first_what_it_tries_to_hold() {
+    let division = |target| Division::Target { target, max_allowed: 20 };
+    let mut world = Quiet::new(["a", "b", "c"].map(|uid| pod(uid, None, None)));
+    world.pods[1].tries = 9;
+    for (target, shares) in [(14, [3, 9, 2]), (12, [2, 9, 1]), (30, [6, 9, 5]), (5, [1, 3, 1])] {
+        world.tick(1, division(target));
+        assert_eq!(world.shares(), shares, "target {target}");
+    }
+    world.pods[1].tries = 2;
+    world.tick(1, division(12));
+    assert_eq!(world.shares(), [4, 4, 4], "no more than evenly is no less either");
+}
+
+#[test]
 fn a_raised_target_is_granted_without_waiting_for_a_proof() {
     let mut world = Quiet::new(["a", "b"].map(|uid| pod(uid, None, None)));
     world.tick(1, Division::Target { target: 8, max_allowed: 20 });
@@ -361,6 +375,8 @@ enum Happening {
     Projects(usize),
     /// The agent opens or closes connections within what it was told last, and makes a report.
     Works(usize, u8),
+    /// The database refuses it more than this, or at 0 no longer.
+    IsRefused(usize, u8),
     /// A report arrives, maybe late; it stays under way and may arrive again.
     Reports(usize),
     LosesReports,
@@ -378,6 +394,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         8 => (any::<u64>(), any::<u64>(), any::<bool>()).prop_map(|(a, b, backwards)| Happening::Plans { written: a | b, backwards }),
         6 => any::<usize>().prop_map(Happening::Projects),
         6 => (any::<usize>(), any::<u8>()).prop_map(|(pod, held)| Happening::Works(pod, held)),
+        1 => (any::<usize>(), 0..30_u8).prop_map(|(pod, tries)| Happening::IsRefused(pod, tries)),
         6 => any::<usize>().prop_map(Happening::Reports),
         1 => Just(Happening::LosesReports),
         1 => Just(Happening::LeaderRestarts),
@@ -395,6 +412,7 @@ struct RealPod {
     applied: PodGrant,
     held: u32,
     demand: Option<PodDemand>,
+    tries: u32,
     /// What the leader heard last.
     proof: Option<Proof>,
     under_way: Vec<Proof>,
@@ -426,6 +444,7 @@ impl World {
                 grant: real.grant,
                 proof: real.proof,
                 demand: real.demand,
+                tries: real.tries,
             })
             .collect()
     }
@@ -525,6 +544,9 @@ proptest! {
                     pod.held = u32::from(wish).min(most);
                     let report = Proof { seq: pod.applied.seq, share: pod.applied.share, held: pod.held };
                     pod.under_way.push(report);
+                },
+                Happening::IsRefused(pod, tries) => if let Some(pod) = world.pod(pod) {
+                    pod.tries = tries.into();
                 },
                 Happening::Reports(pod) => if let Some(pod) = world.pod(pod) && !pod.under_way.is_empty() {
                     let oldest = pod.under_way.len() / 2;
