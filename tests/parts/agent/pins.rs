@@ -1,7 +1,7 @@
 //! Server connections that PgBouncer leaves with a client after a COPY: told as what they are, and freed for those who wait.
 
 use sluice::{
-    contract::{LeakKinds, SessionAlias, Settings, StatusReport, UpstreamState},
+    contract::{LeakKinds, PoolMode, SessionAlias, Settings, StatusReport, UpstreamState},
     pooler::pgbouncer::console::Console,
 };
 use tokio::{
@@ -222,4 +222,29 @@ async fn a_pinned_connection_is_told_by_its_kind_and_client_is_no_demand_and_sta
     }
     agent.until("freed by name", |status| leaks(status).freed == 1).await;
     assert!(agent.log().contains(&pinned.address()), "the log names it");
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn in_session_mode_an_idle_session_is_no_leak_and_one_in_a_transaction_is() {
+    let mut settings = Settings { pool_mode: PoolMode::Session, ..settings() };
+    settings.health.leak_threshold_seconds = 7;
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &settings, 3).await;
+    let (idle, open, leaves) = (agent.client().await, agent.client().await, agent.client().await);
+    for (client, does) in [(&idle, "select 1"), (&leaves, "select 1"), (&open, "begin; select 1")] {
+        client.batch_execute(does).await.unwrap();
+    }
+    drop(leaves);
+    let status = agent.until("the transaction is told", |status| leaks(status).in_transaction == 1).await;
+    let LeakKinds { pinned, unclear, .. } = leaks(&status);
+    assert_eq!(
+        (pinned, unclear, status.held.unwrap().leaked),
+        (0, 0, Some(1)),
+        "the idle one has been silent for longer"
+    );
+    assert_eq!(agent.metric("sluice_pinned_server_connections{"), Some(0.0));
+    open.batch_execute("commit").await.unwrap();
+    agent.until("nothing is told any more", |status| status.held.is_some_and(|held| held.leaked == Some(0))).await;
+    assert_eq!(value(&idle, "select 'still here'").await, "still here");
 }

@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use sluice::decide::sizing::{Decision, ObservationLine, Sizer, SizingSettings};
+use sluice::{
+    contract::{PoolMode, Settings, UpstreamRole},
+    decide::sizing::{Decision, ObservationLine, Sizer, SizingSettings},
+};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep_until},
@@ -105,6 +108,27 @@ async fn in_a_queue_of_half_to_five_times_the_pool_busy_seconds_are_those_that_t
         within(0.05, busy / ended, worked / ended, "service time");
         before = now;
     }
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn in_session_mode_a_client_that_waited_until_another_left_counts_what_it_works_however_long_it_stays() {
+    const LONG: f64 = 8.0;
+    const SHORT: f64 = 0.5;
+    let (postgres, account) = Postgres::with_shop().await;
+    // nobody but the two asks for the connection
+    let settings = Settings { pool_mode: PoolMode::Session, role: UpstreamRole::Any, ..settings() };
+    let agent = Agent::start(&postgres, &account, &settings, 1).await;
+    let (first, second) = (agent.client().await, agent.client().await);
+    let leaves = tokio::spawn(async move { works(&first, LONG).await });
+    agent.until("the first has the connection", |status| status.held.is_some_and(|held| held.active == 1)).await;
+    let worked = works(&second, SHORT).await + leaves.await.unwrap();
+    let now = until("both have ended", async || {
+        counters(&agent).filter(|now| now.with_waits > worked + LONG / 2.0 && now.busy > LONG + SHORT / 2.0)
+    })
+    .await;
+    assert!(now.waits > LONG / 2.0, "{now:?}");
+    within(0.05, now.busy, worked, "busy seconds");
 }
 
 async fn clients(agent: &Agent, number: u32) -> Vec<Client> {
