@@ -172,18 +172,21 @@ pub async fn follow_log(log: pipe::Receiver, errors: mpsc::Sender<Logged>, meant
         }
         let text = String::from_utf8_lossy(&line);
         let as_meant = is_refused_accept(&text) && meant.swap(false, Ordering::Relaxed);
-        if let Some(logged) = read(&text).filter(|_| !as_meant) {
-            if window.elapsed() >= Duration::from_secs(1) {
-                (window, told) = (tokio::time::Instant::now(), 0);
-            }
-            if told < LINES_PER_SECOND {
+        let logged = read(&text).filter(|_| !as_meant);
+        if logged.is_some() && window.elapsed() >= Duration::from_secs(1) {
+            (window, told) = (tokio::time::Instant::now(), 0);
+        }
+        match (&logged, redacted(&text)) {
+            (Some(logged), Some(text)) if told < LINES_PER_SECOND => {
                 told += 1;
-                tracing::warn!(reason = logged.error.as_str(), "pgbouncer: {}", redacted(&text));
+                tracing::warn!(reason = logged.error.as_str(), "pgbouncer: {text}");
             }
+            (None, Some(text)) => tracing::debug!("pgbouncer: {text}"),
+            _ => {}
+        }
+        if let Some(logged) = logged {
             // A full queue drops the count of a flood, never the process.
             let _ = errors.try_send(logged);
-        } else {
-            tracing::debug!("pgbouncer: {}", redacted(&text));
         }
         line.clear();
     }

@@ -3,6 +3,10 @@
 //! Of a login that the database refused PgBouncer logs the words and not the SQLSTATE, and the words are in the language of the
 //! server (`lc_messages`). What is not understood is [`PoolerError::ServerRefused`]: the agent then finds out by a login of its
 //! own, which is told the SQLSTATE.
+//!
+//! Clients write here too, before they have logged in: their user's name stands in each line about them, and a newline in what they
+//! sent begins another line, which PgBouncer indents. So a line counts by its beginning, and of one about a client only what PgBouncer
+//! tells it.
 
 use crate::contract::{Between, PoolerError};
 
@@ -123,68 +127,117 @@ const LATE_ALERT: &str = "tls_sbufio_recv: read failed: ";
 /// Words of the alerts that are about a certificate.
 const OF_CERTIFICATES: [&str; 2] = ["alert unknown ca", "certificate"];
 
-/// The line from its level on. "2026-11-21 03:36:16.000 UTC [7] WARNING text": the level is the first word of capitals that
-/// follows the pid.
-fn from_level(line: &str) -> Option<&str> {
-    let at = ["WARNING ", "ERROR ", "FATAL ", "LOG "].iter().filter_map(|level| line.find(level)).min()?;
-    line.get(at..)
+/// A line of the log: "2026-11-21 03:36:16.000 UTC [7] WARNING text".
+#[derive(Clone, Copy)]
+struct Line<'a> {
+    level: &'a str,
+    text: &'a str,
+}
+
+impl<'a> Line<'a> {
+    /// None for what PgBouncer did not begin: another line of something that it was sent.
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut words = line.splitn(6, ' ');
+        let (date, time, _zone, pid) = (words.next()?, words.next()?, words.next()?, words.next()?);
+        let is_of = |text: &str, marks: &str| {
+            !text.is_empty() && text.chars().all(|character| character.is_ascii_digit() || marks.contains(character))
+        };
+        let pid = pid.strip_prefix('[')?.strip_suffix(']')?;
+        let begins = is_of(date, "-") && is_of(time, ":.") && is_of(pid, "");
+        let (level, text) = (words.next()?, words.next()?);
+        (begins && ["WARNING", "ERROR", "FATAL", "LOG"].contains(&level)).then_some(Self { level, text })
+    }
+
+    fn is_log(self) -> bool {
+        self.level == "LOG"
+    }
+
+    /// Whether it is about a client, and holds what that sent.
+    fn is_of_client(self) -> bool {
+        self.text.starts_with("C-")
+    }
+
+    /// What PgBouncer tells a client that has a pool, which has a user that is known; None in all other lines.
+    fn told(self) -> Option<&'a str> {
+        let (_, socket) = self.text.split_once(": ").filter(|_| self.is_of_client())?;
+        if socket.starts_with("(nodb)") {
+            return None;
+        }
+        // the name of a user may have spaces
+        let is_address = |word: &str| {
+            let port = word.split_once('@').and_then(|(_, address)| address.rsplit_once(':'));
+            port.is_some_and(|(_, port)| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        let address = socket.split(' ').find(|word| is_address(word))?;
+        let (_, said) = socket.split_once(address)?;
+        said.strip_prefix(" pooler error: ")
+    }
+
+    /// What the database, or PgBouncer about it, said: nothing that a client sent is in it.
+    fn said(self) -> Option<&'a str> {
+        if self.is_of_client() { self.told() } else { Some(self.text) }
+    }
+
+    /// None for what is no error.
+    fn classify(self) -> Option<PoolerError> {
+        let text = self.text.to_ascii_lowercase();
+        let find = |table: &[(&str, PoolerError)], text: &str| {
+            table.iter().find(|(words, _)| text.contains(words)).map(|(_, error)| *error)
+        };
+        if self.is_log() {
+            // Closings are reported with the same words; only those about the database are errors.
+            let is_closing = !self.is_of_client() && text.contains("closing because");
+            let counts =
+                |error: &PoolerError| matches!(error, PoolerError::ServerUnreachable | PoolerError::ServerTlsFailed);
+            return find(PATTERNS, &text).filter(|error| is_closing && counts(error));
+        }
+        if parameter(&text).is_some() || text.contains("unsupported options startup parameter") {
+            return Some(PoolerError::UnsupportedStartupParameter);
+        }
+        let Some(said) = self.said().map(str::to_ascii_lowercase) else {
+            // it may have any name, and may have sent anything
+            let told = text.rsplit_once("pooler error: ").and_then(|(_, told)| find(PATTERNS, told));
+            let counts = |error: &PoolerError| {
+                matches!(error, PoolerError::ClientLoginRefused | PoolerError::ClientTimeout | PoolerError::OutOfSlots)
+            };
+            return Some(told.filter(counts).unwrap_or(PoolerError::Other));
+        };
+        let before = if self.is_of_client() { TOLD } else { LOGIN };
+        if let Some(words) = said.strip_prefix(before) {
+            return Some(find(OF_LOGIN, words).unwrap_or(PoolerError::ServerRefused));
+        }
+        let alert = said.strip_prefix(LATE_ALERT).filter(|alert| alert.contains(" alert "));
+        if alert.is_some_and(|alert| OF_CERTIFICATES.iter().any(|words| alert.contains(words))) {
+            return Some(PoolerError::ServerWantsCertificate);
+        }
+        Some(find(PATTERNS, &said).unwrap_or(PoolerError::Other))
+    }
 }
 
 /// Reads one line; None for what is no error.
 pub fn read(line: &str) -> Option<Logged> {
-    let text = from_level(line)?;
-    let error = classify_text(text)?;
+    let line = Line::parse(line)?;
+    let error = line.classify()?;
     let words = match error.between() {
-        Between::PoolerAndDatabase => spoken(essence(line)),
-        _ if error == PoolerError::UnsupportedStartupParameter => spoken(parameter(text).unwrap_or("options")),
+        Between::PoolerAndDatabase => line.said().map(|said| spoken(essence(said))).unwrap_or_default(),
+        _ if error == PoolerError::UnsupportedStartupParameter => spoken(parameter(line.text).unwrap_or("options")),
         // what clients send says nothing about the pool
         Between::ClientsAndPooler | Between::Nobody => String::new(),
     };
     // PgBouncer logs a refusal, and then each client that is told of it
-    let told = text.contains("pooler error: ");
-    let is_news = !told || error.between() != Between::PoolerAndDatabase && parameter(text).is_none();
+    let told = line.is_of_client() && line.text.contains("pooler error: ");
+    let is_news = !told || error.between() != Between::PoolerAndDatabase && parameter(line.text).is_none();
     Some(Logged { error, words, is_news })
 }
 
 /// Whether a line tells that there was no descriptor for a client.
 pub fn is_refused_accept(line: &str) -> bool {
-    line.contains("ERROR accept() failed: ")
+    Line::parse(line).is_some_and(|line| line.level == "ERROR" && line.text.starts_with("accept() failed: "))
 }
 
 /// Classifies one line; None for what is no error.
 pub fn classify(line: &str) -> Option<PoolerError> {
-    classify_text(from_level(line)?)
-}
-
-fn classify_text(text: &str) -> Option<PoolerError> {
-    let text = text.to_ascii_lowercase();
-    let is_log = text.starts_with("log ");
-    let find = |table: &[(&str, PoolerError)], text: &str| {
-        table.iter().find(|(words, _)| text.contains(words)).map(|(_, error)| *error)
-    };
-    if !is_log {
-        // before all else: what clients send could say anything
-        if parameter(&text).is_some() || text.contains("unsupported options startup parameter") {
-            return Some(PoolerError::UnsupportedStartupParameter);
-        }
-        let said = [LOGIN, TOLD].iter().find_map(|before| text.split_once(before));
-        if let Some((_, said)) = said {
-            return Some(find(OF_LOGIN, said).unwrap_or(PoolerError::ServerRefused));
-        }
-        let alert = text.split_once(LATE_ALERT).map(|(_, alert)| alert).filter(|alert| alert.contains(" alert "));
-        if alert.is_some_and(|alert| OF_CERTIFICATES.iter().any(|words| alert.contains(words))) {
-            return Some(PoolerError::ServerWantsCertificate);
-        }
-    }
-    match find(PATTERNS, &text) {
-        // Plain LOG lines report closings with the same words; only those about the database are errors.
-        Some(error) if is_log => {
-            let counts = matches!(error, PoolerError::ServerUnreachable | PoolerError::ServerTlsFailed);
-            (counts && text.contains("closing because")).then_some(error)
-        }
-        None if is_log => None,
-        found => Some(found.unwrap_or(PoolerError::Other)),
-    }
+    Line::parse(line)?.classify()
 }
 
 /// Name of the startup parameter that a line says is not passed on.
@@ -193,22 +246,26 @@ fn parameter(text: &str) -> Option<&str> {
     rest.split(['=', ' ']).next()
 }
 
-/// A line as it may be repeated in our own log: without the value of a parameter, which may be a secret.
-pub fn redacted(line: &str) -> &str {
+/// A line as it may be repeated in our own log: without the value of a parameter, which may be a secret and go on in other lines;
+/// None for those.
+pub fn redacted(line: &str) -> Option<&str> {
+    if line.starts_with('\t') {
+        return None;
+    }
     let at = UNSUPPORTED.iter().find_map(|before| Some(line.find(before)? + before.len()));
     let end = at.and_then(|at| Some(at + line.get(at..)?.find('=')?));
-    end.and_then(|end| line.get(..end)).unwrap_or(line)
+    Some(end.and_then(|end| line.get(..end)).unwrap_or(line))
 }
 
-/// Of a line of the log what is the same each time.
+/// Of a line of the log, or of what PgBouncer tells a client, what is the same each time.
 pub fn essence(line: &str) -> &str {
+    let line = Line::parse(line).map_or(line, |line| line.text);
     let tail = |words: &str| line.split_once(words).map(|(_, tail)| tail);
     let tail = tail("closing because: ")
         .or_else(|| tail(TOLD))
         // the severity comes first, in the language of the server
         .or_else(|| Some(tail(LOGIN)?.split_once(' ')?.1))
-        .or_else(|| tail("pooler error: "))
-        .or_else(|| ["WARNING ", "ERROR ", "FATAL ", "LOG "].iter().find_map(|level| tail(level)));
+        .or_else(|| tail("pooler error: "));
     let tail = tail.unwrap_or(line);
     let tail = tail.split_once(" (age=").map_or(tail, |(tail, _)| tail);
     tail.trim_end_matches(" (server_login_retry)").trim()
@@ -353,10 +410,62 @@ mod tests {
         let line = "2026-11-21 03:36:16.000 UTC [7] WARNING C-0x55: (nodb)/(nouser)@unix:1 unsupported startup parameter in options: app.key=hunter2";
         let logged = read(line).expect("an error");
         assert_eq!((logged.error, logged.words.as_str()), (PoolerError::UnsupportedStartupParameter, "app.key"));
-        assert!(!redacted(line).contains("hunter2") && redacted(line).ends_with("app.key"));
+        assert!(redacted(line).is_some_and(|line| !line.contains("hunter2") && line.ends_with("app.key")));
         let again = "2026-11-21 03:36:16.000 UTC [7] WARNING C-0x55: (nodb)/(nouser)@unix:1 pooler error: unsupported startup parameter in options: app.key";
         assert!(read(again).is_some_and(|logged| !logged.is_news && logged.words == "app.key"));
-        assert_eq!(redacted(again), again);
+        assert_eq!(redacted(again), Some(again));
+    }
+
+    #[test]
+    fn what_a_client_sent_is_never_taken_for_what_pgbouncer_or_the_database_said() {
+        let lines = [
+            // as PgBouncer 1.24.1 and 1.26.1 log a parameter whose value has a newline, and users that they do not know
+            (
+                "\t2026-11-21 03:36:16.000 UTC [7] WARNING server login failed: FATAL sorry, too many clients already",
+                None,
+            ),
+            ("\tWARNING server login failed: FATAL sorry, too many clients already", None),
+            (
+                "2026-11-21 03:36:16.000 UTC [7] WARNING C-0x5: (nodb)/server login failed: FATAL authentication failed@127.0.0.1:40000 pooler error: SASL authentication failed",
+                Some(PoolerError::ClientLoginRefused),
+            ),
+            (
+                "2026-11-21 03:36:16.000 UTC [7] ERROR C-0x5: (nodb)/server login failed: FATAL authentication failed@127.0.0.1:40000 invalid SCRAM response (nonce does not match)",
+                Some(PoolerError::Other),
+            ),
+            (
+                "2026-11-21 03:36:16.000 UTC [7] WARNING C-0x5: (nodb)/a@127.0.0.1:1 pooler error: server login has been failing, cached error: connect failed",
+                Some(PoolerError::Other),
+            ),
+            (
+                "2026-11-21 03:36:16.000 UTC [7] WARNING C-0x5: (nodb)/(nouser)@127.0.0.1:1 pooler error: no such database: pooler error: sorry, too many clients already",
+                Some(PoolerError::Other),
+            ),
+            (
+                "2026-11-21 03:36:16.000 UTC [7] WARNING C-0x5: (nodb)/shop@127.0.0.1:1 pooler error: no such database: an alert of certificates",
+                Some(PoolerError::Other),
+            ),
+            (
+                "2026-11-21 03:36:16.000 UTC [7] LOG C-0x5: (nodb)/(nouser)@127.0.0.1:1 no such user: closing because: connect failed",
+                None,
+            ),
+            // by its name
+            (
+                "2026-11-21 03:36:16.000 UTC [7] ERROR C-0x5: shop/shop@127.0.0.1:1 prepared statement 'a@1:1 pooler error: sorry, too many clients already' not found",
+                Some(PoolerError::Other),
+            ),
+        ];
+        for (line, class) in lines {
+            assert_eq!(read(line).map(|logged| logged.error), class, "{line}");
+            assert!(read(line).is_none_or(|logged| logged.words.is_empty()), "{line}");
+        }
+        assert_eq!(redacted("\trest of a secret"), None, "the value goes on there");
+        let spaces = "2026-11-21 03:36:16.000 UTC [7] WARNING C-0x5: shop/the shop@[::1]:40000 pooler error: server login has been failing, cached error: connect failed (server_login_retry)";
+        assert!(read(spaces).is_some_and(|logged| logged.error == PoolerError::ServerUnreachable && !logged.is_news));
+        assert!(is_refused_accept("2026-11-21 03:36:16.000 UTC [7] ERROR accept() failed: Too many open files"));
+        let named =
+            "2026-11-21 03:36:16.000 UTC [7] ERROR C-0x5: (nodb)/ERROR accept() failed: @127.0.0.1:1 bad packet";
+        assert!(!is_refused_accept(named));
     }
 
     #[test]
