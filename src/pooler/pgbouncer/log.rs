@@ -56,7 +56,7 @@ const OF_LOGIN: &[(&str, PoolerError)] = &[
     ("server refused ssl", PoolerError::ServerTlsFailed),
     ("certificate verify failed", PoolerError::ServerTlsFailed),
     ("not present in server certificate", PoolerError::ServerTlsFailed),
-    ("tls", PoolerError::ServerTlsFailed),
+    ("tls startup failed", PoolerError::ServerTlsFailed),
     ("connect failed", PoolerError::ServerUnreachable),
     ("connect timeout", PoolerError::ServerUnreachable),
     ("server conn crashed", PoolerError::ServerUnreachable),
@@ -381,6 +381,14 @@ mod tests {
         for (line, class) in cases {
             assert_eq!(classify(line), class, "{line}");
         }
+    }
+
+    #[test]
+    fn a_role_with_tls_in_its_name_is_refused_for_what_the_database_says() {
+        let refused = "2026-11-21 03:36:16.000 UTC [7] WARNING server login failed: FATAL password authentication failed for user \"mtls_shop\"";
+        assert_eq!(classify(refused), Some(PoolerError::ServerLoginRefused));
+        let tls = "2026-11-21 03:36:16.000 UTC [7] WARNING C-0x55: shop/mtls_shop@127.0.0.1:40000 pooler error: server login has been failing, cached error: TLS startup failed (server_login_retry)";
+        assert_eq!(classify(tls), Some(PoolerError::ServerTlsFailed));
     }
 
     #[test]
