@@ -22,9 +22,9 @@ use tokio::{
     time::timeout,
 };
 
-use super::vitals::Vitals;
+use super::{keeper::SlotName, troubles::Heard, vitals::Vitals};
 use crate::pooler::pgbouncer::{
-    log::{Logged, is_refused_accept, read, redacted},
+    log::{is_refused_accept, read, redacted},
     version::{Build, OLDEST, Support, Version, inherits_sockets},
 };
 
@@ -151,9 +151,9 @@ const LONGEST_LINE: usize = 4096;
 /// Lines repeated in our own log per second; the counters count all.
 const LINES_PER_SECOND: u32 = 5;
 
-/// Reads a pooler's log line by line, counts its errors and repeats them in ours, until it is closed. One client that was not accepted
+/// Reads the log of a slot's poolers line by line, counts its errors and repeats them in ours, until it is closed. One client that was not accepted
 /// is no error where that was `meant`.
-pub async fn follow_log(log: pipe::Receiver, errors: mpsc::Sender<Logged>, meant: Arc<AtomicBool>) {
+pub async fn follow_log(slot: SlotName, log: pipe::Receiver, errors: mpsc::Sender<Heard>, meant: Arc<AtomicBool>) {
     let mut reader = BufReader::with_capacity(LONGEST_LINE, log);
     let mut line = Vec::new();
     let (mut window, mut told) = (tokio::time::Instant::now(), 0);
@@ -186,7 +186,7 @@ pub async fn follow_log(log: pipe::Receiver, errors: mpsc::Sender<Logged>, meant
         }
         if let Some(logged) = logged {
             // A full queue drops the count of a flood, never the process.
-            let _ = errors.try_send(logged);
+            let _ = errors.try_send(Heard { from: Some(slot), logged });
         }
         line.clear();
     }

@@ -34,6 +34,7 @@ use super::{
     quiet::Quiet,
     recall::Recall,
     sockets::{self, Local},
+    troubles::Heard,
     vitals::Vitals,
 };
 use crate::{
@@ -42,7 +43,6 @@ use crate::{
         console::{Console, ConsoleError, Deadlines},
         ini,
         limits::Step,
-        log::Logged,
         render::{self, Credentials, Presented, Rendered},
         tables::{Alias, Pools, Server, Snapshot},
         version::Version,
@@ -170,7 +170,7 @@ pub struct Slot {
     database: String,
     /// The console.
     pub console: Console,
-    errors: mpsc::Sender<Logged>,
+    errors: mpsc::Sender<Heard>,
     /// What reads the log of the slot's processes.
     log_reader: Option<JoinHandle<()>>,
     /// It will tell of a client that it did not accept, because we saw to that.
@@ -229,13 +229,7 @@ pub struct Slot {
 
 impl Slot {
     /// A slot, with the process that another agent left in it.
-    pub fn new(
-        name: SlotName,
-        link: Link,
-        run_dir: &Path,
-        injection: &Injection,
-        errors: mpsc::Sender<Logged>,
-    ) -> Self {
+    pub fn new(name: SlotName, link: Link, run_dir: &Path, injection: &Injection, errors: mpsc::Sender<Heard>) -> Self {
         let directory = Self::directory(name, run_dir);
         let left = link.slot(name);
         let runs = matches!(left.process, ProcessState::Running { .. });
@@ -371,7 +365,8 @@ impl Slot {
         }
         match pipe::OpenOptions::new().open_receiver(self.log()) {
             Ok(log) => {
-                self.log_reader = Some(tokio::spawn(follow_log(log, self.errors.clone(), self.refusal_meant.clone())));
+                self.log_reader =
+                    Some(tokio::spawn(follow_log(self.name, log, self.errors.clone(), self.refusal_meant.clone())));
             }
             Err(error) => tracing::warn!("the pooler's log cannot be read: {error}"),
         }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::machine::Millis;
+use super::{keeper::SlotName, machine::Millis};
 use crate::{
     contract::{Between, PoolerError, TroubleSeen},
     pooler::pgbouncer::log::Logged,
@@ -20,6 +20,15 @@ const SERVER_FRESH: Millis = 60_000;
 const CLIENT_FRESH: Millis = 300_000;
 /// Sentences of the database whose meaning is kept.
 const MOST_MEANINGS: usize = 16;
+
+/// An error, and who met it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// Whose process logged it; None: the agent met it itself.
+    pub from: Option<SlotName>,
+    /// The error.
+    pub logged: Logged,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {

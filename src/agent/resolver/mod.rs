@@ -26,8 +26,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::files::write_whole;
-use crate::{contract::PoolerError, pooler::pgbouncer::log::Logged};
+use super::{files::write_whole, troubles::Heard};
+use crate::contract::PoolerError;
 
 /// The pod's own configuration.
 const SYSTEM: &str = "/etc/resolv.conf";
@@ -58,12 +58,12 @@ struct Kept {
 struct Resolver {
     servers: Vec<SocketAddr>,
     kept: Mutex<HashMap<Question, Kept>>,
-    errors: mpsc::Sender<Logged>,
+    errors: mpsc::Sender<Heard>,
 }
 
 /// Listens, and writes the configuration that leads the pooler here; its path. None, with a line in the log: the pooler asks as it
 /// would without us.
-pub async fn start(run_dir: &Path, port: u16, errors: mpsc::Sender<Logged>) -> Option<PathBuf> {
+pub async fn start(run_dir: &Path, port: u16, errors: mpsc::Sender<Heard>) -> Option<PathBuf> {
     let file = run_dir.join(FILE);
     let system = fs::read_to_string(SYSTEM).inspect_err(|error| tracing::warn!("reading {SYSTEM}: {error}")).ok()?;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -163,7 +163,7 @@ impl Resolver {
             }
         }
         // when nobody counts, nobody misses it
-        let _ = self.errors.try_send(PoolerError::NameServerFailed.into());
+        let _ = self.errors.try_send(Heard { from: None, logged: PoolerError::NameServerFailed.into() });
         None
     }
 

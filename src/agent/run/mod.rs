@@ -57,7 +57,7 @@ use super::{
     slot::Slot,
     sockets::{LeakWatch, Local},
     switch::Switch,
-    troubles::Troubles,
+    troubles::{Heard, Troubles},
     vitals::Vitals,
     wish::{Granted, Wish},
 };
@@ -65,7 +65,6 @@ use crate::{
     contract::{ClientTlsMode, ContractError, Document, Held, Injection, PoolRevision, names},
     decide::guard::refused::Refused,
     pooler::pgbouncer::{
-        log::Logged,
         render::{self, RenderError},
         version::{Build, RECOMMENDED, Support},
     },
@@ -151,7 +150,7 @@ struct Agent {
     /// Whether the database takes writes.
     failover: Failover,
     published: Arc<Published>,
-    errors: mpsc::Receiver<Logged>,
+    errors: mpsc::Receiver<Heard>,
     /// What was logged lately.
     troubles: Troubles,
     /// What the database lets this pod open, while it refuses more.

@@ -8,7 +8,7 @@ use crate::{
         machine::Millis,
         reach::Obstacle,
         reaction::{Decided, PoolerReading},
-        slot::Reading,
+        slot::{Reading, Slot},
     },
     contract::{Held, Upstream},
     decide::sizing::Automation,
@@ -66,6 +66,11 @@ impl Agent {
             Ok((active, if counts { Some(self.other.read(now, &self.leaked_connections).await?) } else { None }))
         }
         .await;
+        let works = |slot: &Slot, reading: &Reading| reading.logged_in && !self.keeps_user(slot);
+        // what a process keeps says nothing of what is in force
+        let in_force_works = read.as_ref().is_ok_and(|(active, other)| {
+            works(&self.slot, active) || other.as_ref().is_some_and(|other| works(&self.other, other))
+        });
         let Reading { pools, added, opens, servers, logged_in } = match read {
             Ok((active, None)) => active,
             Ok((active, Some(other))) => Reading {
@@ -84,7 +89,7 @@ impl Agent {
         // figures that took so long to come are not of one moment
         let punctual = !std::mem::take(&mut self.was_late) && asked.elapsed() < LATE;
         let added = self.failover.leave_out(added, pools.active);
-        self.rotating.read(logged_in);
+        self.rotating.read(in_force_works);
         self.see_refusals(pools, logged_in);
         self.tell_reach(now, logged_in);
         self.look_for_leaks(now, &servers);

@@ -2,14 +2,14 @@
 
 use super::Agent;
 use crate::{
-    agent::{machine::Millis, reach::Obstacle, trial::TrialError},
+    agent::{keeper::SlotName, machine::Millis, reach::Obstacle, trial::TrialError, troubles::Heard},
     contract::{ClientTlsMode, PoolerError, ServerFull},
     pooler::pgbouncer::{log::Logged, tables::Pools},
 };
 
 impl Agent {
     pub(super) fn count_errors(&mut self) {
-        while let Ok(logged) = self.errors.try_recv() {
+        while let Ok(Heard { from, logged }) = self.errors.try_recv() {
             let error = match self.troubles.meaning(&logged) {
                 // nobody else speaks TLS to the pooler, and only a client certificate makes a database alert
                 PoolerError::ClientTlsFailed if self.injection.client.tls == ClientTlsMode::Disabled => {
@@ -20,15 +20,15 @@ impl Agent {
             self.published.metrics.count_error(error.as_str());
             let now = self.now();
             self.troubles.logged(now, error, &logged.words);
-            self.act_upon(now, error, &logged);
+            self.act_upon(now, error, from, &logged);
         }
     }
 
-    fn act_upon(&mut self, now: Millis, error: PoolerError, logged: &Logged) {
+    fn act_upon(&mut self, now: Millis, error: PoolerError, from: Option<SlotName>, logged: &Logged) {
         match error {
             PoolerError::ServerTlsFailed => self.certificate.doubt(),
             PoolerError::ServerLoginRefused | PoolerError::ServerWantsCertificate | PoolerError::ServerRefused
-                if self.is_of_kept_user(&logged.words) => {}
+                if self.is_of_kept_user(error, from, &logged.words) => {}
             PoolerError::ServerLoginRefused | PoolerError::ServerWantsCertificate => self.rotating.was_refused(now),
             // it may be a password, or that the server is full: a login of our own is told which
             PoolerError::ServerRefused => self.rotating.is_in_doubt(now),
@@ -53,7 +53,7 @@ impl Agent {
         self.rotating.is_resolved();
         let now = self.now();
         self.troubles.logged(now, meaning, said);
-        self.act_upon(now, meaning, &Logged { error: meaning, words: said.clone(), is_news: true });
+        self.act_upon(now, meaning, None, &Logged { error: meaning, words: said.clone(), is_news: true });
     }
 
     /// What a reading shows of the database's refusals.

@@ -28,7 +28,7 @@ use crate::{
         trial::{Login, Plan, TrialError},
         wish::Access,
     },
-    contract::{Injection, ServerTls, SessionAlias},
+    contract::{Injection, PoolerError, ServerTls, SessionAlias},
     pooler::pgbouncer::{
         console::{ConsoleError, log_in},
         limits::Wanted,
@@ -134,8 +134,8 @@ impl Rotating {
         self.logins == Logins::Refused
     }
 
-    /// A reading showed whether a slot has logged in to the database since the one before. In the first one after a refusal that
-    /// may have been earlier than the refusal.
+    /// A reading showed whether a slot has logged in to the database with what is in force since the one before. In the first one
+    /// after a refusal that may have been earlier than the refusal.
     pub(super) fn read(&mut self, logged_in: bool) {
         if !std::mem::take(&mut self.unread) && logged_in {
             (self.logins, self.doubted) = (Logins::Work, false);
@@ -226,26 +226,24 @@ impl Agent {
         self.rotating.in_force.as_ref().is_some_and(|access| slot.keeps_user(&access.credentials.username))
     }
 
-    /// Whether the database has refused, in these words, a user that a process keeps although another one is in force: that is no news
-    /// of the one in force, and the process is told.
-    pub(super) fn is_of_kept_user(&mut self, words: &str) -> bool {
-        let in_force = self.rotating.in_force.as_ref().map(|access| access.credentials.username.clone());
-        let is_in_force = in_force.is_some_and(|user| names_role(words, &user));
-        let kept = [self.keeps_user(&self.slot), self.keeps_user(&self.other)];
-        for (slot, kept) in [&mut self.slot, &mut self.other].into_iter().zip(kept) {
-            let is_its_own = slot.credentials().is_some_and(|own| names_role(words, &own.username));
-            if kept && is_its_own && !is_in_force {
-                if !slot.is_refused() {
-                    tracing::warn!(
-                        slot = slot.name().as_str(),
-                        "the database refuses the user before, as which clients are still connected"
-                    );
-                }
-                slot.was_refused();
-                return true;
-            }
+    /// Whether the database has refused a user that the process that logged it keeps although another one is in force: that is no
+    /// news of the one in force, and the process is told.
+    pub(super) fn is_of_kept_user(&mut self, error: PoolerError, from: Option<SlotName>, words: &str) -> bool {
+        let of_active = from == Some(self.slot.name());
+        let slot = if of_active { &self.slot } else { &self.other };
+        let kept = (from == Some(slot.name()) && self.keeps_user(slot)).then(|| slot.credentials()).flatten();
+        if !kept.is_some_and(|kept| is_of_role(error, words, &kept.username)) {
+            return false;
         }
-        false
+        let slot = if of_active { &mut self.slot } else { &mut self.other };
+        if !slot.is_refused() {
+            tracing::warn!(
+                slot = slot.name().as_str(),
+                "the database refuses the user before, as which clients are still connected"
+            );
+        }
+        slot.was_refused();
+        true
     }
 
     /// Why what the Secret holds is not in force; None while it is, or has not failed.
@@ -571,12 +569,14 @@ impl Rotating {
     }
 }
 
-/// Whether the database names this role, however its language quotes it.
-fn names_role(words: &str, role: &str) -> bool {
+/// Whether the refusal of a login speaks of the role that logged in. Words that are not understood may speak of something else: then
+/// they do not name it, however their language quotes it.
+fn is_of_role(error: PoolerError, words: &str, role: &str) -> bool {
     let is_end = |character: Option<char>| character.is_none_or(|c| !c.is_alphanumeric() && c != '_');
-    words
-        .match_indices(role)
-        .any(|(at, found)| is_end(words[..at].chars().next_back()) && is_end(words[at + found.len()..].chars().next()))
+    let names = |(at, found): (usize, &str)| {
+        is_end(words[..at].chars().next_back()) && is_end(words[at + found.len()..].chars().next())
+    };
+    error != PoolerError::ServerRefused || words.match_indices(role).any(names)
 }
 
 fn refuses_password(error: &ConsoleError) -> bool {
@@ -660,14 +660,19 @@ mod tests {
     use crate::contract::ServerTlsMode;
 
     #[test]
-    fn the_role_that_the_database_refused_is_known_by_its_name_in_any_language() {
-        let english = "FATAL: password authentication failed for user \"shop\"";
-        let german = "FATAL: Rolle »shop« hat keine Berechtigung zum Einloggen";
-        for words in [english, german] {
-            assert!(names_role(words, "shop"));
-            assert!(!names_role(words, "shop_2") && !names_role(words, "sho") && !names_role(words, "hop"));
+    fn a_refusal_is_of_the_role_of_the_process_that_logged_it_unless_its_words_are_not_understood_and_do_not_name_it() {
+        for words in
+            ["permission denied for database \"shop\"", "no pg_hba.conf entry for user \"shop_2\", database \"shop\""]
+        {
+            for role in ["shop", "shop_2"] {
+                assert!(is_of_role(PoolerError::ServerLoginRefused, words, role), "{words} {role}");
+            }
         }
-        assert!(!names_role("FATAL: role \"shop_2\" does not exist", "shop"));
+        let names = |words, role| is_of_role(PoolerError::ServerRefused, words, role);
+        let german = "Rolle »shop« hat keine Berechtigung zum Einloggen";
+        assert!(names(german, "shop"));
+        assert!(!names(german, "shop_2") && !names(german, "sho") && !names(german, "hop"));
+        assert!(!names("tut mir leid, schon zu viele Verbindungen", "shop"));
     }
 
     #[test]

@@ -414,6 +414,46 @@ async fn clients_of_a_role_that_is_revoked_go_on_with_what_is_open_and_are_close
 
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_login_of_the_role_before_does_not_pass_for_one_of_the_role_in_force_that_is_refused() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &bound(), 4).await;
+    let stays = agent.client().await;
+    assert_eq!(value(&stays, "select current_user").await, "shop");
+    change_role(&postgres, &agent, "shop_2", "").await;
+    settled(&agent, 1).await;
+    let works = client_of(&agent, "shop_2").await;
+    works.simple_query("begin").await.unwrap();
+    let pid = value(&works, "select pg_backend_pid()").await;
+
+    let admin = postgres.admin().await;
+    admin.batch_execute("ALTER ROLE shop_2 NOLOGIN").await.unwrap();
+    let others = format!(
+        "select pg_terminate_backend(pid, 10000) from pg_stat_activity where usename in ('shop', 'shop_2') and pid <> {pid}"
+    );
+    admin.simple_query(&others).await.unwrap();
+    let waits = client_of(&agent, "shop_2").await;
+    let waits = tokio::spawn(async move { waits.simple_query("select 1").await.is_ok() });
+    let told = |status: &StatusReport| status.message.contains("with the credentials in force: server");
+    agent.until("the refusal is told", told).await;
+    assert_eq!(value(&stays, "select current_user").await, "shop", "over a connection that was opened for it");
+    let read_at = || agent.metric("sluice_sample_timestamp_seconds{").unwrap_or_default();
+    let opened_by = read_at();
+    // shown in one of the next readings; a refusal that follows would be told again
+    until("readings go on", async || {
+        assert!(told(&agent.status().unwrap()), "for the role in force nothing has changed");
+        (read_at() > opened_by + 2.5).then_some(())
+    })
+    .await;
+    assert!(!agent.log().contains("refuses the user before"), "that one is let in");
+    admin.batch_execute("ALTER ROLE shop_2 LOGIN").await.unwrap();
+    agent.until("it is over", |status| status.message.is_empty()).await;
+    works.simple_query("commit").await.unwrap();
+    assert_eq!(value(&works, "select current_user").await, "shop_2");
+    waits.abort();
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
 async fn whichever_process_dies_on_the_way_to_another_role_clients_are_served_as_that_role() {
     let (postgres, account) = Postgres::with_shop().await;
     let mut settings = bound();
