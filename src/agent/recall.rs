@@ -2,7 +2,8 @@
 //! ([`Remembered`](crate::pooler::pgbouncer::changes::Remembered)).
 //!
 //! A connection is closed while it is idle, so that hardly anybody waits for an answer on it: one after each look, because a client that
-//! is busy may ask again at any moment, and few in a second, so that those who come back do not all come at once. Who came after the recall began knows how it is, and stays.
+//! is busy may ask again at any moment, and few in a second, so that those who come back do not all come at once. Who came after the first look knows how it is, and stays.
+//! A look that has no answer is taken again.
 //!
 //! Times are milliseconds on a clock that does not jump.
 
@@ -13,12 +14,14 @@ use crate::pooler::pgbouncer::tables::Client;
 pub const CLOSED_AT_ONCE: usize = 1;
 /// Between two rounds.
 pub const PACE: Millis = 40;
+/// After a look that had no answer.
+const UNANSWERED: Millis = 1000;
 
 /// Clients of one process that have to connect anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recall {
-    /// Number of the newest one.
-    up_to: u64,
+    /// Number of the newest one; None before the first look.
+    up_to: Option<u64>,
     next: Millis,
 }
 
@@ -32,13 +35,18 @@ pub struct Round {
 }
 
 impl Recall {
-    /// Of all clients up to this number.
-    pub fn up_to(id: u64) -> Self {
-        Self { up_to: id, next: 0 }
+    /// Of all clients that the first look shows.
+    pub fn of_all() -> Self {
+        Self { up_to: None, next: 0 }
     }
 
-    /// Number of the newest one.
-    pub fn newest(&self) -> u64 {
+    /// Of all clients up to this number.
+    pub fn up_to(id: u64) -> Self {
+        Self { up_to: Some(id), next: 0 }
+    }
+
+    /// Number of the newest one; None before the first look.
+    pub fn newest(&self) -> Option<u64> {
         self.up_to
     }
 
@@ -47,10 +55,17 @@ impl Recall {
         now >= self.next
     }
 
+    /// The process did not tell who its clients are.
+    pub fn had_no_answer(&mut self, now: Millis) {
+        self.next = now.saturating_add(UNANSWERED);
+    }
+
     /// Takes in the clients of the process. Those of `database` count: a session has its server connection for itself.
     pub fn round(&mut self, now: Millis, clients: &[Client], database: &str) -> Round {
         self.next = now.saturating_add(PACE);
-        let old = |client: &&Client| client.id <= self.up_to && client.database == database;
+        let newest = clients.iter().map(|client| client.id).max().unwrap_or(0);
+        let up_to = *self.up_to.get_or_insert(newest);
+        let old = |client: &&Client| client.id <= up_to && client.database == database;
         let idle = clients.iter().filter(old).filter(|client| !client.linked && !client.waits);
         let close: Vec<u64> = idle.map(|client| client.id).take(CLOSED_AT_ONCE).collect();
         Round { goes_on: clients.iter().filter(old).count() > close.len(), close }
@@ -71,6 +86,29 @@ mod tests {
             socket: String::new(),
             address: String::new(),
         }
+    }
+
+    #[test]
+    fn whoever_is_there_when_the_process_answers_at_last_connects_anew() {
+        let mut clients: Vec<Client> = (1..=3).map(client).collect();
+        let mut recall = Recall::of_all();
+        assert!(recall.is_due(0));
+        recall.had_no_answer(0);
+        assert!(!recall.is_due(UNANSWERED - 1) && recall.is_due(UNANSWERED) && recall.newest().is_none());
+        let mut closed = Vec::new();
+        let mut now = UNANSWERED;
+        loop {
+            let round = recall.round(now, &clients, "shop");
+            clients.retain(|client| !round.close.contains(&client.id));
+            closed.extend(round.close);
+            clients.push(client(closed.len() as u64 + 3));
+            if !round.goes_on {
+                break;
+            }
+            now += PACE;
+        }
+        assert_eq!((closed, recall.newest()), (vec![1, 2, 3], Some(3)));
+        assert!(!Recall::of_all().round(0, &[], "shop").goes_on, "there is nobody");
     }
 
     #[test]

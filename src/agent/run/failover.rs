@@ -164,7 +164,7 @@ impl Agent {
             None => {}
         }
         if self.failover.machine.take_recall() {
-            self.begin_recall().await;
+            self.begin_recall();
         }
         if !self.failover.machine.is_asking()
             && let Some(check) = self.failover.check.take()

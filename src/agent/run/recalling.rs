@@ -9,7 +9,7 @@ use crate::{
 
 impl Agent {
     /// Has every client that is connected now connect anew, where PgBouncer goes on giving it what the database was before.
-    pub(super) async fn begin_recall(&mut self) {
+    pub(super) fn begin_recall(&mut self) {
         let of_sessions =
             |slot: &Slot| slot.runs.as_ref().is_some_and(|revision| revision.settings.pool_mode == PoolMode::Session);
         let other = self.other_counts() && !self.other.is_mute();
@@ -18,14 +18,12 @@ impl Agent {
             if !slot.remembers(Remembered::ReadOnly) || of_sessions(slot) {
                 continue;
             }
-            match slot.begin_recall().await {
-                Ok(()) => tracing::warn!(
-                    slot = slot.name().as_str(),
-                    "clients that are connected are closed as they are idle: for them PgBouncer goes on setting \
-                     default_transaction_read_only as it was when they came, or when they asked last"
-                ),
-                Err(error) => tracing::warn!(slot = slot.name().as_str(), "telling clients to connect anew: {error}"),
-            }
+            slot.begin_recall();
+            tracing::warn!(
+                slot = slot.name().as_str(),
+                "clients that are connected are closed as they are idle: for them PgBouncer goes on setting \
+                 default_transaction_read_only as it was when they came, or when they asked last"
+            );
         }
     }
 

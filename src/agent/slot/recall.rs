@@ -12,17 +12,9 @@ use crate::{
 const RECALL_FILE: &str = "recall";
 
 impl Slot {
-    /// Has all clients that are connected now connect anew.
-    ///
-    /// # Errors
-    /// [`ConsoleError`].
-    pub async fn begin_recall(&mut self) -> Result<(), ConsoleError> {
-        let newest = self.console.newest_client().await?;
-        self.recall = Some(Recall::up_to(newest));
-        if let Err(error) = write_whole(&self.directory.join(RECALL_FILE), newest.to_string().as_bytes()) {
-            tracing::warn!(slot = self.name.as_str(), "another agent would not know which clients to close: {error}");
-        }
-        Ok(())
+    /// Has all clients that are connected now connect anew. The process may not answer just now: it is asked until it does.
+    pub fn begin_recall(&mut self) {
+        self.recall = Some(Recall::of_all());
     }
 
     /// Closes the next few of them, if that is due; how many.
@@ -31,8 +23,14 @@ impl Slot {
     /// [`ConsoleError`].
     pub async fn recall(&mut self, now: Millis) -> Result<u64, ConsoleError> {
         let Some(recall) = self.recall.as_mut().filter(|recall| recall.is_due(now)) else { return Ok(0) };
-        let clients = self.console.clients().await?;
+        let clients = self.console.clients().await.inspect_err(|_| recall.had_no_answer(now))?;
+        let begins = recall.newest().is_none();
         let round = recall.round(now, &clients, &self.database);
+        if let Some(newest) = recall.newest().filter(|_| begins)
+            && let Err(error) = write_whole(&self.directory.join(RECALL_FILE), newest.to_string().as_bytes())
+        {
+            tracing::warn!(slot = self.name.as_str(), "another agent would not know which clients to close: {error}");
+        }
         let mut closed = 0;
         for id in round.close {
             // it may have gone by itself
