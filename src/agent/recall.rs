@@ -14,6 +14,8 @@ use crate::pooler::pgbouncer::tables::Client;
 pub const CLOSED_AT_ONCE: usize = 1;
 /// Between two rounds.
 pub const PACE: Millis = 40;
+/// Longest time between two rounds: who is in a transaction may be so for hours, and a look at all clients costs more than a reading.
+pub const SLOWEST: Millis = 1000;
 /// After a look that had no answer.
 const UNANSWERED: Millis = 1000;
 
@@ -23,6 +25,8 @@ pub struct Recall {
     /// Number of the newest one; None before the first look.
     up_to: Option<u64>,
     next: Millis,
+    /// Until the next round; doubled by each one that closes nobody.
+    pause: Millis,
 }
 
 /// One round.
@@ -37,12 +41,12 @@ pub struct Round {
 impl Recall {
     /// Of all clients that the first look shows.
     pub fn of_all() -> Self {
-        Self { up_to: None, next: 0 }
+        Self { up_to: None, next: 0, pause: PACE }
     }
 
     /// Of all clients up to this number.
     pub fn up_to(id: u64) -> Self {
-        Self { up_to: Some(id), next: 0 }
+        Self { up_to: Some(id), next: 0, pause: PACE }
     }
 
     /// Number of the newest one; None before the first look.
@@ -62,12 +66,13 @@ impl Recall {
 
     /// Takes in the clients of the process. Those of `database` count: a session has its server connection for itself.
     pub fn round(&mut self, now: Millis, clients: &[Client], database: &str) -> Round {
-        self.next = now.saturating_add(PACE);
         let newest = clients.iter().map(|client| client.id).max().unwrap_or(0);
         let up_to = *self.up_to.get_or_insert(newest);
         let old = |client: &&Client| client.id <= up_to && client.database == database;
         let idle = clients.iter().filter(old).filter(|client| !client.linked && !client.waits);
         let close: Vec<u64> = idle.map(|client| client.id).take(CLOSED_AT_ONCE).collect();
+        self.pause = if close.is_empty() { (2 * self.pause).min(SLOWEST) } else { PACE };
+        self.next = now.saturating_add(self.pause);
         Round { goes_on: clients.iter().filter(old).count() > close.len(), close }
     }
 }
@@ -109,6 +114,26 @@ mod tests {
         }
         assert_eq!((closed, recall.newest()), (vec![1, 2, 3], Some(3)));
         assert!(!Recall::of_all().round(0, &[], "shop").goes_on, "there is nobody");
+    }
+
+    #[test]
+    fn where_only_those_are_left_who_work_they_are_looked_at_once_a_second_and_closed_within_one_when_they_do_not() {
+        let mut clients = vec![client(1), client(2)];
+        clients[0].linked = true;
+        clients[1].waits = true;
+        let mut recall = Recall::up_to(2);
+        let mut looks = Vec::new();
+        for now in (0..600_000).step_by(50) {
+            if recall.is_due(now) {
+                looks.push(now);
+                assert_eq!(recall.round(now, &clients, "shop"), Round { close: vec![], goes_on: true });
+            }
+        }
+        assert!((595..=610).contains(&looks.len()), "{} looks in ten minutes", looks.len());
+        (clients[0].linked, clients[1].waits) = (false, false);
+        assert!(recall.is_due(600_000 + SLOWEST));
+        assert_eq!(recall.round(601_000, &clients, "shop").close, [1]);
+        assert!(recall.is_due(601_000 + PACE), "there may be others now");
     }
 
     #[test]
