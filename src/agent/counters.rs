@@ -66,8 +66,8 @@ impl Differences {
     }
 
     /// What was done since the last reading; for the first one of a process that we did not see begin, what it has done.
-    /// A counter that went down belongs to a new process: its value is the difference. `leaked` are the connections that are
-    /// idle in transaction.
+    /// A counter that went down belongs to a new process: its value is the difference. `leaked` are the connections that
+    /// clients hold and do nothing with.
     pub fn feed(&mut self, at_microseconds: u64, seen: &Snapshot, leaked: &BTreeSet<u64>) -> Added {
         let now = seen.stats;
         let went_down = self.last.is_some_and(|last| {

@@ -508,7 +508,7 @@ impl Slot {
     }
 
     /// Reads all figures; the counters are what was added since the last reading. `leaked` are the server connections that
-    /// were seen idle in transaction.
+    /// clients were seen to hold and do nothing with.
     ///
     /// # Errors
     /// [`ConsoleError`].

@@ -42,7 +42,7 @@ pub struct SizingArgs {
     /// '{"scaleDown":{"stabilizationWindowSeconds":300}}'.
     #[arg(long, value_name = "JSON")]
     behavior: Option<String>,
-    /// Seconds idle in transaction after which a connection counts as leaked.
+    /// Seconds after which a connection counts as leaked whose client does nothing.
     #[arg(long, value_name = "SECONDS")]
     leak_threshold_seconds: Option<f64>,
     /// Seconds between two samples that are learned.

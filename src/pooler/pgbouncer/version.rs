@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_before_1_24_1_are_refused_and_those_before_1_25_2_are_warned_about() {
+    fn versions_before_1_24_1_are_refused_and_those_before_1_26_1_are_warned_about() {
         let support = |text| Version::find(text).map(Version::support);
         assert_eq!(support("PgBouncer 1.18.0"), Some(Support::Refused));
         assert_eq!(support("PgBouncer 1.24.0"), Some(Support::Refused));
