@@ -20,8 +20,8 @@ use crate::{
         effective::EffectivePool,
         guard::refused,
         load::{
-            Alternation, Completeness, ExpectedPod, HoldReason, Judgement, Load, LoadFigures, LoadInput, PodFigures,
-            Stage,
+            Alternation, Completeness, ExpectedPod, HoldReason, Judgement, Load, LoadFigures, LoadInput, OwnAnswer,
+            PodFigures, Stage,
         },
         plan::{Change, LoadSeen, Proof, SidecarSeen, SizingSeen, Trouble},
         shares::PodPhase,
@@ -51,7 +51,7 @@ pub struct Said {
     /// The load of all pools, or why it could not be read.
     pub readings: Result<Readings, String>,
     /// What the users' own queries yielded.
-    pub overrides: HashMap<PoolKey, BTreeMap<api::Signal, Result<f64, String>>>,
+    pub overrides: HashMap<PoolKey, BTreeMap<api::Signal, OwnAnswer>>,
     /// Seconds after which a reading is too old.
     pub stale_after_seconds: f64,
     /// Where it is asked.

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     api::{self, ConnectionPool, MetricsSpec},
     cli::with_causes,
-    decide::effective::EffectivePool,
+    decide::{effective::EffectivePool, load::OwnAnswer},
     signals::{DEFAULT_SERVER, OverrideQuery, PoolKey, QUERIES_PER_READ, Server, Servers},
 };
 
@@ -151,7 +151,7 @@ async fn ask_all(servers: Option<&Servers>, members: &[Member], with_quantiles: 
         .iter()
         .flat_map(|(_, said)| said.overrides.values())
         .flat_map(BTreeMap::values)
-        .filter(|read| read.is_err());
+        .filter(|answer| answer.number.is_err());
     let failed = failed + failed_overrides.count();
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     Answers { said: said.into_iter().collect(), queries: count(queries), failed: count(failed), quantiles }
@@ -168,10 +168,10 @@ async fn ask(server: &Server, overrides: &[OverrideQuery], seconds: f64) -> (Str
         }
         Err(error) => tracing::warn!(server = server.name(), error, "reading the load; all its pools hold"),
     }
-    let mut by_pool: HashMap<PoolKey, BTreeMap<api::Signal, Result<f64, String>>> = HashMap::new();
-    for (query, read) in overrides.iter().zip(replaced) {
-        let read = read.map_err(|error| with_causes(&error));
-        by_pool.entry(query.pool.clone()).or_default().insert(query.signal, read);
+    let mut by_pool: HashMap<PoolKey, BTreeMap<api::Signal, OwnAnswer>> = HashMap::new();
+    for (OverrideQuery { pool, signal, query }, read) in overrides.iter().zip(replaced) {
+        let answer = OwnAnswer { query: query.clone(), number: read.map_err(|error| with_causes(&error)) };
+        by_pool.entry(pool.clone()).or_default().insert(*signal, answer);
     }
     let stale_after_seconds = server.configuration().stale_after_seconds();
     let url = server.configuration().url.clone();

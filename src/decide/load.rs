@@ -22,7 +22,11 @@
 //! Where several servers answer in turn behind one address, each with scrapes of its own, a reading may be older than the one
 //! before. It is no news, and its smaller counters are no restart; [`Load::alternation`] tells of it once it has happened twice.
 //! Only when nothing else has come until the newer reading is stale (a clock that was ahead was set back) is it taken as new. The
-//! user's own counters have no sample time: one that fell by less than half is taken for an older answer in the same way.
+//! user's own counters have no sample time: one that fell by less than half is taken for an older answer for a while.
+//!
+//! # The user's own counters
+//! One number for the whole pool is a sum, which falls whenever a pod leaves. What was added meanwhile cannot be known: it counts on
+//! as it grew before, or grows afterwards. One that was not asked yet, or with another query, says nothing before it is read twice.
 //!
 //! # When pods are missing
 //! Absent is never zero. A pod that should report and does not makes the sum a lower bound. When fewer than half of the
@@ -31,7 +35,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use super::{
     shares::{PodDemand, Proof},
@@ -98,6 +102,15 @@ pub enum Stage {
     Ending,
 }
 
+/// What one of the user's own queries yielded for the whole pool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OwnAnswer {
+    /// The query: another one counts something else.
+    pub query: String,
+    /// The number; or why there is none.
+    pub number: Result<f64, String>,
+}
+
 /// What was read of one pool at one tick.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadInput<'a> {
@@ -107,8 +120,8 @@ pub struct LoadInput<'a> {
     pub expected: &'a [ExpectedPod<'a>],
     /// What the pods reported, by pod name; or why nothing could be read.
     pub read: Result<&'a BTreeMap<String, PodFigures>, &'a str>,
-    /// What the user's own queries yielded for the whole pool; or why they yielded nothing.
-    pub overrides: &'a BTreeMap<api::Signal, Result<f64, String>>,
+    /// What the user's own queries yielded.
+    pub overrides: &'a BTreeMap<api::Signal, OwnAnswer>,
     /// Seconds after which a reading is too old.
     pub stale_after_seconds: f64,
 }
@@ -228,7 +241,10 @@ pub struct LoadFigures {
 pub struct LoadState {
     pods: BTreeMap<String, PodState>,
     fleet: Fleet,
-    last: Option<Sample>,
+    /// What the pods together had counted at the last observation.
+    merged: Sample,
+    /// The last observation, and when what it is made of was asked.
+    last: Option<(Sample, f64)>,
     /// The user's own counters.
     counters: BTreeMap<api::Signal, Counter>,
 }
@@ -274,21 +290,50 @@ impl Returns {
 }
 
 /// A counter of the user's own.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Counter {
-    /// The largest value that was read since it began.
-    value: f64,
-    /// When it was read.
-    at_seconds: f64,
+    query: String,
+    /// The largest answer that was read since it began, or fell, and when.
+    highest: (f64, f64),
+    /// The last answer, where it is below that and may be an older one, and when.
+    lower: Option<(f64, f64)>,
+    /// Growth per second when it was last known. None before it was read twice.
+    rate: Option<f64>,
     returns: Returns,
 }
 
 impl Counter {
+    fn new(query: &str, value: f64, at_seconds: f64) -> Self {
+        let returns = Returns::default();
+        Self { query: query.to_owned(), highest: (value, at_seconds), lower: None, rate: None, returns }
+    }
+
     /// True when this value may be an older one of the same count: a counter that begins anew falls further.
     fn may_be_behind(&self, value: f64, now_seconds: f64) -> bool {
-        value < self.value
-            && value >= self.value / 2.0
-            && now_seconds - self.at_seconds <= COUNTER_MAY_BE_BEHIND_SECONDS
+        let (highest, at_seconds) = self.highest;
+        value < highest && value >= highest / 2.0 && now_seconds - at_seconds <= COUNTER_MAY_BE_BEHIND_SECONDS
+    }
+
+    /// Takes in a value. One that fell began again, or a part of what it counts is gone: it goes on as it grew before, or has
+    /// grown since the fall.
+    fn next(&mut self, value: f64, now_seconds: f64) {
+        let growth = |(from, at_seconds): (f64, f64)| {
+            let dt = now_seconds - at_seconds;
+            (value >= from && dt > 0.0).then(|| (value - from) / dt)
+        };
+        let off = |rate: f64| self.rate.map_or(0.0, |before| (rate - before).abs());
+        self.rate = match (growth(self.highest), self.lower.and_then(growth)) {
+            // above where it was: either the answer between was an older one, or a little was lost and has been made up for
+            (Some(back), Some(since)) if off(back) <= off(since) => {
+                self.returns.older(now_seconds, None);
+                self.returns.newer();
+                Some(back)
+            }
+            (_, Some(since)) => Some(since),
+            (Some(rate), None) => Some(rate),
+            (None, None) => self.rate,
+        };
+        (self.highest, self.lower) = ((value, now_seconds), None);
     }
 }
 
@@ -422,8 +467,8 @@ impl LoadState {
 
     /// Why the load cannot be judged, if it cannot.
     fn hold(&self, input: &LoadInput, fresh: &BTreeMap<&str, &PodState>) -> Option<(HoldReason, String)> {
-        for (signal, result) in input.overrides {
-            match result {
+        for (signal, OwnAnswer { number, .. }) in input.overrides {
+            match number {
                 Ok(value) if value.is_finite() && *value >= 0.0 => {}
                 Ok(value) => {
                     let message = format!("the query for {signal:?} yielded {value}, which no count can be");
@@ -482,17 +527,36 @@ impl LoadState {
         }
         // a reading that cannot be was refused when it was read
         let merged = self.fleet.merge(samples).unwrap_or_default();
-        let mut sample = if all_overridden(input) {
-            Sample { at_seconds: input.now_seconds, ..self.last.unwrap_or_default() }
-        } else if let Some(merged) = merged {
-            merged
-        } else {
+        let pods = merged.filter(|_| !all_overridden(input));
+        if pods.is_none() && !all_overridden(input) {
             return Judgement::Unchanged;
+        }
+        self.count(input);
+        let elapsed_seconds = match self.last {
+            None => 0.0,
+            // one reading more, and how fast they all grow is known
+            Some(_) if self.counters.values().any(|counter| counter.rate.is_none()) => return Judgement::Unchanged,
+            Some((_, asked_seconds)) => (input.now_seconds - asked_seconds).max(0.0),
         };
-        let last = self.last.unwrap_or(sample);
-        for (&signal, value) in input.overrides {
-            let Ok(value) = *value else { continue };
-            let since = if is_counter(signal) { self.count(signal, value, input) } else { 0.0 };
+        let last = self.last.map_or_else(Sample::default, |(last, _)| last);
+        let before = self.merged;
+        self.merged = merged.unwrap_or(before);
+        let mut sample = match pods {
+            // not what the pods have counted since they began: a signal may have been read elsewhere until now
+            Some(pods) => Sample {
+                transactions: last.transactions + (pods.transactions - before.transactions),
+                abandoned: last.abandoned + (pods.abandoned - before.abandoned),
+                busy_seconds: last.busy_seconds + (pods.busy_seconds - before.busy_seconds),
+                wait_seconds: last.wait_seconds + (pods.wait_seconds - before.wait_seconds),
+                assignments: last.assignments + (pods.assignments - before.assignments),
+                ..pods
+            },
+            None => Sample { at_seconds: input.now_seconds, ..last },
+        };
+        for (&signal, OwnAnswer { number, .. }) in input.overrides {
+            let Ok(value) = *number else { continue };
+            let rate = self.counters.get(&signal).and_then(|counter| counter.rate).unwrap_or(0.0);
+            let since = rate * elapsed_seconds;
             match signal {
                 api::Signal::WaitingClients => sample.waiting = value,
                 api::Signal::ActiveConnections => (sample.active, sample.leaked) = (value, 0.0),
@@ -504,40 +568,41 @@ impl LoadState {
                 api::Signal::WaitSeconds => sample.wait_seconds = last.wait_seconds + since,
             }
         }
-        self.last = Some(sample);
+        self.last = Some((sample, input.now_seconds));
         let completeness = if missing == 0 { Completeness::Complete } else { Completeness::LowerBound { missing } };
         Judgement::New { sample, completeness }
     }
 
-    /// Whether an answer about one of the user's own counters is older than one before it: then nothing is new.
+    /// Whether an answer about one of the user's own counters may be older than one before it: then nothing is new.
     fn counters_are_behind(&mut self, input: &LoadInput) -> bool {
         let mut are_behind = false;
-        for (signal, value) in input.overrides {
-            let (Some(counter), Ok(value)) = (self.counters.get_mut(signal), value) else { continue };
-            if counter.may_be_behind(*value, input.now_seconds) {
-                counter.returns.older(input.now_seconds, None);
+        for (signal, OwnAnswer { query, number }) in input.overrides {
+            let (Some(counter), Ok(value)) = (self.counters.get_mut(signal), number) else { continue };
+            if counter.query == *query && counter.may_be_behind(*value, input.now_seconds) {
+                counter.lower = Some((*value, input.now_seconds));
                 are_behind = true;
             }
         }
         are_behind
     }
 
-    /// What has been added to a counter of the user's own since it was read last.
-    fn count(&mut self, signal: api::Signal, value: f64, input: &LoadInput) -> f64 {
-        let at_seconds = input.now_seconds;
-        let Some(counter) = self.counters.get_mut(&signal) else {
-            self.counters.insert(signal, Counter { value, at_seconds, returns: Returns::default() });
-            return 0.0;
-        };
-        counter.returns.newer();
-        let before = std::mem::replace(&mut counter.value, value);
-        counter.at_seconds = at_seconds;
-        if value >= before {
-            value - before
-        } else if value < before / 2.0 {
-            value // it was started again
-        } else {
-            0.0 // part of what it counts is gone
+    /// Takes in the user's own counters.
+    fn count(&mut self, input: &LoadInput) {
+        let now = input.now_seconds;
+        self.counters.retain(|signal, counter| {
+            input.overrides.get(signal).is_some_and(|answer| answer.query == counter.query)
+        });
+        for (&signal, OwnAnswer { query, number }) in input.overrides {
+            let Ok(value) = *number else { continue };
+            if !is_counter(signal) {
+                continue;
+            }
+            match self.counters.entry(signal) {
+                Entry::Occupied(mut counter) => counter.get_mut().next(value, now),
+                Entry::Vacant(none) => {
+                    none.insert(Counter::new(query, value, now));
+                }
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use super::*;
 struct Pool {
     state: LoadState,
     read: BTreeMap<String, PodFigures>,
-    overrides: BTreeMap<api::Signal, Result<f64, String>>,
+    overrides: BTreeMap<api::Signal, OwnAnswer>,
     now: f64,
 }
 
@@ -25,6 +25,20 @@ impl Pool {
             overrides: &self.overrides,
             stale_after_seconds: 90.0,
         })
+    }
+
+    /// A query of the user's own yields this from now on.
+    fn answers(&mut self, signal: api::Signal, value: f64) {
+        self.overrides.insert(signal, OwnAnswer { query: format!("{signal:?}"), number: Ok(value) });
+    }
+
+    /// A tick of a pool whose signals all come from queries of the user's own.
+    fn tick_of_own(&mut self, transactions: f64) -> Load {
+        for signal in OTHER_SIGNALS {
+            self.answers(signal, 1.0);
+        }
+        self.answers(api::Signal::Transactions, transactions);
+        self.tick(&[])
     }
 
     /// A pod reports: `busy` connections since it reported last.
@@ -72,6 +86,10 @@ fn sample_of(load: &Load) -> Sample {
         Judgement::New { sample, .. } => sample,
         ref other => panic!("{other:?}"),
     }
+}
+
+fn last_of(pool: &Pool) -> Sample {
+    pool.state.last.expect("an observation").0
 }
 
 fn hold_of(load: &Load) -> (HoldReason, &str) {
@@ -204,30 +222,77 @@ fn a_clock_that_was_ahead_and_is_set_back_is_believed_again_once_the_reading_of_
 }
 
 #[test]
-fn a_counter_of_ones_own_that_falls_a_little_is_an_older_answer_and_one_that_falls_far_began_again() {
+fn a_counter_of_ones_own_that_falls_a_little_and_comes_back_was_an_older_answer() {
     let mut pool = Pool { now: 1000.0, ..Pool::default() };
-    let mut count = |transactions: f64| {
-        for signal in OTHER_SIGNALS {
-            pool.overrides.insert(signal, Ok(1.0));
-        }
-        pool.overrides.insert(api::Signal::Transactions, Ok(transactions));
-        pool.tick(&[])
-    };
-    let base = sample_of(&count(1000.0)).transactions;
-    assert_eq!(count(990.0).judgement, Judgement::Unchanged);
-    assert!(close(sample_of(&count(1100.0)).transactions - base, 100.0), "neither 110 nor 1,100");
-    assert_eq!(count(1090.0).judgement, Judgement::Unchanged);
-    let load = count(1200.0);
+    let base = sample_of(&pool.tick_of_own(1000.0)).transactions;
+    assert_eq!(pool.tick_of_own(990.0).judgement, Judgement::Unchanged);
+    assert!(close(sample_of(&pool.tick_of_own(1100.0)).transactions - base, 100.0), "neither 110 nor 1,100");
+    let load = pool.tick_of_own(1090.0);
+    assert_eq!((load.judgement, load.alternation), (Judgement::Unchanged, None));
+    let load = pool.tick_of_own(1200.0);
     assert!(close(sample_of(&load).transactions - base, 200.0));
     assert_eq!(load.alternation, Some(Alternation { pods: 0, behind_seconds: None }));
-    assert!(close(sample_of(&count(30.0)).transactions - base, 230.0), "it began again");
-    // a part of what it counts is gone for good: held for a while, and then counted on from there
-    let before = sample_of(&count(1000.0)).transactions;
-    for _ in 0..3 {
-        assert_eq!(count(700.0).judgement, Judgement::Unchanged);
+}
+
+#[test]
+fn a_counter_of_ones_own_that_loses_pods_goes_on_at_its_rate_and_is_no_alternation() {
+    for left in [0.95, 0.7, 0.3] {
+        let mut pool = Pool { now: 1000.0, ..Pool::default() };
+        let mut count = 10_000.0;
+        let mut last: Option<Sample> = None;
+        let mut observations = 0;
+        for tick in 0..30 {
+            count += 150.0;
+            if tick == 8 || tick == 16 {
+                count *= left;
+            }
+            let load = pool.tick_of_own(count);
+            assert_eq!(load.alternation, None, "{left} left, tick {tick}");
+            let Judgement::New { sample, .. } = load.judgement else { continue };
+            if let Some(last) = last {
+                let rate = (sample.transactions - last.transactions) / (sample.at_seconds - last.at_seconds);
+                assert!(close(rate, 10.0), "{left} left, tick {tick}: {rate}");
+                observations += 1;
+            }
+            last = Some(sample);
+        }
+        assert!(observations >= 21, "{left} left: {observations}");
     }
-    assert!(close(sample_of(&count(710.0)).transactions, before));
-    assert!(close(sample_of(&count(720.0)).transactions, before + 10.0));
+}
+
+#[test]
+fn a_counter_of_ones_own_that_falls_before_its_rate_is_known_is_no_observation() {
+    let mut pool = Pool { now: 1000.0, ..Pool::default() };
+    pool.tick_of_own(1000.0);
+    assert_eq!(pool.tick_of_own(30.0).judgement, Judgement::Unchanged);
+    assert!(close(sample_of(&pool.tick_of_own(180.0)).transactions, 300.0), "10 a second, since the first reading");
+}
+
+#[test]
+fn a_query_of_ones_own_that_comes_changes_or_goes_is_no_jump_of_the_load() {
+    let mut pool = Pool { now: 1000.0, ..Pool::default() };
+    let (mut last, mut observations): (Option<Sample>, u32) = (None, 0);
+    for tick in 0..24_u32 {
+        pool.report("a", 1.0, 0.0);
+        // 20 transactions a second, like the pod; counted from elsewhere
+        let own = |query: &str, begin: f64| OwnAnswer {
+            query: query.to_owned(),
+            number: Ok(begin + f64::from(tick) * 15.0 * 20.0),
+        };
+        match tick {
+            6..12 => pool.overrides.insert(api::Signal::Transactions, own("sum(a)", 9e6)),
+            12..18 => pool.overrides.insert(api::Signal::Transactions, own("sum(b)", 4e6)),
+            _ => pool.overrides.remove(&api::Signal::Transactions),
+        };
+        let Judgement::New { sample, .. } = pool.tick(&["a"]).judgement else { continue };
+        if let Some(last) = last.filter(|_| tick > 1) {
+            let rate = (sample.transactions - last.transactions) / (sample.at_seconds - last.at_seconds);
+            assert!(close(rate, 20.0), "tick {tick}: {rate}");
+            observations += 1;
+        }
+        last = Some(sample);
+    }
+    assert_eq!(observations, 20, "the first reading of either query is none");
 }
 
 #[test]
@@ -301,7 +366,7 @@ fn a_pod_that_left_takes_its_gauges_along_and_leaves_the_counters_growing() {
         pool.report("b", 5.0, 0.0);
         pool.tick(&["a", "b"]);
     }
-    let before = pool.state.last.unwrap();
+    let before = last_of(&pool);
     pool.report("a", 5.0, 0.0);
     let load = pool.tick(&["a"]); // Prometheus still has the series of b
     let after = sample_of(&load);
@@ -330,7 +395,7 @@ fn a_restarted_agent_counts_from_zero_and_nothing_goes_backwards() {
         pool.report("a", 5.0, 0.0);
         pool.tick(&["a"]);
     }
-    let before = pool.state.last.unwrap();
+    let before = last_of(&pool);
     let at_seconds = pool.now + 10.0;
     let restarted = Sample { at_seconds, active: 5.0, transactions: 100.0, busy_seconds: 60.0, ..Sample::default() };
     pool.read.insert("a".to_owned(), figures_of(restarted));
@@ -412,7 +477,7 @@ fn a_tenfold_load_is_taken_over_at_once_and_noise_is_smoothed() {
 fn an_override_takes_the_place_of_its_signal_for_the_whole_pool() {
     let mut pool = Pool::default();
     pool.report("a", 5.0, 0.0);
-    pool.overrides.insert(api::Signal::WaitingClients, Ok(12.0));
+    pool.answers(api::Signal::WaitingClients, 12.0);
     let sample = sample_of(&pool.tick(&["a"]));
     assert!(close(sample.waiting, 12.0) && close(sample.active, 5.0));
 }
@@ -421,27 +486,22 @@ fn an_override_takes_the_place_of_its_signal_for_the_whole_pool() {
 fn an_override_that_yields_nothing_holds_with_its_words() {
     let mut pool = Pool::default();
     pool.report("a", 5.0, 0.0);
-    pool.overrides
-        .insert(api::Signal::WaitingClients, Err("pool shop/shop, query \"x\": it yields no series".to_owned()));
+    let number = Err("pool shop/shop, query \"x\": it yields no series".to_owned());
+    pool.overrides.insert(api::Signal::WaitingClients, OwnAnswer { query: "x".to_owned(), number });
     let load = pool.tick(&["a"]);
     assert_eq!(hold_of(&load), (HoldReason::InvalidOverride, "pool shop/shop, query \"x\": it yields no series"));
-    pool.overrides.insert(api::Signal::WaitingClients, Ok(f64::NAN));
+    pool.answers(api::Signal::WaitingClients, f64::NAN);
     assert_eq!(hold_of(&pool.tick(&["a"])).0, HoldReason::InvalidOverride);
 }
 
 #[test]
 fn with_every_signal_overridden_no_pod_has_to_report_and_counters_may_restart() {
     let mut pool = Pool::default();
-    let mut tick = |transactions: f64| {
-        for signal in OTHER_SIGNALS {
-            pool.overrides.insert(signal, Ok(1.0));
-        }
-        pool.overrides.insert(api::Signal::Transactions, Ok(transactions));
-        sample_of(&pool.tick(&[])).transactions
-    };
+    let mut tick = |transactions: f64| sample_of(&pool.tick_of_own(transactions)).transactions;
     assert!(close(tick(1000.0), 0.0));
     assert!(close(tick(1100.0), 100.0));
-    assert!(close(tick(40.0), 140.0), "it was started again");
+    assert!(close(tick(40.0), 200.0), "it was started again");
+    assert!(close(tick(90.0), 250.0));
 }
 
 #[derive(Clone, Debug)]
