@@ -210,8 +210,12 @@ fn what_pgbouncer_would_refuse_of_the_environment_is_told_by_name_and_never_with
     assert!(warning.contains("PGOPTIONS asks for the startup parameter search_path, app.key, work_mem,"), "{warning}");
     assert!(!warning.contains("hunter2") && warning.contains("container app"), "{warning}");
     assert_eq!(told(options("-c timezone=UTC -c datestyle=ISO"), ""), "");
-    let ignored = "  pgbouncer: {parameters: {ignore_startup_parameters: 'extra_float_digits, options'}}\n";
+    let by_default = "-c extra_float_digits=3 -c IntervalStyle=postgres";
+    assert_eq!(told(options(by_default), ""), "");
+    let ignored = "  pgbouncer: {parameters: {ignore_startup_parameters: options}}\n";
     assert_eq!(told(options("-c search_path=app"), ignored), "");
+    let ignored = "  pgbouncer: {parameters: {ignore_startup_parameters: search_path}}\n";
+    assert_eq!(told(options(&format!("-c search_path=app {by_default}")), ignored), "");
     let tracked = "  pgbouncer: {parameters: {track_extra_parameters: 'IntervalStyle, search_path'}}\n";
     assert_eq!(told(options("-c search_path=app"), tracked), "");
     let from = json!({"name": "PGOPTIONS", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}});
@@ -309,6 +313,21 @@ fn a_container_that_dumps_or_migrates_is_led_to_the_session_alias_by_name() {
             "{without}"
         );
         assert_eq!(told(container, session), "", "its pool gives it one");
+    }
+    // what serves must not queue for the connections of the alias
+    for (runs_more, script) in [
+        (true, "manage.py migrate && gunicorn shop.wsgi"),
+        (true, "alembic upgrade head\nexec uvicorn shop:app"),
+        (true, "wait-for db; flyway migrate"),
+        (false, "set -e; cd /app; export PATH=/venv/bin:$PATH\nalembic upgrade head && echo done"),
+        (false, "pg_dump shop 2>&1 | gzip > /backup/shop.gz"),
+        (false, "exec migrate up || exit 1"),
+    ] {
+        for pool in [alias, ""] {
+            let warning = told(json!({"command": ["sh", "-c", script]}), pool);
+            assert!(warning.contains("PGDATABASE=shop_session"), "{script}: {warning}");
+            assert_eq!(warning.contains("run it in a container of its own"), runs_more, "{script}: {warning}");
+        }
     }
     for fine in [
         json!({"command": ["/app/server"], "args": ["--no-migrate", "/srv/migrate.sql", "immigrate"]}),

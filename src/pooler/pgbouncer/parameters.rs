@@ -193,7 +193,7 @@ pub const PARAMETERS: &[Parameter] = &[
     seconds("dns_nxdomain_ttl", 0.0, "5"),
     seconds("idle_transaction_timeout", 0.0, "0"),
     Parameter {
-        name: "ignore_startup_parameters",
+        name: IGNORED,
         kind: Kind::Names,
         effect: Effect::Reload,
         default: "extra_float_digits",
@@ -223,12 +223,29 @@ pub const PARAMETERS: &[Parameter] = &[
     integer("tcp_keepidle", 1, 7200, Effect::Reload, "10"),
     integer("tcp_keepintvl", 1, 3600, Effect::Reload, "5"),
     integer("tcp_user_timeout", 0, 600_000, Effect::Reload, "15000"),
-    Parameter { name: "track_extra_parameters", kind: Kind::Names, effect: Effect::Restart, default: "IntervalStyle" },
+    Parameter { name: TRACKED, kind: Kind::Names, effect: Effect::Restart, default: "IntervalStyle" },
     seconds("transaction_timeout", 0.0, "0"),
 ];
 
 fn known_names() -> String {
     PARAMETERS.iter().map(|parameter| parameter.name).collect::<Vec<_>>().join(", ")
+}
+
+/// Startup parameters that clients may ask for in vain.
+pub const IGNORED: &str = "ignore_startup_parameters";
+/// Settings of a session that are kept for each client, beside those that PostgreSQL has always reported.
+pub const TRACKED: &str = "track_extra_parameters";
+
+/// What is in force for a parameter of the list: what was given, else its default. What clients ask for in vain by default they
+/// may ask for whatever else is named: pgjdbc does so at every login, and could not log in at all.
+pub fn in_force(parameter: &Parameter, given: &BTreeMap<String, String>) -> String {
+    let given = given.get(parameter.name).map_or(parameter.default, String::as_str);
+    let names_default = || given.split(',').any(|name| name.trim().eq_ignore_ascii_case(parameter.default));
+    if parameter.name == IGNORED && !names_default() {
+        format!("{given},{}", parameter.default)
+    } else {
+        given.to_owned()
+    }
 }
 
 /// Finds a parameter of the list.

@@ -519,9 +519,8 @@ fn parameters_of(input: &RenderInput<'_>) -> Result<Vec<(String, String)>, Rende
         set(name, value.to_owned());
     }
     for parameter in PARAMETERS.iter().filter(|parameter| parameters::exists(parameter.name, version)) {
-        let given = settings.parameters.get(parameter.name).map_or(parameter.default, String::as_str);
-        let end = if parameter.name == "ignore_startup_parameters" { END_OF_IGNORED } else { "" };
-        set(parameter.name, format!("{given}{end}"));
+        let end = if parameter.name == parameters::IGNORED { END_OF_IGNORED } else { "" };
+        set(parameter.name, format!("{}{end}", parameters::in_force(parameter, &settings.parameters)));
     }
     Ok(parameters)
 }

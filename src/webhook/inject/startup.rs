@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::{Container, EnvVar};
 
 use super::PodPool;
+use crate::pooler::pgbouncer::parameters::{self, IGNORED, TRACKED};
 
 /// Passed on by every version: what PostgreSQL has always reported of a session.
 const PASSED_ON: [&str; 5] =
@@ -73,11 +74,11 @@ fn named(value: &str, plan: &PodPool<'_>) -> Option<String> {
 
 /// Whether PgBouncer passes a parameter on, or ignores it.
 fn is_settled(name: &str, plan: &PodPool<'_>) -> bool {
-    let parameters = &plan.effective.settings.parameters;
-    let mut listed = ["ignore_startup_parameters", "track_extra_parameters"]
-        .into_iter()
-        .filter_map(|parameter| parameters.get(parameter))
-        .flat_map(|names| names.split(','));
+    let given = &plan.effective.settings.parameters;
+    let is_listed = |parameter: &parameters::Parameter| {
+        let names = parameters::in_force(parameter, given);
+        names.split(',').any(|listed| listed.trim().eq_ignore_ascii_case(name))
+    };
     PASSED_ON.iter().any(|passed| passed.eq_ignore_ascii_case(name))
-        || listed.any(|listed| listed.trim().eq_ignore_ascii_case(name))
+        || [IGNORED, TRACKED].into_iter().filter_map(parameters::find).any(is_listed)
 }

@@ -234,10 +234,13 @@ fn names_are_looked_up_every_few_seconds_and_where_the_agent_answers_for_them() 
 }
 
 #[test]
-fn the_parameters_that_are_ignored_end_in_a_comma_whoever_names_them() {
-    for (given, rendered) in
-        [(None, "extra_float_digits,"), (Some("geqo"), "geqo,"), (Some("geqo, options"), "geqo, options,")]
-    {
+fn the_parameters_that_are_ignored_hold_what_drivers_send_and_end_in_a_comma_whoever_names_them() {
+    for (given, rendered) in [
+        (None, "extra_float_digits,"),
+        (Some("geqo"), "geqo,extra_float_digits,"),
+        (Some("geqo, options"), "geqo, options,extra_float_digits,"),
+        (Some("Extra_Float_Digits , geqo"), "Extra_Float_Digits , geqo,"),
+    ] {
         let mut settings = settings();
         let named = given.map(|names| ("ignore_startup_parameters".to_owned(), names.to_owned()));
         settings.parameters.extend(named);
