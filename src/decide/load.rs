@@ -65,11 +65,16 @@ pub enum Signal<T> {
 /// What one pod reported, all of it out of one scrape. Numbers are finite and not negative.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PodFigures {
-    /// Gauges and counters of the pooler; its time is the agent's own, in Unix seconds. `leaked` is 0 where unknown.
+    /// Gauges and counters of the pooler; its time is the agent's own, in Unix seconds. `leaked` and `abandoned` are 0 where
+    /// unknown, `assignments` are the transactions then.
     pub sample: Sample,
     /// Server connections held past the threshold by clients that do nothing, idle in transaction or pinned. None
     /// where the agent cannot see them.
     pub leaked: Option<f64>,
+    /// Counter: transactions given up before they got a server connection. None where the agent does not tell.
+    pub abandoned: Option<f64>,
+    /// Counter: server connections assigned to clients. None where the agent does not tell.
+    pub assignments: Option<f64>,
     /// Server connections open.
     pub held: Option<f64>,
     /// The limit that the pooler works with.
@@ -78,6 +83,32 @@ pub struct PodFigures {
     pub demand_peak: Option<f64>,
     /// The newest grant in force, its share, and what is held: the slower way to a proof.
     pub proof: Option<Proof>,
+}
+
+impl PodFigures {
+    /// These figures, with what they lack and those before had: a series that is not there is no counter that began again, and
+    /// no end of the leaks. Where the pooler did begin again nothing of before is taken.
+    fn completed(self, before: &Self) -> Self {
+        let (mut sample, earlier) = (self.sample, &before.sample);
+        (sample.abandoned, sample.assignments) = (earlier.abandoned, earlier.assignments);
+        if sample.restarted_since(earlier) {
+            return self;
+        }
+        let abandoned = self.abandoned.or(before.abandoned);
+        let assignments = self.assignments.or(before.assignments);
+        Self {
+            sample: Sample {
+                abandoned: abandoned.unwrap_or(self.sample.abandoned),
+                assignments: assignments.unwrap_or(self.sample.assignments),
+                // for one reading: who cannot see them any more says so with the next
+                leaked: self.leaked.or(before.leaked).unwrap_or(0.0),
+                ..self.sample
+            },
+            abandoned,
+            assignments,
+            ..self
+        }
+    }
 }
 
 /// A pod whose load counts.
@@ -458,7 +489,7 @@ impl LoadState {
                         continue;
                     }
                     pod.returns.newer();
-                    pod.next(figures, input.now_seconds)
+                    pod.next(&figures.completed(&pod.figures), input.now_seconds)
                 }
             };
             self.pods.insert(known.name.to_owned(), state);

@@ -229,7 +229,7 @@ fn figures(row: &[Option<f64>; Figure::ALL.len()], sample_time_seconds: f64) -> 
     let get = |figure: Figure| row[figure as usize];
     let need = |figure: Figure| get(figure).ok_or(figure);
     let transactions = need(Figure::Transactions)?;
-    let leaked = get(Figure::Leaked);
+    let [leaked, abandoned, assignments] = [Figure::Leaked, Figure::Abandoned, Figure::Assignments].map(get);
     let proof = match (get(Figure::GrantSeq), get(Figure::Share), get(Figure::Held)) {
         (Some(seq), Some(share), Some(held)) => Some(Proof { seq: whole(seq), share: small(share), held: small(held) }),
         _ => None,
@@ -241,12 +241,14 @@ fn figures(row: &[Option<f64>; Figure::ALL.len()], sample_time_seconds: f64) -> 
             active: need(Figure::Active)?,
             leaked: leaked.unwrap_or(0.0),
             transactions,
-            abandoned: get(Figure::Abandoned).unwrap_or(0.0),
+            abandoned: abandoned.unwrap_or(0.0),
             busy_seconds: need(Figure::BusySeconds)?,
             wait_seconds: need(Figure::WaitSeconds)?,
-            assignments: get(Figure::Assignments).unwrap_or(transactions),
+            assignments: assignments.unwrap_or(transactions),
         },
         leaked,
+        abandoned,
+        assignments,
         held: get(Figure::Held),
         limit: get(Figure::Limit),
         demand_peak: get(Figure::DemandPeak),

@@ -23,11 +23,17 @@ pub(super) struct Answer<'a> {
     pub error: Cow<'a, str>,
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// How a cluster of VictoriaMetrics says that a part of its storage did not answer, without a warning.
+    #[serde(default, rename = "isPartial")]
+    pub is_partial: bool,
 }
 
 impl Answer<'_> {
     /// The first warning that the answer may be partial. Some servers put their notes about the query among the warnings.
     pub fn warning(&self) -> Option<&str> {
+        if self.is_partial {
+            return Some("isPartial, a part of the storage did not answer");
+        }
         self.warnings.iter().map(String::as_str).find(|warning| !warning.starts_with("PromQL info:"))
     }
 }

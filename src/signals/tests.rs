@@ -196,6 +196,12 @@ async fn answers_that_cannot_be_trusted_are_not_used() {
             )
         })
         .await,
+        read_error(|_| {
+            let some = pods(&[("a", "7")]);
+            let body = format!(r#"{{"status":"success","isPartial":true,"data":{{"resultType":"vector","result":[{some}]}}}}"#);
+            json(200, body)
+        })
+        .await,
     ];
     insta::assert_snapshot!(messages.join("\n"), @r#"
     Prometheus "default", all signals: the answer is not that of a Prometheus API (expected value at line 1 column 1); check its url
@@ -205,6 +211,7 @@ async fn answers_that_cannot_be_trusted_are_not_used() {
     Prometheus "default", all signals: the result is a string, needed is a vector
     Prometheus "default", all signals: the answer has no result; check its url
     Prometheus "default", all signals: the answer may be incomplete and is not used: No StoreAPIs matched for this query
+    Prometheus "default", all signals: the answer may be incomplete and is not used: isPartial, a part of the storage did not answer
     "#);
 }
 
@@ -222,6 +229,7 @@ async fn a_note_about_the_query_is_no_sign_of_a_partial_answer() {
     for notes in [
         r#""warnings":["PromQL info: metric might not be a counter, name does not end in _total: \"x\" (1:5)"]"#,
         r#""infos":["PromQL info: metric might not be a counter"]"#,
+        r#""isPartial":false"#,
         r#""stats":{"timings":{"evalTotalTime":0.1},"samples":[{"a":1}]}"#,
     ] {
         let (_, address) = serve(move |_| answer(notes)).await;

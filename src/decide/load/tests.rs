@@ -66,6 +66,8 @@ fn figures_of(sample: Sample) -> PodFigures {
     PodFigures {
         sample,
         leaked: Some(sample.leaked),
+        abandoned: Some(sample.abandoned),
+        assignments: Some(sample.assignments),
         held: Some(sample.active + 2.0),
         limit: Some(20.0),
         demand_peak: None,
@@ -406,6 +408,47 @@ fn a_restarted_agent_counts_from_zero_and_nothing_goes_backwards() {
 }
 
 #[test]
+fn a_series_that_is_missing_in_one_reading_is_neither_a_restart_nor_load() {
+    let mut pool = Pool::default();
+    let mut last: Option<Sample> = None;
+    for round in 0..8_u32 {
+        pool.report("a", 5.0, 0.0);
+        let figures = pool.read.get_mut("a").unwrap();
+        (figures.sample.abandoned, figures.sample.assignments) = (700.0, figures.sample.transactions + 500.0);
+        (figures.sample.active, figures.sample.leaked) = (8.0, 3.0);
+        let whole = figures_of(figures.sample);
+        *figures = whole;
+        if matches!(round, 3 | 6) {
+            let sample = Sample { abandoned: 0.0, leaked: 0.0, assignments: whole.sample.transactions, ..whole.sample };
+            *figures = PodFigures { sample, leaked: None, abandoned: None, assignments: None, ..whole };
+        }
+        let load = pool.tick(&["a"]);
+        pool.read.insert("a".to_owned(), whole);
+        let sample = sample_of(&load);
+        assert!(close(sample.leaked, 3.0) && close(sample.busy(), 5.0), "round {round}: {sample:?}");
+        if let Some(last) = last {
+            assert!(close(sample.transactions - last.transactions, 1500.0), "round {round}: {last:?} {sample:?}");
+            assert!(close(sample.abandoned, last.abandoned), "round {round}: {last:?} {sample:?}");
+        }
+        assert!(close(load.demands["a"].mean, 5.0), "round {round}: {:?}", load.demands);
+        last = Some(sample).filter(|_| round > 0);
+    }
+}
+
+#[test]
+fn who_cannot_see_leaks_any_more_has_none_from_the_second_reading_on() {
+    let mut pool = Pool::default();
+    let mut leaked = Vec::new();
+    for round in 0..4 {
+        pool.report("a", 5.0, 0.0);
+        let figures = pool.read.get_mut("a").unwrap();
+        (figures.leaked, figures.sample.leaked) = if round == 0 { (Some(3.0), 3.0) } else { (None, 0.0) };
+        leaked.push(sample_of(&pool.tick(&["a"])).leaked);
+    }
+    assert_eq!(leaked, [3.0, 3.0, 0.0, 0.0]);
+}
+
+#[test]
 fn a_queue_counts_by_what_arrives_in_it_and_not_by_its_length() {
     let mut pool = Pool::default();
     for waiting in [0.0, 40.0, 40.0, 40.0, 40.0] {
@@ -450,8 +493,8 @@ fn a_leaked_connection_is_no_demand() {
     let mut pool = Pool::default();
     for _ in 0..3 {
         pool.report("a", 0.0, 0.0);
-        let sample = &mut pool.read.get_mut("a").unwrap().sample;
-        (sample.active, sample.leaked) = (4.0, 4.0);
+        let figures = pool.read.get_mut("a").unwrap();
+        (figures.sample.active, figures.sample.leaked, figures.leaked) = (4.0, 4.0, Some(4.0));
         let load = pool.tick(&["a"]);
         assert!(close(load.demands["a"].mean, 0.0), "{:?}", load.demands);
     }
