@@ -3,12 +3,24 @@ use proptest::prelude::*;
 use super::*;
 
 /// A pool whose pods are scraped every 15 s and judged every 15 s.
-#[derive(Default)]
 struct Pool {
     state: LoadState,
     read: BTreeMap<String, PodFigures>,
     overrides: BTreeMap<api::Signal, OwnAnswer>,
     now: f64,
+    stale_after_seconds: f64,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            state: LoadState::default(),
+            read: BTreeMap::new(),
+            overrides: BTreeMap::new(),
+            now: 0.0,
+            stale_after_seconds: 90.0,
+        }
+    }
 }
 
 impl Pool {
@@ -23,7 +35,7 @@ impl Pool {
             expected,
             read: failed.map_or(Ok(&self.read), Err),
             overrides: &self.overrides,
-            stale_after_seconds: 90.0,
+            stale_after_seconds: self.stale_after_seconds,
         })
     }
 
@@ -333,6 +345,33 @@ fn a_pod_that_is_missing_makes_a_lower_bound() {
     let load = pool.tick(&["a", "b", "c"]);
     let Judgement::New { completeness, .. } = load.judgement else { panic!("{load:?}") };
     assert_eq!(completeness, Completeness::LowerBound { missing: 1 });
+}
+
+#[test]
+fn a_pod_that_falls_silent_counts_as_it_was_until_it_is_missing_in_the_figures() {
+    for stale_after_seconds in [30.0, 90.0, 300.0] {
+        let mut pool = Pool { stale_after_seconds, ..Pool::default() };
+        let mut last: Option<Sample> = None;
+        let mut is_missing = 0;
+        for round in 0..30 {
+            pool.report("a", 5.0, 0.0);
+            if round < 4 {
+                pool.report("b", 5.0, 0.0);
+            }
+            let load = pool.tick(&["a", "b"]);
+            let Judgement::New { sample, completeness } = load.judgement else { panic!("{load:?}") };
+            match completeness {
+                Completeness::LowerBound { missing } => is_missing += missing,
+                Completeness::Complete => {
+                    assert!(close(sample.active, 10.0), "{stale_after_seconds} s, round {round}: {sample:?}");
+                    let busy = last.map(|last| (sample.busy_seconds - last.busy_seconds) / 15.0);
+                    assert!(busy.is_none_or(|busy| close(busy, 10.0)), "{stale_after_seconds} s, round {round}: {busy:?}");
+                }
+            }
+            last = Some(sample).filter(|_| round > 0);
+        }
+        assert!(is_missing > 0, "it is stale after {stale_after_seconds} s");
+    }
 }
 
 #[test]

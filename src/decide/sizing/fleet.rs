@@ -1,17 +1,15 @@
 //! The readings of several pods as one pool.
 //!
 //! Counters of pods are never added: a pod that restarts or goes would look like a database that went backwards. Each
-//! pod's own difference gives its rates; the pool's counters grow by the sum of the rates. A pod whose newest reading
-//! is old keeps its last rates for a while, so that one late scrape does not look like a lull.
+//! pod's own difference gives its rates; the pool's counters grow by the sum of the rates. A pod whose reading is the
+//! same as before keeps its last rates, so that a late scrape does not look like a lull. How long it does is for the caller to
+//! say, who leaves it out when it counts no more: nobody else may take a pod for gone while it passes for one that reports.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::sample::{Sample, SampleError};
-
-/// A pod's last rates count for this long after its newest reading.
-const STALE_SECONDS: f64 = 60.0;
 
 /// One pod's reading.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,7 +57,7 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Takes in the newest reading of every pod that has one. None when no pod's is new.
+    /// Takes in the newest reading of every pod that counts. None when no pod's is new.
     ///
     /// # Errors
     /// [`SampleError`] when a figure cannot be; nothing is taken in then.
@@ -72,9 +70,7 @@ impl Fleet {
         for PodSample { pod, sample } in samples {
             any |= self.update(pod, sample);
         }
-        self.pods.retain(|name, pod| {
-            newest - pod.last.at_seconds <= STALE_SECONDS && samples.iter().any(|sample| sample.pod == name)
-        });
+        self.pods.retain(|name, _| samples.iter().any(|sample| sample.pod == name));
         if !any {
             return Ok(None);
         }
