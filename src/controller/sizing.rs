@@ -100,7 +100,7 @@ pub fn decide(
     let decision = memory
         .sizer
         .decide(&SizingSettings::from(&effective.settings), &Observation { samples: sample.as_slice(), ..observation });
-    let (decision, trouble) = never_shrink_in_the_dark(decision, trouble, completeness, target);
+    let (decision, trouble) = never_shrink_in_the_dark(decision, trouble, completeness, &observation);
     let load_seen = load.figures.map(|figures| seen(&figures, wait_p95_seconds));
     memory.demands = load.demands;
     memory.proofs = load.proofs;
@@ -248,25 +248,28 @@ fn observation<'a>(
     }
 }
 
-/// While pods are missing in the figures the load is at least what was seen: the target may grow and not shrink.
+/// While pods are missing in the figures the load is at least what was seen: the target may grow and not shrink below what it
+/// was, as far as its bounds and the database still allow that.
 fn never_shrink_in_the_dark(
     mut decision: Decision,
     trouble: Option<Trouble>,
     completeness: Completeness,
-    target: u32,
+    observation: &Observation,
 ) -> (Decision, Option<Trouble>) {
     let Completeness::LowerBound { missing } = completeness else { return (decision, trouble) };
-    if decision.recommendation.target >= target {
+    let Observation { target, bounds, refused_beyond, .. } = observation;
+    let kept = (*target).min(bounds.most()).min(refused_beyond.unwrap_or(u32::MAX));
+    if decision.recommendation.target >= kept {
         return (decision, trouble);
     }
     let message = format!(
-        "{missing} pods are missing in Prometheus: the load is at least what was seen, so the target stays at {target} \
+        "{missing} pods are missing in Prometheus: the load is at least what was seen, so the target stays at {kept} \
          instead of {}; check the targets of the scrape job",
         decision.recommendation.target
     );
-    decision.size = decision.size.max(target);
-    decision.recommendation.target = target;
-    decision.recommendation.upper_bound = decision.recommendation.upper_bound.max(target);
+    decision.size = decision.size.max(kept);
+    decision.recommendation.target = kept;
+    decision.recommendation.upper_bound = decision.recommendation.upper_bound.max(kept);
     decision.message.clone_from(&message);
     (decision, Some(Trouble { reason: "PodsNotReporting", message }))
 }
@@ -355,4 +358,48 @@ fn decision_id(pool: &ConnectionPool, now: Timestamp, from: u32, to: u32) -> Str
     let mut hasher = DefaultHasher::new();
     (pool.uid(), now.as_nanosecond(), from, to).hash(&mut hasher);
     format!("d-{:06x}", hasher.finish() & 0x00ff_ffff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        contract::{Algorithm, Objective},
+        decide::sizing::Sizer,
+    };
+
+    /// The target while a pod is missing in the figures, where it was 20 and the load that is seen asks for the least.
+    fn with_a_pod_missing(max: u32, refused_beyond: Option<u32>) -> (Decision, Option<Trouble>) {
+        let settings =
+            SizingSettings::new(Algorithm::Adaptive, Objective { wait_milliseconds: 50, max_waiting_percent: 1.0 });
+        let observation = Observation {
+            now_seconds: 1000.0,
+            interval_seconds: 15.0,
+            pods: 2,
+            current: 20,
+            target: 20,
+            bounds: Bounds { min: 2, max, share: None },
+            automation: Automation::Apply,
+            refused_beyond,
+            samples: &[],
+        };
+        let mut decision = Sizer::default().decide(&settings, &observation);
+        (decision.size, decision.recommendation.target) = (2, 2);
+        never_shrink_in_the_dark(decision, None, Completeness::LowerBound { missing: 1 }, &observation)
+    }
+
+    #[test]
+    fn with_a_pod_missing_the_target_stays_as_far_as_its_bounds_and_the_database_allow() {
+        for (max, refused_beyond, kept) in [(40, None, 20), (40, Some(6), 6), (8, None, 8), (8, Some(6), 6)] {
+            let (decision, trouble) = with_a_pod_missing(max, refused_beyond);
+            assert_eq!((decision.size, decision.recommendation.target), (kept, kept), "{max} {refused_beyond:?}");
+            let trouble = trouble.expect("it is told");
+            assert_eq!(trouble.reason, "PodsNotReporting");
+            assert!(
+                trouble.message.contains(&format!("the target stays at {kept} instead of 2")),
+                "{}",
+                trouble.message
+            );
+        }
+    }
 }

@@ -620,9 +620,8 @@ impl LoadState {
     /// Takes in the user's own counters.
     fn count(&mut self, input: &LoadInput) {
         let now = input.now_seconds;
-        self.counters.retain(|signal, counter| {
-            input.overrides.get(signal).is_some_and(|answer| answer.query == counter.query)
-        });
+        self.counters
+            .retain(|signal, counter| input.overrides.get(signal).is_some_and(|answer| answer.query == counter.query));
         for (&signal, OwnAnswer { query, number }) in input.overrides {
             let Ok(value) = *number else { continue };
             if !is_counter(signal) {

@@ -365,7 +365,10 @@ fn a_pod_that_falls_silent_counts_as_it_was_until_it_is_missing_in_the_figures()
                 Completeness::Complete => {
                     assert!(close(sample.active, 10.0), "{stale_after_seconds} s, round {round}: {sample:?}");
                     let busy = last.map(|last| (sample.busy_seconds - last.busy_seconds) / 15.0);
-                    assert!(busy.is_none_or(|busy| close(busy, 10.0)), "{stale_after_seconds} s, round {round}: {busy:?}");
+                    assert!(
+                        busy.is_none_or(|busy| close(busy, 10.0)),
+                        "{stale_after_seconds} s, round {round}: {busy:?}"
+                    );
                 }
             }
             last = Some(sample).filter(|_| round > 0);

@@ -192,12 +192,7 @@ pub const PARAMETERS: &[Parameter] = &[
     seconds("dns_max_ttl", 0.0, "5"),
     seconds("dns_nxdomain_ttl", 0.0, "5"),
     seconds("idle_transaction_timeout", 0.0, "0"),
-    Parameter {
-        name: IGNORED,
-        kind: Kind::Names,
-        effect: Effect::Reload,
-        default: "extra_float_digits",
-    },
+    Parameter { name: IGNORED, kind: Kind::Names, effect: Effect::Reload, default: "extra_float_digits" },
     integer("listen_backlog", 16, 65_535, Effect::Restart, "4096"),
     flag("log_connections", "0"),
     flag("log_disconnections", "0"),
