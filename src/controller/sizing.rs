@@ -23,7 +23,7 @@ use crate::{
             Alternation, Completeness, ExpectedPod, HoldReason, Judgement, Load, LoadFigures, LoadInput, OwnAnswer,
             PodFigures, Stage,
         },
-        plan::{Change, LoadSeen, Proof, SidecarSeen, SizingSeen, Trouble},
+        plan::{Change, LoadSeen, Proof, SidecarSeen, SizingSeen, Trouble, UnixSeconds},
         shares::PodPhase,
         sizing::{Automation, Bounds, Decision, Observation, SizingSettings},
     },
@@ -243,7 +243,7 @@ fn observation<'a>(
             (false, Mode::Apply) if is_read_only(context, facts) => Automation::UpstreamReadOnly,
             (false, Mode::Apply) => Automation::Apply,
         },
-        refused_beyond: refused_beyond(context, facts, &key.name),
+        refused_beyond: refused_beyond(context, facts, &key.name, now.as_second()),
         samples: &[],
     }
 }
@@ -296,7 +296,7 @@ fn current_size(context: &Context, facts: &[PodFacts]) -> Option<u32> {
 }
 
 /// What the pods may hold together while the database refuses more to one of them.
-fn refused_beyond(context: &Context, facts: &[PodFacts], pool: &str) -> Option<u32> {
+fn refused_beyond(context: &Context, facts: &[PodFacts], pool: &str, now: UnixSeconds) -> Option<u32> {
     let reports: Vec<(Proof, u32)> = facts
         .iter()
         .map(|pod| {
@@ -304,7 +304,8 @@ fn refused_beyond(context: &Context, facts: &[PodFacts], pool: &str) -> Option<u
             (context.prover.proof(&pod.uid), grant.map_or(0, |grant| grant.share))
         })
         .collect();
-    refused::of_pool(reports.iter().map(|(proof, share)| refused::PodSeen::of(proof.report(), *share)))
+    let seen = |(proof, share): &(Proof, u32)| refused::PodSeen::of(proof.report(), proof.server_full(now), *share);
+    refused::of_pool(reports.iter().map(seen))
 }
 
 /// Whether an agent that answers says that the database takes no writes.

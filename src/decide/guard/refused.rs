@@ -10,7 +10,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::Limit;
-use crate::{contract::StatusReport, decide::sizing::Reason};
+use crate::{
+    contract::{ServerFull, StatusReport},
+    decide::sizing::Reason,
+};
 
 /// From a refusal to the first try.
 pub const FIRST_PAUSE_SECONDS: f64 = 5.0;
@@ -131,10 +134,11 @@ pub struct PodSeen {
 }
 
 impl PodSeen {
-    /// What its agent reported; of one that has not the share counts.
-    pub fn of(report: Option<&StatusReport>, share: u32) -> Self {
+    /// What its agent reported, and what the database refuses it as far as that still counts; of one that has not reported the
+    /// share counts.
+    pub fn of(report: Option<&StatusReport>, full: Option<&ServerFull>, share: u32) -> Self {
         let held = report.and_then(|report| report.held).map_or(share, |held| held.held);
-        Self { ceiling: report.and_then(|report| Some(report.server_full.as_ref()?.at_most)), held }
+        Self { ceiling: full.map(|full| full.at_most), held }
     }
 }
 

@@ -212,14 +212,18 @@ fn target(observed: &Observed, effective: &EffectivePool) -> u32 {
 fn refused_beyond(observed: &Observed, pool: &str) -> Option<u32> {
     refused::of_pool(observed.pods.iter().map(|pod| {
         let grant = pod.grant.last_known().and_then(|document| document.pools.get(pool));
-        refused::PodSeen::of(pod.proof.report(), grant.map_or(0, |grant| grant.share))
+        refused::PodSeen::of(
+            pod.proof.report(),
+            pod.proof.server_full(observed.now),
+            grant.map_or(0, |grant| grant.share),
+        )
     }))
 }
 
 /// Whether the database lets a pod open nothing at all while others have what they have.
 fn is_starved(observed: &Observed) -> bool {
-    let reports = observed.pods.iter().filter_map(|pod| pod.proof.report());
-    reports.filter_map(|report| report.server_full.as_ref()).any(|full| full.refused_beyond == 0)
+    let mut refusals = observed.pods.iter().filter_map(|pod| pod.proof.server_full(observed.now));
+    refusals.any(|full| full.refused_beyond == 0)
 }
 
 /// True when grant and revision of the pod were read back from its pooler.

@@ -2,9 +2,10 @@
 
 use crate::{
     api::{ConnectionPool, ConnectionPoolStatus},
-    contract::{GrantDocument, Injection, RevisionDocument, Settings, StatusReport},
+    contract::{GrantDocument, Injection, RevisionDocument, ServerFull, Settings, StatusReport},
     decide::{
         effective::{EffectivePool, Refusal},
+        guard::refused::FORGOTTEN_SECONDS,
         shares::{self, PodDemand, PodPhase},
         sizing::Decision,
     },
@@ -191,6 +192,15 @@ impl Proof {
         match self {
             Self::Report(report) | Self::Unreachable { last: Some(report), .. } => Some(report),
             Self::NotAsked | Self::Unreachable { last: None, .. } => None,
+        }
+    }
+
+    /// What the database refused the pod, by an agent that answers. Of one that does not it counts for as long as the agent itself
+    /// would remember: its node may be gone, and nobody would ever say that the database lets in more.
+    pub fn server_full(&self, now: UnixSeconds) -> Option<&ServerFull> {
+        match self {
+            Self::Unreachable { since, .. } if (now - since) as f64 >= FORGOTTEN_SECONDS => None,
+            _ => self.report()?.server_full.as_ref(),
         }
     }
 }

@@ -505,6 +505,19 @@ fn a_database_that_refuses_more_is_told_the_target_stays_at_what_it_lets_in_and_
     refuse(&mut world, 1, 0, 1);
     let plan = world.plan();
     assert!(shares(&plan) > 0, "what one holds is divided: {:?}", plan.patches);
+
+    // what agents said whose nodes are gone does not hold the others for ever
+    for (pod, seconds, is_told) in [(0, 30, true), (0, 600, true), (1, 600, false)] {
+        let last = world.pods[pod].proof.report().cloned().map(Box::new);
+        let since = world.now - seconds;
+        world.pods[pod].proof = Proof::Unreachable { since, error: "no route to host".to_owned(), last };
+        let plan = world.plan();
+        assert_eq!(of(&plan, "UpstreamHealthy").reason == "TooManyServerConnections", is_told, "{pod}, {seconds} s");
+        assert_eq!(shares(&plan) > 0, is_told, "{pod}, {seconds} s: {:?}", plan.patches);
+    }
+    let mut beyond = Some(0);
+    world.plan_that(|observed| beyond = refused_beyond(observed, "shop"), None);
+    assert_eq!(beyond, None, "the target is what the load asks for");
 }
 
 #[test]

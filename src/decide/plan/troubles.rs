@@ -23,9 +23,10 @@ fn reports<'a>(observed: &'a Observed) -> impl Iterator<Item = (&'a PodSeen, &'a
 /// The database refuses further server connections.
 pub(super) fn server_full(observed: &Observed) -> Option<Condition> {
     let full: Vec<(&PodSeen, &ServerFull)> =
-        reports(observed).filter_map(|(pod, report)| Some((pod, report.server_full.as_ref()?))).collect();
+        observed.pods.iter().filter_map(|pod| Some((pod, pod.proof.server_full(observed.now)?))).collect();
     let (pod, first) = full.first()?;
-    let (all, held) = (reports(observed).count(), full.iter().map(|(_, full)| full.refused_beyond).sum::<u32>());
+    let all = observed.pods.iter().filter(|pod| pod.proof.report().is_some()).count();
+    let held = full.iter().map(|(_, full)| full.refused_beyond).sum::<u32>();
     Some(no(
         UPSTREAM_HEALTHY,
         PoolerError::TooManyServerConnections.as_str(),
