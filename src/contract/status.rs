@@ -54,7 +54,8 @@ pub struct StatusReport {
     /// What the pooler logged lately that keeps it from the database, or clients from it; one entry for each class.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub troubles: Vec<TroubleSeen>,
-    /// What the database lets the pod open, while it refuses more. None while it refuses nothing.
+    /// What the database lets the pod open, while it refuses more, and while more is tried step by step since it let one in. None
+    /// while it refuses nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_full: Option<ServerFull>,
     /// Of what kind the leaked ones are; None without any.

@@ -148,7 +148,7 @@ pub struct TroubleSeen {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServerFull {
-    /// What the pod held when the database refused another connection.
+    /// What the pod held when the database refused another connection, or more that was let in since.
     pub refused_beyond: u32,
     /// What it opens at most until the database lets in more.
     pub at_most: u32,

@@ -76,7 +76,7 @@ impl Agent {
 
     pub(super) fn server_full(&self) -> Option<ServerFull> {
         Some(ServerFull {
-            refused_beyond: self.refused.held()?,
+            refused_beyond: self.refused.let_in()?,
             at_most: self.refused.ceiling()?,
             words: self.troubles.words(PoolerError::TooManyServerConnections).to_owned(),
         })

@@ -23,7 +23,7 @@ pub const LONGEST_PAUSE_SECONDS: f64 = 120.0;
 const SAME_SECONDS: f64 = 3.0;
 /// Without a refusal for so long, nobody wanted more or the server lets in more.
 pub const FORGOTTEN_SECONDS: f64 = 300.0;
-/// The same once more was let in.
+/// The same once more was let in, from then on.
 const PASSED_SECONDS: f64 = 30.0;
 /// Most connections that are tried at once.
 const MOST_AT_ONCE: u32 = 64;
@@ -35,8 +35,8 @@ struct Refusal {
     held: u32,
     /// Allowed now.
     ceiling: u32,
-    /// Whether more was let in since.
-    has_passed: bool,
+    /// When more was let in last, since then.
+    passed_seconds: Option<f64>,
     /// Tried next, on top of what was let in.
     step: u32,
     pause_seconds: f64,
@@ -75,7 +75,7 @@ impl Refused {
         {
             refusal.held = held;
             refusal.ceiling = refusal.ceiling.min(held.max(1));
-            (refusal.heard_seconds, refusal.has_passed) = (now_seconds, false);
+            (refusal.heard_seconds, refusal.passed_seconds) = (now_seconds, None);
             return;
         }
         let pause = before.map_or(FIRST_PAUSE_SECONDS, |before| {
@@ -85,7 +85,7 @@ impl Refused {
             held,
             // with none at all one is tried as often as the pooler does by itself: a limit of 0 would be a pause
             ceiling: held.max(1),
-            has_passed: false,
+            passed_seconds: None,
             step: 1,
             pause_seconds: pause,
             due_seconds: now_seconds + pause * (1.0 + f64::from(self.spread_percent) / 100.0),
@@ -100,11 +100,14 @@ impl Refused {
             return self.refused(now_seconds, held);
         }
         let Some(refusal) = &mut self.refusal else { return };
-        let lasts = if refusal.has_passed { PASSED_SECONDS } else { FORGOTTEN_SECONDS };
-        if now_seconds - refusal.heard_seconds >= lasts {
+        // the last refusal may be minutes ago when one is let in at last, and the next may be refused again
+        let forgotten_seconds = refusal
+            .passed_seconds
+            .map_or(refusal.heard_seconds + FORGOTTEN_SECONDS, |passed_seconds| passed_seconds + PASSED_SECONDS);
+        if now_seconds >= forgotten_seconds {
             self.refusal = None;
         } else if held > refusal.held {
-            (refusal.held, refusal.has_passed) = (held, true);
+            (refusal.held, refusal.passed_seconds) = (held, Some(now_seconds));
             refusal.ceiling = refusal.ceiling.max(held.saturating_add(refusal.step));
             refusal.step = (2 * refusal.step).min(MOST_AT_ONCE);
             refusal.pause_seconds = 0.0;
@@ -120,7 +123,12 @@ impl Refused {
 
     /// What was open when another one was refused; None once more was let in.
     pub fn held(&self) -> Option<u32> {
-        self.refusal.filter(|refusal| !refusal.has_passed).map(|refusal| refusal.held)
+        self.refusal.filter(|refusal| refusal.passed_seconds.is_none()).map(|refusal| refusal.held)
+    }
+
+    /// The most that was seen to be let in: what was open when another one was refused, or more since.
+    pub fn let_in(&self) -> Option<u32> {
+        self.refusal.map(|refusal| refusal.held)
     }
 }
 
@@ -198,6 +206,21 @@ mod tests {
         run(&mut refused, 0..8, 3, 20);
         let (open, refusals) = run(&mut refused, 8..30, 20, 20);
         assert_eq!((open, refusals), (20, 0));
+    }
+
+    #[test]
+    fn after_a_long_pause_too_more_is_tried_step_by_step_once_one_was_let_in() {
+        for (room, wanted) in [(4, 4), (4, 20)] {
+            let mut refused = Refused::new(0);
+            run(&mut refused, 0..300, 3, 20);
+            let passed =
+                (300..600).find(|&now| run(&mut refused, now..now + 1, 4, 20).0 == 4).expect("one more is tried");
+            for now in passed + 1..passed + 30 {
+                assert!(refused.ceiling().is_some_and(|ceiling| ceiling <= 6), "{now}: {refused:?}");
+                assert_eq!(refused.let_in(), Some(4), "{now}");
+                run(&mut refused, now..now + 1, room, wanted);
+            }
+        }
     }
 
     #[test]
