@@ -253,6 +253,13 @@ pub enum ScalingPolicyType {
     Percent,
 }
 
+impl Settings {
+    /// Server connections in the share of each pod that are for its session alias.
+    pub fn for_sessions(&self) -> u32 {
+        self.session_alias.as_ref().map_or(0, |alias| alias.connections)
+    }
+}
+
 impl Document for RevisionDocument {
     const NAME: &'static str = "annotation sluice.dev/revision";
     const VERSION: u32 = 1;

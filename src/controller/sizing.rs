@@ -243,7 +243,7 @@ fn observation<'a>(
             (false, Mode::Apply) if is_read_only(context, facts) => Automation::UpstreamReadOnly,
             (false, Mode::Apply) => Automation::Apply,
         },
-        refused_beyond: refused_beyond(context, facts, &key.name, now.as_second()),
+        refused_beyond: refused_beyond(context, facts, (&key.name, effective), now.as_second()),
         samples: &[],
     }
 }
@@ -295,8 +295,14 @@ fn current_size(context: &Context, facts: &[PodFacts]) -> Option<u32> {
     (!limits.is_empty()).then(|| limits.iter().sum())
 }
 
-/// What the pods may hold together while the database refuses more to one of them.
-fn refused_beyond(context: &Context, facts: &[PodFacts], pool: &str, now: UnixSeconds) -> Option<u32> {
+/// What the pods may hold together, beside their sessions, while the database refuses more to one of them.
+fn refused_beyond(
+    context: &Context,
+    facts: &[PodFacts],
+    (pool, effective): (&str, &EffectivePool),
+    now: UnixSeconds,
+) -> Option<u32> {
+    let for_sessions = effective.settings.for_sessions();
     let reports: Vec<(Proof, u32)> = facts
         .iter()
         .map(|pod| {
@@ -304,7 +310,9 @@ fn refused_beyond(context: &Context, facts: &[PodFacts], pool: &str, now: UnixSe
             (context.prover.proof(&pod.uid), grant.map_or(0, |grant| grant.share))
         })
         .collect();
-    let seen = |(proof, share): &(Proof, u32)| refused::PodSeen::of(proof.report(), proof.server_full(now), *share);
+    let seen = |(proof, share): &(Proof, u32)| {
+        refused::PodSeen::of(proof.report(), proof.server_full(now), *share, for_sessions)
+    };
     refused::of_pool(reports.iter().map(seen))
 }
 

@@ -137,20 +137,26 @@ impl Refused {
 pub struct PodSeen {
     /// [`Refused::ceiling`] of its agent.
     pub ceiling: Option<u32>,
-    /// What it holds, or the most that it may hold where that is not known.
+    /// What it holds, or the most that it may hold where that is not known; sessions not, which the ceiling does not count either.
     pub held: u32,
 }
 
 impl PodSeen {
     /// What its agent reported, and what the database refuses it as far as that still counts; of one that has not reported the
-    /// share counts.
-    pub fn of(report: Option<&StatusReport>, full: Option<&ServerFull>, share: u32) -> Self {
-        let held = report.and_then(|report| report.held).map_or(share, |held| held.held);
-        Self { ceiling: full.map(|full| full.at_most), held }
+    /// share counts. `for_sessions`: what of the share is for the session alias.
+    pub fn of(report: Option<&StatusReport>, full: Option<&ServerFull>, share: u32, for_sessions: u32) -> Self {
+        let held = report.and_then(|report| {
+            let of_sessions = report.session_alias.as_ref().map_or(0, |alias| alias.held);
+            Some(report.held?.held.saturating_sub(of_sessions))
+        });
+        Self {
+            ceiling: full.map(|full| full.at_most),
+            held: held.unwrap_or_else(|| share.saturating_sub(for_sessions)),
+        }
     }
 }
 
-/// What the whole pool may hold, while the database refuses more to one of its pods.
+/// What the whole pool may hold beside its sessions, while the database refuses more to one of its pods.
 pub fn of_pool(pods: impl Iterator<Item = PodSeen>) -> Option<u32> {
     let (mut most, mut is_refused) = (0_u32, false);
     for pod in pods {

@@ -36,7 +36,7 @@ fn division(effective: &EffectivePool, target: u32, max_allowed: u32, frozen: bo
     }
 }
 
-/// `lets_in`: what the database lets all pods open together, where one of them gets nothing of it.
+/// `lets_in`: what the database lets all pods open together beside their sessions, where one of them gets nothing of it.
 pub(super) fn plan(
     observed: &Observed,
     effective: &EffectivePool,
@@ -46,13 +46,15 @@ pub(super) fn plan(
 ) -> Grants {
     let name = observed.pool.metadata.name.as_deref().unwrap_or_default();
     // target and demand are those of the pool itself; what its session alias has in each pod comes on top
-    let for_sessions = effective.settings.session_alias.as_ref().map_or(0, |alias| alias.connections);
+    let for_sessions = effective.settings.for_sessions();
     let running = observed.pods.iter().filter(|pod| pod.phase == PodPhase::Running).count();
     let running = u32::try_from(running).unwrap_or(u32::MAX);
-    let wanted = target.saturating_add(for_sessions.saturating_mul(running));
+    let sessions = for_sessions.saturating_mul(running);
+    let wanted = target.saturating_add(sessions);
     // each its floor, out of what the others hold
     let floors = running.saturating_mul(effective.floor_per_pod.max(1));
-    let most = lets_in.map_or(effective.max_allowed, |most| effective.max_allowed.min(most.max(floors)));
+    let most = lets_in
+        .map_or(effective.max_allowed, |most| effective.max_allowed.min(most.saturating_add(sessions).max(floors)));
     let division = division(effective, wanted, most, frozen);
     let pods: Vec<Pod> = observed.pods.iter().map(|pod| as_pod(pod, name, division, for_sessions)).collect();
     let plan = shares::step(&pods, effective.floor_per_pod, division);

@@ -120,7 +120,7 @@ pub fn plan(observed: &Observed, progress: Option<Progress>, cannot_render: Opti
     };
     let rollout = settings.map(|settings| revision::plan(observed, settings, pace, progress)).unwrap_or_default();
 
-    let refused = refused_beyond(observed, name);
+    let refused = refused_beyond(observed, effective, name);
     let target = target(observed, effective).min(refused.unwrap_or(u32::MAX));
     let grants = grants::plan(observed, effective, target, refused.filter(|_| !frozen && is_starved(observed)), frozen);
 
@@ -208,15 +208,12 @@ fn target(observed: &Observed, effective: &EffectivePool) -> u32 {
     wanted.clamp(effective.min_allowed, effective.max_allowed)
 }
 
-/// What the pods may hold together while the database refuses more to one of them.
-fn refused_beyond(observed: &Observed, pool: &str) -> Option<u32> {
+/// What the pods may hold together, beside their sessions, while the database refuses more to one of them.
+fn refused_beyond(observed: &Observed, effective: &EffectivePool, pool: &str) -> Option<u32> {
+    let for_sessions = effective.settings.for_sessions();
     refused::of_pool(observed.pods.iter().map(|pod| {
-        let grant = pod.grant.last_known().and_then(|document| document.pools.get(pool));
-        refused::PodSeen::of(
-            pod.proof.report(),
-            pod.proof.server_full(observed.now),
-            grant.map_or(0, |grant| grant.share),
-        )
+        let share = pod.grant.last_known().and_then(|document| document.pools.get(pool)).map_or(0, |grant| grant.share);
+        refused::PodSeen::of(pod.proof.report(), pod.proof.server_full(observed.now), share, for_sessions)
     }))
 }
 

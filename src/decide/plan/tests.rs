@@ -11,8 +11,8 @@ use crate::{
     },
     contract::{
         Between, ClientSide, ClientTlsMode, Held, Injection, LeakKinds, LimitsReadBack, OtherRole, OtherSlot, PodGrant,
-        PoolRevision, PoolerError, ProofMode, Reach, Reconnected, ServerFull, ServerTls, ServerTlsMode, SlotStatus,
-        StatusReport, TroubleSeen, Upstream, UpstreamSeen, UpstreamState,
+        PoolRevision, PoolerError, ProofMode, Reach, Reconnected, ServerFull, ServerTls, ServerTlsMode,
+        SessionAliasReport, SlotStatus, StatusReport, TroubleSeen, Upstream, UpstreamSeen, UpstreamState,
     },
     decide::{
         effective::{EffectivePool, Refusal, effective},
@@ -516,8 +516,43 @@ fn a_database_that_refuses_more_is_told_the_target_stays_at_what_it_lets_in_and_
         assert_eq!(shares(&plan) > 0, is_told, "{pod}, {seconds} s: {:?}", plan.patches);
     }
     let mut beyond = Some(0);
-    world.plan_that(|observed| beyond = refused_beyond(observed, "shop"), None);
+    world.plan_that(|observed| beyond = beyond_of(observed), None);
     assert_eq!(beyond, None, "the target is what the load asks for");
+}
+
+/// What the database lets in of the pool.
+fn beyond_of(observed: &Observed) -> Option<u32> {
+    refused_beyond(observed, observed.effective.expect("accepted"), "shop")
+}
+
+#[test]
+fn sessions_are_no_part_of_what_a_database_that_refuses_more_lets_the_pool_open() {
+    let mut world = World::new(
+        "  scaling: {minAllowed: 6, maxAllowed: 30, floorPerPod: 4}\n  pgbouncer: {sessionAlias: {database: shop_session, connections: 2}}\n",
+    );
+    for _ in 0..3 {
+        world.admit();
+    }
+    world.settle();
+    let words = "too many connections for role \"shop\"".to_owned();
+    for (pod, held, server_full) in [(0, 3, Some(ServerFull { refused_beyond: 3, at_most: 3, words })), (1, 7, None)] {
+        let Proof::Report(report) = &mut world.pods[pod].proof else { panic!("it was asked") };
+        (report.held, report.server_full) = (Some(Held { held, ..Held::default() }), server_full);
+        let database = "shop_session".to_owned();
+        let of_sessions = if pod == 1 { 2 } else { 0 };
+        report.session_alias =
+            Some(SessionAliasReport { database, connections: 2, held: of_sessions, clients: 2, paused: false });
+    }
+    let silent = world.pods.pop().expect("the third");
+    let mut beyond = None;
+    world.plan_that(|observed| beyond = beyond_of(observed), None);
+    assert_eq!(beyond, Some(8), "3 and 5: the 2 of sessions come on top of each share");
+
+    // of one that has not answered its share counts, less what of it is for sessions
+    let share = silent.grant.last_known().expect("granted").pools["shop"].share;
+    world.pods.push(PodSeen { proof: Proof::NotAsked, ..silent });
+    world.plan_that(|observed| beyond = beyond_of(observed), None);
+    assert_eq!(beyond, Some(8 + share - 2));
 }
 
 #[test]
