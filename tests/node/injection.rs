@@ -5,7 +5,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::{
-    cluster::{RELEASE, SYSTEM, alone, apply, get, helm_upgrade, kubectl, try_run, until, with_operator},
+    cluster::{
+        RELEASE, SYSTEM, alone, apply, condition, get, helm_upgrade, kubectl, try_run, until, until_condition,
+        with_operator,
+    },
     shop::events,
     workload::{container, deployment, pod_spec, pool},
 };
@@ -47,6 +50,32 @@ fn not_even_the_administrator_can_forge_a_grant() {
     let refused = forge("sluice.dev/grant={}").expect_err("refused");
     assert!(refused.contains("by the operator only"), "{refused}");
     forge("example.com/mine=yes").expect("everybody's own annotations stay theirs");
+    kubectl(&format!("delete namespace {namespace} --wait=false"));
+}
+
+#[test]
+#[ignore = "needs a node: tests/run node"]
+fn a_secret_with_other_keys_is_told_as_what_holds_the_pods_and_naming_the_keys_ends_it() {
+    let _operator = with_operator();
+    let namespace = "keys";
+    // as operators of databases make them, beside the one that the application itself reads
+    let pool = pool(namespace).replace("credentialsRef: {name: database}", "credentialsRef: {name: made}");
+    let secret = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: made, namespace: {namespace}}}\nstringData: {{user: injection, pgpass: change-me}}\n"
+    );
+    apply(&format!("{pool}{secret}---\n{}", deployment(namespace, 1)));
+    until_condition(namespace, namespace, "Ready", "False/FailedMount", 2 * MINUTE);
+    let told = condition(namespace, namespace, "Proven");
+    assert!(told.contains("made with the keys username and password"), "{told}");
+
+    kubectl(&format!(
+        "patch connectionpool {namespace} --namespace={namespace} --type=merge \
+         --patch={{\"spec\":{{\"upstream\":{{\"credentialsRef\":{{\"usernameKey\":\"user\",\"passwordKey\":\"pgpass\"}}}}}}}}"
+    ));
+    // the volumes of a pod are what they were when it was created
+    kubectl(&format!("rollout restart deployment/app --namespace={namespace}"));
+    kubectl(&format!("rollout status deployment/app --namespace={namespace} --timeout=3m"));
+    until_condition(namespace, namespace, "Proven", "True", MINUTE);
     kubectl(&format!("delete namespace {namespace} --wait=false"));
 }
 
