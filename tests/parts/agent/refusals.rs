@@ -1,6 +1,12 @@
 //! What the database refuses, in whatever words, and what PgBouncer refuses its clients.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use sluice::contract::{PoolerError, StatusReport};
 
@@ -8,6 +14,7 @@ use super::{
     counted,
     load::{Clients, Target},
     rig::{Account, Agent, Postgres, connect, reacting, settings, until},
+    switch::packets,
 };
 
 const SHARE: u32 = 20;
@@ -109,6 +116,45 @@ async fn two_pods_of_one_role_limit_open_no_more_than_it_allows_and_neither_asks
         let tally = pod.stop().await;
         assert!(tally.queries() > 0);
     }
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn two_processes_share_what_the_database_lets_in_and_neither_asks_often() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &packets(4096), SHARE).await;
+    let stay = [agent.client().await, agent.client().await, agent.client().await, agent.client().await];
+    agent.revise(2, &packets(8192));
+    agent.until("new clients go elsewhere", |status| status.revision == Some(2) && status.other.is_some()).await;
+    let admin = postgres.admin().await;
+    admin.batch_execute("alter role shop connection limit 3").await.unwrap();
+    let clients = crowd(&agent, 4);
+    let served: [Arc<AtomicU64>; 4] = Default::default();
+    let stay: Vec<_> = stay
+        .into_iter()
+        .zip(served.clone())
+        .map(|(client, served)| {
+            tokio::spawn(async move {
+                while client.simple_query("select pg_sleep(0.1)").await.is_ok() {
+                    served.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    agent
+        .until("the refusal is told", |status| status.server_full.as_ref().is_some_and(|full| full.at_most <= 4))
+        .await;
+    let refusals = || agent.log().matches("server login failed").count();
+    let at_work = || (clients.tally.queries(), served.iter().map(|served| served.load(Ordering::Relaxed)).sum::<u64>());
+    let (refused, began, worked) = (refusals(), Instant::now(), at_work());
+    until("a while has passed", async || (began.elapsed() > Duration::from_secs(20)).then_some(())).await;
+    let (more, works) = (refusals() - refused, at_work());
+    assert!(works.0 > worked.0 + 20 && works.1 > worked.1 + 20, "both are served: {worked:?}, then {works:?}");
+    assert!(more <= 6, "{more} logins were refused in 20 s");
+    for task in stay {
+        task.abort();
+    }
+    clients.stop().await;
 }
 
 /// A server that speaks German.

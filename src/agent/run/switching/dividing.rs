@@ -90,6 +90,9 @@ impl Agent {
             })
         };
         let loads = [load(&self.slot, true)?, load(&self.other, false)?];
+        // what one holds of that the other cannot open, and would ask for again and again
+        let share =
+            self.refused.ceiling().filter(|_| self.shares_ceiling()).map_or(share, |most| share.min(most.max(2)));
         let parts = if self.makes_room() {
             [beside(share, floor), trial(share, floor)]
         } else if matches!(self.switch.phase(), Phase::AwaitingPromotion { .. }) {
@@ -131,6 +134,13 @@ impl Agent {
         };
         let [active, other] = allowed(share, parts, loads);
         Some((alone(active, self.limit), Some(limits::Wanted { limit: other, warm: 0, share: other })))
+    }
+
+    /// Whether two processes have no more between them than the database lets in. A proof has its own place, and what is closed of a
+    /// user that is refused could not be opened again.
+    fn shares_ceiling(&self) -> bool {
+        let is_refused = self.rotating.is_refused() || self.slot.is_refused() || self.other.is_refused();
+        !is_refused && !self.makes_room()
     }
 
     /// What a process that new clients come to is started with: not what the other one may still hold.
