@@ -120,7 +120,7 @@ impl Busy {
     }
 
     /// Microseconds that server connections worked since the last reading; none for the first of a process that we did not
-    /// see begin. `leaked` are the connections that are idle in transaction.
+    /// see begin. `leaked` are the connections whose clients do nothing.
     pub fn feed(&mut self, at_microseconds: u64, seen: &Snapshot, leaked: &BTreeSet<u64>) -> u64 {
         let known = self.last.is_some();
         let mut last = self.last.take().unwrap_or_default();

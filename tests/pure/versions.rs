@@ -30,7 +30,7 @@ fn is_pinned(version: &str, pin: &str) -> bool {
 
 #[test]
 fn the_table_of_what_was_tested_names_the_versions_that_the_lab_has_now() {
-    let rows = rows(&text("docs/versions.md"));
+    let rows = rows(&text("README.md"));
     for (column, set) in SETS.iter().enumerate() {
         let pins = pins(set);
         for (name, pin) in &pins {
@@ -42,7 +42,7 @@ fn the_table_of_what_was_tested_names_the_versions_that_the_lab_has_now() {
             // `-` is not run
             assert!(
                 tested == "-" || is_pinned(tested, pin),
-                "docs/versions.md says {} {tested} was tested, the lab's set {set} has {pin}: tests/run, then tests/versions",
+                "README.md says {} {tested} was tested, the lab's set {set} has {pin}: tests/run, then tests/versions",
                 row[0],
             );
         }
