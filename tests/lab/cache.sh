@@ -40,5 +40,17 @@ once() {
   [ -e "$path" ] # a failure inside the parentheses ends here
 }
 
+# cargo_target NAME: prints a directory for what cargo makes of these sources. Cargo knows what is old by times alone, whatever the
+# checkout: of one whose files are older than what another left here nothing would be built again. So that part of it goes.
+cargo_target() {
+  local directory=$SLUICE_CACHE/target/$1
+  mkdir -p "$directory"
+  if [ "$(cat "$directory/checkout" 2> /dev/null)" != "$TOP" ]; then
+    find "$directory" -maxdepth 4 -path '*/.fingerprint/sluice-*' -prune -exec rm -rf {} +
+    echo "$TOP" > "$directory/checkout"
+  fi
+  echo "$directory"
+}
+
 # executable FILE: makes FILE, given on standard input, executable.
 executable() { cat > "$1"; chmod 755 "$1"; }

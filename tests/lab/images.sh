@@ -56,7 +56,8 @@ make_image() { # DIRECTORY
   (
     cd "$TOP"
     # optimised, but not to the last: this image is built again after each change
-    export CARGO_TARGET_DIR=$SLUICE_CACHE/target/image RUSTFLAGS='-C target-feature=+crt-static' CARGO_INCREMENTAL=0
+    CARGO_TARGET_DIR=$(cargo_target image)
+    export CARGO_TARGET_DIR RUSTFLAGS='-C target-feature=+crt-static' CARGO_INCREMENTAL=0
     export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
     nice cargo build --release --locked --bins --target "$triple"
     cp "$CARGO_TARGET_DIR/$triple"/release/{sluice,sluice-agent} "$into/"
