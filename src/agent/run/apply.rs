@@ -350,7 +350,7 @@ impl Agent {
         if let Some(most) = self.refused.ceiling().filter(|_| grant.share > 0) {
             self.limit = self.limit.min(most);
         }
-        if self.rotating.is_refused() || self.slot.is_refused() {
+        if self.is_refused() {
             // what is closed could not be opened again
             let held = [&self.slot, &self.other].map(|slot| slot.held().unwrap_or(0));
             self.limit = self.limit.max(held[0].saturating_add(held[1])).min(grant.share);

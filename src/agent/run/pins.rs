@@ -151,7 +151,7 @@ impl Agent {
 
     /// What clients need; None where nothing may be freed for them.
     fn need(&self) -> Option<Need> {
-        if self.rotating.is_refused() || self.slot.is_refused() {
+        if self.is_refused() {
             // nobody would gain: what is closed could not be opened again
             return None;
         }

@@ -23,7 +23,7 @@ impl Agent {
     /// [`SlotError::Console`].
     pub(super) async fn reconnect_for(&mut self, revision: &PoolRevision, now: Millis) -> Result<bool, SlotError> {
         let Some(at) = revision.settings.reconnected_at.as_deref() else { return Ok(true) };
-        let is_refused = self.rotating.is_refused() || self.slot.is_refused();
+        let is_refused = self.is_refused();
         let mut owing = self.owing(at);
         if owing.is_empty() {
             return Ok(true);

@@ -246,6 +246,12 @@ impl Agent {
         true
     }
 
+    /// Whether the database refuses what the process that new clients come to logs in with: what is closed of it could not be opened
+    /// again.
+    pub(super) fn is_refused(&self) -> bool {
+        self.rotating.is_refused() || self.slot.is_refused()
+    }
+
     /// Why what the Secret holds is not in force; None while it is, or has not failed.
     fn failure(&self) -> Option<Failure> {
         self.rotating.machine.failure(self.rotating.version).filter(|_| self.wants_other_access())

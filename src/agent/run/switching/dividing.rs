@@ -139,7 +139,7 @@ impl Agent {
     /// Whether two processes have no more between them than the database lets in. A proof has its own place, and what is closed of a
     /// user that is refused could not be opened again.
     fn shares_ceiling(&self) -> bool {
-        let is_refused = self.rotating.is_refused() || self.slot.is_refused() || self.other.is_refused();
+        let is_refused = self.is_refused() || self.other.is_refused();
         !is_refused && !self.makes_room()
     }
 
