@@ -1,11 +1,12 @@
 //! A whole tick of the operator for many pools: the answers of the real Prometheus fetched and parsed, the load of every pool
 //! judged, every pool sized, and its shares divided.
 //!
-//! All of it runs in one thread, so on at most one core. Prometheus runs beside it and scrapes every pod, whose series are
-//! exported by a few ports with the labels that single agents would have. Its queries are counted by itself.
+//! All of it runs on threads as the operator has them: one for the tick, and one for each answer that is taken apart. Prometheus runs
+//! beside it, on the same cores, and scrapes every pod, whose series are exported by a few ports with the labels that single agents
+//! would have. Its queries are counted by itself.
 //!
 //! Beside every tick the load is read as it was once, with one query for each figure (`before`), in turn first and second. Both ask
-//! Prometheus itself, over connections that they keep, in the same thread, and each parses what it gets as its reader does or did.
+//! Prometheus itself, over connections that they keep, and each parses what it gets as its reader does or did.
 //!
 //! Every tick is measured twice: as Prometheus answers it, and again with recorded answers, after Prometheus has ended: the second
 //! is what the operator itself takes, whatever the machine that Prometheus runs on. The answers are recorded in a reading of their
@@ -48,6 +49,8 @@ use crate::{
 };
 
 const MAX_ALLOWED: u32 = 100;
+/// Name of the threads that stand for the operator's.
+const THREADS: &str = "operator";
 
 /// Options of `tick`.
 #[derive(Clone, Debug, Args)]
@@ -72,7 +75,13 @@ pub struct Options {
 /// Measures.
 pub fn run(options: &Options) -> Result<Results, Failure> {
     let mut setting = machine::describe()?;
-    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name(THREADS)
+        // none of them ends within a tick, and takes what it has used with it
+        .thread_keep_alive(Duration::from_mins(1))
+        .enable_all()
+        .build()?;
     let mut samples = Samples::of("source,pools,pods,tick,queries,bytes,read_ms,decide_ms,cpu_ms,judged,writes");
     for &pools in &options.pools {
         let scratch = tempfile::tempdir()?;
@@ -201,7 +210,7 @@ impl Operator {
     }
 
     async fn tick(&mut self, server: &Server, now_seconds: f64) -> Result<Tick, Failure> {
-        let cpu_before = cpu_of_thread()?;
+        let cpu_before = cpu_of_operator()?;
         let begun = Instant::now();
         let readings = server.read(now_seconds).await?;
         let read = begun.elapsed();
@@ -212,7 +221,7 @@ impl Operator {
             writes += moved;
         }
         let decide = begun.elapsed().saturating_sub(read);
-        let cpu = cpu_of_thread()?.saturating_sub(cpu_before);
+        let cpu = cpu_of_operator()?.saturating_sub(cpu_before);
         Ok(Tick { bytes: readings.bytes, read, decide, cpu, judged, writes })
     }
 }
@@ -331,10 +340,22 @@ impl Prometheus {
     }
 }
 
-/// CPU time of this thread.
-fn cpu_of_thread() -> Result<Duration, Failure> {
-    let text = fs::read_to_string("/proc/thread-self/schedstat")?;
-    let nanoseconds = text.split(' ').next().ok_or("/proc/thread-self/schedstat is empty")?;
+/// CPU time of this thread, and of those that stand for the operator's.
+fn cpu_of_operator() -> Result<Duration, Failure> {
+    let mut all = cpu_of(Path::new("/proc/thread-self"))?;
+    for thread in fs::read_dir("/proc/self/task")? {
+        let thread = thread?.path();
+        // a thread may have ended meanwhile: others than the operator's do
+        if fs::read_to_string(thread.join("comm")).is_ok_and(|name| name.trim_end() == THREADS) {
+            all += cpu_of(&thread)?;
+        }
+    }
+    Ok(all)
+}
+
+fn cpu_of(thread: &Path) -> Result<Duration, Failure> {
+    let text = fs::read_to_string(thread.join("schedstat"))?;
+    let nanoseconds = text.split(' ').next().ok_or("schedstat is empty")?;
     Ok(Duration::from_nanos(nanoseconds.parse()?))
 }
 

@@ -21,8 +21,8 @@ pub fn report(samples: &str) -> Result<String, String> {
         }
     }
     let mut text = String::from(
-        "# A whole tick\n\nRead, parsed, judged, sized and divided, in one thread: as the real Prometheus answers on the same machine, and with the \
-         same answers recorded.\n\n\
+        "# A whole tick\n\nRead, parsed, judged, sized and divided: as the real Prometheus answers on the same machine, and with the same answers \
+         recorded.\n\n\
          | answers | pools | pods | ticks | queries | MB | whole ms: median | p95 | worst | of it reading | CPU ms of it: median |\n\
          |---|---|---|---|---|---|---|---|---|---|---|\n",
     );

@@ -120,17 +120,23 @@ struct Row {
     figures: [Option<f64>; Figure::ALL.len()],
 }
 
-/// Collects the series of one reading, in any order.
+/// Collects the series of one answer, in any order.
 #[derive(Debug, Default)]
 pub(super) struct Collector {
-    rows: Vec<Row>,
+    collected: Collected,
     /// Rows by their labels joined. One string hashes faster than seven.
     index: HashMap<String, usize>,
     /// The row of the last series.
     last: usize,
+    key: String,
+}
+
+/// What the answers of one reading have said.
+#[derive(Debug, Default)]
+pub(super) struct Collected {
+    rows: Vec<Row>,
     problems: BTreeMap<Refusal, Problem>,
     problems_by_pool: HashMap<PoolKey, Problem>,
-    key: String,
 }
 
 impl Collector {
@@ -139,30 +145,50 @@ impl Collector {
         let Series { metric: labels, value: Some(value) } = series else { return };
         let Some(figure) = Figure::of(labels) else { return };
         let index = self.row_of(labels);
-        let row = &mut self.rows[index];
+        let row = &mut self.collected.rows[index];
         match value.value() {
             Ok(value) => row.figures[figure as usize] = Some(value),
             Err(text) => {
                 row.is_refused = true;
                 let pool = PoolKey::new(row.target.pool_namespace.clone(), row.target.pool.clone());
-                self.refuse(Refusal::Value, pool, &labels.pod, figure.metric(), text);
+                self.collected.refuse(Refusal::Value, pool, &labels.pod, figure.metric(), text);
             }
         }
     }
 
     /// Where the row of this target is. The series of a target often follow one another.
     fn row_of(&mut self, labels: &Labels) -> usize {
-        if self.rows.get(self.last).is_some_and(|row| row.target.has(labels)) {
+        let rows = &mut self.collected.rows;
+        if rows.get(self.last).is_some_and(|row| row.target.has(labels)) {
             return self.last;
         }
         join(&mut self.key, labels);
         self.last = self.index.get(&self.key).copied().unwrap_or_else(|| {
-            let index = self.rows.len();
+            let index = rows.len();
             self.index.insert(self.key.clone(), index);
-            self.rows.push(Row { target: Target::of(labels), is_refused: false, figures: [None; Figure::ALL.len()] });
+            rows.push(Row { target: Target::of(labels), is_refused: false, figures: [None; Figure::ALL.len()] });
             index
         });
         self.last
+    }
+
+    /// What has been collected.
+    pub fn collected(self) -> Collected {
+        self.collected
+    }
+}
+
+impl Collected {
+    /// Adds what another answer of the same reading has said, about other pools.
+    pub fn add(&mut self, other: Self) {
+        self.rows.extend(other.rows);
+        for (refusal, problem) in other.problems {
+            let count = problem.count;
+            self.problems.entry(refusal).and_modify(|first| first.count += count).or_insert(problem);
+        }
+        for (pool, problem) in other.problems_by_pool {
+            self.problems_by_pool.entry(pool).or_insert(problem);
+        }
     }
 
     /// The figures of every pod that reported all that is needed.
@@ -188,7 +214,6 @@ impl Collector {
 
     /// Of the sets of series of each pod the one that was read last, with its sample time; of two of the same time, the first by name.
     fn chosen(&mut self) -> Vec<(Row, f64)> {
-        self.index.clear();
         let mut rows = Vec::with_capacity(self.rows.len());
         for row in std::mem::take(&mut self.rows) {
             // what has none has not reported

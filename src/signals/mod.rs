@@ -37,6 +37,7 @@
 mod collect;
 mod configuration;
 mod error;
+mod intake;
 mod prometheus;
 mod query;
 mod response;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use futures::{StreamExt as _, future::try_join_all, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
 use prometheus_http_query::Client;
@@ -17,11 +18,12 @@ use tokio::{
 
 use super::{
     PoolKey, Readings,
-    collect::Collector,
+    collect::Collected,
     configuration::{self, ConfigurationError, ServerConfiguration},
     error::{Asked, ReadError, ReadFailure},
+    intake::{Intake, Taken},
     query::{self, QUERIES_PER_READ},
-    response::{Answer, Data, Series, Splitter, Status},
+    response::{Answer, Data, Series, Status},
 };
 use crate::{api, contract::metrics};
 
@@ -129,12 +131,13 @@ impl Server {
     /// [`ReadError`]: a query that fails fails the whole.
     pub async fn read(&self, now_seconds: f64) -> Result<Readings, ReadError> {
         let session = self.session(now_seconds, self.deadline_of_all()).await?;
-        let collector = parking_lot::Mutex::default();
         let queries = query::figures();
         let answers = session.clients.reading.iter().zip(&queries);
-        let answers = answers.map(|(client, query)| session.collect(client, query, &collector));
-        let bytes = try_join_all(answers).await?.into_iter().sum();
-        Ok(collector.into_inner().finish(now_seconds, bytes))
+        let answers = try_join_all(answers.map(|(client, query)| session.collect(client, query))).await?;
+        let bytes = answers.iter().map(|answer| answer.bytes).sum();
+        let mut collected = Collected::default();
+        answers.into_iter().for_each(|answer| collected.add(answer.collected));
+        Ok(collected.finish(now_seconds, bytes))
     }
 
     /// The 95th percentile of the wait for a server connection over the last two minutes, in seconds, by pool; from means
@@ -277,37 +280,24 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// Takes in the answer to one of the queries of a reading, and says how many bytes it had.
-    async fn collect(
-        &self,
-        client: &Client,
-        query: &str,
-        collector: &parking_lot::Mutex<Collector>,
-    ) -> Result<usize, ReadError> {
-        let mut splitter = Splitter::default();
-        let mut bytes = 0;
-        let take = |piece: &[u8]| {
-            bytes += piece.len();
-            let mut collector = collector.lock();
-            splitter.push(piece, |bytes| Series::first_of(bytes, |series| collector.add(series)))?;
-            if splitter.kept() > LARGEST_KEPT {
-                return Err(ReadFailure::BesideSeries { limit: LARGEST_KEPT });
-            }
-            Ok(())
-        };
-        self.ask(client, query, || Asked::All, take).await?;
-        vector(&splitter.rest()).map_err(|failure| self.failed(Asked::All, failure))?;
-        Ok(bytes)
+    /// Takes in the answer to one of the queries of a reading.
+    async fn collect(&self, client: &Client, query: &str) -> Result<Taken, ReadError> {
+        let mut intake = Intake::new(LARGEST_KEPT);
+        self.ask(client, query, || Asked::All, async |piece| intake.push(piece).await).await?;
+        let refused = |failure| self.failed(Asked::All, failure);
+        let taken = intake.finish().await.map_err(refused)?;
+        vector(&taken.rest).map_err(refused)?;
+        Ok(taken)
     }
 
     /// The whole answer to one query, unless it is larger than the limit.
     async fn body(&self, query: &str, asked: impl Fn() -> Asked, limit: usize) -> Result<Vec<u8>, ReadError> {
         let mut body = Vec::new();
-        let take = |piece: &[u8]| {
+        let take = async |piece: Bytes| {
             if body.len() + piece.len() > limit {
                 return Err(ReadFailure::LargerThanANumber { limit });
             }
-            body.extend_from_slice(piece);
+            body.extend_from_slice(&piece);
             Ok(())
         };
         self.ask(&self.clients.other, query, asked, take).await?;
@@ -320,7 +310,7 @@ impl Session<'_> {
         client: &Client,
         query: &str,
         asked: impl Fn() -> Asked,
-        take: impl FnMut(&[u8]) -> Result<(), ReadFailure>,
+        take: impl AsyncFnMut(Bytes) -> Result<(), ReadFailure>,
     ) -> Result<(), ReadError> {
         let timeout = self.server.configuration.timeout();
         let own = Instant::now() + timeout;
@@ -357,7 +347,7 @@ impl Session<'_> {
         &self,
         client: &Client,
         query: &str,
-        mut take: impl FnMut(&[u8]) -> Result<(), ReadFailure>,
+        mut take: impl AsyncFnMut(Bytes) -> Result<(), ReadFailure>,
     ) -> Result<(), ReadFailure> {
         let limit = self.server.configuration.max_response_bytes;
         let failed = |source| ReadFailure::Connection { source };
@@ -393,7 +383,7 @@ impl Session<'_> {
                 return Err(ReadFailure::TooLarge { limit });
             }
             if status.is_success() {
-                take(&piece)?;
+                take(piece).await?;
             } else if refusal.len() + piece.len() > LARGEST_KEPT {
                 // no words of a Prometheus API: the status says enough
                 break;

@@ -561,7 +561,7 @@ mod collecting {
 
     use super::super::{
         Problem, Readings, Refusal,
-        collect::Collector,
+        collect::{Collected, Collector},
         query::Figure,
         response::{Series, Splitter},
     };
@@ -594,7 +594,7 @@ mod collecting {
                 collector.add(&serde_json::from_str::<Series>(&text).unwrap());
             }
         }
-        collector.finish(1000.0, 0)
+        collector.collected().finish(1000.0, 0)
     }
 
     fn only(readings: &Readings) -> crate::decide::load::PodFigures {
@@ -645,6 +645,36 @@ mod collecting {
             );
             assert_eq!(readings.problem_of(&super::PoolKey::new("shop", "shop")), readings.problems.first());
             assert_eq!(readings.problem_of(&super::PoolKey::new("shop", "other")), None);
+        }
+    }
+
+    #[test]
+    fn what_both_answers_of_a_reading_say_is_told_together() {
+        let mut both = Collected::default();
+        for (pool, values) in [("a", ["NaN", "1"]), ("b", ["-1", "2"])] {
+            let mut collector = Collector::default();
+            for (pod, value) in ["bad", "good"].into_iter().zip(values) {
+                for figure in Figure::ALL {
+                    let labels = labels(pod, "j").replace(r#""pool":"shop""#, &format!(r#""pool":"{pool}""#));
+                    let text = format!(r#"{{"metric":{{{},{labels}}},"value":[1,"{value}"]}}"#, named(figure));
+                    collector.add(&serde_json::from_str::<Series>(&text).unwrap());
+                }
+            }
+            both.add(collector.collected());
+        }
+        let readings = both.finish(1000.0, 0);
+        let all = u32::try_from(Figure::ALL.len()).unwrap();
+        assert!(
+            matches!(&readings.problems[..], [Problem { refusal: Refusal::Value, count, value, .. }] if *count == 2 * all && value == "NaN"),
+            "{:?}",
+            readings.problems
+        );
+        for (pool, active, refused) in [("a", 1.0, "NaN"), ("b", 2.0, "-1")] {
+            let pool = super::PoolKey::new("shop", pool);
+            let pods: Vec<_> =
+                readings.pools[&pool].iter().map(|(pod, figures)| (&**pod, figures.sample.active)).collect();
+            assert_eq!(pods, [("good", active)]);
+            assert_eq!(readings.problem_of(&pool).unwrap().value, refused);
         }
     }
 
@@ -730,7 +760,7 @@ mod collecting {
                     Ok::<_, serde_json::Error>(length)
                 }).unwrap();
             }
-            prop_assert_eq!(only(&collector.finish(1000.0, 0)).sample.transactions.to_bits(), 7.0_f64.to_bits());
+            prop_assert_eq!(only(&collector.collected().finish(1000.0, 0)).sample.transactions.to_bits(), 7.0_f64.to_bits());
             prop_assert_eq!(&serde_json::Value::Array(elements), &whole["data"]["result"]);
             whole["data"]["result"] = serde_json::json!([]);
             prop_assert_eq!(serde_json::from_slice::<serde_json::Value>(&splitter.rest()).unwrap(), whole);
@@ -754,7 +784,7 @@ mod collecting {
             let mut splitter = Splitter::default();
             let _ = splitter.push(&bytes, |bytes| Series::first_of(bytes, |series| collector.add(series)));
             let _ = splitter.rest();
-            for figures in collector.finish(1000.0, 0).pools.values().flat_map(std::collections::BTreeMap::values) {
+            for figures in collector.collected().finish(1000.0, 0).pools.values().flat_map(std::collections::BTreeMap::values) {
                 prop_assert!(figures.sample.check().is_ok());
                 prop_assert!(figures.sample.at_seconds >= 0.0);
             }
