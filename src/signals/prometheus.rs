@@ -136,7 +136,9 @@ impl Server {
         let answers = try_join_all(answers.map(|(client, query)| session.collect(client, query))).await?;
         let bytes = answers.iter().map(|answer| answer.bytes).sum();
         let mut collected = Collected::default();
-        answers.into_iter().for_each(|answer| collected.add(answer.collected));
+        for answer in answers {
+            collected.add(answer.collected);
+        }
         Ok(collected.finish(now_seconds, bytes))
     }
 
