@@ -136,9 +136,11 @@ pub const HISTORY: &[Change] = &[
 /// A pool that is cleaned up for want of use would take its counters along; iterations decide what a login costs.
 const FIXED: &[(&str, &str)] = &[("pool_idle_timeout", "0"), ("scram_iterations", "4096")];
 
-/// What a server connection is checked with that has not been used for `server_check_delay`. Before 1.26 nothing else takes back a
+/// What a server connection is checked with that has not been used for [`SERVER_CHECK_DELAY`]. Before 1.26 nothing else takes back a
 /// `search_path` that a client has left on it, as `pg_dump` does.
 const SERVER_CHECK_QUERY: &str = "server_check_query";
+/// Where the check takes back what another client has left, no connection goes unchecked by default.
+const SERVER_CHECK_DELAY: &str = "server_check_delay";
 
 /// Names and values of what is rendered for a version although nobody can set it.
 pub fn fixed(version: Version) -> impl Iterator<Item = (&'static str, &'static str)> {
@@ -205,7 +207,7 @@ pub const PARAMETERS: &[Parameter] = &[
     // a client that waits is told nothing that it did not ask for, whichever version it meets
     integer("query_wait_notify", 0, 86_400, Effect::Reload, "0"),
     integer("sbuf_loopcnt", 0, 1000, Effect::Reload, "5"),
-    seconds("server_check_delay", 0.0, "30"),
+    seconds(SERVER_CHECK_DELAY, 0.0, "30"),
     seconds("server_connect_timeout", 1.0, "3"),
     flag("server_fast_close", "0"),
     seconds("server_idle_timeout", 0.0, "600"),
@@ -231,10 +233,11 @@ pub const IGNORED: &str = "ignore_startup_parameters";
 /// Settings of a session that are kept for each client, beside those that PostgreSQL has always reported.
 pub const TRACKED: &str = "track_extra_parameters";
 
-/// What is in force for a parameter of the list: what was given, else its default. What clients ask for in vain by default they
-/// may ask for whatever else is named: pgjdbc does so at every login, and could not log in at all.
-pub fn in_force(parameter: &Parameter, given: &BTreeMap<String, String>) -> String {
-    let given = given.get(parameter.name).map_or(parameter.default, String::as_str);
+/// What is in force for a parameter of the list: what was given, else its default for this version. What clients ask for in vain by
+/// default they may ask for whatever else is named: pgjdbc does so at every login, and could not log in at all.
+pub fn in_force(parameter: &Parameter, given: &BTreeMap<String, String>, version: Version) -> String {
+    let default = if parameter.name == SERVER_CHECK_DELAY && version < V1_26 { "0" } else { parameter.default };
+    let given = given.get(parameter.name).map_or(default, String::as_str);
     let names_default = || given.split(',').any(|name| name.trim().eq_ignore_ascii_case(parameter.default));
     if parameter.name == IGNORED && !names_default() {
         format!("{given},{}", parameter.default)

@@ -520,7 +520,7 @@ fn parameters_of(input: &RenderInput<'_>) -> Result<Vec<(String, String)>, Rende
     }
     for parameter in PARAMETERS.iter().filter(|parameter| parameters::exists(parameter.name, version)) {
         let end = if parameter.name == parameters::IGNORED { END_OF_IGNORED } else { "" };
-        set(parameter.name, format!("{}{end}", parameters::in_force(parameter, &settings.parameters)));
+        set(parameter.name, format!("{}{end}", parameters::in_force(parameter, &settings.parameters, version)));
     }
     Ok(parameters)
 }

@@ -3,7 +3,10 @@
 use k8s_openapi::api::core::v1::{Container, EnvVar};
 
 use super::PodPool;
-use crate::pooler::pgbouncer::parameters::{self, IGNORED, TRACKED};
+use crate::pooler::pgbouncer::{
+    parameters::{self, IGNORED, TRACKED},
+    version::OLDEST,
+};
 
 /// Passed on by every version: what PostgreSQL has always reported of a session.
 const PASSED_ON: [&str; 5] =
@@ -76,7 +79,7 @@ fn named(value: &str, plan: &PodPool<'_>) -> Option<String> {
 fn is_settled(name: &str, plan: &PodPool<'_>) -> bool {
     let given = &plan.effective.settings.parameters;
     let is_listed = |parameter: &parameters::Parameter| {
-        let names = parameters::in_force(parameter, given);
+        let names = parameters::in_force(parameter, given, OLDEST);
         names.split(',').any(|listed| listed.trim().eq_ignore_ascii_case(name))
     };
     PASSED_ON.iter().any(|passed| passed.eq_ignore_ascii_case(name))

@@ -59,11 +59,9 @@ async fn a_dump_through_the_session_alias_works_and_no_other_client_notices() {
 
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
-async fn what_a_dump_through_the_pool_itself_leaves_reaches_nobody_where_every_connection_is_checked() {
+async fn what_a_dump_through_the_pool_itself_leaves_reaches_nobody() {
     let (postgres, account) = Postgres::with_shop().await;
-    let mut settings = with_alias(4096, 1);
-    settings.parameters.insert("server_check_delay".to_owned(), "0".to_owned());
-    let agent = Agent::start(&postgres, &account, &settings, 4).await;
+    let agent = Agent::start(&postgres, &account, &with_alias(4096, 1), 4).await;
     let (worked, met) = dumps(&agent, "shop").await;
     assert_eq!(met, Vec::<String>::new(), "{}", agent.log());
     if pooler_version() < TRACKS {

@@ -309,8 +309,14 @@ fn what_a_version_lacks_is_not_rendered_for_it_and_what_versions_disagree_about_
             place: &place(),
             version,
         });
-        let new =
-            ["pool_idle_timeout", "query_wait_notify", "scram_iterations", "server_check_query", "transaction_timeout"];
+        let new = [
+            "pool_idle_timeout",
+            "query_wait_notify",
+            "scram_iterations",
+            "server_check_delay",
+            "server_check_query",
+            "transaction_timeout",
+        ];
         let parameters = rendered.unwrap().parameters;
         parameters
             .into_iter()
@@ -318,7 +324,7 @@ fn what_a_version_lacks_is_not_rendered_for_it_and_what_versions_disagree_about_
             .map(|(_, value)| value)
             .collect::<Vec<_>>()
     };
-    assert_eq!(of("PgBouncer 1.24.1"), ["reset search_path"]);
-    assert_eq!(of("PgBouncer 1.25.2"), ["4096", "reset search_path", "0", "0"]);
-    assert_eq!(of("PgBouncer 1.26.1"), ["0", "4096", "select 1", "0", "0"]);
+    assert_eq!(of("PgBouncer 1.24.1"), ["reset search_path", "0"]);
+    assert_eq!(of("PgBouncer 1.25.2"), ["4096", "reset search_path", "0", "0", "0"]);
+    assert_eq!(of("PgBouncer 1.26.1"), ["0", "4096", "select 1", "0", "30", "0"]);
 }
