@@ -61,7 +61,7 @@ pub struct ConnectionPoolClassSpec {
 /// What a class may say of the database.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 pub struct ClassUpstream {
-    /// TLS towards the database.
+    /// TLS towards the database. What has no use in the mode of a pool is left out there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ServerTlsSpec>,
 }

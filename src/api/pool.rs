@@ -60,8 +60,9 @@ use super::{
     validation = Rule::new("!has(self.pgbouncer) || !has(self.pgbouncer.sessionAlias) || !has(self.scaling) || !has(self.scaling.floorPerPod) || self.scaling.floorPerPod > self.pgbouncer.sessionAlias.connections").message("floorPerPod must be larger than pgbouncer.sessionAlias.connections, which come out of it").field_path(".scaling.floorPerPod")
 )]
 pub struct ConnectionPoolSpec {
-    /// The class that supplies what this pool leaves out. Without it: the class annotated
-    /// `sluice.dev/is-default-class: "true"`, if there is one.
+    /// The class that supplies what this pool leaves out, field by field; `pgbouncer.parameters` name by name,
+    /// `scaling.metrics.overrides` signal by signal. The lists `client.env` and `policies`, and `client.tls`, are taken whole.
+    /// Without it: the class annotated `sluice.dev/is-default-class: "true"`, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class_ref: Option<ClassRef>,
     /// What is pooled. Default: PostgreSQL, behind PgBouncer. Cannot be changed.

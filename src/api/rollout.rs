@@ -22,7 +22,7 @@ pub struct RolloutSpec {
     /// Over the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<Canary>,
-    /// What decides whether it goes on.
+    /// What decides whether it goes on. Not active yet: it is accepted and does nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub analysis: Option<AnalysisSpec>,
 }
@@ -54,7 +54,7 @@ pub struct Canary {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub max_unavailable: Option<u32>,
-    /// The steps, in order.
+    /// The steps, in order. Not active yet: they are accepted and do nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub steps: Option<Vec<CanaryStep>>,
@@ -93,7 +93,7 @@ pub struct AnalysisStep {}
 /// What decides whether a rollout goes on.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct AnalysisSpec {
-    /// The metrics.
+    /// The metrics. Not active yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]

@@ -16,7 +16,7 @@ use super::{
     sizing::{self, Said, Subject},
 };
 use crate::{
-    api::{self, ConnectionPool, MetricsSpec},
+    api::{self, ConnectionPool},
     cli::with_causes,
     decide::{effective::EffectivePool, load::OwnAnswer},
     signals::{DEFAULT_SERVER, OverrideQuery, PoolKey, QUERIES_PER_READ, Server, Servers},
@@ -81,25 +81,12 @@ pub async fn run(context: Arc<Context>, servers: Option<Servers>) {
 fn member(context: &Context, pool: &Arc<ConnectionPool>) -> Option<Member> {
     let effective = context.stores.effective(pool).ok()?;
     let key = PoolKey::new(pool.namespace()?, pool.name_any());
-    let metrics = metrics_of(context, pool, &effective);
-    let overrides = metrics
-        .overrides
-        .into_iter()
-        .map(|replaced| OverrideQuery { pool: key.clone(), signal: replaced.signal, query: replaced.query })
+    let overrides = effective.metrics.overrides.iter();
+    let overrides = overrides
+        .map(|replaced| OverrideQuery { pool: key.clone(), signal: replaced.signal, query: replaced.query.clone() })
         .collect();
-    let server = metrics.prometheus_ref.unwrap_or_else(|| DEFAULT_SERVER.to_owned());
+    let server = effective.metrics.prometheus_ref.clone().unwrap_or_else(|| DEFAULT_SERVER.to_owned());
     Some(Member { key, pool: pool.clone(), effective, server, overrides })
-}
-
-/// Where the load of a pool is read: the pool's own word, else its class's.
-fn metrics_of(context: &Context, pool: &ConnectionPool, effective: &EffectivePool) -> MetricsSpec {
-    let own = pool.spec.scaling.as_ref().and_then(|scaling| scaling.metrics.clone());
-    let class = effective.class.as_ref().and_then(|(name, _)| {
-        let classes = context.stores.classes.state();
-        let class = classes.iter().find(|class| class.name_any() == *name)?;
-        class.spec.scaling.as_ref()?.metrics.clone()
-    });
-    own.or(class).unwrap_or_default()
 }
 
 /// What the servers said at one tick.

@@ -9,8 +9,9 @@ use crate::{
     api::{
         AlgorithmSpec, BehaviorPolicyType, BehaviorRules, BehaviorSelectPolicy, BehaviorSpec, BlueGreen, ClientSpec,
         ClientTlsModeSpec, ConnectionPoolClass, ConnectionPoolClassSpec, ConnectionPoolSpec, EnvTemplate, HealthSpec,
-        IS_DEFAULT_CLASS_ANNOTATION, LocalReaction, Mode, PgBouncerPoolMode, PgBouncerSpec, ResourceAmounts, Role,
-        ScalingSpec, SecretKeyRef, SecretRef, ServerTlsModeSpec, ServerTlsSpec, SidecarResources, Topology,
+        IS_DEFAULT_CLASS_ANNOTATION, LocalReaction, MetricsSpec, Mode, PgBouncerPoolMode, PgBouncerSpec,
+        ResourceAmounts, Role, RolloutSpec, ScalingSpec, SecretKeyRef, SecretRef, ServerTlsModeSpec, ServerTlsSpec,
+        SidecarResources, Topology,
     },
     contract::{
         Algorithm, Behavior, ClientTlsMode, HealthSettings, LimitSource, Objective, PoolMode, Reach, RolloutSettings,
@@ -37,8 +38,23 @@ pub struct EffectivePool {
     pub settings: Settings,
     /// `reconnectedAt` of the settings, in Unix seconds.
     pub reconnected_at_seconds: Option<i64>,
+    /// How a revision goes over the pods.
+    pub pace: Pace,
+    /// Where the load is read.
+    pub metrics: MetricsSpec,
     /// What is fixed when a pod is created.
     pub pod: PodBound,
+}
+
+/// How a revision goes over the pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Running pods that may change at once.
+    pub max_unavailable: u32,
+    /// Seconds without progress after which a rollout counts as failed.
+    pub progress_deadline_seconds: u32,
+    /// Revisions that are kept.
+    pub revision_history_limit: u32,
 }
 
 /// What is fixed when a pod is created: a change reaches running pods by their restart only.
@@ -143,6 +159,7 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
         return Err(nothing_beside_sessions(field, of_pod.unwrap_or_default(), for_sessions, &pgbouncer));
     }
     let (reconnected_at_seconds, reconnected_at) = reconnected_at(&pgbouncer).unzip();
+    let rollout = Layers::new(pool.rollout.as_ref(), class_spec.rollout.as_ref());
     let settings = Settings {
         session_alias,
         pool_mode: pool_mode(&pgbouncer),
@@ -158,10 +175,7 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
             &scaling,
             &Layers::new(pool.behavior.as_ref(), class_spec.behavior.as_ref()),
         )?,
-        rollout: rollout(&Layers::new(
-            pool.rollout.as_ref().and_then(|rollout| rollout.blue_green.as_ref()),
-            class_spec.rollout.as_ref().and_then(|rollout| rollout.blue_green.as_ref()),
-        )),
+        rollout: blue_green(&rollout.within(|rollout| rollout.blue_green.as_ref())),
     };
     if settings.pool_mode == PoolMode::Session && settings.scaling.algorithm == Algorithm::Adaptive {
         return Err(Refusal {
@@ -208,6 +222,8 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
         fixed_limit_per_pod,
         settings,
         reconnected_at_seconds,
+        pace: pace(&rollout),
+        metrics: metrics(&scaling),
         pod,
     })
 }
@@ -301,7 +317,28 @@ fn health(health: &Layers<'_, HealthSpec>) -> HealthSettings {
     }
 }
 
-fn rollout(blue_green: &Layers<'_, BlueGreen>) -> RolloutSettings {
+fn pace(rollout: &Layers<'_, RolloutSpec>) -> Pace {
+    let canary = rollout.within(|rollout| rollout.canary.as_ref());
+    Pace {
+        max_unavailable: canary.get(|canary| canary.max_unavailable).unwrap_or(1),
+        progress_deadline_seconds: rollout.get(|rollout| rollout.progress_deadline_seconds).unwrap_or(600),
+        revision_history_limit: rollout.get(|rollout| rollout.revision_history_limit).unwrap_or(10),
+    }
+}
+
+/// Of the queries of both, the pool's for a signal that it names too.
+fn metrics(scaling: &Layers<'_, ScalingSpec>) -> MetricsSpec {
+    let metrics = scaling.within(|scaling| scaling.metrics.as_ref());
+    let layers = [metrics.class, metrics.pool].into_iter().flatten();
+    let by_signal: BTreeMap<_, _> =
+        layers.flat_map(|metrics| &metrics.overrides).map(|replaced| (replaced.signal, replaced.clone())).collect();
+    MetricsSpec {
+        prometheus_ref: metrics.get(|metrics| metrics.prometheus_ref.clone()),
+        overrides: by_signal.into_values().collect(),
+    }
+}
+
+fn blue_green(blue_green: &Layers<'_, BlueGreen>) -> RolloutSettings {
     let default = RolloutSettings::default();
     RolloutSettings {
         auto_promotion_enabled: blue_green.get(|b| b.auto_promotion_enabled).unwrap_or(default.auto_promotion_enabled),
@@ -389,11 +426,15 @@ fn pod_bound(
 ) -> PodBound {
     let client: Layers<'_, ClientSpec> = Layers::new(pool.client.as_ref(), class.client.as_ref());
     let class_tls = class.upstream.as_ref().and_then(|upstream| upstream.tls.as_ref());
-    let tls: Option<&ServerTlsSpec> = pool.upstream.tls.as_ref().or(class_tls);
-    let resources = Layers::new(
-        pool.sidecar.as_ref().and_then(|sidecar| sidecar.resources.as_ref()),
-        class.sidecar.as_ref().and_then(|sidecar| sidecar.resources.as_ref()),
-    );
+    let tls: Layers<'_, ServerTlsSpec> = Layers::new(pool.upstream.tls.as_ref(), class_tls);
+    let server_tls = match tls.get(|tls| Some(tls.mode)) {
+        Some(ServerTlsModeSpec::Disabled) => ServerTlsMode::Disabled,
+        Some(ServerTlsModeSpec::Require) => ServerTlsMode::Require,
+        Some(ServerTlsModeSpec::VerifyCa) => ServerTlsMode::VerifyCa,
+        Some(ServerTlsModeSpec::VerifyFull) | None => ServerTlsMode::VerifyFull,
+    };
+    let sidecar = Layers::new(pool.sidecar.as_ref(), class.sidecar.as_ref());
+    let resources = sidecar.within(|sidecar| sidecar.resources.as_ref());
     let amounts = |layers: Layers<'_, ResourceAmounts>, cpu: Option<&str>, memory: &str| ResourceAmounts {
         cpu: layers.get(|a| a.cpu.clone()).or_else(|| cpu.map(str::to_owned)),
         memory: Some(layers.get(|a| a.memory.clone()).unwrap_or_else(|| memory.to_owned())),
@@ -414,14 +455,14 @@ fn pod_bound(
             Reach::Pod => client.get(|c| c.env.clone()).unwrap_or_else(|| default_env(client_tls_mode)),
             Reach::Network => Vec::new(),
         },
-        server_tls: match tls.map(|tls| tls.mode) {
-            Some(ServerTlsModeSpec::Disabled) => ServerTlsMode::Disabled,
-            Some(ServerTlsModeSpec::Require) => ServerTlsMode::Require,
-            Some(ServerTlsModeSpec::VerifyCa) => ServerTlsMode::VerifyCa,
-            Some(ServerTlsModeSpec::VerifyFull) | None => ServerTlsMode::VerifyFull,
-        },
-        server_ca: tls.and_then(|tls| tls.ca_ref.clone()),
-        upstream_certificate: tls.and_then(|tls| tls.client_cert_ref.clone()),
+        server_tls,
+        // what the class names may have no use in the mode of the pool
+        server_ca: tls
+            .get(|tls| tls.ca_ref.clone())
+            .filter(|_| matches!(server_tls, ServerTlsMode::VerifyCa | ServerTlsMode::VerifyFull)),
+        upstream_certificate: tls
+            .get(|tls| tls.client_cert_ref.clone())
+            .filter(|_| server_tls != ServerTlsMode::Disabled),
         pgbouncer_image: pgbouncer.get(|p| p.image.clone()).filter(|image| !image.is_empty()),
         client_tls: client_tls_mode,
         client_certificate: client_tls.and_then(|tls| tls.certificate_ref.clone()),

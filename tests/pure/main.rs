@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::panic)]
 
 mod chart;
+mod class;
 mod crds;
 mod demo_bench;
 mod documents;

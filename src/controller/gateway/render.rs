@@ -115,7 +115,6 @@ fn deployment(plan: &PodPool<'_>, settings: &InjectionSettings, existing: Option
         kept.unwrap_or_else(|| TemplateRecord { v: RECORD_VERSION, hash, template: json(&template(plan, settings)) });
     let replicas = gateway_of(plan).and_then(|gateway| gateway.replicas).unwrap_or(DEFAULT_REPLICAS);
     let replacement = replacement(replicas, plan.effective);
-    let deadline = plan.pool.spec.rollout.as_ref().and_then(|rollout| rollout.progress_deadline_seconds);
     let mut metadata = metadata(plan);
     metadata.annotations =
         Some([(TEMPLATE_ANNOTATION.to_owned(), serde_json::to_string(&record).unwrap_or_default())].into());
@@ -123,7 +122,7 @@ fn deployment(plan: &PodPool<'_>, settings: &InjectionSettings, existing: Option
         metadata,
         spec: Some(DeploymentSpec {
             replicas: Some(as_i32(replicas)),
-            progress_deadline_seconds: deadline.map(as_i32),
+            progress_deadline_seconds: Some(as_i32(plan.effective.pace.progress_deadline_seconds)),
             revision_history_limit: Some(HISTORY),
             selector: label_selector(plan),
             strategy: Some(DeploymentStrategy {

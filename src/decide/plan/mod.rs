@@ -104,20 +104,13 @@ pub fn plan(observed: &Observed, progress: Option<Progress>, cannot_render: Opti
     let frozen = observed.pool.spec.paused;
     let may_write = observed.failure.is_none_or(|failure| observed.now >= failure.retry_at);
 
-    let rollout_spec = observed.pool.spec.rollout.as_ref();
-    let canary = rollout_spec.and_then(|rollout| rollout.canary.as_ref());
-    let pace = revision::Pace {
-        max_unavailable: as_usize(canary.and_then(|canary| canary.max_unavailable).unwrap_or(1)),
-        history_limit: as_usize(rollout_spec.and_then(|rollout| rollout.revision_history_limit).unwrap_or(10)),
-        deadline_seconds: rollout_spec.and_then(|rollout| rollout.progress_deadline_seconds).unwrap_or(600).into(),
-        frozen: frozen || cannot_render.is_some(),
-    };
     // settings that cannot work are never rolled out: what the newest revision says stays
     let newest = observed.revisions.iter().max_by_key(|revision| revision.number);
     let settings = match cannot_render {
         None => Some(&effective.settings),
         Some(_) => newest.and_then(|revision| revision.settings.as_ref()),
     };
+    let pace = revision::Pace { allowed: effective.pace, frozen: frozen || cannot_render.is_some() };
     let rollout = settings.map(|settings| revision::plan(observed, settings, pace, progress)).unwrap_or_default();
 
     let refused = refused_beyond(observed, effective, name);
@@ -239,8 +232,4 @@ fn empty_patch(pod: &PodSeen) -> PodPatch {
         granted: None,
         move_: None,
     }
-}
-
-fn as_usize(count: u32) -> usize {
-    usize::try_from(count).unwrap_or(usize::MAX)
 }

@@ -7,7 +7,7 @@
 use super::observed::{Annotation, Observed, PodSeen, Proof, RevisionSeen, SidecarSeen, UnixSeconds};
 use crate::{
     contract::{PoolRevision, Settings},
-    decide::shares::PodPhase,
+    decide::{effective, shares::PodPhase},
 };
 
 /// A revision to create.
@@ -58,15 +58,14 @@ pub(super) struct Rollout {
 /// What bounds a rollout.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
-    pub max_unavailable: usize,
-    pub history_limit: usize,
-    pub deadline_seconds: i64,
+    pub allowed: effective::Pace,
     /// Pods that run something keep it.
     pub frozen: bool,
 }
 
 pub(super) fn plan(observed: &Observed, settings: &Settings, pace: Pace, before: Option<Progress>) -> Rollout {
     let name = observed.pool.metadata.name.as_deref().unwrap_or_default();
+    let Pace { allowed, frozen } = pace;
     let mut revisions: Vec<&RevisionSeen> = observed.revisions.iter().collect();
     revisions.sort_by_key(|revision| revision.number);
     let told = observed.told.and_then(|status| status.revision.as_ref());
@@ -124,7 +123,7 @@ pub(super) fn plan(observed: &Observed, settings: &Settings, pace: Pace, before:
             Some(running) if known(running.revision).is_some_and(|known| known != *running) => {
                 writes.push((index, stable_revision.clone()));
             }
-            Some(_) if !pace.frozen => waiting.push(index),
+            Some(_) if !frozen => waiting.push(index),
             Some(_) => {}
         }
     }
@@ -132,7 +131,7 @@ pub(super) fn plan(observed: &Observed, settings: &Settings, pace: Pace, before:
         let pod = &observed.pods[index];
         (pod.sidecar == SidecarSeen::Running, pod.created, &pod.uid)
     });
-    let free = pace.max_unavailable.max(1).saturating_sub(in_flight);
+    let free = as_usize(allowed.max_unavailable).max(1).saturating_sub(in_flight);
     let mut running = 0;
     for index in waiting {
         if observed.pods[index].sidecar == SidecarSeen::Running {
@@ -151,20 +150,15 @@ pub(super) fn plan(observed: &Observed, settings: &Settings, pace: Pace, before:
         Some(before) if before.revision == updated && before.proven == proven && awaiting_promotion == 0 => before,
         _ => Progress { revision: updated, proven, since: observed.now },
     };
-    let is_stuck = proven < members.len() && !pace.frozen && observed.now - progress.since > pace.deadline_seconds;
+    let deadline_seconds = i64::from(allowed.progress_deadline_seconds);
+    let is_stuck = proven < members.len() && !frozen && observed.now - progress.since > deadline_seconds;
     let in_use: Vec<u64> = observed.pods.iter().filter_map(|pod| on_pod(pod, name)).map(|pool| pool.revision).collect();
-    let surplus = (revisions.len() + usize::from(create.is_some())).saturating_sub(pace.history_limit.max(1));
-    let prune = revisions
-        .iter()
-        .filter(|revision| {
-            revision.number != stable && revision.number != updated && !in_use.contains(&revision.number)
-        })
-        .take(surplus)
-        .map(|revision| revision.name.clone())
-        .collect();
+    let history_limit = as_usize(allowed.revision_history_limit).max(1);
+    let surplus = (revisions.len() + usize::from(create.is_some())).saturating_sub(history_limit);
+    let is_used = |number: u64| number == stable || number == updated || in_use.contains(&number);
     Rollout {
         create,
-        prune,
+        prune: oldest_unused(&revisions, is_used).take(surplus).collect(),
         stable,
         updated,
         writes,
@@ -174,6 +168,16 @@ pub(super) fn plan(observed: &Observed, settings: &Settings, pace: Pace, before:
         is_stuck,
         progress: Some(progress),
     }
+}
+
+/// Names of the revisions that nobody runs or is to run, the oldest first.
+fn oldest_unused(revisions: &[&RevisionSeen], is_used: impl Fn(u64) -> bool) -> impl Iterator<Item = String> {
+    let unused = revisions.iter().filter(move |revision| !is_used(revision.number));
+    unused.map(|revision| revision.name.clone())
+}
+
+fn as_usize(count: u32) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
 }
 
 /// True when the pod's agent has a process that waits for somebody to promote it.

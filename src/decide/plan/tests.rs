@@ -927,6 +927,37 @@ fn the_history_is_bounded_and_keeps_what_is_in_use() {
 }
 
 #[test]
+fn a_class_says_how_many_pods_change_at_once_how_long_that_may_take_and_how_many_revisions_are_kept() {
+    let class = "apiVersion: sluice.dev/v1alpha1\nkind: ConnectionPoolClass\nmetadata: {name: brisk}\n\
+                 spec: {rollout: {canary: {maxUnavailable: 2}, progressDeadlineSeconds: 30, revisionHistoryLimit: 4}}";
+    let class = serde_yaml::from_str(class).expect("the fixture is a class");
+    let change = |world: &mut World, period: u32| {
+        world.change(&format!("{SHARED}  health: {{periodSeconds: {period}}}\n"));
+        world.effective = effective(&world.pool.spec, Some(&class)).expect("the fixture is accepted");
+    };
+    let mut world = World::new(SHARED);
+    for _ in 0..3 {
+        world.admit();
+    }
+    world.settle();
+    change(&mut world, 1);
+    let plan = world.plan();
+    assert_eq!(plan.patches.iter().filter(|patch| patch.revision.is_some()).count(), 2);
+    world.carry_out(&plan, |_| true);
+    world.now += 31;
+    let conditions = world.plan().report.conditions;
+    let progressing = conditions.iter().find(|condition| condition.type_ == "Progressing").expect("always told");
+    assert_eq!(progressing.reason, reasons::PROGRESS_DEADLINE_EXCEEDED);
+    world.settle();
+    for period in 2..9 {
+        change(&mut world, period);
+        world.settle();
+        world.carry_out(&world.plan(), |_| true);
+    }
+    assert!(world.revisions.len() <= 4, "{} are kept", world.revisions.len());
+}
+
+#[test]
 fn a_number_that_an_earlier_pool_of_the_name_left_behind_is_not_used_again() {
     let world = World::new(SHARED);
     let plan = world.plan_that(|observed| observed.taken_numbers = &[7], None);

@@ -30,6 +30,17 @@ fn rendered(pool: &ConnectionPool, version: &str, existing: Option<&Value>) -> O
     render(&PodPool { pool, effective: &effective, revision }, &of_version(version), existing.as_ref())
 }
 
+#[test]
+fn a_gateway_is_given_the_deadline_that_its_class_names() {
+    let class = "apiVersion: sluice.dev/v1alpha1\nkind: ConnectionPoolClass\nmetadata: {name: patient}\n\
+                 spec: {rollout: {progressDeadlineSeconds: 1200}}";
+    let (pool, class) = (pool(""), serde_yaml::from_str(class).expect("the fixture is a class"));
+    let effective = effective(&pool.spec, Some(&class)).expect("accepted");
+    let revision = PoolRevision { revision: 1, settings: effective.settings.clone() };
+    let objects = render(&PodPool { pool: &pool, effective: &effective, revision }, &of_version("1"), None);
+    assert_eq!(objects.deployment["spec"]["progressDeadlineSeconds"], 1200);
+}
+
 fn image(deployment: &Value) -> &str {
     deployment["spec"]["template"]["spec"]["initContainers"][0]["image"].as_str().expect("an image")
 }
