@@ -224,6 +224,12 @@ impl Upstream {
         }
     }
 
+    /// Whether it is not known because the database was asked and does not answer.
+    pub fn is_silent(&self, now: Millis, period: Millis) -> bool {
+        let waits = self.asking.is_some_and(|since| now.saturating_sub(since) > GRACE);
+        self.state(now, period) == UpstreamState::Unknown && (waits || self.silences > 0)
+    }
+
     /// The same in words, empty when all is well. `why`: what a check without an answer met.
     pub fn message(&self, now: Millis, period: Millis, why: Option<&str>) -> String {
         let why = why.unwrap_or("it could not be asked");
@@ -412,6 +418,10 @@ mod tests {
         fn state(&self) -> UpstreamState {
             self.upstream.state(self.now, PERIOD)
         }
+
+        fn is_silent(&self) -> bool {
+            self.upstream.is_silent(self.now, PERIOD)
+        }
     }
 
     #[test]
@@ -577,8 +587,21 @@ mod tests {
         pod.seen.askable = false;
         let asked = pod.asked.len();
         pod.run(Answer::TakesWrites, 10 * PERIOD);
-        assert_eq!((pod.asked.len(), pod.state()), (asked, UpstreamState::Unknown));
+        assert_eq!((pod.asked.len(), pod.state(), pod.is_silent()), (asked, UpstreamState::Unknown, false));
         assert!(pod.upstream.message(pod.now, PERIOD, None).contains("no server connection was free"));
+    }
+
+    #[test]
+    fn who_was_asked_is_silent_after_a_check_without_an_answer_or_a_moment_of_waiting_for_one() {
+        let mut pod = Pod::new();
+        assert_eq!((pod.state(), pod.is_silent()), (UpstreamState::Unknown, false), "nobody has asked yet");
+        assert_eq!(pod.upstream.step(0, &CALM), Some(Action::Ask));
+        assert!(!pod.upstream.is_silent(GRACE, PERIOD) && pod.upstream.is_silent(GRACE + 1, PERIOD));
+        pod.run(Answer::TakesWrites, PERIOD);
+        pod.run(Answer::Silent, 2 * PERIOD);
+        assert_eq!((pod.state(), pod.is_silent()), (UpstreamState::Primary, false), "what was known holds");
+        pod.run(Answer::Silent, 3 * PERIOD);
+        assert_eq!((pod.state(), pod.is_silent()), (UpstreamState::Unknown, true));
     }
 
     #[test]

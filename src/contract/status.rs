@@ -127,6 +127,10 @@ pub struct UpstreamSeen {
     pub state: UpstreamState,
     /// The same in a sentence; empty while it is a primary.
     pub message: String,
+    /// While it is not known: true where it was asked and does not answer, false where no server connection was free to ask it by. None
+    /// from an agent that does not tell these apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent: Option<bool>,
 }
 
 /// Whether the database takes writes.

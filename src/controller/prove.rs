@@ -220,7 +220,7 @@ fn differs(before: &Proof, after: &Proof) -> bool {
 fn essence(proof: &Proof) -> Option<impl PartialEq + '_> {
     proof.report().map(|report| {
         let held = report.held.map(|held| held.held);
-        let upstream = report.upstream.as_ref().map(|upstream| upstream.state);
+        let upstream = report.upstream.as_ref().map(|upstream| (upstream.state, upstream.silent));
         let in_force = (report.revision, report.epoch, report.seq, report.share, report.limits);
         let full = report.server_full.as_ref().map(|full| (full.refused_beyond, full.at_most));
         let troubles: Vec<_> = report.troubles.iter().map(|trouble| (trouble.reason, &trouble.words)).collect();

@@ -312,7 +312,11 @@ impl Agent {
         }
         let (now, period) = (self.now(), Millis::from(settings.health.period_seconds.max(1)) * 1000);
         let Failover { machine, why, .. } = &self.failover;
-        Some(UpstreamSeen { state: machine.state(now, period), message: machine.message(now, period, why.as_deref()) })
+        Some(UpstreamSeen {
+            state: machine.state(now, period),
+            message: machine.message(now, period, why.as_deref()),
+            silent: Some(machine.is_silent(now, period)),
+        })
     }
 }
 

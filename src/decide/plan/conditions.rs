@@ -77,38 +77,47 @@ pub(super) fn all(
     all
 }
 
+/// What `Ready` sums up, in the order in which it is told.
+pub(super) const SUMMED_UP: [&str; 11] = [
+    ACCEPTED,
+    INJECTED,
+    GATEWAY_AVAILABLE,
+    UPSTREAM_HEALTHY,
+    SCALING_LIMITED,
+    PROVEN,
+    SCALING_ACTIVE,
+    PODS_CURRENT,
+    PROGRESSING,
+    ABLE_TO_SCALE,
+    CLIENTS_ACCEPTED,
+];
+
+/// Reasons that are not held against a pool: asked for, or on its way (a share that moves would make a pool flap), or nobody can see
+/// it, or not for the pool to say.
+pub(super) const CALM: [&str; 8] = [
+    reasons::RECOMMEND_ONLY,
+    reasons::PAUSED,
+    reasons::AWAITING_PROOF,
+    reasons::ROLLING_OUT,
+    reasons::BLUE_GREEN_PAUSE,
+    reasons::NOT_OBSERVED,
+    PoolerError::ClientLoginRefused.as_str(),
+    PoolerError::ClientTlsFailed.as_str(),
+];
+
+/// Whether it keeps a pool from being ready.
+fn is_amiss(condition: &Condition) -> bool {
+    match condition.type_ {
+        // who has less than the load asks for is served; who has nothing at all is not
+        SCALING_LIMITED => condition.reason == reasons::TOO_MANY_PODS,
+        _ => condition.status != ConditionStatus::True && !CALM.contains(&condition.reason),
+    }
+}
+
 /// The first thing that is not as it should be.
 fn ready(others: &[Condition]) -> Condition {
-    let sums_up = [
-        ACCEPTED,
-        INJECTED,
-        GATEWAY_AVAILABLE,
-        UPSTREAM_HEALTHY,
-        PROVEN,
-        SCALING_ACTIVE,
-        PODS_CURRENT,
-        PROGRESSING,
-        ABLE_TO_SCALE,
-        CLIENTS_ACCEPTED,
-    ];
-    let worst = sums_up.iter().find_map(|type_| {
-        let condition = others.iter().find(|condition| condition.type_ == *type_)?;
-        // asked for, or on its way: a share that moves would make a pool flap; or not for the pool to say
-        let is_calm = [
-            reasons::RECOMMEND_ONLY,
-            reasons::PAUSED,
-            reasons::AWAITING_PROOF,
-            reasons::ROLLING_OUT,
-            reasons::BLUE_GREEN_PAUSE,
-            reasons::NOT_OBSERVED,
-            reasons::UPSTREAM_SILENT,
-            PoolerError::ClientLoginRefused.as_str(),
-            PoolerError::ClientTlsFailed.as_str(),
-        ]
-        .contains(&condition.reason);
-        (condition.status != ConditionStatus::True && !is_calm).then_some(condition)
-    });
-    match worst {
+    let of = |type_: &&str| others.iter().find(|condition| condition.type_ == *type_);
+    match SUMMED_UP.iter().filter_map(of).find(|condition| is_amiss(condition)) {
         None => yes(READY, reasons::IN_FORCE, "every pod runs what it should and the target follows the load"),
         Some(worst) => Condition { type_: READY, status: ConditionStatus::False, ..worst.clone() },
     }
@@ -487,8 +496,10 @@ fn upstream_healthy(observed: &Observed) -> Condition {
         })
         .collect();
     let of = |state| all.iter().filter(move |(_, upstream)| upstream.state == state);
-    let (asked, read_only, silent) =
-        (all.len(), of(UpstreamState::ReadOnly).count(), of(UpstreamState::Unknown).count());
+    // through whose pool nobody could ask says nothing either way
+    let (unasked, silent): (Vec<_>, Vec<_>) =
+        of(UpstreamState::Unknown).partition(|(_, upstream)| upstream.silent == Some(false));
+    let (asked, read_only) = (all.len() - unasked.len(), of(UpstreamState::ReadOnly).count());
     if let Some((pod, upstream)) = of(UpstreamState::ReadOnly).next() {
         return no(
             UPSTREAM_HEALTHY,
@@ -503,19 +514,27 @@ fn upstream_healthy(observed: &Observed) -> Condition {
     if let Some(condition) = troubles::server_full(observed).or_else(|| troubles::server(observed)) {
         return condition;
     }
-    match (of(UpstreamState::Unknown).next(), of(UpstreamState::Primary).count()) {
+    match (silent.first(), of(UpstreamState::Primary).count()) {
         (Some((pod, upstream)), 0) => unknown(
             UPSTREAM_HEALTHY,
             reasons::UPSTREAM_SILENT,
             format!(
-                "on {silent} of {asked} pods, {pod} among them: {}; nothing is held back for that",
+                "on {} of {asked} pods, {pod} among them: {}; nothing is held back for that",
+                silent.len(),
                 upstream.message
             ),
         ),
-        (_, 0) => unknown(
+        (None, 0) => unknown(
             UPSTREAM_HEALTHY,
             reasons::NOT_OBSERVED,
-            "no agent asks the database: spec.upstream.role is Any, no pod is there, or the agents are of an earlier version",
+            match unasked.first() {
+                Some((pod, upstream)) => {
+                    format!("on {} pods, {pod} among them: {}", unasked.len(), upstream.message)
+                }
+                None => "no agent asks the database: spec.upstream.role is Any, no pod is there, or the agents are of an earlier \
+                         version"
+                    .to_owned(),
+            },
         ),
         (None, writes) => yes(
             UPSTREAM_HEALTHY,
@@ -526,7 +545,8 @@ fn upstream_healthy(observed: &Observed) -> Condition {
             UPSTREAM_HEALTHY,
             reasons::TAKES_WRITES,
             format!(
-                "the database takes writes, asked through {writes} of {asked} pods; on {silent}, {pod} among them: {}",
+                "the database takes writes, asked through {writes} of {asked} pods; on {}, {pod} among them: {}",
+                silent.len(),
                 upstream.message
             ),
         ),

@@ -252,6 +252,19 @@ fn generation(observed: &Observed) -> i64 {
     observed.pool.metadata.generation.unwrap_or_default()
 }
 
+/// Reasons that make no event: on their way, or asked for.
+pub(super) const WITHOUT_EVENT: [&str; 9] = [
+    reasons::AWAITING_PROOF,
+    reasons::NOT_ACCEPTED,
+    reasons::NO_PODS,
+    reasons::STARTING,
+    reasons::ROLLING_OUT,
+    reasons::GATEWAY_SCALED_TO_ZERO,
+    reasons::PAUSED,
+    reasons::RECOMMEND_ONLY,
+    "MinSize",
+];
+
 /// The event of a condition that is worse than it was, or good again.
 fn turned(observed: &Observed, condition: &Condition) -> Option<EventNote> {
     // which status is bad news; the others do not make events
@@ -261,22 +274,13 @@ fn turned(observed: &Observed, condition: &Condition) -> Option<EventNote> {
         SCALING_LIMITED | LEAK_DETECTED => ConditionStatus::True,
         _ => return None,
     };
-    // on their way, or asked for
-    let is_calm = [
-        reasons::AWAITING_PROOF,
-        reasons::NOT_ACCEPTED,
-        reasons::NO_PODS,
-        reasons::STARTING,
-        reasons::ROLLING_OUT,
-        reasons::GATEWAY_SCALED_TO_ZERO,
-        reasons::PAUSED,
-        reasons::RECOMMEND_ONLY,
-        "MinSize",
-    ];
+    // nobody knows, but that nobody who asked had an answer
+    let counts = |status: &str, reason: &str| {
+        (status == bad.as_str() || reason == reasons::UPSTREAM_SILENT) && !WITHOUT_EVENT.contains(&reason)
+    };
     let before = observed.told.and_then(|told| told.conditions.iter().find(|told| told.type_ == condition.type_));
-    let was_bad =
-        before.is_some_and(|before| before.status == bad.as_str() && !is_calm.contains(&before.reason.as_str()));
-    let is_bad = condition.status == bad && !is_calm.contains(&condition.reason);
+    let was_bad = before.is_some_and(|before| counts(&before.status, &before.reason));
+    let is_bad = counts(condition.status.as_str(), condition.reason);
     let same_reason = before.is_some_and(|before| before.reason == condition.reason);
     if is_bad && !(was_bad && same_reason) {
         return Some(EventNote {

@@ -318,44 +318,116 @@ fn a_pool_in_trouble_reads_like_this() {
 }
 
 #[test]
-fn a_database_that_takes_no_writes_is_told_first_and_one_that_is_silent_is_not_held_against_the_pool() {
+fn a_database_that_takes_no_writes_or_answers_nobody_is_told_first_and_one_that_nobody_could_ask_is_not() {
     let mut world = World::new(SHARED);
     for _ in 0..3 {
         world.admit();
     }
     world.sizing = Some(sized(11, Reason::Demand));
     world.settle();
-    let say = |world: &mut World, pod: usize, state: UpstreamState, message: &str| {
+    let say = |world: &mut World, pod: usize, state: UpstreamState, silent: Option<bool>, message: &str| {
         let Proof::Report(report) = &mut world.pods[pod].proof else { panic!("it was asked") };
-        report.upstream = Some(UpstreamSeen { state, message: message.to_owned() });
+        report.upstream = Some(UpstreamSeen { state, message: message.to_owned(), silent });
     };
-    let told = |world: &World| {
+    // what is told now, and was not told before
+    let told = |world: &mut World| {
         let plan = world.plan();
         let of =
             |type_: &str| plan.report.conditions.iter().find(|condition| condition.type_ == type_).cloned().unwrap();
-        let events: Vec<String> = plan.events.iter().map(|event| event.reason.clone()).collect();
-        (of("Ready"), of("UpstreamHealthy"), events)
+        let (ready, upstream) = (of("Ready"), of("UpstreamHealthy"));
+        let events: Vec<_> = plan.events.iter().filter(|event| event.action == "UpstreamHealthy").cloned().collect();
+        let events: Vec<_> = events.into_iter().map(|event| (event.kind, event.reason)).collect();
+        world.told.conditions = merge(&[], plan.report.conditions, None, k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
+        (ready, upstream, events)
     };
-    let (ready, upstream, _) = told(&world);
-    assert_eq!((ready.reason, upstream.reason), (reasons::IN_FORCE, reasons::NOT_OBSERVED));
+    let (ready, upstream, events) = told(&mut world);
+    assert_eq!((ready.reason, upstream.reason, events), (reasons::IN_FORCE, reasons::NOT_OBSERVED, Vec::new()));
 
-    say(&mut world, 0, UpstreamState::Unknown, "no answer within 3 s");
-    let (ready, upstream, _) = told(&world);
-    assert_eq!((ready.reason, upstream.reason), (reasons::IN_FORCE, reasons::UPSTREAM_SILENT));
-    assert_eq!(upstream.status, ConditionStatus::Unknown);
-    assert!(upstream.message.contains("shop-0") && upstream.message.contains("no answer"), "{}", upstream.message);
+    say(&mut world, 0, UpstreamState::Unknown, Some(false), "no server connection was free for that");
+    let (ready, upstream, events) = told(&mut world);
+    assert_eq!((ready.reason, upstream.reason, events), (reasons::IN_FORCE, reasons::NOT_OBSERVED, Vec::new()));
+    assert!(upstream.message.contains("on 1 pods, shop-0") && upstream.message.contains("was free"), "{upstream:?}");
 
-    say(&mut world, 1, UpstreamState::Primary, "");
-    let (ready, upstream, _) = told(&world);
+    say(&mut world, 1, UpstreamState::Unknown, Some(true), "no answer within 31 s");
+    let (ready, upstream, events) = told(&mut world);
+    assert_eq!([ready.reason, upstream.reason], [reasons::UPSTREAM_SILENT; 2]);
+    assert_eq!((ready.status, upstream.status), (ConditionStatus::False, ConditionStatus::Unknown));
+    assert!(
+        upstream.message.contains("on 1 of 1 pods, shop-1") && upstream.message.contains("no answer"),
+        "{upstream:?}"
+    );
+    assert_eq!(events, [(EventKind::Warning, "UpstreamSilent".to_owned())]);
+    assert!(told(&mut world).2.is_empty(), "once");
+
+    // an agent of an earlier version does not say whether it could ask
+    say(&mut world, 0, UpstreamState::Unknown, None, "no answer within 31 s");
+    assert!(told(&mut world).1.message.contains("on 2 of 2 pods"));
+
+    say(&mut world, 0, UpstreamState::Primary, Some(false), "");
+    let (ready, upstream, events) = told(&mut world);
     assert_eq!((ready.reason, upstream.reason), (reasons::IN_FORCE, reasons::TAKES_WRITES));
-    assert!(upstream.message.contains("on 1, shop-0 among them: no answer"), "{}", upstream.message);
+    assert!(upstream.message.contains("on 1, shop-1 among them: no answer"), "{}", upstream.message);
+    assert_eq!(events, [(EventKind::Normal, "TakesWrites".to_owned())]);
 
-    say(&mut world, 2, UpstreamState::ReadOnly, "the database takes no writes: it is in recovery");
-    let (ready, upstream, events) = told(&world);
-    assert_eq!((ready.reason, upstream.reason), (reasons::UPSTREAM_READ_ONLY, reasons::UPSTREAM_READ_ONLY));
-    assert_eq!((ready.status, upstream.status), (ConditionStatus::False, ConditionStatus::False));
+    let standby = "the database takes no writes: it is in recovery";
+    say(&mut world, 2, UpstreamState::ReadOnly, Some(false), standby);
+    let (ready, upstream, events) = told(&mut world);
+    assert_eq!([ready.reason, upstream.reason], [reasons::UPSTREAM_READ_ONLY; 2]);
+    assert_eq!([ready.status, upstream.status], [ConditionStatus::False; 2]);
     assert!(upstream.message.contains("1 of 3 pods, shop-2 among them") && upstream.message.contains("in recovery"));
-    assert!(events.contains(&"UpstreamReadOnly".to_owned()), "{events:?}");
+    assert_eq!(events, [(EventKind::Warning, "UpstreamReadOnly".to_owned())]);
+}
+
+#[test]
+fn pods_without_any_connection_are_held_against_the_pool_and_a_bound_a_leak_a_pause_and_recommend_are_not() {
+    let spec = |more: &str| format!("  scaling: {{minAllowed: 1, maxAllowed: 2{more}}}\n");
+    let mut world = World::new(&spec(""));
+    for _ in 0..3 {
+        world.admit();
+    }
+    world.sizing = Some(sized(2, Reason::Demand));
+    world.settle();
+    let ready = |world: &World| {
+        let ready = world.plan().report.conditions[0].clone();
+        (ready.status, ready.reason)
+    };
+    assert_eq!(ready(&world), (ConditionStatus::False, reasons::TOO_MANY_PODS));
+    let in_force = (ConditionStatus::True, reasons::IN_FORCE);
+    world.pods.pop();
+    world.settle();
+    assert_eq!(ready(&world), in_force);
+
+    let sizing = world.sizing.as_mut().expect("it was sized");
+    sizing.load.as_mut().expect("it is known").leaked = Some(2);
+    let (reason, message) = (Reason::MaxSize, "maxAllowed is 2".to_owned());
+    sizing.decision.limits = vec![crate::decide::guard::Limit { size: 2, reason, message }];
+    let conditions = world.plan().report.conditions;
+    for (type_, reason) in [("ScalingLimited", "MaxSize"), (LEAK_DETECTED, reasons::IDLE_IN_TRANSACTION)] {
+        let told = conditions.iter().find(|condition| condition.type_ == type_).expect("always told");
+        assert_eq!((told.status, told.reason), (ConditionStatus::True, reason));
+    }
+    assert_eq!(ready(&world), in_force);
+    world.change(&format!("{}  paused: true\n", spec("")));
+    assert_eq!(ready(&world), in_force);
+    world.change(&format!("{}  mode: Recommend\n", spec(", fixedLimitPerPod: 1")));
+    world.settle();
+    assert_eq!(ready(&world), in_force);
+}
+
+#[test]
+fn the_guide_says_what_ready_sums_up_in_its_order_what_it_leaves_out_and_what_makes_no_event() {
+    let guide = include_str!("../../../docs/operations.md");
+    let paragraph = |begin: &str| guide.split("\n\n").find(|text| text.starts_with(begin)).expect("it is in the guide");
+    let quoted = |words: &[&str]| words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>();
+    let (of_ready, of_events) = (paragraph("`Ready` carries"), paragraph("Events: "));
+    let order = quoted(&conditions::SUMMED_UP).join(", ");
+    assert!(of_ready.contains(&order), "{order}: {of_ready}");
+    for reason in quoted(&conditions::CALM) {
+        assert!(of_ready.contains(&reason), "{reason}: {of_ready}");
+    }
+    for reason in quoted(&report::WITHOUT_EVENT) {
+        assert!(of_events.contains(&reason), "{reason}: {of_events}");
+    }
 }
 
 #[test]

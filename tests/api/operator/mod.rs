@@ -538,27 +538,38 @@ async fn a_status_that_names_a_generation_speaks_of_that_spec_even_between_two_s
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes API server: tests/run api"]
-async fn a_database_that_takes_no_writes_is_told_once_with_the_pod_that_saw_it_and_until_it_takes_them_again() {
+async fn a_database_that_takes_no_writes_or_answers_nobody_is_told_once_with_the_pod_that_saw_it_and_until_it_is_over() {
     let _turn = turn().await;
     let shop = Shop::new("operator", SHARED).await;
     let operator = Operator::start(&shop.cluster, "a", &[]);
     operator.leads().await;
     let pods = shop.pods(2).await;
-    let seen = |state, message: &str| Some(UpstreamSeen { state, message: message.to_owned() });
+    let seen = |state, message: &str| {
+        let silent = Some(state == UpstreamState::Unknown);
+        Some(UpstreamSeen { state, message: message.to_owned(), silent })
+    };
     pods[0].behaviour.lock().upstream = seen(UpstreamState::Primary, "");
     pods[1].behaviour.lock().upstream = seen(UpstreamState::ReadOnly, "pg_is_in_recovery() is true");
     let message = shop.condition("UpstreamHealthy", "False/UpstreamReadOnly").await;
     assert!(message.contains("shop-1") && message.contains("pg_is_in_recovery() is true"), "{message}");
-    let warnings = eventually("it is told in an event", || async {
-        let events = shop.events("UpstreamReadOnly").await;
-        (!events.is_empty()).then_some(events)
-    })
-    .await;
-    assert_eq!(warnings.len(), 1, "{warnings:?}");
     shop.shares(&pods, &[3, 3]).await;
 
     pods[1].behaviour.lock().upstream = seen(UpstreamState::Primary, "");
     shop.condition("UpstreamHealthy", "True/TakesWrites").await;
+    for pod in &pods {
+        pod.behaviour.lock().upstream = seen(UpstreamState::Unknown, "no answer within 31 s");
+    }
+    shop.condition("UpstreamHealthy", "Unknown/UpstreamSilent").await;
+    let message = shop.condition("Ready", "False/UpstreamSilent").await;
+    assert!(message.contains("on 2 of 2 pods") && message.contains("no answer within 31 s"), "{message}");
+    for reason in ["UpstreamReadOnly", "UpstreamSilent"] {
+        let warnings = eventually("it is told in an event", || async {
+            let events = shop.events(reason).await;
+            (!events.is_empty()).then_some(events)
+        })
+        .await;
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+    }
     shop.end().await;
 }
 
@@ -706,6 +717,8 @@ async fn more_pods_than_connections_are_told_and_the_youngest_wait() {
     operator.leads().await;
     let pods = shop.pods(3).await;
     shop.condition("ScalingLimited", "True/TooManyPods").await;
+    let message = shop.condition("Ready", "False/TooManyPods").await;
+    assert!(message.contains("the 1 youngest have no connection"), "{message}");
     let grants = join_all(pods.iter().map(|pod| pod.grant("shop"))).await;
     assert_eq!(grants.iter().flatten().map(|grant| grant.share).sum::<u32>(), 2);
     shop.end().await;

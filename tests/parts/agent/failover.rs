@@ -39,6 +39,10 @@ pub fn asked(mut settings: Settings) -> Settings {
     settings
 }
 
+fn is_silent(status: &StatusReport) -> bool {
+    status.upstream.as_ref().and_then(|upstream| upstream.silent).expect("it is told")
+}
+
 pub fn state(status: &StatusReport) -> Option<UpstreamState> {
     status.upstream.as_ref().map(|upstream| upstream.state)
 }
@@ -430,7 +434,7 @@ async fn a_database_that_does_not_answer_is_not_taken_for_a_standby() {
     agent
         .until("it is told", |status| {
             let told = status.upstream.as_ref().is_some_and(|upstream| upstream.message.contains("not known"));
-            state(status) == Some(UpstreamState::Unknown) && told
+            state(status) == Some(UpstreamState::Unknown) && told && is_silent(status)
         })
         .await;
     assert_eq!((agent.metric(READ_ONLY), agent.metric(RENEWALS)), (None, Some(0.0)));
@@ -488,6 +492,7 @@ async fn checks_take_no_more_than_the_share_and_count_as_nobodys_load() {
     agent
         .until("what was known is old", |status| {
             assert_eq!(status.held.map_or(0, |held| held.waiting), 0, "nobody waits");
+            assert!(!is_silent(status), "it was not asked");
             state(status) == Some(UpstreamState::Unknown)
         })
         .await;
