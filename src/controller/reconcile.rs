@@ -93,7 +93,12 @@ pub async fn look_at(key: &PoolKey, context: &Context) -> Again {
 fn forget(key: &PoolKey, context: &Context) {
     context.memories.forget(key);
     context.prover.expect(key, &[], &[]);
-    context.metrics.pool_gone(&PoolLabels { pool_namespace: key.namespace.clone(), pool: key.name.clone() });
+    context.metrics.pool_gone(&labels(key));
+}
+
+/// How metrics name a pool.
+fn labels(key: &PoolKey) -> PoolLabels {
+    PoolLabels { pool_namespace: key.namespace.clone(), pool: key.name.clone() }
 }
 
 /// A stable name of what failed, for metrics.
@@ -187,9 +192,8 @@ fn observe_and_plan(
     };
     let plan = plan::plan(&observed, memory.progress, around.cannot_render.as_deref());
     memory.progress = plan.progress;
-    let labels = PoolLabels { pool_namespace: key.namespace.clone(), pool: key.name.clone() };
     let target = plan.report.recommendation.map(|recommendation| recommendation.target);
-    context.metrics.pool(&labels, target, plan.report.share, plan.report.current_size, pods.len());
+    context.metrics.pool(&labels(key), target, plan.report.share, plan.report.current_size, pods.len());
     plan
 }
 
@@ -336,6 +340,7 @@ async fn tell(
         // a first count is under way: half a status now would turn a condition twice
         return Ok(());
     }
+    context.metrics.conditions(&labels(key), &plan.report.conditions);
     for event in plan.events {
         context.events.publish(&context.writer, pool, event).await;
     }

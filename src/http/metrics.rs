@@ -1,6 +1,11 @@
 //! The operator's own metrics.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use prometheus_client::{
@@ -10,7 +15,7 @@ use prometheus_client::{
 };
 use tokio::time::Instant;
 
-use crate::webhook::server::Admitted;
+use crate::{api::conditions::Observed as Condition, webhook::server::Admitted};
 
 /// Labels of what belongs to one pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -19,6 +24,16 @@ pub struct PoolLabels {
     pub pool_namespace: String,
     /// Name of the pool.
     pub pool: String,
+}
+
+/// Labels of one condition of a pool, as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ConditionLabels {
+    #[prometheus(flatten)]
+    pool: PoolLabels,
+    r#type: &'static str,
+    status: &'static str,
+    reason: &'static str,
 }
 
 /// What was written.
@@ -112,6 +127,9 @@ struct Inner {
     share: Family<PoolLabels, Gauge>,
     size: Family<PoolLabels, Gauge>,
     pods: Family<PoolLabels, Gauge>,
+    conditions: Family<ConditionLabels, Gauge>,
+    /// Those of each pool. Held while they change and while the page is made, so that it never has two of one condition, or none.
+    conditions_of: Mutex<HashMap<PoolLabels, Vec<ConditionLabels>>>,
     reconcile_seconds: Histogram,
     reconcile_errors: Family<ReasonLabels, Counter>,
     tick_seconds: Histogram,
@@ -137,6 +155,8 @@ impl Default for Metrics {
             share: register(&mut registry, "share", "Server connections that the pods of a pool may open"),
             size: register(&mut registry, "size", "Sum of the limits of the pods of a pool"),
             pods: register(&mut registry, "pods", "Pods of a pool with a sidecar"),
+            conditions: register(&mut registry, "condition", "1 for what a condition of a pool is now"),
+            conditions_of: Mutex::default(),
             reconcile_seconds: seconds(&mut registry, "reconcile_duration", "One pool: observe, plan, apply, report"),
             reconcile_errors: register(&mut registry, "reconcile_errors", "Reconciles that failed, by what failed"),
             tick_seconds: seconds(&mut registry, "tick_duration", "All pools: queries, load, decisions"),
@@ -201,8 +221,31 @@ impl Metrics {
         self.inner.pods.get_or_create(pool).set(i64::try_from(pods).unwrap_or(i64::MAX));
     }
 
+    /// What the conditions of a pool are now.
+    pub fn conditions(&self, pool: &PoolLabels, now: &[Condition]) {
+        let labels = |condition: &Condition| ConditionLabels {
+            pool: pool.clone(),
+            r#type: condition.type_,
+            status: condition.status.as_str(),
+            reason: condition.reason,
+        };
+        let now: Vec<ConditionLabels> = now.iter().map(labels).collect();
+        let mut of_pools = self.inner.conditions_of.lock();
+        let before = of_pools.insert(pool.clone(), now.clone()).unwrap_or_default();
+        for gone in before.iter().filter(|before| !now.contains(before)) {
+            self.inner.conditions.remove(gone);
+        }
+        for labels in &now {
+            self.inner.conditions.get_or_create(labels).set(1);
+        }
+    }
+
     /// Forgets a pool that is gone.
     pub fn pool_gone(&self, pool: &PoolLabels) {
+        let mut of_pools = self.inner.conditions_of.lock();
+        for gone in of_pools.remove(pool).unwrap_or_default() {
+            self.inner.conditions.remove(&gone);
+        }
         for family in [&self.inner.target, &self.inner.share, &self.inner.size, &self.inner.pods] {
             family.remove(pool);
         }
@@ -268,7 +311,46 @@ impl Metrics {
             self.inner.watch_age_seconds.get_or_create(&WatchLabels { watch: (*watch).to_owned() }).set(age);
         }
         let mut text = String::new();
+        let _unchanged = self.inner.conditions_of.lock();
         encode(&mut text, &self.inner.registry)?;
         Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::conditions::ConditionStatus;
+
+    /// The series of conditions on the page, in the order of their text.
+    fn series(metrics: &Metrics) -> Vec<String> {
+        let page = metrics.encode().expect("a page");
+        let mut series: Vec<String> =
+            page.lines().filter(|line| line.starts_with("sluice_operator_condition{")).map(str::to_owned).collect();
+        series.sort();
+        series
+    }
+
+    #[test]
+    fn each_condition_of_a_pool_is_one_series_for_what_it_is_now_until_the_pool_is_gone() {
+        let metrics = Metrics::default();
+        let pool = |name: &str| PoolLabels { pool_namespace: "ns".to_owned(), pool: name.to_owned() };
+        let told = |status, reason| {
+            ["Ready", "Paused"].map(|type_| Condition { type_, status, reason, message: "in words".to_owned() })
+        };
+        metrics.conditions(&pool("shop"), &told(ConditionStatus::True, "InForce"));
+        metrics.conditions(&pool("other"), &told(ConditionStatus::True, "InForce")[..1]);
+        metrics.conditions(&pool("shop"), &told(ConditionStatus::False, "UpstreamSilent"));
+        let line = |pool: &str, type_: &str, now: &str| {
+            format!("sluice_operator_condition{{pool_namespace=\"ns\",pool=\"{pool}\",type=\"{type_}\",{now}}} 1")
+        };
+        let silent = "status=\"False\",reason=\"UpstreamSilent\"";
+        let other = line("other", "Ready", "status=\"True\",reason=\"InForce\"");
+        let of_shop = [line("shop", "Paused", silent), line("shop", "Ready", silent)];
+        assert_eq!(series(&metrics), [other.clone(), of_shop[0].clone(), of_shop[1].clone()]);
+        metrics.conditions(&pool("shop"), &told(ConditionStatus::False, "UpstreamSilent")[..1]);
+        assert_eq!(series(&metrics), [other.clone(), of_shop[1].clone()], "one that is told no more");
+        metrics.pool_gone(&pool("shop"));
+        assert_eq!(series(&metrics), [other]);
     }
 }

@@ -538,7 +538,8 @@ async fn a_status_that_names_a_generation_speaks_of_that_spec_even_between_two_s
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes API server: tests/run api"]
-async fn a_database_that_takes_no_writes_or_answers_nobody_is_told_once_with_the_pod_that_saw_it_and_until_it_is_over() {
+async fn a_database_that_takes_no_writes_or_answers_nobody_is_told_once_with_the_pod_that_saw_it_and_until_it_is_over()
+{
     let _turn = turn().await;
     let shop = Shop::new("operator", SHARED).await;
     let operator = Operator::start(&shop.cluster, "a", &[]);
@@ -562,6 +563,17 @@ async fn a_database_that_takes_no_writes_or_answers_nobody_is_told_once_with_the
     shop.condition("UpstreamHealthy", "Unknown/UpstreamSilent").await;
     let message = shop.condition("Ready", "False/UpstreamSilent").await;
     assert!(message.contains("on 2 of 2 pods") && message.contains("no answer within 31 s"), "{message}");
+    let namespace = shop.cluster.namespace.clone();
+    let series = || async {
+        let page = operator.get("/metrics").await?;
+        let pool = format!("sluice_operator_condition{{pool_namespace=\"{namespace}\",pool=\"shop\",");
+        Some(page.lines().filter_map(|line| line.strip_prefix(&pool)).map(str::to_owned).collect::<Vec<_>>())
+    };
+    eventually("the metric has the reason, and no other", || async {
+        let ready: Vec<_> = series().await?.into_iter().filter(|line| line.contains("type=\"Ready\"")).collect();
+        (ready == ["type=\"Ready\",status=\"False\",reason=\"UpstreamSilent\"} 1"]).then_some(())
+    })
+    .await;
     for reason in ["UpstreamReadOnly", "UpstreamSilent"] {
         let warnings = eventually("it is told in an event", || async {
             let events = shop.events(reason).await;
@@ -571,6 +583,7 @@ async fn a_database_that_takes_no_writes_or_answers_nobody_is_told_once_with_the
         assert_eq!(warnings.len(), 1, "{warnings:?}");
     }
     shop.end().await;
+    eventually("the series go with the pool", || async { series().await?.is_empty().then_some(()) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ use std::{
 use axum::{Router, extract::State, routing::get};
 use serde_json::Value;
 use sluice::{
+    api::conditions::{ConditionStatus, Observed as Condition, READY, SCALING_ACTIVE},
     http::{Metrics, Outcome, PoolLabels, ProofOutcome, WriteKind},
     webhook::server::Admitted,
 };
@@ -34,12 +35,22 @@ async fn operator(metrics: Metrics) -> SocketAddr {
     address
 }
 
+/// The pool of the operator.
+fn shop() -> PoolLabels {
+    PoolLabels { pool_namespace: "shop".to_owned(), pool: "shop".to_owned() }
+}
+
+/// The conditions that alerts ask for.
+fn conditions(status: ConditionStatus, reason: &'static str) -> [Condition; 2] {
+    [READY, SCALING_ACTIVE].map(|type_| Condition { type_, status, reason, message: String::new() })
+}
+
 /// An operator of which every metric has a series.
 fn busy_operator() -> Metrics {
     let metrics = Metrics::default();
     metrics.decided("Demand");
-    let pool = PoolLabels { pool_namespace: "shop".to_owned(), pool: "shop".to_owned() };
-    metrics.pool(&pool, Some(10), 12, Some(10), 1);
+    metrics.pool(&shop(), Some(10), 12, Some(10), 1);
+    metrics.conditions(&shop(), &conditions(ConditionStatus::True, "InForce"));
     metrics.reconciled(Duration::from_millis(1), Some("Status"));
     metrics.ticked(Duration::from_millis(1), 1, 0);
     metrics.wrote(WriteKind::Pod, Outcome::Done);
@@ -137,7 +148,15 @@ async fn every_alert_of_the_guide_fires_in_its_condition_and_none_while_all_is_w
     metrics.leader(false);
     let in_a_day = jiff::Timestamp::now().as_second() + 86_400;
     metrics.certificate_ends(in_a_day);
+    metrics.conditions(&shop(), &conditions(ConditionStatus::False, "PrometheusUnavailable"));
     until_firing(&prometheus, &all).await;
+    let alerts = api(&prometheus, "alerts").await;
+    for name in ["SluicePoolNotReady", "SluiceScalingInactive"] {
+        let alerts = alerts["data"]["alerts"].as_array().unwrap();
+        let told = alerts.iter().find(|alert| alert["labels"]["alertname"] == name).unwrap();
+        let summary = told["annotations"]["summary"].as_str().unwrap();
+        assert!(summary.contains("shop/shop") && summary.ends_with("PrometheusUnavailable"), "{summary}");
+    }
 
     // no operator at all
     let nobody = Prometheus::start(&Agents::of([&agent]).judged_by(rules)).await;
@@ -165,6 +184,7 @@ async fn every_query_and_every_name_in_guides_examples_and_chart_finds_what_is_e
     });
     let metrics = busy_operator();
     metrics.certificate_ends(jiff::Timestamp::now().as_second());
+    metrics.conditions(&shop(), &conditions(ConditionStatus::False, "PrometheusUnavailable"));
     let page = operator(metrics).await;
     let prometheus = Prometheus::start(&Agents::of([&agent]).and_page("operator", page)).await;
     until_judged(&prometheus).await;
