@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::autoscaling::v1::Scale;
+use k8s_openapi::api::{autoscaling::v1::Scale, rbac::v1::RoleBinding};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
@@ -10,7 +10,7 @@ use kube::{
 use serde_json::{Value, json};
 use sluice::api::{ConnectionPool, crds};
 
-use crate::cluster::{Cluster, examples, kubectl, object, parse, pool};
+use crate::cluster::{Cluster, ForNow, chart, eventually, examples, kubectl, object, parse, pool};
 
 /// Sends an object as `kubectl apply --dry-run=server --validate=strict` would; the answer is what the user reads.
 async fn refusal(client: &Client, namespace: Option<&str>, plural: &str, body: &Value) -> Result<(), String> {
@@ -446,13 +446,42 @@ fn objects(path: &str, node: &Value) -> Vec<String> {
     std::iter::once(path.to_owned()).chain(below).collect()
 }
 
+/// Somebody who may edit what is in the namespace, and somebody who may look: by the roles that the chart adds to the cluster's
+/// own, which a cluster's controller puts together and here nobody does.
+async fn editor_and_viewer(cluster: &Cluster) -> Vec<ForNow> {
+    let mut installed = Vec::new();
+    for mut role in chart("templates/rbac-users.yaml", &cluster.namespace) {
+        let own = role["metadata"]["name"].as_str().expect("a name").to_owned();
+        role["metadata"].as_object_mut().expect("metadata").remove("labels");
+        installed.push(cluster.apply_for_now(&role).await);
+        // whoever may edit may look
+        let who: &[&str] = if own.ends_with("-view") { &["editor", "viewer"] } else { &["editor"] };
+        let subjects: Vec<Value> = who
+            .iter()
+            .map(|name| json!({"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": name}))
+            .collect();
+        let binding: RoleBinding = object(json!({"metadata": {"name": own}, "subjects": subjects,
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": own}}));
+        cluster.api().create(&PostParams::default(), &binding).await.expect("bound");
+    }
+    installed
+}
+
 #[tokio::test]
 #[ignore = "needs a Kubernetes API server: tests/run api"]
-async fn kubectl_scale_fails_on_a_sidecar_pool_and_works_on_a_gateway() {
+async fn kubectl_scale_fails_on_a_sidecar_pool_and_works_on_a_gateway_for_whoever_may_edit_the_namespace() {
     let cluster = Cluster::new("kinds", &json!({})).await;
     let pools: Api<ConnectionPool> = cluster.api();
     cluster.create::<ConnectionPool>(&pool("shop")).await.expect("accepted");
-    let scaled = kubectl(&["scale", "connectionpool/shop", "--replicas=3", "-n", &cluster.namespace], "");
+    let roles = editor_and_viewer(&cluster).await;
+    let run_as = |who, args: &[&str]| kubectl(&[args, &["-n", &cluster.namespace, "--as", who]].concat(), "");
+    for who in ["editor", "viewer"] {
+        eventually("the roles are in force", || async {
+            run_as(who, &["get", "connectionpool/shop"]).status.success().then_some(())
+        })
+        .await;
+    }
+    let scaled = run_as("editor", &["scale", "connectionpool/shop", "--replicas=3"]);
     let told = String::from_utf8_lossy(&scaled.stderr).into_owned();
     assert!(!scaled.status.success() && told.contains("gateway is for topology Gateway only"), "{told}");
 
@@ -463,11 +492,20 @@ async fn kubectl_scale_fails_on_a_sidecar_pool_and_works_on_a_gateway() {
     pools.create(&PostParams::default(), &object(gateway)).await.expect("accepted");
     let status = json!({"status": {"gateway": {"replicas": 2, "selector": "app=shared"}}});
     pools.patch_status("shared", &PatchParams::default(), &Patch::Merge(status)).await.expect("accepted");
-    let scaled = kubectl(&["scale", "connectionpool/shared", "--replicas=3", "-n", &cluster.namespace], "");
+    let scaled = run_as("editor", &["scale", "connectionpool/shared", "--replicas=3"]);
     assert!(scaled.status.success(), "{}", String::from_utf8_lossy(&scaled.stderr));
+    let path = format!("/apis/sluice.dev/v1alpha1/namespaces/{}/connectionpools/shared/scale", cluster.namespace);
+    let seen = run_as("viewer", &["get", "--raw", &path]);
+    assert!(seen.status.success(), "{}", String::from_utf8_lossy(&seen.stderr));
+    let refused = run_as("viewer", &["scale", "connectionpool/shared", "--replicas=5"]);
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && told.contains("connectionpools/scale"), "{told}");
     let scale: Scale = pools.get_scale("shared").await.expect("a scale");
     assert_eq!(scale.spec.and_then(|spec| spec.replicas), Some(3));
     assert_eq!(scale.status.and_then(|status| status.selector).as_deref(), Some("app=shared"));
+    for role in roles {
+        role.end().await;
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use k8s_openapi::api::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
-use sluice::cli::operator::OperatorArgs;
+use sluice::{cli::operator::OperatorArgs, pooler::pgbouncer::version::RECOMMENDED};
 
 const SNAPSHOTS: [&str; 2] = ["default", "everything"];
 
@@ -42,6 +42,17 @@ fn every_flag_of_the_chart_is_one_that_the_operator_takes_and_its_value_parses()
         let by_environment = ["--namespace", "--pod-name"].map(str::to_owned);
         let missing: Vec<_> = operator_flags().into_iter().filter(|flag| !given.contains(flag)).collect();
         assert_eq!(missing, by_environment, "{snapshot}: flags that the chart does not set");
+    }
+}
+
+#[test]
+fn the_pooler_that_is_installed_where_nobody_says_is_of_the_version_that_every_test_runs_with() {
+    for snapshot in SNAPSHOTS {
+        let deployments: Vec<Deployment> = rendered(snapshot, "Deployment");
+        let pod = deployments[0].spec.clone().expect("a spec").template.spec.expect("a pod");
+        let args = pod.containers[0].args.clone().expect("arguments");
+        let image = args.iter().find_map(|flag| flag.strip_prefix("--pgbouncer-image=")).expect("an image");
+        assert!(image.ends_with(&format!(":{RECOMMENDED}")), "{snapshot}: {image}");
     }
 }
 

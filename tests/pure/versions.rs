@@ -51,6 +51,30 @@ fn the_table_of_what_was_tested_names_the_versions_that_the_lab_has_now() {
 }
 
 #[test]
+fn what_is_tested_is_not_called_supported_and_readme_says_from_which_kubernetes_on() {
+    let readme = text("README.md");
+    let header = rows(&readme).into_iter().find(|row| row[0] == "with").expect("the table");
+    assert_eq!(header, ["with", "newest", "oldest tested"]);
+    assert!(text("tests/versions").contains("| with | newest | oldest tested |"), "the next run writes another one");
+    let chart = text("charts/sluice/Chart.yaml");
+    let least = chart.split_once("kubeVersion: \">=").and_then(|(_, rest)| rest.split_once(".0-0")).expect("a bound").0;
+    let minor = |version: &str| version.rsplit_once('.').expect("three numbers").0.to_owned();
+    let oldest = minor(&pins("oldest")["kubernetes"]);
+    let needs = format!("Kubernetes {least} or later (tested from {oldest})");
+    assert!(readme.contains(&needs), "README.md does not say: {needs}");
+}
+
+#[test]
+fn no_check_names_a_kubernetes_version_of_its_own_beside_those_of_the_sets() {
+    for script in ["tests/chart/check", "tests/run"] {
+        for set in SETS {
+            let version = &pins(set)["kubernetes"];
+            assert!(!text(script).contains(version.as_str()), "{script} has {version}, whatever set it runs for");
+        }
+    }
+}
+
+#[test]
 fn the_pgbouncer_that_is_recommended_is_the_newest_that_is_tested_and_the_oldest_that_is_started_is_tested_too() {
     use sluice::pooler::pgbouncer::version::{OLDEST, RECOMMENDED};
     for (version, set) in [(RECOMMENDED, "newest"), (OLDEST, "oldest")] {
