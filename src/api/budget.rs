@@ -20,7 +20,7 @@ use super::{Engine, Selector};
     category = "sluice",
     status = "ConnectionBudgetStatus",
     derive = "PartialEq",
-    doc = "The ledger of one database server: what it can carry, and who may open how much of it.",
+    doc = "The ledger of one database server: what it can carry, and who may open how much of it. This version accepts it and keeps no ledger.",
     validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name is stamped on pods as a label value: at most 63 characters"),
     printcolumn(name = "Capacity", type_ = "integer", json_path = ".status.capacity"),
     printcolumn(name = "Granted", type_ = "integer", json_path = ".status.granted"),

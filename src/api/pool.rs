@@ -70,7 +70,7 @@ pub struct ConnectionPoolSpec {
     #[x_kube(validation = Rule::new("self == oldSelf").message("engine cannot be changed; create another pool"))]
     pub engine: Engine,
     /// Where the pooler runs. Default: Sidecar. Sidecar: beside every pod of the workload. Gateway: shared poolers of their
-    /// own, a Deployment behind a Service that both are named after the pool, with `-gateway`. External: no pooler of Sluice's, recommendations only. Cannot be changed.
+    /// own, a Deployment behind a Service that both are named after the pool, with `-gateway`. External: no pooler of Sluice's, recommendations only; this version does nothing for it. Cannot be changed.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("topology cannot be changed; create another pool"))]
     pub topology: Topology,
@@ -90,10 +90,10 @@ pub struct ConnectionPoolSpec {
     /// How the application reaches the pooler. Fixed when a pod is created: a change needs a restart of the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<ClientSpec>,
-    /// The ledger of the database server that this pool draws from.
+    /// The ledger of the database server that this pool draws from. This version keeps no ledger: maxAllowed alone bounds the pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget_ref: Option<BudgetRef>,
-    /// Who gets what when a budget is contended.
+    /// Who gets what when a budget is contended. Not active yet: it is accepted and does nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sharing: Option<Sharing>,
     /// How the size follows the load.

@@ -4,7 +4,7 @@
 
 /// `Ready`: everything is as it should be.
 pub const IN_FORCE: &str = "InForce";
-/// `Ready`, `Injected`: the selector matches no pod.
+/// `Injected`: the selector matches no pod.
 pub const NO_PODS: &str = "NoPods";
 /// `Accepted`: spec and class make sense together.
 pub const VALID: &str = "Valid";
@@ -40,7 +40,7 @@ pub const NOT_APPLIED: &str = "NotApplied";
 pub const SIGNALS_FRESH: &str = "SignalsFresh";
 /// `ScalingActive`: the load is known, and several servers answer in turn behind one address.
 pub const SERVERS_ALTERNATE: &str = "ServersAlternate";
-/// `ScalingActive`: nothing has been decided yet.
+/// `Injected`, `GatewayAvailable`, `ScalingActive`: nothing has been counted, made or decided yet.
 pub const STARTING: &str = "Starting";
 /// `AbleToScale`: a change could be put into force.
 pub const READY_FOR_CHANGE: &str = "ReadyForChange";
@@ -60,7 +60,7 @@ pub const TOO_MANY_PODS: &str = "TooManyPods";
 pub const FLOOR_LOWERED: &str = "FloorLowered";
 /// `Progressing`: every pod runs the newest revision.
 pub const ROLLOUT_COMPLETE: &str = "RolloutComplete";
-/// `Progressing`: the newest revision is being rolled out.
+/// `Progressing`, `PodsCurrent`: the newest revision, or what is fixed when a pod is created, is being rolled out.
 pub const ROLLING_OUT: &str = "RollingOut";
 /// `Progressing`: the newest revision has proven itself and waits for somebody to promote it.
 pub const BLUE_GREEN_PAUSE: &str = "BlueGreenPause";
@@ -68,7 +68,7 @@ pub const BLUE_GREEN_PAUSE: &str = "BlueGreenPause";
 pub const PROGRESS_DEADLINE_EXCEEDED: &str = "ProgressDeadlineExceeded";
 /// `UpstreamHealthy`: it takes writes.
 pub const TAKES_WRITES: &str = "TakesWrites";
-/// `UpstreamHealthy`: it takes no writes although a primary is expected.
+/// `UpstreamHealthy`, `ScalingActive`: it takes no writes although a primary is expected.
 pub const UPSTREAM_READ_ONLY: &str = "UpstreamReadOnly";
 /// `UpstreamHealthy`: it does not answer.
 pub const UPSTREAM_SILENT: &str = "UpstreamSilent";

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RolloutSpec {
-    /// Seconds without progress after which a rollout counts as failed. Default: 600.
+    /// Seconds without progress after which a rollout counts as failed, which is told; nothing is rolled back by itself. Default: 600.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10, max = 86_400))]
     pub progress_deadline_seconds: Option<u32>,
@@ -50,7 +50,7 @@ pub struct BlueGreen {
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Canary {
-    /// Pods that may change at once. Default: 1.
+    /// Pods that may change at once; the next ones do once these are proven. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub max_unavailable: Option<u32>,

@@ -1,9 +1,14 @@
 //! The guides know what the code says.
 
-use std::{fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use sluice::{
-    contract::{Between, PoolerError, SlotStatus},
+    api::conditions::{ABLE_TO_SCALE, CLIENTS_ACCEPTED, SCALING_ACTIVE, SCALING_LIMITED, UPSTREAM_HEALTHY},
+    contract::{Between, PoolerError, SlotStatus, names},
     decide::sizing::Reason,
 };
 
@@ -32,8 +37,150 @@ fn every_reason_and_condition_of_the_operator_is_explained_in_the_operations_gui
     }
 }
 
+/// The parts of a text between backticks.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// The string constants of a file by their names.
+fn by_name(source: &str) -> BTreeMap<&str, &str> {
+    let lines = source.lines().filter_map(|line| line.strip_prefix("pub const "));
+    lines.filter_map(|line| Some((line.split_once(':')?.0, line.split('"').nth(1)?))).collect()
+}
+
+/// The conditions and reasons that a file of the code sets together, where it names both.
+fn set_together(source: &str) -> Vec<(String, String)> {
+    let source: String = source.split_whitespace().collect();
+    let calls = ["yes(", "no(", "unknown("].into_iter().flat_map(|call| source.split(call).skip(1));
+    let pairs = calls.filter_map(|arguments| {
+        let mut arguments = arguments.split([',', ')']);
+        Some((arguments.next()?.to_owned(), arguments.next()?.strip_prefix("reasons::")?.to_owned()))
+    });
+    pairs.filter(|(condition, _)| condition.chars().all(|c| c.is_ascii_uppercase() || c == '_')).collect()
+}
+
+/// The conditions that the comment of a reason names, before what it says of them.
+fn of_comment(comment: &str) -> Vec<&str> {
+    comment.split_once(": ").map(|(conditions, _)| code(conditions).collect()).unwrap_or_default()
+}
+
+#[test]
+fn every_reason_stands_in_the_table_of_the_operations_guide_under_each_condition_that_has_it() {
+    let (reasons, conditions) = (text("src/api/reasons.rs"), text("src/api/conditions.rs"));
+    let (reason_of, condition_of) = (by_name(&reasons), by_name(&conditions));
+    let mut wanted: BTreeSet<(String, String)> = BTreeSet::new();
+    for file in ["src/decide/plan/conditions.rs", "src/decide/plan/troubles.rs"] {
+        for (condition, reason) in set_together(&text(file)) {
+            wanted.insert((condition_of[condition.as_str()].to_owned(), reason_of[reason.as_str()].to_owned()));
+        }
+    }
+    assert!(wanted.len() > 40, "the code was not understood: {wanted:?}");
+    let lines: Vec<&str> = reasons.lines().collect();
+    for pair in lines.windows(2) {
+        let (Some(comment), Some(constant)) = (pair[0].strip_prefix("/// "), pair[1].strip_prefix("pub const ")) else {
+            continue;
+        };
+        let reason = constant.split('"').nth(1).expect("a word");
+        wanted.extend(of_comment(comment).into_iter().map(|condition| (condition.to_owned(), reason.to_owned())));
+    }
+    let errors = PoolerError::ALL.iter().filter_map(|error| match error.between() {
+        Between::PoolerAndDatabase => Some((UPSTREAM_HEALTHY, error.as_str())),
+        Between::ClientsAndPooler => Some((CLIENTS_ACCEPTED, error.as_str())),
+        Between::Nobody => None,
+    });
+    let decisions = Reason::ALL.iter().filter_map(|reason| match reason {
+        // no limits, and no holds
+        Reason::Demand | Reason::WaitingClients | Reason::Share => None,
+        Reason::Paused | Reason::RecommendOnly => Some((ABLE_TO_SCALE, reason.as_str())),
+        reason if reason.is_hold() => Some((SCALING_ACTIVE, reason.as_str())),
+        _ => Some((SCALING_LIMITED, reason.as_str())),
+    });
+    wanted.extend(errors.chain(decisions).map(|(condition, reason)| (condition.to_owned(), reason.to_owned())));
+
+    let guide = text("docs/operations.md");
+    let table = guide.split_once("## Conditions and reasons").expect("the table").1;
+    let mut told: BTreeSet<(String, String)> = BTreeSet::new();
+    let mut condition = "";
+    for row in table.lines().filter(|line| line.starts_with("| ")) {
+        let mut cells = row.split('|').skip(1);
+        let (first, second) = (cells.next().unwrap_or_default().trim(), cells.next().unwrap_or_default());
+        if !first.is_empty() {
+            condition = code(first).next().unwrap_or(first);
+        }
+        told.extend(code(second).map(|reason| (condition.to_owned(), reason.to_owned())));
+    }
+    let missing: Vec<_> = wanted
+        .iter()
+        .filter(|pair| !told.contains(*pair) && !told.contains(&("several".to_owned(), pair.1.clone())))
+        .collect();
+    assert!(missing.is_empty(), "docs/operations.md lacks in its table: {missing:?}");
+}
+
+/// The names under which a file registers metrics.
+fn registered(source: &str) -> BTreeSet<&str> {
+    let calls = source.split("&mut registry,").skip(1);
+    calls.filter_map(|arguments| arguments.trim_start().strip_prefix('"')?.split('"').next()).collect()
+}
+
+#[test]
+fn every_metric_of_the_operator_and_what_becomes_of_a_pod_is_explained_in_its_guide() {
+    let source = text("src/http/metrics.rs");
+    let guide = text("docs/operator.md");
+    let explained = guide.split_once("## Endpoints and metrics").expect("the table").1;
+    let explained: BTreeSet<&str> = code(explained).filter_map(|word| word.split('{').next()).collect();
+    let metrics = registered(&source);
+    assert!(metrics.len() > 15, "the metrics were not found: {metrics:?}");
+    for name in metrics {
+        let forms = [name.to_owned(), format!("{name}_total"), format!("{name}_seconds")];
+        assert!(forms.iter().any(|form| explained.contains(form.as_str())), "docs/operator.md does not explain {name}");
+    }
+    let verdicts = names_of_cases(&source);
+    assert!(verdicts.len() > 2, "the verdicts were not found: {verdicts:?}");
+    for verdict in verdicts {
+        assert!(explained.contains(verdict.as_str()), "docs/operator.md does not explain {verdict}");
+    }
+}
+
+#[test]
+fn the_operations_guide_names_what_the_webhook_refuses_a_pod_for() {
+    let guide = text("docs/operations.md");
+    let row = guide.lines().find(|line| line.contains("`denied the request`")).expect("a row");
+    let taken = [
+        names::SIDECAR_CONTAINER,
+        names::BINARY_CONTAINER,
+        names::BINARY_VOLUME,
+        names::RUN_VOLUME,
+        names::STATE_VOLUME,
+        names::CONFIG_VOLUME,
+    ];
+    for word in taken {
+        assert!(code(row).any(|code| code == word), "{word} is not called taken");
+    }
+}
+
+#[test]
+fn the_gateway_guide_says_the_namespace_of_all_that_it_runs_and_creates_every_secret_of_its_example() {
+    let guide = text("docs/gateway.md");
+    let commands =
+        guide.lines().chain(code(&guide)).filter(|line| line.starts_with("kubectl ") && line.contains("shop"));
+    let commands: Vec<&str> = commands.collect();
+    assert!(commands.len() > 6, "{commands:?}");
+    for command in &commands {
+        assert!(command.contains("-n shop"), "in which namespace? {command}");
+    }
+    let example = text("examples/gateway/connectionpool.yaml");
+    let example: serde_json::Value = serde_yaml::from_str(&example).expect("YAML");
+    let secrets = ["/upstream/credentialsRef", "/upstream/tls/caRef", "/client/tls/certificateRef"];
+    for secret in secrets {
+        let name = &example["spec"].pointer(secret).unwrap_or_else(|| panic!("{secret}"))["name"];
+        let name = name.as_str().expect("a name");
+        let created = |command: &&str| command.contains("create secret") && command.split(' ').any(|word| word == name);
+        assert!(commands.iter().any(created), "nothing creates the Secret {name}");
+    }
+}
+
 /// The words that a `match` of a file turns its cases into.
-fn names(source: &str) -> Vec<String> {
+fn names_of_cases(source: &str) -> Vec<String> {
     let quoted = source.lines().filter_map(|line| line.split_once("=> \"")?.1.split_once('"'));
     let is_name = |word: &str| word.starts_with(char::is_uppercase) && word.chars().all(char::is_alphanumeric);
     quoted.map(|(word, _)| word.to_owned()).filter(|word| is_name(word)).collect()
@@ -44,7 +191,7 @@ fn every_metric_and_reason_of_the_agent_is_explained_in_its_guide() {
     let guide = text("docs/agent.md");
     let metrics = constants(&text("src/contract/metrics.rs")).into_iter().filter(|name| name.starts_with("sluice_"));
     let reasons = ["src/agent/wish.rs", "src/agent/machine.rs", "src/contract/trouble.rs"].map(text);
-    let reasons: Vec<String> = reasons.iter().flat_map(|source| names(source)).collect();
+    let reasons: Vec<String> = reasons.iter().flat_map(|source| names_of_cases(source)).collect();
     assert!(reasons.len() > 20, "the reasons were not found: {reasons:?}");
     let slots = [SlotStatus::Starting, SlotStatus::Serving, SlotStatus::NotAnswering, SlotStatus::Down];
     for word in metrics.chain(reasons).chain(slots.map(|slot| format!("{slot:?}"))) {

@@ -136,3 +136,36 @@ fn the_scrape_examples_look_for_the_port_that_the_agent_has() {
         }
     }
 }
+
+/// What Prometheus knows of a port of a pod by this name of a label.
+fn discovered(label: &str, pod: &Value, port: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    if label == "__meta_kubernetes_pod_container_port_name" {
+        return text(&port["name"]);
+    }
+    let name = label.strip_prefix("__meta_kubernetes_pod_label_").expect("a label of the pod");
+    let labels = pod["metadata"]["labels"].as_object().expect("labels");
+    let of_name = labels.iter().find(|(label, _)| label.replace(['.', '/', '-'], "_") == name);
+    of_name.map(|(_, value)| text(value)).unwrap_or_default()
+}
+
+#[test]
+fn the_scrape_example_finds_the_operator_that_the_chart_installs_by_its_one_port_with_metrics() {
+    let rendered = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/chart/snapshots/default.yaml"));
+    let rendered = rendered.expect("the snapshot");
+    let objects = serde_yaml::Deserializer::from_str(&rendered).map(|object| Value::deserialize(object).expect("YAML"));
+    let deployments: Vec<Value> = objects.filter(|object| object["kind"] == "Deployment").collect();
+    let pod = &deployments.first().expect("the operator")["spec"]["template"];
+    let jobs = documents().into_iter().filter_map(|(_, document)| document["scrape_configs"].as_array().cloned());
+    let job = jobs.flatten().find(|job| job["job_name"] == "sluice-operator").expect("a job for the operator");
+    let keep = &job["relabel_configs"][0];
+    assert_eq!(keep["action"], "keep");
+    let ports = pod["spec"]["containers"][0]["ports"].as_array().expect("ports");
+    let kept = ports.iter().filter(|port| {
+        let labels = keep["source_labels"].as_array().expect("labels").iter().filter_map(Value::as_str);
+        let values: Vec<String> = labels.map(|label| discovered(label, pod, port)).collect();
+        keep["regex"] == values.join(";")
+    });
+    let kept: Vec<&Value> = kept.map(|port| &port["name"]).collect();
+    assert_eq!(kept, ["metrics"]);
+}

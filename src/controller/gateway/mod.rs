@@ -39,6 +39,9 @@ use crate::{
     webhook::inject::{InjectionSettings, PodPool},
 };
 
+/// What allows gateways, for the names that the guides install by.
+const ALLOW: &str =
+    "helm upgrade sluice charts/sluice --namespace sluice-system --reuse-values --set gateway.enabled=true";
 /// What failed is tried again after this long.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -121,9 +124,10 @@ pub fn seen(
     let trouble = match stores {
         None => Some(Trouble {
             reason: reasons::GATEWAY_DISABLED,
-            message:
-                "this operator keeps no gateways; allow it with helm upgrade --reuse-values --set gateway.enabled=true"
-                    .to_owned(),
+            message: format!(
+                "this operator keeps no gateways; allow it with: {ALLOW} (`helm list -A` says where release and namespace have \
+                 other names)"
+            ),
         }),
         Some(_) => memory.trouble.clone(),
     };

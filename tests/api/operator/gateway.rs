@@ -19,7 +19,7 @@ use super::{
     pods::FakePod,
     process::{Operator, turn},
 };
-use crate::cluster::{Cluster, eventually, kubectl, object};
+use crate::cluster::{Cluster, eventually, kubectl, object, repository};
 
 const NAME: &str = "shop-gateway";
 const ENABLED: [&str; 4] = ["--tick-seconds", "1", "--gateways", "enabled"];
@@ -254,13 +254,50 @@ async fn what_is_somebody_elses_is_left_alone_and_told_of() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_log_level_that_is_set_beside_the_poolers_own_variables_stays_when_the_template_changes() {
+    let _turn = turn().await;
+    let shop = shop(json!({"gateway": {"replicas": 2}})).await;
+    let operator = Operator::start(&shop.cluster, "a", &ENABLED);
+    operator.leads().await;
+    shop.deployment().await;
+    let logs_at = async || {
+        let spec = shop.deployment().await.spec.and_then(|spec| spec.template.spec).expect("pods");
+        let variables = spec.containers[0].env.clone().unwrap_or_default();
+        variables.into_iter().find(|variable| variable.name == "SLUICE_LOG").and_then(|variable| variable.value)
+    };
+    // as docs/agent.md says it
+    let set = |value| {
+        let workload = format!("deployment/{NAME}");
+        kubectl(&["set", "env", &workload, "-c", "sluice", value, "-n", &shop.cluster.namespace], "")
+    };
+    let debug = set("SLUICE_LOG=debug");
+    assert!(debug.status.success(), "{}", String::from_utf8_lossy(&debug.stderr));
+    shop.change(json!({"client": {"port": 6432}})).await;
+    shop.reads("service", "/spec/ports/0/port", json!(6432)).await;
+    eventually("the template has the new port", || async {
+        let spec = shop.deployment().await.spec?.template.spec?;
+        let ports = spec.containers.into_iter().flat_map(|container| container.ports.unwrap_or_default());
+        ports.into_iter().any(|port| port.container_port == 6432).then_some(())
+    })
+    .await;
+    assert_eq!(logs_at().await.as_deref(), Some("debug"));
+    let back = set("SLUICE_LOG-");
+    assert!(back.status.success(), "{}", String::from_utf8_lossy(&back.stderr));
+    assert_eq!(logs_at().await, None);
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
 async fn an_operator_without_the_rights_says_so_and_how_it_gets_them() {
     let _turn = turn().await;
     let shop = shop(json!({})).await;
     let operator = Operator::start(&shop.cluster, "a", &[]);
     operator.leads().await;
     let told = shop.condition("GatewayAvailable", "False/GatewayDisabled").await;
-    assert!(told.contains("--set gateway.enabled=true"), "{told}");
+    let guide = std::fs::read_to_string(repository().join("docs/gateway.md")).expect("the guide");
+    let command = guide.lines().find(|line| line.starts_with("helm upgrade ")).expect("a command");
+    assert!(command.contains("--namespace") && told.contains(command), "{told}");
     let deployments: Api<Deployment> = shop.cluster.api();
     assert!(deployments.get_opt(NAME).await.expect("readable").is_none());
     shop.end().await;

@@ -6,20 +6,20 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::Command,
     time::{Duration, Instant},
 };
 
 use axum::{Router, extract::State, routing::get};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sluice::{
     api::conditions::{ConditionStatus, Observed as Condition, READY, SCALING_ACTIVE},
     http::{Metrics, Outcome, PoolLabels, ProofOutcome, WriteKind},
-    webhook::server::Admitted,
 };
 
 use super::{
     Agents, DEADLINE, Prometheus, now_seconds,
-    server::{Agent, http_get},
+    server::{Agent, http_get, lab_bin},
 };
 
 /// Serves what an operator renders.
@@ -79,11 +79,19 @@ fn texts() -> Vec<(PathBuf, String)> {
     texts
 }
 
-/// The rules of the operations guide, each waiting for nothing.
-fn rules() -> String {
+/// Looks at what came in more than half an hour; see the tests of it below.
+const SLOW: &str = "SluicePodsRefused";
+
+/// The rules of the operations guide.
+fn rules_of_the_guide() -> String {
     let guide = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md")).unwrap();
     let begin = guide.find("groups:\n").unwrap();
-    let rules = &guide[begin..begin + guide[begin..].find("```").unwrap()];
+    guide[begin..begin + guide[begin..].find("```").unwrap()].to_owned()
+}
+
+/// The same, each waiting for nothing.
+fn rules() -> String {
+    let rules = rules_of_the_guide();
     let rules: Vec<&str> = rules.lines().filter(|line| !line.trim_start().starts_with("for:")).collect();
     rules.join("\n")
 }
@@ -130,8 +138,8 @@ async fn until_judged(prometheus: &Prometheus) {
 #[ignore = "needs Prometheus: tests/run parts"]
 async fn every_alert_of_the_guide_fires_in_its_condition_and_none_while_all_is_well() {
     let rules = rules();
-    let all = alerts_of(&rules);
-    assert!(all.len() >= 6, "{all:?}");
+    let mut all = alerts_of(&rules);
+    assert!(all.len() >= 6 && all.remove(SLOW), "{all:?}");
     let agent = Agent::start("shop-1").await;
     agent.report(|figures| figures.leaked = Some(0));
     let metrics = busy_operator();
@@ -144,7 +152,6 @@ async fn every_alert_of_the_guide_fires_in_its_condition_and_none_while_all_is_w
     // one event of each kind is enough
     agent.report(|figures| (figures.waiting, figures.leaked) = (2, Some(1)));
     metrics.ticked(Duration::from_millis(1), 1, 1);
-    metrics.admitted(Admitted::Denied);
     metrics.leader(false);
     let in_a_day = jiff::Timestamp::now().as_second() + 86_400;
     metrics.certificate_ends(in_a_day);
@@ -161,6 +168,69 @@ async fn every_alert_of_the_guide_fires_in_its_condition_and_none_while_all_is_w
     // no operator at all
     let nobody = Prometheus::start(&Agents::of([&agent]).judged_by(rules)).await;
     until_firing(&nobody, &BTreeSet::from(["SluiceNoLeader".to_owned()])).await;
+}
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+/// When a pod is tried that is refused each time, after its first refusal: as Kubernetes' controllers do, after 5 ms, then after twice as
+/// long each time, 1000 s at most.
+fn tries(until: Duration) -> Vec<Duration> {
+    let (mut tries, mut at, mut pause) = (Vec::new(), Duration::ZERO, Duration::from_millis(5));
+    while at < until {
+        tries.push(at);
+        at += pause;
+        pause = (pause * 2).min(Duration::from_secs(1000));
+    }
+    tries
+}
+
+/// What each of two replicas has counted at each minute, of refusals that they answer in turn, from the first minute on.
+fn counted(refusals: &[Duration], minutes: u32) -> [String; 2] {
+    [0, 1].map(|replica| {
+        let of_replica: Vec<&Duration> = refusals.iter().skip(replica).step_by(2).collect();
+        let until = |minute: u32| of_replica.iter().filter(|&&&at| at + MINUTE <= MINUTE * minute).count().to_string();
+        (0..=minutes).map(until).collect::<Vec<_>>().join(" ")
+    })
+}
+
+/// Lets promtool judge the rules of the guide at each of these minutes: the slow alert fires or not.
+fn judge(refusals: &[Duration], minutes: std::ops::RangeInclusive<u32>, fires: bool) {
+    let directory = tempfile::TempDir::new().unwrap();
+    fs::write(directory.path().join("rules.yml"), rules_of_the_guide()).unwrap();
+    let series: Vec<Value> = counted(refusals, *minutes.end()).iter().zip(["sluice-a", "sluice-b"]).map(|(values, pod)| {
+        json!({"series": format!("sluice_operator_admissions_total{{verdict=\"Denied\",pod=\"{pod}\"}}"), "values": values})
+    }).collect();
+    let alerts = if fires { json!([{"exp_labels": {}}]) } else { json!([]) };
+    let times: Vec<Value> = minutes
+        .map(|minute| json!({"eval_time": format!("{minute}m"), "alertname": SLOW, "exp_alerts": alerts}))
+        .collect();
+    let tests = json!({"rule_files": ["rules.yml"], "evaluation_interval": "1m",
+        "tests": [{"interval": "1m", "input_series": series, "alert_rule_test": times}]});
+    let file = directory.path().join("tests.yml");
+    fs::write(&file, tests.to_string()).unwrap();
+    let judged = Command::new(lab_bin().join("promtool")).args(["test", "rules"]).arg(&file).output().unwrap();
+    let told = String::from_utf8_lossy(&[judged.stdout, judged.stderr].concat()).into_owned();
+    assert!(judged.status.success(), "{told}");
+}
+
+#[test]
+#[ignore = "needs Prometheus: tests/run parts"]
+fn the_alert_of_refused_pods_stays_as_long_as_a_pod_is_refused_however_rarely_it_is_tried() {
+    let refusals = tries(MINUTE * 360);
+    assert!(refusals.windows(2).any(|pair| pair[0] + Duration::from_secs(1000) == pair[1]), "{refusals:?}");
+    judge(&refusals, 0..=25, false);
+    judge(&refusals, 28..=360, true);
+    // mended after three hours
+    let mended = tries(MINUTE * 180);
+    judge(&mended, 222..=360, false);
+}
+
+#[test]
+#[ignore = "needs Prometheus: tests/run parts"]
+fn pods_that_were_created_a_moment_before_their_pool_wake_nobody() {
+    let refusals = tries(Duration::from_secs(5));
+    assert!(refusals.len() > 8, "{refusals:?}");
+    judge(&refusals, 0..=120, false);
 }
 
 /// The parts of a text between backticks, on one line.

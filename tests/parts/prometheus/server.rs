@@ -349,7 +349,7 @@ impl Drop for Prometheus {
     }
 }
 
-fn lab_bin() -> PathBuf {
+pub fn lab_bin() -> PathBuf {
     env::var_os("SLUICE_LAB_BIN").expect("SLUICE_LAB_BIN is not set: eval \"$(tests/lab/lab env)\"").into()
 }
 
