@@ -80,6 +80,8 @@ pub const NONE_REFUSED: &str = "NoneRefused";
 pub const IDLE_IN_TRANSACTION: &str = "IdleInTransaction";
 /// `LeakDetected`: connections are held outside of a transaction, pinned to their clients.
 pub const PINNED_AFTER_COPY: &str = "PinnedAfterCopy";
+/// `LeakDetected`: connections are held by clients that do nothing, and no agent has said whether in a transaction or pinned.
+pub const HELD_WITHOUT_WORK: &str = "HeldWithoutWork";
 /// `LeakDetected`: none are.
 pub const NO_LEAK: &str = "NoLeak";
 /// `Reconnected`, and its event: every pod has renewed its server connections.

@@ -83,6 +83,13 @@ pub struct LeakKinds {
     pub freed: u64,
 }
 
+impl LeakKinds {
+    /// Those that are held now.
+    pub fn count(&self) -> u32 {
+        self.in_transaction.saturating_add(self.pinned).saturating_add(self.unclear)
+    }
+}
+
 /// Server connections that were renewed because the settings asked for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

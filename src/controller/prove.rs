@@ -180,7 +180,12 @@ impl Prover {
             Proof::Report(report) => {
                 let upstream = report.upstream.as_ref().map(|upstream| upstream.state);
                 let troubled = report.server_full.is_some() || !report.troubles.is_empty();
-                troubled || !report.message.is_empty() || upstream.is_some_and(|state| state != UpstreamState::Primary)
+                let leaks = report.leaks.as_ref().is_some_and(|kinds| kinds.count() > 0);
+                // old connections have transactions to finish
+                let renews =
+                    report.reconnected.as_ref().is_some_and(|told| told.remaining.is_some_and(|count| count > 0));
+                let is_primary = upstream.is_none_or(|state| state == UpstreamState::Primary);
+                troubled || leaks || renews || !report.message.is_empty() || !is_primary
             }
             Proof::Unreachable { .. } => true,
             Proof::NotAsked => false,
@@ -224,7 +229,12 @@ fn essence(proof: &Proof) -> Option<impl PartialEq + '_> {
         let in_force = (report.revision, report.epoch, report.seq, report.share, report.limits);
         let full = report.server_full.as_ref().map(|full| (full.refused_beyond, full.at_most));
         let troubles: Vec<_> = report.troubles.iter().map(|trouble| (trouble.reason, &trouble.words)).collect();
-        (in_force, held, upstream, full, troubles, &report.message)
+        // for how long one has been pinned changes every second too
+        let leaks = report.leaks.as_ref();
+        let leaks = leaks
+            .map(|kinds| (kinds.in_transaction, kinds.pinned, kinds.unclear, kinds.freed, kinds.client.as_deref()));
+        let proof = (report.proof, report.other.is_some_and(|other| other.awaiting_promotion));
+        (in_force, held, upstream, full, troubles, &report.message, leaks, &report.reconnected, proof)
     })
 }
 
@@ -253,4 +263,72 @@ async fn ask(client: &reqwest::Client, address: &str, uid: &str) -> Result<Statu
         .await
         .unwrap_or_else(|_| Err(AskError::Unreachable(format!("no answer within {} s", ASK_DEADLINE.as_secs()))))?;
     if report.pod_uid == uid { Ok(report) } else { Err(AskError::OtherPod) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const UID: &str = "uid-0";
+
+    /// A prover that is to ask one pod, of which nothing is open.
+    fn prover() -> Prover {
+        let prover = Prover::default();
+        let subject = Subject {
+            pool: PoolKey::new("ns", "shop"),
+            address: "10.0.0.1".to_owned(),
+            version: "1".to_owned(),
+            is_open: false,
+            due: Instant::now(),
+            pause: FIRST_PAUSE,
+            proof: Proof::NotAsked,
+        };
+        prover.subjects.lock().insert(UID.to_owned(), subject);
+        prover
+    }
+
+    /// The agent answers with this beside what every agent says: whether its pool is looked at, and whether it is asked again soon.
+    fn answers(prover: &Prover, says: &Value) -> (bool, bool) {
+        let mut report = json!({
+            "v": 1, "podUid": UID, "pool": "shop", "revision": 1, "wantedRevision": 1, "epoch": 1, "seq": 1, "share": 5,
+            "limits": null, "held": null, "slot": "Serving", "message": "",
+        });
+        if let (Some(report), Some(says)) = (report.as_object_mut(), says.as_object()) {
+            report.extend(says.clone());
+        }
+        // it is asked whenever it is due
+        let (due, _) = prover.due(Instant::now() + SWEEP);
+        assert_eq!(due.len(), 1);
+        let is_new = prover.answered(UID, Ok(serde_json::from_value(report).expect("a status report"))).is_some();
+        (is_new, prover.subjects.lock()[UID].due <= Instant::now() + LONGEST_PAUSE)
+    }
+
+    #[test]
+    fn who_tells_of_a_leak_is_asked_again_soon_and_its_pool_is_looked_at_when_the_kinds_change() {
+        let prover = prover();
+        let leaks = |in_transaction: u32, pinned: u32, seconds: Option<u32>, freed: u32| {
+            json!({"leaks": {"inTransaction": in_transaction, "pinned": pinned, "unclear": 0, "longestPinnedSeconds": seconds,
+                "freed": freed}})
+        };
+        assert_eq!(answers(&prover, &json!({})), (true, false), "the first answer");
+        assert_eq!(answers(&prover, &json!({})), (false, false));
+        assert_eq!(answers(&prover, &leaks(0, 1, Some(300), 0)), (true, true));
+        assert_eq!(answers(&prover, &leaks(0, 1, Some(305), 0)), (false, true), "seconds alone are no news");
+        assert_eq!(answers(&prover, &leaks(1, 1, Some(310), 0)), (true, true));
+        assert_eq!(answers(&prover, &leaks(0, 0, None, 1)), (true, false), "it was freed, and that is told on");
+        assert_eq!(answers(&prover, &leaks(0, 0, None, 1)), (false, false));
+    }
+
+    #[test]
+    fn who_renews_connections_is_asked_again_soon_until_none_is_left() {
+        let prover = prover();
+        let renewed =
+            |remaining: Option<u32>| json!({"reconnected": {"at": "2026-11-28T12:00:00Z", "remaining": remaining}});
+        assert_eq!(answers(&prover, &renewed(None)), (true, false));
+        assert_eq!(answers(&prover, &renewed(Some(2))), (true, true));
+        assert_eq!(answers(&prover, &renewed(Some(2))), (false, true));
+        assert_eq!(answers(&prover, &renewed(Some(0))), (true, false));
+    }
 }

@@ -553,13 +553,17 @@ fn upstream_healthy(observed: &Observed) -> Condition {
     }
 }
 
-/// What agents say of the leaked ones, added up, and the pod and client with the longest pinned one.
+/// Server connections held past the threshold by clients that do nothing, as Prometheus has them; None where nobody can tell.
+fn leaked(observed: &Observed) -> Option<u32> {
+    observed.sizing.and_then(|sizing| sizing.load).and_then(|load| load.leaked)
+}
+
+/// What agents that answer say of the leaked ones, added up, and the pod and client with the longest pinned one.
 fn leak_kinds(observed: &Observed) -> (LeakKinds, Option<String>) {
     let mut sum = LeakKinds::default();
     let mut longest: Option<(u32, String)> = None;
     for pod in observed.pods {
-        let Proof::Report(report) = &pod.proof else { continue };
-        let Some(kinds) = &report.leaks else { continue };
+        let Some(kinds) = said_of_leaks(pod) else { continue };
         sum.in_transaction = sum.in_transaction.saturating_add(kinds.in_transaction);
         sum.pinned = sum.pinned.saturating_add(kinds.pinned);
         sum.unclear = sum.unclear.saturating_add(kinds.unclear);
@@ -573,6 +577,19 @@ fn leak_kinds(observed: &Observed) -> (LeakKinds, Option<String>) {
     (sum, longest.map(|(_, words)| words))
 }
 
+fn said_of_leaks(pod: &PodSeen) -> Option<&LeakKinds> {
+    match &pod.proof {
+        Proof::Report(report) => report.leaks.as_ref(),
+        Proof::NotAsked | Proof::Unreachable { .. } => None,
+    }
+}
+
+/// The pods whose agents may know more than they were asked for: more is leaked than all of them have told of, and these told of none.
+pub(super) fn may_know_of_leaks(observed: &Observed) -> impl Fn(&PodSeen) -> bool {
+    let untold = leaked(observed).is_some_and(|leaked| leaked > leak_kinds(observed).0.count());
+    move |pod| untold && said_of_leaks(pod).is_none_or(|kinds| kinds.count() == 0)
+}
+
 fn leak_detected(observed: &Observed) -> Condition {
     let threshold = observed.effective.map_or(0, |effective| effective.settings.health.leak_threshold_seconds);
     let (kinds, longest) = leak_kinds(observed);
@@ -582,7 +599,7 @@ fn leak_detected(observed: &Observed) -> Condition {
             "; {freed} that were pinned were freed for clients that waited, and their clients cut, since the agents began"
         ),
     };
-    let Some(leaked) = observed.sizing.and_then(|sizing| sizing.load).and_then(|load| load.leaked) else {
+    let Some(leaked) = leaked(observed) else {
         return unknown(
             LEAK_DETECTED,
             reasons::NOT_OBSERVED,
@@ -596,35 +613,41 @@ fn leak_detected(observed: &Observed) -> Condition {
             format!("no server connection has been held by a client that does nothing for {threshold} s{freed}"),
         );
     }
-    let pinned = format!(
-        "{} pinned: linked to a client, idle outside of a transaction, the longest {}; a COPY of that client went past PgBouncer's \
-         account of it, see docs/operations.md on versions of PgBouncer; they are freed when others wait{freed}",
-        kinds.pinned,
-        longest.unwrap_or_default(),
-    );
-    let find =
-        "find them with: select pid, query_start, query from pg_stat_activity where state like 'idle in transaction%'";
-    let unclear = match kinds.unclear {
-        0 => String::new(),
-        some => format!(" ({some} of them could also be pinned: there was no connection to ask the database by)"),
-    };
-    if kinds.pinned >= leaked {
-        return yes(
-            LEAK_DETECTED,
-            reasons::PINNED_AFTER_COPY,
-            format!("for {threshold} s or more {pinned}; they do not count as demand"),
-        );
+    let LeakKinds { in_transaction, pinned, .. } = kinds;
+    // Prometheus has seen it, and no agent has told of it yet, or can
+    let rest = leaked.saturating_sub(in_transaction).saturating_sub(pinned);
+    let mut said = Vec::new();
+    if in_transaction > 0 {
+        said.push(format!(
+            "{in_transaction} server connections have been idle in transaction for {threshold} s or more: the application holds \
+             them without working; they do not count as demand; find them with: select pid, query_start, query from \
+             pg_stat_activity where state like 'idle in transaction%'"
+        ));
     }
-    let beside = if kinds.pinned > 0 { format!("; besides, {pinned}") } else { freed };
-    yes(
-        LEAK_DETECTED,
-        reasons::IDLE_IN_TRANSACTION,
-        format!(
-            "{} server connections have been idle in transaction for {threshold} s or more{unclear}: the application holds \
-             them without working; they do not count as demand; {find}{beside}",
-            leaked - kinds.pinned,
-        ),
-    )
+    if pinned > 0 {
+        said.push(format!(
+            "{pinned} pinned for {threshold} s or more: linked to a client, idle outside of a transaction, the longest {}; a COPY \
+             of that client went past PgBouncer's account of it, see docs/operations.md on versions of PgBouncer; they do not \
+             count as demand, and are freed when others wait",
+            longest.unwrap_or_default(),
+        ));
+    }
+    if rest > 0 {
+        let why = match kinds.unclear.min(rest) {
+            0 => String::new(),
+            some => format!(" ({some} of them since their agents have no connection to ask the database by)"),
+        };
+        said.push(format!(
+            "{rest} server connections have been held for {threshold} s or more by clients that do nothing, and it is not known \
+             yet whether they are idle in transaction or pinned after a COPY{why}; they do not count as demand"
+        ));
+    }
+    let reason = match (in_transaction, pinned) {
+        (1.., _) => reasons::IDLE_IN_TRANSACTION,
+        (0, 1..) => reasons::PINNED_AFTER_COPY,
+        (0, 0) => reasons::HELD_WITHOUT_WORK,
+    };
+    yes(LEAK_DETECTED, reason, format!("{}{freed}", said.join("; besides, ")))
 }
 
 /// Whether server connections were renewed as the spec asks for; None where it does not.

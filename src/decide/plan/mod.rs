@@ -80,7 +80,7 @@ impl PodPatch {
 pub struct Expectation {
     /// Uid of the pod.
     pub uid: String,
-    /// True while something that the annotations say has not been read back.
+    /// True while something that the annotations say has not been read back, or the agent may know of what kind a leak is.
     pub is_open: bool,
 }
 
@@ -144,13 +144,14 @@ pub fn plan(observed: &Observed, progress: Option<Progress>, cannot_render: Opti
     }
     let patches: Vec<PodPatch> = order.iter().filter_map(|index| patches.remove(index)).filter(|_| may_write).collect();
 
+    let may_know_of_leaks = conditions::may_know_of_leaks(observed);
     let expected: Vec<Expectation> = observed
         .pods
         .iter()
         .enumerate()
         .map(|(index, pod)| Expectation {
             uid: pod.uid.clone(),
-            is_open: grants.awaited.contains(&index) || !is_proven(pod, name),
+            is_open: grants.awaited.contains(&index) || !is_proven(pod, name) || may_know_of_leaks(pod),
         })
         .collect();
     let figures = Figures {

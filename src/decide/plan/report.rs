@@ -281,7 +281,9 @@ fn turned(observed: &Observed, condition: &Condition) -> Option<EventNote> {
     let before = observed.told.and_then(|told| told.conditions.iter().find(|told| told.type_ == condition.type_));
     let was_bad = before.is_some_and(|before| counts(&before.status, &before.reason));
     let is_bad = counts(condition.status.as_str(), condition.reason);
-    let same_reason = before.is_some_and(|before| before.reason == condition.reason);
+    // a leak that is over is gone from what its agent says before it is gone from Prometheus
+    let is_less_known = condition.reason == reasons::HELD_WITHOUT_WORK && was_bad;
+    let same_reason = is_less_known || before.is_some_and(|before| before.reason == condition.reason);
     if is_bad && !(was_bad && same_reason) {
         return Some(EventNote {
             kind: EventKind::Warning,

@@ -402,7 +402,7 @@ fn pods_without_any_connection_are_held_against_the_pool_and_a_bound_a_leak_a_pa
     let (reason, message) = (Reason::MaxSize, "maxAllowed is 2".to_owned());
     sizing.decision.limits = vec![crate::decide::guard::Limit { size: 2, reason, message }];
     let conditions = world.plan().report.conditions;
-    for (type_, reason) in [("ScalingLimited", "MaxSize"), (LEAK_DETECTED, reasons::IDLE_IN_TRANSACTION)] {
+    for (type_, reason) in [("ScalingLimited", "MaxSize"), (LEAK_DETECTED, reasons::HELD_WITHOUT_WORK)] {
         let told = conditions.iter().find(|condition| condition.type_ == type_).expect("always told");
         assert_eq!((told.status, told.reason), (ConditionStatus::True, reason));
     }
@@ -768,12 +768,71 @@ fn a_leak_is_told_as_what_it_is_and_a_pinned_one_with_its_client() {
     let both = LeakKinds { in_transaction: 1, unclear: 1, ..pinned(1, 400, "127.0.0.1:4001") };
     let condition = told(&mut world, 3, [both, none.clone()]);
     assert_eq!(condition.reason, reasons::IDLE_IN_TRANSACTION);
-    assert!(condition.message.contains("2 server connections have been idle in transaction"), "{}", condition.message);
-    assert!(condition.message.contains("1 of them could also be pinned") && condition.message.contains("1 pinned"));
+    let says = |words: &str| assert!(condition.message.contains(words), "{}", condition.message);
+    says("1 server connections have been idle in transaction");
+    says("1 pinned");
+    says("1 server connections have been held");
+    says("1 of them since their agents have no connection to ask the database by");
 
     let condition = told(&mut world, 0, [LeakKinds { freed: 4, ..none.clone() }, none]);
     assert_eq!((condition.status, condition.reason), (ConditionStatus::False, reasons::NO_LEAK));
     assert!(condition.message.contains("4 that were pinned were freed"), "{}", condition.message);
+}
+
+#[test]
+fn what_no_agent_has_told_of_is_told_as_a_transaction_by_nobody_and_its_agent_is_asked_at_once() {
+    let mut world = World::new(SHARED);
+    for _ in 0..3 {
+        world.admit();
+    }
+    world.sizing = Some(sized(11, Reason::Demand));
+    world.settle();
+    let say = |world: &mut World, leaked: u32, kinds: [Option<LeakKinds>; 2]| {
+        world.sizing.as_mut().unwrap().load.as_mut().unwrap().leaked = Some(leaked);
+        for (pod, kinds) in world.pods.iter_mut().zip(kinds) {
+            let Proof::Report(report) = &mut pod.proof else { panic!("it was asked") };
+            report.leaks = kinds;
+        }
+        // what an agent said that does not answer any more may be over
+        let mut last = report("uid-2", 1, 1, PodGrant::default());
+        last.leaks = Some(LeakKinds { in_transaction: 5, ..LeakKinds::default() });
+        let (since, error) = (NOW - 20, "connection refused".to_owned());
+        world.pods[2].proof = Proof::Unreachable { since, error, last: Some(Box::new(last)) };
+        world.plan()
+    };
+    let told = |plan: &Plan| plan.report.conditions.iter().find(|told| told.type_ == LEAK_DETECTED).cloned().unwrap();
+    let asked = |plan: &Plan| plan.expected[..2].iter().map(|pod| pod.is_open).collect::<Vec<_>>();
+
+    let plan = say(&mut world, 0, [None, None]);
+    assert_eq!((told(&plan).reason, asked(&plan)), (reasons::NO_LEAK, vec![false, false]));
+
+    let plan = say(&mut world, 2, [None, None]);
+    let condition = told(&plan);
+    assert_eq!((condition.status, condition.reason), (ConditionStatus::True, reasons::HELD_WITHOUT_WORK));
+    assert!(
+        condition.message.contains("2 server connections have been held") && condition.message.contains("not known")
+    );
+    assert!(!condition.message.contains("have been idle in transaction"), "{}", condition.message);
+    assert_eq!(asked(&plan), [true, true]);
+    let of_leaks = |plan: &Plan| plan.events.iter().filter(|event| event.action == LEAK_DETECTED).count();
+    assert_eq!(of_leaks(&plan), 1);
+
+    let plan = say(&mut world, 2, [Some(LeakKinds { pinned: 1, ..LeakKinds::default() }), None]);
+    let condition = told(&plan);
+    assert_eq!(condition.reason, reasons::PINNED_AFTER_COPY);
+    assert!(
+        condition.message.contains("1 pinned") && condition.message.contains("1 server connections have been held")
+    );
+    assert_eq!(asked(&plan), [false, true], "who told of one is asked often as it is");
+
+    let one = Some(LeakKinds { in_transaction: 1, ..LeakKinds::default() });
+    let plan = say(&mut world, 2, [one, Some(LeakKinds { unclear: 1, ..LeakKinds::default() })]);
+    assert_eq!((told(&plan).reason, asked(&plan)), (reasons::IDLE_IN_TRANSACTION, vec![false, false]), "all is told");
+
+    // it is over, and Prometheus has not seen that yet
+    world.told.conditions = merge(&[], plan.report.conditions, None, k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
+    let plan = say(&mut world, 2, [None, None]);
+    assert_eq!((told(&plan).reason, of_leaks(&plan)), (reasons::HELD_WITHOUT_WORK, 0));
 }
 
 #[test]

@@ -24,7 +24,7 @@ use kube::{
 use serde_json::{Value, json};
 use sluice::{
     api::{ConnectionBudget, ConnectionPool, ConnectionPoolClass, ConnectionPoolStatus},
-    contract::{PoolerError, ServerFull, TroubleSeen, UpstreamSeen, UpstreamState},
+    contract::{LeakKinds, PoolerError, ServerFull, TroubleSeen, UpstreamSeen, UpstreamState},
 };
 use tokio::{
     task::JoinHandle,
@@ -634,6 +634,36 @@ async fn a_database_that_refuses_more_and_clients_that_are_refused_are_told_once
         .await;
         assert_eq!(events.len(), 1, "{events:?}");
     }
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_leak_is_told_as_what_the_agent_says_of_it_soon_after_prometheus_has_it_and_as_nothing_else_before() {
+    let _turn = turn().await;
+    let shop = Shop::new("operator", SHARED).await;
+    let prometheus = Prometheus::start(&shop.cluster.namespace, &["shop-0"], "1s").await;
+    let configuration = prometheus.configuration();
+    let operator = Operator::start(&shop.cluster, "a", &["--tick-seconds", "1", "--prometheus-config", &configuration]);
+    operator.leads().await;
+    let pods = shop.pods(1).await;
+    shop.condition("Proven", "True/AllProven").await;
+    shop.condition("LeakDetected", "False/NoLeak").await;
+    prometheus.leaked.store(1, Ordering::Relaxed);
+    let message = shop.condition("LeakDetected", "True/HeldWithoutWork").await;
+    assert!(message.contains("not known yet"), "{message}");
+
+    let client = Some("10.1.2.3:4567".to_owned());
+    pods[0].behaviour.lock().leaks = Some(LeakKinds { pinned: 1, client, ..LeakKinds::default() });
+    let message = shop.condition("LeakDetected", "True/PinnedAfterCopy").await;
+    assert!(message.contains("10.1.2.3:4567 of pod shop-0"), "{message}");
+    pods[0].behaviour.lock().leaks = Some(LeakKinds { in_transaction: 1, ..LeakKinds::default() });
+    let message = shop.condition("LeakDetected", "True/IdleInTransaction").await;
+    assert!(!message.contains("pinned"), "{message}");
+    prometheus.leaked.store(0, Ordering::Relaxed);
+    pods[0].behaviour.lock().leaks = None;
+    shop.condition("LeakDetected", "False/NoLeak").await;
+    assert_eq!(shop.events("PinnedAfterCopy").await.len(), 1);
     shop.end().await;
 }
 

@@ -22,8 +22,8 @@ use serde_json::json;
 use sluice::{
     api::{ConnectionPool, Topology},
     contract::{
-        Document, GrantDocument, Held, LimitsReadBack, PodGrant, PoolRevision, Reconnected, RevisionDocument,
-        ServerFull, SlotStatus, StatusReport, TroubleSeen, UpstreamSeen, names,
+        Document, GrantDocument, Held, LeakKinds, LimitsReadBack, PodGrant, PoolRevision, Reconnected,
+        RevisionDocument, ServerFull, SlotStatus, StatusReport, TroubleSeen, UpstreamSeen, names,
     },
     decide::effective::effective,
     webhook::inject::{InjectionSettings, PodPool, inject},
@@ -50,6 +50,8 @@ pub struct Behaviour {
     pub server_full: Option<ServerFull>,
     /// What its pooler logged.
     pub troubles: Vec<TroubleSeen>,
+    /// Of what kind the leaked ones are.
+    pub leaks: Option<LeakKinds>,
 }
 
 /// A pod with its agent. Both end with it.
@@ -244,7 +246,7 @@ impl Agent {
             troubles: behaviour.troubles,
             server_full: behaviour.server_full,
             upstream: behaviour.upstream,
-            leaks: None,
+            leaks: behaviour.leaks,
             reconnected: wanted.settings.reconnected_at.clone().map(|at| Reconnected { at, remaining: Some(0) }),
         });
     }

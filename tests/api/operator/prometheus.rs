@@ -3,6 +3,10 @@
 use std::{
     fs::File,
     process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -30,6 +34,8 @@ pub struct Prometheus {
     figures: JoinHandle<()>,
     scratch: TempDir,
     address: String,
+    /// Server connections of each pod that are leaked.
+    pub leaked: Arc<AtomicU32>,
 }
 
 impl Prometheus {
@@ -43,13 +49,16 @@ impl Prometheus {
     pub async fn of_pools(namespace: &str, pods: &[(&str, &str)], every: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let target = listener.local_addr().expect("an address").to_string();
-        let begin = Instant::now();
+        let (begin, leaked) = (Instant::now(), Arc::new(AtomicU32::new(0)));
         let mut router = Router::new();
         let mut targets = Vec::new();
         for (number, (pool, pod)) in pods.iter().enumerate() {
             let (path, namespace_of, pool) = (format!("/pods/{number}"), namespace.to_owned(), (*pool).to_owned());
-            let page =
-                move || std::future::ready(([("content-type", OPENMETRICS)], rendered(&namespace_of, &pool, begin)));
+            let leaked = leaked.clone();
+            let page = move || {
+                let leaked = leaked.load(Ordering::Relaxed);
+                std::future::ready(([("content-type", OPENMETRICS)], rendered(&namespace_of, &pool, begin, leaked)))
+            };
             router = router.route(&path, get(page));
             targets.push(json!({
                 "targets": [target],
@@ -78,7 +87,7 @@ impl Prometheus {
             .expect("prometheus is on the PATH of the lab");
         let ready = format!("http://{address}/-/ready");
         eventually("Prometheus is ready", || async { reqwest::get(&ready).await.ok()?.error_for_status().ok() }).await;
-        Self { child, figures, scratch, address }
+        Self { child, figures, scratch, address, leaked }
     }
 
     /// Where it listens.
@@ -101,7 +110,7 @@ impl Drop for Prometheus {
 }
 
 /// What an agent itself renders under this load.
-fn rendered(namespace: &str, pool: &str, begin: Instant) -> String {
+fn rendered(namespace: &str, pool: &str, begin: Instant, leaked: u32) -> String {
     let elapsed = Duration::from_secs(1) + begin.elapsed();
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     let transactions = u64::try_from(elapsed.as_millis()).expect("an hour at most") * RATE / 1000;
@@ -124,7 +133,7 @@ fn rendered(namespace: &str, pool: &str, begin: Instant) -> String {
         longest_wait_microseconds: 0,
     };
     let metrics = Metrics::new(namespace, pool);
-    metrics.observe(added, pools, Some(0), None, unix);
+    metrics.observe(added, pools, Some(leaked), None, unix);
     for window in ["5s", "30s"] {
         metrics.set_peaks(window, f64::from(active), 0.0);
     }
