@@ -80,6 +80,15 @@ impl Link {
         Ok(Self { orders: Arc::new(Mutex::new(Orders { line, sent: 0 })), states: watched })
     }
 
+    /// To a keeper that a test plays, with its end of the line: it has said this, and says nothing more by itself.
+    #[cfg(test)]
+    pub(in crate::agent) async fn played(state: &State) -> (Self, UnixStream) {
+        let (ours, mut keepers) = UnixStream::pair().unwrap();
+        let line = format!("{}\n", serde_json::to_string(state).unwrap());
+        keepers.write_all(line.as_bytes()).await.unwrap();
+        (Self::over(ours).await.unwrap(), keepers)
+    }
+
     /// What the keeper said last.
     pub fn state(&self) -> State {
         self.states.borrow().clone()

@@ -119,22 +119,7 @@ pub async fn keep(arguments: Vec<OsString>, grace: Duration) -> Result<ExitCode,
     // as the first process of a container this is so anyway
     set_child_subreaper(Some(getpid())).map_err(|error| failed("adopting orphans")(error.into()))?;
     let program = std::env::current_exe().ok().filter(|program| program.is_file());
-    let mut keeper = Keeper {
-        program: program.unwrap_or_else(|| OWN_PROGRAM.into()),
-        arguments,
-        agent: None,
-        voice: None,
-        orders: None,
-        pause: FIRST_PAUSE,
-        start_at: Some(Instant::now()),
-        listeners: None,
-        listening: Listening::Closed,
-        steered: SlotName::A,
-        slots: Default::default(),
-        without_files: Default::default(),
-        logs: HashMap::new(),
-        ending: None,
-    };
+    let mut keeper = Keeper::new(program.unwrap_or_else(|| OWN_PROGRAM.into()), arguments);
     let mut line = Vec::new();
     loop {
         let due = keeper.start_at.or(keeper.ending);
@@ -188,6 +173,25 @@ async fn told(voice: &mut Option<Voice>, listening: &Listening, steered: SlotNam
 }
 
 impl Keeper {
+    fn new(program: PathBuf, arguments: Vec<OsString>) -> Self {
+        Self {
+            program,
+            arguments,
+            agent: None,
+            voice: None,
+            orders: None,
+            pause: FIRST_PAUSE,
+            start_at: Some(Instant::now()),
+            listeners: None,
+            listening: Listening::Closed,
+            steered: SlotName::A,
+            slots: Default::default(),
+            without_files: Default::default(),
+            logs: HashMap::new(),
+            ending: None,
+        }
+    }
+
     /// The time for the next start of the agent has come, or that for the end.
     fn due(&mut self) -> Result<(), KeeperError> {
         if self.ending.is_some() {
@@ -400,6 +404,7 @@ impl Keeper {
 
     fn agent_ended(&mut self, begin: Instant) {
         (self.voice, self.orders) = (None, None);
+        // it may have ended in the middle of it
         for slot in SlotName::ALL {
             self.allow_files(slot, true);
         }
@@ -451,4 +456,41 @@ fn open_pipe(path: &Path) -> io::Result<File> {
     }
     let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
     File::options().read(true).write(true).custom_flags(nonblocking).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Child;
+
+    use super::*;
+
+    /// The bound of open files of a process.
+    fn bound(process: &Child) -> String {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", process.id())).unwrap();
+        let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+        files.split_whitespace().next().unwrap().to_owned()
+    }
+
+    #[test]
+    fn an_agent_that_ends_while_a_process_may_open_no_file_does_not_leave_it_so() {
+        let mut keeper = Keeper::new("agent".into(), Vec::new());
+        let mut processes = SlotName::ALL.map(|slot| {
+            let process = Command::new("sleep").arg("60").spawn().unwrap();
+            let running = ProcessState::Running { pid: Pid::from_child(&process).as_raw_nonzero().get() };
+            keeper.slots[slot.index()] = SlotState { generation: 1, process: running, ..SlotState::default() };
+            process
+        });
+        let before = processes.each_ref().map(bound);
+        for slot in SlotName::ALL {
+            keeper.obey(Order::Files { slot, allowed: false });
+        }
+        let meanwhile = processes.each_ref().map(bound);
+        keeper.agent_ended(Instant::now());
+        let after = processes.each_ref().map(bound);
+        for process in &mut processes {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+        assert_eq!((meanwhile.each_ref().map(String::as_str), after), (["0", "0"], before));
+    }
 }

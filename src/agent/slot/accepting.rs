@@ -10,7 +10,10 @@ use std::sync::atomic::Ordering;
 
 use super::{Slot, SlotError};
 use crate::{
-    agent::{keeper::Order, machine::Millis},
+    agent::{
+        keeper::{Link, Order, SlotName},
+        machine::Millis,
+    },
     pooler::pgbouncer::console::Knock,
 };
 
@@ -29,11 +32,10 @@ impl Slot {
         // connections to a console that lets nobody in
         self.lay_in_sessions().await?;
         self.refusal_meant.store(true, Ordering::Relaxed);
-        self.link.order(&Order::Files { slot: self.name, allowed: false }).await?;
-        let knocked = self.knock().await;
-        self.link.order(&Order::Files { slot: self.name, allowed: true }).await?;
+        let (link, slot) = (self.link.clone(), self.name);
+        let knock = without_files(&link, slot, self.knock()).await;
         self.quiet.is_over();
-        let knock = knocked?;
+        let knock = knock?;
         self.pass_answers().await?;
         Ok(!knock.is_answered())
     }
@@ -62,5 +64,43 @@ impl Slot {
         let (pools, _) = self.console.pools(&self.database).await?;
         let reached = pools.held() > pools.login || self.console.snapshot(&self.database).await?.stats.assignments > 0;
         Ok(pools.clients_waiting > 0 && !reached)
+    }
+}
+
+/// Does this while the process of a slot may open no file.
+async fn without_files<T>(
+    link: &Link,
+    slot: SlotName,
+    what: impl Future<Output = Result<T, SlotError>>,
+) -> Result<T, SlotError> {
+    let done = match link.order(&Order::Files { slot, allowed: false }).await {
+        Ok(_) => what.await,
+        Err(error) => Err(error.into()),
+    };
+    // a keeper that was late obeys the first order all the same
+    link.order(&Order::Files { slot, allowed: true }).await?;
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncBufReadExt, BufReader};
+
+    use super::*;
+    use crate::agent::keeper::{Listening, SlotState, State};
+
+    #[tokio::test]
+    async fn a_keeper_that_is_late_gets_the_order_that_allows_files_after_the_one_that_forbids_them() {
+        let slots = [SlotState::default(), SlotState::default()];
+        let state = State { orders: 0, listening: Listening::Closed, steered: SlotName::A, slots };
+        let (link, keeper) = Link::played(&state).await;
+        let mut orders = BufReader::new(keeper).lines();
+        tokio::time::pause();
+        let done = without_files(&link, SlotName::B, std::future::ready(Ok(()))).await;
+        assert!(matches!(done, Err(SlotError::Keeper(_))), "{done:?}");
+        for allowed in [false, true] {
+            let order = orders.next_line().await.unwrap().unwrap();
+            assert_eq!(serde_json::from_str::<Order>(&order).unwrap(), Order::Files { slot: SlotName::B, allowed });
+        }
     }
 }
