@@ -18,6 +18,8 @@ pub const PACE: Millis = 40;
 pub const SLOWEST: Millis = 1000;
 /// After a look that had no answer.
 const UNANSWERED: Millis = 1000;
+/// What is noted before the first look.
+const ALL: &str = "all";
 
 /// Clients of one process that have to connect anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,9 +51,19 @@ impl Recall {
         Self { up_to: Some(id), next: 0, pause: PACE }
     }
 
-    /// Number of the newest one; None before the first look.
-    pub fn newest(&self) -> Option<u64> {
-        self.up_to
+    /// Whether nobody has looked yet who they are.
+    pub fn is_of_all(&self) -> bool {
+        self.up_to.is_none()
+    }
+
+    /// For an agent that comes after this one.
+    pub fn note(&self) -> String {
+        self.up_to.map_or_else(|| ALL.to_owned(), |id| id.to_string())
+    }
+
+    /// What another agent noted; None where that cannot be read.
+    pub fn noted(note: &str) -> Option<Self> {
+        if note == ALL { Some(Self::of_all()) } else { note.parse().ok().map(Self::up_to) }
     }
 
     /// Whether a round is due.
@@ -81,6 +93,14 @@ impl Recall {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_note_says_who_is_meant_before_the_first_look_too() {
+        for recall in [Recall::of_all(), Recall::up_to(7)] {
+            assert_eq!(Recall::noted(&recall.note()), Some(recall));
+        }
+        assert_eq!(Recall::noted(""), None);
+    }
+
     fn client(id: u64) -> Client {
         Client {
             id,
@@ -99,7 +119,7 @@ mod tests {
         let mut recall = Recall::of_all();
         assert!(recall.is_due(0));
         recall.had_no_answer(0);
-        assert!(!recall.is_due(UNANSWERED - 1) && recall.is_due(UNANSWERED) && recall.newest().is_none());
+        assert!(!recall.is_due(UNANSWERED - 1) && recall.is_due(UNANSWERED) && recall.is_of_all());
         let mut closed = Vec::new();
         let mut now = UNANSWERED;
         loop {
@@ -112,7 +132,7 @@ mod tests {
             }
             now += PACE;
         }
-        assert_eq!((closed, recall.newest()), (vec![1, 2, 3], Some(3)));
+        assert_eq!((closed, recall.up_to), (vec![1, 2, 3], Some(3)));
         assert!(!Recall::of_all().round(0, &[], "shop").goes_on, "there is nobody");
     }
 
