@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         }
         Command::Agent(options) => {
             let log = options.clone();
-            run(&log, async { run::run(*options).await.map(|()| ExitCode::SUCCESS) })
+            run(&log, async { Box::pin(run::run(*options)).await.map(|()| ExitCode::SUCCESS) })
         }
         Command::Exec(options) => fail(&keeper::exec(&options)),
         Command::Install { destination } => match install::install(&destination) {

@@ -29,7 +29,7 @@ impl Agent {
     /// Closes each alias that is not to be open, and sees what is left for the pool itself. False: not known now.
     pub(super) async fn divide_alias(&mut self) -> bool {
         let now = self.now();
-        let counts = self.other_counts() && !self.other.is_mute();
+        let counts = self.can_ask_other();
         // whether a process that was left answers is looked at elsewhere
         if counts && self.other.look_at_alias(now).await.is_err() {
             return false;

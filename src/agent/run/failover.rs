@@ -1,6 +1,13 @@
 //! A database that takes no writes any more: the shell around [`crate::agent::upstream`].
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::task::JoinHandle;
 
@@ -8,6 +15,7 @@ use super::{Agent, place};
 use crate::{
     agent::{
         counters::Added,
+        keeper::SlotName,
         machine::Millis,
         options::RunOptions,
         slot::Slot,
@@ -31,6 +39,8 @@ const CHECK_FIRST_IN_A_QUEUE: Millis = 100;
 pub(super) struct Failover {
     machine: Upstream,
     check: Option<JoinHandle<Checked>>,
+    /// The slot that it asks in, by its number.
+    asks_in: Arc<AtomicUsize>,
     /// Until when a reading waits for it.
     first_until: Millis,
     /// What the check that runs may be counted as.
@@ -90,6 +100,7 @@ impl Failover {
         Self {
             machine: Upstream::new(place::spread(&options.pod_uid)),
             check: None,
+            asks_in: Arc::default(),
             first_until: 0,
             planned: Own::default(),
             why: None,
@@ -112,11 +123,12 @@ impl Failover {
         self.check.is_some()
     }
 
-    /// Somebody else of ours asks the database once, as a client: that is left out too.
-    pub(super) fn asks_too(&mut self) {
+    /// Somebody else of ours asks the database once, as a client, perhaps of the process that new clients come to: that is left out
+    /// too.
+    pub(super) fn asks_too(&mut self, through_active: bool) {
         self.own.transactions += 1;
         self.own.assignments += 1;
-        self.own.clients += 1;
+        self.own.clients += u64::from(through_active);
     }
 
     /// What clients have done: checks left out.
@@ -124,10 +136,16 @@ impl Failover {
         self.own.leave_out(added, linked)
     }
 
-    /// Clients that wait: a check left out.
+    /// Clients that wait in all processes: a check left out.
     pub(super) fn leave_out_waiting(&self, pools: Pools) -> Pools {
         let waits = u32::from(self.check.is_some());
         Pools { clients_waiting: pools.clients_waiting.saturating_sub(waits), ..pools }
+    }
+
+    /// Clients that wait in the process of a slot: a check left out.
+    pub(super) fn waiting_in(&self, slot: SlotName, pools: Pools) -> u32 {
+        let waits = self.check.is_some() && self.asks_in.load(Ordering::Relaxed) == slot.index();
+        pools.clients_waiting.saturating_sub(waits.into())
     }
 
     /// Clients that came: checks left out.
@@ -222,9 +240,8 @@ impl Agent {
 
     /// Whether no server connection logs in, and none begins to: see [`crate::agent::quiet`].
     async fn nobody_logs_in(&mut self, now: Millis) -> bool {
-        let other = self.other_counts() && !self.other.is_mute();
         let mut quiet = true;
-        for slot in [Some(&mut self.slot), other.then_some(&mut self.other)].into_iter().flatten() {
+        for slot in self.slots_to_ask_mut() {
             // all are asked, so that they wait together
             quiet &= slot.is_quiet(now).await.unwrap_or(false);
         }
@@ -251,12 +268,12 @@ impl Agent {
             .filter_map(|slot| {
                 let credentials = slot.credentials()?.clone();
                 let remembers = slot.remembers(Remembered::ReadOnly);
-                Some(Door { socket: slot.console.socket().to_owned(), credentials, remembers })
+                Some(Door { slot: slot.name(), socket: slot.console.socket().to_owned(), credentials, remembers })
             })
             .collect();
         let (times, queue) = (doors.len() as u64, self.slot.pools.is_some_and(|(_, pools)| pools.clients_waiting > 0));
-        let check = check(doors, self.injection.upstream.database.clone(), within);
         let failover = &mut self.failover;
+        let check = check(doors, failover.asks_in.clone(), self.injection.upstream.database.clone(), within);
         failover.check = Some(tokio::spawn(check));
         failover.first_until = now + if queue { CHECK_FIRST_IN_A_QUEUE } else { CHECK_FIRST };
         failover.planned = Own { transactions: times, assignments: times, clients: 1 };
@@ -267,13 +284,11 @@ impl Agent {
     }
 
     async fn renew_connections(&mut self) {
-        let other = self.other_counts() && !self.other.is_mute();
         // what was held back for it comes back
         self.to_be_applied = true;
         self.published.metrics.count_renewal();
-        let slots = [Some(&mut self.slot), other.then_some(&mut self.other)].into_iter().flatten();
         // what is closed of one whose user is refused could not be opened again
-        for slot in slots.filter(|slot| !slot.is_refused()) {
+        for slot in self.slots_to_ask_mut().filter(|slot| !slot.is_refused()) {
             // one that does not answer is asked again the next time
             match slot.reconnect().await {
                 Ok(()) => {
@@ -337,16 +352,18 @@ fn has_place(slot: &Slot) -> bool {
 
 /// A process that is asked through.
 struct Door {
+    slot: SlotName,
     socket: PathBuf,
     credentials: Credentials,
     /// Whether it remembers for a client whether transactions are read-only.
     remembers: bool,
 }
 
-async fn check(doors: Vec<Door>, database: String, within: Duration) -> Checked {
+async fn check(doors: Vec<Door>, asks_in: Arc<AtomicUsize>, database: String, within: Duration) -> Checked {
     let mut own = Own::default();
     let mut first = None;
-    for Door { socket, credentials, remembers } in doors {
+    for Door { slot, socket, credentials, remembers } in doors {
+        asks_in.store(slot.index(), Ordering::Relaxed);
         let asked = ask(socket, database.clone(), credentials, QUERY.to_owned(), within).await;
         own.transactions += u64::from(asked.as_ref().map_or_else(was_sent, |_| true));
         own.assignments += u64::from(asked.is_ok());

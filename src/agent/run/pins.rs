@@ -1,20 +1,22 @@
 //! Server connections that clients hold while nothing is said: the shell around [`crate::agent::pins`].
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use tokio::task::JoinHandle;
 
 use super::{Agent, LEAKS_LOOK, READING};
 use crate::{
     agent::{
+        keeper::SlotName,
         machine::Millis,
         pins::{Action, Leaks, Look, Need, Pins, Session, SessionState, is_full},
         slot::Slot,
         sockets::{self, Local},
     },
-    contract::{LeakKinds, PoolMode, ProofMode},
+    contract::{LeakKinds, PoolMode, ProofMode, Settings},
     pooler::pgbouncer::{
         console::{ConsoleError, ask},
+        render::Credentials,
         tables::{Client, Server, Table},
     },
 };
@@ -30,7 +32,8 @@ const PATIENCE_OF_WAIT: u32 = 3;
 #[derive(Default)]
 pub(super) struct Pinning {
     pins: Pins,
-    question: Option<JoinHandle<Result<Table, ConsoleError>>>,
+    /// What the database is asked about the sessions of a slot.
+    question: Option<(SlotName, JoinHandle<Result<Table, ConsoleError>>)>,
     closing: Closing,
     /// Pinned connections that were freed since we began.
     freed: u64,
@@ -40,13 +43,13 @@ pub(super) struct Pinning {
     longest: Option<(String, Local)>,
 }
 
-/// Whether PgBouncer is told to close what is outside of a transaction.
+/// Whether a process is told to close what is outside of a transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum Closing {
     #[default]
     No,
-    /// As soon as no server connection logs in.
-    Wanted,
+    /// That of this slot, as soon as none of its server connections logs in.
+    Wanted(SlotName),
     /// Until then, this process; these clients held server connections before.
     Until { then: Millis, process: i32, holders: Vec<u64> },
 }
@@ -58,17 +61,16 @@ impl Agent {
     }
 
     /// Looks for server connections that are held while nothing is said.
-    pub(super) fn look_for_leaks(&mut self, now: Millis, servers: &[Server]) {
+    pub(super) fn look_for_leaks(&mut self, now: Millis, servers: &[(SlotName, Vec<Server>)]) {
         let Some(threshold) = self.leak_threshold() else { return };
         if now < self.next.leaks {
             return;
         }
         self.next.leaks = now + Millis::from(threshold / 4).clamp(READING, LEAKS_LOOK);
-        let linked: Vec<&Server> = servers.iter().filter(|server| server.client.is_some()).collect();
+        let all = servers.iter().flat_map(|(slot, servers)| servers.iter().map(|server| (*slot, server)));
+        let linked: Vec<(SlotName, &Server)> = all.filter(|(_, server)| server.client.is_some()).collect();
         let kinds = if let Some(looks) = self.looks(&linked) {
-            let runs = self.slot.runs.as_ref().or(self.wish.revision.as_ref());
-            let sessions = runs.is_some_and(|revision| revision.settings.pool_mode == PoolMode::Session);
-            self.pinning.pins.look(looks, sessions);
+            self.pinning.pins.look(looks);
             self.pinning.pins.leaks(threshold)
         } else {
             self.pinning.pins.cannot_look();
@@ -81,16 +83,22 @@ impl Agent {
     }
 
     /// What the kernel says of these; None where it does not say it of all.
-    fn looks(&mut self, linked: &[&Server]) -> Option<Vec<Look>> {
+    fn looks(&mut self, linked: &[(SlotName, &Server)]) -> Option<Vec<Look>> {
         if linked.is_empty() {
             return self.leaks_visible.then(Vec::new);
         }
         // a server over a Unix socket has no address: whether it leaks cannot be told
-        let locals: Vec<Local> = linked.iter().map(|server| sockets::local(server)).collect::<Option<_>>()?;
+        let locals: Vec<Local> = linked.iter().map(|(_, server)| sockets::local(server)).collect::<Option<_>>()?;
+        let mut of_sessions = [false; 2];
+        for slot in [&self.slot, &self.other] {
+            of_sessions[slot.name().index()] = self.gives_sessions(slot);
+        }
         match sockets::traffic_to_port(self.injection.upstream.port) {
             Ok(traffic) => {
                 let judged = self.leaks.judge(&locals, &traffic)?;
-                let looks = linked.iter().zip(locals).zip(judged).map(|((server, local), judged)| Look {
+                let looks = linked.iter().zip(locals).zip(judged).map(|(((slot, server), local), judged)| Look {
+                    slot: *slot,
+                    of_session: of_sessions[slot.index()],
                     local,
                     process: server.process,
                     silent: judged.silent,
@@ -109,24 +117,40 @@ impl Agent {
         }
     }
 
+    /// What the process of a slot runs; of one that another agent started, that may not be known.
+    fn settings_of<'a>(&'a self, slot: &'a Slot) -> Option<&'a Settings> {
+        Some(&slot.runs.as_ref().or(self.wish.revision.as_ref())?.settings)
+    }
+
+    fn gives_sessions(&self, slot: &Slot) -> bool {
+        self.settings_of(slot).is_some_and(|settings| settings.pool_mode == PoolMode::Session)
+    }
+
     /// Asks the database what silent sessions do, and frees those that are pinned while others wait.
     pub(super) async fn watch_pins(&mut self, now: Millis) {
         self.take_sessions().await;
         self.ask_about_sessions(now);
-        let Some(need) = self.need() else { return };
-        match self.pinning.pins.step(now, need) {
+        let mut needs = self.needs();
+        if self.pinning.closing != Closing::No {
+            // one after the other
+            for need in &mut needs {
+                need.may_close = [false; 2];
+            }
+        }
+        match self.pinning.pins.step(now, &needs) {
             Some(Action::Free(pinned)) => self.free(&pinned).await,
-            Some(Action::CloseIdle) => self.pinning.closing = Closing::Wanted,
+            Some(Action::CloseIdle(slot)) => self.pinning.closing = Closing::Wanted(slot),
             None => {}
         }
     }
 
     async fn take_sessions(&mut self) {
-        let Some(question) = self.pinning.question.take_if(|question| question.is_finished()) else { return };
+        let finished = self.pinning.question.take_if(|(_, question)| question.is_finished());
+        let Some((slot, question)) = finished else { return };
         match question.await {
-            Ok(Ok(table)) => self.pinning.pins.answered(&sessions(&table)),
-            Ok(Err(error)) => tracing::debug!("asking what silent sessions do: {error}"),
-            Err(error) => tracing::debug!("asking what silent sessions do: {error}"),
+            Ok(Ok(table)) => self.pinning.pins.answered(slot, &sessions(&table)),
+            Ok(Err(error)) => tracing::debug!(slot = slot.as_str(), "asking what silent sessions do: {error}"),
+            Err(error) => tracing::debug!(slot = slot.as_str(), "asking what silent sessions do: {error}"),
         }
     }
 
@@ -134,66 +158,103 @@ impl Agent {
     fn ask_about_sessions(&mut self, now: Millis) {
         let Some(threshold) = self.leak_threshold() else { return };
         let may = self.wish.revision.as_ref().is_some_and(|it| it.settings.health.proof() == ProofMode::Query);
-        let is_free = self.slot.pools.is_some_and(|(_, pools)| pools.idle > 0 && pools.clients_waiting == 0);
-        if !may || !is_free || self.pinning.question.is_some() || self.failover.is_asking() {
+        if !may || self.pinning.question.is_some() || self.failover.is_asking() {
             return;
         }
-        let Some(credentials) = self.slot.credentials().cloned() else { return };
-        let processes = self.pinning.pins.to_ask(now, threshold);
-        if processes.is_empty() {
+        let slots: Vec<SlotName> = self.slots_to_ask().map(Slot::name).collect();
+        for slot in slots {
+            let Some((door, socket, credentials)) = self.door_to_sessions_of(slot) else { continue };
+            let processes = self.pinning.pins.to_ask(now, threshold, slot);
+            if processes.is_empty() {
+                continue;
+            }
+            self.failover.asks_too(door == self.slot.name());
+            let database = self.injection.upstream.database.clone();
+            let question = ask(socket, database, credentials, question(&processes), QUESTION_DEADLINE);
+            self.pinning.question = Some((slot, tokio::spawn(question)));
             return;
         }
-        self.failover.asks_too();
-        let (socket, database) = (self.slot.console.socket().to_owned(), self.injection.upstream.database.clone());
-        self.pinning.question =
-            Some(tokio::spawn(ask(socket, database, credentials, question(&processes), QUESTION_DEADLINE)));
     }
 
-    /// What clients need; None where nothing may be freed for them.
-    fn need(&self) -> Option<Need> {
-        if self.is_refused() {
+    /// Where the sessions of a slot can be asked about: in a process that has a free connection and works as the same role. Another role
+    /// is not told of them. One that leaves lets nobody in.
+    fn door_to_sessions_of(&self, name: SlotName) -> Option<(SlotName, PathBuf, Credentials)> {
+        let role = self.slots_to_ask().find(|slot| slot.name() == name)?.credentials()?.username.as_str();
+        let is_open = |slot: &&Slot| {
+            let is_free = slot.pools.is_some_and(|(_, pools)| pools.idle > 0 && pools.clients_waiting == 0);
+            let is_same = slot.credentials().is_some_and(|credentials| credentials.username == role);
+            is_free && is_same && slot.leaving().is_none()
+        };
+        let door = self.slots_to_ask().filter(is_open).min_by_key(|slot| slot.name() != name)?;
+        Some((door.name(), door.console.socket().to_owned(), door.credentials()?.clone()))
+    }
+
+    /// What clients need, of each process in which something may be done for them.
+    fn needs(&self) -> Vec<Need> {
+        if self.rotating.is_refused() {
             // nobody would gain: what is closed could not be opened again
+            return Vec::new();
+        }
+        // in session mode a client has its server connection by right
+        let slots = || self.slots_to_ask().filter(move |slot| !slot.is_refused() && !self.gives_sessions(slot));
+        let (mut may_free, mut may_close) = ([false; 2], [false; 2]);
+        for slot in slots() {
+            may_free[slot.name().index()] = true;
+            may_close[slot.name().index()] = slot.alias_pools.active == 0;
+        }
+        slots().filter_map(|slot| self.need(slot, may_free, may_close)).collect()
+    }
+
+    fn need(&self, slot: &Slot, may_free: [bool; 2], may_close: [bool; 2]) -> Option<Need> {
+        let settings = self.settings_of(slot)?;
+        // while it is held back for a moment it is not full
+        let (limits, (_, pools)) = (slot.limits_to_keep()?, slot.pools?);
+        let shares = self.other_counts();
+        // one of two is paused while the other one has its turn
+        if limits.paused && !(shares && self.grant().share > 0) {
             return None;
         }
-        let settings = &self.wish.revision.as_ref()?.settings;
-        // while it is held back for a moment it is not full
-        let (limits, (_, pools)) = (self.slot.limits_to_keep()?, self.slot.pools?);
-        // in session mode a client has its server connection by right
-        let is_open = settings.pool_mode == PoolMode::Transaction && !limits.paused;
         let patience = settings.health.query_wait_timeout_seconds.saturating_mul(1000) / PATIENCE_OF_WAIT;
-        let waiting = self.failover.leave_out_waiting(pools).clients_waiting;
-        is_open.then_some(Need {
-            waiting,
-            is_full: is_full(&pools, &limits),
+        Some(Need {
+            slot: slot.name(),
+            waiting: self.failover.waiting_in(slot.name(), pools),
+            is_full: limits.paused || is_full(&pools, &limits),
             patience: patience.min(self.leak_threshold()?),
-            may_close: self.slot.alias_pools.active == 0,
+            shares,
+            may_free,
+            may_close,
         })
     }
 
     /// Cuts the clients of pinned connections, if these are what they were.
     async fn free(&mut self, pinned: &[Look]) {
-        let other = self.other_counts() && !self.other.is_mute();
         let upstream = &self.injection.upstream;
+        let (database, port) = (upstream.database.clone(), upstream.port);
         let mut freed = 0;
-        let slots = [Some(&mut self.slot), other.then_some(&mut self.other)].into_iter().flatten();
-        for slot in slots.filter(|slot| !slot.is_refused()) {
-            freed += free(slot, &upstream.database, upstream.port, pinned).await;
+        for slot in self.slots_to_ask_mut() {
+            let name = slot.name();
+            let own: Vec<Look> = pinned.iter().filter(|look| look.slot == name).copied().collect();
+            if !own.is_empty() && !slot.is_refused() {
+                freed += free(slot, &database, port, &own).await;
+            }
         }
         self.count_freed(freed);
     }
 
-    /// Has PgBouncer close what clients hold outside of a transaction, while nothing else moves.
+    /// Has a process close what clients hold outside of a transaction, while nothing else moves in it.
     pub(super) async fn close_pinned(&mut self, now: Millis) {
         let closing = std::mem::take(&mut self.pinning.closing);
         self.pinning.closing = match closing {
             Closing::No => Closing::No,
             // nobody waits any more, or nobody would gain
-            Closing::Wanted if !self.may_close() => {
+            Closing::Wanted(slot) if !self.may_close(slot) => {
                 self.to_be_applied = true;
                 Closing::No
             }
-            Closing::Wanted if !self.slot.is_quiet(now).await.unwrap_or(false) => Closing::Wanted,
-            Closing::Wanted => self.begin_closing(now).await,
+            Closing::Wanted(slot) if !self.named_mut(slot).is_quiet(now).await.unwrap_or(false) => {
+                Closing::Wanted(slot)
+            }
+            Closing::Wanted(slot) => self.begin_closing(slot, now).await,
             Closing::Until { then, process, holders } if now < then => Closing::Until { then, process, holders },
             Closing::Until { then, process, holders } => match self.stop_closing(process, &holders).await {
                 Ok(freed) => {
@@ -205,23 +266,27 @@ impl Agent {
         };
     }
 
-    fn may_close(&self) -> bool {
-        self.need().is_some_and(|need| need.waiting > 0 && need.may_close)
+    fn may_close(&self, slot: SlotName) -> bool {
+        self.needs().iter().any(|need| need.waiting > 0 && need.may_close[slot.index()])
     }
 
-    async fn begin_closing(&mut self, now: Millis) -> Closing {
+    async fn begin_closing(&mut self, name: SlotName, now: Millis) -> Closing {
         // what was held back for it comes back
         self.to_be_applied = true;
         // a session of the alias may have begun since the last reading
-        let seen = self.slot.read_pools(now).await.is_ok();
-        let Some(process) = self.slot.pid().filter(|_| seen && self.may_close()) else { return Closing::No };
+        let seen = self.named_mut(name).read_pools(now).await.is_ok();
+        let process = self.named_mut(name).pid();
+        let Some(process) = process.filter(|_| seen && self.may_close(name)) else { return Closing::No };
         tracing::warn!(
+            slot = name.as_str(),
             "every server connection is held by a client that is silent, and others wait: PgBouncer closes those that are \
              outside of a transaction, with their clients"
         );
-        let held = holders(&mut self.slot, &self.injection.upstream.database, |_| Some(())).await.unwrap_or_default();
-        if let Err(error) = self.slot.close_idle().await {
-            tracing::warn!("closing server connections that are pinned: {error}");
+        let database = self.injection.upstream.database.clone();
+        let slot = self.named_mut(name);
+        let held = holders(slot, &database, |_| Some(())).await.unwrap_or_default();
+        if let Err(error) = slot.close_idle().await {
+            tracing::warn!(slot = name.as_str(), "closing server connections that are pinned: {error}");
         }
         // even after an error: it may have been told
         Closing::Until {
@@ -279,15 +344,14 @@ impl Agent {
         if self.pinning.longest.as_ref().is_some_and(|(_, local)| *local == look.local) {
             return;
         }
-        let other = self.other_counts() && !self.other.is_mute();
-        for slot in [Some(&mut self.slot), other.then_some(&mut self.other)].into_iter().flatten() {
-            let database = &self.injection.upstream.database;
-            let is_it = |server: &Server| sockets::local(server).filter(|local| *local == look.local);
-            if let Ok(held) = holders(slot, database, is_it).await
-                && let Some((client, local)) = held.into_iter().next()
-            {
-                self.pinning.longest = Some((client.address, local));
-            }
+        let database = self.injection.upstream.database.clone();
+        let Some(slot) = self.slots_to_ask_mut().find(|slot| slot.name() == look.slot) else { return };
+        let is_it = |server: &Server| sockets::local(server).filter(|local| *local == look.local);
+        let held = holders(slot, &database, is_it).await;
+        if let Ok(held) = held
+            && let Some((client, local)) = held.into_iter().next()
+        {
+            self.pinning.longest = Some((client.address, local));
         }
     }
 }

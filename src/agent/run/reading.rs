@@ -60,30 +60,34 @@ impl Agent {
 
     pub(super) async fn take_reading(&mut self) {
         let (now, asked) = (self.now(), Instant::now());
-        let counts = self.other_counts() && !self.other.is_mute();
+        let counts = self.can_ask_other();
         let read: Result<_, ConsoleError> = async {
             let active = self.slot.read(now, &self.leaked_connections).await?;
             Ok((active, if counts { Some(self.other.read(now, &self.leaked_connections).await?) } else { None }))
         }
         .await;
-        let works = |slot: &Slot, reading: &Reading| reading.logged_in && !self.keeps_user(slot);
-        // what a process keeps says nothing of what is in force
-        let in_force_works = read.as_ref().is_ok_and(|(active, other)| {
-            works(&self.slot, active) || other.as_ref().is_some_and(|other| works(&self.other, other))
-        });
-        let Reading { pools, added, opens, servers, logged_in } = match read {
-            Ok((active, None)) => active,
-            Ok((active, Some(other))) => Reading {
-                pools: active.pools + other.pools,
-                added: active.added + other.added,
-                opens: active.opens + other.opens,
-                servers: active.servers.into_iter().chain(other.servers).collect(),
-                logged_in: active.logged_in || other.logged_in,
-            },
+        let (mut active, mut other) = match read {
+            Ok(readings) => readings,
             Err(error) => {
                 self.problems.reading.may_pass(now, error.to_string());
                 return;
             }
+        };
+        let works = |slot: &Slot, reading: &Reading| reading.logged_in && !self.keeps_user(slot);
+        // what a process keeps says nothing of what is in force
+        let in_force_works =
+            works(&self.slot, &active) || other.as_ref().is_some_and(|other| works(&self.other, other));
+        let mut servers = vec![(self.slot.name(), std::mem::take(&mut active.servers))];
+        servers.extend(other.as_mut().map(|other| (self.other.name(), std::mem::take(&mut other.servers))));
+        let Reading { pools, added, opens, logged_in, .. } = match other {
+            None => active,
+            Some(other) => Reading {
+                pools: active.pools + other.pools,
+                added: active.added + other.added,
+                opens: active.opens + other.opens,
+                logged_in: active.logged_in || other.logged_in,
+                ..active
+            },
         };
         self.problems.reading.is_over();
         // figures that took so long to come are not of one moment
@@ -93,7 +97,7 @@ impl Agent {
         self.see_refusals(pools, logged_in);
         self.tell_reach(now, logged_in);
         self.look_for_leaks(now, &servers);
-        self.count_closing(&servers);
+        self.count_closing(servers.iter().flat_map(|(_, servers)| servers));
         self.to_be_applied |= self.owes_reconnect();
         self.count_arrivals(now, opens).await;
         self.see_pools(pools);

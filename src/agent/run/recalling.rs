@@ -12,8 +12,7 @@ impl Agent {
     pub(super) fn begin_recall(&mut self) {
         let of_sessions =
             |slot: &Slot| slot.runs.as_ref().is_some_and(|revision| revision.settings.pool_mode == PoolMode::Session);
-        let other = self.other_counts() && !self.other.is_mute();
-        for slot in [Some(&mut self.slot), other.then_some(&mut self.other)].into_iter().flatten() {
+        for slot in self.slots_to_ask_mut() {
             // a session has its own server connection, and what the database says reaches it
             if !slot.remembers(Remembered::ReadOnly) || of_sessions(slot) {
                 continue;
@@ -29,9 +28,8 @@ impl Agent {
 
     /// Closes the next few.
     pub(super) async fn recall(&mut self, now: Millis) {
-        let other = self.other_counts() && !self.other.is_mute();
         let mut closed = 0;
-        for slot in [Some(&mut self.slot), other.then_some(&mut self.other)].into_iter().flatten() {
+        for slot in self.slots_to_ask_mut() {
             match slot.recall(now).await {
                 Ok(count) => closed += count,
                 Err(error) => tracing::debug!(slot = slot.name().as_str(), "telling clients to connect anew: {error}"),

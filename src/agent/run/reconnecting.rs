@@ -57,9 +57,9 @@ impl Agent {
     /// The processes that have connections older than that. What is closed of one that drains and whose user is refused could not be
     /// opened again: it owes nothing until that is over.
     fn owing(&mut self, at: &str) -> Vec<&mut Slot> {
-        let other = self.other_counts() && !self.other.is_mute() && !self.other.is_refused();
-        let slots = [Some(&mut self.slot), other.then_some(&mut self.other)];
-        slots.into_iter().flatten().filter(|slot| slot.owes_reconnect(at)).collect()
+        let active = self.slot.name();
+        let slots = self.slots_to_ask_mut().filter(|slot| slot.name() == active || !slot.is_refused());
+        slots.filter(|slot| slot.owes_reconnect(at)).collect()
     }
 
     /// Whether a process owes what the revision in force asked for: its user was refused then, and is not any more.
@@ -69,9 +69,9 @@ impl Agent {
     }
 
     /// Counts those that were told to end and have not yet, until none is left: others are told to end for other reasons later.
-    pub(super) fn count_closing(&mut self, servers: &[Server]) {
+    pub(super) fn count_closing<'a>(&mut self, servers: impl Iterator<Item = &'a Server>) {
         if self.closing != Some(0) {
-            self.closing = u32::try_from(servers.iter().filter(|server| server.closing).count()).ok();
+            self.closing = u32::try_from(servers.filter(|server| server.closing).count()).ok();
         }
     }
 

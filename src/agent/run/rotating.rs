@@ -389,8 +389,7 @@ impl Agent {
         let now = self.now();
         let Some(access) = self.rotating.in_force.clone() else { return };
         // one that nobody can ask anything goes on with what it has
-        let other = self.other_counts() && !self.other.is_mute();
-        let names = [Some(self.slot.name()), other.then(|| self.other.name())];
+        let names: Vec<SlotName> = self.slots_to_ask().map(Slot::name).collect();
         if let Err(error) = note(&self.options.run_dir, &access) {
             let text = format!("the new credentials are not in force: {error}");
             if self.problems.credentials.is(text) {
@@ -399,7 +398,7 @@ impl Agent {
             self.rotating.again.failed(now);
             return;
         }
-        for name in names.into_iter().flatten() {
+        for name in names {
             if self.rotating.handed.contains(&name) {
                 continue;
             }
@@ -430,7 +429,7 @@ impl Agent {
         self.forget_files(&access);
         tracing::info!(
             user = access.credentials.username,
-            kept = other && self.keeps_user(&self.other),
+            kept = self.slots_to_ask().any(|slot| self.keeps_user(slot)),
             "credentials in force in every slot that new clients come to, read back"
         );
     }

@@ -13,7 +13,7 @@ use crate::{
         machine::{ConsoleSeen, Machine, Millis},
         metrics::SwitchResult,
         process,
-        slot::{DEAF, SlotError, Start, USER, When},
+        slot::{DEAF, Slot, SlotError, Start, USER, When},
         switch::{
             Action, Door, Failure, Left, Observation, OtherSeen, PROOF_DEADLINE, Phase, Promotion, Proof,
             START_DEADLINE, Wanted, Way,
@@ -136,6 +136,27 @@ impl Agent {
                 | Phase::Draining { .. }
         );
         counts && self.other.pid().is_some()
+    }
+
+    /// Whether the other slot's process counts and can be asked.
+    pub(super) fn can_ask_other(&self) -> bool {
+        self.other_counts() && !self.other.is_mute()
+    }
+
+    /// The slots whose processes count and can be asked, the one that new clients come to first.
+    pub(super) fn slots_to_ask(&self) -> impl Iterator<Item = &Slot> {
+        [Some(&self.slot), self.can_ask_other().then_some(&self.other)].into_iter().flatten()
+    }
+
+    /// The same, to be asked.
+    pub(super) fn slots_to_ask_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
+        let other = self.can_ask_other();
+        [Some(&mut self.slot), other.then_some(&mut self.other)].into_iter().flatten()
+    }
+
+    /// The slot of this name.
+    pub(super) fn named_mut(&mut self, name: SlotName) -> &mut Slot {
+        if self.slot.name() == name { &mut self.slot } else { &mut self.other }
     }
 
     /// Whether the process that new clients come to can take over all of this. Keeps in mind where it can run, with the user that is

@@ -1,8 +1,8 @@
 //! Server connections that PgBouncer leaves with a client after a COPY: told as what they are, and freed for those who wait.
 
 use sluice::{
-    contract::{LeakKinds, PoolMode, SessionAlias, Settings, StatusReport, UpstreamState},
-    pooler::pgbouncer::console::Console,
+    contract::{LeakKinds, OtherRole, PoolMode, SessionAlias, Settings, StatusReport, UpstreamState},
+    pooler::pgbouncer::{changes::Remembered, console::Console},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional, duplex},
@@ -12,7 +12,8 @@ use tokio_postgres::NoTls;
 
 use super::{
     failover::{asked, state},
-    rig::{Account, Agent, Postgres, connect, settings, until},
+    rig::{Account, Agent, Postgres, connect, pooler_remembers, settings, until},
+    rotation::change_role,
     sessions::{ALIAS, session},
     value,
 };
@@ -222,6 +223,60 @@ async fn a_pinned_connection_is_told_by_its_kind_and_client_is_no_demand_and_sta
     }
     agent.until("freed by name", |status| leaks(status).freed == 1).await;
     assert!(agent.log().contains(&pinned.address()), "the log names it");
+}
+
+/// Leaves the clients that are connected with the process before: as the role before, where PgBouncer binds them to it.
+async fn leave_behind(postgres: &Postgres, agent: &Agent, mut settings: Settings) {
+    if pooler_remembers(Remembered::Role) {
+        change_role(postgres, agent, "shop_2", "").await;
+    } else {
+        settings.parameters.insert("pkt_buf".to_owned(), "8192".to_owned());
+        agent.revise(2, &settings);
+    }
+    let is_left = |role| matches!(role, OtherRole::Warm | OtherRole::Draining);
+    agent.until("new clients come to another one", |status| status.other.is_some_and(|it| is_left(it.role))).await;
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_pinned_connection_of_a_process_that_drains_is_told_by_its_kind_and_freed_for_clients_that_wait_there() {
+    let mut settings = impatient();
+    settings.health.leak_threshold_seconds = 7;
+    let (postgres, _account, agent) = with_items(3, &settings).await;
+    let (mut pinned, works, waits) = (Raw::of(&agent).await, agent.client().await, agent.client().await);
+    leave_behind(&postgres, &agent, settings).await;
+    pinned.pin().await;
+    // what the new process can spare comes first, and is there to ask by
+    assert_eq!(value(&works, "select current_user").await, "shop");
+    let told = |status: &StatusReport| {
+        let LeakKinds { in_transaction, pinned, unclear, .. } = leaks(status);
+        (in_transaction, pinned, unclear) == (0, 1, 0) && leaks(status).client.is_some()
+    };
+    let status = agent.until("it is told by its kind", told).await;
+    assert_eq!((leaks(&status).client, leaks(&status).freed), (Some(pinned.address()), 0));
+
+    works.batch_execute("begin; insert into items values (9)").await.unwrap();
+    assert_eq!(value(&waits, "select 'served'").await, "served");
+    let (kind, _) = pinned.next().await.expect("it is told");
+    assert_eq!((kind, pinned.next().await), (b'E', None));
+    works.batch_execute("commit").await.unwrap();
+    assert_eq!(value(&works, "select count(*)::text from items where id = 9").await, "1");
+    agent.until("freed by name", |status| leaks(status).freed == 1).await;
+    assert!(agent.log().contains(&pinned.address()), "the log names it");
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn where_every_connection_of_a_process_that_drains_is_pinned_those_of_its_clients_who_wait_are_served() {
+    let (postgres, _account, agent) = with_items(2, &impatient()).await;
+    let (mut pinned, waits) = (Raw::of(&agent).await, agent.client().await);
+    leave_behind(&postgres, &agent, impatient()).await;
+    pinned.pin().await;
+    assert_eq!(value(&waits, "select 'served'").await, "served");
+    let (kind, _) = pinned.next().await.expect("it is told");
+    assert_eq!((kind, pinned.next().await), (b'E', None));
+    agent.until("it is counted", |status| leaks(status).freed == 1).await;
+    closing_is_over(&agent, "0").await;
 }
 
 #[tokio::test]

@@ -232,7 +232,7 @@ async fn a_rotation_reaches_the_process_that_drains_too_and_never_opens_more_tha
 }
 
 /// Creates a role that may log in, and has the Secret name it.
-async fn change_role(postgres: &Postgres, agent: &Agent, role: &str, words: &str) {
+pub async fn change_role(postgres: &Postgres, agent: &Agent, role: &str, words: &str) {
     let admin = postgres.admin().await;
     admin.batch_execute(&format!("CREATE ROLE {role} LOGIN {words} PASSWORD 'of {role}'")).await.unwrap();
     agent.write("credentials/username", role);

@@ -42,9 +42,8 @@ impl Agent {
     /// Reads the figures of every process that counts.
     pub(in crate::agent::run) async fn look_at_pools(&mut self, now: Millis) {
         let read = async {
-            self.slot.read_pools(now).await?;
-            if self.other_counts() && !self.other.is_mute() {
-                self.other.read_pools(now).await?;
+            for slot in self.slots_to_ask_mut() {
+                slot.read_pools(now).await?;
             }
             Ok::<(), ConsoleError>(())
         };
