@@ -52,6 +52,7 @@ pub use configuration::{BasicAuthFiles, ConfigurationError, DEFAULT_SERVER, Serv
 pub use error::{Asked, ReadError, ReadFailure};
 pub use prometheus::{OverrideQuery, Server, Servers};
 pub use query::QUERIES_PER_READ;
+pub(crate) use response::partial;
 
 /// Namespace and name of a pool.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -29,13 +29,19 @@ pub(super) struct Answer<'a> {
 }
 
 impl Answer<'_> {
-    /// The first warning that the answer may be partial. Some servers put their notes about the query among the warnings.
+    /// The first warning that the answer may be partial.
     pub fn warning(&self) -> Option<&str> {
-        if self.is_partial {
-            return Some("isPartial, a part of the storage did not answer");
-        }
-        self.warnings.iter().map(String::as_str).find(|warning| !warning.starts_with("PromQL info:"))
+        partial(self.is_partial, &self.warnings)
     }
+}
+
+/// What an answer says about being partial, by its `isPartial` and its `warnings`. Some servers put their notes about the query
+/// among the warnings.
+pub(crate) fn partial(is_partial: bool, warnings: &[String]) -> Option<&str> {
+    if is_partial {
+        return Some("isPartial, a part of the storage did not answer");
+    }
+    warnings.iter().map(String::as_str).find(|warning| !warning.starts_with("PromQL info:"))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

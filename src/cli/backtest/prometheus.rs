@@ -20,6 +20,7 @@ use super::{
 use crate::{
     contract::metrics,
     decide::sizing::{Fleet, PodSample, Sample},
+    signals::partial,
 };
 
 /// Header of a range saved as CSV: one line per pod and step.
@@ -30,6 +31,8 @@ const MOST_STEPS: f64 = 10_000.0;
 const LEAST_STEP_SECONDS: f64 = 15.0;
 /// An answer is refused beyond this.
 const LARGEST_ANSWER: usize = 256 << 20;
+/// Longest text of a server that is repeated, in characters.
+const KEPT_CHARACTERS: usize = 300;
 /// A pod's gap up to this many steps does not end its series.
 const LONGEST_PAUSE_SECONDS: f64 = 300.0;
 
@@ -63,6 +66,14 @@ pub enum RangeError {
         /// What the JSON reader said.
         #[source]
         source: serde_json::Error,
+    },
+    /// The answer says that something is missing in it: the load of some pods, or of some time.
+    #[error("{origin}: the answer may be incomplete and is not replayed: {warning}; ask again, or for a shorter range")]
+    Partial {
+        /// File or URL.
+        origin: PathBuf,
+        /// The first warning.
+        warning: String,
     },
     /// The answer can be read and holds no load.
     #[error("{origin}: {message}")]
@@ -136,6 +147,8 @@ pub async fn fetch(
     let client = prometheus_http_query::Client::from(http, url).map_err(|error| failed(error.into()))?;
     let answer = client
         .query_range(query(namespace, pool), range.start, range.end, range.step_seconds())
+        // VictoriaMetrics would take what it has kept of earlier queries; others do not know it
+        .query("nocache", "1")
         .get_raw()
         .await
         .map_err(|error| failed(error.into()))?;
@@ -150,7 +163,7 @@ pub async fn fetch(
     }
     let body = String::from_utf8_lossy(&body).into_owned();
     if !status.is_success() {
-        let body = body.chars().take(300).collect();
+        let body = body.chars().take(KEPT_CHARACTERS).collect();
         return Err(RangeError::Refused { url: url.to_owned(), status: status.as_u16(), body });
     }
     Ok(body)
@@ -159,6 +172,10 @@ pub async fn fetch(
 #[derive(Deserialize)]
 struct Answer {
     data: AnswerData,
+    #[serde(default)]
+    warnings: Vec<String>,
+    #[serde(default, rename = "isPartial")]
+    is_partial: bool,
 }
 
 #[derive(Deserialize)]
@@ -193,10 +210,14 @@ type Points = BTreeMap<i64, BTreeMap<String, Point>>;
 /// Reads an answer of `/api/v1/query_range`.
 ///
 /// # Errors
-/// [`RangeError`] when it is something else, or holds no load.
+/// [`RangeError`] when it is something else, is partial, or holds no load.
 pub fn from_json(text: &str, origin: &Path, scenario: Scenario) -> Result<Trace, RangeError> {
     let answer: Answer =
         serde_json::from_str(text).map_err(|source| RangeError::Malformed { origin: origin.to_owned(), source })?;
+    if let Some(warning) = partial(answer.is_partial, &answer.warnings) {
+        let warning = warning.chars().take(KEPT_CHARACTERS).collect();
+        return Err(RangeError::Partial { origin: origin.to_owned(), warning });
+    }
     let mut points = Points::new();
     for series in answer.data.result {
         let label = |name: &str| series.metric.get(name).map_or("", String::as_str);

@@ -1,8 +1,9 @@
 //! `sluice backtest`: the model against the simulator, ranges of Prometheus, the picture, bad input.
 
 use std::{
-    fmt::Write,
+    fmt::Write as _,
     fs,
+    io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -203,6 +204,45 @@ fn the_query_is_one_and_quotes_what_it_is_given() {
     assert!(query.contains("pool_namespace=\"a\\\"b\"") && query.contains("pool=\"c\\\\d\""), "{query}");
     assert!((Range { start: 0, end: 3600 }.step_seconds() - 15.0).abs() < 1e-9);
     assert!(Range { start: 0, end: 30 * 86_400 }.step_seconds() * 11_000.0 > 30.0 * 86_400.0);
+}
+
+#[test]
+fn a_partial_answer_is_refused_and_notes_about_the_query_are_none() {
+    let read = |name: &str, value: Value| {
+        let mut answer = answer();
+        answer[name] = value;
+        prometheus::from_json(&answer.to_string(), Path::new("saved.json"), open_ended())
+    };
+    let refused = |name, value| read(name, value).expect_err("partial").to_string();
+    let warning = refused("warnings", json!(["PromQL info: metric might not be a counter", "store b: no answer"]));
+    assert!(warning.contains("saved.json: the answer may be incomplete") && warning.contains("store b"), "{warning}");
+    let partial = refused("isPartial", json!(true));
+    assert!(partial.contains("isPartial"), "{partial}");
+    for (name, value) in [
+        ("warnings", json!(["PromQL info: metric might not be a counter"])),
+        ("infos", json!(["anything"])),
+        ("isPartial", json!(false)),
+    ] {
+        assert_eq!(read(name, value).expect("whole").scenario.replicas, 2, "{name}");
+    }
+}
+
+#[test]
+fn a_server_is_asked_for_what_it_stores_and_not_for_what_it_has_kept_of_other_answers() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let server = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("asked");
+        let lines = BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+        let lines: Vec<String> = lines.collect();
+        (&stream).write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}").expect("answered");
+        lines
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let asked = prometheus::fetch(&url, "shop", "shop", Range { start: 0, end: 3600 }, Duration::from_secs(10));
+    assert_eq!(runtime.block_on(asked).expect("an answer"), "{}");
+    let lines = server.join().expect("served");
+    assert!(lines[0].contains("/api/v1/query_range?") && lines[0].contains("nocache=1"), "{lines:?}");
 }
 
 #[test]
