@@ -1,7 +1,7 @@
 //! Every 15 s, all pools at once: what Prometheus says of their load. What is made of it: [`sizing`](super::sizing).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -44,6 +44,7 @@ pub async fn run(context: Arc<Context>, servers: Option<Servers>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut quantiles = HashMap::new();
     let mut quantiles_due = Instant::now();
+    let mut without_quantiles = BTreeSet::new();
     loop {
         ticks.tick().await;
         if !context.leadership.is_held() {
@@ -57,8 +58,11 @@ pub async fn run(context: Arc<Context>, servers: Option<Servers>) {
             ask_all(servers.as_ref(), &members, started >= quantiles_due, now).await;
         if let Some(asked) = asked {
             // none is known before every pod has been scraped twice; whom it is too much for is not asked again at once
-            let is_early = asked.by_pool.is_empty() && !asked.some_failed;
+            let is_early = asked.by_pool.is_empty() && asked.failed.is_empty();
             quantiles_due = if is_early { started } else { started + QUANTILES_EVERY };
+            for (server, error) in newly_failed(&mut without_quantiles, &asked.failed) {
+                tracing::warn!(server, error, "reading the 95th percentile of the wait; the status is without it");
+            }
             quantiles = asked.by_pool;
         }
         for member in &members {
@@ -104,7 +108,19 @@ struct Answers {
 #[derive(Default)]
 struct Quantiles {
     by_pool: HashMap<PoolKey, f64>,
-    some_failed: bool,
+    /// Why a server did not answer, by its name.
+    failed: BTreeMap<String, String>,
+}
+
+/// The servers that fail now and have not failed before, with why. Once in a while is often enough for what nothing is decided by:
+/// it is told again after it has succeeded.
+fn newly_failed<'a>(
+    known: &mut BTreeSet<String>,
+    failed: &'a BTreeMap<String, String>,
+) -> Vec<(&'a String, &'a String)> {
+    let new = failed.iter().filter(|(server, _)| !known.contains(*server)).collect();
+    *known = failed.keys().cloned().collect();
+    new
 }
 
 /// Asks every server that a pool names everything at once: none that no pool needs, and no query after another, keep decisions
@@ -124,22 +140,27 @@ async fn ask_all(servers: Option<&Servers>, members: &[Member], with_quantiles: 
     let (said, asked): (Vec<_>, Vec<_>) = answers.await.into_iter().unzip();
     let quantiles = with_quantiles.then(|| {
         let mut quantiles = Quantiles::default();
-        for of_server in asked.into_iter().flatten() {
-            match of_server {
-                Ok(by_pool) => quantiles.by_pool.extend(by_pool),
-                Err(_) => quantiles.some_failed = true,
+        for ((server, _), answer) in said.iter().zip(asked) {
+            match answer {
+                Some(Ok(by_pool)) => quantiles.by_pool.extend(by_pool),
+                Some(Err(error)) => {
+                    quantiles.failed.insert(server.clone(), with_causes(&error));
+                }
+                None => {}
             }
         }
         quantiles
     });
-    let queries: usize = overrides.values().map(Vec::len).sum::<usize>() + said.len() * QUERIES_PER_READ;
+    let of_server = QUERIES_PER_READ + usize::from(with_quantiles);
+    let queries: usize = overrides.values().map(Vec::len).sum::<usize>() + said.len() * of_server;
     let failed = said.iter().filter(|(_, said)| said.readings.is_err()).count();
     let failed_overrides = said
         .iter()
         .flat_map(|(_, said)| said.overrides.values())
         .flat_map(BTreeMap::values)
         .filter(|answer| answer.number.is_err());
-    let failed = failed + failed_overrides.count();
+    let failed_quantiles = quantiles.as_ref().map_or(0, |quantiles| quantiles.failed.len());
+    let failed = failed + failed_overrides.count() + failed_quantiles;
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     Answers { said: said.into_iter().collect(), queries: count(queries), failed: count(failed), quantiles }
 }
@@ -169,7 +190,7 @@ async fn ask(server: &Server, overrides: &[OverrideQuery], seconds: f64) -> (Str
 mod tests {
     use std::{
         net::SocketAddr,
-        sync::atomic::{AtomicUsize, Ordering},
+        sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     };
 
     use axum::{Router, extract::RawQuery, routing::get};
@@ -194,18 +215,22 @@ mod tests {
         }
     }
 
-    /// A Prometheus that answers no query before so many are under way.
-    async fn serve(together: usize) -> (Arc<AtomicUsize>, SocketAddr) {
+    /// A Prometheus that answers no query before so many are under way, and refuses the one about quantiles on demand.
+    async fn serve(together: usize, refuses: &Arc<AtomicBool>) -> (Arc<AtomicUsize>, SocketAddr) {
         let (asked, barrier) = (Arc::new(AtomicUsize::new(0)), Arc::new(Barrier::new(together)));
-        let counted = asked.clone();
+        let (counted, refuses) = (asked.clone(), refuses.clone());
         let answer = move |RawQuery(query): RawQuery| {
             let barrier = barrier.clone();
             counted.fetch_add(1, Ordering::Relaxed);
+            let is_quantile = query.is_some_and(|query| query.contains("histogram_quantile"));
+            let is_refused = is_quantile && refuses.load(Ordering::Relaxed);
             async move {
                 barrier.wait().await;
-                let quantile = r#"{"metric":{"pool_namespace":"ns","pool":"shop"},"value":[1,"0.25"]}"#.to_owned();
-                let series =
-                    query.filter(|query| query.contains("histogram_quantile")).map_or_else(String::new, |_| quantile);
+                if is_refused {
+                    return r#"{"status":"error","errorType":"execution","error":"too many samples"}"#.to_owned();
+                }
+                let quantile = r#"{"metric":{"pool_namespace":"ns","pool":"shop"},"value":[1,"0.25"]}"#;
+                let series = if is_quantile { quantile } else { "" };
                 format!(r#"{{"status":"success","data":{{"resultType":"vector","result":[{series}]}}}}"#)
             }
         };
@@ -222,16 +247,41 @@ mod tests {
 
     #[tokio::test]
     async fn decisions_wait_for_no_server_that_no_pool_names_and_for_no_query_after_another() {
-        let (_, shop) = serve(QUERIES_PER_READ + 1).await;
-        let (asked, idle) = serve(usize::MAX).await;
+        let (_, shop) = serve(QUERIES_PER_READ + 1, &Arc::default()).await;
+        let (asked, idle) = serve(usize::MAX, &Arc::default()).await;
         let servers: Servers = [server("shop", shop), server("idle", idle)].into_iter().collect();
         let answers = ask_all(Some(&servers), &[member("shop")], true, Timestamp::UNIX_EPOCH).await;
         assert!(answers.said["shop"].readings.is_ok(), "{:?}", answers.said["shop"].readings);
         let quantiles = answers.quantiles.expect("asked for");
         assert_eq!(
-            (quantiles.by_pool, quantiles.some_failed),
-            (HashMap::from([(PoolKey::new("ns", "shop"), 0.25)]), false)
+            (quantiles.by_pool, quantiles.failed),
+            (HashMap::from([(PoolKey::new("ns", "shop"), 0.25)]), BTreeMap::new())
         );
         assert_eq!(asked.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn a_quantile_that_cannot_be_read_counts_as_a_failed_query_and_is_told_once_until_it_can() {
+        let refuses = Arc::new(AtomicBool::new(false));
+        let (asked, address) = serve(1, &refuses).await;
+        let servers: Servers = [server("shop", address)].into_iter().collect();
+        let mut known = BTreeSet::new();
+        for (refused, told) in [(false, 0), (true, 1), (true, 0), (false, 0), (true, 1)] {
+            refuses.store(refused, Ordering::Relaxed);
+            let before = asked.load(Ordering::Relaxed);
+            let answers = ask_all(Some(&servers), &[member("shop")], true, Timestamp::UNIX_EPOCH).await;
+            assert!(answers.said["shop"].readings.is_ok(), "the load is another query");
+            assert_eq!(answers.queries, u64::try_from(asked.load(Ordering::Relaxed) - before).unwrap());
+            assert_eq!(answers.failed, u64::from(refused));
+            let failed = answers.quantiles.expect("asked for").failed;
+            let new = newly_failed(&mut known, &failed);
+            assert_eq!(new.len(), told);
+            assert!(
+                new.iter().all(|(server, error)| *server == "shop" && error.contains("too many samples")),
+                "{new:?}"
+            );
+        }
+        let answers = ask_all(Some(&servers), &[member("shop")], false, Timestamp::UNIX_EPOCH).await;
+        assert_eq!((answers.queries, answers.failed), (u64::try_from(QUERIES_PER_READ).unwrap(), 0));
     }
 }
