@@ -83,7 +83,7 @@ pub fn review(
     settings: &InjectionSettings,
 ) -> Verdict {
     if let Some(unsupported) = pod.spec.as_ref().and_then(Unsupported::of) {
-        return Verdict::Leave { patch: inject::disown(pod), warnings: vec![unsupported.warning().to_owned()] };
+        return Verdict::Leave { patch: inject::disown(pod), warnings: vec![unsupported.warning()] };
     }
     let labels = pod.metadata.labels.clone().unwrap_or_default();
     let Some(pool) = pool_of_labels(&labels, catalogue.pools.iter().map(Arc::as_ref)) else {

@@ -10,6 +10,8 @@ use sluice::{
     api::conditions::{ABLE_TO_SCALE, CLIENTS_ACCEPTED, SCALING_ACTIVE, SCALING_LIMITED, UPSTREAM_HEALTHY},
     contract::{Between, PoolerError, SlotStatus, names},
     decide::sizing::Reason,
+    pooler::pgbouncer::parameters::REFUSED,
+    webhook::inject::Warning,
 };
 
 fn text(path: &str) -> String {
@@ -197,6 +199,43 @@ fn every_metric_and_reason_of_the_agent_is_explained_in_its_guide() {
     for word in metrics.chain(reasons).chain(slots.map(|slot| format!("{slot:?}"))) {
         assert!(guide.contains(&format!("`{word}`")), "docs/agent.md does not explain {word}");
     }
+}
+
+/// What stands in a guide between two lines.
+fn section<'a>(guide: &'a str, from: &str, to: &str) -> &'a str {
+    let behind = guide.split_once(from).unwrap_or_else(|| panic!("no {from}")).1;
+    behind.split_once(to).unwrap_or_else(|| panic!("no {to}")).0
+}
+
+/// The cells of a line of a table.
+fn cells(line: &str) -> Vec<&str> {
+    line.trim_matches('|').split('|').map(str::trim).collect()
+}
+
+#[test]
+fn every_warning_at_admission_has_its_row_in_the_guide_to_injection() {
+    let kinds = text("src/webhook/inject/warning.rs");
+    let kinds = kinds.lines().filter(|line| line.trim_start().starts_with("Self::") && line.contains(" => "));
+    assert_eq!(kinds.count(), Warning::ALL.len(), "Warning::ALL is not all of them");
+    let guide = text("docs/injection.md");
+    let rows = section(&guide, "| warning | what to do |\n|---|---|\n", "\n\n").lines().map(cells);
+    let warnings: Vec<&str> = rows.map(|row| row[0]).collect();
+    for kind in Warning::ALL {
+        let count = warnings.iter().filter(|warning| warning.contains(kind.words())).count();
+        assert_eq!(count, 1, "rows of docs/injection.md about {kind:?}: {:?}", kind.words());
+    }
+    assert_eq!(warnings.len(), Warning::ALL.len(), "a row of docs/injection.md is about no warning: {warnings:#?}");
+}
+
+#[test]
+fn the_settings_that_pgbouncer_refuses_at_a_login_are_those_of_the_guide_to_drivers() {
+    let guide = text("docs/drivers.md");
+    let rows = section(&guide, "### Startup parameters", "### Cancel requests").lines().map(cells);
+    let refused = rows.filter(|row| row.get(1).is_some_and(|what| what.contains("refused")));
+    let names: Vec<String> =
+        refused.flat_map(|row| row[0].split(", ").map(str::to_owned).collect::<Vec<_>>()).collect();
+    let names: BTreeSet<&str> = names.iter().map(|name| name.trim_matches('`')).collect();
+    assert_eq!(names, BTreeSet::from(REFUSED));
 }
 
 #[test]

@@ -219,10 +219,91 @@ fn what_pgbouncer_would_refuse_of_the_environment_is_told_by_name_and_never_with
     let tracked = "  pgbouncer: {parameters: {track_extra_parameters: 'IntervalStyle, search_path'}}\n";
     assert_eq!(told(options("-c search_path=app"), tracked), "");
     let from = json!({"name": "PGOPTIONS", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}});
-    assert!(told(from, "").contains("PGOPTIONS asks for what it holds"));
-    let url = json!({"name": "DSN", "value": "postgresql://127.0.0.1/shop?options=-csearch_path%3Dapp"});
-    assert!(told(url, "").contains("DSN asks for options"));
+    assert!(told(from.clone(), "").contains("PGOPTIONS asks for the startup parameters that it holds,"));
+    assert_eq!(told(from, "  pgbouncer: {parameters: {ignore_startup_parameters: options}}\n"), "");
+    // what is no name may be part of a value
+    let warning = told(options("-c app.key=hunter\\ 2 -c jit=off hunter2 -d5 -c hunter3"), "");
+    assert!(warning.contains("startup parameter app.key, jit, another option,"), "{warning}");
+    assert!(!warning.contains("hunter"), "{warning}");
     assert!(told(json!({"name": "PGGEQO", "value": "off"}), "").contains("startup parameter geqo"));
+}
+
+#[test]
+fn what_pgbouncer_would_refuse_of_a_connection_string_is_told_by_name_wherever_it_stands() {
+    let told = |place: &str, value: Value, extra: &str| {
+        let mut pod = plain();
+        pod["spec"]["containers"][0][place] = value;
+        let warnings = injected(&pod, &pool(extra)).warnings;
+        assert!(warnings.len() <= 1, "{warnings:?}");
+        let warning = warnings.into_iter().next().unwrap_or_default();
+        assert!(!warning.contains("hunter2"), "a URL may hold a secret: {warning}");
+        let asked = warning.split_once(" asks for the startup parameter ").unwrap_or_default();
+        let (names, _) = asked.1.split_once(", which PgBouncer may refuse").unwrap_or_default();
+        (asked.0.to_owned(), names.to_owned())
+    };
+    let in_variable = |url: &str, extra: &str| told("env", json!([{"name": "SHOP_DB", "value": url}]), extra);
+    let nothing = (String::new(), String::new());
+    for (url, names) in [
+        ("jdbc:postgresql://127.0.0.1:5432/shop?user=shop&password=hunter2&currentSchema=app", "search_path"),
+        (
+            "jdbc:postgresql://localhost/shop?options=-c%20statement_timeout%3D5000%20-c%20jit%3Doff",
+            "statement_timeout, jit",
+        ),
+        ("postgresql://shop:hunter2@127.0.0.1/shop?options=-csearch_path%3Dapp", "search_path"),
+        ("postgresql://shop@127.0.0.1/shop?options=--app.key%3Dhunter2+-c+role%3Dx", "app.key, role"),
+        (
+            "postgres://shop:hunter2@127.0.0.1/shop?sslmode=disable&search_path=app&statement_timeout=5s",
+            "search_path, statement_timeout",
+        ),
+        (
+            "postgres://127.0.0.1/shop?lock_timeout=1&idle_in_transaction_session_timeout=1",
+            "lock_timeout, idle_in_transaction_session_timeout",
+        ),
+        ("postgresql+asyncpg://shop:hunter2@127.0.0.1/shop?work_mem=hunter2", "work_mem"),
+        ("postgres://127.0.0.1/shop?options[search_path]=hunter2&options%5Bjit%5D=off", "search_path, jit"),
+        ("postgres://127.0.0.1/shop?options=$(SHOP_OPTIONS)", "options"),
+        ("host=127.0.0.1 password=hunter2 dbname=shop search_path=app", "search_path"),
+        (
+            "host=127.0.0.1 password=hunter2 options='-c statement_timeout=5s -c role=hunter2'",
+            "statement_timeout, role",
+        ),
+        ("Host=127.0.0.1;Password=hunter2;Search Path=app", "search_path"),
+    ] {
+        assert_eq!(in_variable(url, ""), ("container app: SHOP_DB".to_owned(), names.to_owned()), "{url}");
+    }
+    for fine in [
+        "postgres://shop:hunter2@127.0.0.1/shop?sslmode=disable&application_name=shop&TimeZone=UTC&connect_timeout=3",
+        "jdbc:postgresql://127.0.0.1/shop?ApplicationName=shop&prepareThreshold=0&options=-c%20TimeZone%3DUTC",
+        "postgres://127.0.0.1/shop?options=",
+        "https://127.0.0.1/?search_path=app&currentSchema=app",
+        "search_path=app",
+    ] {
+        assert_eq!(in_variable(fine, ""), nothing, "{fine}");
+    }
+
+    let url = "jdbc:postgresql://127.0.0.1/shop?currentSchema=app&password=hunter2";
+    let of_spring = json!(["java", format!("-Dspring.datasource.url={url}"), "-jar", "/shop.jar"]);
+    assert_eq!(
+        told("command", of_spring, ""),
+        ("container app: a connection string in command".to_owned(), "search_path".to_owned())
+    );
+    let script = json!(["-c", format!("exec /shop --db '{url}' --role=hunter2"), "--and=postgres://h/d?jit=off"]);
+    assert_eq!(
+        told("args", script, ""),
+        ("container app: a connection string in args".to_owned(), "search_path, jit".to_owned())
+    );
+
+    // what the pool ignores or tracks is no reason to warn, and options are no parameters of their own
+    let both = "postgres://127.0.0.1/shop?search_path=app&options=-c%20jit%3Doff";
+    let with = |name: &str, value: &str| format!("  pgbouncer: {{parameters: {{{name}: '{value}'}}}}\n");
+    for (name, value, names) in [
+        ("ignore_startup_parameters", "search_path", "jit"),
+        ("ignore_startup_parameters", "options", "search_path"),
+        ("ignore_startup_parameters", "options,search_path", ""),
+        ("track_extra_parameters", "IntervalStyle, search_path", "jit"),
+    ] {
+        assert_eq!(in_variable(both, &with(name, value)).1, names, "{name} {value}");
+    }
 }
 
 #[test]

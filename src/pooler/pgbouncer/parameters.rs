@@ -232,6 +232,24 @@ fn known_names() -> String {
 pub const IGNORED: &str = "ignore_startup_parameters";
 /// Settings of a session that are kept for each client, beside those that PostgreSQL has always reported.
 pub const TRACKED: &str = "track_extra_parameters";
+/// Settings of a session that clients ask for at their login and that no version up to 1.25 passes on by default; later ones pass on
+/// those of them that the server reports. Anything else that PostgreSQL does not report is refused as well: these are what drivers
+/// are given by name.
+pub const REFUSED: [&str; 13] = [
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "geqo",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "jit",
+    "lock_timeout",
+    "role",
+    "search_path",
+    "statement_timeout",
+    "synchronous_commit",
+    "transaction_timeout",
+    "work_mem",
+];
 
 /// What is in force for a parameter of the list: what was given, else its default for this version. What clients ask for in vain by
 /// default they may ask for whatever else is named: pgjdbc does so at every login, and could not log in at all.

@@ -2,7 +2,10 @@
 
 use k8s_openapi::api::core::v1::{Container, EnvVar, PodSpec};
 
-use super::{PodPool, ending, resources, session_tools, startup};
+use super::{
+    PodPool, ending, resources, session_tools, startup,
+    warning::{Told, Warning},
+};
 use crate::contract::names;
 
 /// Endings of the names under which applications keep a whole connection string.
@@ -10,7 +13,7 @@ const CONNECTION_STRING_NAMES: [&str; 6] =
     ["DATABASE_URL", "DATABASE_URI", "DB_URL", "POSTGRES_URL", "JDBC_URL", "_DSN"];
 
 /// The warnings for one pod.
-pub fn warnings(spec: &PodSpec, plan: &PodPool<'_>, guaranteed: bool) -> Vec<String> {
+pub fn warnings(spec: &PodSpec, plan: &PodPool<'_>, guaranteed: bool) -> Vec<Told> {
     let mut warnings = Vec::new();
     let mut application: Vec<&Container> = spec.containers.iter().collect();
     application
@@ -24,34 +27,33 @@ pub fn warnings(spec: &PodSpec, plan: &PodPool<'_>, guaranteed: bool) -> Vec<Str
     warnings.extend(ending::too_short(spec, plan));
     warnings.extend(ending::cuts_idle_transactions(plan));
     if spec.share_process_namespace == Some(true) {
-        warnings.push(
-            "shareProcessNamespace lets every container of the pod read the pooler's memory, its credentials included"
-                .to_owned(),
-        );
+        let reads = " of the pod read the pooler's memory, its credentials included";
+        warnings.push(Warning::SharedProcesses.told("", reads));
     }
     if resources::guesses_cpu_limit(&plan.effective.pod.resources, guaranteed) {
-        warnings.push(
-            "the pod is Guaranteed, so the container sluice gets a CPU limit, by default 250m; set sidecar.resources.limits.cpu of the pool or its class to choose it"
-                .to_owned(),
-        );
+        let limit = ", by default 250m; set sidecar.resources.limits.cpu of the pool or its class to choose it";
+        warnings.push(Warning::CpuLimit.told("", limit));
     }
     warnings
 }
 
-fn port_clashes(container: &Container, plan: &PodPool<'_>) -> Vec<String> {
+fn port_clashes(container: &Container, plan: &PodPool<'_>) -> Vec<Told> {
     let client_port = plan.effective.pod.client_port;
-    let taken =
-        [(client_port, "the pooler's port; set client.port of the pool"), (names::METRICS_PORT, "the agent's port")];
+    let taken = [
+        (client_port, Warning::PoolerPort, "set client.port of the pool"),
+        (names::METRICS_PORT, Warning::AgentPort, "let the application listen on another"),
+    ];
     let ports = container.ports.iter().flatten().filter(|port| port.protocol.as_deref().is_none_or(|p| p == "TCP"));
     ports
-        .filter_map(|port| taken.iter().find(|(number, _)| port.container_port == i32::from(*number)))
-        .map(|(number, whose)| {
-            format!("container {}: port {number} is {whose}; one of the two cannot listen", container.name)
+        .filter_map(|port| taken.iter().find(|(number, ..)| port.container_port == i32::from(*number)))
+        .map(|(number, whose, cure)| {
+            let before = format!("container {}: port {number} ", container.name);
+            whose.told(&before, &format!("; {cure}; one of the two cannot listen"))
         })
         .collect()
 }
 
-fn connection_strings(container: &Container, plan: &PodPool<'_>) -> Vec<String> {
+fn connection_strings(container: &Container, plan: &PodPool<'_>) -> Vec<Told> {
     let replaced = |variable: &EnvVar| plan.effective.pod.env.iter().any(|own| own.name == variable.name);
     let host = &plan.pool.spec.upstream.host;
     let variables = container.env.iter().flatten().filter(|variable| !replaced(variable));
@@ -59,17 +61,16 @@ fn connection_strings(container: &Container, plan: &PodPool<'_>) -> Vec<String> 
         .filter_map(|EnvVar { name, value, value_from }| {
             let from_secret = value_from.as_ref().is_some_and(|source| source.secret_key_ref.is_some());
             let holds_string = CONNECTION_STRING_NAMES.iter().any(|ending| name.to_ascii_uppercase().ends_with(ending));
+            let before = format!("container {}: {name} ", container.name);
             if from_secret && holds_string {
-                return Some(format!(
-                    "container {}: {name} comes from a Secret and cannot be rewritten; if it names the database's host, these connections bypass the pooler: name it in client.env of the pool",
-                    container.name
-                ));
+                let behind = "; if it names the database's host, these connections bypass the pooler: name it in client.env of the pool";
+                return Some(Warning::Secret.told(&before, behind));
             }
             value.as_ref().filter(|value| value.contains(host.as_str())).map(|_| {
-                format!(
-                    "container {}: {name} names the database's host {host}, so its connections bypass the pooler; use $(PGHOST) there, or name it in client.env of the pool",
-                    container.name
-                )
+                let behind = format!(
+                    " {host}, so its connections bypass the pooler; use $(PGHOST) there, or name it in client.env of the pool"
+                );
+                Warning::DatabaseHost.told(&before, &behind)
             })
         })
         .collect()

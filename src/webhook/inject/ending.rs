@@ -5,7 +5,10 @@
 
 use k8s_openapi::api::core::v1::{Container, EnvVar, PodSpec};
 
-use super::PodPool;
+use super::{
+    PodPool,
+    warning::{Told, Warning},
+};
 use crate::contract::{Settings, names};
 
 /// Kubernetes' default of `terminationGracePeriodSeconds`.
@@ -24,7 +27,7 @@ fn grace_seconds(spec: &PodSpec) -> i64 {
 }
 
 /// The warning for a pod that may be killed while its clients still wait or work.
-pub fn too_short(spec: &PodSpec, plan: &PodPool<'_>) -> Option<String> {
+pub fn too_short(spec: &PodSpec, plan: &PodPool<'_>) -> Option<Told> {
     let grace = grace_seconds(spec);
     let settings = &plan.revision.settings;
     let needs = [
@@ -36,18 +39,17 @@ pub fn too_short(spec: &PodSpec, plan: &PodPool<'_>) -> Option<String> {
     (grace < needed).then(|| {
         let parts = needs.iter().filter(|(_, seconds)| *seconds > 0);
         let parts: Vec<_> = parts.map(|(what, seconds)| format!("{seconds} s {what}")).collect();
-        format!(
-            "terminationGracePeriodSeconds {grace} is shorter than what a client may wait and work for when the pod ends ({}): transactions may be cut; use at least {needed}",
-            parts.join(" + ")
+        Warning::GracePeriod.told(
+            &format!("terminationGracePeriodSeconds {grace} "),
+            &format!(" when the pod ends ({}): transactions may be cut; use at least {needed}", parts.join(" + ")),
         )
     })
 }
 
 /// The warning for a bound on queries that older versions take for more.
-pub fn cuts_idle_transactions(plan: &PodPool<'_>) -> Option<String> {
-    (query_timeout_seconds(&plan.revision.settings) > 0).then(|| {
-        "pgbouncer.parameters.query_timeout: before PgBouncer 1.26 it also cuts a client that is idle in a transaction for so long".to_owned()
-    })
+pub fn cuts_idle_transactions(plan: &PodPool<'_>) -> Option<Told> {
+    (query_timeout_seconds(&plan.revision.settings) > 0)
+        .then(|| Warning::QueryTimeout.told("", " it also cuts a client that is idle in a transaction for so long"))
 }
 
 /// What is known beforehand: a `sleep`. How long a command takes is not.

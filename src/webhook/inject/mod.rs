@@ -5,6 +5,7 @@
 //! is idempotent: applied to its own result it is empty, which is what `reinvocationPolicy: IfNeeded` needs.
 
 mod advice;
+mod connection_string;
 mod containers;
 mod ending;
 mod environment;
@@ -12,6 +13,7 @@ mod patch;
 mod resources;
 mod session_tools;
 mod startup;
+mod warning;
 
 use std::collections::BTreeMap;
 
@@ -22,6 +24,7 @@ use thiserror::Error;
 
 pub(crate) use self::containers::{copier, sidecar, volumes};
 use self::patch::PatchBuilder;
+pub use self::warning::Warning;
 use crate::{
     api::ConnectionPool,
     contract::{
@@ -172,13 +175,12 @@ impl Unsupported {
     }
 
     /// The warning that the user sees.
-    pub const fn warning(self) -> &'static str {
-        match self {
-            Self::HostNetwork => {
-                "no pooler was injected: the pod uses the host's network, where poolers of several pods would clash"
-            }
-            Self::Windows => "no pooler was injected: PgBouncer does not run on Windows",
-        }
+    pub fn warning(self) -> String {
+        let told = match self {
+            Self::HostNetwork => Warning::HostNetwork.told("", ", where poolers of several pods would clash"),
+            Self::Windows => Warning::Windows.told("", ""),
+        };
+        told.into()
     }
 }
 
@@ -214,7 +216,8 @@ pub fn inject(pod: &Pod, plan: &PodPool<'_>, settings: &InjectionSettings) -> Re
     let missing: Vec<_> = missing.map(|name| LocalObjectReference { name: name.clone() }).collect();
     builder.append_all(["spec", "imagePullSecrets"], spec.image_pull_secrets.is_some(), &missing);
 
-    Ok(Injected { patch: builder.build(), warnings: advice::warnings(spec, plan, guaranteed) })
+    let warnings = advice::warnings(spec, plan, guaranteed).into_iter().map(String::from).collect();
+    Ok(Injected { patch: builder.build(), warnings })
 }
 
 /// The patch that takes labels and annotations of ours off a pod that gets no pooler: they would be taken for ours.

@@ -5,7 +5,10 @@
 
 use k8s_openapi::api::core::v1::Container;
 
-use super::PodPool;
+use super::{
+    PodPool,
+    warning::{Told, Warning},
+};
 use crate::contract::PoolMode;
 
 /// Programs by their names, and what they are also called as images.
@@ -40,7 +43,7 @@ const OF_THE_SHELL: [&str; 12] =
     ["#!/bin/sh", "#!/bin/bash", ".", "cd", "do", "done", "echo", "exit", "export", "fi", "set", "sleep"];
 
 /// The warning for a container that runs such a tool and does not ask for the session alias.
-pub fn warning(container: &Container, plan: &PodPool<'_>) -> Option<String> {
+pub fn warning(container: &Container, plan: &PodPool<'_>) -> Option<Told> {
     let settings = &plan.revision.settings;
     let tool = (settings.pool_mode == PoolMode::Transaction).then(|| tool_of(container)).flatten()?;
     let alias = settings.session_alias.as_ref().map(|alias| alias.database.as_str());
@@ -62,9 +65,9 @@ pub fn warning(container: &Container, plan: &PodPool<'_>) -> Option<String> {
         },
         |alias| format!("have it connect to database {alias}, the session alias of the pool: env PGDATABASE={alias}"),
     );
-    Some(format!(
-        "container {}: {tool} needs a session of its own, and with transaction pooling what it sets is lost or reaches other clients; {apart}{cure}",
-        container.name
+    Some(Warning::SessionTool.told(
+        &format!("container {}: {tool} ", container.name),
+        &format!(", and with transaction pooling what it sets is lost or reaches other clients; {apart}{cure}"),
     ))
 }
 

@@ -1,78 +1,123 @@
-//! Startup parameters that a pod's environment makes its clients ask for, and that PgBouncer refuses.
+//! Startup parameters that a pod makes its clients ask for, and that PgBouncer refuses: in its environment, and in the connection
+//! strings there and on its command line.
 
 use k8s_openapi::api::core::v1::{Container, EnvVar};
 
-use super::PodPool;
+use super::{
+    PodPool, connection_string,
+    warning::{Told, Warning},
+};
 use crate::pooler::pgbouncer::{
-    parameters::{self, IGNORED, TRACKED},
+    parameters::{self, IGNORED, REFUSED, TRACKED},
     version::OLDEST,
 };
 
 /// Passed on by every version: what PostgreSQL has always reported of a session.
 const PASSED_ON: [&str; 5] =
     ["application_name", "client_encoding", "DateStyle", "TimeZone", "standard_conforming_strings"];
-/// How a connection string begins.
-const CONNECTION_STRINGS: [&str; 3] = ["postgres://", "postgresql://", "jdbc:postgresql:"];
+/// Parameters of connection strings that drivers turn into another one: pgjdbc.
+const TURNED_INTO: [(&str, &str); 1] = [("currentSchema", "search_path")];
 /// Names that are told of one variable.
 const MOST_NAMES: usize = 5;
+/// A name that is none, or cannot be told from a value.
+const UNNAMED: &str = "another option";
 
 /// The warnings for one container of the application.
-pub fn refused(container: &Container, plan: &PodPool<'_>) -> Vec<String> {
+pub fn refused(container: &Container, plan: &PodPool<'_>) -> Vec<Told> {
     let replaced = |variable: &EnvVar| plan.effective.pod.env.iter().any(|own| own.name == variable.name);
     let variables = container.env.iter().flatten().filter(|variable| !replaced(variable));
-    variables
-        .filter_map(|variable| {
-            let asked = asked_for(variable, plan)?;
-            Some(format!(
-                "container {}: {} asks for {asked}, which PgBouncer may refuse: clients would fail with \"unsupported startup \
-                 parameter\"; set it for the role instead (ALTER ROLE ... SET), or name it in \
-                 pgbouncer.parameters.ignore_startup_parameters of the pool if it may be ignored",
-                container.name, variable.name
-            ))
+    let of_variables = variables.map(|variable| (variable.name.clone(), of_variable(variable, plan)));
+    let texts = [("command", &container.command), ("args", &container.args)];
+    let of_texts = texts.map(|(place, texts)| {
+        let asked = in_words(texts.iter().flatten().flat_map(|text| of_strings(text, plan)), plan);
+        (format!("a connection string in {place}"), asked)
+    });
+    of_variables
+        .chain(of_texts)
+        .filter_map(|(place, asked)| {
+            let behind = format!(
+                "{}, which PgBouncer may refuse: clients would fail with \"unsupported startup parameter\"; set it for the role \
+                 instead (ALTER ROLE ... SET), or name it in pgbouncer.parameters.ignore_startup_parameters of the pool if it \
+                 may be ignored",
+                asked?
+            );
+            Some(Warning::StartupParameter.told(&format!("container {}: {place} ", container.name), &behind))
         })
         .collect()
 }
 
 /// What a variable asks for that is not passed on, in words; None: nothing.
-fn asked_for(variable: &EnvVar, plan: &PodPool<'_>) -> Option<String> {
-    let (name, value) = (variable.name.as_str(), variable.value.as_deref());
-    if name == "PGGEQO" && !is_settled("geqo", plan) {
-        return Some("the startup parameter geqo".to_owned());
+fn of_variable(variable: &EnvVar, plan: &PodPool<'_>) -> Option<String> {
+    let value = variable.value.as_deref();
+    match variable.name.as_str() {
+        "PGGEQO" => in_words(["geqo".to_owned()], plan),
+        "PGOPTIONS" => match value.filter(|value| !is_expanded(value)) {
+            Some(value) => in_words(of_options(value, plan), plan),
+            None => (!is_settled("options", plan)).then(|| "s that it holds".to_owned()),
+        },
+        _ => in_words(of_strings(value?, plan), plan),
     }
-    if is_settled("options", plan) {
-        return None;
-    }
-    if name == "PGOPTIONS" {
-        return match value.filter(|value| !value.contains("$(")) {
-            Some(value) => named(value, plan),
-            None => Some("what it holds".to_owned()),
-        };
-    }
-    // its options are encoded in many ways
-    let is_string = value.is_some_and(|value| CONNECTION_STRINGS.iter().any(|start| value.starts_with(start)));
-    (is_string && value.is_some_and(|value| value.contains("?options=") || value.contains("&options=")))
-        .then(|| "options".to_owned())
 }
 
-/// The settings in a value of `PGOPTIONS` that are not passed on. Other switches of the server never are.
-fn named(value: &str, plan: &PodPool<'_>) -> Option<String> {
-    let mut names: Vec<&str> = Vec::new();
-    let mut words = value.split_whitespace();
+/// What the connection strings of a text ask for. What else they say is for the driver.
+fn of_strings(text: &str, plan: &PodPool<'_>) -> Vec<String> {
+    let asked = connection_string::parameters(text).into_iter().flat_map(|(name, value)| {
+        if name.eq_ignore_ascii_case("options") {
+            return if is_expanded(&value) { vec![name] } else { of_options(&value, plan) };
+        }
+        // one by one, as sqlx has them
+        if let Some(setting) = name.strip_prefix("options[").and_then(|rest| rest.strip_suffix(']')) {
+            return of_options(&format!("--{setting}="), plan);
+        }
+        let turned = TURNED_INTO.iter().find(|(own, _)| *own == name);
+        let name = turned.map_or(name.as_str(), |(_, parameter)| *parameter);
+        let refused = REFUSED.iter().filter(|refused| refused.eq_ignore_ascii_case(name));
+        refused.map(|refused| (*refused).to_owned()).collect()
+    });
+    asked.collect()
+}
+
+/// Whether the kubelet puts something into a value that is not known here.
+fn is_expanded(value: &str) -> bool {
+    value.contains("$(")
+}
+
+/// The settings in a value of `options`. Other switches of the server are never passed on.
+fn of_options(value: &str, plan: &PodPool<'_>) -> Vec<String> {
+    if is_settled("options", plan) {
+        return Vec::new();
+    }
+    let mut is_escaped = false;
+    let words = value.split(|c: char| {
+        let is_end = c.is_whitespace() && !is_escaped;
+        is_escaped = c == '\\' && !is_escaped;
+        is_end
+    });
+    let mut words = words.filter(|word| !word.is_empty());
+    let mut names = Vec::new();
     while let Some(word) = words.next() {
         let setting = match word.strip_prefix("-c") {
-            Some("") => words.next().unwrap_or(word),
-            Some(setting) => setting,
-            None => word.strip_prefix("--").unwrap_or(word),
+            Some("") => words.next(),
+            Some(setting) => Some(setting),
+            None => word.strip_prefix("--"),
         };
-        let name = setting.split('=').next().unwrap_or(setting);
+        let name = setting.and_then(|setting| setting.split_once('=')).map(|(name, _)| name);
         // a name and nothing that could be a secret
-        let is_name = name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
-        let name = if is_name { name } else { "another option" };
-        if !is_settled(name, plan) && !names.contains(&name) && names.len() < MOST_NAMES {
-            names.push(name);
+        let is_name = |name: &&str| name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+        names.push(name.filter(is_name).unwrap_or(UNNAMED).to_owned());
+    }
+    names
+}
+
+/// The names that are not passed on, each once, in words; None: there is none.
+fn in_words(names: impl IntoIterator<Item = String>, plan: &PodPool<'_>) -> Option<String> {
+    let mut refused: Vec<String> = Vec::new();
+    for name in names {
+        if !is_settled(&name, plan) && !refused.contains(&name) && refused.len() < MOST_NAMES {
+            refused.push(name);
         }
     }
-    (!names.is_empty()).then(|| format!("the startup parameter {}", names.join(", ")))
+    (!refused.is_empty()).then(|| format!(" {}", refused.join(", ")))
 }
 
 /// Whether PgBouncer passes a parameter on, or ignores it.

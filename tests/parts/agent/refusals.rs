@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sluice::contract::{PoolerError, StatusReport};
+use sluice::{
+    contract::{PoolerError, StatusReport},
+    pooler::pgbouncer::parameters::REFUSED,
+};
 
 use super::{
     counted,
@@ -230,6 +233,26 @@ async fn a_startup_parameter_that_is_not_passed_on_is_told_by_its_name_and_its_v
     let log = agent.log();
     assert!(!log.contains("hunter2") && !log.contains("31337"), "a value may be a secret");
     agent.client().await.batch_execute("select 1").await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn the_settings_that_are_warned_of_at_admission_are_refused_at_a_login() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &settings(), 4).await;
+    for name in REFUSED {
+        let mut asking = agent.client_config();
+        asking.options(format!("-c {name}=0"));
+        match connect(&asking).await {
+            Err(refused) => {
+                let words =
+                    refused.as_db_error().map_or_else(|| refused.to_string(), |error| error.message().to_owned());
+                assert!(words.contains("unsupported startup parameter"), "{name}: {words}");
+            }
+            // from 1.26 on what the server reports is passed on
+            Ok(_) => assert!(["default_transaction_read_only", "search_path"].contains(&name), "{name} is let in"),
+        }
+    }
 }
 
 #[tokio::test]
