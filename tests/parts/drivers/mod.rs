@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     env, fs,
     path::{Path, PathBuf},
-    sync::mpsc::{Receiver, channel},
+    sync::mpsc::{Receiver, Sender, channel},
     time::{Duration, Instant},
 };
 
@@ -30,7 +30,15 @@ const ALIAS_CONNECTIONS: u32 = 6;
 /// Rounds of all operations before anything changes, and after everything has.
 const QUIET_ROUNDS: u64 = 2;
 /// Operations of each client between two changes.
-const BETWEEN: u64 = 8;
+const BETWEEN: u64 = 3;
+/// And after another user or process.
+const AFTER_PROCESS: u64 = 8;
+/// Limits, revisions and passwords change for so long.
+const CHANGING: Duration = Duration::from_secs(40);
+/// And each of them so often at least.
+const LEAST_TIMES: u32 = 3;
+/// So often the programs of the drivers are started; each time they meet another user and another process.
+const STARTS: u32 = 2;
 
 /// Names of clients: each is told by the tables to have its own rows.
 const CLIENTS: [&str; 3] = ["pool-0", "pool-1", "direct-0"];
@@ -41,14 +49,10 @@ fn settings(change: impl FnOnce(&mut Settings)) -> Settings {
     let mut settings = Settings { session_alias, ..reacting() };
     // it says then which cancel requests it has dropped
     settings.parameters.insert("log_disconnections".to_owned(), "1".to_owned());
+    // nothing steps back here
+    settings.rollout.scale_down_delay_seconds = 1;
     change(&mut settings);
     settings
-}
-
-fn with(name: &str, value: &str) -> Settings {
-    settings(|settings| {
-        settings.parameters.insert(name.to_owned(), value.to_owned());
-    })
 }
 
 /// A database with what the operations ask for, and another role with the same rights.
@@ -57,7 +61,13 @@ async fn database() -> (Postgres, Account) {
     let (postgres, account) = (Postgres::configured(rules, &[], &["max_connections=150"]).await, Account::shop());
     postgres.create(&account).await;
     let admin = postgres.admin().await;
-    admin.batch_execute("create role shop_2 login password 'secret' in role shop").await.unwrap();
+    // one may cancel what the other runs, as both are at work when the user has changed
+    admin
+        .batch_execute(
+            "create role shop_2 login password 'secret' in role shop; grant pg_signal_backend to shop, shop_2",
+        )
+        .await
+        .unwrap();
     let client = connect(&postgres.login(&account)).await.unwrap();
     client
         .batch_execute(
@@ -76,9 +86,21 @@ async fn database() -> (Postgres, Account) {
     (postgres, account)
 }
 
+/// How the program of a driver is started.
+struct Launch {
+    program: PathBuf,
+    driver: &'static str,
+    left_out: Vec<&'static str>,
+    environment: BTreeMap<&'static str, String>,
+}
+
 /// The drivers under way, and what they have said.
 struct Drivers {
+    launches: Vec<Launch>,
     programs: Vec<Program>,
+    /// Those that have not said that they have ended.
+    running: usize,
+    sender: Sender<Line>,
     lines: Receiver<Line>,
     recorders: BTreeMap<String, Recorder>,
     credentials: PathBuf,
@@ -97,12 +119,15 @@ struct Drivers {
 }
 
 impl Drivers {
-    async fn start(postgres: &Postgres, agent: &Agent, account: &Account, old_faults: bool) -> Self {
+    async fn of(postgres: &Postgres, agent: &Agent, account: &Account, old_faults: bool) -> Self {
         let (sender, lines) = channel();
         let directory_of_files = TempDir::new().unwrap();
         let credentials = directory_of_files.path().join("credentials");
         let mut drivers = Self {
+            launches: Vec::new(),
             programs: Vec::new(),
+            running: 0,
+            sender,
             lines,
             recorders: BTreeMap::new(),
             credentials,
@@ -137,12 +162,29 @@ impl Drivers {
                     ("DRIVERS_ALIAS", ALIAS.to_owned()),
                 ]);
                 let left_out = left_out(driver, old_faults);
-                drivers.programs.push(Program::start(&program, driver, &left_out, &environment, sender.clone()));
+                drivers.launches.push(Launch { program: program.clone(), driver, left_out, environment });
                 drivers.recorders.insert((*driver).to_owned(), recorder);
                 drivers.ended.extend(CLIENTS.map(|client| (((*driver).to_owned(), format!("{driver}-{client}")), 0)));
             }
         }
         drivers
+    }
+
+    /// Starts their programs, and waits until they work.
+    async fn start(&mut self) {
+        for Launch { program, driver, left_out, environment } in &self.launches {
+            self.programs.push(Program::start(program, driver, left_out, environment, self.sender.clone()));
+            self.running += 1;
+        }
+        self.each_runs("at work after a start", |_| 1).await;
+    }
+
+    /// They end what they do, and all that they said is taken.
+    async fn leave(&mut self) {
+        let mut programs = std::mem::take(&mut self.programs);
+        programs.iter_mut().for_each(Program::ask_to_end);
+        tokio::task::spawn_blocking(move || drop(programs)).await.unwrap();
+        self.until("every program has ended", |drivers| drivers.running == 0).await;
     }
 
     /// What logins use from now on.
@@ -161,7 +203,10 @@ impl Drivers {
                 *self.ended.get_mut(&(driver.to_owned(), told.worker.clone())).expect("a client of its own") += 1;
                 self.judge(driver, &told, at);
             }
-            Line::End { driver, errors } => assert!(self.programs.is_empty(), "{driver} ended: {errors}"),
+            Line::End { driver, errors } => {
+                assert!(self.programs.is_empty(), "{driver} ended: {errors}");
+                self.running -= 1;
+            }
         }
     }
 
@@ -197,6 +242,10 @@ impl Drivers {
 
     /// Until every client has run so many further operations, or a number that its driver says.
     async fn each_runs(&mut self, what: &str, operations: impl Fn(&Introduction) -> u64) {
+        // what has been said by now is no further operation
+        while let Ok(line) = self.lines.try_recv() {
+            self.take(line);
+        }
         let goal: BTreeMap<(String, String), u64> = self.ended.clone();
         self.until("every driver has said who it is", |drivers| drivers.introduced.len() == drivers.recorders.len())
             .await;
@@ -207,14 +256,8 @@ impl Drivers {
         .await;
     }
 
-    /// They end what they do, and all that they said is taken.
-    async fn end(&mut self) -> BTreeMap<String, Startup> {
-        let mut programs = std::mem::take(&mut self.programs);
-        programs.iter_mut().for_each(Program::ask_to_end);
-        tokio::task::spawn_blocking(move || drop(programs)).await.unwrap();
-        while let Ok(line) = self.lines.try_recv() {
-            self.take(line);
-        }
+    /// What each sent before it was logged in.
+    fn startups(&self) -> BTreeMap<String, Startup> {
         self.recorders.iter().map(|(driver, recorder)| (driver.clone(), recorder.seen())).collect()
     }
 }
@@ -224,53 +267,126 @@ fn times_in_force(agent: &Agent) -> usize {
     agent.log().matches("credentials in force in every slot").count()
 }
 
-async fn credentials_in_force(agent: &Agent, before: usize) {
-    until("the credentials are in force in every process", async || (times_in_force(agent) > before).then_some(()))
-        .await;
-    agent.until("nothing is left to tell about them", |status| !status.message.contains("credentials")).await;
+/// What changes in the life of a pool, with the drivers at work between two changes, and how often each kind of it has.
+struct Changes<'a> {
+    postgres: &'a Postgres,
+    agent: &'a Agent,
+    seq: u64,
+    revision: u64,
+    /// Those of the revision, beside what every one has.
+    parameters: BTreeMap<&'static str, String>,
+    user: &'static str,
+    passwords: u32,
+    made: BTreeMap<&'static str, u32>,
 }
 
-/// Everything that changes in the life of a pool, with the drivers at work between two changes.
+impl<'a> Changes<'a> {
+    fn of(postgres: &'a Postgres, agent: &'a Agent) -> Self {
+        let (parameters, made) = (BTreeMap::new(), BTreeMap::new());
+        Self { postgres, agent, seq: 1, revision: 1, parameters, user: "shop", passwords: 0, made }
+    }
+
+    async fn at_work(&mut self, drivers: &mut Drivers, after: &'static str, operations: u64) {
+        *self.made.entry(after).or_default() += 1;
+        drivers.each_runs(&format!("at work after another {after}"), |_| operations).await;
+    }
+
+    async fn limit(&mut self, drivers: &mut Drivers) {
+        self.seq += 1;
+        let (seq, share) = (self.seq, if self.seq.is_multiple_of(2) { 12 } else { 24 });
+        self.agent.grant(seq, share, 24);
+        self.agent.until("another limit is in force", |status| status.seq == seq).await;
+        self.at_work(drivers, "limit", BETWEEN).await;
+    }
+
+    async fn revise(&mut self, name: &'static str, value: String) {
+        self.revision += 1;
+        self.parameters.insert(name, value);
+        let parameters = self.parameters.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        self.agent.revise(self.revision, &settings(|settings| settings.parameters.extend(parameters)));
+        let revision = self.revision;
+        self.agent.until("the revision is in force", |status| status.revision == Some(revision)).await;
+    }
+
+    async fn revision(&mut self, drivers: &mut Drivers) {
+        self.revise("server_idle_timeout", (70 + self.revision).to_string()).await;
+        self.at_work(drivers, "revision", BETWEEN).await;
+    }
+
+    async fn process(&mut self, drivers: &mut Drivers) {
+        self.revise("pkt_buf", (4096 + 1024 * self.revision).to_string()).await;
+        self.at_work(drivers, "process", AFTER_PROCESS).await;
+    }
+
+    async fn password(&mut self, drivers: &mut Drivers) {
+        self.passwords += 1;
+        let password = format!("another-{}", self.passwords);
+        let before = times_in_force(self.agent);
+        self.agent.write("credentials/password", &password);
+        drivers.refused_logins_since = Some(Instant::now());
+        self.set_password(&password).await;
+        self.in_force(drivers, before, &password).await;
+        self.at_work(drivers, "password", BETWEEN).await;
+        drivers.refused_logins_since = None;
+    }
+
+    /// Another user: in place, or by a new process where PgBouncer binds clients to theirs.
+    async fn user(&mut self, drivers: &mut Drivers) {
+        self.passwords += 1;
+        self.user = if self.user == "shop" { "shop_2" } else { "shop" };
+        let password = format!("another-{}", self.passwords);
+        self.set_password(&password).await;
+        let before = times_in_force(self.agent);
+        self.agent.write("credentials/username", self.user);
+        self.agent.write("credentials/password", &password);
+        drivers.refused_logins_since = Some(Instant::now());
+        self.in_force(drivers, before, &password).await;
+        self.at_work(drivers, "user", AFTER_PROCESS).await;
+        drivers.refused_logins_since = None;
+    }
+
+    async fn set_password(&self, password: &str) {
+        let change = format!("alter role {} password '{password}'", self.user);
+        self.postgres.admin().await.batch_execute(&change).await.unwrap();
+    }
+
+    /// Waits until other credentials are in force, and lets the drivers know them. A client that was just logging in may tell of it
+    /// after its next operation at last.
+    async fn in_force(&self, drivers: &Drivers, before: usize, password: &str) {
+        until("the credentials are in force in every process", async || {
+            (times_in_force(self.agent) > before).then_some(())
+        })
+        .await;
+        self.agent.until("nothing is left to tell about them", |status| !status.message.contains("credentials")).await;
+        drivers.log_in_as(self.user, password);
+    }
+}
+
+/// Everything that changes: limits, revisions and passwords again and again, and what needs another process as often as drivers are
+/// started. A further one would wait until the clients of the first have left, and their pools never do.
 async fn changes(postgres: &Postgres, agent: &Agent, drivers: &mut Drivers) {
     drivers.changing = true;
-    for (seq, share) in [(2, 12), (3, 24)] {
-        agent.grant(seq, share, 24);
-        agent.until("another limit is in force", |status| status.seq == seq).await;
-        drivers.each_runs("at work after another limit", |_| BETWEEN).await;
+    let mut changes = Changes::of(postgres, agent);
+    let began = Instant::now();
+    let mut times = 0;
+    while times < LEAST_TIMES || began.elapsed() < CHANGING {
+        changes.limit(drivers).await;
+        changes.revision(drivers).await;
+        changes.password(drivers).await;
+        times += 1;
     }
-    agent.revise(2, &with("server_idle_timeout", "77"));
-    agent.until("the revision is in force", |status| status.revision == Some(2)).await;
-    drivers.each_runs("at work after another revision", |_| BETWEEN).await;
-
-    let before = times_in_force(agent);
-    agent.write("credentials/password", "another");
-    drivers.refused_logins_since = Some(Instant::now());
-    postgres.admin().await.batch_execute("alter role shop password 'another'").await.unwrap();
-    credentials_in_force(agent, before).await;
-    drivers.log_in_as("shop", "another");
-    // a client that was just logging in may tell of it after its next operation at last
-    drivers.each_runs("at work after another password", |_| BETWEEN).await;
-    drivers.refused_logins_since = None;
-
-    // one new process: a further one would wait until the clients of the first have left, and these never do
-    if !pooler_remembers(Remembered::Role) {
-        agent.revise(3, &with("pkt_buf", "8192"));
-        agent.until("another process is in force", |status| status.revision == Some(3)).await;
-        drivers.each_runs("at work after another process", |_| BETWEEN).await;
+    for start in 0..STARTS {
+        if start > 0 {
+            drivers.leave().await;
+            drivers.start().await;
+            agent.until("nothing of the process before is left", |status| status.other.is_none()).await;
+        }
+        if !pooler_remembers(Remembered::Role) {
+            changes.process(drivers).await;
+        }
+        changes.user(drivers).await;
     }
-    another_user(agent, drivers).await;
-}
-
-/// Another user: in place, or by a new process where PgBouncer binds clients to theirs.
-async fn another_user(agent: &Agent, drivers: &mut Drivers) {
-    let before = times_in_force(agent);
-    agent.write("credentials/username", "shop_2");
-    agent.write("credentials/password", "secret");
-    drivers.refused_logins_since = Some(Instant::now());
-    credentials_in_force(agent, before).await;
-    drivers.log_in_as("shop_2", "secret");
-    drivers.each_runs("at work after another user", |_| BETWEEN).await;
-    drivers.refused_logins_since = None;
+    println!("what has changed, in {} s: {:?}", began.elapsed().as_secs(), changes.made);
 }
 
 /// Cancel requests that PgBouncer has dropped, as it says itself: the query waited for a server connection or had ended, or the
@@ -319,11 +435,13 @@ async fn drivers_as_they_come_lose_nothing_while_limits_revisions_passwords_user
     let old_faults = pooler_is_before([1, 26, 1]);
     let (postgres, account) = database().await;
     let agent = Agent::start(&postgres, &account, &settings(|_| ()), 24).await;
-    let mut drivers = Drivers::start(&postgres, &agent, &account, old_faults).await;
+    let mut drivers = Drivers::of(&postgres, &agent, &account, old_faults).await;
+    drivers.start().await;
     drivers.each_runs("rounds in quiet", |driver| QUIET_ROUNDS * driver.operations.len() as u64).await;
     changes(&postgres, &agent, &mut drivers).await;
     drivers.each_runs("a round at the end", |driver| driver.operations.len() as u64).await;
-    let startups = drivers.end().await;
+    drivers.leave().await;
+    let startups = drivers.startups();
 
     let operations: u64 = drivers.ended.values().sum();
     println!("{} cancels lost, {} dropped", drivers.lost_cancels, dropped_cancels(&agent));

@@ -8,7 +8,7 @@ use std::{
 use super::{
     program::Introduction,
     recorder::Startup,
-    verdict::{Cause, KNOWN},
+    verdict::{Cause, KNOWN, WRONG},
 };
 
 fn row(out: &mut String, cells: impl IntoIterator<Item = String>) {
@@ -43,11 +43,13 @@ pub fn tables(drivers: &BTreeMap<String, Introduction>, startups: &BTreeMap<Stri
                 return String::new();
             }
             let known = KNOWN.iter().find(|known| known.driver == name && known.operation == operation);
-            match known.map(|known| (known.cause, known.code)) {
-                None => "works".to_owned(),
-                Some((Cause::TransactionPooling, code)) => format!("**pooling**: {code}"),
-                Some((Cause::Driver, code)) => format!("driver: {code}"),
-                Some((Cause::OldPooler, _)) => "from 1.26.1 on".to_owned(),
+            let Some(known) = known else { return "works".to_owned() };
+            let codes = known.codes.iter().map(|code| if *code == WRONG { "wrong answers" } else { *code });
+            let codes = codes.collect::<Vec<_>>().join(", ");
+            match known.cause {
+                Cause::TransactionPooling => format!("**pooling**: {codes}"),
+                Cause::Driver => format!("driver: {codes}"),
+                Cause::OldPooler => "from 1.26.1 on".to_owned(),
             }
         });
         row(&mut out, std::iter::once(format!("`{operation}`")).chain(cells));

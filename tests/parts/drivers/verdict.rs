@@ -21,24 +21,32 @@ pub struct Known {
     pub driver: &'static str,
     pub operation: &'static str,
     pub cause: Cause,
-    /// What the table shows.
-    pub code: &'static str,
+    /// What it fails with, and with nothing else: SQLSTATE, or what the driver's program has in its place.
+    pub codes: &'static [&'static str],
 }
 
-const fn known(driver: &'static str, operation: &'static str, cause: Cause, code: &'static str) -> Known {
-    Known { driver, operation, cause, code }
+/// What programs say where the driver gave an answer, and that was wrong.
+pub const WRONG: &str = "WRONG";
+
+const fn known(driver: &'static str, operation: &'static str, cause: Cause, codes: &'static [&'static str]) -> Known {
+    Known { driver, operation, cause, codes }
 }
+
+/// What whoever runs the unnamed statement of another client is told beside its wrong answers: how codes begin, and what else is said,
+/// as PgBouncer has `08P01` for whom it cuts.
+const ANOTHER_STATEMENT: [(&str, &str); 3] =
+    [("08P01", "bind message"), ("22", ""), ("ERROR", "no rows in result set")];
 
 /// All of them; docs/drivers.md says what to do about each.
 pub const KNOWN: &[Known] = &[
-    known("asyncpg", "empty", Cause::Driver, "AttributeError"),
-    known("django", "iterator", Cause::TransactionPooling, "34000"),
-    known("pgx", "describe_exec", Cause::TransactionPooling, "wrong answers"),
-    known("postgres.js", "copy", Cause::OldPooler, ""),
-    known("psycopg", "hold_cursor", Cause::TransactionPooling, "34000"),
-    known("sqlx", "copy_refused", Cause::OldPooler, ""),
-    known("sqlx", "many_prepared", Cause::OldPooler, ""),
-    known("sqlx", "prepared", Cause::OldPooler, ""),
+    known("asyncpg", "empty", Cause::Driver, &["AttributeError"]),
+    known("django", "iterator", Cause::TransactionPooling, &["34000"]),
+    known("pgx", "describe_exec", Cause::TransactionPooling, &["26000", WRONG]),
+    known("postgres.js", "copy", Cause::OldPooler, &[]),
+    known("psycopg", "hold_cursor", Cause::TransactionPooling, &["34000", "42P03"]),
+    known("sqlx", "copy_refused", Cause::OldPooler, &[]),
+    known("sqlx", "many_prepared", Cause::OldPooler, &[]),
+    known("sqlx", "prepared", Cause::OldPooler, &[]),
 ];
 
 /// What of a driver cannot be run with this version of PgBouncer.
@@ -47,9 +55,14 @@ pub fn left_out(driver: &str, pooler_has_old_faults: bool) -> Vec<&'static str> 
     old.filter(|known| known.driver == driver).map(|known| known.operation).collect()
 }
 
-/// The cause that is known for an error of this operation.
+/// The cause that is known for this error of the operation. Another error of it, a cut connection among them, has none.
 pub fn cause(driver: &str, told: &Told) -> Option<Cause> {
-    let known = KNOWN.iter().find(|known| known.driver == driver && known.operation == told.operation)?;
+    let is_it = |known: &&Known| known.driver == driver && known.operation == told.operation;
+    let code = told.code.as_deref()?;
+    let words = told.message.as_deref().unwrap_or_default();
+    let is_another = ANOTHER_STATEMENT.iter().any(|(begin, said)| code.starts_with(begin) && words.contains(said));
+    let is_known = |known: &&Known| known.codes.contains(&code) || known.codes.contains(&WRONG) && is_another;
+    let known = KNOWN.iter().find(is_it).filter(is_known)?;
     match known.cause {
         Cause::TransactionPooling => (told.way == Way::Pool).then_some(known.cause),
         Cause::Driver => Some(known.cause),
@@ -66,7 +79,7 @@ pub fn is_refused_login(told: &Told) -> bool {
 /// Whether a query went on to its end through the pool although it was cancelled.
 pub fn is_lost_cancel(told: &Told) -> bool {
     let message = told.message.as_deref().unwrap_or_default();
-    told.way == Way::Pool && told.code.as_deref() == Some("WRONG") && message.contains("57014")
+    told.way == Way::Pool && told.code.as_deref() == Some(WRONG) && message.contains("57014")
 }
 
 /// Errors by driver, way, operation and code, with how often and what the first said.
@@ -88,5 +101,33 @@ impl Errors {
     /// Whether an operation has failed on its way.
     pub fn has(&self, driver: &str, operation: &str, way: Way) -> bool {
         self.0.keys().any(|(by, on, what, _)| by == driver && *on == way && what == operation)
+    }
+}
+
+fn told(way: Way, operation: &str, code: &str) -> Told {
+    let (operation, code) = (operation.to_owned(), Some(code.to_owned()));
+    Told { way, worker: "a client".to_owned(), operation, milliseconds: 1, code, message: None }
+}
+
+#[test]
+fn what_is_known_of_an_operation_forgives_that_error_and_not_a_cut_connection() {
+    for known in KNOWN.iter().filter(|known| known.cause != Cause::OldPooler) {
+        let of = |way, code: &str| cause(known.driver, &told(way, known.operation, code));
+        let without_pooler = (known.cause == Cause::Driver).then_some(Cause::Driver);
+        assert!(!known.codes.is_empty(), "{} of {}", known.operation, known.driver);
+        for code in known.codes {
+            assert_eq!(of(Way::Pool, code), Some(known.cause), "{} of {}", known.operation, known.driver);
+            assert_eq!(of(Way::Direct, code), without_pooler, "{} of {}", known.operation, known.driver);
+        }
+        for cut in ["08006", "08P01", "57P01", "ConnectionDoesNotExistError", "OperationalError", "ERROR", "DEADLINE"] {
+            assert_eq!(of(Way::Pool, cut), None, "{} of {}: {cut}", known.operation, known.driver);
+        }
+    }
+}
+
+#[test]
+fn what_is_known_of_an_older_pooler_forgives_nothing() {
+    for known in KNOWN.iter().filter(|known| known.cause == Cause::OldPooler) {
+        assert_eq!(cause(known.driver, &told(Way::Pool, known.operation, "42P05")), None);
     }
 }
