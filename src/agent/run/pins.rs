@@ -181,7 +181,9 @@ impl Agent {
     fn door_to_sessions_of(&self, name: SlotName) -> Option<(SlotName, PathBuf, Credentials)> {
         let role = self.slots_to_ask().find(|slot| slot.name() == name)?.credentials()?.username.as_str();
         let is_open = |slot: &&Slot| {
-            let is_free = slot.pools.is_some_and(|(_, pools)| pools.idle > 0 && pools.clients_waiting == 0);
+            // one that is used again only after a check is free too
+            let is_free =
+                slot.pools.is_some_and(|(_, pools)| pools.idle + pools.used > 0 && pools.clients_waiting == 0);
             let is_same = slot.credentials().is_some_and(|credentials| credentials.username == role);
             is_free && is_same && slot.leaving().is_none()
         };
