@@ -2,7 +2,7 @@
 //! annotations, status and what agents say.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -99,6 +99,11 @@ impl Memories {
             *memory = Arc::new(Mutex::new(PoolMemory { uid, ..PoolMemory::default() }));
         }
         memory.clone()
+    }
+
+    /// Those of which something is remembered, beside the known ones.
+    pub fn beside(&self, known: &BTreeSet<PoolKey>) -> Vec<PoolKey> {
+        self.pools.lock().keys().filter(|pool| !known.contains(pool)).cloned().collect()
     }
 
     /// Forgets a pool.

@@ -73,11 +73,12 @@ pub async fn run(context: Arc<Context>, servers: Option<Servers>) {
         context.metrics.ticked(started.elapsed(), queries, failed);
         let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::debug!(started = %now, milliseconds, pools = members.len(), queries, failed, "tick");
-        // those without a target too: their conditions may have changed
-        for pool in &pools {
-            if let Some(namespace) = pool.namespace() {
-                context.queue.ask(&PoolKey::new(namespace, pool.name_any()), "tick").await;
-            }
+        let known = pools.iter().filter_map(|pool| Some(PoolKey::new(pool.namespace()?, pool.name_any())));
+        let known: BTreeSet<PoolKey> = known.collect();
+        // those without a target too: their conditions may have changed. And those that are gone: their last event may tell no news,
+        // and while a watch is broken there is none
+        for pool in known.iter().chain(&context.memories.beside(&known)) {
+            context.queue.ask(pool, "tick").await;
         }
     }
 }
