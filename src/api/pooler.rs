@@ -132,12 +132,16 @@ pub struct PgBouncerSpec {
     /// one before, now for example. For what server connections keep and a migration has made stale: plans of prepared statements ("cached plan must
     /// not change result type"), `ALTER ROLE ... SET`. No client is cut. Of pool and class the later one counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("pattern" = TIME))]
     pub reconnected_at: Option<Time>,
     /// PgBouncer settings by their own names; only those on Sluice's allow-list, with the type that they have there.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = serde_json::json!({"type": "string", "maxLength": 128})))]
     pub parameters: BTreeMap<String, String>,
 }
+
+/// RFC 3339 as every reader has it, in this millennium: the API server's `date-time` lets pass what cannot be decoded.
+const TIME: &str = "^2[0-9]{3}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$";
 
 /// A second name of the database, in session mode: a client that asks for it keeps a server connection of its own until it leaves.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]

@@ -4,13 +4,14 @@
 
 use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, future::ready};
 use k8s_openapi::api::{apps::v1::ControllerRevision, core::v1::Pod};
 use kube::{
     Api, Client, Resource, ResourceExt,
+    core::{DeserializeGuard, error_boundary::InvalidObject},
     runtime::{
         WatchStreamExt,
-        reflector::{self, Lookup, Store},
+        reflector::{self, Lookup, ObjectRef, Store},
         watcher::{self, Event},
     },
 };
@@ -47,7 +48,8 @@ fn config() -> watcher::Config {
     watcher::Config::default().timeout(WATCH_SECONDS).page_size(PAGE)
 }
 
-/// Watches one kind into a store. `changed` is told of each object that changed; it may wait.
+/// Watches one kind into a store. `changed` is told of each object that changed; it may wait. An object that cannot be read is left
+/// aside and named in the log: the others are followed, and of it what was read last stays until it goes.
 pub fn into_store<K, F>(
     client: Client,
     labels: Option<&str>,
@@ -62,11 +64,14 @@ where
     F: Future<Output = ()> + Send,
 {
     let (reader, writer) = reflector::store::<K>();
+    let store = reader.clone();
     vitals.readiness.wait(name, "no list of the API server yet");
     let config = labels.map_or_else(config, |labels| config().labels(labels));
     tokio::spawn(async move {
-        let objects = watcher::watcher(Api::<Lean<K>>::all(client), config).default_backoff().map_ok(lean::unwrapped);
-        let stream = reflector::reflector(writer, objects);
+        let kept = store.clone();
+        let objects = watcher::watcher(Api::<DeserializeGuard<Lean<K>>>::all(client), config).default_backoff();
+        let objects = objects.try_filter_map(move |event| ready(Ok(readable(event, name, &kept))));
+        let stream = reflector::reflector(writer, objects.map_ok(lean::unwrapped));
         let mut stream = std::pin::pin!(stream);
         while let Some(event) = stream.next().await {
             match event {
@@ -85,6 +90,40 @@ where
         }
     });
     reader
+}
+
+/// The event, unless it is about an object that cannot be read and that is still there.
+fn readable<K>(event: Event<DeserializeGuard<Lean<K>>>, name: &str, store: &Store<K>) -> Option<Event<Lean<K>>>
+where
+    K: Lookup + Clone + 'static,
+    K::DynamicType: Default + Eq + std::hash::Hash + Clone,
+{
+    let left_aside = |invalid: &InvalidObject| {
+        tracing::error!(
+            watch = name,
+            namespace = invalid.metadata.namespace,
+            name = invalid.metadata.name,
+            error = invalid.error,
+            "an object cannot be read and is left aside; correct it"
+        );
+        None
+    };
+    match event {
+        Event::Init => Some(Event::Init),
+        Event::InitDone => Some(Event::InitDone),
+        Event::InitApply(DeserializeGuard(read)) => {
+            read.map_or_else(|invalid| left_aside(&invalid), |it| Some(Event::InitApply(it)))
+        }
+        Event::Apply(DeserializeGuard(read)) => {
+            read.map_or_else(|invalid| left_aside(&invalid), |it| Some(Event::Apply(it)))
+        }
+        Event::Delete(DeserializeGuard(Ok(object))) => Some(Event::Delete(object)),
+        Event::Delete(DeserializeGuard(Err(InvalidObject { metadata, .. }))) => {
+            let mut gone = ObjectRef::<K>::new(&metadata.name?);
+            gone.namespace = metadata.namespace;
+            store.get(&gone).map(|kept| Event::Delete(Lean((*kept).clone())))
+        }
+    }
 }
 
 /// Watches the injected pods into the index and asks for a look at the pools that they concern.
@@ -130,4 +169,57 @@ fn failed(vitals: &Vitals, name: &'static str, error: &watcher::Error) {
 pub fn pool_of_revision(revision: &ControllerRevision) -> Option<PoolKey> {
     let name = revision.labels().get(POOL_LABEL)?.clone();
     Some(PoolKey { namespace: revision.metadata.namespace.clone()?, name })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::ConnectionPool;
+
+    fn event(
+        of: impl Fn(DeserializeGuard<Lean<ConnectionPool>>) -> Event<DeserializeGuard<Lean<ConnectionPool>>>,
+        name: &str,
+        reconnected_at: &str,
+    ) -> Event<DeserializeGuard<Lean<ConnectionPool>>> {
+        of(serde_json::from_value(json!({
+            "apiVersion": "sluice.dev/v1alpha1", "kind": "ConnectionPool",
+            "metadata": {"name": name, "namespace": "shop", "managedFields": [{"manager": "kubectl"}]},
+            "spec": {
+                "workload": {"selector": {"matchLabels": {"app": "shop"}}},
+                "upstream": {"host": "pg", "database": "shop", "credentialsRef": {"name": "shop-db"}},
+                "pgbouncer": {"reconnectedAt": reconnected_at},
+            },
+        }))
+        .unwrap())
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_read_stands_in_no_others_way_and_what_was_read_of_it_stays_until_it_goes() {
+        const READABLE: &str = "2026-11-29T12:00:00Z";
+        const NOT: &str = "9999-12-31T23:59:59Z";
+        let (store, mut writer) = reflector::store::<ConnectionPool>();
+        let names = || {
+            let mut names: Vec<String> = store.state().iter().map(|pool| pool.name_any()).collect();
+            names.sort();
+            names
+        };
+        let mut take = |event| {
+            if let Some(event) = readable(event, "ConnectionPool", &store) {
+                writer.apply_watcher_event(&lean::unwrapped(event));
+            }
+        };
+        take(Event::Init);
+        take(event(Event::InitApply, "odd-from-the-start", NOT));
+        take(event(Event::InitApply, "orders", READABLE));
+        take(event(Event::InitApply, "stock", READABLE));
+        take(Event::InitDone);
+        assert_eq!(names(), ["orders", "stock"]);
+        take(event(Event::Apply, "stock", NOT));
+        assert_eq!(names(), ["orders", "stock"], "what was read last stays");
+        take(event(Event::Delete, "stock", NOT));
+        take(event(Event::Delete, "odd-from-the-start", NOT));
+        assert_eq!(names(), ["orders"]);
+    }
 }

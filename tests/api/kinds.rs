@@ -340,6 +340,7 @@ async fn a_budget_or_class_that_makes_no_sense_is_refused_with_the_field_and_wha
                 &["spec.scaling.minAllowed", "minAllowed must not exceed maxAllowed"],
             ),
             case("spec.scaling.fixedLimitPerPod", json!(8), &["spec.scaling.fixedLimitPerPod", "not to a class"]),
+            case("spec.pgbouncer.reconnectedAt", json!("2026-11-28T12:00:00+99:00"), &["spec.pgbouncer.reconnectedAt"]),
             case("spec.workload", json!({}), &["unknown field \"spec.workload\""]),
         ],
     )

@@ -404,9 +404,14 @@ async fn a_reconnect_that_is_asked_for_reaches_all_pods_once_and_its_end_is_a_co
     let pods = shop.pods(3).await;
     shop.condition("Proven", "True/AllProven").await;
     assert!(shop.status().await.conditions.iter().all(|told| told.type_ != "Reconnected"), "nobody asked for it");
-    let patch = json!({"spec": {"pgbouncer": {"reconnectedAt": "after the migration"}}});
-    let refused = shop.pools().patch("shop", &PatchParams::default(), &Patch::Merge(&patch)).await;
-    assert!(refused.is_err_and(|error| error.to_string().contains("reconnectedAt")), "no time");
+    // the last three pass for a date-time with the API server, and whoever decodes them fails
+    let (no_time, no_day) = ("after the migration", "2026-02-30T12:00:00Z");
+    let odd = ["9999-12-31T23:59:59Z", "2026-11-28T12:00:00+99:00", "2026-11-28T12:00:00x5Z"];
+    for at in [no_time, no_day].into_iter().chain(odd) {
+        let patch = json!({"spec": {"pgbouncer": {"reconnectedAt": at}}});
+        let refused = shop.pools().patch("shop", &PatchParams::default(), &Patch::Merge(&patch)).await;
+        assert!(refused.is_err_and(|error| error.to_string().contains("reconnectedAt")), "{at}");
+    }
 
     shop.change(json!({"pgbouncer": {"reconnectedAt": "2026-11-28T13:00:00+01:00"}})).await;
     let told = shop.condition("Reconnected", "True/AllReconnected").await;
