@@ -283,7 +283,7 @@ impl Metrics {
         registry.register(names::CLIENT_CONNECTIONS, "Client connections by state", self.clients.clone());
         registry.register(
             names::LEAKED,
-            "Server connections held past the leak threshold by clients that do nothing, idle in transaction or pinned; \
+            "Server connections held past the leak threshold by clients that do nothing, in a transaction or pinned; \
              absent where it cannot be seen",
             self.leaked.clone(),
         );

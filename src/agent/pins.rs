@@ -89,23 +89,25 @@ pub struct Session {
     pub since: u64,
 }
 
-/// `state` of `pg_stat_activity`.
+/// `state` and `wait_event` of `pg_stat_activity`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionState {
     /// It waits for its client, outside of a transaction.
     Idle,
-    /// It waits for its client, in a transaction.
+    /// It waits for its client, in a transaction: between two statements, or in one (a COPY).
     InTransaction,
     /// It works, or nobody says what it does.
     Other,
 }
 
 impl SessionState {
-    /// Reads the column.
-    pub fn read(state: &str) -> Self {
-        match state {
-            "idle" => Self::Idle,
-            "idle in transaction" | "idle in transaction (aborted)" => Self::InTransaction,
+    /// Reads the columns.
+    pub fn read(state: &str, wait_event: Option<&str>) -> Self {
+        match (state, wait_event) {
+            ("idle", _) => Self::Idle,
+            // active: a COPY whose client sends nothing, or a client that does not read what it is sent
+            ("idle in transaction" | "idle in transaction (aborted)", _)
+            | ("active", Some("ClientRead" | "ClientWrite")) => Self::InTransaction,
             _ => Self::Other,
         }
     }
@@ -368,6 +370,25 @@ mod tests {
         assert_eq!(pins.leaks(THRESHOLD).unwrap(), Leaks { in_transaction: 1, pinned: 2, unclear: 1 });
         assert_eq!(pins.leaking(THRESHOLD), BTreeSet::from([1, 2, 3, 5].map(local)));
         assert_eq!(pins.to_ask(ASK_AGAIN, THRESHOLD, SlotName::A), [5], "what is known is not asked again");
+    }
+
+    #[test]
+    fn a_statement_that_waits_for_its_client_counts_as_a_transaction_and_is_never_freed() {
+        for event in ["ClientRead", "ClientWrite"] {
+            assert_eq!(SessionState::read("active", Some(event)), SessionState::InTransaction);
+            assert_eq!(SessionState::read("idle", Some(event)), SessionState::Idle);
+        }
+        for event in [None, Some("DataFileRead"), Some("relation")] {
+            assert_eq!(SessionState::read("active", event), SessionState::Other, "it works");
+        }
+        // one has sent a part of its data, the other none
+        let looks = [look(1, 400_000, LastByte::Sent), look(2, 400_000, LastByte::Received)];
+        let mut pins = looked(&looks);
+        let state = SessionState::read("active", Some("ClientRead"));
+        pins.answered(SlotName::A, &[session(1, state, 500_000), session(2, state, 400_000)]);
+        assert_eq!(pins.leaks(THRESHOLD).unwrap(), Leaks { in_transaction: 2, ..Leaks::default() });
+        assert_eq!(pins.leaking(THRESHOLD), BTreeSet::from([1, 2].map(local)));
+        assert_eq!((pins.step(0, &[FULL]), pins.longest_pinned(THRESHOLD)), (None, None));
     }
 
     #[test]

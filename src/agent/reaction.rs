@@ -22,7 +22,7 @@ pub struct PoolerReading {
     pub pools: Pools,
     /// What was added to the counters since the reading before.
     pub added: Added,
-    /// Server connections held past the threshold by clients that do nothing, idle in transaction or pinned; None
+    /// Server connections held past the threshold by clients that do nothing, in a transaction or pinned; None
     /// where it cannot be seen.
     pub leaked: Option<u32>,
     /// Whether what is decided on it is carried out.

@@ -98,7 +98,7 @@ pub struct Load {
     pub active: u32,
     /// Clients that wait.
     pub waiting: u32,
-    /// Server connections held past the threshold by clients that do nothing, idle in transaction or pinned.
+    /// Server connections held past the threshold by clients that do nothing, in a transaction or pinned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leaked: Option<u32>,
     /// 95th percentile of the wait, from means of one second.

@@ -186,7 +186,7 @@ pub struct HealthSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 3600))]
     pub query_wait_timeout_seconds: Option<u32>,
-    /// Seconds after which a server connection counts as leaked whose client does nothing: idle in transaction, or
+    /// Seconds after which a server connection counts as leaked whose client does nothing: in a transaction, or
     /// pinned. Default: 300.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86_400))]

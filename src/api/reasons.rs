@@ -76,7 +76,7 @@ pub const UPSTREAM_SILENT: &str = "UpstreamSilent";
 pub const NOT_OBSERVED: &str = "NotObserved";
 /// `ClientsAccepted`: no pooler turned a client away lately.
 pub const NONE_REFUSED: &str = "NoneRefused";
-/// `LeakDetected`: connections are held idle in transaction.
+/// `LeakDetected`: connections are held in a transaction that waits for its client.
 pub const IDLE_IN_TRANSACTION: &str = "IdleInTransaction";
 /// `LeakDetected`: connections are held outside of a transaction, pinned to their clients.
 pub const PINNED_AFTER_COPY: &str = "PinnedAfterCopy";

@@ -39,7 +39,7 @@ pub const SERVER_CONNECTIONS: &str = "sluice_server_connections";
 pub const HELD: &str = "sluice_held";
 /// Gauge by [`STATE`] `active|waiting`: client connections.
 pub const CLIENT_CONNECTIONS: &str = "sluice_client_connections";
-/// Gauge: server connections held past the leak threshold by clients that do nothing, idle in transaction or pinned; absent where it
+/// Gauge: server connections held past the leak threshold by clients that do nothing, in a transaction or pinned; absent where it
 /// cannot be seen.
 pub const LEAKED: &str = "sluice_leaked_server_connections";
 /// Gauge: of [`LEAKED`], those that a client holds outside of a transaction; absent where it cannot be seen.

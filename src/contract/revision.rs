@@ -136,7 +136,7 @@ pub struct HealthSettings {
     pub period_seconds: u32,
     /// Seconds that a client waits for a server connection before the pooler gives up.
     pub query_wait_timeout_seconds: u32,
-    /// Seconds after which a server connection counts as leaked whose client does nothing: idle in transaction, or pinned.
+    /// Seconds after which a server connection counts as leaked whose client does nothing: in a transaction, or pinned.
     pub leak_threshold_seconds: u32,
 }
 

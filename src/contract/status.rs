@@ -211,7 +211,7 @@ pub struct Held {
     pub held: u32,
     /// Linked to a client.
     pub active: u32,
-    /// Of the active: held past the leak threshold by clients that do nothing, idle in transaction or pinned. None where it cannot be seen.
+    /// Of the active: held past the leak threshold by clients that do nothing, in a transaction or pinned. None where it cannot be seen.
     pub leaked: Option<u32>,
     /// Clients that wait for a server connection.
     pub waiting: u32,

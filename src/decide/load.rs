@@ -68,7 +68,7 @@ pub struct PodFigures {
     /// Gauges and counters of the pooler; its time is the agent's own, in Unix seconds. `leaked` and `abandoned` are 0 where
     /// unknown, `assignments` are the transactions then.
     pub sample: Sample,
-    /// Server connections held past the threshold by clients that do nothing, idle in transaction or pinned. None
+    /// Server connections held past the threshold by clients that do nothing, in a transaction or pinned. None
     /// where the agent cannot see them.
     pub leaked: Option<f64>,
     /// Counter: transactions given up before they got a server connection. None where the agent does not tell.
@@ -259,7 +259,7 @@ pub struct LoadFigures {
     pub active: f64,
     /// Clients that wait.
     pub waiting: f64,
-    /// Idle in transaction past the threshold. None where no pod can see them.
+    /// Held past the threshold by clients that do nothing. None where no pod can see them.
     pub leaked: Option<f64>,
     /// Sum of the limits that the poolers work with.
     pub size: f64,

@@ -413,18 +413,18 @@ async fn free(slot: &mut Slot, database: &str, port: u16, pinned: &[Look]) -> u6
 fn question(processes: &[u32]) -> String {
     let processes = processes.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     format!(
-        "select pid, state, (extract(epoch from clock_timestamp() - state_change) * 1000)::bigint as since from pg_catalog.pg_stat_activity \
-         where usename = current_user and pid in ({processes})"
+        "select pid, state, wait_event, (extract(epoch from clock_timestamp() - state_change) * 1000)::bigint as since \
+         from pg_catalog.pg_stat_activity where usename = current_user and pid in ({processes})"
     )
 }
 
 /// Reads the answer; what has another shape says nothing.
 fn sessions(table: &Table) -> Vec<Session> {
     let session = |row: &Vec<Option<String>>| {
-        let [process, state, since] = row.as_slice() else { return None };
+        let [process, state, wait_event, since] = row.as_slice() else { return None };
         Some(Session {
             process: process.as_deref()?.parse().ok()?,
-            state: SessionState::read(state.as_deref()?),
+            state: SessionState::read(state.as_deref()?, wait_event.as_deref()),
             since: since.as_deref()?.parse().ok()?,
         })
     };

@@ -619,9 +619,10 @@ fn leak_detected(observed: &Observed) -> Condition {
     let mut said = Vec::new();
     if in_transaction > 0 {
         said.push(format!(
-            "{in_transaction} server connections have been idle in transaction for {threshold} s or more: the application holds \
-             them without working; they do not count as demand; find them with: select pid, query_start, query from \
-             pg_stat_activity where state like 'idle in transaction%'"
+            "{in_transaction} server connections have been held in a transaction that waits for its client for {threshold} s or \
+             more: the application holds them without working; they do not count as demand; find them with: select pid, state, \
+             query_start, query from pg_stat_activity where state like 'idle in transaction%' or (state = 'active' and \
+             wait_event in ('ClientRead', 'ClientWrite'))"
         ));
     }
     if pinned > 0 {
@@ -639,7 +640,7 @@ fn leak_detected(observed: &Observed) -> Condition {
         };
         said.push(format!(
             "{rest} server connections have been held for {threshold} s or more by clients that do nothing, and it is not known \
-             yet whether they are idle in transaction or pinned after a COPY{why}; they do not count as demand"
+             yet whether they are in a transaction or pinned after a COPY{why}; they do not count as demand"
         ));
     }
     let reason = match (in_transaction, pinned) {

@@ -253,7 +253,7 @@ pub struct LoadSeen {
     pub active: u32,
     /// Clients that wait.
     pub waiting: u32,
-    /// Server connections held past the threshold by clients that do nothing, idle in transaction or pinned; none
+    /// Server connections held past the threshold by clients that do nothing, in a transaction or pinned; none
     /// where nobody can see it.
     pub leaked: Option<u32>,
     /// 95th percentile of the wait.

@@ -225,6 +225,38 @@ async fn a_pinned_connection_is_told_by_its_kind_and_client_is_no_demand_and_sta
     assert!(agent.log().contains(&pinned.address()), "the log names it");
 }
 
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_copy_whose_client_sends_nothing_or_no_more_is_told_as_a_transaction_and_not_cut_for_clients_that_wait() {
+    let mut settings = impatient();
+    settings.health.leak_threshold_seconds = 7;
+    let (_postgres, _account, agent) = with_items(3, &settings).await;
+    let (mut nothing, mut no_more) = (Raw::of(&agent).await, Raw::of(&agent).await);
+    nothing.send(&[query("copy items from stdin")]).await;
+    no_more.send(&[query("copy items from stdin")]).await;
+    let begun = [nothing.next().await.map(|it| it.0), no_more.next().await.map(|it| it.0)];
+    assert_eq!(begun, [Some(b'G'); 2]);
+    no_more.send(&[message(b'd', b"1\n")]).await;
+    // a third one is free to ask by
+    assert_eq!(value(&agent.client().await, "select 'served'").await, "served");
+    let told = |status: &StatusReport| {
+        let LeakKinds { in_transaction, pinned, unclear, .. } = leaks(status);
+        (in_transaction, pinned, unclear) == (2, 0, 0)
+    };
+    agent.until("both are told by their kind", told).await;
+    let third = agent.client().await;
+    third.batch_execute("begin; select 1").await.unwrap();
+    let config = agent.client_config();
+    let waits = tokio::spawn(async move { connect(&config).await.unwrap().batch_execute("select 1").await });
+    assert!(waits.await.unwrap().is_err(), "nothing is freed for it");
+    for copy in [&mut nothing, &mut no_more] {
+        copy.send(&[message(b'd', b"2\n"), message(b'c', b"")]).await;
+        assert_eq!(copy.until_ready().await.replace(['S', 'N'], ""), "CZ");
+    }
+    third.batch_execute("commit").await.unwrap();
+    assert_eq!(value(&third, "select count(*)::text from items").await, "3");
+}
+
 /// Leaves the clients that are connected with the process before: as the role before, where PgBouncer binds them to it.
 async fn leave_behind(postgres: &Postgres, agent: &Agent, mut settings: Settings) {
     if pooler_remembers(Remembered::Role) {
