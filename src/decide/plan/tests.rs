@@ -710,6 +710,52 @@ fn what_poolers_log_is_told_by_its_class_and_what_single_clients_get_wrong_is_no
 }
 
 #[test]
+fn what_many_clients_get_wrong_hides_nothing_that_ready_counts_and_every_class_is_named() {
+    use PoolerError::{
+        ClientLoginRefused as Refused, ClientTimeout as Timeout, DnsFailed, ServerUnreachable,
+        UnsupportedStartupParameter as Parameter,
+    };
+    let mut world = World::new(SHARED);
+    for _ in 0..3 {
+        world.admit();
+    }
+    world.sizing = Some(sized(11, Reason::Demand));
+    world.settle();
+    let mut say = |reasons: [&[PoolerError]; 3]| {
+        for (pod, reasons) in world.pods.iter_mut().zip(reasons) {
+            let Proof::Report(report) = &mut pod.proof else { panic!("it was asked") };
+            let seen =
+                |reason: &PoolerError| TroubleSeen { reason: *reason, lines: 3, words: reason.as_str().to_lowercase() };
+            report.troubles = reasons.iter().map(seen).collect();
+        }
+        let conditions = world.plan().report.conditions;
+        let of = |type_: &str| conditions.iter().find(|it| it.type_ == type_).cloned().unwrap();
+        (of("Ready").reason, of("ClientsAccepted"), of("UpstreamHealthy"))
+    };
+    let (ready, clients, _) = say([&[Refused], &[Refused, Parameter], &[Refused]]);
+    assert_eq!([ready, clients.reason], ["UnsupportedStartupParameter"; 2]);
+    let told = clients.message;
+    assert!(told.starts_with("on 1 of 3 pods, shop-1 among them, clients were refused because they ask"), "{told}");
+    assert!(
+        told.contains("(unsupportedstartupparameter)") && told.ends_with("; besides: ClientLoginRefused on 3"),
+        "{told}"
+    );
+
+    let (ready, clients, _) = say([&[Refused, Parameter], &[Refused, Timeout], &[Timeout]]);
+    assert_eq!([ready, clients.reason], ["ClientTimeout"; 2], "what most pods have");
+    let told = clients.message;
+    assert!(told.ends_with("; besides: UnsupportedStartupParameter on 1, ClientLoginRefused on 2"), "{told}");
+
+    let (ready, clients, _) = say([&[Refused], &[], &[]]);
+    assert_eq!((ready, clients.reason), (reasons::IN_FORCE, "ClientLoginRefused"));
+    assert!(!clients.message.contains("besides"), "{}", clients.message);
+
+    let (_, _, upstream) = say([&[DnsFailed], &[ServerUnreachable], &[ServerUnreachable]]);
+    assert_eq!(upstream.reason, "ServerUnreachable");
+    assert!(upstream.message.ends_with("; besides: DnsFailed on 1"), "{}", upstream.message);
+}
+
+#[test]
 fn a_database_that_wants_a_client_certificate_is_told_with_the_field_and_one_that_refuses_it_with_what_it_must_hold() {
     let said = |shown: Option<&str>| {
         let mut world = World::new(SHARED);

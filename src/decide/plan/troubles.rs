@@ -1,7 +1,9 @@
 //! What the poolers logged, as conditions: what keeps them from the database, and clients from them.
 
+use std::cmp::Reverse;
+
 use super::{
-    conditions::{no, yes},
+    conditions::{CALM, no, yes},
     observed::{Observed, PodSeen, Proof},
 };
 use crate::{
@@ -41,21 +43,35 @@ pub(super) fn server_full(observed: &Observed) -> Option<Condition> {
     ))
 }
 
-/// The worst of one kind: the class that most pods have, the first of equals.
-fn worst<'a>(observed: &'a Observed, between: Between) -> Option<(usize, &'a PodSeen, &'a TroubleSeen)> {
-    let seen: Vec<(&PodSeen, &TroubleSeen)> = reports(observed)
-        .flat_map(|(pod, report)| report.troubles.iter().map(move |trouble| (pod, trouble)))
-        .filter(|(_, trouble)| trouble.reason.between() == between)
-        .collect();
-    let pods = |reason: PoolerError| seen.iter().filter(|(_, trouble)| trouble.reason == reason).count();
-    let (pod, trouble) = seen.iter().rev().max_by_key(|(_, trouble)| pods(trouble.reason))?;
-    Some((pods(trouble.reason), pod, trouble))
+/// One class of what was logged.
+struct Class<'a> {
+    /// How many pods have it.
+    pods: usize,
+    /// The first of them, and what it says.
+    pod: &'a PodSeen,
+    trouble: &'a TroubleSeen,
+}
+
+/// The classes of one kind, the worst first: what `Ready` counts before what it does not, then what most pods have, the first of equals.
+fn classes<'a>(observed: &'a Observed, between: Between) -> Vec<Class<'a>> {
+    let mut classes: Vec<Class<'_>> = Vec::new();
+    for (pod, report) in reports(observed) {
+        for trouble in report.troubles.iter().filter(|trouble| trouble.reason.between() == between) {
+            match classes.iter_mut().find(|class| class.trouble.reason == trouble.reason) {
+                Some(class) => class.pods += 1,
+                None => classes.push(Class { pods: 1, pod, trouble }),
+            }
+        }
+    }
+    classes.sort_by_key(|class| (CALM.contains(&class.trouble.reason.as_str()), Reverse(class.pods)));
+    classes
 }
 
 /// What else keeps poolers from the database.
 pub(super) fn server(observed: &Observed) -> Option<Condition> {
-    let (pods, pod, trouble) = worst(observed, Between::PoolerAndDatabase)?;
-    let (what, todo) = match trouble.reason {
+    let classes = classes(observed, Between::PoolerAndDatabase);
+    let (worst, others) = classes.split_first()?;
+    let (what, todo) = match worst.trouble.reason {
         PoolerError::ServerLoginRefused if shows_certificate(observed) => (
             "the database refuses to let them in",
             "correct the Secret of spec.upstream.credentialsRef, the role, pg_hba.conf, or the certificate of \
@@ -92,7 +108,7 @@ pub(super) fn server(observed: &Observed) -> Option<Condition> {
         ),
         _ => ("the database does not answer", "see spec.upstream.host and port, and what stands between"),
     };
-    Some(told(observed, UPSTREAM_HEALTHY, (pods, pod, trouble), what, todo))
+    Some(told(observed, UPSTREAM_HEALTHY, (worst, others), what, todo))
 }
 
 /// Whether new pods show the database a certificate.
@@ -102,10 +118,11 @@ fn shows_certificate(observed: &Observed) -> bool {
 
 /// Whether poolers take clients.
 pub(super) fn clients_accepted(observed: &Observed) -> Condition {
-    let Some((pods, pod, trouble)) = worst(observed, Between::ClientsAndPooler) else {
+    let classes = classes(observed, Between::ClientsAndPooler);
+    let Some((worst, others)) = classes.split_first() else {
         return yes(CLIENTS_ACCEPTED, reasons::NONE_REFUSED, "no pooler has turned a client away in the last minutes");
     };
-    let (what, todo) = match trouble.reason {
+    let (what, todo) = match worst.trouble.reason {
         PoolerError::UnsupportedStartupParameter => (
             "clients were refused because they ask for a startup parameter that PgBouncer does not pass on",
             "take it out of PGOPTIONS, the options of the URL or the driver's settings, and set it for the role instead (ALTER \
@@ -128,21 +145,25 @@ pub(super) fn clients_accepted(observed: &Observed) -> Condition {
             "they must use those of spec.upstream and its Secret",
         ),
     };
-    told(observed, CLIENTS_ACCEPTED, (pods, pod, trouble), what, todo)
+    told(observed, CLIENTS_ACCEPTED, (worst, others), what, todo)
 }
 
 fn told(
     observed: &Observed,
     type_: &'static str,
-    (pods, pod, trouble): (usize, &PodSeen, &TroubleSeen),
+    (worst, others): (&Class<'_>, &[Class<'_>]),
     what: &str,
     todo: &str,
 ) -> Condition {
     let all = reports(observed).count();
+    let Class { pods, pod, trouble } = worst;
+    let others: Vec<String> =
+        others.iter().map(|class| format!("{} on {}", class.trouble.reason.as_str(), class.pods)).collect();
+    let besides = if others.is_empty() { String::new() } else { format!("; besides: {}", others.join(", ")) };
     let words = if trouble.words.is_empty() { String::new() } else { format!(" ({})", trouble.words) };
     no(
         type_,
         trouble.reason.as_str(),
-        format!("on {pods} of {all} pods, {} among them, {what}{words}; {todo}", pod.name),
+        format!("on {pods} of {all} pods, {} among them, {what}{words}; {todo}{besides}", pod.name),
     )
 }
