@@ -412,6 +412,17 @@ mod tests {
             assert!(told.contains(key) && told.contains("in force stay"), "{told}");
             assert_eq!(wish.access().as_ref(), Some(&access));
         }
+        for (echoed, key) in [
+            (Texts { username: Some(b"shop\n".to_vec()), ..whole.clone() }, "credentials/username"),
+            (Texts { password: Some(b"hush-hush\n".to_vec()), ..whole.clone() }, "credentials/password"),
+        ] {
+            wish.take(&echoed);
+            assert_eq!(wish.refusals[2].as_ref().map(Refusal::reason), Some("Credentials"));
+            let told = wish.refusals[2].as_ref().map(ToString::to_string).unwrap_or_default();
+            assert!(told.starts_with(key) && told.contains("ends with a line break"), "{told}");
+            assert!(told.contains("--from-literal") && told.contains("printf %s") && !told.contains("hush"), "{told}");
+            assert_eq!(wish.access().as_ref(), Some(&access), "what was in force stays");
+        }
         let (renewed, its_key) = pair();
         wish.take(&Texts { upstream_certificate: renewed.clone(), ..whole.clone() });
         let refusal = wish.refusals[2].as_ref();

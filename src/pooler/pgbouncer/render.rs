@@ -289,14 +289,23 @@ pub fn check_host(host: &str) -> Result<(), RenderError> {
 pub fn check_credentials(credentials: &Credentials) -> Result<(), RenderError> {
     let Credentials { username, password } = credentials;
     let doubled = |text: &str, quote: char| text.len() + text.matches(quote).count();
-    let user_field = "credentials/username";
+    let (user_field, password_field) = ("credentials/username", "credentials/password");
+    for (field, text) in [(user_field, username), (password_field, password)] {
+        // it is nobody's intent, and the database would only say that the password is wrong
+        if text.ends_with(['\n', '\r']) {
+            return refuse(
+                field,
+                "ends with a line break, as `echo` adds one; make the Secret with `kubectl create secret generic --from-literal`, \
+                 or encode what `printf %s` prints",
+            );
+        }
+    }
     if username.is_empty() || doubled(username, '"') > LONGEST_USER {
         return refuse(user_field, "must have 1 to 127 bytes, each '\"' counted twice");
     }
     if username.contains(['\n', '\0']) {
         return refuse(user_field, "PgBouncer cannot write a line break or a NUL in a user name");
     }
-    let password_field = "credentials/password";
     if password.is_empty() || doubled(password, '"') > LONGEST_PASSWORD {
         return refuse(password_field, "must have 1 to 2047 bytes, each '\"' counted twice");
     }

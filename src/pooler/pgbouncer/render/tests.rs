@@ -137,13 +137,18 @@ fn what_pgbouncer_cannot_represent_is_refused_with_its_field() {
         injection.upstream.host = host.into();
         assert_eq!(field(render_with(&injection, "u", "p")), "upstream.host", "{host:?}");
     }
-    for user in ["", "a\nb", &"\"".repeat(64), &"x".repeat(128)] {
+    for user in ["", "a\nb", "shop\n", "shop\r", &"\"".repeat(64), &"x".repeat(128)] {
         assert_eq!(field(render_with(&injection(), user, "p")), "credentials/username", "{user:?}");
     }
     let hash = format!("md5{}", "0123456789abcdef".repeat(2));
-    for password in ["", "a\0b", &hash, "SCRAM-SHA-256$4096:x$y:z", &"x".repeat(2048)] {
+    for password in ["", "a\0b", "hush\n", "hush\r\n", &hash, "SCRAM-SHA-256$4096:x$y:z", &"x".repeat(2048)] {
         assert_eq!(field(render_with(&injection(), "u", password)), "credentials/password", "{password:?}");
     }
+}
+
+#[test]
+fn a_password_may_have_line_breaks_but_none_at_its_end() {
+    assert!(render_with(&injection(), "shop", "\nhush\nhush").is_ok());
 }
 
 #[test]
