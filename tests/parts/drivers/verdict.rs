@@ -34,8 +34,15 @@ const fn known(driver: &'static str, operation: &'static str, cause: Cause, code
 
 /// What whoever runs the unnamed statement of another client is told beside its wrong answers: how codes begin, and what else is said,
 /// as PgBouncer has `08P01` for whom it cuts.
-const ANOTHER_STATEMENT: [(&str, &str); 3] =
-    [("08P01", "bind message"), ("22", ""), ("ERROR", "no rows in result set")];
+const ANOTHER_STATEMENT: [(&str, &str); 6] = [
+    ("08P01", "bind message"),
+    ("22", ""),
+    // where the driver has no SQLSTATE: an answer of another shape
+    ("ERROR", "no rows in result set"),
+    ("ERROR", "can't scan into dest"),
+    ("ERROR", "number of field descriptions"),
+    ("ERROR", "mismatched param and argument count"),
+];
 
 /// All of them; docs/drivers.md says what to do about each.
 pub const KNOWN: &[Known] = &[
@@ -129,5 +136,19 @@ fn what_is_known_of_an_operation_forgives_that_error_and_not_a_cut_connection() 
 fn what_is_known_of_an_older_pooler_forgives_nothing() {
     for known in KNOWN.iter().filter(|known| known.cause == Cause::OldPooler) {
         assert_eq!(cause(known.driver, &told(Way::Pool, known.operation, "42P05")), None);
+    }
+}
+
+#[test]
+fn an_answer_of_another_shape_is_that_of_another_statement_and_a_connection_that_ended_is_none() {
+    let of = |words: &str| {
+        let said = Told { message: Some(words.to_owned()), ..told(Way::Pool, "describe_exec", "ERROR") };
+        cause("pgx", &said)
+    };
+    for words in ["can't scan into dest[0]: int4: invalid length: expected 4 bytes, got 1", "no rows in result set"] {
+        assert_eq!(of(words), Some(Cause::TransactionPooling), "{words}");
+    }
+    for words in ["failed to receive message: unexpected EOF", "conn closed", "read: connection reset by peer"] {
+        assert_eq!(of(words), None, "{words}");
     }
 }
