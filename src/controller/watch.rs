@@ -68,9 +68,8 @@ where
     vitals.readiness.wait(name, "no list of the API server yet");
     let config = labels.map_or_else(config, |labels| config().labels(labels));
     tokio::spawn(async move {
-        let kept = store.clone();
         let objects = watcher::watcher(Api::<DeserializeGuard<Lean<K>>>::all(client), config).default_backoff();
-        let objects = objects.try_filter_map(move |event| ready(Ok(readable(event, name, &kept))));
+        let objects = objects.try_filter_map(move |event| ready(Ok(readable(event, name, &store))));
         let stream = reflector::reflector(writer, objects.map_ok(lean::unwrapped));
         let mut stream = std::pin::pin!(stream);
         while let Some(event) = stream.next().await {
@@ -98,25 +97,23 @@ where
     K: Lookup + Clone + 'static,
     K::DynamicType: Default + Eq + std::hash::Hash + Clone,
 {
-    let left_aside = |invalid: &InvalidObject| {
-        tracing::error!(
-            watch = name,
-            namespace = invalid.metadata.namespace,
-            name = invalid.metadata.name,
-            error = invalid.error,
-            "an object cannot be read and is left aside; correct it"
-        );
-        None
+    let read = |DeserializeGuard(read): DeserializeGuard<Lean<K>>| {
+        let left_aside = |invalid: &InvalidObject| {
+            tracing::error!(
+                watch = name,
+                namespace = invalid.metadata.namespace,
+                name = invalid.metadata.name,
+                error = invalid.error,
+                "an object cannot be read and is left aside; correct it"
+            );
+        };
+        read.inspect_err(left_aside).ok()
     };
     match event {
         Event::Init => Some(Event::Init),
         Event::InitDone => Some(Event::InitDone),
-        Event::InitApply(DeserializeGuard(read)) => {
-            read.map_or_else(|invalid| left_aside(&invalid), |it| Some(Event::InitApply(it)))
-        }
-        Event::Apply(DeserializeGuard(read)) => {
-            read.map_or_else(|invalid| left_aside(&invalid), |it| Some(Event::Apply(it)))
-        }
+        Event::InitApply(object) => read(object).map(Event::InitApply),
+        Event::Apply(object) => read(object).map(Event::Apply),
         Event::Delete(DeserializeGuard(Ok(object))) => Some(Event::Delete(object)),
         Event::Delete(DeserializeGuard(Err(InvalidObject { metadata, .. }))) => {
             let mut gone = ObjectRef::<K>::new(&metadata.name?);

@@ -54,9 +54,8 @@ fn port_clashes(container: &Container, plan: &PodPool<'_>) -> Vec<Told> {
 }
 
 fn connection_strings(container: &Container, plan: &PodPool<'_>) -> Vec<Told> {
-    let replaced = |variable: &EnvVar| plan.effective.pod.env.iter().any(|own| own.name == variable.name);
     let host = &plan.pool.spec.upstream.host;
-    let variables = container.env.iter().flatten().filter(|variable| !replaced(variable));
+    let variables = container.env.iter().flatten().filter(|variable| !plan.sets(&variable.name));
     variables
         .filter_map(|EnvVar { name, value, value_from }| {
             let from_secret = value_from.as_ref().is_some_and(|source| source.secret_key_ref.is_some());

@@ -69,6 +69,11 @@ impl PodPool<'_> {
         self.pool.metadata.name.clone().unwrap_or_default()
     }
 
+    /// Whether the pool sets an environment variable of this name itself, whatever the container has.
+    fn sets(&self, variable: &str) -> bool {
+        self.effective.pod.env.iter().any(|own| own.name == variable)
+    }
+
     /// What is fixed for the pod's life.
     pub fn injection(&self) -> Injection {
         let upstream = &self.pool.spec.upstream;

@@ -24,8 +24,7 @@ const UNNAMED: &str = "another option";
 
 /// The warnings for one container of the application.
 pub fn refused(container: &Container, plan: &PodPool<'_>) -> Vec<Told> {
-    let replaced = |variable: &EnvVar| plan.effective.pod.env.iter().any(|own| own.name == variable.name);
-    let variables = container.env.iter().flatten().filter(|variable| !replaced(variable));
+    let variables = container.env.iter().flatten().filter(|variable| !plan.sets(&variable.name));
     let of_variables = variables.map(|variable| (variable.name.clone(), of_variable(variable, plan)));
     let texts = [("command", &container.command), ("args", &container.args)];
     let of_texts = texts.map(|(place, texts)| {
