@@ -11,11 +11,14 @@
 
 pub mod agent;
 pub mod api;
+mod causes;
 pub mod cli;
 pub mod contract;
 pub mod controller;
 pub mod decide;
+pub mod domain;
 pub mod http;
+pub mod inject;
 pub mod pooler;
 pub mod signals;
 pub mod telemetry;

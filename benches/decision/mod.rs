@@ -10,7 +10,8 @@ use clap::Args;
 use serde_json::json;
 use sluice::{
     contract::{Algorithm, Objective},
-    decide::sizing::{Automation, Bounds, Observation, Sample, Sizer, SizingSettings},
+    decide::sizing::{Observation, Sizer, SizingSettings},
+    domain::{Automation, Bounds, Sample},
 };
 
 use crate::{

@@ -34,8 +34,8 @@ use sluice::{
         Document, GrantDocument, Held, LimitsReadBack, PoolRevision, RevisionDocument, SlotStatus, StatusReport, names,
     },
     decide::effective::effective,
+    inject::{InjectionSettings, PodPool, inject},
     pooler::pgbouncer::tables::Pools,
-    webhook::inject::{InjectionSettings, PodPool, inject},
 };
 use tokio::{net::TcpListener, task::JoinSet};
 

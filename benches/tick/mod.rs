@@ -35,9 +35,10 @@ use sluice::{
     decide::{
         load::{ExpectedPod, Judgement, LoadInput, LoadState, Stage},
         shares::{self, Division, Pod, PodPhase, Proof},
-        sizing::{Automation, Bounds, Observation, Sizer, SizingSettings},
+        sizing::{Observation, Sizer, SizingSettings},
     },
-    signals::{PoolKey, Server, ServerConfiguration},
+    domain::{Automation, Bounds, PoolKey},
+    signals::{Server, ServerConfiguration},
 };
 use tokio::runtime;
 

@@ -6,7 +6,8 @@
 use super::counters::Added;
 use crate::{
     contract::{LimitSource, PodGrant, Settings},
-    decide::sizing::{Automation, Bounds, Decision, Observation, ObservationLine, Sample, Sizer, SizingSettings},
+    decide::sizing::{Decision, Observation, ObservationLine, Sizer, SizingSettings},
+    domain::{Automation, Bounds, Sample},
     pooler::pgbouncer::tables::Pools,
 };
 
@@ -122,7 +123,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{agent::tests::revision, decide::sizing::Reason};
+    use crate::{agent::tests::revision, domain::Reason};
 
     const GRANT: PodGrant = PodGrant { seq: 1, share: 20, granted: 20, floor: 2 };
 

@@ -1,6 +1,6 @@
 //! Reasons of the operator's conditions and events. They are stable: alerts and scripts match them.
 //!
-//! Reasons of decisions are those of `decide::sizing::Reason`; reasons of a refused spec come with the refusal.
+//! Reasons of decisions are those of `domain::Reason`; reasons of a refused spec come with the refusal.
 
 /// `Ready`: everything is as it should be.
 pub const IN_FORCE: &str = "InForce";

@@ -5,9 +5,11 @@ pub mod crd;
 pub mod decide;
 pub mod operator;
 
-use std::{fmt::Write, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::{causes::with_causes, controller::OperatorArgs};
 
 /// Sizes database connection pools from live load.
 #[derive(Debug, Parser)]
@@ -26,7 +28,7 @@ enum Command {
     /// Decide on observations: one JSON object per line in, one per line out.
     Decide(decide::DecideArgs),
     /// Run the operator: controller, webhook, health and metrics.
-    Operator(Box<operator::OperatorArgs>),
+    Operator(Box<OperatorArgs>),
 }
 
 impl Cli {
@@ -46,18 +48,4 @@ impl Cli {
             }
         }
     }
-}
-
-/// An error and its causes in one line. Some errors tell their cause themselves: it is not told twice.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let text = inner.to_string();
-        if !line.contains(&text) {
-            let _ = write!(line, ": {text}");
-        }
-        cause = inner.source();
-    }
-    line
 }

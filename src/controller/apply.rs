@@ -17,8 +17,8 @@ use crate::{
     api::{ConnectionPool, FIELD_MANAGER},
     contract::{Document, names},
     decide::plan::{NewRevision, PodPatch},
+    domain::PoolKey,
     http::{Metrics, Outcome, WriteKind},
-    signals::PoolKey,
 };
 
 /// Longest that one write may take.

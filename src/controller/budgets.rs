@@ -12,7 +12,7 @@ use crate::api::{
     conditions::{ConditionStatus, LEDGER_ACTIVE, Observed, READY, merge},
     reasons,
 };
-use crate::signals::PoolKey;
+use crate::domain::PoolKey;
 
 /// Time between two looks at all budgets.
 const EVERY: Duration = Duration::from_secs(5);

@@ -20,7 +20,7 @@ use crate::{
         shares::{PodDemand, Proof},
         sizing::Sizer,
     },
-    signals::PoolKey,
+    domain::PoolKey,
 };
 
 /// What is remembered of one pool.

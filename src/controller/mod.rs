@@ -20,6 +20,7 @@ mod leader;
 mod lean;
 mod memory;
 mod observe;
+mod options;
 mod pods;
 mod prove;
 mod queue;
@@ -45,16 +46,17 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use error::OperatorError;
+pub use options::{Gateways, OperatorArgs, SidecarUser};
 
 use self::{
     census::Census, observe::Stores, pods::PodIndex, queue::Queue, reconcile::Context, turns::Turns, watch::Vitals,
 };
 use crate::{
     api::{ConnectionPool, ConnectionPoolClass},
-    cli::operator::{Gateways, OperatorArgs},
     contract::names::POOL_LABEL,
+    domain::PoolKey,
     http::{self, Metrics, Readiness},
-    signals::{PoolKey, Servers},
+    signals::Servers,
     webhook::{
         certificates::{CertificateKeeper, CertificateSettings, Standing},
         lookup::ClusterLookup,
@@ -212,7 +214,7 @@ async fn admit(
         match CertificateKeeper::start(client.clone(), settings.clone()).await {
             Ok(keeper) => break keeper,
             Err(error) => {
-                let error = crate::cli::with_causes(&error);
+                let error = crate::causes::with_causes(&error);
                 tracing::warn!(error, "no certificate for the webhook; trying again");
                 vitals.readiness.wait(WEBHOOK_GATE, &format!("no certificate: {error}"));
                 sleep(CERTIFICATE_RETRY).await;
@@ -226,7 +228,7 @@ async fn admit(
             metrics.certificate_ends(serving.not_after.as_second());
             readiness.open(WEBHOOK_GATE);
         }
-        Standing::Untrusted(error) => readiness.wait(WEBHOOK_GATE, &crate::cli::with_causes(error)),
+        Standing::Untrusted(error) => readiness.wait(WEBHOOK_GATE, &crate::causes::with_causes(error)),
     });
     let revisions = stores.revisions.clone();
     let stable = move |pool: &ConnectionPool| {

@@ -22,9 +22,9 @@ use crate::{
         effective::{EffectivePool, Refusal, class_of, effective},
         plan::{BudgetSeen, PodSeen, RevisionSeen, Rival, Uninjected},
     },
+    domain::PoolKey,
+    inject::PodPool,
     pooler::pgbouncer::render::cannot_render,
-    signals::PoolKey,
-    webhook::inject::PodPool,
 };
 
 /// Pods without a sidecar are counted anew after this long.

@@ -22,8 +22,8 @@ use crate::{
         plan::{Annotation, SidecarSeen, UnixSeconds},
         shares::PodPhase,
     },
-    signals::PoolKey,
-    webhook::inject::injection_of,
+    domain::PoolKey,
+    inject::injection_of,
 };
 
 /// What is kept of a pod.

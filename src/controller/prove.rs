@@ -18,11 +18,11 @@ use tokio::{
 
 use super::{pods::PodFacts, queue::Queue};
 use crate::{
-    cli::with_causes,
+    causes::with_causes,
     contract::{StatusReport, UpstreamState, names::METRICS_PORT},
     decide::plan::{Expectation, Proof, SidecarSeen},
+    domain::PoolKey,
     http::{Metrics, ProofOutcome},
-    signals::PoolKey,
 };
 
 /// Longest that one question may take.

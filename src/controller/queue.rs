@@ -2,7 +2,7 @@
 
 use futures::{SinkExt, channel::mpsc};
 
-use crate::signals::PoolKey;
+use crate::domain::PoolKey;
 
 /// Requests that fit; behind them stands the line of [`super::turns`], with one place for each pool.
 const CAPACITY: usize = 4096;

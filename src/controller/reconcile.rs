@@ -28,10 +28,10 @@ use crate::{
     api::{ConnectionPool, Topology},
     contract::PoolRevision,
     decide::plan::{self, Expectation, Failure, Observed, Plan, PodPatch},
+    domain::PoolKey,
     http::{Metrics, PoolLabels},
+    inject::{InjectionSettings, PodPool},
     pooler::pgbouncer::render::cannot_render,
-    signals::PoolKey,
-    webhook::inject::{InjectionSettings, PodPool},
 };
 
 /// Look again after this long when somebody else wrote first: the watch brings the news as well.

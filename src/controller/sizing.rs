@@ -25,9 +25,10 @@ use crate::{
         },
         plan::{Change, LoadSeen, Proof, SidecarSeen, SizingSeen, Trouble, UnixSeconds},
         shares::PodPhase,
-        sizing::{Automation, Bounds, Decision, Observation, SizingSettings},
+        sizing::{Decision, Observation, SizingSettings},
     },
-    signals::{PoolKey, Readings},
+    domain::{Automation, Bounds, PoolKey},
+    signals::Readings,
 };
 
 /// A sidecar that started less than this ago need not report yet, in seconds.

@@ -17,9 +17,10 @@ use super::{
 };
 use crate::{
     api::{self, ConnectionPool},
-    cli::with_causes,
+    causes::with_causes,
     decide::{effective::EffectivePool, load::OwnAnswer},
-    signals::{DEFAULT_SERVER, OverrideQuery, PoolKey, QUERIES_PER_READ, Server, Servers},
+    domain::PoolKey,
+    signals::{DEFAULT_SERVER, OverrideQuery, QUERIES_PER_READ, Server, Servers},
 };
 
 /// Quantiles of the wait are asked for this often.

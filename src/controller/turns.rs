@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::signals::PoolKey;
+use crate::domain::PoolKey;
 
 /// When a pool is to be looked at again, if nothing asks for it before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

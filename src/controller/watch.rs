@@ -24,8 +24,8 @@ use super::{
 };
 use crate::{
     contract::names::POOL_LABEL,
+    domain::PoolKey,
     http::{Metrics, Readiness},
-    signals::PoolKey,
 };
 
 /// Seconds after which the API server ends a watch: load balancers drop what is silent for 240 s.

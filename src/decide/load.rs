@@ -39,9 +39,12 @@ use std::collections::{BTreeMap, btree_map::Entry};
 
 use super::{
     shares::{PodDemand, Proof},
-    sizing::{Fleet, Meter, PodSample, Reading, Sample},
+    sizing::{Fleet, Meter, PodSample},
 };
-use crate::api;
+use crate::{
+    api,
+    domain::{Reading, Sample},
+};
 
 /// A figure, and whether it can be used.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -15,7 +15,7 @@ use prometheus_client::{
 };
 use tokio::time::Instant;
 
-use crate::{api::conditions::Observed as Condition, webhook::server::Admitted};
+use crate::api::conditions::Observed as Condition;
 
 /// Labels of what belongs to one pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -64,6 +64,17 @@ pub enum Outcome {
     Failed,
     /// No answer in time: it may have happened.
     NoAnswer,
+}
+
+/// What became of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admitted {
+    /// It got a pooler.
+    Injected,
+    /// It starts without one.
+    Left,
+    /// It was refused and its controller tries again.
+    Denied,
 }
 
 /// How asking an agent ended.

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use health::{Gate, Readiness};
-pub use metrics::{Metrics, Outcome, PoolLabels, ProofOutcome, WriteKind};
+pub use metrics::{Admitted, Metrics, Outcome, PoolLabels, ProofOutcome, WriteKind};
 
 /// Why the HTTP server does not run.
 #[derive(Debug, Error)]

@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{
     contract::metrics::BUSY_SECONDS,
-    decide::{load::PodFigures, shares::Proof, sizing::Sample},
+    decide::{load::PodFigures, shares::Proof},
+    domain::Sample,
 };
 
 /// A series that was refused: the first of its kind in a reading, and how many there were.

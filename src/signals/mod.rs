@@ -3,7 +3,8 @@
 //! # Use
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use sluice::signals::{DEFAULT_SERVER, PoolKey, Servers};
+//! use sluice::domain::PoolKey;
+//! use sluice::signals::{DEFAULT_SERVER, Servers};
 //!
 //! let servers = Servers::from_file("/etc/sluice/prometheus/prometheus.yaml".as_ref())?; // once
 //! let server = servers.get(DEFAULT_SERVER).ok_or("no such server")?; // spec.scaling.metrics.prometheusRef
@@ -47,34 +48,13 @@ mod tests;
 use std::collections::{BTreeMap, HashMap};
 
 pub use crate::decide::load::{PodFigures, Signal};
+use crate::domain::PoolKey;
 pub use collect::{Problem, Refusal};
 pub use configuration::{BasicAuthFiles, ConfigurationError, DEFAULT_SERVER, ServerConfiguration};
 pub use error::{Asked, ReadError, ReadFailure};
 pub use prometheus::{OverrideQuery, Server, Servers};
 pub use query::QUERIES_PER_READ;
 pub(crate) use response::partial;
-
-/// Namespace and name of a pool.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PoolKey {
-    /// Namespace.
-    pub namespace: String,
-    /// Name.
-    pub name: String,
-}
-
-impl PoolKey {
-    /// The key of a pool.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
-    }
-}
-
-impl std::fmt::Display for PoolKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
 
 /// What one server said at one instant, all pools.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -332,7 +332,7 @@ async fn a_server_that_is_not_there_is_named_with_the_cause() {
     let address = listener.local_addr().unwrap();
     drop(listener);
     let error = server(address).read(1000.0).await.unwrap_err();
-    let told = crate::cli::with_causes(&error);
+    let told = crate::causes::with_causes(&error);
     assert_eq!(told, error.to_string(), "nothing is told twice");
     assert!(
         told.contains("Connection refused") && told.contains("NetworkPolicies") && !told.contains("query="),

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use json_patch::Patch;
 use k8s_openapi::api::core::v1::Pod;
 
-use super::inject::{self, Injected, InjectionSettings, PodPool, Unsupported};
 use crate::{
     api::{ConnectionPool, ConnectionPoolClass, pool_of_labels, reasons},
     contract::{PoolRevision, names},
     decide::effective::{class_of, effective},
+    inject::{self, Injected, InjectionSettings, PodPool, Unsupported},
     pooler::pgbouncer::render::cannot_render,
 };
 

@@ -21,9 +21,9 @@ use tracing::{info, warn};
 
 use super::{
     admission::{Catalogue, Freshness, Verdict, review},
-    inject::InjectionSettings,
     lookup::Lookup,
 };
+use crate::{http::Admitted, inject::InjectionSettings};
 
 /// The path of the webhook, as in the `MutatingWebhookConfiguration`.
 pub const INJECT_PATH: &str = "/inject";
@@ -47,17 +47,6 @@ pub enum WebhookError {
         #[source]
         source: std::io::Error,
     },
-}
-
-/// What became of a pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admitted {
-    /// It got a pooler.
-    Injected,
-    /// It starts without one.
-    Left,
-    /// It was refused and its controller tries again.
-    Denied,
 }
 
 type Told = Box<dyn Fn(Admitted) + Send + Sync>;

@@ -28,9 +28,9 @@ use serde_json::{Value, json};
 use sluice::{
     api::{ConnectionPool, ConnectionPoolClass},
     contract::{Document, GrantDocument, RevisionDocument, names},
+    inject::{InjectionSettings, injection_of},
     webhook::{
         certificates::{CertificateKeeper, CertificateSettings},
-        inject::{InjectionSettings, injection_of},
         lookup::ClusterLookup,
         server,
     },

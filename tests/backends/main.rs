@@ -20,7 +20,8 @@ use server::{Agent, Agents};
 use sluice::{
     api,
     decide::load::{ExpectedPod, Judgement, LoadInput, LoadState, Stage},
-    signals::{OverrideQuery, PoolKey, ReadFailure, Server, ServerConfiguration},
+    domain::PoolKey,
+    signals::{OverrideQuery, ReadFailure, Server, ServerConfiguration},
 };
 
 /// Longest wait for any state.

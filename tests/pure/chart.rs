@@ -9,7 +9,7 @@ use k8s_openapi::api::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
-use sluice::{cli::operator::OperatorArgs, pooler::pgbouncer::version::RECOMMENDED};
+use sluice::{controller::OperatorArgs, pooler::pgbouncer::version::RECOMMENDED};
 
 const SNAPSHOTS: [&str; 2] = ["default", "everything"];
 

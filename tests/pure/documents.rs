@@ -9,9 +9,9 @@ use std::{
 use sluice::{
     api::conditions::{ABLE_TO_SCALE, CLIENTS_ACCEPTED, SCALING_ACTIVE, SCALING_LIMITED, UPSTREAM_HEALTHY},
     contract::{Between, PoolerError, SlotStatus, names},
-    decide::sizing::Reason,
+    domain::Reason,
+    inject::Warning,
     pooler::pgbouncer::parameters::REFUSED,
-    webhook::inject::Warning,
 };
 
 fn text(path: &str) -> String {
@@ -214,7 +214,7 @@ fn cells(line: &str) -> Vec<&str> {
 
 #[test]
 fn every_warning_at_admission_has_its_row_in_the_guide_to_injection() {
-    let kinds = text("src/webhook/inject/warning.rs");
+    let kinds = text("src/inject/warning.rs");
     let kinds = kinds.lines().filter(|line| line.trim_start().starts_with("Self::") && line.contains(" => "));
     assert_eq!(kinds.count(), Warning::ALL.len(), "Warning::ALL is not all of them");
     let guide = text("docs/injection.md");

@@ -10,10 +10,8 @@ use sluice::{
     api::{ConnectionPool, SecretRef},
     contract::{Document, GrantDocument, PoolRevision, RevisionDocument, names},
     decide::effective::{EffectivePool, effective},
-    webhook::{
-        admission::{Catalogue, Freshness, Verdict, review},
-        inject::{InjectError, Injected, InjectionSettings, PodPool, disown, inject, injection_of},
-    },
+    inject::{InjectError, Injected, InjectionSettings, PodPool, disown, inject, injection_of},
+    webhook::admission::{Catalogue, Freshness, Verdict, review},
 };
 
 fn settings() -> InjectionSettings {

@@ -10,11 +10,12 @@ use std::{
 };
 
 /// Pure code, and the crates that it may use beside the [`ALLOWED`] ones.
-const PURE: [(&str, &[&str]); 34] = [
+const PURE: [(&str, &[&str]); 35] = [
+    ("src/domain", &[]),
     ("src/contract", &[]),
     ("src/decide", &["k8s_openapi"]),
     ("src/webhook/admission.rs", &["k8s_openapi", "json_patch"]),
-    ("src/webhook/inject", &["k8s_openapi", "json_patch", "sha2"]),
+    ("src/inject", &["k8s_openapi", "json_patch", "sha2"]),
     ("src/controller/gateway/render.rs", &["k8s_openapi", "sha2"]),
     ("src/webhook/certificates/plan.rs", &["k8s_openapi"]),
     ("src/agent/arrivals.rs", &[]),
@@ -49,16 +50,52 @@ const PURE: [(&str, &[&str]); 34] = [
 /// `clippy` stands in attributes.
 const ALLOWED: [&str; 7] = ["std", "core", "alloc", "serde", "serde_json", "thiserror", "clippy"];
 /// Our own modules that pure code may name: pure themselves, or types without behaviour.
-const ALLOWED_MODULES: [&str; 9] = [
+const ALLOWED_MODULES: [&str; 10] = [
+    "domain",
     "contract",
     "decide",
     "api",
-    "webhook::inject",
+    "inject",
     "pooler::pgbouncer::log",
     "pooler::pgbouncer::parameters",
     "pooler::pgbouncer::render",
     "pooler::pgbouncer::tables",
     "pooler::pgbouncer::version",
+];
+/// Which module of `src` may name which others. Each stands below those that it may name, so that no arrow points back.
+const ARROWS: [(&str, &[&str]); 14] = [
+    ("causes", &[]),
+    ("telemetry", &[]),
+    ("domain", &[]),
+    ("contract", &[]),
+    ("api", &[]),
+    ("decide", &["domain", "contract", "api"]),
+    ("pooler", &["contract"]),
+    ("inject", &["contract", "api", "decide", "pooler"]),
+    ("signals", &["domain", "contract", "api", "decide"]),
+    ("http", &["api"]),
+    ("webhook", &["contract", "api", "decide", "pooler", "inject", "http"]),
+    (
+        "controller",
+        &[
+            "causes",
+            "telemetry",
+            "domain",
+            "contract",
+            "api",
+            "decide",
+            "pooler",
+            "inject",
+            "signals",
+            "http",
+            "webhook",
+        ],
+    ),
+    ("agent", &["domain", "contract", "decide", "pooler"]),
+    (
+        "cli",
+        &["causes", "telemetry", "domain", "contract", "api", "decide", "pooler", "signals", "controller", "agent"],
+    ),
 ];
 /// Parts of the standard library that reach the world.
 const FORBIDDEN_STD: [&str; 9] = ["time", "net", "fs", "process", "thread", "env", "io", "os", "path"];
@@ -289,6 +326,43 @@ fn pure_code_names_nothing_that_is_not_on_the_list() {
         wrong.is_empty(),
         "pure code names what reaches the world, or what nobody has put on the list:\n{}",
         wrong.join("\n")
+    );
+}
+
+#[test]
+fn no_module_names_one_that_stands_above_it() {
+    let places: Vec<&str> = ARROWS.iter().map(|(module, _)| *module).collect();
+    for (at, (module, named)) in ARROWS.iter().enumerate() {
+        let back: Vec<_> = named.iter().filter(|named| !places[..at].contains(named)).collect();
+        assert!(back.is_empty(), "the list itself lets {module} name what does not stand before it: {back:?}");
+    }
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut wrong = BTreeSet::new();
+    for file in sources(&src).into_iter().filter(|file| file.file_stem().is_none_or(|stem| stem != "tests")) {
+        let inside = file.strip_prefix(&src).expect("inside");
+        let first = inside.iter().next().and_then(|first| first.to_str()).expect("a name");
+        let module = first.trim_end_matches(".rs");
+        // what puts the modules together
+        if ["lib", "main", "bin"].contains(&module) {
+            continue;
+        }
+        let allowed = ARROWS.iter().find(|(known, _)| *known == module).map(|(_, named)| *named);
+        let Some(allowed) = allowed else {
+            wrong.insert(format!("{module} is not on the list"));
+            continue;
+        };
+        for path in paths(&without_tests(&tokens(&fs::read_to_string(&file).expect("a file")))) {
+            let mut segments = path.split("::");
+            let (Some("crate"), Some(named)) = (segments.next(), segments.next()) else { continue };
+            if named != module && !allowed.contains(&named) {
+                wrong.insert(format!("{}: {path}", inside.display()));
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "arrows that point where the list does not let them:\n{}",
+        Vec::from_iter(wrong).join("\n")
     );
 }
 

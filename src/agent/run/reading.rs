@@ -11,7 +11,7 @@ use crate::{
         slot::{Reading, Slot},
     },
     contract::{Held, Upstream},
-    decide::sizing::Automation,
+    domain::Automation,
     pooler::pgbouncer::{console::ConsoleError, tables::Pools},
 };
 

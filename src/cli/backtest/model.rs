@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     agent::counters::{Added, Differences},
-    decide::sizing::Sample,
+    domain::Sample,
     pooler::pgbouncer::tables::{Pools, Server, Snapshot, Stats},
 };
 

@@ -19,7 +19,8 @@ use super::{
 };
 use crate::{
     contract::metrics,
-    decide::sizing::{Fleet, PodSample, Sample},
+    decide::sizing::{Fleet, PodSample},
+    domain::Sample,
     signals::partial,
 };
 

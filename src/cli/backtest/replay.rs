@@ -5,7 +5,8 @@ use super::{
     scenario::{EventKind, Scenario},
     trace::Trace,
 };
-use crate::decide::sizing::{Automation, Bounds, Observation, Sample, Sizer, SizingSettings};
+use crate::decide::sizing::{Observation, Sizer, SizingSettings};
+use crate::domain::{Automation, Bounds, Sample};
 
 /// How often a policy looks and acts.
 #[derive(Clone, Copy, Debug, PartialEq)]

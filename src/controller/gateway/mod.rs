@@ -35,8 +35,8 @@ use crate::{
         effective::{EffectivePool, Refusal},
         plan::{GatewaySeen, Poolers, Trouble},
     },
-    signals::PoolKey,
-    webhook::inject::{InjectionSettings, PodPool},
+    domain::PoolKey,
+    inject::{InjectionSettings, PodPool},
 };
 
 /// What allows gateways, for the names that the guides install by.
@@ -249,7 +249,7 @@ impl Keeper<'_> {
             Err(WriteError::Conflict { .. }) if live.is_none() => Err(foreign()),
             Err(error) => Err(Trouble {
                 reason: reasons::GATEWAY_NOT_APPLIED,
-                message: format!("{}; tried again", crate::cli::with_causes(&error)),
+                message: format!("{}; tried again", crate::causes::with_causes(&error)),
             }),
         }
     }

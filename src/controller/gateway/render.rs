@@ -25,9 +25,7 @@ use crate::{
     api::{ConnectionPool, GROUP, Gateway, GatewayPodSpec, GatewayToleration, VERSION},
     contract::{Document, names},
     decide::surge::replacement,
-    webhook::inject::{
-        InjectionSettings, PodPool, SAFE_TO_EVICT_ANNOTATION, copier, sidecar, volumes, with_our_volumes,
-    },
+    inject::{InjectionSettings, PodPool, SAFE_TO_EVICT_ANNOTATION, copier, sidecar, volumes, with_our_volumes},
 };
 
 /// Poolers where nobody says how many: one may go, for whatever reason, and there is one.

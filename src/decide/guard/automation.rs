@@ -1,7 +1,7 @@
 //! `spec.paused` and `mode: Recommend`: everything is computed and told, nothing changes.
 
 use super::Limit;
-use crate::decide::sizing::{Automation, Reason};
+use crate::domain::{Automation, Reason};
 
 /// Holds `current`, whatever is wanted.
 pub fn check(automation: Automation, wish: u32, current: u32) -> Option<Limit> {

@@ -1,7 +1,7 @@
 //! Minimum, then maximum, then share: the share always wins.
 
 use super::Limit;
-use crate::decide::sizing::{Bounds, Reason};
+use crate::domain::{Bounds, Reason};
 
 /// Brings a wish within the bounds.
 pub fn check(wish: u32, bounds: &Bounds) -> Option<Limit> {

@@ -15,7 +15,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Limit;
-use crate::decide::sizing::{Reading, Reason};
+use crate::domain::{Reading, Reason};
 
 /// Growth that bought less than this share of a proportional gain was for nothing.
 const LEAST_GAIN: f64 = 0.3;

@@ -24,7 +24,7 @@ pub mod upstream;
 
 use serde::{Deserialize, Serialize};
 
-use super::sizing::Reason;
+use crate::domain::Reason;
 
 /// One guard's say: the size that it leaves, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

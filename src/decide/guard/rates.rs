@@ -3,10 +3,8 @@
 use super::Limit;
 use crate::{
     contract::Behavior,
-    decide::{
-        behavior::{Allowed, BehaviorState, LimitedBy, Wanted},
-        sizing::{Bounds, Reason},
-    },
+    decide::behavior::{Allowed, BehaviorState, LimitedBy, Wanted},
+    domain::{Bounds, Reason},
 };
 
 /// Applies windows, policies and bounds to a wish and records it as a recommendation.

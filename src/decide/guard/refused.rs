@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::Limit;
 use crate::{
     contract::{ServerFull, StatusReport},
-    decide::sizing::Reason,
+    domain::Reason,
 };
 
 /// From a refusal to the first try.

@@ -1,7 +1,7 @@
 //! On ignorance the size is held: absent is never zero.
 
 use super::Limit;
-use crate::decide::sizing::{Reason, SampleError};
+use crate::domain::{Reason, SampleError};
 
 /// What became of the samples of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,7 +1,7 @@
 //! A database that finishes nothing says nothing about demand. The circuit breaker owns what follows.
 
 use super::Limit;
-use crate::decide::sizing::{Reading, Reason};
+use crate::domain::{Reading, Reason};
 
 /// Holds `target` while nothing finishes although connections are busy and clients wait.
 pub fn check(reading: Option<&Reading>, target: u32) -> Option<Limit> {

@@ -17,10 +17,8 @@ use crate::{
         reasons,
     },
     contract::{LeakKinds, PoolerError, ProofMode, Settings, UpstreamSeen, UpstreamState, names::METRICS_PORT},
-    decide::{
-        shares::{PodPhase, Shortage},
-        sizing::Reason,
-    },
+    decide::shares::{PodPhase, Shortage},
+    domain::Reason,
 };
 
 /// An agent that has not answered for so long is told of; a container takes a moment to start.

@@ -17,8 +17,9 @@ use crate::{
     decide::{
         effective::{EffectivePool, Refusal, effective},
         shares::PodPhase,
-        sizing::{Confidence, Decision, Explanation, Reason, Recommendation},
+        sizing::{Confidence, Decision, Explanation, Recommendation},
     },
+    domain::Reason,
 };
 
 const NOW: UnixSeconds = 1_763_700_000;

@@ -11,11 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     algorithm::{Context, News, SizingAlgorithm, Wish},
-    decision::{Explanation, Reason, Setting},
-    demand::Reading,
-    sample::Sample,
+    decision::{Explanation, Setting},
     staffing::Staffing,
 };
+use crate::domain::{Reading, Reason, Sample};
 
 /// Seconds for which a peak of the demand may be remembered.
 const WINDOWS_SECONDS: [f64; 5] = [0.0, 120.0, 300.0, 1200.0, 7200.0];

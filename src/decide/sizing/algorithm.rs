@@ -1,11 +1,7 @@
 //! The interface behind which the algorithms stand.
 
-use super::{
-    adaptive::AdaptiveParameters,
-    decision::{Explanation, Reason},
-    demand::Reading,
-    sample::Sample,
-};
+use super::{adaptive::AdaptiveParameters, decision::Explanation};
+use crate::domain::{Reading, Reason, Sample};
 
 /// Sizes of the whole pool.
 #[derive(Clone, Copy, Debug)]

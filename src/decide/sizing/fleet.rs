@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::sample::{Sample, SampleError};
+use crate::domain::{Sample, SampleError};
 
 /// One pod's reading.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,7 +39,8 @@ struct Pod {
 /// Merges the readings of the pods into one stream of samples.
 ///
 /// ```
-/// use sluice::decide::sizing::{Fleet, PodSample, Sample};
+/// use sluice::decide::sizing::{Fleet, PodSample};
+/// use sluice::domain::Sample;
 ///
 /// let mut fleet = Fleet::default();
 /// let pod = |pod, at_seconds, transactions| PodSample {

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::{decision::Explanation, sample::Sample};
+use super::decision::Explanation;
+use crate::domain::Sample;
 
 /// Seconds for which a largest load is remembered.
 const WINDOW_SECONDS: f64 = 7200.0;

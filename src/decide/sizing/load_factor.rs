@@ -16,10 +16,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     algorithm::{Context, News, SizingAlgorithm, Wish},
-    decision::{Explanation, Reason},
-    demand::Reading,
+    decision::Explanation,
     load::LoadHistory,
 };
+use crate::domain::{Reading, Reason};
 
 /// Share of the load that the base covers.
 const BASE_SHARE: f64 = 0.7;

@@ -12,7 +12,8 @@
 //!
 //! ```
 //! use sluice::contract::{Algorithm, Objective};
-//! use sluice::decide::sizing::{Automation, Bounds, Observation, Reason, Sample, Sizer, SizingSettings};
+//! use sluice::decide::sizing::{Observation, Sizer, SizingSettings};
+//! use sluice::domain::{Automation, Bounds, Reason, Sample};
 //!
 //! let settings = SizingSettings::new(Algorithm::Adaptive, Objective { wait_milliseconds: 20, max_waiting_percent: 1.0 });
 //! let mut sizer = Sizer::default(); // one per pool; keep it, it learns
@@ -58,7 +59,6 @@ mod fleet;
 mod line;
 mod load;
 mod load_factor;
-mod sample;
 mod settings;
 mod staffing;
 mod target_utilization;
@@ -66,12 +66,10 @@ mod target_utilization;
 use serde::{Deserialize, Serialize};
 
 pub use adaptive::AdaptiveParameters;
-pub use decision::{Confidence, Decision, Explanation, Reason, Recommendation, Setting};
+pub use decision::{Confidence, Decision, Explanation, Recommendation, Setting};
 pub(in crate::decide) use demand::Meter;
-pub use demand::Reading;
 pub use fleet::{Fleet, PodSample};
 pub use line::{AnswerLine, LineError, ObservationLine, OwnedObservation, SampleLine, SizesOf};
-pub use sample::{Sample, SampleError};
 pub use settings::SizingSettings;
 
 use self::{
@@ -84,7 +82,10 @@ use super::{
     behavior::{BehaviorState, Urgency, Wanted},
     guard::{self, Limit, knee::Knee, signal::Signal},
 };
-use crate::contract::Algorithm;
+use crate::{
+    contract::Algorithm,
+    domain::{Automation, Bounds, Reading, Reason, Sample},
+};
 
 /// Samples this much too early still count as `sample_seconds` apart.
 const EARLY_SECONDS: f64 = 0.5;
@@ -101,44 +102,6 @@ const LONGEST_STEP_SECONDS: f64 = 60.0;
 /// Seconds of samples for [`Confidence::Medium`] and [`Confidence::High`].
 const MEDIUM_SECONDS: f64 = 900.0;
 const HIGH_SECONDS: f64 = 4.0 * 3600.0;
-
-/// Between which sizes the pool may move. Clamped in this order: minimum, maximum, share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Bounds {
-    /// At least this many server connections.
-    pub min: u32,
-    /// At most this many. Wins over `min`.
-    pub max: u32,
-    /// What the budget granted; none while nothing shares the server. Wins over both.
-    pub share: Option<u32>,
-}
-
-impl Bounds {
-    /// The largest size that no bound forbids.
-    pub fn most(&self) -> u32 {
-        self.share.map_or(self.max, |share| share.min(self.max))
-    }
-
-    /// The smallest size that no bound forbids.
-    pub fn least(&self) -> u32 {
-        self.min.min(self.most())
-    }
-}
-
-/// Whether a decision is carried out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Automation {
-    /// Yes.
-    #[default]
-    Apply,
-    /// `mode: Recommend`: never; the size stays, the recommendation tells what it would be.
-    Recommend,
-    /// `paused`: not now.
-    Paused,
-    /// The database takes no writes although a primary is expected: what the load is now says nothing about what it will be
-    /// when one is there.
-    UpstreamReadOnly,
-}
 
 /// What is known at one tick. Sizes and figures are of the whole pool: all pods together.
 #[derive(Clone, Copy, Debug)]

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     algorithm::{Context, News, SizingAlgorithm, Wish},
-    decision::{Explanation, Reason},
-    demand::Reading,
+    decision::Explanation,
     load::LoadHistory,
 };
+use crate::domain::{Reading, Reason};
 
 /// State of the algorithm: only what the recommendation's bounds need.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -26,7 +26,7 @@ use sluice::{
         RevisionDocument, ServerFull, SlotStatus, StatusReport, TroubleSeen, UpstreamSeen, names,
     },
     decide::effective::effective,
-    webhook::inject::{InjectionSettings, PodPool, inject},
+    inject::{InjectionSettings, PodPool, inject},
 };
 use tokio::{task::JoinHandle, time::sleep};
 

@@ -15,7 +15,8 @@ use std::{
 use server::{Agents, Prometheus};
 use sluice::{
     decide::load::{ExpectedPod, Judgement, Load, LoadInput, LoadState, Stage},
-    signals::{PodFigures, PoolKey, ReadError, Readings, Server},
+    domain::PoolKey,
+    signals::{PodFigures, ReadError, Readings, Server},
 };
 
 /// Longest wait for any state.

@@ -20,7 +20,7 @@ use sluice::{
         trace::Trace,
     },
     contract::Algorithm,
-    decide::sizing::Sample,
+    domain::Sample,
 };
 
 use super::settings;

@@ -2,7 +2,8 @@
 
 use sluice::{
     contract::Algorithm,
-    decide::sizing::{Automation, Bounds, Confidence, Fleet, PodSample, Reason, Sample},
+    decide::sizing::{Confidence, Fleet, PodSample},
+    domain::{Automation, Bounds, Reason, Sample},
 };
 
 use super::{Load, Story, load};

@@ -6,7 +6,8 @@ use std::{fs, path::Path};
 
 use sluice::{
     contract::{Algorithm, Objective},
-    decide::sizing::{Automation, Bounds, Observation, Sample, Sizer, SizingSettings},
+    decide::sizing::{Observation, Sizer, SizingSettings},
+    domain::{Automation, Bounds, Sample},
 };
 
 /// What the first line of a recording says.

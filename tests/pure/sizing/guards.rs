@@ -2,7 +2,7 @@
 
 use sluice::{
     contract::{Algorithm, ScalingPolicy, ScalingPolicyType},
-    decide::sizing::{Automation, Reason, Sample},
+    domain::{Automation, Reason, Sample},
 };
 
 use super::{Load, Story, load};

@@ -2,7 +2,7 @@
 
 use sluice::{
     contract::Algorithm,
-    decide::sizing::{Bounds, Reason},
+    domain::{Bounds, Reason},
 };
 
 use super::{Load, Story, load};

@@ -11,7 +11,8 @@ mod properties;
 
 use sluice::{
     contract::{Algorithm, Objective},
-    decide::sizing::{Automation, Bounds, Decision, Observation, Sample, Sizer, SizingSettings},
+    decide::sizing::{Decision, Observation, Sizer, SizingSettings},
+    domain::{Automation, Bounds, Sample},
 };
 
 /// 1 % may wait longer than 20 ms.

@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 use sluice::{
     contract::Algorithm,
-    decide::sizing::{Automation, Bounds, Decision, Observation, Reason, Sample, Sizer},
+    decide::sizing::{Decision, Observation, Sizer},
+    domain::{Automation, Bounds, Reason, Sample},
 };
 
 use super::settings;

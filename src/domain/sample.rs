@@ -88,13 +88,13 @@ impl Sample {
 
     /// True when connections are busy but not one figure moved since `earlier`: a reading that the poolers repeat, or
     /// transactions that last longer than the readings are apart. Neither says what the load is.
-    pub(super) fn repeats(&self, earlier: &Self) -> bool {
+    pub(crate) fn repeats(&self, earlier: &Self) -> bool {
         let still = Self { at_seconds: earlier.at_seconds, ..*self } == *earlier;
         still && self.busy() > 0.0 && self.waiting == 0.0
     }
 
     /// True when a counter is below what it was: the pooler restarted.
-    pub(in crate::decide) fn restarted_since(&self, earlier: &Self) -> bool {
+    pub(crate) fn restarted_since(&self, earlier: &Self) -> bool {
         // seconds are sums of floats on their way through a text format: the last digit may wobble
         const WOBBLE_SECONDS: f64 = 1e-6;
         self.transactions < earlier.transactions
