@@ -1,7 +1,7 @@
 //! What Prometheus would scrape of many agents, on one page: rendered by the agent itself, of a load that a bench plays.
 
 use sluice::{
-    agent::{counters::Added, metrics::Metrics},
+    agent::{decide::counters::Added, report::metrics::Metrics},
     contract::metrics,
     pooler::pgbouncer::tables::Pools,
 };

@@ -28,7 +28,7 @@ use kube::{
 use parking_lot::Mutex;
 use serde_json::json;
 use sluice::{
-    agent::counters::Added,
+    agent::decide::counters::Added,
     api::ConnectionPool,
     contract::{
         Document, GrantDocument, Held, LimitsReadBack, PoolRevision, RevisionDocument, SlotStatus, StatusReport, names,

@@ -7,7 +7,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use sluice::{agent::counters::Added, pooler::pgbouncer::tables::Pools};
+use sluice::{agent::decide::counters::Added, pooler::pgbouncer::tables::Pools};
 
 use crate::{Failure, agents::Agent};
 

@@ -1,45 +1,25 @@
 //! The sidecar's agent: runs the pooler, follows the pod's annotations, decides the limit each second, and tells.
 //!
-//! Pure parts: [`machine`] (what becomes of the process), [`wish`] (what the pod is asked to run), [`switch`] (how it comes to another process), [`rotation`] (when credentials are proven), [`upstream`] (whether the database takes writes),
-//! [`reaction`] (the limit), [`problems`] (what is told, and when), [`troubles`] (what the pooler logs), [`vitals`], [`retry`], [`peaks`], [`counters`], [`arrivals`], and the driver's [`crate::pooler::pgbouncer`]. The rest is a shell around them: one loop on one thread
-//! ([`run`]), and an HTTP server that shows what the loop has published.
+//! ```text
+//! keeper    holds the sockets and the processes; outlives the agent
+//! run       one loop on one thread, twenty rounds a second:
+//!             observe   configuration volume, console, kernel
+//!             decide    PURE: what becomes of the process, which slot serves, the limit, what is told
+//!             apply     files, processes, SET and RELOAD, each read back
+//!             report    /status and /metrics: what the loop has published
+//! commands  install, drain, probe
+//! ```
+//!
+//! PgBouncer's own language is the driver's, [`crate::pooler::pgbouncer`].
 
-pub mod arrivals;
-pub mod busy;
-pub mod counters;
-pub mod drain;
-pub mod files;
-pub mod handshake;
-pub mod identity;
-pub mod inputs;
-pub mod install;
+pub mod apply;
+pub mod commands;
+pub mod decide;
 pub mod keeper;
-pub mod last_good;
-pub mod machine;
-pub mod metrics;
+pub mod observe;
 pub mod options;
-pub mod peaks;
-pub mod pins;
-pub mod probe;
-pub mod problems;
-pub mod process;
-pub mod quiet;
-pub mod reach;
-pub mod reaction;
-pub mod recall;
-pub mod resolver;
-pub mod retry;
-pub mod rotation;
+pub mod report;
 pub mod run;
-pub mod server;
-pub mod slot;
-pub mod sockets;
-pub mod switch;
-pub mod trial;
-pub mod troubles;
-pub mod upstream;
-pub mod vitals;
-pub mod wish;
 
 #[cfg(test)]
 pub(crate) mod tests {

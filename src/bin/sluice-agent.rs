@@ -4,9 +4,10 @@ use std::{io::Write, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use sluice::agent::{
-    drain, install, keeper,
+    commands::{drain, install, probe},
+    keeper,
     options::{Command, Options, RunOptions},
-    probe, run,
+    run,
 };
 
 fn main() -> ExitCode {

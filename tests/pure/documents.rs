@@ -192,7 +192,7 @@ fn names_of_cases(source: &str) -> Vec<String> {
 fn every_metric_and_reason_of_the_agent_is_explained_in_its_guide() {
     let guide = text("docs/agent.md");
     let metrics = constants(&text("src/contract/metrics.rs")).into_iter().filter(|name| name.starts_with("sluice_"));
-    let reasons = ["src/agent/wish.rs", "src/agent/machine.rs", "src/contract/trouble.rs"].map(text);
+    let reasons = ["src/agent/decide/wish.rs", "src/agent/decide/machine.rs", "src/contract/trouble.rs"].map(text);
     let reasons: Vec<String> = reasons.iter().flat_map(|source| names_of_cases(source)).collect();
     assert!(reasons.len() > 20, "the reasons were not found: {reasons:?}");
     let slots = [SlotStatus::Starting, SlotStatus::Serving, SlotStatus::NotAnswering, SlotStatus::Down];

@@ -23,7 +23,7 @@ use rustix::{
 };
 use thiserror::Error;
 
-use crate::agent::process::raise_file_limit;
+use crate::agent::apply::process::raise_file_limit;
 
 /// The first inherited socket (sd_listen_fds(3)).
 const FIRST: i32 = 3;

@@ -18,7 +18,8 @@ use tokio::{
     time::timeout,
 };
 
-use super::orders::{Listening, Order, SlotName, SlotState, State};
+use super::orders::{Listening, Order, SlotState, State};
+use crate::agent::decide::slot_name::SlotName;
 
 /// How long the keeper may take; it does nothing that waits.
 const DEADLINE: Duration = Duration::from_secs(2);

@@ -14,10 +14,8 @@ use rustix::net::{
     sockopt::{set_ipv6_v6only, set_socket_reuseaddr, set_socket_reuseport},
 };
 
-use super::{
-    orders::{Listening, SlotName},
-    steering::steer,
-};
+use super::{orders::Listening, steering::steer};
+use crate::agent::decide::slot_name::SlotName;
 
 /// Until a pooler names its own.
 const BACKLOG: i32 = 4096;

@@ -26,7 +26,7 @@ use std::{
 
 pub use exec::{ExecError, ExecOptions, exec};
 pub use link::{Link, LinkError};
-pub use orders::{Ending, Launch, Listening, Order, ProcessState, SlotName, SlotState, State};
+pub use orders::{Ending, Launch, Listening, Order, ProcessState, SlotState, State};
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags, mknodat},
     process::{
@@ -42,6 +42,7 @@ use tokio::{
 };
 
 use self::listeners::Listeners;
+use crate::agent::decide::slot_name::SlotName;
 
 /// This program, should its file have been replaced.
 const OWN_PROGRAM: &str = "/proc/self/exe";

@@ -1,11 +1,13 @@
-//! The session alias: its part of the share, and when it is open. The shell around [`crate::agent::switch::alias`].
+//! The session alias: its part of the share, and when it is open. The shell around [`crate::agent::decide::switch::alias`].
 
 use super::Agent;
 use crate::{
     agent::{
-        machine::Millis,
-        slot::Slot,
-        switch::alias::{AliasLoad, divide, may_open},
+        apply::slot::Slot,
+        decide::{
+            machine::Millis,
+            switch::alias::{AliasLoad, divide, may_open},
+        },
     },
     contract::{PodGrant, PoolRevision, SessionAliasReport},
 };

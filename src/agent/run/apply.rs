@@ -6,11 +6,13 @@ use super::{
 };
 use crate::{
     agent::{
-        keeper::{Listening, Order, SlotName},
-        last_good::{self, LastGood},
-        machine::Millis,
-        process,
-        slot::{Keep, Progress, Slot, SlotError, Start, Taken, When},
+        apply::{
+            last_good::{self, LastGood},
+            process,
+            slot::{Keep, Progress, Slot, SlotError, Start, Taken, When},
+        },
+        decide::{machine::Millis, slot_name::SlotName},
+        keeper::{Listening, Order},
     },
     contract::{LimitSource, PoolRevision},
     pooler::pgbouncer::{

@@ -7,8 +7,8 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 use super::Agent;
 use crate::{
     agent::{
-        handshake::{HandshakeError, examine},
-        machine::Millis,
+        decide::machine::Millis,
+        observe::handshake::{HandshakeError, examine},
     },
     contract::ServerTlsMode,
 };

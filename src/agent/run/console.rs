@@ -4,9 +4,11 @@ use std::time::{Duration, Instant};
 
 use super::{Agent, LATE, PING};
 use crate::agent::{
-    machine::{ConsoleSeen, Millis},
-    slot::CONSOLE_DEADLINE,
-    vitals::{Effort, Vitals},
+    apply::slot::CONSOLE_DEADLINE,
+    decide::{
+        machine::{ConsoleSeen, Millis},
+        vitals::{Effort, Vitals},
+    },
 };
 
 impl Agent {

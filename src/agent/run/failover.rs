@@ -1,4 +1,4 @@
-//! A database that takes no writes any more: the shell around [`crate::agent::upstream`].
+//! A database that takes no writes any more: the shell around [`crate::agent::decide::upstream`].
 
 use std::{
     path::PathBuf,
@@ -14,12 +14,14 @@ use tokio::task::JoinHandle;
 use super::{Agent, place};
 use crate::{
     agent::{
-        counters::Added,
-        keeper::SlotName,
-        machine::Millis,
+        apply::slot::Slot,
+        decide::{
+            counters::Added,
+            machine::Millis,
+            slot_name::SlotName,
+            upstream::{Action, Answer, Observation, QUERY, Upstream},
+        },
         options::RunOptions,
-        slot::Slot,
-        upstream::{Action, Answer, Observation, QUERY, Upstream},
     },
     contract::{OtherRole, OtherSlot, PoolRevision, ProofMode, Settings, UpstreamRole, UpstreamSeen},
     pooler::pgbouncer::{
@@ -238,7 +240,7 @@ impl Agent {
         self.rotating.set_aside() == 0 && self.slot.read_pools(now).await.is_ok() && has_place(&self.slot)
     }
 
-    /// Whether no server connection logs in, and none begins to: see [`crate::agent::quiet`].
+    /// Whether no server connection logs in, and none begins to: see [`crate::agent::decide::quiet`].
     async fn nobody_logs_in(&mut self, now: Millis) -> bool {
         let mut quiet = true;
         for slot in self.slots_to_ask_mut() {

@@ -39,29 +39,39 @@ use tokio::{
 };
 
 use super::{
-    identity::Identity,
-    inputs::Inputs,
     keeper::{Link, LinkError},
-    last_good::{self, LastGood},
-    machine::{self, Action, ConsoleSeen, Machine, Millis, Observation},
-    metrics::Metrics,
     options::RunOptions,
-    peaks::{Moment, Peak},
-    problems::{Problem, Problems},
-    process::{self, ProcessError},
-    reach::Reach,
-    reaction::Reaction,
-    resolver,
-    retry::Retry,
-    server::{self, Published},
-    slot::Slot,
-    sockets::{LeakWatch, Local},
-    switch::Switch,
-    troubles::{Heard, Troubles},
-    vitals::Vitals,
-    wish::{Granted, Wish},
 };
 use crate::{
+    agent::{
+        apply::{
+            last_good::{self, LastGood},
+            process::{self, ProcessError},
+            resolver,
+            slot::Slot,
+        },
+        decide::{
+            identity::Identity,
+            machine::{self, Action, ConsoleSeen, Machine, Millis, Observation},
+            peaks::{Moment, Peak},
+            problems::{Problem, Problems},
+            reach::Reach,
+            reaction::Reaction,
+            retry::Retry,
+            switch::Switch,
+            troubles::{Heard, Troubles},
+            vitals::Vitals,
+            wish::{Granted, Wish},
+        },
+        observe::{
+            inputs::Inputs,
+            sockets::{LeakWatch, Local},
+        },
+        report::{
+            metrics::Metrics,
+            server::{self, Published},
+        },
+    },
     contract::{ClientTlsMode, ContractError, Document, Held, Injection, PoolRevision, names},
     decide::guard::refused::Refused,
     pooler::pgbouncer::{
@@ -444,7 +454,7 @@ impl Agent {
     }
 
     /// Takes over what clients are shown.
-    fn take_identity(&mut self, texts: &super::wish::Texts) {
+    fn take_identity(&mut self, texts: &crate::agent::decide::wish::Texts) {
         if self.injection.client.tls == ClientTlsMode::Disabled {
             return;
         }
@@ -489,7 +499,7 @@ impl Agent {
         }
     }
 
-    fn take_inputs(&mut self, texts: &super::wish::Texts) {
+    fn take_inputs(&mut self, texts: &crate::agent::decide::wish::Texts) {
         let before = (self.wish.revision.clone(), self.wish.access());
         self.wish.take(texts);
         self.take_identity(texts);

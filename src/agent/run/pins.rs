@@ -1,4 +1,4 @@
-//! Server connections that clients hold while nothing is said: the shell around [`crate::agent::pins`].
+//! Server connections that clients hold while nothing is said: the shell around [`crate::agent::decide::pins`].
 
 use std::{path::PathBuf, time::Duration};
 
@@ -7,11 +7,13 @@ use tokio::task::JoinHandle;
 use super::{Agent, LEAKS_LOOK, READING};
 use crate::{
     agent::{
-        keeper::SlotName,
-        machine::Millis,
-        pins::{Action, Leaks, Look, Need, Pins, Session, SessionState, is_full},
-        slot::Slot,
-        sockets::{self, Local},
+        apply::slot::Slot,
+        decide::{
+            machine::Millis,
+            pins::{Action, Leaks, Look, Need, Pins, Session, SessionState, is_full},
+            slot_name::SlotName,
+        },
+        observe::sockets::{self, Local},
     },
     contract::{LeakKinds, PoolMode, ProofMode, Settings},
     pooler::pgbouncer::{

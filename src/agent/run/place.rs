@@ -7,7 +7,11 @@ use std::{
 };
 
 use crate::{
-    agent::{identity::Identity, keeper::SlotName, options::RunOptions, slot::Slot},
+    agent::{
+        apply::slot::Slot,
+        decide::{identity::Identity, slot_name::SlotName},
+        options::RunOptions,
+    },
     contract::{Injection, Reach},
     pooler::pgbouncer::render::{Peer, Place, PoolerCertificate, Shown},
 };

@@ -5,10 +5,12 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use super::{Agent, CLIENTS_LOOK, LATE};
 use crate::{
     agent::{
-        machine::Millis,
-        reach::Obstacle,
-        reaction::{Decided, PoolerReading},
-        slot::{Reading, Slot},
+        apply::slot::{Reading, Slot},
+        decide::{
+            machine::Millis,
+            reach::Obstacle,
+            reaction::{Decided, PoolerReading},
+        },
     },
     contract::{Held, Upstream},
     domain::Automation,

@@ -1,8 +1,8 @@
-//! Clients that have to connect anew: the shell around [`crate::agent::recall`].
+//! Clients that have to connect anew: the shell around [`crate::agent::decide::recall`].
 
 use super::Agent;
 use crate::{
-    agent::{machine::Millis, slot::Slot},
+    agent::{apply::slot::Slot, decide::machine::Millis},
     contract::PoolMode,
     pooler::pgbouncer::changes::Remembered,
 };

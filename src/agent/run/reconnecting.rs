@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     agent::{
-        machine::Millis,
-        slot::{Slot, SlotError},
+        apply::slot::{Slot, SlotError},
+        decide::machine::Millis,
     },
     contract::{PoolRevision, Reconnected},
     pooler::pgbouncer::tables::Server,

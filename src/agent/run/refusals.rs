@@ -2,7 +2,10 @@
 
 use super::Agent;
 use crate::{
-    agent::{keeper::SlotName, machine::Millis, reach::Obstacle, trial::TrialError, troubles::Heard},
+    agent::{
+        apply::trial::TrialError,
+        decide::{machine::Millis, reach::Obstacle, slot_name::SlotName, troubles::Heard},
+    },
     contract::{ClientTlsMode, PoolerError, ServerFull},
     pooler::pgbouncer::{log::Logged, tables::Pools},
 };

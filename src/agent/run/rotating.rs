@@ -1,4 +1,4 @@
-//! Credentials, CA and certificate that change in their Secrets: the shell around [`crate::agent::rotation`].
+//! Credentials, CA and certificate that change in their Secrets: the shell around [`crate::agent::decide::rotation`].
 //!
 //! What is in force stands in a file of a volume in memory that outlives the container: a container that restarts begins with what
 //! worked, whatever the Secret holds by then. The auth file of a slot may name the user of an earlier time: a process that only a
@@ -17,16 +17,20 @@ use tokio::task::JoinHandle;
 use super::{Agent, place};
 use crate::{
     agent::{
-        files::{FileError, write_whole},
-        keeper::SlotName,
-        machine::Millis,
+        apply::{
+            files::{FileError, write_whole},
+            slot::{CONSOLE_DEADLINE, Keep, Slot, SlotError, Taken, USER, When},
+            trial::{Login, Plan, TrialError},
+        },
+        decide::{
+            machine::Millis,
+            retry::Retry,
+            rotation::{Action, Failure, Logins, Observation, Rotation, Trial},
+            slot_name::SlotName,
+            switch::{PROOF_DEADLINE, Phase, START_DEADLINE},
+            wish::Access,
+        },
         options::RunOptions,
-        retry::Retry,
-        rotation::{Action, Failure, Logins, Observation, Rotation, Trial},
-        slot::{CONSOLE_DEADLINE, Keep, Slot, SlotError, Taken, USER, When},
-        switch::{PROOF_DEADLINE, Phase, START_DEADLINE},
-        trial::{Login, Plan, TrialError},
-        wish::Access,
     },
     contract::{Injection, PoolerError, ServerTls, SessionAlias},
     pooler::pgbouncer::{

@@ -1,4 +1,4 @@
-//! A revision that needs a new process: the shell around [`crate::agent::switch`].
+//! A revision that needs a new process: the shell around [`crate::agent::decide::switch`].
 
 mod dividing;
 
@@ -9,17 +9,22 @@ use tokio::task::JoinHandle;
 use super::{Agent, PING};
 use crate::{
     agent::{
-        keeper::{Listening, Order, ProcessState, SlotName, SlotState, State},
-        machine::{ConsoleSeen, Machine, Millis},
-        metrics::SwitchResult,
-        process,
-        slot::{DEAF, Slot, SlotError, Start, USER, When},
-        switch::{
-            Action, Door, Failure, Left, Observation, OtherSeen, PROOF_DEADLINE, Phase, Promotion, Proof,
-            START_DEADLINE, Wanted, Way,
-            division::{beside, trial},
+        apply::{
+            process,
+            slot::{DEAF, Slot, SlotError, Start, USER, When},
         },
-        vitals::{self, Effort, Vitals},
+        decide::{
+            machine::{ConsoleSeen, Machine, Millis},
+            slot_name::SlotName,
+            switch::{
+                Action, Door, Failure, Left, Observation, OtherSeen, PROOF_DEADLINE, Phase, Promotion, Proof,
+                START_DEADLINE, Wanted, Way,
+                division::{beside, trial},
+            },
+            vitals::{self, Effort, Vitals},
+        },
+        keeper::{Listening, Order, ProcessState, SlotState, State},
+        report::metrics::SwitchResult,
     },
     contract::{OtherRole, OtherSlot, PoolRevision, Switching as Mode},
     pooler::pgbouncer::{

@@ -23,7 +23,7 @@ use super::{
     trace::Trace,
 };
 use crate::{
-    agent::counters::{Added, Differences},
+    agent::decide::counters::{Added, Differences},
     domain::Sample,
     pooler::pgbouncer::tables::{Pools, Server, Snapshot, Stats},
 };

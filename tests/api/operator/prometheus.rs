@@ -13,7 +13,10 @@ use std::{
 use axum::{Router, routing::get};
 use serde_json::json;
 use sluice::{
-    agent::{counters::Added, metrics::Metrics, server::OPENMETRICS},
+    agent::{
+        decide::counters::Added,
+        report::{metrics::Metrics, server::OPENMETRICS},
+    },
     pooler::pgbouncer::tables::Pools,
 };
 use tempfile::TempDir;

@@ -10,7 +10,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use sluice::{
-    agent::last_good,
+    agent::apply::last_good,
     contract::{SlotStatus, StatusReport, Switching},
 };
 use tempfile::TempDir;

@@ -88,7 +88,7 @@ async fn draining_waits_for_the_last_client_and_no_longer() {
     let port = agent.http().port();
     let draining = tokio::task::spawn_blocking(move || {
         let begin = Instant::now();
-        sluice::agent::drain::drain(port, Duration::from_mins(2));
+        sluice::agent::commands::drain::drain(port, Duration::from_mins(2));
         begin.elapsed()
     });
     let left_after = Duration::from_secs(9);
@@ -105,7 +105,8 @@ async fn draining_waits_for_the_last_client_and_no_longer() {
     let port = agent.http().port();
     let _stays = agent.client().await;
     let begin = Instant::now();
-    let bounded = tokio::task::spawn_blocking(move || sluice::agent::drain::drain(port, Duration::from_secs(7)));
+    let bounded =
+        tokio::task::spawn_blocking(move || sluice::agent::commands::drain::drain(port, Duration::from_secs(7)));
     bounded.await.unwrap();
     assert!(begin.elapsed() >= Duration::from_secs(7), "who stays is waited for as long as there is time");
 }

@@ -590,7 +590,7 @@ impl Agent {
 
     /// What the readiness probe finds.
     pub fn is_ready(&self) -> bool {
-        sluice::agent::probe::is_ready(self.http.port())
+        sluice::agent::commands::probe::is_ready(self.http.port())
     }
 
     fn get(&self, path: &str) -> Option<String> {

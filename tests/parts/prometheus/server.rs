@@ -15,7 +15,10 @@ use std::{
 
 use axum::{Router, extract::State, routing::get};
 use sluice::{
-    agent::{counters::Added, metrics::Metrics, server::OPENMETRICS},
+    agent::{
+        decide::counters::Added,
+        report::{metrics::Metrics, server::OPENMETRICS},
+    },
     contract::{Switching, UpstreamState},
     pooler::pgbouncer::tables::Pools,
     signals::{Server, ServerConfiguration},

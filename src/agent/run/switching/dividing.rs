@@ -1,14 +1,16 @@
-//! One share over two processes: the shell around [`crate::agent::switch::division`].
+//! One share over two processes: the shell around [`crate::agent::decide::switch::division`].
 
 use crate::{
     agent::{
-        machine::Millis,
-        run::Agent,
-        slot::Slot,
-        switch::{
-            Phase, Way,
-            division::{SlotLoad, allowed, beside, divide, keep, trial},
+        apply::slot::Slot,
+        decide::{
+            machine::Millis,
+            switch::{
+                Phase, Way,
+                division::{SlotLoad, allowed, beside, divide, keep, trial},
+            },
         },
+        run::Agent,
     },
     contract::LimitsReadBack,
     pooler::pgbouncer::{console::ConsoleError, limits},

@@ -1,0 +1,5 @@
+//! The other things that `sluice-agent` can be asked to do, each a program of its own that ends.
+
+pub mod drain;
+pub mod install;
+pub mod probe;

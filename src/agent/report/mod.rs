@@ -1,0 +1,4 @@
+//! What the agent tells: `/status`, `/metrics`, `/healthz` and `/readyz`.
+
+pub mod metrics;
+pub mod server;
