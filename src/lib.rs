@@ -17,6 +17,7 @@ pub mod contract;
 pub mod controller;
 pub mod decide;
 pub mod domain;
+mod fingerprint;
 pub mod http;
 pub mod inject;
 pub mod pooler;

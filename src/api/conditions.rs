@@ -92,11 +92,7 @@ pub fn merge(old: &[Condition], observed: Vec<Observed>, generation: Option<i64>
     let mut merged: Vec<Condition> = observed
         .into_iter()
         .map(|Observed { type_, status, reason, mut message }| {
-            let mut end = message.len().min(MESSAGE_BYTES);
-            while !message.is_char_boundary(end) {
-                end -= 1;
-            }
-            message.truncate(end);
+            message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
             let since = old
                 .iter()
                 .find(|condition| condition.type_ == type_ && condition.status == status.as_str())

@@ -87,11 +87,7 @@ impl Events {
         let uid = about.uid().unwrap_or_default();
         let name = format!("sluice.{:x}.{}", Timestamp::now().as_nanosecond(), uid.get(..8).unwrap_or(&uid));
         let mut note = event.note.clone();
-        let mut end = note.len().min(NOTE_BYTES);
-        while !note.is_char_boundary(end) {
-            end -= 1;
-        }
-        note.truncate(end);
+        note.truncate(note.floor_char_boundary(NOTE_BYTES));
         let object = Event {
             metadata: ObjectMeta { name: Some(name), namespace: Some(namespace(about)), ..ObjectMeta::default() },
             event_time: Some(MicroTime(Timestamp::now())),

@@ -9,12 +9,12 @@ use k8s_openapi::{
 };
 use kube::{Resource, ResourceExt};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::{
     api::ConnectionPool,
     contract::{PoolRevision, Settings, names::POOL_LABEL},
     decide::plan::{NewRevision, RevisionSeen},
+    fingerprint::fingerprint,
 };
 
 /// Annotation with the hash of the settings, so that equal ones are seen at a glance.
@@ -101,6 +101,5 @@ pub fn stable<'a>(
 }
 
 fn hash(settings: &Settings) -> String {
-    let digest = Sha256::digest(serde_json::to_vec(settings).unwrap_or_default());
-    digest.iter().take(8).fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+    fingerprint(&serde_json::to_vec(settings).unwrap_or_default(), 8)
 }

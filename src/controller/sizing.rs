@@ -280,8 +280,7 @@ fn target_before(pool: &ConnectionPool, key: &PoolKey, facts: &[PodFacts], effec
     let told = pool.status.as_ref().and_then(|status| status.recommendation).map(|told| told.target);
     let shares = facts.iter().filter_map(|pod| pod.grant.last_known()?.pools.get(&key.name));
     let share = shares.fold(0, |sum: u32, grant| sum.saturating_add(grant.share));
-    let target = told.or((share > 0).then_some(share)).unwrap_or(effective.min_allowed);
-    target.clamp(effective.min_allowed, effective.max_allowed)
+    effective.target_before(told, share)
 }
 
 /// Sum of the limits that agents read back; none while none has.

@@ -57,11 +57,7 @@ fn time(at: UnixSeconds) -> Time {
 }
 
 fn shortened(mut text: String) -> String {
-    let mut end = text.len().min(SENTENCE_BYTES);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.truncate(end);
+    text.truncate(text.floor_char_boundary(SENTENCE_BYTES));
     text
 }
 

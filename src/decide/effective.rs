@@ -46,6 +46,15 @@ pub struct EffectivePool {
     pub pod: PodBound,
 }
 
+impl EffectivePool {
+    /// The target before the first decision of this process, in server connections of the whole pool: what was told last, else the
+    /// sum of the shares that the pods have, else the least.
+    pub fn target_before(&self, told: Option<u32>, shares: u32) -> u32 {
+        let before = told.or((shares > 0).then_some(shares)).unwrap_or(self.min_allowed);
+        before.clamp(self.min_allowed, self.max_allowed)
+    }
+}
+
 /// How a revision goes over the pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {

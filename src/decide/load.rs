@@ -46,25 +46,6 @@ use crate::{
     domain::{Reading, Sample},
 };
 
-/// A figure, and whether it can be used.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Signal<T> {
-    /// It can.
-    Fresh {
-        /// The figure.
-        value: T,
-        /// Seconds since it was measured.
-        age_seconds: f64,
-    },
-    /// It was measured too long ago.
-    Stale {
-        /// Seconds since then.
-        age_seconds: f64,
-    },
-    /// Nobody reported it. Never the same as zero.
-    Absent,
-}
-
 /// What one pod reported, all of it out of one scrape. Numbers are finite and not negative.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PodFigures {

@@ -19,7 +19,6 @@ use std::collections::BTreeMap;
 
 use json_patch::Patch;
 use k8s_openapi::api::core::v1::{Container, LocalObjectReference, Pod, PodSpec};
-use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 pub(crate) use self::containers::{copier, sidecar, volumes};
@@ -32,6 +31,7 @@ use crate::{
         ServerTls, Upstream, names,
     },
     decide::effective::EffectivePool,
+    fingerprint::fingerprint,
 };
 
 /// Which local volumes the cluster autoscaler may drop with a node: without it a pod with an `emptyDir` keeps its node.
@@ -116,8 +116,7 @@ impl PodPool<'_> {
         if let Some(certificate) = &pod.upstream_certificate {
             text.extend(serde_json::to_vec(&("clientCertRef", certificate)).unwrap_or_default());
         }
-        let digest = Sha256::digest(text);
-        digest.iter().take(6).fold(String::new(), |hash, byte| format!("{hash}{byte:02x}"))
+        fingerprint(&text, 6)
     }
 
     fn revision_document(&self) -> RevisionDocument {

@@ -47,7 +47,7 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 
-pub use crate::decide::load::{PodFigures, Signal};
+pub use crate::decide::load::PodFigures;
 use crate::domain::PoolKey;
 pub use collect::{Problem, Refusal};
 pub use configuration::{BasicAuthFiles, ConfigurationError, DEFAULT_SERVER, ServerConfiguration};

@@ -6,12 +6,12 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::{
     agent::apply::files::write_whole,
     contract::{ContractError, Document, GrantDocument, PodGrant, PoolRevision, RevisionDocument},
+    fingerprint::fingerprint,
 };
 
 /// Name of the file in the state directory.
@@ -81,12 +81,7 @@ struct Envelope {
 }
 
 fn checksum(payload: &str) -> String {
-    use std::fmt::Write as _;
-    Sha256::digest(payload.as_bytes()).iter().fold(String::new(), |mut hex, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    fingerprint(payload.as_bytes(), 32)
 }
 
 /// Writes the file.

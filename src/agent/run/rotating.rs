@@ -11,7 +11,6 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
 
 use super::{Agent, place};
@@ -33,6 +32,7 @@ use crate::{
         options::RunOptions,
     },
     contract::{Injection, PoolerError, ServerTls, SessionAlias},
+    fingerprint::fingerprint,
     pooler::pgbouncer::{
         console::{ConsoleError, log_in},
         limits::Wanted,
@@ -606,7 +606,7 @@ fn certificate_paths(run_dir: &Path, access: &Access) -> Option<Presented> {
 }
 
 fn name_of(content: &[u8]) -> String {
-    Sha256::digest(content).iter().take(8).fold(String::new(), |name, byte| format!("{name}{byte:02x}"))
+    fingerprint(content, 8)
 }
 
 /// What a pooler reads of it, and where.

@@ -19,12 +19,12 @@ use k8s_openapi::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use crate::{
     api::{ConnectionPool, GROUP, Gateway, GatewayPodSpec, GatewayToleration, VERSION},
     contract::{Document, names},
     decide::surge::replacement,
+    fingerprint::fingerprint,
     inject::{InjectionSettings, PodPool, SAFE_TO_EVICT_ANNOTATION, copier, sidecar, volumes, with_our_volumes},
 };
 
@@ -146,8 +146,7 @@ fn hash(plan: &PodPool<'_>, existing: Option<&Deployment>) -> String {
         .and_then(|existing| existing.spec.as_ref()?.template.metadata.as_ref()?.annotations.as_ref())
         .and_then(|annotations| annotations.get(RESTARTED_ANNOTATION));
     let made_from = (plan.injection().render(), template, &plan.pool.spec.budget_ref, restarted);
-    let digest = Sha256::digest(serde_json::to_vec(&made_from).unwrap_or_default());
-    digest.iter().take(8).fold(String::new(), |hash, byte| format!("{hash}{byte:02x}"))
+    fingerprint(&serde_json::to_vec(&made_from).unwrap_or_default(), 8)
 }
 
 fn record_of(existing: &Deployment) -> Option<TemplateRecord> {

@@ -5,7 +5,7 @@ use crate::domain::{Reason, SampleError};
 
 /// What became of the samples of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Signal {
+pub enum SignalState {
     /// At least one is new.
     Fresh,
     /// None was given.
@@ -26,19 +26,19 @@ pub enum Signal {
 }
 
 /// Holds `target` unless a sample is fresh.
-pub fn check(signal: Signal, target: u32) -> Option<Limit> {
+pub fn check(signal: SignalState, target: u32) -> Option<Limit> {
     let (reason, message) = match signal {
-        Signal::Fresh => return None,
-        Signal::Absent => (Reason::NoData, format!("no sample since the last decision: holding {target}")),
-        Signal::Stale { age_seconds } => (
+        SignalState::Fresh => return None,
+        SignalState::Absent => (Reason::NoData, format!("no sample since the last decision: holding {target}")),
+        SignalState::Stale { age_seconds } => (
             Reason::NoData,
             format!("the newest sample is {age_seconds:.0} s old and was decided on already: holding {target}"),
         ),
-        Signal::Still { seconds } => (
+        SignalState::Still { seconds } => (
             Reason::NoData,
             format!("no figure moved in {seconds:.0} s although server connections are busy: holding {target}"),
         ),
-        Signal::Invalid(error) => (Reason::InvalidData, format!("{error}: holding {target}")),
+        SignalState::Invalid(error) => (Reason::InvalidData, format!("{error}: holding {target}")),
     };
     Some(Limit { size: target, reason, message })
 }

@@ -196,7 +196,7 @@ fn target(observed: &Observed, effective: &EffectivePool) -> u32 {
         let name = observed.pool.metadata.name.as_deref().unwrap_or_default();
         let shares = observed.pods.iter().filter_map(|pod| pod.grant.last_known()?.pools.get(name));
         let share = shares.fold(0, |sum: u32, grant| sum.saturating_add(grant.share));
-        told.or((share > 0).then_some(share)).unwrap_or(effective.min_allowed)
+        effective.target_before(told, share)
     };
     let wanted = observed.sizing.map_or_else(before, |sizing| sizing.decision.size);
     wanted.clamp(effective.min_allowed, effective.max_allowed)

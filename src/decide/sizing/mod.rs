@@ -80,7 +80,7 @@ use self::{
 };
 use super::{
     behavior::{BehaviorState, Urgency, Wanted},
-    guard::{self, Limit, knee::Knee, signal::Signal},
+    guard::{self, Limit, knee::Knee, signal::SignalState},
 };
 use crate::{
     contract::Algorithm,
@@ -251,7 +251,7 @@ impl Sizer {
     /// Decides again on what was decided on last: nothing new was read, and settings, bounds or mode have changed. The
     /// samples of the observation are not looked at.
     pub fn decide_again(&mut self, settings: &SizingSettings, observation: &Observation) -> Decision {
-        self.step(settings, observation, &[], Signal::Fresh)
+        self.step(settings, observation, &[], SignalState::Fresh)
     }
 
     fn step(
@@ -259,7 +259,7 @@ impl Sizer {
         settings: &SizingSettings,
         observation: &Observation,
         fresh: &[Sample],
-        signal: Signal,
+        signal: SignalState,
     ) -> Decision {
         if self.state.runs() != settings.algorithm {
             self.state = State::new(settings.algorithm);
@@ -279,7 +279,7 @@ impl Sizer {
             self.surprised = !self.quick.knows_service();
         }
         let Read { slow, quick, still_seconds, unused } = self.read(settings, fresh, &context);
-        let signal = still_seconds.map_or(signal, |seconds| Signal::Still { seconds });
+        let signal = still_seconds.map_or(signal, |seconds| SignalState::Still { seconds });
 
         let held = guard::upstream::check(observation.automation, target)
             .or_else(|| guard::signal::check(signal, target))
@@ -401,25 +401,25 @@ impl Sizer {
     }
 
     /// The samples that are new and can be. When all are older than the last one seen, the clock was set back.
-    fn fresh(&self, observation: &Observation) -> (Vec<Sample>, Signal) {
+    fn fresh(&self, observation: &Observation) -> (Vec<Sample>, SignalState) {
         let seen = self.quick.previous().map(|last| last.at_seconds + SAME_SECONDS);
         let set_back = seen
             .is_some_and(|seen| observation.samples.iter().all(|sample| sample.at_seconds < seen - 2.0 * SAME_SECONDS));
         let mut newest = seen.filter(|_| !set_back);
         let mut fresh: Vec<Sample> = Vec::new();
-        let mut signal = Signal::Absent;
+        let mut signal = SignalState::Absent;
         for sample in observation.samples {
             if let Err(error) = sample.check() {
-                signal = Signal::Invalid(error);
+                signal = SignalState::Invalid(error);
             } else if newest.is_none_or(|newest| sample.at_seconds > newest) {
                 newest = Some(sample.at_seconds + SAME_SECONDS);
                 fresh.push(*sample);
-            } else if signal == Signal::Absent {
-                signal = Signal::Stale { age_seconds: observation.now_seconds - sample.at_seconds };
+            } else if signal == SignalState::Absent {
+                signal = SignalState::Stale { age_seconds: observation.now_seconds - sample.at_seconds };
             }
         }
         if !fresh.is_empty() {
-            signal = Signal::Fresh;
+            signal = SignalState::Fresh;
         }
         (fresh, signal)
     }
