@@ -67,6 +67,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
         "controller",
         &[
             "causes",
+            "fingerprint",
             "telemetry",
             "domain",
             "contract",
