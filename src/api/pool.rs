@@ -31,6 +31,8 @@ use super::{
     doc = "A pool of server connections for one workload: sized from live load, shared out over its pods, explained in status.",
     validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name is stamped on pods as a label value: at most 63 characters"),
     validation = Rule::new("self.spec.topology != 'Gateway' || self.metadata.name.size() <= 55").message("the Service of a gateway is named after the pool, with -gateway: metadata.name may have at most 55 characters"),
+    // asked at creation alone: neither can change, and what was stored before must still take a status that says so
+    validation = Rule::new("oldSelf.hasValue() || self.spec.topology != 'Gateway' || self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").optional_old_self(true).message("the Service of a gateway is named after the pool, with -gateway: metadata.name begins with a letter and has letters, digits and hyphens after it, no dots"),
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
     printcolumn(name = "Size", type_ = "integer", json_path = ".status.currentSize"),
     printcolumn(name = "Target", type_ = "integer", json_path = ".status.recommendation.target"),
@@ -56,6 +58,8 @@ use super::{
     validation = Rule::new("self.topology == 'Gateway' || !has(self.gateway)").message("gateway is for topology Gateway only").field_path(".gateway"),
     validation = Rule::new("self.topology == 'Gateway' || has(self.workload)").message("Required value: name the pods of the application, or set topology Gateway for poolers of their own").field_path(".workload"),
     validation = Rule::new("self.topology != 'Gateway' || !has(self.workload)").message("workload is not for topology Gateway, whose poolers stand in no pod of an application; applications find them by the Service").field_path(".workload"),
+    validation = Rule::new("!has(self.sharing)").message("this version keeps no ledger to share out; leave it out").field_path(".sharing"),
+    validation = Rule::new("self.topology != 'Gateway' || !has(self.client) || !has(self.client.env)").message("client.env is not for topology Gateway, whose poolers stand in no pod of an application; applications take the address from the ConfigMap").field_path(".client.env"),
     validation = Rule::new("!has(self.pgbouncer) || !has(self.pgbouncer.sessionAlias) || self.pgbouncer.sessionAlias.database != self.upstream.database").message("sessionAlias needs another name than upstream.database").field_path(".pgbouncer.sessionAlias.database"),
     validation = Rule::new("!has(self.pgbouncer) || !has(self.pgbouncer.sessionAlias) || !has(self.scaling) || !has(self.scaling.floorPerPod) || self.scaling.floorPerPod > self.pgbouncer.sessionAlias.connections").message("floorPerPod must be larger than pgbouncer.sessionAlias.connections, which come out of it").field_path(".scaling.floorPerPod")
 )]
@@ -70,9 +74,12 @@ pub struct ConnectionPoolSpec {
     #[x_kube(validation = Rule::new("self == oldSelf").message("engine cannot be changed; create another pool"))]
     pub engine: Engine,
     /// Where the pooler runs. Default: Sidecar. Sidecar: beside every pod of the workload. Gateway: shared poolers of their
-    /// own, a Deployment behind a Service that both are named after the pool, with `-gateway`. External: no pooler of Sluice's, recommendations only; this version does nothing for it. Cannot be changed.
+    /// own, a Deployment behind a Service that both are named after the pool, with `-gateway`. External: no pooler of Sluice's, recommendations only; not supported by this version, which refuses it. Cannot be changed.
     #[serde(default)]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("topology cannot be changed; create another pool"))]
+    #[x_kube(
+        validation = Rule::new("self == oldSelf").message("topology cannot be changed; create another pool"),
+        validation = Rule::new("self != 'External'").message("this version does not support topology External; set Sidecar or Gateway")
+    )]
     pub topology: Topology,
     /// Whether targets are put into force. Default: Apply. Recommend: everything is computed and told, nothing changes, and
     /// every pod runs with `scaling.fixedLimitPerPod`.
@@ -90,10 +97,11 @@ pub struct ConnectionPoolSpec {
     /// How the application reaches the pooler. Fixed when a pod is created: a change needs a restart of the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<ClientSpec>,
-    /// The ledger of the database server that this pool draws from. This version keeps no ledger: maxAllowed alone bounds the pool.
+    /// The ledger of the database server that this pool draws from: it counts the pool and its pods. This version keeps no ledger:
+    /// maxAllowed alone bounds the pool, and `Accepted` says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget_ref: Option<BudgetRef>,
-    /// Who gets what when a budget is contended. Not active yet: it is accepted and does nothing.
+    /// Who gets what when a budget is contended. Not supported by this version, which refuses it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sharing: Option<Sharing>,
     /// How the size follows the load.

@@ -12,6 +12,8 @@ pub const VALID: &str = "Valid";
 pub const BUDGET_NOT_FOUND: &str = "BudgetNotFound";
 /// `Accepted`: an older pool selects the same pods.
 pub const SELECTOR_OVERLAPS: &str = "SelectorOverlaps";
+/// `Accepted`: the spec or its class asks for what this version does not support.
+pub const NOT_SUPPORTED: &str = "NotSupported";
 /// `Accepted`: the settings cannot be rendered into a configuration of the pooler.
 pub const CANNOT_RENDER: &str = "CannotRender";
 /// Other conditions while the pool is not accepted.

@@ -5,8 +5,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How a change of the settings is rolled out.
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.analysis)").message("this version supports no analysis of rollouts; leave it out").field_path(".analysis"))]
 pub struct RolloutSpec {
     /// Seconds without progress after which a rollout counts as failed, which is told; nothing is rolled back by itself. Default: 600.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -22,7 +23,7 @@ pub struct RolloutSpec {
     /// Over the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<Canary>,
-    /// What decides whether it goes on. Not active yet: it is accepted and does nothing.
+    /// What decides whether it goes on. Not supported by this version, which refuses it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub analysis: Option<AnalysisSpec>,
 }
@@ -47,14 +48,15 @@ pub struct BlueGreen {
 }
 
 /// Canary over the pods.
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.steps)").message("this version supports no steps; leave them out: maxUnavailable pods change at once, the next ones once these are proven").field_path(".steps"))]
 pub struct Canary {
     /// Pods that may change at once; the next ones do once these are proven. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub max_unavailable: Option<u32>,
-    /// The steps, in order. Not active yet: they are accepted and do nothing.
+    /// The steps, in order. Not supported by this version, which refuses them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub steps: Option<Vec<CanaryStep>>,
@@ -93,7 +95,7 @@ pub struct AnalysisStep {}
 /// What decides whether a rollout goes on.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct AnalysisSpec {
-    /// The metrics. Not active yet.
+    /// The metrics.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]

@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 /// How the size follows the load. Sizes are server connections.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.minAllowed) || !has(self.maxAllowed) || self.minAllowed <= self.maxAllowed").message("minAllowed must not exceed maxAllowed").field_path(".minAllowed"))]
+#[x_kube(
+    validation = Rule::new("!has(self.minAllowed) || !has(self.maxAllowed) || self.minAllowed <= self.maxAllowed").message("minAllowed must not exceed maxAllowed").field_path(".minAllowed"),
+    validation = Rule::new("!has(self.targetUtilizationPercent) || !has(self.algorithm) || self.algorithm == 'TargetUtilization'").message("targetUtilizationPercent has no effect with another algorithm than TargetUtilization").field_path(".targetUtilizationPercent")
+)]
 pub struct ScalingSpec {
     /// How the target is computed. Default: Adaptive.
     #[serde(default, skip_serializing_if = "Option::is_none")]

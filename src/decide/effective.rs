@@ -11,7 +11,7 @@ use crate::{
         ClientTlsModeSpec, ConnectionPoolClass, ConnectionPoolClassSpec, ConnectionPoolSpec, EnvTemplate, HealthSpec,
         IS_DEFAULT_CLASS_ANNOTATION, LocalReaction, MetricsSpec, Mode, PgBouncerPoolMode, PgBouncerSpec,
         ResourceAmounts, Role, RolloutSpec, ScalingSpec, SecretKeyRef, SecretRef, ServerTlsModeSpec, ServerTlsSpec,
-        SidecarResources, Topology,
+        SidecarResources, Topology, reasons,
     },
     contract::{
         Algorithm, Behavior, ClientTlsMode, HealthSettings, LimitSource, Objective, PoolMode, Reach, RolloutSettings,
@@ -44,6 +44,9 @@ pub struct EffectivePool {
     pub metrics: MetricsSpec,
     /// What is fixed when a pod is created.
     pub pod: PodBound,
+    /// Fields that are set and have no effect in this version, and where they are set. The schema refuses them; these were stored
+    /// before it did.
+    pub not_supported: Vec<String>,
 }
 
 impl EffectivePool {
@@ -197,11 +200,9 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
     }
     if pool.topology == Topology::External {
         return Err(Refusal {
-            reason: "UnsupportedTopology",
-            message: format!(
-                "spec.topology {:?} is not built yet; create the pool with topology Sidecar or Gateway",
-                pool.topology
-            ),
+            reason: reasons::NOT_SUPPORTED,
+            message: "spec.topology: this version does not support External; create the pool with topology Sidecar or Gateway"
+                .to_owned(),
         });
     }
     let pod = pod_bound(pool, class_spec, &pgbouncer);
@@ -234,7 +235,29 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
         pace: pace(&rollout),
         metrics: metrics(&scaling),
         pod,
+        not_supported: not_supported(pool, &rollout),
     })
+}
+
+/// The fields that are set and do nothing.
+fn not_supported(pool: &ConnectionPoolSpec, rollout: &Layers<'_, RolloutSpec>) -> Vec<String> {
+    let steps = |rollout: &RolloutSpec| rollout.canary.as_ref().is_some_and(|canary| canary.steps.is_some());
+    let analysis = |rollout: &RolloutSpec| rollout.analysis.is_some();
+    let of_rollout = [
+        (
+            "spec.rollout.canary.steps",
+            rollout.get(|r| steps(r).then_some(())),
+            rollout.origin(|r| steps(r).then_some(())),
+        ),
+        (
+            "spec.rollout.analysis",
+            rollout.get(|r| analysis(r).then_some(())),
+            rollout.origin(|r| analysis(r).then_some(())),
+        ),
+    ];
+    let of_pool = [("spec.sharing", pool.sharing.map(|_| ()), "from the pool")];
+    let set = of_pool.into_iter().chain(of_rollout).filter(|(_, set, _)| set.is_some());
+    set.map(|(field, _, origin)| format!("{field} ({origin})")).collect()
 }
 
 /// A database behind the pod's own loopback: a proxy beside the application.
@@ -569,6 +592,21 @@ mod tests {
         default.metadata.annotations = Some(BTreeMap::from([(IS_DEFAULT_CLASS_ANNOTATION.into(), "true".into())]));
         let classes = [class("{}"), default.clone()];
         assert_eq!(class_of(&pool("mode: Apply"), &classes).expect("accepted"), Some(&default));
+    }
+
+    #[test]
+    fn what_this_version_does_not_support_is_named_with_where_it_is_set_and_a_pool_of_nothing_else_is_refused() {
+        let steps = "rollout: {canary: {maxUnavailable: 2, steps: [{setWeight: 20}, {pause: {}}]}}";
+        let merged =
+            effective(&pool(&format!("{steps}\nsharing: {{weight: 5}}")), None).expect("what was stored goes on");
+        assert_eq!(merged.not_supported, ["spec.sharing (from the pool)", "spec.rollout.canary.steps (from the pool)"]);
+        assert_eq!(merged.pace.max_unavailable, 2, "the rest of the group is in force");
+        let analysis = class("{rollout: {analysis: {metrics: [{name: errors}]}}}");
+        let merged = effective(&pool("mode: Apply"), Some(&analysis)).expect("what was stored goes on");
+        assert_eq!(merged.not_supported, ["spec.rollout.analysis (from its class)"]);
+        let refusal = effective(&pool("topology: External"), None).expect_err("refused");
+        assert_eq!(refusal.reason, reasons::NOT_SUPPORTED);
+        assert!(refusal.message.contains("spec.topology"), "{}", refusal.message);
     }
 
     #[test]

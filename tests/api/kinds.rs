@@ -84,8 +84,7 @@ fn complete_pool() -> Value {
     value["spec"]["upstream"]["tls"] = json!({"mode": "VerifyFull", "caRef": {"name": "pg-ca", "key": "ca.crt"}, "clientCertRef": {"name": "shop-db-client"}});
     value["spec"]["sidecar"] =
         json!({"resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "64Mi"}}});
-    value["spec"]["rollout"] =
-        json!({"canary": {"steps": [{"setWeight": 10}, {"pause": {"duration": "2m"}}, {"analysis": {}}]}});
+    value["spec"]["rollout"] = json!({"canary": {"maxUnavailable": 2}});
     value
 }
 
@@ -234,14 +233,33 @@ async fn a_pool_that_makes_no_sense_is_refused_with_the_field_and_what_is_wrong(
         ),
         // rollout
         case(
-            "spec.rollout.canary.steps.0",
-            json!({"setWeight": 10, "pause": {}}),
+            "spec.rollout.canary.steps",
+            json!([{"setWeight": 10, "pause": {}}]),
             &["spec.rollout.canary.steps[0]", "exactly one"],
         ),
         case(
-            "spec.rollout.canary.steps.1.pause.duration",
-            json!("2 minutes"),
-            &["spec.rollout.canary.steps[1].pause.duration"],
+            "spec.rollout.canary.steps",
+            json!([{"pause": {"duration": "2 minutes"}}]),
+            &["spec.rollout.canary.steps[0].pause.duration"],
+        ),
+        // what is not built yet
+        case(
+            "spec.rollout.canary.steps",
+            json!([{"setWeight": 10}, {"pause": {"duration": "2m"}}, {"analysis": {}}]),
+            &["spec.rollout.canary.steps", "supports no steps"],
+        ),
+        case(
+            "spec.rollout.analysis",
+            json!({"metrics": [{"name": "errors"}]}),
+            &["spec.rollout.analysis", "supports no analysis"],
+        ),
+        case("spec.sharing", json!({"weight": 50}), &["spec.sharing", "keeps no ledger"]),
+        case("spec.topology", json!("External"), &["spec.topology", "does not support topology External"]),
+        // what has no effect
+        case(
+            "spec.scaling",
+            json!({"algorithm": "Adaptive", "targetUtilizationPercent": 80}),
+            &["spec.scaling.targetUtilizationPercent", "no effect"],
         ),
         // the object itself
         case("metadata.name", json!("a".repeat(64)), &["metadata.name", "63"]),
@@ -256,6 +274,7 @@ async fn a_gateway_that_makes_no_sense_is_refused_with_the_field_and_what_is_wro
     let cluster = Cluster::new("kinds", &json!({})).await;
     let mut gateway = complete_pool();
     set(&mut gateway, "spec.workload", Value::Null);
+    set(&mut gateway, "spec.client.env", Value::Null);
     set(&mut gateway, "spec.topology", json!("Gateway"));
     let spec = json!({"nodeSelector": {"a": "b"}, "tolerations": [{"key": "db", "operator": "Exists"}],
         "priorityClassName": "high", "terminationGracePeriodSeconds": 1900});
@@ -280,7 +299,15 @@ async fn a_gateway_that_makes_no_sense_is_refused_with_the_field_and_what_is_wro
         ),
         case("spec.gateway.template.spec.tolerations.0.operator", json!("exists"), &["tolerations[0].operator"]),
         case("spec.gateway.template.spec.containers", json!([]), &["unknown field"]),
+        case(
+            "spec.client.env",
+            json!([{"name": "PGHOST", "template": "{host}"}]),
+            &["spec.client.env", "not for topology Gateway"],
+        ),
         case("metadata.name", json!("a".repeat(56)), &["metadata.name", "55"]),
+        // names of pools and of no Services
+        case("metadata.name", json!("1shop"), &["metadata.name", "begins with a letter"]),
+        case("metadata.name", json!("shop.v2"), &["metadata.name", "no dots"]),
     ];
     refuses(&cluster, "connectionpools", true, &gateway, cases).await;
 }

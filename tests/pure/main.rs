@@ -8,6 +8,7 @@ mod demo_bench;
 mod documents;
 mod drivers;
 mod examples;
+mod fields;
 mod figures;
 mod inject;
 mod purity;

@@ -142,6 +142,15 @@ pub fn seen(
 /// Why a gateway of this name cannot be put into force, if so.
 pub fn refusal(pool: &ConnectionPool) -> Option<Refusal> {
     let (name, namespace) = (pool.metadata.name.as_deref()?, pool.metadata.namespace.as_deref()?);
+    if pool.spec.topology == Topology::Gateway && !render::can_name_a_service(name) {
+        return Some(Refusal {
+            reason: "InvalidName",
+            message: format!(
+                "metadata.name {name}: the Service of a gateway is named after the pool, with -gateway, and its name begins with a \
+                 letter and has letters, digits and hyphens after it, no dots; create the pool with such a name"
+            ),
+        });
+    }
     let host = &pool.spec.upstream.host;
     let is_own = pool.spec.topology == Topology::Gateway && render::is_own_host(host, name, namespace);
     is_own.then(|| Refusal {

@@ -83,6 +83,12 @@ pub fn selector(pool: &str) -> BTreeMap<String, String> {
         .into()
 }
 
+/// Whether a Service can be named after a pool of this name: names of pools may begin with a digit and have dots.
+pub fn can_name_a_service(pool: &str) -> bool {
+    let is_letter = |c: char| c.is_ascii_lowercase();
+    pool.starts_with(is_letter) && pool.chars().all(|c| is_letter(c) || c.is_ascii_digit() || c == '-')
+}
+
 /// Host of the Service.
 pub fn host(pool: &str, namespace: &str) -> String {
     format!("{}.{namespace}.svc", name(pool))

@@ -157,7 +157,23 @@ fn accepted(observed: &Observed, cannot_render: Option<&str>) -> Condition {
             ),
         );
     }
-    yes(ACCEPTED, reasons::VALID, "spec and class make sense together")
+    if let Ok(effective) = observed.effective
+        && !effective.not_supported.is_empty()
+    {
+        return no(
+            ACCEPTED,
+            reasons::NOT_SUPPORTED,
+            format!(
+                "this version does not support {}: it has no effect, remove it; everything else is in force",
+                effective.not_supported.join(" and ")
+            ),
+        );
+    }
+    let counted = match &observed.budget {
+        BudgetSeen::Found => "; spec.budgetRef: this version keeps no ledger, so maxAllowed alone bounds this pool",
+        BudgetSeen::NotNamed | BudgetSeen::Missing(_) => "",
+    };
+    yes(ACCEPTED, reasons::VALID, format!("spec and class make sense together{counted}"))
 }
 
 fn injected(observed: &Observed) -> Condition {

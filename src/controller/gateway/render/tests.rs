@@ -31,6 +31,16 @@ fn rendered(pool: &ConnectionPool, version: &str, existing: Option<&Value>) -> O
 }
 
 #[test]
+fn a_pool_whose_name_no_service_can_have_is_known_by_its_name() {
+    for name in ["shop", "s", "shop-v2", "a1"] {
+        assert!(can_name_a_service(name), "{name}");
+    }
+    for name in ["1shop", "shop.v2", "", "-shop"] {
+        assert!(!can_name_a_service(name), "{name}");
+    }
+}
+
+#[test]
 fn a_gateway_is_given_the_deadline_that_its_class_names() {
     let class = "apiVersion: sluice.dev/v1alpha1\nkind: ConnectionPoolClass\nmetadata: {name: patient}\n\
                  spec: {rollout: {progressDeadlineSeconds: 1200}}";
