@@ -57,14 +57,15 @@ fn agent_path() -> String {
     format!("{}/sluice-agent", names::BINARY_DIR)
 }
 
-/// The init container that copies the agent into the pod, so that the pooler's image needs to know nothing of it.
-pub fn copier(settings: &InjectionSettings, guaranteed: bool) -> Container {
+/// The init container that copies the agent into the pod, so that the pooler's image needs to know nothing of it. It has the
+/// resources of the sidecar.
+pub fn copier(settings: &InjectionSettings, sidecar: &Container) -> Container {
     Container {
         name: names::BINARY_CONTAINER.to_owned(),
         image: Some(settings.agent_image.clone()),
         image_pull_policy: settings.image_pull_policy.clone(),
         command: Some(vec![AGENT_IN_IMAGE.to_owned(), "install".to_owned(), agent_path()]),
-        resources: Some(resources::copier(guaranteed)),
+        resources: sidecar.resources.clone(),
         security_context: Some(security_context(settings)),
         volume_mounts: Some(vec![mount(names::BINARY_VOLUME, names::BINARY_DIR, false), no_token()]),
         ..Container::default()

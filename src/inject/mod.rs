@@ -10,6 +10,7 @@ mod containers;
 mod ending;
 mod environment;
 mod patch;
+mod pod_level;
 mod resources;
 mod session_tools;
 mod startup;
@@ -36,6 +37,10 @@ use crate::{
 
 /// Which local volumes the cluster autoscaler may drop with a node: without it a pod with an `emptyDir` keeps its node.
 pub(crate) const SAFE_TO_EVICT_ANNOTATION: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
+
+/// The containers that a VerticalPodAutoscaler sizes: all that are not listed it leaves alone. It would set the sidecar's to what it
+/// has seen of it, we at the next pod to what the pool says, and it would evict that one for the difference.
+const VPA_CONTAINERS_ANNOTATION: &str = "vpaObservedContainers";
 
 /// What the operator's configuration says about injected containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -213,7 +218,11 @@ pub fn inject(pod: &Pod, plan: &PodPool<'_>, settings: &InjectionSettings) -> Re
     }
     let mut sidecar = containers::sidecar(plan, settings, guaranteed);
     sidecar.env.get_or_insert_default().push(ending::grace_variable(spec));
-    patch_containers(&mut builder, spec, &[containers::copier(settings, guaranteed), sidecar]);
+    let is_first = !spec.init_containers.iter().flatten().any(containers::is_ours);
+    if let Some(resources) = sidecar.resources.as_ref().filter(|_| is_first) {
+        pod_level::make_room(&mut builder, spec, resources);
+    }
+    patch_containers(&mut builder, spec, &[containers::copier(settings, &sidecar), sidecar]);
     patch_volumes(&mut builder, spec, plan);
     let known = spec.image_pull_secrets.as_deref().unwrap_or_default();
     let missing = settings.image_pull_secrets.iter().filter(|name| known.iter().all(|secret| secret.name != **name));
@@ -276,8 +285,23 @@ fn patch_metadata(builder: &mut PatchBuilder, pod: &Pod, plan: &PodPool<'_>) {
         (names::REVISION_ANNOTATION, Some(plan.revision_document().render())),
         (names::GRANT_ANNOTATION, Some(plan.grant_document().render())),
         (SAFE_TO_EVICT_ANNOTATION, Some(with_our_volumes(evictable.unwrap_or_default()))),
+        (VPA_CONTAINERS_ANNOTATION, Some(resizable_containers(pod))),
     ];
     builder.metadata("annotations", known, &annotations);
+}
+
+/// The value of [`VPA_CONTAINERS_ANNOTATION`]: what it lists without ours, and where there is none the application's containers.
+fn resizable_containers(pod: &Pod) -> String {
+    let listed = pod.metadata.annotations.as_ref().and_then(|annotations| annotations.get(VPA_CONTAINERS_ANNOTATION));
+    let is_sidecar = |container: &&Container| container.restart_policy.is_some();
+    let of_pod = || {
+        let init = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten()).filter(is_sidecar);
+        let all = pod.spec.iter().flat_map(|spec| &spec.containers).chain(init);
+        all.map(|container| container.name.as_str()).collect()
+    };
+    let names: Vec<&str> = listed.map_or_else(of_pod, |listed| listed.split(',').map(str::trim).collect());
+    let ours = [names::SIDECAR_CONTAINER, names::BINARY_CONTAINER];
+    names.into_iter().filter(|name| !name.is_empty() && !ours.contains(name)).collect::<Vec<_>>().join(", ")
 }
 
 /// The value of [`SAFE_TO_EVICT_ANNOTATION`]: what it lists, and ours.

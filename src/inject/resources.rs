@@ -1,4 +1,5 @@
-//! Requests and limits of the two containers.
+//! Requests and limits of the two containers: the same for both. The copier runs alone, before everything else, so it raises what
+//! the pod asks for by nothing, and whatever a ResourceQuota or a LimitRange wants of the sidecar it has too.
 //!
 //! A container without a CPU request makes a HorizontalPodAutoscaler on utilisation fail outright, so both always have
 //! requests. A pod of class Guaranteed stays Guaranteed: there requests equal limits in every container.
@@ -16,16 +17,13 @@ use crate::api::{ResourceAmounts, SidecarResources};
 /// the pooler for 99 of every 100 ms.
 const GUARANTEED_CPU: &str = "250m";
 
-/// What the copier needs: it writes one file of a few MB and ends.
-const COPIER: [(&str, &str); 2] = [("cpu", "10m"), ("memory", "16Mi")];
-const COPIER_MEMORY_LIMIT: &str = "64Mi";
-
 /// Whether Kubernetes puts this pod into the class Guaranteed, our own containers aside.
 pub fn is_guaranteed(pod: &Pod) -> bool {
     let Some(spec) = &pod.spec else { return false };
     let init = spec.init_containers.iter().flatten().filter(|container| !super::containers::is_reserved(container));
     // With resources of the pod as a whole the containers' own do not decide.
-    spec.resources.is_none() && spec.containers.iter().chain(init).all(container_is_guaranteed)
+    let whole = super::pod_level::is_guaranteed(spec);
+    whole.unwrap_or_else(|| spec.containers.iter().chain(init).all(container_is_guaranteed))
 }
 
 fn container_is_guaranteed(container: &Container) -> bool {
@@ -58,19 +56,6 @@ pub fn sidecar(wanted: &SidecarResources, guaranteed: bool) -> ResourceRequireme
     ResourceRequirements {
         requests: Some(quantities(&[("cpu", cpu_request), ("memory", memory_request)])),
         limits: Some(quantities(&upper)),
-        ..Default::default()
-    }
-}
-
-/// Requests and limits of the container that copies the agent.
-pub fn copier(guaranteed: bool) -> ResourceRequirements {
-    if guaranteed {
-        let both = quantities(&[("cpu", GUARANTEED_CPU), ("memory", COPIER_MEMORY_LIMIT)]);
-        return ResourceRequirements { requests: Some(both.clone()), limits: Some(both), ..Default::default() };
-    }
-    ResourceRequirements {
-        requests: Some(quantities(&COPIER)),
-        limits: Some(quantities(&[("memory", COPIER_MEMORY_LIMIT)])),
         ..Default::default()
     }
 }

@@ -15,13 +15,14 @@ use axum_server::Handle;
 use k8s_openapi::{
     api::{
         admissionregistration::v1::MutatingWebhookConfiguration,
-        core::v1::{Pod, Secret},
+        core::v1::{LimitRange, Pod, ResourceQuota, Secret},
     },
+    apimachinery::pkg::api::resource::Quantity,
     jiff::Timestamp,
 };
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, ListParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
     runtime::reflector,
 };
 use serde_json::{Value, json};
@@ -263,6 +264,115 @@ async fn a_pool_that_is_not_accepted_keeps_its_pods_waiting_and_says_why() {
     let started = injected.create(pod()).await.expect("the class is there");
     assert_eq!(injection_of(&started).expect("a sidecar").expect("valid").client.port, 6000);
     class.end().await;
+    injected.end().await;
+}
+
+/// A pod of the pool whose own containers ask for this.
+fn with_resources(resources: &Value) -> Value {
+    let mut pod = shop(json!({"generateName": "shop-"}), json!({"app": "shop", "sluice.dev/inject": "enabled"}));
+    for list in ["containers", "initContainers"] {
+        pod["spec"][list][0]["resources"] = resources.clone();
+    }
+    pod
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn what_a_namespace_wants_of_every_container_both_of_ours_have_once_the_pool_says_so() {
+    let injected = Injected::new("bounds", json!({})).await;
+    let shop: ConnectionPool = injected.cluster.create(&pool("shop")).await.expect("a pool");
+    let pools: Api<ConnectionPool> = injected.cluster.api();
+    let asked = json!({"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "200m", "memory": "128Mi"}});
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    let create = || async { injected.pods().create(&dry, &object(with_resources(&asked))).await };
+    create().await.expect("nothing is wanted yet");
+
+    let quota =
+        json!({"metadata": {"name": "limits"}, "spec": {"hard": {"limits.cpu": "10", "requests.memory": "10Gi"}}});
+    let limits = |limits: Value| {
+        let mut limits = limits;
+        limits["type"] = json!("Container");
+        json!({"metadata": {"name": "limits"}, "spec": {"limits": [limits]}})
+    };
+    let resources = |resources: Value| json!({"spec": {"sidecar": {"resources": resources}}});
+    // what the namespace wants, what its refusal says, and what mends it
+    for (kind, wanted, says, mends) in [
+        (
+            "ResourceQuota",
+            quota,
+            &["must specify limits.cpu for: sluice,sluice-bin"][..],
+            resources(json!({"limits": {"cpu": "200m"}})),
+        ),
+        (
+            "LimitRange",
+            limits(json!({"min": {"cpu": "50m", "memory": "64Mi"}})),
+            &["minimum cpu usage per Container is 50m", "minimum memory usage per Container is 64Mi"],
+            resources(json!({"requests": {"cpu": "50m", "memory": "64Mi"}})),
+        ),
+        (
+            "LimitRange",
+            limits(json!({"maxLimitRequestRatio": {"cpu": "2", "memory": "2"}})),
+            &["cpu max limit to request ratio per Container is 2"],
+            resources(
+                json!({"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"cpu": "200m", "memory": "128Mi"}}),
+            ),
+        ),
+    ] {
+        if kind == "ResourceQuota" {
+            let quotas: Api<ResourceQuota> = injected.cluster.api();
+            quotas.create(&PostParams::default(), &object(wanted.clone())).await.expect("a quota");
+            // the controller manager counts in a cluster
+            let used = json!({"limits.cpu": "0", "requests.memory": "0"});
+            let counted = json!({"status": {"hard": wanted["spec"]["hard"], "used": used}});
+            quotas.patch_status("limits", &PatchParams::default(), &Patch::Merge(&counted)).await.expect("counted");
+        } else {
+            let ranges: Api<LimitRange> = injected.cluster.api();
+            ranges.create(&PostParams::default(), &object(wanted)).await.expect("a range");
+        }
+        let refused = eventually("the namespace's wish is known", || async {
+            create().await.err().map(|error| error.to_string())
+        })
+        .await;
+        assert!(says.iter().all(|words| refused.contains(words)), "{refused}");
+        pools.patch(&shop.name_any(), &PatchParams::default(), &Patch::Merge(&mends)).await.expect("changed");
+        create().await.unwrap_or_else(|error| panic!("{kind}: {mends}: {error}"));
+        let none = json!({"spec": {"sidecar": null}});
+        pools.patch(&shop.name_any(), &PatchParams::default(), &Patch::Merge(&none)).await.expect("changed");
+        let delete = DeleteParams::default();
+        if kind == "ResourceQuota" {
+            injected.cluster.api::<ResourceQuota>().delete("limits", &delete).await.expect("gone");
+        } else {
+            injected.cluster.api::<LimitRange>().delete("limits", &delete).await.expect("gone");
+        }
+        eventually("nothing is wanted any more", || async { create().await.ok() }).await;
+    }
+    injected.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_pod_that_says_what_all_its_containers_may_use_gets_room_for_the_pooler_too() {
+    let injected = Injected::new("whole", json!({})).await;
+    injected.cluster.create::<ConnectionPool>(&pool("shop")).await.expect("a pool");
+    let burstable =
+        json!({"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "200m", "memory": "256Mi"}});
+    let guaranteed =
+        json!({"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "100m", "memory": "128Mi"}});
+    for (whole, class) in [(burstable, "Burstable"), (guaranteed, "Guaranteed")] {
+        let mut pod = with_resources(&whole);
+        pod["spec"]["resources"] = whole.clone();
+        let pod = injected.create(pod).await.unwrap_or_else(|error| panic!("{whole}: {error}"));
+        let of_class = pod.status.as_ref().and_then(|status| status.qos_class.as_deref());
+        assert_eq!(of_class, Some(class), "{whole}");
+        let spec = pod.spec.as_ref().expect("a spec");
+        let amounts = spec.resources.as_ref().expect("what the pod may use");
+        let memory =
+            |amounts: &Option<BTreeMap<String, Quantity>>| amounts.as_ref().expect("amounts")["memory"].0.clone();
+        let of_sidecar = spec.init_containers.as_ref().expect("ours")[1].resources.as_ref().expect("amounts");
+        let amount = |memory: String| memory.trim_end_matches("Mi").parse::<u32>().expect("MiB");
+        let of_app = amount(memory(&spec.containers[0].resources.as_ref().expect("amounts").requests));
+        assert_eq!(amount(memory(&amounts.requests)), of_app + amount(memory(&of_sidecar.requests)), "{amounts:?}");
+    }
     injected.end().await;
 }
 

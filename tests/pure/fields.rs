@@ -13,7 +13,7 @@ use sluice::{
     api::{ConnectionPool, crds},
     contract::{Document, PoolRevision, names::POOL_LABEL},
     decide::effective::effective,
-    webhook::inject::{InjectionSettings, PodPool, inject},
+    inject::{InjectionSettings, PodPool, inject},
 };
 
 use crate::class;

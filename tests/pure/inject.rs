@@ -151,6 +151,47 @@ fn a_guaranteed_pod_stays_guaranteed() {
 }
 
 #[test]
+fn whatever_the_pool_says_of_the_sidecars_resources_the_copier_has_too() {
+    for resources in ["{}", "{limits: {cpu: 200m}}", "{requests: {cpu: 50m, memory: 64Mi}, limits: {memory: 128Mi}}"] {
+        let pod = admitted(&plain(), &pool(&format!("  sidecar: {{resources: {resources}}}\n")));
+        let [copier, sidecar] = [0, 1].map(|index| pod["spec"]["initContainers"][index]["resources"].clone());
+        assert_eq!(copier, sidecar, "{resources}");
+    }
+}
+
+#[test]
+fn what_the_pod_asks_for_as_a_whole_grows_by_what_the_sidecar_asks_for_once() {
+    let mut pod = plain();
+    pod["spec"]["resources"] = json!({"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "1", "memory": "256Mi", "hugepages-2Mi": "2Mi"}});
+    let shop = pool("  sidecar: {resources: {limits: {memory: 80Mi}}}\n");
+    let once = admitted(&pod, &shop);
+    let expected = json!({"requests": {"cpu": "110m", "memory": "160Mi"}, "limits": {"cpu": "1010m", "memory": "336Mi", "hugepages-2Mi": "2Mi"}});
+    assert_eq!(once["spec"]["resources"], expected);
+    assert_eq!(admitted(&once, &shop), once, "a second admission changes nothing");
+
+    let both = json!({"cpu": "1", "memory": "1Gi"});
+    pod["spec"]["resources"] = json!({"requests": both, "limits": both});
+    let guaranteed = admitted(&pod, &shop);
+    assert_eq!(guaranteed["spec"]["resources"]["requests"], guaranteed["spec"]["resources"]["limits"], "it stays so");
+    assert_eq!(guaranteed["spec"]["resources"]["limits"], json!({"cpu": "1250m", "memory": "1104Mi"}));
+}
+
+#[test]
+fn a_vertical_pod_autoscaler_leaves_our_containers_alone() {
+    let listed = |annotations: Value| {
+        let mut pod = plain();
+        pod["metadata"]["annotations"] = annotations;
+        pod["spec"]["initContainers"] = json!([{"name": "migrate"}, {"name": "proxy", "restartPolicy": "Always"}]);
+        let once = admitted(&pod, &pool(""));
+        assert_eq!(admitted(&once, &pool("")), once, "a second admission changes nothing");
+        once["metadata"]["annotations"]["vpaObservedContainers"].clone()
+    };
+    assert_eq!(listed(json!({})), "app, proxy");
+    assert_eq!(listed(json!({"vpaObservedContainers": "app"})), "app", "what it has written itself stays");
+    assert_eq!(listed(json!({"vpaObservedContainers": "app, sluice-bin, sluice"})), "app", "it came after us");
+}
+
+#[test]
 fn a_platform_that_assigns_users_gets_no_user() {
     let own = InjectionSettings { run_as_user: None, ..settings() };
     let outcome = with_pool(&pool(""), |plan| inject(&typed(&plain()), plan, &own)).expect("injected");

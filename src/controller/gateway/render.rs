@@ -177,14 +177,15 @@ fn template(plan: &PodPool<'_>, settings: &InjectionSettings) -> PodTemplateSpec
     let evictable = with_our_volumes(evictable);
     annotations.insert(SAFE_TO_EVICT_ANNOTATION.to_owned(), evictable);
     let grace_seconds = termination_grace_period_seconds.unwrap_or(DEFAULT_GRACE_SECONDS);
+    let pooler = pooler(plan, settings, grace_seconds);
     let secrets = settings.image_pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() });
     PodTemplateSpec {
         metadata: Some(ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..ObjectMeta::default() }),
         spec: Some(PodSpec {
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
-            init_containers: Some(vec![copier(settings, false)]),
-            containers: vec![pooler(plan, settings, grace_seconds)],
+            init_containers: Some(vec![copier(settings, &pooler)]),
+            containers: vec![pooler],
             volumes: Some(volumes(plan)),
             image_pull_secrets: Some(secrets.collect::<Vec<_>>()).filter(|secrets| !secrets.is_empty()),
             node_selector: (!node_selector.is_empty()).then_some(node_selector),
