@@ -16,7 +16,7 @@ mod status;
 mod trouble;
 
 pub use document::{ContractError, Document};
-pub use grant::{GrantDocument, PodGrant};
+pub use grant::{EPOCHS, GrantDocument, LARGEST_SEQ, PodGrant, Stamp, is_later_epoch};
 pub use injection::{ClientSide, ClientTlsMode, Injection, Reach, ServerTls, ServerTlsMode, Upstream};
 pub use revision::{
     Algorithm, Behavior, HealthSettings, LimitSource, Objective, PoolMode, PoolRevision, RevisionDocument,

@@ -136,7 +136,7 @@ impl Division {
 pub struct Write {
     /// Index into the pods that were passed.
     pub pod: usize,
-    /// What to write, `seq` already counted on.
+    /// What to write. Its `seq` is one more than the newest, or stays where that is the largest: whoever writes counts it on.
     pub grant: PodGrant,
     /// What the write does.
     pub move_: Move,
@@ -559,7 +559,10 @@ fn writes(members: &[Member], aim: &Aim, reached: &[u32]) -> Vec<Write> {
             Ordering::Equal if granted < old.granted => (1, Move::Settle),
             Ordering::Equal => (2, Move::Refloor),
         };
-        ranked.push((rank, Write { pod: index, grant: PodGrant { seq: old.seq + 1, share, granted, floor }, move_ }));
+        ranked.push((
+            rank,
+            Write { pod: index, grant: PodGrant { seq: old.seq.saturating_add(1), share, granted, floor }, move_ },
+        ));
     }
     ranked.sort_by_key(|&(rank, _)| rank);
     ranked.into_iter().map(|(_, write)| write).collect()

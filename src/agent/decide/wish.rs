@@ -10,7 +10,9 @@ use crate::{
         apply::last_good::LastGood,
         decide::identity::{self, Files, IdentityError},
     },
-    contract::{ContractError, Document, GrantDocument, PodGrant, PoolRevision, RevisionDocument, ServerTls, names},
+    contract::{
+        ContractError, Document, GrantDocument, PodGrant, PoolRevision, RevisionDocument, ServerTls, Stamp, names,
+    },
     pooler::pgbouncer::{
         parameters::{self, ParameterError},
         render::{self, Credentials, PoolerCertificate, RenderError},
@@ -129,6 +131,13 @@ pub struct Granted {
     pub grant: PodGrant,
 }
 
+impl Granted {
+    /// Where it stands among the grants of the pod.
+    pub const fn stamp(&self) -> Stamp {
+        Stamp { epoch: self.epoch, seq: self.grant.seq }
+    }
+}
+
 /// What a server connection is opened with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
@@ -244,8 +253,8 @@ impl Wish {
             .ok_or_else(|| Refusal::OtherPool { document: GrantDocument::NAME, pool: self.pool.clone() })?;
         let new = Granted { epoch: document.epoch, grant };
         if let Some(newest) = self.granted {
-            let order = (new.epoch, grant.seq).cmp(&(newest.epoch, newest.grant.seq));
-            if order.is_lt() {
+            let is_same = new.stamp() == newest.stamp();
+            if !is_same && !new.stamp().is_after(newest.stamp()) {
                 return Err(Refusal::OlderGrant {
                     epoch: new.epoch,
                     seq: grant.seq,
@@ -253,7 +262,7 @@ impl Wish {
                     newest_seq: newest.grant.seq,
                 });
             }
-            if order.is_eq() && grant != newest.grant {
+            if is_same && grant != newest.grant {
                 return Err(Refusal::ForgedGrant { epoch: new.epoch, seq: grant.seq });
             }
         }
@@ -313,7 +322,7 @@ mod tests {
     use super::*;
     use crate::{
         agent::tests::{grant_text, revision_text},
-        contract::ServerTlsMode,
+        contract::{EPOCHS, LARGEST_SEQ, ServerTlsMode},
     };
 
     const OWN_NOTHING: ServerTls = ServerTls { mode: ServerTlsMode::VerifyFull, own_ca: false, own_certificate: false };
@@ -377,6 +386,21 @@ mod tests {
         assert_eq!(take(grant_text(0, 9, 9)), (7, Some("OlderGrant")));
         assert_eq!(take(grant_text(1, 3, 9)), (7, Some("ForgedGrant")));
         assert_eq!(take(grant_text(2, 1, 4)), (4, None));
+    }
+
+    #[test]
+    fn a_forged_grant_is_followed_by_the_operators_whatever_its_numbers() {
+        for (epoch, seq) in [(EPOCHS - 1, LARGEST_SEQ), (EPOCHS / 2, LARGEST_SEQ), (40, LARGEST_SEQ), (40, 7)] {
+            let mut wish = taken();
+            let mut take = |text: String| {
+                wish.take(&Texts { grant: Some(text), ..texts() });
+                (wish.grant().share, wish.refusals[1].as_ref().map(Refusal::reason))
+            };
+            take(grant_text(epoch, seq, 1000));
+            let next = Stamp { epoch, seq }.next(3);
+            assert_eq!(take(grant_text(next.epoch, next.seq, 4)), (4, None), "after {epoch} and {seq}");
+            assert_eq!(take(grant_text(u64::MAX, u64::MAX, 1000)), (4, Some("Inconsistent")));
+        }
     }
 
     #[test]

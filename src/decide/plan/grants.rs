@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::observed::{Annotation, Observed, PodSeen, Proof};
 use crate::{
-    contract::{Document, GrantDocument, LimitSource, PodGrant},
+    contract::{Document, GrantDocument, LimitSource, PodGrant, Stamp, StatusReport},
     decide::{
         effective::EffectivePool,
         shares::{self, Division, Move, Pod, PodDemand, PodPhase},
@@ -76,7 +76,7 @@ pub(super) fn plan(
         if let (false, Some(grant)) = (is_ours, known.grant)
             && writes.iter().all(|(written, ..)| *written != index)
         {
-            writes.push((index, PodGrant { seq: grant.seq + 1, ..grant }, None));
+            writes.push((index, grant, None));
         }
     }
     let shares_now = pods.iter().filter_map(|pod| pod.grant).map(|grant| grant.share);
@@ -107,7 +107,7 @@ fn as_pod<'a>(pod: &'a PodSeen, pool: &str, division: Division, for_sessions: u3
     };
     let grant = grant.map(|grant| PodGrant {
         // never behind what the agent has seen, or it would take the next grant for an old one
-        seq: grant.seq.max(report.map_or(0, |report| report.seq)),
+        seq: stamp(pod, pool).seq,
         granted: grant.granted.max(pod.doubtful_granted),
         ..grant
     });
@@ -120,7 +120,7 @@ fn as_pod<'a>(pod: &'a PodSeen, pool: &str, division: Division, for_sessions: u3
         created_seconds: pod.created,
         phase: pod.phase,
         grant,
-        proof: proof(&pod.proof, pool).or(pod.measured),
+        proof: proof(pod, pool),
         demand: pod.demand.map(|demand| PodDemand {
             mean: demand.mean + f64::from(for_sessions),
             peak: demand.peak + f64::from(for_sessions),
@@ -137,29 +137,49 @@ fn tries(proof: &Proof, pool: &str) -> Option<u32> {
     Some(full.at_most.min(held.saturating_add(1)))
 }
 
-/// What the agent proved: the share in force by the console's own answer, and what is open.
-fn proof(proof: &Proof, pool: &str) -> Option<shares::Proof> {
-    let report = proof.report().filter(|report| report.pool == pool)?;
-    let held = report.held?.held;
-    // the share counts as in force only as far as the pooler's own bound says so
-    let bound = report.limits.map_or(report.share, |limits| if limits.paused { 0 } else { limits.max_db_connections });
-    Some(shares::Proof { seq: report.seq, share: report.share.max(bound), held })
+/// What the agent proved: the share in force by the console's own answer, and what is open; else what Prometheus has of it. What
+/// is in force by it counts for the newest grant alone, what is open counts anyhow.
+fn proof(pod: &PodSeen, pool: &str) -> Option<shares::Proof> {
+    let newest = stamp(pod, pool);
+    let told = pod.proof.report().filter(|report| report.pool == pool).and_then(|report| {
+        let held = report.held?.held;
+        let seq = if newest.is_after(stamp_of(report)) { 0 } else { newest.seq };
+        // the share counts as in force only as far as the pooler's own bound says so
+        let bound =
+            report.limits.map_or(report.share, |limits| if limits.paused { 0 } else { limits.max_db_connections });
+        Some(shares::Proof { seq, share: report.share.max(bound), held })
+    });
+    // a metric has no epoch: a number beyond the newest is of an epoch before
+    let measured =
+        || pod.measured.map(|proof| shares::Proof { seq: if proof.seq > newest.seq { 0 } else { proof.seq }, ..proof });
+    told.or_else(measured)
 }
 
-/// The document for a pod, the entries of its other pools kept.
+/// Where the newest grant of the pod stands that anybody knows of: the annotation, or what its agent has seen.
+fn stamp(pod: &PodSeen, pool: &str) -> Stamp {
+    let annotated = pod.grant.last_known().and_then(|document| document.stamp(pool)).unwrap_or_default();
+    let seen = pod.proof.report().filter(|report| report.pool == pool).map(stamp_of);
+    seen.filter(|seen| seen.is_after(annotated)).unwrap_or(annotated)
+}
+
+/// Where the grant stands that the agent works with.
+const fn stamp_of(report: &StatusReport) -> Stamp {
+    Stamp { epoch: report.epoch, seq: report.seq }
+}
+
+/// The document for a pod, the entries of its other pools kept. It comes after everything that the pod's agent may have seen.
 pub(super) fn document(pod: &PodSeen, pool: &str, epoch: u64, grant: PodGrant) -> GrantDocument {
-    // a Lease that was deleted counts from 1 again; an agent that has seen more would take the grant for an old one
-    let seen = pod.grant.last_known().map(|document| document.epoch).max(pod.proof.report().map(|report| report.epoch));
-    let epoch = epoch.max(seen.unwrap_or_default());
+    let Stamp { epoch, seq } = stamp(pod, pool).next(epoch);
     let mut pools: BTreeMap<String, PodGrant> =
         pod.grant.last_known().map(|document| document.pools.clone()).unwrap_or_default();
-    pools.insert(pool.to_owned(), grant);
+    pools.insert(pool.to_owned(), PodGrant { seq, ..grant });
     GrantDocument { v: GrantDocument::VERSION, epoch, pools }
 }
 
 /// True when the agent read the newest grant back from its pooler.
 pub(super) fn is_proven(pod: &PodSeen, pool: &str) -> bool {
-    let Some(grant) = pod.grant.last_known().and_then(|document| document.pools.get(pool)) else { return false };
+    let Some(document) = pod.grant.last_known() else { return false };
+    let (Some(grant), Some(annotated)) = (document.pools.get(pool), document.stamp(pool)) else { return false };
     let Proof::Report(report) = &pod.proof else { return false };
-    report.pool == pool && report.seq >= grant.seq && report.share == grant.share
+    report.pool == pool && !annotated.is_after(stamp_of(report)) && report.share == grant.share
 }

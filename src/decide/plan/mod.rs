@@ -105,7 +105,7 @@ pub fn plan(observed: &Observed, progress: Option<Progress>, cannot_render: Opti
     let may_write = observed.failure.is_none_or(|failure| observed.now >= failure.retry_at);
 
     // settings that cannot work are never rolled out: what the newest revision says stays
-    let newest = observed.revisions.iter().max_by_key(|revision| revision.number);
+    let newest = revision::believable(observed.revisions).max_by_key(|revision| revision.number);
     let settings = match cannot_render {
         None => Some(&effective.settings),
         Some(_) => newest.and_then(|revision| revision.settings.as_ref()),

@@ -4,11 +4,18 @@
 //! change a few at a time (`rollout.canary.maxUnavailable`), the next only after the last was proven. Canary steps,
 //! analysis and rollback decide here too, once they exist: between "who may change next" and "what counts as stable".
 
+use std::collections::HashSet;
+
 use super::observed::{Annotation, Observed, PodSeen, Proof, RevisionSeen, SidecarSeen, UnixSeconds};
 use crate::{
     contract::{PoolRevision, Settings},
     decide::{effective, shares::PodPhase},
 };
+
+/// No revision of ours is ever numbered so: what is was forged, and is never followed.
+const FIRST_FORGED: u64 = 1 << 52;
+/// What somebody else numbered so does not make ours any larger.
+const FIRST_DOUBTED: u64 = 1 << 31;
 
 /// A revision to create.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,7 +73,7 @@ pub(super) struct Pace {
 pub(super) fn plan(observed: &Observed, settings: &Settings, pace: Pace, before: Option<Progress>) -> Rollout {
     let name = observed.pool.metadata.name.as_deref().unwrap_or_default();
     let Pace { allowed, frozen } = pace;
-    let mut revisions: Vec<&RevisionSeen> = observed.revisions.iter().collect();
+    let mut revisions: Vec<&RevisionSeen> = believable(observed.revisions).collect();
     revisions.sort_by_key(|revision| revision.number);
     let told = observed.told.and_then(|status| status.revision.as_ref());
 
@@ -75,9 +82,12 @@ pub(super) fn plan(observed: &Observed, settings: &Settings, pace: Pace, before:
         (newest.number, None)
     } else {
         let used = revisions.iter().map(|revision| revision.number);
-        let on_pods = observed.pods.iter().filter_map(|pod| on_pod(pod, name)).map(|pool| pool.revision);
-        let taken = observed.taken_numbers.iter().copied();
-        let number = used.chain(on_pods).chain(taken).chain(told.map(|told| told.updated)).max().unwrap_or(0) + 1;
+        let own = used.chain(told.map(|told| told.updated)).filter(|&number| number < FIRST_FORGED);
+        // what others took or pods carry may be an earlier pool's, and may be made up: it is never used, and counted from only
+        // as far as ours are far from their end
+        let taken: HashSet<u64> = observed.taken_numbers.iter().copied().chain(in_use(observed, name)).collect();
+        let newest = own.chain(taken.iter().copied().filter(|&number| number < FIRST_DOUBTED)).max().unwrap_or(0);
+        let number = (newest + 1..=FIRST_FORGED).find(|number| !taken.contains(number)).unwrap_or(FIRST_FORGED);
         (number, Some(NewRevision { number, settings: settings.clone() }))
     };
     let known = |number: u64| -> Option<PoolRevision> {
@@ -152,7 +162,7 @@ pub(super) fn plan(observed: &Observed, settings: &Settings, pace: Pace, before:
     };
     let deadline_seconds = i64::from(allowed.progress_deadline_seconds);
     let is_stuck = proven < members.len() && !frozen && observed.now - progress.since > deadline_seconds;
-    let in_use: Vec<u64> = observed.pods.iter().filter_map(|pod| on_pod(pod, name)).map(|pool| pool.revision).collect();
+    let in_use: Vec<u64> = in_use(observed, name).collect();
     let history_limit = as_usize(allowed.revision_history_limit).max(1);
     let surplus = (revisions.len() + usize::from(create.is_some())).saturating_sub(history_limit);
     let is_used = |number: u64| number == stable || number == updated || in_use.contains(&number);
@@ -168,6 +178,16 @@ pub(super) fn plan(observed: &Observed, settings: &Settings, pace: Pace, before:
         is_stuck,
         progress: Some(progress),
     }
+}
+
+/// Revisions that can be ours.
+pub(super) fn believable(revisions: &[RevisionSeen]) -> impl Iterator<Item = &RevisionSeen> {
+    revisions.iter().filter(|revision| revision.number < FIRST_FORGED)
+}
+
+/// Numbers of the revisions that the pods are told to run.
+fn in_use<'a>(observed: &'a Observed, pool: &'a str) -> impl Iterator<Item = u64> + 'a {
+    observed.pods.iter().filter_map(move |pod| on_pod(pod, pool)).map(|pool| pool.revision)
 }
 
 /// Names of the revisions that nobody runs or is to run, the oldest first.

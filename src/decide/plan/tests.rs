@@ -10,9 +10,10 @@ use crate::{
         reasons,
     },
     contract::{
-        Between, ClientSide, ClientTlsMode, Held, Injection, LeakKinds, LimitsReadBack, OtherRole, OtherSlot, PodGrant,
-        PoolRevision, PoolerError, ProofMode, Reach, Reconnected, ServerFull, ServerTls, ServerTlsMode,
-        SessionAliasReport, SlotStatus, StatusReport, TroubleSeen, Upstream, UpstreamSeen, UpstreamState,
+        Between, ClientSide, ClientTlsMode, EPOCHS, Held, Injection, LARGEST_SEQ, LeakKinds, LimitsReadBack, OtherRole,
+        OtherSlot, PodGrant, PoolRevision, PoolerError, ProofMode, Reach, Reconnected, ServerFull, ServerTls,
+        ServerTlsMode, SessionAliasReport, SlotStatus, Stamp, StatusReport, TroubleSeen, Upstream, UpstreamSeen,
+        UpstreamState,
     },
     decide::{
         effective::{EffectivePool, Refusal, effective},
@@ -147,8 +148,10 @@ impl World {
         let pod = &mut self.pods[index];
         let (Annotation::Read(grant), Annotation::Read(revision)) = (&pod.grant, &pod.revision) else { return };
         let (Some(pod_grant), Some(revision)) = (grant.pools.get("shop"), revision.pools.get("shop")) else { return };
-        let newest = pod.proof.report().map_or((0, 0), |report| (report.epoch, report.seq));
-        assert!((grant.epoch, pod_grant.seq) >= newest, "the agent would refuse the grant as an old one");
+        let newest =
+            pod.proof.report().map_or_else(Stamp::default, |report| Stamp { epoch: report.epoch, seq: report.seq });
+        let stamp = Stamp { epoch: grant.epoch, seq: pod_grant.seq };
+        assert!(stamp == newest || stamp.is_after(newest), "the agent would refuse the grant as an old one");
         pod.proof = Proof::Report(Box::new(report(&pod.uid, revision.revision, grant.epoch, *pod_grant)));
     }
 
@@ -1172,6 +1175,42 @@ fn a_lease_that_counts_from_one_again_never_makes_a_grant_older() {
 fn a_damaged_grant_of_a_pod_that_nobody_remembers_counts_as_everything() {
     let mut world = World::new(LOCAL);
     world.admit().grant = Annotation::Unreadable { why: "truncated".to_owned(), last: None };
+#[test]
+fn a_pod_with_the_largest_epoch_and_number_is_brought_back_to_its_share() {
+    for (epoch, seq) in [(EPOCHS - 1, LARGEST_SEQ), (EPOCHS / 2, LARGEST_SEQ), (3, LARGEST_SEQ), (EPOCHS - 1, 1)] {
+        let mut world = World::new(SHARED);
+        let forged = PodGrant { seq, share: 1000, granted: 1000, floor: 0 };
+        world.admit().grant =
+            Annotation::Read(GrantDocument { v: 1, epoch, pools: BTreeMap::from([("shop".to_owned(), forged)]) });
+        world.admit();
+        world.settle(); // its agent takes the forged one first
+        assert!(world.granted() <= 12 && world.shares().iter().all(|share| *share > 0), "{:?}", world.shares());
+        assert_eq!(world.plan().report.pods.proven, 2, "after {epoch} and {seq}");
+        assert_eq!(world.pods[1].grant.last_known().map(|grant| grant.epoch), Some(3), "the other pod's is the term's");
+    }
+}
+
+#[test]
+fn a_number_that_somebody_made_up_neither_wraps_the_next_revision_nor_becomes_the_newest() {
+    let mut world = World::new(SHARED);
+    world.admit();
+    world.settle();
+    for forged in [u64::MAX, u64::MAX - 1, 1 << 52] {
+        if let Annotation::Read(document) = &mut world.pods[0].revision {
+            document.pools.get_mut("shop").expect("ours").revision = forged;
+        }
+        let settings = world.revisions[0].settings.clone();
+        world.revisions.push(RevisionSeen { name: "forged".to_owned(), number: forged, created: NOW, settings });
+    }
+    let taken = [u64::MAX, 2];
+    world.change(&format!("{SHARED}  health: {{periodSeconds: 7}}\n"));
+    let plan = world.plan_that(|observed| observed.taken_numbers = &taken, None);
+    assert_eq!(plan.create.as_ref().map(|new| new.number), Some(3));
+    world.carry_out(&plan, |_| true);
+    world.settle();
+    assert_eq!(world.revision_numbers(), [3]);
+}
+
     world.admit();
     let plan = world.plan();
     let other = plan.patches.iter().find(|patch| patch.name == "shop-1");
