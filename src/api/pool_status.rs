@@ -50,6 +50,9 @@ pub struct ConnectionPoolStatus {
     /// The shared poolers of topology Gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<GatewayStatus>,
+    /// Term of the operator that wrote this, as grants carry it: terms are counted from here where the Lease is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
     /// Ready, Accepted, Injected, PodsCurrent, Proven, ScalingActive, AbleToScale, ScalingLimited, and others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]

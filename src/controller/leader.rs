@@ -3,11 +3,13 @@
 //! As in client-go, expiry is measured from when this process saw the record change, never by comparing a remote time with
 //! the local clock. Taking and renewing are a PUT with the resourceVersion that was read: of two candidates one gets 409.
 //! The client has no retries of its own, every call has a deadline, and whoever cannot renew in time ends the process
-//! before another may take over ([`RENEW_DEADLINE`] < [`LEASE_DURATION`]).
+//! before another may take over ([`RENEW_DEADLINE`] < [`LEASE_DURATION`]). How long a term lasts is measured by a clock that
+//! goes on while the machine is suspended ([`BootTime`]); how long another has been silent by one that does not, which can only
+//! wait longer.
 //!
-//! A Lease that somebody deletes changes nothing: its holder creates it anew, and whoever has seen it held waits as long as if
-//! it were still there. Its count of terms may be lost with it; agents take no grant of an earlier term than they have seen, so
-//! a term's epoch also passes every one that a pod carries ([`Leadership::epoch_after`]).
+//! A Lease that somebody deletes changes nothing: its holder creates it anew, and everybody else, whoever has just started
+//! included, waits as long as if it were still there. Its count of terms may be lost with it: the term is then counted from what
+//! operators have written elsewhere ([`Leadership::epoch_after`]), and the Lease says so by having no count until that is done.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,12 +23,19 @@ use parking_lot::RwLock;
 use thiserror::Error;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::boot_time::BootTime;
+use crate::contract::{EPOCHS, is_later_epoch};
+
 /// How long a lease that nobody renews keeps others out.
 pub const LEASE_DURATION: Duration = Duration::from_secs(15);
 /// After this long without a successful renewal the leader gives up.
 pub const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 /// Time between two attempts.
 pub const RETRY_PERIOD: Duration = Duration::from_secs(2);
+/// The holder of a Lease that is not there: whoever held it until it was deleted may still write.
+const UNKNOWN_HOLDER: &str = "unknown: there is no Lease";
+/// Terms that may have written grants and have ended before they wrote the status of any pool.
+const UNTOLD_TERMS: u64 = 16;
 /// Longest that one call to the API server may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(3);
 
@@ -61,8 +70,17 @@ pub struct Seen {
     pub holder: Option<String>,
     /// How long the holder asked for.
     pub duration: Duration,
+    /// The term; none: nobody knows.
+    pub epoch: Option<u64>,
     /// When this process saw the record change last.
     pub changed_at: Instant,
+}
+
+impl Seen {
+    /// No Lease, and nothing known of who held it.
+    fn absent(now: Instant) -> Self {
+        Self { holder: Some(UNKNOWN_HOLDER.to_owned()), duration: LEASE_DURATION, epoch: None, changed_at: now }
+    }
 }
 
 /// What to do about the lease.
@@ -87,46 +105,56 @@ pub fn evaluate(seen: &Seen, identity: &str, now: Instant) -> Step {
 }
 
 /// The term of the leader, for whoever is about to write.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone)]
 pub struct Leadership {
     term: Arc<RwLock<Option<Term>>>,
+    clock: Arc<dyn Fn() -> BootTime + Send + Sync>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Term {
-    epoch: u64,
-    /// Whether the epoch was held against those that the pods carry.
-    is_established: bool,
-    valid_until: Instant,
+    /// None: the Lease has lost its count, and what operators wrote elsewhere has not been asked yet.
+    epoch: Option<u64>,
+    valid_until: BootTime,
+}
+
+impl Default for Leadership {
+    fn default() -> Self {
+        Self { term: Arc::default(), clock: Arc::new(BootTime::now) }
+    }
 }
 
 impl Leadership {
     /// True while this process may write; false when it is not the leader, or no longer for certain.
     pub fn is_held(&self) -> bool {
-        self.term.read().is_some_and(|term| Instant::now() < term.valid_until)
+        self.term.read().is_some_and(|term| (self.clock)() < term.valid_until)
     }
 
-    /// The epoch of this term, for grants; none when it is not held. The first call of a term lifts it above the `newest` one
-    /// that any pod carries.
+    /// The epoch of this term, for grants; none when it is not held. Where the Lease has lost its count, the first call of the
+    /// term counts on from `newest`, the newest epoch that an operator has written.
     pub fn epoch_after(&self, newest: impl FnOnce() -> u64) -> Option<u64> {
         let mut held = self.term.write();
-        let term = held.as_mut().filter(|term| Instant::now() < term.valid_until)?;
-        if !term.is_established {
-            term.epoch = term.epoch.max(newest().saturating_add(1));
-            term.is_established = true;
-        }
-        Some(term.epoch)
+        let term = held.as_mut().filter(|term| (self.clock)() < term.valid_until)?;
+        Some(*term.epoch.get_or_insert_with(|| following(newest())))
     }
 
-    fn renewed(&self, epoch: u64, asked_at: Instant) {
+    fn renewed(&self, epoch: Option<u64>, asked_at: BootTime) {
         let mut held = self.term.write();
-        let before = held.unwrap_or(Term { epoch, is_established: false, valid_until: asked_at });
-        *held = Some(Term { epoch: before.epoch.max(epoch), valid_until: asked_at + RENEW_DEADLINE, ..before });
+        let before = held.and_then(|term| term.epoch);
+        let epoch = match (before, epoch) {
+            (Some(before), Some(epoch)) if is_later_epoch(epoch, before) => Some(epoch),
+            (before, epoch) => before.or(epoch),
+        };
+        *held = Some(Term { epoch, valid_until: asked_at + RENEW_DEADLINE });
     }
 
     /// The epoch as the Lease should tell it.
-    fn lasting(&self, epoch: u64) -> u64 {
-        self.term.read().map_or(epoch, |term| term.epoch.max(epoch))
+    fn lasting(&self, epoch: Option<u64>) -> Option<u64> {
+        self.term.read().and_then(|term| term.epoch).or(epoch)
+    }
+
+    fn now(&self) -> BootTime {
+        (self.clock)()
     }
 
     fn ended(&self) {
@@ -174,11 +202,11 @@ impl Candidate {
 
     /// Keeps the lease until it is lost. Returns only to say why.
     pub async fn hold(&self, mut lease: Lease) -> LeaderError {
-        let mut renewed_at = Instant::now();
+        let mut renewed_at = self.leadership.now();
         let mut last = "not tried yet".to_owned();
         loop {
             sleep(RETRY_PERIOD).await;
-            let asked_at = Instant::now();
+            let asked_at = self.leadership.now();
             match self.renew(&lease).await {
                 Ok(renewed) => {
                     lease = renewed;
@@ -198,20 +226,22 @@ impl Candidate {
                             }
                             lease = current;
                         }
-                        // 404: somebody deleted it, and nobody has it yet
-                        Ok(Ok(None)) => match self.create(epoch_of(&lease)).await {
-                            Ok(created) => {
-                                tracing::warn!(lease = self.lease, "the lease was deleted; created anew");
-                                (lease, renewed_at) = (created, asked_at);
-                                self.leadership.renewed(epoch_of(&lease), asked_at);
+                        // 404: somebody deleted it, and nobody has it yet; after a pause another may have had it meanwhile
+                        Ok(Ok(None)) if asked_at.since(renewed_at) < RENEW_DEADLINE => {
+                            match self.create(self.leadership.lasting(epoch_of(&lease))).await {
+                                Ok(created) => {
+                                    tracing::warn!(lease = self.lease, "the lease was deleted; created anew");
+                                    (lease, renewed_at) = (created, asked_at);
+                                    self.leadership.renewed(epoch_of(&lease), asked_at);
+                                }
+                                Err(error) => last = error.to_string(),
                             }
-                            Err(error) => last = error.to_string(),
-                        },
-                        Ok(Err(_)) | Err(_) => {}
+                        }
+                        Ok(Ok(None) | Err(_)) | Err(_) => {}
                     }
                 }
             }
-            if renewed_at.elapsed() >= RENEW_DEADLINE {
+            if self.leadership.now().since(renewed_at) >= RENEW_DEADLINE {
                 self.leadership.ended();
                 return LeaderError::Expired { lease: self.lease.clone(), last };
             }
@@ -243,31 +273,33 @@ impl Candidate {
 
     async fn attempt(&self, seen: &mut Option<(Seen, Option<String>)>) -> Result<Option<Lease>, AttemptError> {
         let Some(lease) = deadline(self.leases.get_opt(&self.lease)).await? else {
-            // deleted under a holder who may still write
-            let is_held = |known: &Seen| evaluate(known, &self.identity, Instant::now()) == Step::Wait;
-            if seen.as_ref().is_some_and(|(known, _)| is_held(known)) {
+            // deleted under a holder who may still write, for all that this process knows
+            let (known, _) = seen.get_or_insert_with(|| (Seen::absent(Instant::now()), None));
+            if evaluate(known, &self.identity, Instant::now()) == Step::Wait {
                 return Ok(None);
             }
-            let asked_at = Instant::now();
-            let created = self.create(1).await?;
+            let asked_at = self.leadership.now();
+            let created = self.create(known.epoch.map(following)).await?;
             self.leadership.renewed(epoch_of(&created), asked_at);
             return Ok(Some(created));
         };
         let version = lease.metadata.resource_version.clone();
         let unchanged = seen.as_ref().is_some_and(|(_, known)| *known == version);
         if !unchanged {
+            let epoch = epoch_of(&lease);
             let spec = lease.spec.clone().unwrap_or_default();
             let seconds = spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok());
             let duration = seconds.map_or(LEASE_DURATION, Duration::from_secs);
-            *seen = Some((Seen { holder: spec.holder_identity, duration, changed_at: Instant::now() }, version));
+            let changed_at = Instant::now();
+            *seen = Some((Seen { holder: spec.holder_identity, duration, epoch, changed_at }, version));
         }
         let Some((known, _)) = seen.as_ref() else { return Ok(None) };
         match evaluate(known, &self.identity, Instant::now()) {
             Step::Wait => Ok(None),
             // our own name without our own memory of it: the epoch must grow all the same
             Step::Take | Step::Renew => {
-                let asked_at = Instant::now();
-                let taken = self.record(Some(&lease), epoch_of(&lease) + 1, Timestamp::now());
+                let asked_at = self.leadership.now();
+                let taken = self.record(Some(&lease), epoch_of(&lease).map(following), Timestamp::now());
                 let lease = deadline(self.leases.replace(&self.lease, &PostParams::default(), &taken)).await?;
                 self.leadership.renewed(epoch_of(&lease), asked_at);
                 Ok(Some(lease))
@@ -275,7 +307,7 @@ impl Candidate {
         }
     }
 
-    async fn create(&self, epoch: u64) -> Result<Lease, AttemptError> {
+    async fn create(&self, epoch: Option<u64>) -> Result<Lease, AttemptError> {
         let fresh = self.record(None, epoch, Timestamp::now());
         deadline(self.leases.create(&PostParams::default(), &fresh)).await
     }
@@ -285,12 +317,12 @@ impl Candidate {
         let epoch = self.leadership.lasting(epoch_of(lease));
         if let Some(spec) = renewed.spec.as_mut() {
             spec.renew_time = Some(MicroTime(Timestamp::now()));
-            spec.lease_transitions = i32::try_from(epoch).ok().or(spec.lease_transitions);
+            spec.lease_transitions = as_transitions(epoch);
         }
         deadline(self.leases.replace(&self.lease, &PostParams::default(), &renewed)).await
     }
 
-    fn record(&self, current: Option<&Lease>, epoch: u64, now: Timestamp) -> Lease {
+    fn record(&self, current: Option<&Lease>, epoch: Option<u64>, now: Timestamp) -> Lease {
         let metadata = current.map_or_else(
             || ObjectMeta { name: Some(self.lease.clone()), ..ObjectMeta::default() },
             |lease| lease.metadata.clone(),
@@ -302,7 +334,7 @@ impl Candidate {
                 lease_duration_seconds: i32::try_from(LEASE_DURATION.as_secs()).ok(),
                 acquire_time: Some(MicroTime(now)),
                 renew_time: Some(MicroTime(now)),
-                lease_transitions: i32::try_from(epoch).ok(),
+                lease_transitions: as_transitions(epoch),
                 ..LeaseSpec::default()
             }),
         }
@@ -329,10 +361,28 @@ fn holder_of(lease: &Lease) -> Option<String> {
     lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone())
 }
 
-/// The term: how often the lease has changed hands, this time included. Every grant carries it.
-fn epoch_of(lease: &Lease) -> u64 {
+/// The term: how often the lease has changed hands, this time included. Every grant carries it. None: nobody knows.
+fn epoch_of(lease: &Lease) -> Option<u64> {
     let transitions = lease.spec.as_ref().and_then(|spec| spec.lease_transitions);
-    transitions.and_then(|n| u64::try_from(n).ok()).unwrap_or_default()
+    transitions.and_then(|n| u64::try_from(n).ok())
+}
+
+/// The epoch after this one. After the last that a Lease can count comes the first ([`Stamp`](crate::contract::Stamp)).
+const fn following(epoch: u64) -> u64 {
+    (epoch % EPOCHS + 1) % EPOCHS
+}
+
+/// The newest epoch that an operator has written: in the status of pools, which nobody else may write, or on pods as far as it
+/// follows that closely. What a pod has beyond it can only have been made up. Pure.
+pub fn newest_written(in_status: impl IntoIterator<Item = u64>, on_pods: impl IntoIterator<Item = u64>) -> u64 {
+    let later = |one, other| if is_later_epoch(other, one) { other } else { one };
+    let told = in_status.into_iter().fold(0, later);
+    let follows = |epoch: &u64| (epoch % EPOCHS + EPOCHS - told % EPOCHS) % EPOCHS <= UNTOLD_TERMS;
+    on_pods.into_iter().filter(follows).fold(told, later)
+}
+
+fn as_transitions(epoch: Option<u64>) -> Option<i32> {
+    epoch.and_then(|epoch| i32::try_from(epoch).ok())
 }
 
 /// Spreads candidates that started together, without a random source: by their names.
@@ -343,10 +393,15 @@ fn jittered(period: Duration, identity: &str) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+    use parking_lot::Mutex;
+    use serde_json::{Value, json};
+
     use super::*;
 
     fn seen(holder: Option<&str>, changed_at: Instant) -> Seen {
-        Seen { holder: holder.map(str::to_owned), duration: LEASE_DURATION, changed_at }
+        Seen { holder: holder.map(str::to_owned), duration: LEASE_DURATION, epoch: Some(1), changed_at }
     }
 
     #[test]
@@ -376,25 +431,172 @@ mod tests {
         assert!(RENEW_DEADLINE + CALL_DEADLINE < LEASE_DURATION);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_right_to_write_ends_with_the_renewal_deadline_even_if_nobody_says_so() {
-        let leadership = Leadership::default();
+    /// A leadership by a clock that the test sets.
+    fn leadership() -> (Leadership, Arc<AtomicU64>) {
+        let (start, passed) = (BootTime::now(), Arc::new(AtomicU64::new(0)));
+        let seconds = passed.clone();
+        let clock = move || start + Duration::from_secs(seconds.load(Ordering::Relaxed));
+        (Leadership { clock: Arc::new(clock), ..Leadership::default() }, passed)
+    }
+
+    #[test]
+    fn the_right_to_write_ends_with_the_renewal_deadline_even_if_nobody_says_so() {
+        let (leadership, passed) = leadership();
         assert!(!leadership.is_held());
-        leadership.renewed(7, Instant::now());
+        leadership.renewed(Some(7), leadership.now());
         assert!(leadership.is_held());
         assert_eq!(leadership.epoch_after(|| 6), Some(7));
-        tokio::time::advance(RENEW_DEADLINE).await;
+        passed.store(RENEW_DEADLINE.as_secs(), Ordering::Relaxed);
         assert_eq!((leadership.is_held(), leadership.epoch_after(|| 6)), (false, None));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_epoch_of_a_term_passes_every_one_that_a_pod_carries_and_stays_for_the_term() {
-        let leadership = Leadership::default();
-        leadership.renewed(1, Instant::now()); // the Lease was deleted: it counts from 1 again
+    async fn a_leader_that_slept_through_the_end_of_its_lease_writes_nothing_when_it_wakes() {
+        let (leases, (leadership, passed)) = (Leases::default(), leadership());
+        let holder = candidate(leases.clone(), "a", leadership.clone());
+        let lease = holder.acquire().await;
+        let monotonic = Instant::now();
+        let holding = tokio::spawn(async move { holder.hold(lease).await });
+        tokio::task::yield_now().await;
+        // the machine is suspended: tokio's clock, which is the monotonic one, stands still
+        passed.store(60, Ordering::Relaxed);
+        assert!(!leadership.is_held());
+        leases.is_down.store(true, Ordering::Relaxed);
+        let ended = timeout(Duration::from_mins(1), holding).await.expect("it ends").expect("no panic");
+        assert!(matches!(ended, LeaderError::Expired { .. }), "{ended}");
+        assert!(monotonic.elapsed() < RENEW_DEADLINE, "by that clock it would still lead: {:?}", monotonic.elapsed());
+    }
+
+    #[test]
+    fn a_term_whose_lease_lost_its_count_goes_on_after_what_operators_have_written_and_keeps_its_epoch() {
+        let (leadership, _) = leadership();
+        leadership.renewed(None, leadership.now()); // the Lease was deleted
+        assert_eq!(leadership.lasting(None), None, "the Lease tells no count that nobody knows");
         assert_eq!(leadership.epoch_after(|| 6), Some(7));
         assert_eq!(leadership.epoch_after(|| 7), Some(7), "its own grants are no other term's");
-        leadership.renewed(1, Instant::now());
+        leadership.renewed(None, leadership.now());
         assert_eq!(leadership.epoch_after(|| 7), Some(7), "a renewal does not take it back");
-        assert_eq!(leadership.lasting(1), 7, "the Lease is told with the next renewal");
+        assert_eq!(leadership.lasting(None), Some(7), "the Lease is told with the next renewal");
+    }
+
+    #[test]
+    fn a_term_that_the_lease_counts_believes_no_pod() {
+        let (leadership, _) = leadership();
+        leadership.renewed(Some(4), leadership.now());
+        assert_eq!(leadership.epoch_after(|| 2_000_000_000), Some(4));
+    }
+
+    #[test]
+    fn an_epoch_is_believed_of_a_status_and_of_pods_that_follow_it_closely_only() {
+        assert_eq!(newest_written([], []), 0, "a new cluster");
+        assert_eq!(newest_written([3, 5], [4, 5]), 5);
+        assert_eq!(newest_written([5], [7]), 7, "a term that wrote a grant and died before it told");
+        assert_eq!(newest_written([5], [2_000_000_000, EPOCHS - 1, 7]), 7, "what only somebody else can have written");
+        assert_eq!(newest_written([EPOCHS - 1], [0]), 0, "after the last comes the first");
+    }
+
+    #[test]
+    fn terms_are_counted_on_past_the_largest_number_of_a_lease() {
+        assert_eq!(following(EPOCHS - 1), 0);
+        assert!(is_later_epoch(following(EPOCHS - 1), EPOCHS - 1));
+        assert_eq!(as_transitions(Some(EPOCHS - 1)), Some(i32::MAX));
+    }
+
+    /// The API server, as far as one Lease needs it.
+    #[derive(Clone, Default)]
+    struct Leases {
+        lease: Arc<Mutex<Option<Lease>>>,
+        is_down: Arc<AtomicBool>,
+    }
+
+    impl Leases {
+        fn holder(&self) -> Option<String> {
+            self.lease.lock().as_ref().and_then(holder_of)
+        }
+
+        fn answer(&self, method: &http::Method, body: &[u8]) -> (u16, Value) {
+            let mut lease = self.lease.lock();
+            let version = lease.as_ref().and_then(|lease| lease.metadata.resource_version.clone());
+            let taken = version.as_deref().and_then(|version| version.parse::<u64>().ok()).unwrap_or(0) + 1;
+            let refused = |code: u16, reason: &str| {
+                (
+                    code,
+                    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": reason}),
+                )
+            };
+            match (method.as_str(), &*lease) {
+                _ if self.is_down.load(Ordering::Relaxed) => return refused(503, "ServiceUnavailable"),
+                ("GET" | "PUT", None) => return refused(404, "NotFound"),
+                ("POST", Some(_)) => return refused(409, "AlreadyExists"),
+                ("GET", Some(lease)) => return (200, serde_json::to_value(lease).expect("JSON")),
+                _ => {}
+            }
+            let mut written: Lease = serde_json::from_slice(body).expect("a Lease");
+            if method == http::Method::PUT && written.metadata.resource_version != version {
+                return refused(409, "Conflict");
+            }
+            written.metadata.resource_version = Some(taken.to_string());
+            *lease = Some(written);
+            (200, serde_json::to_value(&*lease).expect("JSON"))
+        }
+    }
+
+    fn candidate(leases: Leases, identity: &str, leadership: Leadership) -> Candidate {
+        let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let leases = leases.clone();
+            async move {
+                let method = request.method().clone();
+                let body = request.into_body().collect_bytes().await?;
+                let (code, answer) = leases.answer(&method, &body);
+                let answer = http::Response::builder()
+                    .status(code)
+                    .body(kube::client::Body::from(answer.to_string().into_bytes()));
+                Ok::<_, tower::BoxError>(answer?)
+            }
+        });
+        let candidate =
+            Candidate::new(Client::new(service, "sluice-system"), "sluice-system", "sluice", identity.to_owned());
+        Candidate { leadership, ..candidate }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_that_starts_without_a_lease_waits_as_long_as_one_would_last_and_counts_no_term() {
+        let leases = Leases::default();
+        let (leadership, _) = leadership();
+        let started = Instant::now();
+        let lease = candidate(leases.clone(), "b", leadership.clone()).acquire().await;
+        assert!(started.elapsed() > LEASE_DURATION, "{:?}", started.elapsed());
+        assert!(started.elapsed() < LEASE_DURATION + 3 * RETRY_PERIOD, "{:?}", started.elapsed());
+        assert_eq!(epoch_of(&lease), None);
+        assert_eq!(leadership.epoch_after(|| 40), Some(41));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_that_starts_while_the_lease_is_deleted_leaves_it_to_its_holder() {
+        let leases = Leases::default();
+        let (of_holder, _) = leadership();
+        let holder = candidate(leases.clone(), "a", of_holder.clone());
+        let lease = holder.acquire().await;
+        of_holder.epoch_after(|| 0);
+        let holding = tokio::spawn(async move { holder.hold(lease).await });
+        *leases.lease.lock() = None;
+        let (of_other, _) = leadership();
+        let other = candidate(leases.clone(), "b", of_other.clone());
+        assert!(timeout(Duration::from_mins(1), other.acquire()).await.is_err(), "two would lead");
+        assert_eq!((leases.holder().as_deref(), of_other.is_held()), (Some("a"), false));
+        assert_eq!(leases.lease.lock().as_ref().and_then(epoch_of), Some(1), "the count is not lost");
+        holding.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_released_lease_is_taken_at_once_and_its_count_goes_on() {
+        let leases = Leases::default();
+        let released =
+            LeaseSpec { holder_identity: Some(String::new()), lease_transitions: Some(4), ..LeaseSpec::default() };
+        *leases.lease.lock() = Some(Lease { spec: Some(released), ..Lease::default() });
+        let started = Instant::now();
+        let (leadership, _) = leadership();
+        candidate(leases, "b", leadership.clone()).acquire().await;
+        assert_eq!((started.elapsed(), leadership.epoch_after(|| 2_000_000_000)), (Duration::ZERO, Some(5)));
     }
 }

@@ -10,6 +10,7 @@
 //! watches pods and writes. Nothing is remembered that cannot be rebuilt from annotations, status and the agents.
 
 mod apply;
+mod boot_time;
 mod budgets;
 mod census;
 mod classes;

@@ -260,10 +260,11 @@ impl PodIndex {
             .collect()
     }
 
-    /// The newest epoch of any grant; 0 without any.
-    pub fn newest_epoch(&self) -> u64 {
+    /// The epochs of all grants that say something.
+    pub fn epochs(&self) -> Vec<u64> {
         let inner = self.inner.read();
-        inner.pods.values().filter_map(|entry| Some(entry.facts.grant.last_known()?.epoch)).max().unwrap_or_default()
+        let grants = inner.pods.values().filter_map(|entry| entry.facts.grant.last_known());
+        grants.filter(|grant| grant.pools.values().any(|grant| grant.seq > 0)).map(|grant| grant.epoch).collect()
     }
 
     /// Which other pools of the namespace have pods with labels that `selects` picks, and how many.

@@ -13,7 +13,7 @@ use super::{
     census::Census,
     events::Events,
     gateway,
-    leader::Leadership,
+    leader::{self, Leadership},
     memory::{Count, Memories, PoolMemory},
     observe::{self, Stores},
     pods::PodIndex,
@@ -25,7 +25,7 @@ use super::{
     turns::Again,
 };
 use crate::{
-    api::{ConnectionPool, Topology},
+    api::{ConnectionPool, ConnectionPoolStatus, Topology},
     contract::PoolRevision,
     decide::plan::{self, Expectation, Failure, Observed, Plan, PodPatch},
     domain::PoolKey,
@@ -131,7 +131,7 @@ async fn look(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context) -> R
         // counting pods now would find too few, and hand out what others have
         return Ok(Again::After(AFTER_CONFLICT));
     }
-    let epoch = context.leadership.epoch_after(|| context.pods.newest_epoch());
+    let epoch = context.leadership.epoch_after(|| newest_epoch(context));
     let Some(epoch) = epoch else { return Ok(Again::WhenAsked) };
     if pool.metadata.deletion_timestamp.is_some() {
         return Ok(Again::WhenAsked);
@@ -145,7 +145,7 @@ async fn look(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context) -> R
     prove(key, context, &plan);
     note_outcome(&memory, &applied, now.as_second());
     keep_gateway(pool, key, context, &memory).await;
-    let told = tell(pool, key, context, &memory, plan, now).await;
+    let told = tell(pool, key, context, &memory, (plan, epoch), now).await;
     let wrote = applied?;
     told?;
     Ok(match wrote {
@@ -153,6 +153,13 @@ async fn look(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context) -> R
         Wrote::Everything => Again::After(AFTER_WRITE),
         Wrote::Batch => Again::After(Duration::ZERO),
     })
+}
+
+/// The newest epoch that an operator has written.
+fn newest_epoch(context: &Context) -> u64 {
+    let pools = context.stores.pools.state();
+    let in_status = pools.iter().filter_map(|pool| pool.status.as_ref()?.epoch);
+    leader::newest_written(in_status, context.pods.epochs())
 }
 
 fn observe_and_plan(
@@ -333,7 +340,7 @@ async fn tell(
     key: &PoolKey,
     context: &Context,
     memory: &Mutex<PoolMemory>,
-    plan: Plan,
+    (plan, epoch): (Plan, u64),
     now: Timestamp,
 ) -> Result<(), WriteError> {
     if memory.lock().uninjected.is_none() {
@@ -348,7 +355,7 @@ async fn tell(
         Some((told, at)) => (Some(told), at),
         None => (pool.status.clone(), 0),
     };
-    let status = status::status(pool, told.as_ref(), plan.report, now);
+    let status = ConnectionPoolStatus { epoch: Some(epoch), ..status::status(pool, told.as_ref(), plan.report, now) };
     if !status::is_due(told.as_ref(), &status, now.as_second() - at) {
         return Ok(());
     }

@@ -48,6 +48,7 @@ pub fn status(
         effective: report.effective.or_else(|| told.and_then(|told| told.effective.clone())),
         capabilities: report.capabilities,
         gateway: report.gateway,
+        epoch: None,
         conditions: conditions::merge(old, report.conditions, pool.metadata.generation, now),
     }
 }
@@ -65,7 +66,9 @@ fn shortened(mut text: String) -> String {
 /// figures at most once a minute.
 pub fn is_due(told: Option<&ConnectionPoolStatus>, new: &ConnectionPoolStatus, seconds_since: i64) -> bool {
     let Some(told) = told else { return true };
-    told != new && (essence(told) != essence(new) || seconds_since >= QUIET_SECONDS)
+    // a term alone is not worth a write: every pool would be written whenever another replica leads
+    *told != ConnectionPoolStatus { epoch: told.epoch, ..new.clone() }
+        && (essence(told) != essence(new) || seconds_since >= QUIET_SECONDS)
 }
 
 /// What may not wait.
@@ -121,5 +124,7 @@ mod tests {
         assert!(!is_due(Some(&told), &status(5, "3.2"), 59));
         assert!(is_due(Some(&told), &status(5, "3.2"), 60));
         assert!(!is_due(Some(&told), &told, 3600), "nothing new is never written");
+        let of_another_term = ConnectionPoolStatus { epoch: Some(7), ..told.clone() };
+        assert!(!is_due(Some(&told), &of_another_term, 3600), "nor is another term alone");
     }
 }

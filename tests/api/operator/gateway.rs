@@ -38,6 +38,7 @@ async fn pool_of(cluster: &Cluster, spec: Value) -> ConnectionPool {
 /// A gateway of the test's own.
 async fn shop(spec: Value) -> Shop {
     let cluster = Cluster::new("gateway", &json!({})).await;
+    super::released_lease(&cluster).await;
     let pool = pool_of(&cluster, spec).await;
     Shop { cluster, pool }
 }

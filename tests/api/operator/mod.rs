@@ -48,6 +48,7 @@ struct Shop {
 impl Shop {
     async fn new(test: &str, spec: &str) -> Self {
         let cluster = Cluster::new(test, &json!({})).await;
+        released_lease(&cluster).await;
         let pool: ConnectionPool = cluster.create(&format!("{}{spec}", pool("shop"))).await.expect("a pool");
         Self { cluster, pool }
     }
@@ -252,6 +253,13 @@ async fn what_is_granted_never_exceeds_max_allowed_while_pods_come_and_go_and_th
     shop.end().await;
 }
 
+/// A Lease as if an operator had just ended: where there is none, the first one waits as long as one would last.
+async fn released_lease(cluster: &Cluster) {
+    let spec = json!({"holderIdentity": "", "leaseTransitions": 0});
+    let lease: Lease = object(json!({"metadata": {"name": "sluice-operator"}, "spec": spec}));
+    cluster.api::<Lease>().create(&PostParams::default(), &lease).await.expect("a lease");
+}
+
 /// Takes the lease from a killed operator, as its end would after 15 s.
 async fn release(shop: &Shop) {
     let leases: Api<Lease> = shop.cluster.api();
@@ -341,16 +349,28 @@ async fn a_deleted_lease_costs_no_term_and_grants_of_the_next_one_are_newer_than
     shop.shares(&pods, &[5, 5]).await;
     assert_eq!(epochs(&pods).await, third);
 
-    // under nobody: the next leader counts from 1, and its grants must be newer all the same
+    // under nobody that the next one knows of: it waits as long as a Lease lasts, and its grants must be newer all the same,
+    // but not by what a pod made up
     operator.kill();
     leases.delete("sluice-operator", &DeleteParams::default()).await.expect("deleted");
+    create(&shop.cluster, &shop.pool, "forged").await;
+    let patch = json!({"metadata": {"annotations": {"sluice.dev/grant":
+        r#"{"v":1,"epoch":2147483647,"pools":{"shop":{"seq":9007199254740991,"share":1000,"granted":1000,"floor":0}}}"#}}});
+    let pods_api: Api<Pod> = shop.cluster.api();
+    pods_api.patch("forged", &PatchParams::default(), &Patch::Merge(&patch)).await.expect("forged");
+    let started = Instant::now();
     let next = Operator::start(&shop.cluster, "b", &[]);
     next.leads().await;
+    println!("without a Lease the next one led after {:.1} s", started.elapsed().as_secs_f64());
+    assert!(started.elapsed() > Duration::from_secs(15), "a holder whose Lease was deleted may still write");
+    let counted = eventually("the lease counts again", transitions).await;
+    assert!(counted > third[0] && counted < third[0] + 100, "{counted} after {third:?}");
+    pods_api.delete("forged", &DeleteParams::default().grace_period(0)).await.expect("deleted");
     shop.change(json!({"scaling": {"minAllowed": 12}})).await;
     shop.shares(&pods, &[6, 6]).await;
     shop.condition("Proven", "True/AllProven").await;
     let fourth = epochs(&pods).await;
-    assert!(fourth.iter().all(|epoch| *epoch > third[0]), "{fourth:?} after {third:?}");
+    assert!(fourth.iter().all(|epoch| *epoch == counted), "{fourth:?} after {third:?}");
     eventually("the lease tells the new epoch", || told(fourth[0])).await;
     shop.end().await;
 }
@@ -725,7 +745,7 @@ async fn pods_without_a_sidecar_are_counted_with_the_command_that_mends_it() {
     let owner =
         json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "shop-5d4f", "uid": "u", "controller": true}]);
     let plain: Pod = object(json!({
-        "metadata": {"name": "plain", "labels": {"app": "shop"}, "ownerReferences": owner},
+        "metadata": {"name": "plain", "labels": {"app": "shop", "pod-template-hash": "5d4f"}, "ownerReferences": owner},
         "spec": {"containers": [{"name": "app", "image": "app"}]},
     }));
     pods.create(&PostParams::default(), &plain).await.expect("a pod");
