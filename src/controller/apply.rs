@@ -177,6 +177,18 @@ impl Writer {
         self.write(WriteKind::Gateway, what, api.patch(name, &params, &Patch::Apply(body))).await
     }
 
+    /// Changes fields of an object of a gateway by a merge patch.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub async fn gateway_patch<K>(&self, api: &Api<K>, name: &str, body: &Value, what: String) -> Result<K, WriteError>
+    where
+        K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+    {
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        self.write(WriteKind::Gateway, what, api.patch(name, &params, &Patch::Merge(body))).await
+    }
+
     /// Runs one write while this process is the leader, within the deadline, and counts how it ended.
     ///
     /// # Errors

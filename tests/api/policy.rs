@@ -1,13 +1,14 @@
 //! The admission policy of the chart: whose hands stay off `sluice.dev/*`.
 
 use k8s_openapi::api::{
-    apps::v1::Deployment,
-    core::v1::Pod,
+    apps::v1::{ControllerRevision, Deployment, ReplicaSet, StatefulSet},
+    batch::v1::CronJob,
+    core::v1::{Pod, Service},
     rbac::v1::{ClusterRole, ClusterRoleBinding},
 };
 use kube::{
     Api, Client,
-    api::{Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 
@@ -16,23 +17,27 @@ use crate::cluster::{Cluster, ForNow, chart, eventually, object};
 /// The service account of a release `sluice`.
 const OPERATOR: &str = "sluice";
 
-/// The policy as the chart installs it, for the pods of one namespace alone.
-async fn policy(cluster: &Cluster) -> Vec<ForNow> {
+/// The policies of a template as the chart installs them, for one namespace alone.
+async fn install(cluster: &Cluster, template: &str) -> Vec<ForNow> {
     let mut installed = Vec::new();
-    for mut value in chart("templates/policy.yaml", &cluster.namespace) {
-        value["metadata"]["name"] = json!(cluster.namespace);
+    for mut value in chart(template, &cluster.namespace) {
         if value["kind"] == "ValidatingAdmissionPolicy" {
             let own = json!({"matchLabels": {"kubernetes.io/metadata.name": cluster.namespace}});
             value["spec"]["matchConstraints"]["namespaceSelector"] = own;
-        } else {
-            value["spec"]["policyName"] = json!(cluster.namespace);
         }
         installed.push(cluster.apply_for_now(&value).await);
     }
+    installed
+}
+
+/// The policies for pods, their templates and revisions, and every right that they narrow.
+async fn policy(cluster: &Cluster) -> Vec<ForNow> {
+    let mut installed = install(cluster, "templates/policy.yaml").await;
     // What the operator's role and a user with every right on pods may do by RBAC; impersonated users have nothing else.
     let name = format!("{}-pods", cluster.namespace);
     let role: ClusterRole = object(json!({"metadata": {"name": name}, "rules": [
-        {"apiGroups": [""], "resources": ["pods", "pods/status"], "verbs": ["get", "patch", "update"]}]}));
+        {"apiGroups": [""], "resources": ["pods", "pods/status"], "verbs": ["get", "patch", "update"]},
+        {"apiGroups": ["apps"], "resources": ["controllerrevisions"], "verbs": ["create", "update", "delete"]}]}));
     let subject = |account: &str| json!({"kind": "ServiceAccount", "namespace": cluster.namespace, "name": account});
     let binding: ClusterRoleBinding = object(json!({"metadata": {"name": name},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
@@ -60,26 +65,8 @@ async fn pod(cluster: &Cluster) {
 
 /// The policy on what the operator writes for gateways, for the objects of one namespace, and every right that it narrows.
 async fn gateway_policy(cluster: &Cluster) -> Vec<ForNow> {
-    let mut installed = Vec::new();
-    let own_name = format!("{}-gateway", cluster.namespace);
-    for mut value in chart("templates/policy-gateway.yaml", &cluster.namespace) {
-        value["metadata"]["name"] = json!(own_name);
-        if value["kind"] == "ValidatingAdmissionPolicy" {
-            let own = json!({"matchLabels": {"kubernetes.io/metadata.name": cluster.namespace}});
-            value["spec"]["matchConstraints"]["namespaceSelector"] = own;
-        } else {
-            value["spec"]["policyName"] = json!(own_name);
-        }
-        installed.push(cluster.apply_for_now(&value).await);
-    }
-    let role = chart("templates/rbac-gateway.yaml", &cluster.namespace);
-    for mut value in role {
-        value["metadata"]["name"] = json!(own_name);
-        if value["kind"] == "ClusterRoleBinding" {
-            value["roleRef"]["name"] = json!(own_name);
-        }
-        installed.push(cluster.apply_for_now(&value).await);
-    }
+    let mut installed = install(cluster, "templates/policy-gateway.yaml").await;
+    installed.extend(install(cluster, "templates/rbac-gateway.yaml").await);
     installed
 }
 
@@ -95,6 +82,10 @@ fn of_pool(kind: &str, api_version: &str, spec: Value) -> Value {
 /// The smallest Deployment that the policy lets pass.
 fn gateway() -> Value {
     let labels = json!({"app": "gateway"});
+    let restricted = json!({
+        "runAsNonRoot": true, "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+        "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"},
+    });
     of_pool(
         "Deployment",
         "apps/v1",
@@ -102,8 +93,8 @@ fn gateway() -> Value {
             "selector": {"matchLabels": labels},
             "template": {"metadata": {"labels": labels}, "spec": {
                 "automountServiceAccountToken": false,
-                "initContainers": [{"name": "sluice-bin", "image": "sluice"}],
-                "containers": [{"name": "sluice", "image": "pgbouncer"}],
+                "initContainers": [{"name": "sluice-bin", "image": "sluice", "securityContext": restricted}],
+                "containers": [{"name": "sluice", "image": "pgbouncer", "securityContext": restricted}],
                 "volumes": [{"name": "sluice-bin", "emptyDir": {}}],
             }},
         }),
@@ -138,6 +129,7 @@ async fn the_operator_writes_only_what_a_pool_owns_and_only_poolers_into_deploym
     .await;
 
     let pod = "/spec/template/spec";
+    let in_pooler = &format!("{pod}/containers/0/securityContext");
     let somebody =
         json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "x", "uid": "u-2", "controller": true}]);
     let refused = [
@@ -150,9 +142,49 @@ async fn the_operator_writes_only_what_a_pool_owns_and_only_poolers_into_deploym
             with(&format!("{pod}/volumes"), json!([{"name": "sluice-bin", "hostPath": {"path": "/"}}])),
         ),
         ("the host's network", with(&format!("{pod}/hostNetwork"), json!(true))),
+        ("the host's processes", with(&format!("{pod}/hostPID"), json!(true))),
+        ("the host's memory", with(&format!("{pod}/hostIPC"), json!(true))),
+        ("root", with(&format!("{pod}/securityContext"), json!({"runAsUser": 0}))),
+        (
+            "a token through a volume",
+            with(
+                &format!("{pod}/volumes"),
+                json!([{"name": "sluice-config", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}]),
+            ),
+        ),
+        ("a privileged copier", with(&format!("{pod}/initContainers/0/securityContext/privileged"), json!(true))),
+        (
+            "a port of the node",
+            with(&format!("{pod}/containers/0/ports"), json!([{"containerPort": 80, "hostPort": 80}])),
+        ),
+        ("no security context", with(&format!("{pod}/containers/0/securityContext"), Value::Null)),
+        ("as whoever the image says", with(&format!("{in_pooler}/runAsNonRoot"), json!(false))),
+        ("more rights than its parent", with(&format!("{in_pooler}/allowPrivilegeEscalation"), json!(true))),
+        ("a capability", with(&format!("{in_pooler}/capabilities"), json!({"drop": ["ALL"], "add": ["NET_ADMIN"]}))),
+        ("all system calls", with(&format!("{in_pooler}/seccompProfile"), json!({"type": "Unconfined"}))),
+        ("an owner of another name", with("/metadata/ownerReferences/0/name", json!("cart"))),
     ];
     for (what, body) in refused {
         let told = create(body).await.expect_err(what);
+        assert!(told.contains("denied request"), "{what}: {told}");
+    }
+    // a Service leads to the pool's own poolers
+    let services: Api<Service> = Api::namespaced(operator.clone(), &cluster.namespace);
+    let service = |spec: Value| {
+        let (services, apply) = (services.clone(), PatchParams { dry_run: true, ..apply.clone() });
+        let body = of_pool("Service", "v1", spec);
+        async move { services.patch("shop-gateway", &apply, &Patch::Apply(body)).await.map_err(|error| error.to_string()) }
+    };
+    let ports = json!([{"port": 5432}]);
+    service(json!({"selector": {"sluice.dev/pool": "shop"}, "ports": ports})).await.expect("its own");
+    for (what, spec) in [
+        ("another's pods", json!({"selector": {"app": "cart"}, "ports": ports})),
+        (
+            "an address of somebody else",
+            json!({"selector": {"sluice.dev/pool": "shop"}, "ports": ports, "externalIPs": ["192.0.2.7"]}),
+        ),
+    ] {
+        let told = service(spec).await.expect_err(what);
         assert!(told.contains("denied request"), "{what}: {told}");
     }
     // what is there and somebody else's cannot be taken either
@@ -253,6 +285,186 @@ async fn nobody_but_the_operator_changes_what_is_ours_on_a_pod_and_it_changes_no
         let outcome = patch(client, &cluster, name, status, body).await;
         assert!(outcome.is_ok(), "{what}: {outcome:?}");
     }
+    for object in installed {
+        object.end().await;
+    }
+}
+
+/// A pod as the webhook leaves it.
+fn injected() -> Value {
+    let grant = r#"{"v":1,"epoch":0,"pools":{"shop":{"seq":0,"share":0,"granted":0,"floor":0}}}"#;
+    json!({
+        "metadata": {
+            "name": "shop-new", "labels": {"app": "shop", "sluice.dev/inject": "enabled", "sluice.dev/pool": "shop"},
+            "annotations": {"sluice.dev/revision": "{}", "sluice.dev/grant": grant, "team": "a"},
+        },
+        "spec": {
+            "initContainers": [{"name": "sluice", "image": "pgbouncer", "restartPolicy": "Always"}],
+            "containers": [{"name": "app", "image": "app"}],
+        },
+    })
+}
+
+fn changed(mut body: Value, pointer: &str, value: Value) -> Value {
+    let (parent, field) = pointer.rsplit_once('/').expect("a pointer");
+    body.pointer_mut(parent).expect("the parent")[field.replace("~1", "/")] = value;
+    body
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_pod_brings_no_grant_along_when_it_is_created() {
+    let cluster = Cluster::new("policy", &json!({})).await;
+    let installed = policy(&cluster).await;
+    let pods: Api<Pod> = cluster.api();
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    let create = |body: Value| {
+        let (pods, dry_run) = (pods.clone(), dry_run.clone());
+        async move { pods.create(&dry_run, &object(body)).await.map_err(|error| error.to_string()) }
+    };
+    let grant = "/metadata/annotations/sluice.dev~1grant";
+    let of = |epoch: u64, seq: u64, share: u64| {
+        json!(format!(
+            r#"{{"v":1,"epoch":{epoch},"pools":{{"shop":{{"seq":{seq},"share":{share},"granted":{share},"floor":0}}}}}}"#
+        ))
+    };
+    eventually("the policy is in force", || async { create(changed(injected(), grant, of(0, 0, 1000))).await.err() })
+        .await;
+    let other_pool = changed(injected(), "/metadata/labels/sluice.dev~1pool", json!("cart"));
+    let refused = [
+        ("a share", changed(injected(), grant, of(0, 0, 1000))),
+        ("an epoch", changed(injected(), grant, of(2_147_483_647, 0, 0))),
+        ("a number", changed(injected(), grant, of(0, 9, 0))),
+        ("no JSON", changed(injected(), grant, json!("{}"))),
+        ("another pool's", other_pool),
+        ("a revision alone", changed(injected(), "/metadata/annotations", json!({"sluice.dev/revision": "{}"}))),
+        ("another annotation of ours", changed(injected(), "/metadata/annotations/sluice.dev~1other", json!("x"))),
+        ("no pooler", changed(injected(), "/spec/initContainers", json!([]))),
+    ];
+    for (what, body) in refused {
+        let told = create(body).await.expect_err(what);
+        assert!(told.contains("denied request") && told.contains("take them out of the pod"), "{what}: {told}");
+    }
+    create(injected()).await.expect("what the webhook leaves");
+    let plain = changed(injected(), "/metadata/annotations", json!({"team": "a"}));
+    create(plain).await.expect("a pod that brings nothing along, as those of gateways do");
+    for object in installed {
+        object.end().await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_template_with_a_grant_in_it_is_refused_where_it_is_written_and_one_that_is_there_can_still_be_changed() {
+    let cluster = Cluster::new("policy", &json!({})).await;
+    let template = |annotations: Value| {
+        json!({
+            "metadata": {"labels": {"app": "shop"}, "annotations": annotations},
+            "spec": {"containers": [{"name": "app", "image": "app"}], "restartPolicy": "Always"},
+        })
+    };
+    let workload = |name: &str, annotations: Value| {
+        json!({"metadata": {"name": name},
+            "spec": {"selector": {"matchLabels": {"app": "shop"}}, "serviceName": "x", "template": template(annotations)}})
+    };
+    let bad = || json!({"sluice.dev/grant": "{\"share\":1000}", "team": "a"});
+    let good = || json!({"team": "a"});
+    let deployments: Api<Deployment> = cluster.api();
+    let deployment = |name, annotations| {
+        let mut body = workload(name, annotations);
+        body["spec"].as_object_mut().expect("a spec").remove("serviceName");
+        body
+    };
+    deployments.create(&PostParams::default(), &object(deployment("before", bad()))).await.expect("before the policy");
+    let installed = policy(&cluster).await;
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    let refused = |told: String| {
+        assert!(told.contains("denied request") && told.contains("change the ConnectionPool instead"), "{told}");
+    };
+    eventually("the policy is in force", || async {
+        deployments.create(&dry_run, &object(deployment("new", bad()))).await.err()
+    })
+    .await;
+    refused(deployments.create(&dry_run, &object(deployment("new", bad()))).await.expect_err("refused").to_string());
+    deployments.create(&dry_run, &object(deployment("new", good()))).await.expect("nothing of ours");
+    let sets: Api<StatefulSet> = cluster.api();
+    refused(sets.create(&dry_run, &object(workload("new", bad()))).await.expect_err("refused").to_string());
+    sets.create(&dry_run, &object(workload("new", good()))).await.expect("nothing of ours");
+    let jobs: Api<CronJob> = cluster.api();
+    let job = |annotations: Value| {
+        let mut template = template(annotations);
+        template["spec"]["restartPolicy"] = json!("Never");
+        json!({"metadata": {"name": "new"}, "spec": {"schedule": "0 0 * * *", "jobTemplate": {"spec": {"template": template}}}})
+    };
+    refused(jobs.create(&dry_run, &object(job(bad()))).await.expect_err("refused").to_string());
+    jobs.create(&dry_run, &object(job(good()))).await.expect("nothing of ours");
+
+    // what was there before can be changed in all else, and what its controller makes of it passes
+    let params = PatchParams { dry_run: true, ..PatchParams::default() };
+    let change = |patch: Value| {
+        let (deployments, params) = (deployments.clone(), params.clone());
+        async move { deployments.patch("before", &params, &Patch::Merge(patch)).await }
+    };
+    change(json!({"spec": {"replicas": 3}})).await.expect("another field");
+    change(json!({"spec": {"template": {"metadata": {"annotations": {"sluice.dev/grant": null}}}}}))
+        .await
+        .expect("gone");
+    let more = json!({"spec": {"template": {"metadata": {"annotations": {"sluice.dev/grant": "{\"share\":2000}"}}}}});
+    refused(change(more).await.expect_err("refused").to_string());
+    let mut made = deployment("made", bad());
+    made["metadata"]["ownerReferences"] =
+        json!([{"apiVersion": "apps/v1", "kind": "Deployment", "name": "before", "uid": "u-1", "controller": true}]);
+    let replica_sets: Api<ReplicaSet> = cluster.api();
+    replica_sets.create(&dry_run, &object(made)).await.expect("made by a controller");
+    deployments.delete("before", &DeleteParams::default()).await.expect("deleted");
+    for object in installed {
+        object.end().await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn the_operator_creates_and_deletes_no_history_but_that_of_pools() {
+    let cluster = Cluster::new("policy", &json!({})).await;
+    let of = |name: &str, kind: &str, api_version: &str, owner: &str| -> ControllerRevision {
+        object(json!({
+            "metadata": {"name": name, "labels": {"sluice.dev/pool": "shop"}, "ownerReferences": [
+                {"apiVersion": api_version, "kind": kind, "name": owner, "uid": "u-1", "controller": true}]},
+            "revision": 1, "data": {"v": 1},
+        }))
+    };
+    let of_pool = |name: &str| of(name, "ConnectionPool", "sluice.dev/v1alpha1", "shop");
+    let of_set = |name: &str| of(name, "StatefulSet", "apps/v1", "shop");
+    let all: Api<ControllerRevision> = cluster.api();
+    for revision in [of_pool("shop-1"), of_set("shop-7d4b")] {
+        all.create(&PostParams::default(), &revision).await.expect("an administrator's");
+    }
+    let nobodys: ControllerRevision = object(json!({"metadata": {"name": "nobodys"}, "revision": 1}));
+    all.create(&PostParams::default(), &nobodys).await.expect("an administrator's");
+    let installed = policy(&cluster).await;
+    let operator: Api<ControllerRevision> = Api::namespaced(cluster.client_as(OPERATOR).await, &cluster.namespace);
+    let (dry_run, deletes) = (
+        PostParams { dry_run: true, ..PostParams::default() },
+        DeleteParams { dry_run: true, ..DeleteParams::default() },
+    );
+    eventually("the policy and the rights are in force", || async {
+        let refused = operator.delete("shop-7d4b", &deletes).await.err()?.to_string();
+        (refused.contains("denied request") && operator.delete("shop-1", &deletes).await.is_ok()).then_some(())
+    })
+    .await;
+    let refused = [
+        operator.delete("nobodys", &deletes).await.err(),
+        operator.create(&dry_run, &of_set("shop-2")).await.err(),
+        operator.create(&dry_run, &nobodys).await.err(),
+        operator.create(&dry_run, &of_pool("cart-2")).await.err(),
+        operator.replace("shop-1", &dry_run, &of_pool("shop-1")).await.err(),
+    ];
+    for (index, refused) in refused.into_iter().enumerate() {
+        let told = refused.map(|error| error.to_string()).unwrap_or_default();
+        assert!(told.contains("denied request"), "{index}: {told}");
+    }
+    operator.create(&dry_run, &of_pool("shop-2")).await.expect("a pool's");
+    all.delete("nobodys", &deletes).await.expect("others are not held to it");
     for object in installed {
         object.end().await;
     }

@@ -9,7 +9,11 @@ use k8s_openapi::api::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
-use sluice::{controller::OperatorArgs, pooler::pgbouncer::version::RECOMMENDED};
+use sluice::{
+    contract::{Document, GrantDocument, PodGrant},
+    controller::OperatorArgs,
+    pooler::pgbouncer::version::RECOMMENDED,
+};
 
 const SNAPSHOTS: [&str; 2] = ["default", "everything"];
 
@@ -43,6 +47,16 @@ fn every_flag_of_the_chart_is_one_that_the_operator_takes_and_its_value_parses()
         let missing: Vec<_> = operator_flags().into_iter().filter(|flag| !given.contains(flag)).collect();
         assert_eq!(missing, by_environment, "{snapshot}: flags that the chart does not set");
     }
+}
+
+#[test]
+fn the_grant_that_a_pod_may_be_created_with_is_the_one_that_the_webhook_writes() {
+    let pools = [("POOL".to_owned(), PodGrant::default())].into();
+    let grant = GrantDocument { v: GrantDocument::VERSION, epoch: 0, pools }.render();
+    let expression = format!("'{}'", grant.replace("POOL", "' + variables.pool + '"));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/sluice/templates/policy.yaml");
+    let policy = fs::read_to_string(path).expect("the policy of the chart");
+    assert!(policy.contains(&expression), "the policy must compare with {expression}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use kube::{
     runtime::reflector::{Lookup, ObjectRef, Store},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use self::render::Objects;
@@ -187,6 +187,7 @@ pub async fn keep(
         keeper.keep(get(&stores.services, &key), service, "Service", settled).await?;
         keeper.keep(get(&stores.connection_infos, &key), connection_info, "ConfigMap", settled).await?;
         keeper.keep(get(&stores.disruption_budgets, &key), disruption_budget, "PodDisruptionBudget", settled).await?;
+        keeper.strip(deployment.as_deref()).await?;
         keeper.keep(deployment, pods, "Deployment", settled).await
     }
     .await;
@@ -212,6 +213,35 @@ struct Keeper<'a> {
 }
 
 impl Keeper<'_> {
+    /// Takes annotations of ours off the template: what somebody else wrote there stays in a server-side apply.
+    async fn strip(&self, live: Option<&Deployment>) -> Result<(), Trouble> {
+        let Some(live) = live.filter(|live| is_of(*live, self.pool)) else { return Ok(()) };
+        let keys = render::brought_along(live);
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let name = render::name(&self.key.name);
+        let what = format!("Deployment {}/{name}", self.key.namespace);
+        let annotations: serde_json::Map<_, _> = keys.iter().map(|key| (key.clone(), Value::Null)).collect();
+        let body = json!({
+            "metadata": {"uid": live.metadata.uid, "resourceVersion": live.metadata.resource_version},
+            "spec": {"template": {"metadata": {"annotations": annotations}}},
+        });
+        let api: Api<Deployment> = Api::namespaced(self.client.clone(), &self.key.namespace);
+        match self.writer.gateway_patch(&api, &name, &body, what).await {
+            Ok(_) => {
+                tracing::warn!(pool = %self.key, ?keys, "annotations of Sluice's own were taken off the gateway's template");
+                Ok(())
+            }
+            // it changed meanwhile: the watch brings the news
+            Err(WriteError::Conflict { .. }) => Ok(()),
+            Err(error) => Err(Trouble {
+                reason: reasons::GATEWAY_NOT_APPLIED,
+                message: format!("{}; tried again", with_causes(&error)),
+            }),
+        }
+    }
+
     async fn keep<K>(
         &self,
         live: Option<Arc<K>>,
@@ -298,9 +328,7 @@ fn contains(live: &Value, wanted: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
-    use super::contains;
+    use super::{contains, json};
 
     #[test]
     fn what_is_added_beside_is_no_difference_and_what_is_changed_or_missing_is() {

@@ -115,8 +115,12 @@ pub fn render(plan: &PodPool<'_>, settings: &InjectionSettings, existing: Option
 fn deployment(plan: &PodPool<'_>, settings: &InjectionSettings, existing: Option<&Deployment>) -> Value {
     let hash = hash(plan, existing);
     let kept = existing.and_then(record_of).filter(|record| record.v == RECORD_VERSION && record.hash == hash);
-    let record =
+    let mut record =
         kept.unwrap_or_else(|| TemplateRecord { v: RECORD_VERSION, hash, template: json(&template(plan, settings)) });
+    // whoever may edit the Deployment may edit the record: a grant in it would be each new pod's
+    if let Some(annotations) = record.template.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
+        annotations.retain(|key, _| !key.starts_with(names::PREFIX));
+    }
     let replicas = gateway_of(plan).and_then(|gateway| gateway.replicas).unwrap_or(DEFAULT_REPLICAS);
     let replacement = replacement(replicas, plan.effective);
     let mut metadata = metadata(plan);
@@ -142,6 +146,12 @@ fn deployment(plan: &PodPool<'_>, settings: &InjectionSettings, existing: Option
     });
     object["spec"]["template"] = record.template;
     object
+}
+
+/// Annotations of ours in the template of a Deployment. Sluice writes none there: each new pod would begin with them.
+pub fn brought_along(existing: &Deployment) -> Vec<String> {
+    let annotations = existing.spec.as_ref().and_then(|spec| spec.template.metadata.as_ref()?.annotations.as_ref());
+    annotations.into_iter().flatten().map(|(key, _)| key.clone()).filter(|key| key.starts_with(names::PREFIX)).collect()
 }
 
 /// Of everything in the pool that the template is made from. What the operator brings along (images by default, pull

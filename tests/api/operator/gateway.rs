@@ -99,13 +99,17 @@ async fn a_gateway_has_its_objects_and_what_is_changed_by_hand_is_mended() {
 
     let image = deployment.spec.as_ref().and_then(|spec| spec.template.spec.as_ref()?.containers[0].image.clone());
     let containers = json!([{"name": "sluice", "image": "somebody/else:1", "command": ["/sluice/bin/sluice-agent"]}]);
-    shop.edit::<Deployment>(json!({"spec": {"replicas": 7, "template": {"spec": {"containers": containers}}}})).await;
+    let grant = json!({"annotations": {"sluice.dev/grant": "{\"share\":1000}", "team": "a"}});
+    let template = json!({"metadata": grant, "spec": {"containers": containers}});
+    shop.edit::<Deployment>(json!({"spec": {"replicas": 7, "template": template}})).await;
     shop.edit::<Service>(json!({"spec": {"selector": {"app": "else"}}, "metadata": {"labels": {"team": "a"}}})).await;
     shop.edit::<ConfigMap>(json!({"data": {"host": "elsewhere", "note": "mine"}})).await;
     let budgets: Api<PodDisruptionBudget> = shop.cluster.api();
     budgets.delete(NAME, &DeleteParams::default()).await.expect("deleted");
     shop.reads("deployment", "/spec/template/spec/containers/0/image", json!(image)).await;
     shop.reads("deployment", "/spec/replicas", json!(2)).await;
+    shop.reads("deployment", "/spec/template/metadata/annotations/sluice.dev~1grant", Value::Null).await;
+    shop.reads("deployment", "/spec/template/metadata/annotations/team", json!("a")).await;
     shop.reads("service", "/spec/selector/app", Value::Null).await;
     shop.reads("service", "/spec/selector/sluice.dev~1pool", json!("shop")).await;
     shop.reads("service", "/metadata/labels/team", json!("a")).await;

@@ -135,6 +135,23 @@ fn an_edit_by_hand_is_no_template() {
     assert_eq!(rendered(&pool(""), "1", Some(&edited)).deployment, before);
 }
 
+#[test]
+fn a_grant_in_the_template_or_in_its_record_is_found_and_never_applied() {
+    let before = rendered(&pool(""), "1", None).deployment;
+    let mut edited = before.clone();
+    edited["spec"]["template"]["metadata"]["annotations"][names::GRANT_ANNOTATION] = json!("{}");
+    let live: Deployment = serde_json::from_value(edited).expect("a Deployment");
+    assert_eq!(brought_along(&live), [names::GRANT_ANNOTATION]);
+    assert!(brought_along(&serde_json::from_value(before.clone()).expect("a Deployment")).is_empty());
+
+    let mut forged = before.clone();
+    let record = before["metadata"]["annotations"][TEMPLATE_ANNOTATION].as_str().expect("a record");
+    let record = record.replacen("\"annotations\":{", "\"annotations\":{\"sluice.dev/grant\":\"{}\",", 1);
+    assert!(record.contains("sluice.dev/grant"), "{record}");
+    forged["metadata"]["annotations"][TEMPLATE_ANNOTATION] = json!(record);
+    assert_eq!(rendered(&pool(""), "1", Some(&forged)).deployment, before);
+}
+
 /// Changing what it is made of replaces every pooler of every gateway with the next upgrade.
 #[test]
 fn the_hash_of_a_pool_is_the_same_in_every_version() {
