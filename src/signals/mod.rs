@@ -44,6 +44,7 @@ mod query;
 mod response;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -55,6 +56,7 @@ pub use error::{Asked, ReadError, ReadFailure};
 pub use prometheus::{OverrideQuery, Server, Servers};
 pub use query::QUERIES_PER_READ;
 pub(crate) use response::partial;
+pub use trust::client as trusting_client;
 
 /// What one server said at one instant, all pools.
 #[derive(Clone, Debug, Default, PartialEq)]

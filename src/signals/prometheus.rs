@@ -24,6 +24,7 @@ use super::{
     intake::{Intake, Taken},
     query::{self, QUERIES_PER_READ},
     response::{Answer, Data, Series, Status},
+    trust,
 };
 use crate::{api, contract::metrics};
 
@@ -211,23 +212,27 @@ impl Server {
     fn client(&self, ca: Option<&[u8]>) -> Result<Client, ReadError> {
         // whoever links this may have installed one already: then that one is used
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("sluice/", env!("CARGO_PKG_VERSION")))
-            .pool_idle_timeout(Duration::from_mins(1))
-            .default_headers(self.headers());
-        if let (Some(pem), Some(path)) = (ca, &self.configuration.ca_file) {
+        let builder = || {
+            reqwest::Client::builder()
+                .no_proxy()
+                .redirect(reqwest::redirect::Policy::none())
+                .user_agent(concat!("sluice/", env!("CARGO_PKG_VERSION")))
+                .pool_idle_timeout(Duration::from_mins(1))
+                .default_headers(self.headers())
+        };
+        let client = if let (Some(pem), Some(path)) = (ca, &self.configuration.ca_file) {
             let certificates = reqwest::Certificate::from_pem_bundle(pem).unwrap_or_default();
             if certificates.is_empty() {
                 return Err(self.invalid("the CA bundle", path));
             }
-            builder = builder.tls_certs_only(certificates);
-        } else if !self.configuration.is_tls() {
-            // an image without certificates has none to load
-            builder = builder.tls_certs_only([]);
-        }
-        let client = builder.build().map_err(|source| self.failed(ReadFailure::Client { source }))?;
+            builder().tls_certs_only(certificates).build()
+        } else if self.configuration.is_tls() {
+            trust::client(builder)
+        } else {
+            // nobody's certificate is looked at
+            builder().tls_certs_only([]).build()
+        };
+        let client = client.map_err(|source| self.failed(ReadFailure::Client { source }))?;
         Client::from(client, self.configuration.url.trim_end_matches('/'))
             .map_err(|source| self.failed(ReadFailure::Url { source }))
     }

@@ -13,4 +13,5 @@ mod figures;
 mod inject;
 mod purity;
 mod sizing;
+mod trust;
 mod versions;

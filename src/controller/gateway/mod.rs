@@ -237,7 +237,7 @@ impl Keeper<'_> {
             Err(WriteError::Conflict { .. }) => Ok(()),
             Err(error) => Err(Trouble {
                 reason: reasons::GATEWAY_NOT_APPLIED,
-                message: format!("{}; tried again", with_causes(&error)),
+                message: format!("{}; tried again", crate::causes::with_causes(&error)),
             }),
         }
     }
