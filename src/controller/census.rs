@@ -56,7 +56,7 @@ pub enum CensusError {
 pub struct Alike {
     /// Their labels.
     pub labels: BTreeMap<String, String>,
-    /// What restarts them, as `kubectl rollout restart` takes it.
+    /// What restarts them, by kind and name.
     pub owner: Option<String>,
     /// How many they are.
     pub pods: u32,
@@ -210,7 +210,8 @@ mod tests {
     }
 
     fn pod(name: &str, more: &Value) -> Value {
-        let mut metadata = json!({"name": name, "namespace": "ns", "labels": {"app": "shop"}});
+        let mut metadata =
+            json!({"name": name, "namespace": "ns", "labels": {"app": "shop", "pod-template-hash": "5d4f"}});
         json_patch::merge(&mut metadata, more);
         json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata})
     }
@@ -223,7 +224,9 @@ mod tests {
         let pods = json!([pod("a", &owner), pod("b", &owner), pod("c", &json!({})), pod("d", &ends)]);
         let (census, _) = census(StatusCode::OK, list(&pods));
         let found = census.of("ns", Since::Now).await.expect("a list");
-        let labels = BTreeMap::from([("app".to_owned(), "shop".to_owned())]);
+        let labels =
+            [("app", "shop"), ("pod-template-hash", "5d4f")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let labels = BTreeMap::from(labels);
         let alike = |owner: Option<&str>, pods| Alike { labels: labels.clone(), owner: owner.map(str::to_owned), pods };
         assert_eq!(found.to_vec(), [alike(None, 1), alike(Some("deployment/shop"), 2)]);
     }

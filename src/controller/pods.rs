@@ -19,7 +19,7 @@ use parking_lot::RwLock;
 use crate::{
     contract::{Document, GrantDocument, Injection, RevisionDocument, names},
     decide::{
-        plan::{Annotation, SidecarSeen, UnixSeconds},
+        plan::{Annotation, ROLLOUT, SidecarSeen, UnixSeconds},
         shares::PodPhase,
     },
     domain::PoolKey,
@@ -37,7 +37,7 @@ pub struct PodFacts {
     pub resource_version: String,
     /// When it was created.
     pub created: UnixSeconds,
-    /// What restarts it, as `kubectl rollout restart` takes it.
+    /// What restarts it, by kind and name.
     pub owner: Option<String>,
     /// Where in its life it is.
     pub phase: PodPhase,
@@ -130,12 +130,20 @@ fn annotation<T: Document>(pod: &Pod, name: &str) -> Annotation<T> {
     }
 }
 
-/// What restarts the pod, as `kubectl rollout restart` takes it: `deployment/shop`.
+/// What restarts the pod, by kind and name: `deployment/shop`, `rollout/shop`. A ReplicaSet is named after what it belongs to, with
+/// a hash that its pods have as a label, one label from Deployments and another from Argo Rollouts. One that nobody keeps restarts
+/// nothing.
 pub fn owner_of(metadata: &ObjectMeta) -> Option<String> {
     let owner = metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))?;
+    let named_after = |label: &str| {
+        let hash = metadata.labels.as_ref()?.get(label)?;
+        owner.name.strip_suffix(hash.as_str())?.strip_suffix('-')
+    };
     match owner.kind.as_str() {
-        // a ReplicaSet of a Deployment is named after it, with a hash
-        "ReplicaSet" => owner.name.rsplit_once('-').map(|(deployment, _)| format!("deployment/{deployment}")),
+        "ReplicaSet" => {
+            let rollout = named_after("rollouts-pod-template-hash").map(|name| format!("{ROLLOUT}{name}"));
+            rollout.or_else(|| Some(format!("deployment/{}", named_after("pod-template-hash")?)))
+        }
         "StatefulSet" | "DaemonSet" => Some(format!("{}/{}", owner.kind.to_lowercase(), owner.name)),
         _ => None,
     }
@@ -419,6 +427,23 @@ mod tests {
         index.delete(&labelled("c", 2, "shop"));
         assert_eq!(selected("shop"), BTreeMap::from([("shop".to_owned(), 1)]));
         assert_eq!(selected("cart"), BTreeMap::from([("shop".to_owned(), 1)]));
+    }
+
+    #[test]
+    fn what_restarts_a_pod_is_told_by_the_label_that_its_controller_writes() {
+        let owner = |kind: &str, name: &str, labels: serde_json::Value| {
+            let owner =
+                serde_json::json!({"kind": kind, "name": name, "apiVersion": "x/v1", "uid": "u", "controller": true});
+            let metadata = serde_json::json!({"labels": labels, "ownerReferences": [owner]});
+            owner_of(&serde_json::from_value(metadata).expect("metadata"))
+        };
+        let of_deployment = serde_json::json!({"pod-template-hash": "7d4b9c6f5"});
+        let of_rollout = serde_json::json!({"rollouts-pod-template-hash": "7d4b9c6f5"});
+        assert_eq!(owner("ReplicaSet", "shop-web-7d4b9c6f5", of_deployment).as_deref(), Some("deployment/shop-web"));
+        assert_eq!(owner("ReplicaSet", "shop-web-7d4b9c6f5", of_rollout).as_deref(), Some("rollout/shop-web"));
+        assert_eq!(owner("ReplicaSet", "by-hand", serde_json::json!({"app": "shop"})), None, "it is nobody's");
+        assert_eq!(owner("StatefulSet", "shop", serde_json::json!({})).as_deref(), Some("statefulset/shop"));
+        assert_eq!(owner("Job", "migrate", serde_json::json!({})), None);
     }
 
     #[test]

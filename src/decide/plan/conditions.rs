@@ -2,7 +2,7 @@
 
 use super::{
     Figures,
-    observed::{Annotation, BudgetSeen, GatewaySeen, Observed, PodSeen, Poolers, Proof, SidecarSeen},
+    observed::{Annotation, BudgetSeen, GatewaySeen, Observed, PodSeen, Poolers, Proof, ROLLOUT, SidecarSeen},
     revision::Rollout,
     troubles,
 };
@@ -275,10 +275,16 @@ fn gateway_current(observed: &Observed) -> Condition {
 
 /// What creates pods anew.
 fn restart(namespace: &str, owners: &[String]) -> String {
-    if owners.is_empty() {
+    let (rollouts, others): (Vec<&str>, Vec<&str>) =
+        owners.iter().map(String::as_str).partition(|owner| owner.starts_with(ROLLOUT));
+    let others = (!others.is_empty()).then(|| format!("kubectl -n {namespace} rollout restart {}", others.join(" ")));
+    let rollouts = rollouts.iter().filter_map(|owner| owner.strip_prefix(ROLLOUT));
+    let rollouts = rollouts.map(|name| format!("kubectl argo rollouts -n {namespace} restart {name}"));
+    let commands: Vec<String> = others.into_iter().chain(rollouts).collect();
+    if commands.is_empty() {
         "delete them, so that their controller creates them anew".to_owned()
     } else {
-        format!("run: kubectl -n {namespace} rollout restart {}", owners.join(" "))
+        format!("run: {}", commands.join("; "))
     }
 }
 

@@ -15,8 +15,8 @@ mod troubles;
 use std::collections::BTreeMap;
 
 pub use observed::{
-    Annotation, BudgetSeen, Change, Failure, GatewaySeen, LoadSeen, Observed, PodSeen, Poolers, Proof, RevisionSeen,
-    Rival, SidecarSeen, SizingSeen, Trouble, Uninjected, UnixSeconds,
+    Annotation, BudgetSeen, Change, Failure, GatewaySeen, LoadSeen, Observed, PodSeen, Poolers, Proof, ROLLOUT,
+    RevisionSeen, Rival, SidecarSeen, SizingSeen, Trouble, Uninjected, UnixSeconds,
 };
 pub use report::{EventKind, EventNote, Report};
 pub use revision::{NewRevision, Progress};

@@ -11,6 +11,9 @@ use crate::{
     },
 };
 
+/// What the owner of a pod begins with that Argo Rollouts restarts, and `kubectl rollout restart` does not know.
+pub const ROLLOUT: &str = "rollout/";
+
 /// Unix time in whole seconds.
 pub type UnixSeconds = i64;
 
@@ -98,7 +101,7 @@ pub struct Poolers {
 pub struct PodSeen {
     /// Its name.
     pub name: String,
-    /// What restarts it, as `kubectl rollout restart` takes it: `deployment/shop`.
+    /// What restarts it, by kind and name: `deployment/shop`, `rollout/shop`.
     pub owner: Option<String>,
     /// Its uid.
     pub uid: String,
@@ -210,7 +213,7 @@ impl Proof {
 pub struct Uninjected {
     /// How many.
     pub pods: u32,
-    /// What owns some of them, as `kubectl rollout restart` takes it: `deployment/shop`. At most five.
+    /// What restarts some of them, by kind and name: `deployment/shop`, `rollout/shop`. At most five.
     pub owners: Vec<String>,
 }
 

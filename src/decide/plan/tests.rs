@@ -931,6 +931,10 @@ fn a_pod_that_was_created_with_something_else_is_told_of_with_the_command_that_r
     let message = &condition.message;
     assert!(message.contains("2 of 3 pods"), "{message}");
     assert!(message.contains("kubectl -n ns rollout restart deployment/shop statefulset/other"), "{message}");
+    world.pods[0].owner = Some("rollout/shop".to_owned());
+    let (condition, _) = told(&world);
+    let commands = "run: kubectl -n ns rollout restart statefulset/other; kubectl argo rollouts -n ns restart shop";
+    assert!(condition.message.contains(commands), "{}", condition.message);
     for pod in &mut world.pods {
         pod.injection = Some(injection("new"));
     }
@@ -1172,10 +1176,6 @@ fn a_lease_that_counts_from_one_again_never_makes_a_grant_older() {
 }
 
 #[test]
-fn a_damaged_grant_of_a_pod_that_nobody_remembers_counts_as_everything() {
-    let mut world = World::new(LOCAL);
-    world.admit().grant = Annotation::Unreadable { why: "truncated".to_owned(), last: None };
-#[test]
 fn a_pod_with_the_largest_epoch_and_number_is_brought_back_to_its_share() {
     for (epoch, seq) in [(EPOCHS - 1, LARGEST_SEQ), (EPOCHS / 2, LARGEST_SEQ), (3, LARGEST_SEQ), (EPOCHS - 1, 1)] {
         let mut world = World::new(SHARED);
@@ -1211,6 +1211,10 @@ fn a_number_that_somebody_made_up_neither_wraps_the_next_revision_nor_becomes_th
     assert_eq!(world.revision_numbers(), [3]);
 }
 
+#[test]
+fn a_damaged_grant_of_a_pod_that_nobody_remembers_counts_as_everything() {
+    let mut world = World::new(LOCAL);
+    world.admit().grant = Annotation::Unreadable { why: "truncated".to_owned(), last: None };
     world.admit();
     let plan = world.plan();
     let other = plan.patches.iter().find(|patch| patch.name == "shop-1");
