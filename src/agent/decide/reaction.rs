@@ -66,6 +66,11 @@ impl Reaction {
         }
     }
 
+    /// The pooler was taken up with this limit: what an agent before decided stays until this one decides.
+    pub fn goes_on_with(&mut self, limit: u32) {
+        self.limit.get_or_insert(limit);
+    }
+
     /// Takes in a reading and decides. `current` is the limit read back from the pooler.
     ///
     /// Nothing is decided where the operator decides alone, and without a share. A reading that came late (`punctual`
@@ -150,6 +155,20 @@ mod tests {
             automation: Automation::Apply,
             refused_beyond: None,
         }
+    }
+
+    #[test]
+    fn a_pooler_that_is_taken_up_keeps_its_limit_until_there_is_a_reason() {
+        let (settings, mut reaction) = (settings(), Reaction::default());
+        assert_eq!(reaction.limit(LimitSource::LocalReaction, GRANT), GRANT.share, "a new pooler has all of it");
+        reaction.goes_on_with(6);
+        assert_eq!(reaction.limit(LimitSource::LocalReaction, GRANT), 6);
+        reaction.feed(&settings, GRANT, 6, &second(0, 100, 30, 0), true);
+        assert_eq!(reaction.limit(LimitSource::LocalReaction, GRANT), 6, "nobody waits");
+        reaction.goes_on_with(20);
+        assert_eq!(reaction.limit(LimitSource::LocalReaction, GRANT), 6, "what was decided since counts");
+        let smaller = PodGrant { share: 4, granted: 4, ..GRANT };
+        assert_eq!(reaction.limit(LimitSource::LocalReaction, smaller), 4, "never beyond the share");
     }
 
     #[test]

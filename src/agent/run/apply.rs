@@ -153,7 +153,13 @@ impl Agent {
     pub(super) async fn apply_revision(&mut self) {
         if self.slot.limits.is_none() && self.slot.taken_up {
             // what runs is not moved before it is known; what fails is asked again
-            let _ = self.slot.read_limits().await;
+            if let Ok(limits) = self.slot.read_limits().await
+                && !limits.paused
+            {
+                let both = self.limits_together().map_or(limits.pool_size, |limits| limits.pool_size);
+                self.reaction.goes_on_with(both);
+                self.decide_limit();
+            }
         }
         // With the limits that are in force now: a RELOAD must not move them.
         let mut wanted = self.wanted();

@@ -6,7 +6,7 @@ use rustix::process::{Signal, kill_process};
 use sluice::contract::SlotStatus;
 
 use super::{
-    rig::{Account, Agent, Postgres, connect, settings, until},
+    rig::{Account, Agent, Postgres, connect, reacting, settings, until},
     value,
 };
 
@@ -36,6 +36,27 @@ async fn the_agents_death_cuts_no_client_and_the_next_one_goes_on_with_the_same_
     }
     client.simple_query("commit").await.unwrap();
     assert_eq!(value(&client, "select 'the same connection'").await, "the same connection");
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn the_limit_that_an_agent_decided_stays_when_the_next_one_takes_the_pooler_up() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &reacting(), 20).await;
+    let limit = |status: &sluice::contract::StatusReport| status.limits.map(|limits| limits.pool_size);
+    // nothing comes: far less than the share is decided
+    let small = |status: &sluice::contract::StatusReport| limit(status).is_some_and(|limit| limit <= 4);
+    let before = limit(&agent.until("the limit has followed the load", small).await).unwrap();
+    let pid = until("an agent runs", async || agent.agent_pid()).await;
+    kill_process(pid, Signal::KILL).unwrap();
+    until("another one runs", async || agent.agent_pid().filter(|other| *other != pid)).await;
+    agent.until("the next one serves", |status| status.slot == SlotStatus::Serving && limit(status).is_some()).await;
+    // and further: it is asked more often than it decides
+    for _ in 0..40 {
+        let status = agent.until("it answers", |_| true).await;
+        assert!(limit(&status).is_none_or(|limit| limit <= before + 1), "{before} before, then {:?}", limit(&status));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test]
