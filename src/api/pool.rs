@@ -54,6 +54,7 @@ use super::{
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self.mode != 'Recommend' || (has(self.scaling) && has(self.scaling.fixedLimitPerPod))").message("mode Recommend changes nothing, so every pod needs scaling.fixedLimitPerPod, the limit that its pooler runs with").field_path(".scaling.fixedLimitPerPod"),
+    validation = Rule::new("self.mode != 'Apply' || has(self.classRef) || (has(self.scaling) && has(self.scaling.maxAllowed))").message("mode Apply needs scaling.maxAllowed, or a class that says it: the most server connections that all pods together may open, out of what the database can spare").field_path(".scaling.maxAllowed"),
     validation = Rule::new("self.mode == 'Recommend' || !has(self.scaling) || !has(self.scaling.fixedLimitPerPod)").message("scaling.fixedLimitPerPod is for mode Recommend only; with mode Apply use minAllowed and maxAllowed").field_path(".scaling.fixedLimitPerPod"),
     validation = Rule::new("self.topology == 'Gateway' || !has(self.gateway)").message("gateway is for topology Gateway only").field_path(".gateway"),
     validation = Rule::new("self.topology == 'Gateway' || has(self.workload)").message("Required value: name the pods of the application, or set topology Gateway for poolers of their own").field_path(".workload"),

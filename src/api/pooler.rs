@@ -30,7 +30,7 @@ pub struct ClientSpec {
     #[schemars(range(min = 1, max = 100_000))]
     pub max_connections: Option<u32>,
     /// Environment of the application's containers, with topology Sidecar only; an existing variable of the name is replaced. Default: PGHOST,
-    /// PGPORT and PGSSLMODE.
+    /// PGPORT and PGSSLMODE. Only what says where a database is, by its name, unless a class or the operator's configuration allows more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
@@ -117,7 +117,8 @@ pub enum ServerTlsModeSpec {
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PgBouncerSpec {
-    /// Image with PgBouncer 1.24.1 or later. Fixed when a pod is created. Default: the operator's.
+    /// Image with PgBouncer 1.24.1 or later. Fixed when a pod is created. Default: the operator's. Another one is of its repository, unless
+    /// a class or the operator's configuration allows more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub image: Option<String>,

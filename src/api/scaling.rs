@@ -19,7 +19,7 @@ pub struct ScalingSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub min_allowed: Option<u32>,
-    /// Greatest target of the whole pool; what all its pods together may open. Default: 100.
+    /// Greatest target of the whole pool; what all its pods together may open. With mode Apply a pool names it, or a class that says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_allowed: Option<u32>,

@@ -193,7 +193,7 @@ fn watch_all(client: &Client, queue: &Queue, args: &OperatorArgs, vitals: &Vital
         Gateways::Enabled => Some(gateway::watch_all(client, queue, vitals)),
         Gateways::Disabled => None,
     };
-    Stores { pools, classes, budgets, revisions, gateways }
+    Stores { pools, classes, budgets, revisions, gateways, injection: Arc::new(args.injection()) }
 }
 
 /// Serves the webhook for ever, its certificate kept alive.

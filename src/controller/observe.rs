@@ -23,7 +23,7 @@ use crate::{
         plan::{BudgetSeen, PodSeen, RevisionSeen, Rival, Uninjected},
     },
     domain::PoolKey,
-    inject::PodPool,
+    inject::{InjectionSettings, PodPool},
     pooler::pgbouncer::render::cannot_render,
 };
 
@@ -47,6 +47,8 @@ pub struct Stores {
     pub revisions: Store<ControllerRevision>,
     /// The objects of gateways; none where this operator keeps no gateways.
     pub gateways: Option<GatewayStores>,
+    /// What the operator's configuration says about poolers' containers, and about what pools may say of them.
+    pub injection: Arc<InjectionSettings>,
 }
 
 /// What belongs to a pool in the stores.
@@ -75,6 +77,7 @@ impl Stores {
         }
         let classes = self.classes.state();
         let class = class_of(&pool.spec, classes.iter().map(AsRef::as_ref))?;
+        self.injection.allowed.check(&pool.spec, class, &self.injection.pgbouncer_image)?;
         let mut merged = effective(&pool.spec, class)?;
         merged.settings = revision::normalised(&merged.settings);
         Ok(merged)

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use crate::{inject::InjectionSettings, telemetry::LogFormat};
+use crate::{decide::allowed::Allowed, inject::InjectionSettings, telemetry::LogFormat};
 
 /// Flags of `sluice operator`; each has an environment variable.
 #[derive(Args, Clone, Debug)]
@@ -42,6 +42,19 @@ pub struct OperatorArgs {
         hide_default_value = true
     )]
     pub sidecar_pull_secrets: String,
+    /// Repositories of images that a pool may name for its pooler beside that of --pgbouncer-image, by comma; one that ends with `/` stands
+    /// for all beneath it.
+    #[arg(
+        long,
+        env = "SLUICE_POOL_IMAGES",
+        default_value = "",
+        value_name = "REPOSITORIES",
+        hide_default_value = true
+    )]
+    pub pool_images: String,
+    /// Environment variables that a pool may set in applications beside those by which they find a database, by comma.
+    #[arg(long, env = "SLUICE_POOL_ENVIRONMENT", default_value = "", value_name = "NAMES", hide_default_value = true)]
+    pub pool_environment: String,
     /// Whether pools of topology Gateway get their poolers: it takes rights on Deployments and Services.
     #[arg(long, env = "SLUICE_GATEWAYS", value_enum, default_value_t = Gateways::Disabled)]
     pub gateways: Gateways,
@@ -74,19 +87,24 @@ pub struct OperatorArgs {
     pub log_level: String,
 }
 
+/// What a list by comma names.
+fn listed(names: &str) -> Vec<String> {
+    names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
 impl OperatorArgs {
     /// What is the same for all injected pods.
     pub fn injection(&self) -> InjectionSettings {
-        let secrets = self.sidecar_pull_secrets.split(',').map(str::trim).filter(|name| !name.is_empty());
         InjectionSettings {
             agent_image: self.agent_image.clone(),
             pgbouncer_image: self.pgbouncer_image.clone(),
             image_pull_policy: Some(self.image_pull_policy.clone()),
-            image_pull_secrets: secrets.map(str::to_owned).collect(),
+            image_pull_secrets: listed(&self.sidecar_pull_secrets),
             run_as_user: match self.sidecar_user {
                 SidecarUser::Uid(uid) => Some(uid.into()),
                 SidecarUser::Platform => None,
             },
+            allowed: Allowed { images: listed(&self.pool_images), variables: listed(&self.pool_environment) },
         }
     }
 

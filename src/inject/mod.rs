@@ -31,7 +31,7 @@ use crate::{
         ClientSide, ContractError, Document, GrantDocument, Injection, PodGrant, PoolRevision, RevisionDocument,
         ServerTls, Upstream, names,
     },
-    decide::effective::EffectivePool,
+    decide::{allowed::Allowed, effective::EffectivePool},
     fingerprint::fingerprint,
 };
 
@@ -55,6 +55,8 @@ pub struct InjectionSettings {
     pub image_pull_secrets: Vec<String>,
     /// Numeric user of both containers. None where the platform assigns one (OpenShift).
     pub run_as_user: Option<i64>,
+    /// What pools may say of images and environment beyond what every pool may.
+    pub allowed: Allowed,
 }
 
 /// The pool of a pod, resolved.

@@ -98,8 +98,10 @@ pub fn review(
         };
     };
     let name = pool.metadata.name.clone().unwrap_or_default();
-    let resolved =
-        class_of(&pool.spec, catalogue.classes.iter().map(Arc::as_ref)).and_then(|class| effective(&pool.spec, class));
+    let resolved = class_of(&pool.spec, catalogue.classes.iter().map(Arc::as_ref)).and_then(|class| {
+        settings.allowed.check(&pool.spec, class, &settings.pgbouncer_image)?;
+        effective(&pool.spec, class)
+    });
     let effective = match resolved {
         Ok(effective) => effective,
         Err(_) if freshness == Freshness::Cached => return Verdict::ReadLive,

@@ -212,6 +212,7 @@ mod tests {
             image_pull_policy: None,
             image_pull_secrets: Vec::new(),
             run_as_user: None,
+            allowed: crate::decide::allowed::Allowed::default(),
         };
         let request =
             http::Request::post(INJECT_PATH).header("content-type", "application/json").body(Body::from(body));

@@ -214,9 +214,16 @@ pub fn object<T: DeserializeOwned>(value: Value) -> T {
 
 /// A pool for pods with the label `app: shop`.
 pub fn pool(name: &str) -> String {
+    pool_with(name, "")
+}
+
+/// The same, with more in its spec. Where that says nothing of scaling, all its pods together may open 100.
+pub fn pool_with(name: &str, spec: &str) -> String {
+    let scaling = if spec.contains("  scaling:") { "" } else { "  scaling: {maxAllowed: 100}\n" };
     format!(
         "apiVersion: sluice.dev/v1alpha1\nkind: ConnectionPool\nmetadata: {{name: {name}}}\nspec:\n  \
          workload: {{selector: {{matchLabels: {{app: shop}}}}}}\n  \
-         upstream: {{host: pg-main-rw.db.svc, database: shop, credentialsRef: {{name: shop-db}}}}\n"
+         upstream: {{host: pg-main-rw.db.svc, database: shop, credentialsRef: {{name: shop-db}}}}\n\
+         {scaling}{spec}"
     )
 }

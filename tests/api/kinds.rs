@@ -108,6 +108,12 @@ async fn a_pool_that_makes_no_sense_is_refused_with_the_field_and_what_is_wrong(
             json!(9_223_372_036_854_775_807_i64),
             &["spec.scaling.maxAllowed", "less than or equal to"],
         ),
+        case(
+            "spec.scaling.maxAllowed",
+            Value::Null,
+            &["spec.scaling.maxAllowed", "mode Apply needs scaling.maxAllowed"],
+        ),
+        case("spec.scaling", Value::Null, &["spec.scaling.maxAllowed", "or a class that says it"]),
         case("spec.scaling.maxAllowed", json!("100"), &["spec.scaling.maxAllowed", "must be of type integer"]),
         case("spec.scaling.maxAllowed", json!(10.5), &["spec.scaling.maxAllowed", "must be of type integer"]),
         case("spec.scaling.floorPerPod", json!(0), &["spec.scaling.floorPerPod"]),
@@ -380,7 +386,8 @@ async fn what_a_class_may_supply_is_never_written_into_a_pool() {
     let cluster = Cluster::new("kinds", &json!({})).await;
     let created: ConnectionPool = cluster.create(&pool("shop")).await.expect("accepted");
     let stored = serde_json::to_value(&created.spec).expect("JSON");
-    for group in ["client", "scaling", "behavior", "pgbouncer", "health", "rollout", "sidecar", "gateway"] {
+    assert_eq!(stored["scaling"], json!({"maxAllowed": 100}), "the API server wrote more than the pool says");
+    for group in ["client", "behavior", "pgbouncer", "health", "rollout", "sidecar", "gateway"] {
         assert!(stored.get(group).is_none(), "the API server wrote {group}: {stored}");
     }
 }

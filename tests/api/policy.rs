@@ -452,12 +452,13 @@ async fn the_operator_creates_and_deletes_no_history_but_that_of_pools() {
         (refused.contains("denied request") && operator.delete("shop-1", &deletes).await.is_ok()).then_some(())
     })
     .await;
+    let renumbered = ControllerRevision { revision: 2, ..all.get("shop-1").await.expect("the revision") };
     let refused = [
         operator.delete("nobodys", &deletes).await.err(),
         operator.create(&dry_run, &of_set("shop-2")).await.err(),
         operator.create(&dry_run, &nobodys).await.err(),
         operator.create(&dry_run, &of_pool("cart-2")).await.err(),
-        operator.replace("shop-1", &dry_run, &of_pool("shop-1")).await.err(),
+        operator.replace("shop-1", &dry_run, &renumbered).await.err(),
     ];
     for (index, refused) in refused.into_iter().enumerate() {
         let told = refused.map(|error| error.to_string()).unwrap_or_default();

@@ -59,6 +59,7 @@ fn injection_settings() -> InjectionSettings {
         image_pull_policy: Some("IfNotPresent".to_owned()),
         image_pull_secrets: Vec::new(),
         run_as_user: Some(65532),
+        allowed: sluice::decide::allowed::Allowed::default(),
     }
 }
 

@@ -135,7 +135,7 @@ fn every_right_is_used(mark: u64) {
     apply(&fs::read_to_string(budget).expect("an example"));
     // a gateway, for its objects
     apply(
-        "apiVersion: sluice.dev/v1alpha1\nkind: ConnectionPool\nmetadata: {name: shared, namespace: chart}\nspec: {topology: Gateway, \
+        "apiVersion: sluice.dev/v1alpha1\nkind: ConnectionPool\nmetadata: {name: shared, namespace: chart}\nspec: {topology: Gateway, scaling: {maxAllowed: 10}, \
          gateway: {replicas: 0}, upstream: {host: nowhere.invalid, database: shop, credentialsRef: {name: shop-db}, tls: {mode: Disabled}}}",
     );
     until_condition("chart", "shared", "GatewayAvailable", "False/ScaledToZero", MINUTE);

@@ -21,15 +21,17 @@ fn settings() -> InjectionSettings {
         image_pull_policy: Some("IfNotPresent".to_owned()),
         image_pull_secrets: vec!["registry".to_owned()],
         run_as_user: Some(65532),
+        allowed: sluice::decide::allowed::Allowed::default(),
     }
 }
 
 fn pool(extra: &str) -> ConnectionPool {
+    let scaling = if extra.contains("  scaling:") { "" } else { "  scaling: {maxAllowed: 100}\n" };
     let text = format!(
         "apiVersion: sluice.dev/v1alpha1\nkind: ConnectionPool\nmetadata: {{name: shop, namespace: shop}}\nspec:\n  \
          budgetRef: {{name: pg-main}}\n  workload: {{selector: {{matchLabels: {{app: shop}}}}}}\n  \
          upstream:\n    host: pg-main-rw.db.svc\n    database: shop\n    credentialsRef: {{name: shop-db}}\n    \
-         tls: {{mode: VerifyFull, caRef: {{name: pg-ca, key: root.pem}}}}\n{extra}"
+         tls: {{mode: VerifyFull, caRef: {{name: pg-ca, key: root.pem}}}}\n{scaling}{extra}"
     );
     serde_yaml::from_str(&text).expect("the fixture is a pool")
 }

@@ -31,7 +31,7 @@ use super::{
     process::{Operator, turn},
     prometheus::Prometheus,
 };
-use crate::cluster::{Cluster, pool, within};
+use crate::cluster::{Cluster, pool_with, within};
 
 /// For what waits for readings to be too old.
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -129,11 +129,11 @@ impl Pools {
         let cluster = Cluster::new("doubtful", &json!({})).await;
         let mut pods = Vec::new();
         for name in Self::names() {
-            let spec = format!(
-                "{}  scaling: {{minAllowed: 2, maxAllowed: 40, algorithm: TargetUtilization, localReaction: Disabled, \
-                 metrics: {{prometheusRef: {name}}}}}\n",
-                pool(name).replace("app: shop", &format!("app: {name}"))
+            let scaling = format!(
+                "  scaling: {{minAllowed: 2, maxAllowed: 40, algorithm: TargetUtilization, localReaction: Disabled, \
+                 metrics: {{prometheusRef: {name}}}}}\n"
             );
+            let spec = pool_with(name, &scaling).replace("app: shop", &format!("app: {name}"));
             let pool: ConnectionPool = cluster.create(&spec).await.expect("a pool");
             pods.push(FakePod::start(&cluster, &pool, name).await);
         }

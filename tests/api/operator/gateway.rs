@@ -27,7 +27,7 @@ const ENABLED: [&str; 4] = ["--tick-seconds", "1", "--gateways", "enabled"];
 async fn pool_of(cluster: &Cluster, spec: Value) -> ConnectionPool {
     let mut pool = json!({
         "apiVersion": "sluice.dev/v1alpha1", "kind": "ConnectionPool", "metadata": {"name": "shop"},
-        "spec": {"topology": "Gateway",
+        "spec": {"topology": "Gateway", "scaling": {"maxAllowed": 100},
             "upstream": {"host": "pg-main-rw.db.svc", "database": "shop", "credentialsRef": {"name": "shop-db"}}},
     });
     let fields = spec.as_object().cloned().unwrap_or_default();

@@ -37,7 +37,7 @@ use self::{
     process::{Operator, turn},
     prometheus::Prometheus,
 };
-use crate::cluster::{Cluster, eventually, object, parse, pool};
+use crate::cluster::{Cluster, eventually, object, parse, pool, pool_with};
 
 /// A pool of the test's own; deleted at its end, or the next operator would look after it too.
 struct Shop {
@@ -49,7 +49,7 @@ impl Shop {
     async fn new(test: &str, spec: &str) -> Self {
         let cluster = Cluster::new(test, &json!({})).await;
         released_lease(&cluster).await;
-        let pool: ConnectionPool = cluster.create(&format!("{}{spec}", pool("shop"))).await.expect("a pool");
+        let pool: ConnectionPool = cluster.create(&pool_with("shop", spec)).await.expect("a pool");
         Self { cluster, pool }
     }
 
@@ -842,9 +842,9 @@ async fn every_pod_of_ten_pools_of_a_hundred_gets_its_grant() {
     let cluster = Cluster::new("operator", &json!({})).await;
     let mut all = Vec::new();
     for number in 0..POOLS {
-        let yaml = pool(&format!("pool-{number}")).replace("app: shop", &format!("app: shop-{number}"));
-        let pool: ConnectionPool =
-            cluster.create(&format!("{yaml}  scaling: {{maxAllowed: 400}}\n")).await.expect("a pool");
+        let yaml = pool_with(&format!("pool-{number}"), "  scaling: {maxAllowed: 400}\n");
+        let yaml = yaml.replace("app: shop", &format!("app: shop-{number}"));
+        let pool: ConnectionPool = cluster.create(&yaml).await.expect("a pool");
         all.push(pool);
     }
     stream::iter(all.iter().flat_map(|pool| (0..PODS).map(move |number| (pool, number))))
