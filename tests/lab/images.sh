@@ -54,6 +54,8 @@ make_image() { # DIRECTORY
   triple=$(uname -m)-unknown-linux-gnu
   say "building $tag"
   (
+    # one at a time: another checkout would take out of the directory what this one is about to use
+    flock 6
     cd "$TOP"
     # optimised, but not to the last: this image is built again after each change
     CARGO_TARGET_DIR=$(cargo_target image)
@@ -61,7 +63,7 @@ make_image() { # DIRECTORY
     export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
     nice cargo build --release --locked --bins --target "$triple"
     cp "$CARGO_TARGET_DIR/$triple"/release/{sluice,sluice-agent} "$into/"
-  )
+  ) 6> "$SLUICE_CACHE/image-build.lock"
   # a storage of its own, no registry, no configuration of the system
   echo '{"default": [{"type": "insecureAcceptAnything"}]}' > "$into/policy.json"
   : > "$into/registries.conf"
