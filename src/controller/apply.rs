@@ -6,6 +6,7 @@ use k8s_openapi::api::{apps::v1::ControllerRevision, core::v1::Pod};
 use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, PostParams},
+    core::response::StatusDetails,
 };
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
@@ -29,9 +30,15 @@ const POD_WRITE_SPACING: Duration = Duration::from_millis(20);
 /// How a write failed.
 #[derive(Debug, Error)]
 pub enum WriteError {
-    /// Somebody else wrote first, or the object is gone or another one of its name: look again.
+    /// Somebody else wrote first: look again.
     #[error("{what}: it changed meanwhile")]
     Conflict {
+        /// What was written.
+        what: String,
+    },
+    /// There is no such object any more, or its name has gone to another one.
+    #[error("{what}: it is gone")]
+    Gone {
         /// What was written.
         what: String,
     },
@@ -64,13 +71,18 @@ impl WriteError {
         match self {
             Self::NoAnswer { .. } => true,
             Self::Failed { source, .. } => !matches!(source.as_ref(), kube::Error::Api(status) if status.code < 500),
-            Self::Conflict { .. } | Self::NotLeader { .. } => false,
+            Self::Conflict { .. } | Self::Gone { .. } | Self::NotLeader { .. } => false,
         }
+    }
+
+    /// True when the object was another one than was thought: nothing is wrong, and another look mends it.
+    pub const fn is_overtaken(&self) -> bool {
+        matches!(self, Self::Conflict { .. } | Self::Gone { .. })
     }
 
     fn outcome(&self) -> Outcome {
         match self {
-            Self::Conflict { .. } => Outcome::Conflict,
+            Self::Conflict { .. } | Self::Gone { .. } => Outcome::Conflict,
             Self::NoAnswer { .. } => Outcome::NoAnswer,
             Self::Failed { .. } | Self::NotLeader { .. } => Outcome::Failed,
         }
@@ -203,10 +215,9 @@ impl Writer {
             match timeout(WRITE_DEADLINE, call).await {
                 Err(_) => Err(WriteError::NoAnswer { what }),
                 Ok(Ok(value)) => Ok(value),
-                // 409: stale resourceVersion; 404: gone; 422 on a pod: another uid
-                Ok(Err(kube::Error::Api(status)))
-                    if matches!(status.code, 404 | 409) || (status.code == 422 && kind == WriteKind::Pod) =>
-                {
+                Ok(Err(source)) if is_gone(&source, kind) => Err(WriteError::Gone { what }),
+                // 409: stale resourceVersion; 404: gone
+                Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
                     tracing::debug!(what, code = status.code, message = status.message, "write not taken");
                     Err(WriteError::Conflict { what })
                 }
@@ -228,5 +239,48 @@ impl Writer {
             turn
         };
         sleep_until(turn).await;
+    }
+}
+
+/// Whether the API server says that the very pod which was to be written is not there any more. What a proxy answers in its place
+/// has no reason of Kubernetes', and proves nothing.
+fn is_gone(error: &kube::Error, kind: WriteKind) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let is_of_uid = |details: &StatusDetails| details.causes.iter().any(|cause| cause.field == "metadata.uid");
+    kind == WriteKind::Pod
+        && match (status.code, status.reason.as_str()) {
+            (404, "NotFound") | (410, "Gone") => true,
+            // its name has gone to another one
+            (422, "Invalid") => status.details.as_ref().is_some_and(is_of_uid),
+            _ => false,
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_is_gone_when_kubernetes_says_so_and_for_no_other_answer() {
+        let is_gone = |kind, code: u16, reason: &str, field: &str| {
+            let status: Status = serde_json::from_value(json!({
+                "status": "Failure", "code": code, "reason": reason, "message": "said",
+                "details": {"name": "shop-0", "kind": "pods", "causes": [{"field": field}]},
+            }))
+            .unwrap();
+            is_gone(&kube::Error::Api(status.boxed()), kind)
+        };
+        for (code, reason, field) in [(404, "NotFound", ""), (410, "Gone", ""), (422, "Invalid", "metadata.uid")] {
+            assert!(is_gone(WriteKind::Pod, code, reason, field), "{code}");
+            assert!(!is_gone(WriteKind::Status, code, reason, field), "{code}");
+        }
+        for (code, reason, field) in
+            [(404, "Failed to parse error data", ""), (409, "Conflict", ""), (422, "Invalid", "spec"), (500, "", "")]
+        {
+            assert!(!is_gone(WriteKind::Pod, code, reason, field), "{code} {reason}");
+        }
     }
 }

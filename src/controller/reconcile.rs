@@ -105,6 +105,7 @@ fn labels(key: &PoolKey) -> PoolLabels {
 fn category(error: &WriteError) -> &'static str {
     match error {
         WriteError::Conflict { .. } => "Conflict",
+        WriteError::Gone { .. } => "Gone",
         WriteError::Failed { .. } => "WriteFailed",
         WriteError::NoAnswer { .. } => "NoAnswer",
         WriteError::NotLeader { .. } => "NotLeader",
@@ -113,7 +114,7 @@ fn category(error: &WriteError) -> &'static str {
 
 /// When to look again after a look that failed.
 fn after_failure(key: &PoolKey, pool: &ConnectionPool, error: &WriteError, context: &Context) -> Again {
-    if matches!(error, WriteError::Conflict { .. } | WriteError::NotLeader { .. }) {
+    if error.is_overtaken() || matches!(error, WriteError::NotLeader { .. }) {
         tracing::debug!(pool = %key, %error, "look again");
         return Again::After(AFTER_CONFLICT);
     }
@@ -237,8 +238,7 @@ async fn apply(
         let failures: Vec<WriteError> =
             outcomes.buffer_unordered(WRITES_AT_ONCE).filter_map(|outcome| ready(outcome.err())).collect().await;
         // a pod that has changed is looked at again and holds up nobody; a server that does not answer will not soon
-        let (conflicts, others): (Vec<_>, Vec<_>) =
-            failures.into_iter().partition(|failure| matches!(failure, WriteError::Conflict { .. }));
+        let (conflicts, others): (Vec<_>, Vec<_>) = failures.into_iter().partition(WriteError::is_overtaken);
         if let Some(failure) = others.into_iter().next() {
             return Err(failure);
         }
@@ -261,6 +261,9 @@ async fn write_pod(key: &PoolKey, context: &Context, patch: &PodPatch, decision:
     let pod = match context.writer.pod(key, patch).await {
         Ok(pod) => pod,
         Err(error) => {
+            if let WriteError::Gone { .. } = error {
+                context.pods.gone(key, &patch.name, &patch.uid);
+            }
             if error.is_doubtful()
                 && let Some(granted) = patch.granted
             {
@@ -277,7 +280,7 @@ async fn write_pod(key: &PoolKey, context: &Context, patch: &PodPatch, decision:
         revision = patch.revision.as_ref().and_then(|document| document.pools.get(&key.name)).map(|pool| pool.revision),
         "pod written"
     );
-    context.pods.apply(&pod);
+    context.pods.answered(&pod);
     Ok(())
 }
 
@@ -324,7 +327,7 @@ fn note_outcome(memory: &Mutex<PoolMemory>, applied: &Result<Wrote, WriteError>,
                 memory.failure = None;
             }
         }
-        Err(WriteError::Conflict { .. } | WriteError::NotLeader { .. }) => {}
+        Err(WriteError::Conflict { .. } | WriteError::Gone { .. } | WriteError::NotLeader { .. }) => {}
         Err(error) => {
             let times = memory.failure.as_ref().map_or(0, |failure| failure.times) + 1;
             let pause = FIRST_BACKOFF_SECONDS << times.saturating_sub(1).min(10);

@@ -1,0 +1,284 @@
+//! The injected pods by pool, as the watch tells of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use k8s_openapi::api::core::v1::Pod;
+use parking_lot::RwLock;
+
+use super::facts::{self, PodFacts};
+use crate::{decide::plan::Annotation, domain::PoolKey};
+
+/// Labels of pods: many have the same.
+type Labels = Arc<BTreeMap<String, String>>;
+
+pub(super) struct Entry {
+    pool: PoolKey,
+    labels: Labels,
+    pub(super) facts: PodFacts,
+}
+
+/// The pods of one pool.
+#[derive(Default)]
+struct Members {
+    names: BTreeSet<String>,
+    /// Their labels, and how many have them: another pool may select them too.
+    labels: BTreeMap<Labels, u32>,
+}
+
+/// Namespace and name of a pod: another one may take it.
+pub(super) type PodName = (String, String);
+
+#[derive(Default)]
+pub(super) struct Inner {
+    /// By namespace and name of the pod.
+    pub(super) pods: HashMap<PodName, Entry>,
+    pools: HashMap<PoolKey, Members>,
+    /// Pods of a list that has begun and not ended.
+    listed: Option<HashSet<PodName>>,
+    synced: bool,
+}
+
+/// The index. All methods are short and never wait.
+#[derive(Default)]
+pub struct PodIndex {
+    pub(super) inner: RwLock<Inner>,
+}
+
+impl PodIndex {
+    /// A list begins: what it does not mention is gone.
+    pub fn list_begins(&self) {
+        self.inner.write().listed = Some(HashSet::new());
+    }
+
+    /// A list has ended. Returns the pools that lost pods by it.
+    pub fn list_ends(&self) -> Vec<PoolKey> {
+        let mut inner = self.inner.write();
+        inner.synced = true;
+        let Some(listed) = inner.listed.take() else { return Vec::new() };
+        let gone: Vec<PodName> = inner.pods.keys().filter(|pod| !listed.contains(*pod)).cloned().collect();
+        gone.iter().filter_map(|pod| inner.remove(pod)).collect()
+    }
+
+    /// True once a whole list was taken in: before, counting pods would find too few.
+    pub fn is_synced(&self) -> bool {
+        self.inner.read().synced
+    }
+
+    /// Takes in a pod that the watch tells of. Returns the pools that it concerns.
+    pub fn apply(&self, pod: &Pod) -> Vec<PoolKey> {
+        let key = key_of(pod);
+        let mut inner = self.inner.write();
+        let is_listed = inner.listed.as_mut().map(|listed| listed.insert(key.clone())).is_some();
+        if let Some(known) = inner.pods.get(&key).map(|known| &known.facts) {
+            let is_older = is_older(pod.metadata.resource_version.as_deref(), &known.resource_version);
+            // of another pod of this name: its predecessor's last words. A list is newer than whatever was seen before it
+            let is_the_same = Some(known.uid.as_str()) == pod.metadata.uid.as_deref();
+            if is_older && (is_the_same || !is_listed) {
+                return Vec::new();
+            }
+        }
+        inner.take_in(key, pod)
+    }
+
+    /// A pod is gone. Returns the pool that it belonged to.
+    pub fn delete(&self, pod: &Pod) -> Option<PoolKey> {
+        let key = key_of(pod);
+        let mut inner = self.inner.write();
+        let same =
+            inner.pods.get(&key).is_some_and(|known| Some(known.facts.uid.as_str()) == pod.metadata.uid.as_deref());
+        if same { inner.remove(&key) } else { None }
+    }
+
+    /// The pods of a pool.
+    pub fn of(&self, pool: &PoolKey) -> Vec<PodFacts> {
+        let inner = self.inner.read();
+        let Some(members) = inner.pools.get(pool) else { return Vec::new() };
+        members
+            .names
+            .iter()
+            .filter_map(|name| inner.pods.get(&(pool.namespace.clone(), name.clone())))
+            .map(|entry| entry.facts.clone())
+            .collect()
+    }
+
+    /// The epochs of all grants that say something.
+    pub fn epochs(&self) -> Vec<u64> {
+        let inner = self.inner.read();
+        let grants = inner.pods.values().filter_map(|entry| entry.facts.grant.last_known());
+        grants.filter(|grant| grant.pools.values().any(|grant| grant.seq > 0)).map(|grant| grant.epoch).collect()
+    }
+
+    /// Which other pools of the namespace have pods with labels that `selects` picks, and how many.
+    pub fn others(&self, pool: &PoolKey, selects: impl Fn(&BTreeMap<String, String>) -> bool) -> BTreeMap<String, u32> {
+        let inner = self.inner.read();
+        let mut others = BTreeMap::new();
+        for (other, members) in &inner.pools {
+            if other.namespace != pool.namespace || other.name == pool.name {
+                continue;
+            }
+            let picked: u32 = members.labels.iter().filter(|(labels, _)| selects(labels)).map(|(_, pods)| pods).sum();
+            if picked > 0 {
+                others.insert(other.name.clone(), picked);
+            }
+        }
+        others
+    }
+}
+
+impl Inner {
+    /// Takes in a pod as it is now, whatever was known of it. Returns the pools that it concerns.
+    pub(super) fn take_in(&mut self, key: PodName, pod: &Pod) -> Vec<PoolKey> {
+        let Some((pool, mut facts)) = facts::read(pod) else { return self.remove(&key).into_iter().collect() };
+        if let Some(known) = self.pods.get(&key).map(|known| &known.facts).filter(|known| known.uid == facts.uid) {
+            remember(&mut facts.grant, &known.grant);
+            remember(&mut facts.revision, &known.revision);
+            if facts.resource_version == known.resource_version {
+                facts.doubtful_granted = known.doubtful_granted;
+            }
+        }
+        let mut concerned: Vec<PoolKey> = self.remove(&key).filter(|before| *before != pool).into_iter().collect();
+        let labels = pod.metadata.labels.clone().unwrap_or_default();
+        self.insert(key, pool.clone(), labels, facts);
+        concerned.push(pool);
+        concerned
+    }
+
+    /// Takes in a pod that is not in the index.
+    fn insert(&mut self, pod: PodName, pool: PoolKey, labels: BTreeMap<String, String>, facts: PodFacts) {
+        let members = self.pools.entry(pool.clone()).or_default();
+        members.names.insert(pod.1.clone());
+        let known = members.labels.get_key_value(&labels).map(|(known, _)| known.clone());
+        let labels = known.unwrap_or_else(|| Arc::new(labels));
+        *members.labels.entry(labels.clone()).or_default() += 1;
+        self.pods.insert(pod, Entry { pool, labels, facts });
+    }
+
+    pub(super) fn remove(&mut self, pod: &PodName) -> Option<PoolKey> {
+        let Entry { pool, labels, .. } = self.pods.remove(pod)?;
+        if let Some(members) = self.pools.get_mut(&pool) {
+            members.names.remove(&pod.1);
+            if let Some(pods) = members.labels.get_mut(&labels) {
+                *pods -= 1;
+                if *pods == 0 {
+                    members.labels.remove(&labels);
+                }
+            }
+            if members.names.is_empty() {
+                self.pools.remove(&pool);
+            }
+        }
+        Some(pool)
+    }
+}
+
+pub(super) fn key_of(pod: &Pod) -> PodName {
+    (pod.metadata.namespace.clone().unwrap_or_default(), pod.metadata.name.clone().unwrap_or_default())
+}
+
+/// Keeps what an annotation said before it was damaged.
+fn remember<T: Clone>(now: &mut Annotation<T>, before: &Annotation<T>) {
+    if let Annotation::Unreadable { last, .. } = now {
+        *last = before.last_known().cloned();
+    }
+}
+
+pub(super) fn is_older(version: Option<&str>, than: &str) -> bool {
+    match (version.and_then(|version| version.parse::<u64>().ok()), than.parse::<u64>()) {
+        (Some(version), Ok(than)) => version < than,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub fn pod(version: u64, uid: &str, grant: &str) -> Pod {
+        let injection = r#"{"v":1,"pool":"shop","namespace":"ns","upstream":{"host":"pg","port":5432,"database":"d","tls":{"mode":"Disabled","ownCa":false}},"client":{"port":5432,"maxConnections":10}}"#;
+        serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "a", "namespace": "ns", "uid": uid, "resourceVersion": version.to_string(),
+                "labels": {"sluice.dev/pool": "shop"}, "annotations": {"sluice.dev/grant": grant}},
+            "spec": {"nodeName": "n", "containers": [], "initContainers": [{"name": "sluice", "restartPolicy": "Always",
+                "command": ["/sluice/bin/sluice-agent"],
+                "env": [{"name": "SLUICE_INJECTION", "value": injection}]}]},
+            "status": {"podIP": "10.0.0.1", "phase": "Running"},
+        }))
+        .expect("the fixture is a pod")
+    }
+
+    pub fn grant(share: u32) -> String {
+        format!(r#"{{"v":1,"epoch":1,"pools":{{"shop":{{"seq":1,"share":{share},"granted":{share},"floor":1}}}}}}"#)
+    }
+
+    pub fn shop() -> PoolKey {
+        PoolKey { namespace: "ns".to_owned(), name: "shop".to_owned() }
+    }
+
+    pub fn share_of(index: &PodIndex) -> Option<u32> {
+        index.of(&shop()).first()?.grant.last_known()?.pools.get("shop").map(|grant| grant.share)
+    }
+
+    #[test]
+    fn a_pod_that_was_created_anew_under_its_name_starts_from_nothing_and_hears_nothing_of_its_predecessor() {
+        let index = PodIndex::default();
+        index.apply(&pod(9, "old", &grant(7)));
+        index.apply(&pod(12, "new", &grant(1)));
+        assert_eq!(share_of(&index), Some(1));
+        assert!(index.apply(&pod(10, "old", &grant(7))).is_empty(), "what the old one was is old news");
+        assert_eq!(index.delete(&pod(11, "old", &grant(7))), None, "and so is its end");
+        assert_eq!((share_of(&index), index.of(&shop()).len()), (Some(1), 1));
+    }
+
+    #[test]
+    fn what_a_list_says_of_a_name_counts_whatever_was_there_before() {
+        let index = PodIndex::default();
+        index.apply(&pod(9, "old", &grant(7)));
+        index.list_begins();
+        assert_eq!(index.apply(&pod(3, "new", &grant(1))), vec![shop()]);
+        assert!(index.list_ends().is_empty());
+        assert_eq!(share_of(&index), Some(1));
+    }
+
+    #[test]
+    fn a_damaged_annotation_leaves_the_last_good_one_known() {
+        let index = PodIndex::default();
+        index.apply(&pod(5, "u", &grant(3)));
+        index.apply(&pod(6, "u", "{\"v\":1,\"epo"));
+        assert_eq!(share_of(&index), Some(3));
+        assert!(matches!(index.of(&shop())[0].grant, Annotation::Unreadable { .. }));
+    }
+
+    #[test]
+    fn pods_that_another_pool_selects_are_counted_as_they_come_change_and_go() {
+        let index = PodIndex::default();
+        let cart = PoolKey { namespace: "ns".to_owned(), name: "cart".to_owned() };
+        let selected = |app: &str| index.others(&cart, |labels| labels.get("app").is_some_and(|is| is == app));
+        let labelled = |name: &str, version: u64, app: &str| {
+            let mut pod = pod(version, name, &grant(1));
+            pod.metadata.name = Some(name.to_owned());
+            pod.metadata.labels.get_or_insert_default().insert("app".to_owned(), app.to_owned());
+            pod
+        };
+        for name in ["a", "b", "c"] {
+            index.apply(&labelled(name, 1, "shop"));
+        }
+        assert_eq!(selected("shop"), BTreeMap::from([("shop".to_owned(), 3)]));
+        assert!(index.others(&shop(), |_| true).is_empty(), "its own pods are not another's");
+        index.apply(&labelled("b", 2, "cart"));
+        index.delete(&labelled("c", 2, "shop"));
+        assert_eq!(selected("shop"), BTreeMap::from([("shop".to_owned(), 1)]));
+        assert_eq!(selected("cart"), BTreeMap::from([("shop".to_owned(), 1)]));
+    }
+
+    #[test]
+    fn what_a_new_list_does_not_mention_is_gone() {
+        let index = PodIndex::default();
+        index.apply(&pod(5, "u", &grant(3)));
+        index.list_begins();
+        assert_eq!(index.list_ends(), vec![shop()]);
+        assert!(index.is_synced() && index.of(&shop()).is_empty());
+    }
+}
