@@ -12,7 +12,7 @@ use super::{
     gateway::{self, GatewayStores},
     memory::PoolMemory,
     pods::{PodFacts, PodIndex},
-    prove::Prover,
+    prove::Proofs,
     revision,
 };
 use crate::{
@@ -157,13 +157,13 @@ impl Stores {
 }
 
 /// The pods of a pool with what their agents said and what their load asks for.
-pub fn pods(facts: Vec<PodFacts>, prover: &Prover, memory: &PoolMemory) -> Vec<PodSeen> {
+pub fn pods(facts: Vec<PodFacts>, proofs: &Proofs, memory: &PoolMemory) -> Vec<PodSeen> {
     facts
         .into_iter()
         .map(|facts| {
             let demand = memory.demands.get(&facts.name).copied();
             PodSeen {
-                proof: prover.proof(&facts.uid),
+                proof: proofs.of(&facts.uid),
                 reporting: demand.is_some(),
                 demand,
                 uid: facts.uid,

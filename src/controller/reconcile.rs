@@ -1,6 +1,6 @@
 //! One pool, once: observe, decide, apply, prove, report.
 
-use std::{future::ready, sync::Arc, time::Duration};
+use std::{collections::HashSet, future::ready, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     api::{ConnectionPool, ConnectionPoolStatus, Topology},
     contract::PoolRevision,
-    decide::plan::{self, Expectation, Failure, Observed, Plan, PodPatch},
+    decide::plan::{self, Failure, Observed, Plan, PodPatch},
     domain::PoolKey,
     http::{Metrics, PoolLabels},
     inject::{InjectionSettings, PodPool},
@@ -92,7 +92,7 @@ pub async fn look_at(key: &PoolKey, context: &Context) -> Again {
 /// A pool is gone: its pods keep their last grant, and nobody asks them any more.
 fn forget(key: &PoolKey, context: &Context) {
     context.memories.forget(key);
-    context.prover.expect(key, &[], &[]);
+    context.prover.expect(key, &[], &HashSet::new());
     context.metrics.pool_gone(&labels(key));
 }
 
@@ -177,7 +177,7 @@ fn observe_and_plan(
     if let Ok(effective) = &around.effective {
         sizing::follow_spec(context, Subject { key, pool, effective }, &mut memory, now);
     }
-    let pods = observe::pods(facts, &context.prover, &memory);
+    let pods = observe::pods(facts, &context.prover.proofs(key), &memory);
     let told = memory.told.as_ref().map(|(told, _)| told).or(pool.status.as_ref());
     let gateway =
         gateway::seen(context.stores.gateways.as_ref(), key, pool, around.effective.as_ref().ok(), &memory.gateway);
@@ -305,15 +305,9 @@ async fn keep_gateway(pool: &ConnectionPool, key: &PoolKey, context: &Context, m
 
 /// Sets what the pods must be seen to run: what was open, and whatever has just been written.
 fn prove(key: &PoolKey, context: &Context, plan: &Plan) {
-    let expected: Vec<Expectation> = plan
-        .expected
-        .iter()
-        .map(|expected| Expectation {
-            is_open: expected.is_open || plan.patches.iter().any(|patch| patch.uid == expected.uid),
-            ..expected.clone()
-        })
-        .collect();
-    context.prover.expect(key, &context.pods.of(key), &expected);
+    let open = plan.expected.iter().filter(|expected| expected.is_open).map(|expected| expected.uid.as_str());
+    let open: HashSet<&str> = open.chain(plan.patches.iter().map(|patch| patch.uid.as_str())).collect();
+    context.prover.expect(key, &context.pods.of(key), &open);
 }
 
 /// Remembers a failure for the backoff, and forgets it after a success.

@@ -231,20 +231,21 @@ fn observation<'a>(
     now: Timestamp,
 ) -> Observation<'a> {
     let running = facts.iter().filter(|pod| pod.sidecar == SidecarSeen::Running).count();
+    let proofs = proofs(context, key, facts);
     Observation {
         now_seconds: now.as_duration().as_secs_f64(),
         interval_seconds: context.tick.as_secs_f64(),
         pods: u32::try_from(running).unwrap_or(u32::MAX),
-        current: current_size(context, facts).unwrap_or(target),
+        current: current_size(&proofs).unwrap_or(target),
         target,
         bounds: Bounds { min: effective.min_allowed, max: effective.max_allowed, share: None },
         automation: match (pool.spec.paused, pool.spec.mode) {
             (true, _) => Automation::Paused,
             (false, Mode::Recommend) => Automation::Recommend,
-            (false, Mode::Apply) if is_read_only(context, facts) => Automation::UpstreamReadOnly,
+            (false, Mode::Apply) if is_read_only(&proofs) => Automation::UpstreamReadOnly,
             (false, Mode::Apply) => Automation::Apply,
         },
-        refused_beyond: refused_beyond(context, facts, (&key.name, effective), now.as_second()),
+        refused_beyond: refused_beyond(&proofs, facts, (&key.name, effective), now.as_second()),
         samples: &[],
     }
 }
@@ -283,43 +284,45 @@ fn target_before(pool: &ConnectionPool, key: &PoolKey, facts: &[PodFacts], effec
     effective.target_before(told, share)
 }
 
+/// What the agents of these pods said last, in their order.
+fn proofs(context: &Context, key: &PoolKey, facts: &[PodFacts]) -> Vec<Proof> {
+    let proofs = context.prover.proofs(key);
+    facts.iter().map(|pod| proofs.of(&pod.uid)).collect()
+}
+
 /// Sum of the limits that agents read back; none while none has.
-fn current_size(context: &Context, facts: &[PodFacts]) -> Option<u32> {
-    let limits: Vec<u32> = facts
+fn current_size(proofs: &[Proof]) -> Option<u32> {
+    let mut limits = proofs
         .iter()
-        .filter_map(|pod| match context.prover.proof(&pod.uid) {
+        .filter_map(|proof| match proof {
             Proof::Report(report) => report.limits.map(|limits| limits.pool_size),
             _ => None,
         })
-        .collect();
-    (!limits.is_empty()).then(|| limits.iter().sum())
+        .peekable();
+    limits.peek().is_some().then(|| limits.fold(0, u32::saturating_add))
 }
 
 /// What the pods may hold together, beside their sessions, while the database refuses more to one of them.
 fn refused_beyond(
-    context: &Context,
+    proofs: &[Proof],
     facts: &[PodFacts],
     (pool, effective): (&str, &EffectivePool),
     now: UnixSeconds,
 ) -> Option<u32> {
     let for_sessions = effective.settings.for_sessions();
-    let reports: Vec<(Proof, u32)> = facts
-        .iter()
-        .map(|pod| {
-            let grant = pod.grant.last_known().and_then(|document| document.pools.get(pool));
-            (context.prover.proof(&pod.uid), grant.map_or(0, |grant| grant.share))
-        })
-        .collect();
-    let seen = |(proof, share): &(Proof, u32)| {
-        refused::PodSeen::of(proof.report(), proof.server_full(now), *share, for_sessions)
-    };
-    refused::of_pool(reports.iter().map(seen))
+    refused::of_pool(facts.iter().zip(proofs).map(|(pod, proof)| {
+        let grant = pod.grant.last_known().and_then(|document| document.pools.get(pool));
+        let share = grant.map_or(0, |grant| grant.share);
+        refused::PodSeen::of(proof.report(), proof.server_full(now), share, for_sessions)
+    }))
 }
 
 /// Whether an agent that answers says that the database takes no writes.
-fn is_read_only(context: &Context, facts: &[PodFacts]) -> bool {
-    facts.iter().any(|pod| match context.prover.proof(&pod.uid) {
-        Proof::Report(report) => report.upstream.is_some_and(|upstream| upstream.state == UpstreamState::ReadOnly),
+fn is_read_only(proofs: &[Proof]) -> bool {
+    proofs.iter().any(|proof| match proof {
+        Proof::Report(report) => {
+            report.upstream.as_ref().is_some_and(|upstream| upstream.state == UpstreamState::ReadOnly)
+        }
         _ => false,
     })
 }

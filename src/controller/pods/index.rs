@@ -196,17 +196,30 @@ pub(super) fn is_older(version: Option<&str>, than: &str) -> bool {
 pub(super) mod tests {
     use super::*;
 
-    pub fn pod(version: u64, uid: &str, grant: &str) -> Pod {
-        let injection = r#"{"v":1,"pool":"shop","namespace":"ns","upstream":{"host":"pg","port":5432,"database":"d","tls":{"mode":"Disabled","ownCa":false}},"client":{"port":5432,"maxConnections":10}}"#;
+    /// A pod of this pool that was admitted and runs; its name is its uid.
+    pub fn injected(pool: &PoolKey, uid: &str, address: std::net::Ipv4Addr, version: u64) -> Pod {
+        let injection = serde_json::json!({
+            "v": 1, "pool": pool.name, "namespace": pool.namespace, "client": {"port": 5432, "maxConnections": 10},
+            "upstream": {"host": "pg", "port": 5432, "database": "d", "tls": {"mode": "Disabled", "ownCa": false}},
+        });
         serde_json::from_value(serde_json::json!({
-            "metadata": {"name": "a", "namespace": "ns", "uid": uid, "resourceVersion": version.to_string(),
-                "labels": {"sluice.dev/pool": "shop"}, "annotations": {"sluice.dev/grant": grant}},
+            "metadata": {"name": uid, "namespace": pool.namespace, "uid": uid, "resourceVersion": version.to_string(),
+                "labels": {"sluice.dev/pool": pool.name}},
             "spec": {"nodeName": "n", "containers": [], "initContainers": [{"name": "sluice", "restartPolicy": "Always",
                 "command": ["/sluice/bin/sluice-agent"],
-                "env": [{"name": "SLUICE_INJECTION", "value": injection}]}]},
-            "status": {"podIP": "10.0.0.1", "phase": "Running"},
+                "env": [{"name": "SLUICE_INJECTION", "value": injection.to_string()}]}]},
+            "status": {"podIP": address.to_string(), "phase": "Running", "initContainerStatuses": [{"name": "sluice", "image": "",
+                "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {}}}]},
         }))
         .expect("the fixture is a pod")
+    }
+
+    /// The pod `a` of the pool `shop`, with this grant.
+    pub fn pod(version: u64, uid: &str, grant: &str) -> Pod {
+        let mut pod = injected(&shop(), uid, std::net::Ipv4Addr::new(10, 0, 0, 1), version);
+        pod.metadata.name = Some("a".to_owned());
+        pod.metadata.annotations = Some([("sluice.dev/grant".to_owned(), grant.to_owned())].into());
+        pod
     }
 
     pub fn grant(share: u32) -> String {

@@ -10,3 +10,6 @@ mod writes;
 
 pub use facts::{PodFacts, owner_of};
 pub use index::PodIndex;
+
+#[cfg(test)]
+pub use index::tests::injected;

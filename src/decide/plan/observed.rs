@@ -1,5 +1,7 @@
 //! Everything that a plan is made from.
 
+use std::sync::Arc;
+
 use crate::{
     api::{ConnectionPool, ConnectionPoolStatus},
     contract::{GrantDocument, Injection, RevisionDocument, ServerFull, Settings, StatusReport},
@@ -177,7 +179,7 @@ pub enum Proof {
     /// It has not been asked yet.
     NotAsked,
     /// It answered, with the uid of this pod.
-    Report(Box<StatusReport>),
+    Report(Arc<StatusReport>),
     /// It does not answer.
     Unreachable {
         /// Since when.
@@ -185,7 +187,7 @@ pub enum Proof {
         /// The last error.
         error: String,
         /// What it said before that.
-        last: Option<Box<StatusReport>>,
+        last: Option<Arc<StatusReport>>,
     },
 }
 

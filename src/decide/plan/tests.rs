@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
 use proptest::prelude::*;
 
@@ -152,7 +152,7 @@ impl World {
             pod.proof.report().map_or_else(Stamp::default, |report| Stamp { epoch: report.epoch, seq: report.seq });
         let stamp = Stamp { epoch: grant.epoch, seq: pod_grant.seq };
         assert!(stamp == newest || stamp.is_after(newest), "the agent would refuse the grant as an old one");
-        pod.proof = Proof::Report(Box::new(report(&pod.uid, revision.revision, grant.epoch, *pod_grant)));
+        pod.proof = Proof::Report(Arc::new(report(&pod.uid, revision.revision, grant.epoch, *pod_grant)));
     }
 
     fn granted(&self) -> u32 {
@@ -331,6 +331,7 @@ fn a_database_that_takes_no_writes_or_answers_nobody_is_told_first_and_one_that_
     world.settle();
     let say = |world: &mut World, pod: usize, state: UpstreamState, silent: Option<bool>, message: &str| {
         let Proof::Report(report) = &mut world.pods[pod].proof else { panic!("it was asked") };
+        let report = Arc::make_mut(report);
         report.upstream = Some(UpstreamSeen { state, message: message.to_owned(), silent });
     };
     // what is told now, and was not told before
@@ -458,6 +459,7 @@ fn a_reconnect_goes_a_few_pods_at_a_time_and_its_end_is_told_once() {
     let say = |world: &mut World, remaining: [Option<u32>; 3]| {
         for (pod, remaining) in world.pods.iter_mut().zip(remaining) {
             let Proof::Report(report) = &mut pod.proof else { panic!("it was asked") };
+            let report = Arc::make_mut(report);
             report.reconnected = Some(Reconnected { at: AT.to_owned(), remaining });
         }
         world.plan()
@@ -508,6 +510,7 @@ fn no_condition_has_a_hole_in_its_words() {
     check(&world);
     for remaining in [None, Some(2), Some(0)] {
         let Proof::Report(report) = &mut world.pods[0].proof else { panic!("it was asked") };
+        let report = Arc::make_mut(report);
         report.reconnected = Some(Reconnected { at: "2025-11-21T04:00:00Z".to_owned(), remaining });
         check(&world);
     }
@@ -526,6 +529,7 @@ fn what_was_renewed_for_a_later_time_is_not_told_as_renewed_for_this_one() {
     let say = |world: &mut World, at: [&str; 2]| {
         for (pod, at) in world.pods.iter_mut().zip(at) {
             let Proof::Report(report) = &mut pod.proof else { panic!("it was asked") };
+            let report = Arc::make_mut(report);
             report.reconnected = Some(Reconnected { at: at.to_owned(), remaining: Some(0) });
         }
         world.plan().report.conditions.into_iter().find(|told| told.type_ == RECONNECTED).unwrap()
@@ -557,13 +561,14 @@ fn a_database_that_refuses_more_is_told_the_target_stays_at_what_it_lets_in_and_
     world.settle();
     let refuse = |world: &mut World, pod: usize, refused_beyond: u32, at_most: u32| {
         let Proof::Report(report) = &mut world.pods[pod].proof else { panic!("it was asked") };
+        let report = Arc::make_mut(report);
         report.held = Some(Held { held: refused_beyond, ..Held::default() });
         let words = "too many connections for role \"shop\"".to_owned();
         report.server_full = Some(ServerFull { refused_beyond, at_most, words });
     };
     refuse(&mut world, 0, 3, 4);
     let Proof::Report(other) = &mut world.pods[1].proof else { panic!("it was asked") };
-    other.held = Some(Held { held: 1, ..Held::default() });
+    Arc::make_mut(other).held = Some(Held { held: 1, ..Held::default() });
     let plan = world.plan();
     let of = |plan: &Plan, type_: &str| plan.report.conditions.iter().find(|it| it.type_ == type_).cloned().unwrap();
     let (ready, upstream) = (of(&plan, "Ready"), of(&plan, "UpstreamHealthy"));
@@ -584,7 +589,7 @@ fn a_database_that_refuses_more_is_told_the_target_stays_at_what_it_lets_in_and_
 
     // what agents said whose nodes are gone does not hold the others for ever
     for (pod, seconds, is_told) in [(0, 30, true), (0, 600, true), (1, 600, false)] {
-        let last = world.pods[pod].proof.report().cloned().map(Box::new);
+        let last = world.pods[pod].proof.report().cloned().map(Arc::new);
         let since = world.now - seconds;
         world.pods[pod].proof = Proof::Unreachable { since, error: "no route to host".to_owned(), last };
         let plan = world.plan();
@@ -613,6 +618,7 @@ fn sessions_are_no_part_of_what_a_database_that_refuses_more_lets_the_pool_open(
     let words = "too many connections for role \"shop\"".to_owned();
     for (pod, held, server_full) in [(0, 3, Some(ServerFull { refused_beyond: 3, at_most: 3, words })), (1, 7, None)] {
         let Proof::Report(report) = &mut world.pods[pod].proof else { panic!("it was asked") };
+        let report = Arc::make_mut(report);
         (report.held, report.server_full) = (Some(Held { held, ..Held::default() }), server_full);
         let database = "shop_session".to_owned();
         let of_sessions = if pod == 1 { 2 } else { 0 };
@@ -647,6 +653,7 @@ fn where_limits_are_shares_a_pod_that_is_refused_more_keeps_what_it_has_and_can_
             for (pod, holds) in holds.into_iter().enumerate() {
                 world.obey(pod);
                 let Proof::Report(report) = &mut world.pods[pod].proof else { panic!("it was asked") };
+                let report = Arc::make_mut(report);
                 report.held = Some(Held { held: holds.min(report.share), ..Held::default() });
                 let words = "too many connections for role \"shop\"".to_owned();
                 report.server_full = (pod == 0).then_some(ServerFull { refused_beyond: 8, at_most, words });
@@ -693,6 +700,7 @@ fn what_poolers_log_is_told_by_its_class_and_what_single_clients_get_wrong_is_no
     world.settle();
     let say = |world: &mut World, reason: PoolerError, words: &str| {
         let Proof::Report(report) = &mut world.pods[0].proof else { panic!("it was asked") };
+        let report = Arc::make_mut(report);
         report.troubles = vec![TroubleSeen { reason, lines: 3, words: words.to_owned() }];
     };
     for reason in PoolerError::ALL {
@@ -728,6 +736,7 @@ fn what_many_clients_get_wrong_hides_nothing_that_ready_counts_and_every_class_i
     let mut say = |reasons: [&[PoolerError]; 3]| {
         for (pod, reasons) in world.pods.iter_mut().zip(reasons) {
             let Proof::Report(report) = &mut pod.proof else { panic!("it was asked") };
+            let report = Arc::make_mut(report);
             let seen =
                 |reason: &PoolerError| TroubleSeen { reason: *reason, lines: 3, words: reason.as_str().to_lowercase() };
             report.troubles = reasons.iter().map(seen).collect();
@@ -768,6 +777,7 @@ fn a_database_that_wants_a_client_certificate_is_told_with_the_field_and_one_tha
         world.sizing = Some(sized(11, Reason::Demand));
         world.settle();
         let Proof::Report(report) = &mut world.pods[0].proof else { panic!("it was asked") };
+        let report = Arc::make_mut(report);
         let words = "connection requires a valid client certificate".to_owned();
         report.troubles = vec![TroubleSeen { reason: PoolerError::ServerWantsCertificate, lines: 3, words }];
         let conditions = world.plan().report.conditions;
@@ -791,6 +801,7 @@ fn a_leak_is_told_as_what_it_is_and_a_pinned_one_with_its_client() {
         world.sizing.as_mut().unwrap().load.as_mut().unwrap().leaked = Some(leaked);
         for (pod, kinds) in world.pods.iter_mut().zip(kinds) {
             let Proof::Report(report) = &mut pod.proof else { panic!("it was asked") };
+            let report = Arc::make_mut(report);
             report.leaks = Some(kinds);
         }
         let conditions = world.plan().report.conditions;
@@ -842,13 +853,14 @@ fn what_no_agent_has_told_of_is_told_as_a_transaction_by_nobody_and_its_agent_is
         world.sizing.as_mut().unwrap().load.as_mut().unwrap().leaked = Some(leaked);
         for (pod, kinds) in world.pods.iter_mut().zip(kinds) {
             let Proof::Report(report) = &mut pod.proof else { panic!("it was asked") };
+            let report = Arc::make_mut(report);
             report.leaks = kinds;
         }
         // what an agent said that does not answer any more may be over
         let mut last = report("uid-2", 1, 1, PodGrant::default());
         last.leaks = Some(LeakKinds { in_transaction: 5, ..LeakKinds::default() });
         let (since, error) = (NOW - 20, "connection refused".to_owned());
-        world.pods[2].proof = Proof::Unreachable { since, error, last: Some(Box::new(last)) };
+        world.pods[2].proof = Proof::Unreachable { since, error, last: Some(Arc::new(last)) };
         world.plan()
     };
     let told = |plan: &Plan| plan.report.conditions.iter().find(|told| told.type_ == LEAK_DETECTED).cloned().unwrap();
@@ -1006,6 +1018,7 @@ fn a_proof_by_login_alone_is_told() {
     };
     assert_eq!(proven(&world).reason, reasons::ALL_PROVEN);
     if let Proof::Report(report) = &mut world.pods[0].proof {
+        let report = Arc::make_mut(report);
         report.proof = Some(ProofMode::ConnectOnly);
     }
     let told = proven(&world);
@@ -1053,6 +1066,7 @@ fn a_revision_that_waits_for_its_promotion_is_told_as_paused_and_never_as_stuck(
     let first = world.revision_numbers().iter().position(|number| *number == 2).expect("one pod gets it");
     let other = OtherSlot { role: OtherRole::Green, revision: Some(2), clients: Some(0), awaiting_promotion: true };
     if let Proof::Report(report) = &mut world.pods[first].proof {
+        let report = Arc::make_mut(report);
         (report.wanted_revision, report.other) = (Some(2), Some(other));
     }
     let told = |world: &World, type_: &str| {
@@ -1221,7 +1235,7 @@ fn a_damaged_grant_of_a_pod_that_nobody_remembers_counts_as_everything() {
     let share = other.and_then(|patch| patch.grant.as_ref()).map_or(0, |grant| grant.pools["shop"].share);
     assert_eq!(share, 0, "nothing may be handed out on a guess");
     world.pods[0].proof =
-        Proof::Report(Box::new(report("uid-0", 1, 3, PodGrant { seq: 5, share: 4, granted: 4, floor: 1 })));
+        Proof::Report(Arc::new(report("uid-0", 1, 3, PodGrant { seq: 5, share: 4, granted: 4, floor: 1 })));
     world.settle();
     assert!(world.shares().iter().all(|share| *share > 0) && world.granted() <= 12);
 }
@@ -1250,6 +1264,7 @@ fn credentials_that_do_not_work_in_a_pod_are_a_condition_and_one_event() {
     world.settle();
     let why = "what the Secret holds now is not in force: password authentication failed";
     if let Proof::Report(report) = &mut world.pods[0].proof {
+        let report = Arc::make_mut(report);
         report.message = why.to_owned();
     }
     let told = |plan: &Plan| plan.events.iter().filter(|event| event.reason == reasons::NOT_APPLIED).count();

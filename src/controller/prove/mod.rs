@@ -1,0 +1,353 @@
+//! Asking agents what they run.
+//!
+//! - [`subjects`]: who is asked, when, and what was answered.
+//! - [`places`]: how many questions may be under way at once, and of whom.
+//! - [`question`]: one question, `GET http://POD:9130/status`.
+
+mod places;
+mod question;
+mod subjects;
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
+
+use self::subjects::{Members, Question, Subjects};
+use super::{pods::PodFacts, queue::Queue};
+use crate::{causes::with_causes, contract::names::METRICS_PORT, decide::plan::Proof, domain::PoolKey, http::Metrics};
+
+/// Never idle for longer, whatever is due.
+const LONGEST_IDLE: Duration = Duration::from_secs(1);
+
+/// What agents said, and the task that asks them.
+pub struct Prover {
+    subjects: Mutex<Subjects>,
+    wake: Notify,
+    port: u16,
+}
+
+impl Default for Prover {
+    fn default() -> Self {
+        Self { subjects: Mutex::default(), wake: Notify::new(), port: METRICS_PORT }
+    }
+}
+
+/// What the agents of one pool said last. Nobody else is heard while it is held: moments only.
+pub struct Proofs<'a>(Option<MappedMutexGuard<'a, Members>>);
+
+impl Proofs<'_> {
+    /// What the agent of a pod said last.
+    pub fn of(&self, uid: &str) -> Proof {
+        self.0.as_ref().map_or(Proof::NotAsked, |members| members.proof(uid))
+    }
+}
+
+impl Prover {
+    /// What the agents of a pool said last.
+    pub fn proofs(&self, pool: &PoolKey) -> Proofs<'_> {
+        Proofs(MutexGuard::try_map(self.subjects.lock(), |subjects| subjects.of(pool)).ok())
+    }
+
+    /// Sets what the pods of a pool must be seen to run: `open` are the uids of those of which something is not proven. Pods that are
+    /// not mentioned are forgotten.
+    pub fn expect(&self, pool: &PoolKey, pods: &[PodFacts], open: &HashSet<&str>) {
+        self.subjects.lock().expect(pool, pods, open, Instant::now());
+        self.wake.notify_one();
+    }
+
+    /// Asks for ever. A pool whose pods said something new is looked at.
+    pub async fn run(self: Arc<Self>, queue: Queue, metrics: Metrics) {
+        let client = match question::client() {
+            Ok(client) => client,
+            Err(error) => {
+                tracing::error!(error = with_causes(&error), "building the client that asks agents");
+                return;
+            }
+        };
+        loop {
+            while let Some(question) = self.next() {
+                tokio::spawn(self.clone().ask(client.clone(), question, queue.clone(), metrics.clone()));
+            }
+            let now = Instant::now();
+            let pause = self.subjects.lock().next_due(now).map_or(LONGEST_IDLE, |due| due - now).min(LONGEST_IDLE);
+            // whoever is due and has no place is woken by the next answer
+            let _ = timeout(pause, self.wake.notified()).await;
+        }
+    }
+
+    fn next(&self) -> Option<Question> {
+        self.subjects.lock().next(Instant::now())
+    }
+
+    async fn ask(self: Arc<Self>, client: reqwest::Client, question: Question, queue: Queue, metrics: Metrics) {
+        let answer = question::ask(&client, &question.address, self.port, &question.uid).await;
+        metrics.asked(question::outcome(&answer));
+        let is_new = self.subjects.lock().answered(&question, answer, Instant::now());
+        self.wake.notify_one();
+        if is_new {
+            queue.ask(&question.pool, "proof").await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::HashMap,
+        net::Ipv4Addr,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use axum::{Json, Router, routing::get};
+    use futures::StreamExt;
+    use serde_json::{Value, json};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::{
+        contract::StatusReport,
+        controller::{
+            pods::PodIndex,
+            queue::{self},
+        },
+    };
+
+    fn shop() -> PoolKey {
+        PoolKey::new("ns", "shop")
+    }
+
+    /// What the agent of a pod answers, beside what every agent says.
+    fn report(uid: &str, says: &Value) -> Value {
+        let mut report = json!({
+            "v": 1, "podUid": uid, "pool": "shop", "revision": 1, "wantedRevision": 1, "epoch": 1, "seq": 1, "share": 5,
+            "limits": null, "held": null, "slot": "Serving", "message": "",
+        });
+        if let (Some(report), Some(says)) = (report.as_object_mut(), says.as_object()) {
+            report.extend(says.clone());
+        }
+        report
+    }
+
+    /// Pods of a pool at these addresses; their uids are the addresses.
+    fn pods(pool: &PoolKey, addresses: &[Ipv4Addr], version: u64) -> Vec<PodFacts> {
+        let index = PodIndex::default();
+        for address in addresses {
+            index.apply(&crate::controller::pods::injected(pool, &address.to_string(), *address, version));
+        }
+        index.of(pool)
+    }
+
+    /// Has these pods asked; all of them are open, or none.
+    fn expect(prover: &Prover, pool: &PoolKey, pods: &[PodFacts], is_open: bool) {
+        let open = pods.iter().map(|pod| pod.uid.as_str()).filter(|_| is_open).collect();
+        prover.expect(pool, pods, &open);
+    }
+
+    /// Has one pod asked at this moment.
+    fn question(prover: &Prover, at: Instant) -> Question {
+        let question = prover.subjects.lock().next(at).expect("somebody is due");
+        assert_eq!(prover.subjects.lock().next(at), None);
+        question
+    }
+
+    /// The agent answers with this: whether its pool is looked at, and whether it is asked again soon.
+    fn answers(prover: &Prover, says: &Value) -> (bool, bool) {
+        // it is asked whenever it is due
+        let question = question(prover, Instant::now() + Duration::from_mins(1));
+        let report: StatusReport = serde_json::from_value(report(&question.uid, says)).expect("a status report");
+        let now = Instant::now();
+        let is_new = prover.subjects.lock().answered(&question, Ok(report), now);
+        let next = prover.subjects.lock().next_due(now).expect("it is asked again");
+        (is_new, next <= now + Duration::from_secs(5))
+    }
+
+    fn prover() -> Prover {
+        let prover = Prover::default();
+        expect(&prover, &shop(), &pods(&shop(), &[Ipv4Addr::new(10, 0, 0, 1)], 1), false);
+        prover
+    }
+
+    #[test]
+    fn who_tells_of_a_leak_is_asked_again_soon_and_its_pool_is_looked_at_when_the_kinds_change() {
+        let prover = prover();
+        let leaks = |in_transaction: u32, pinned: u32, seconds: Option<u32>, freed: u32| {
+            json!({"leaks": {"inTransaction": in_transaction, "pinned": pinned, "unclear": 0, "longestPinnedSeconds": seconds,
+                "freed": freed}})
+        };
+        assert_eq!(answers(&prover, &json!({})), (true, false), "the first answer");
+        assert_eq!(answers(&prover, &json!({})), (false, false));
+        assert_eq!(answers(&prover, &leaks(0, 1, Some(300), 0)), (true, true));
+        assert_eq!(answers(&prover, &leaks(0, 1, Some(305), 0)), (false, true), "seconds alone are no news");
+        assert_eq!(answers(&prover, &leaks(1, 1, Some(310), 0)), (true, true));
+        assert_eq!(answers(&prover, &leaks(0, 0, None, 1)), (true, false), "it was freed, and that is told on");
+        assert_eq!(answers(&prover, &leaks(0, 0, None, 1)), (false, false));
+    }
+
+    #[test]
+    fn who_renews_connections_is_asked_again_soon_until_none_is_left() {
+        let prover = prover();
+        let renewed =
+            |remaining: Option<u32>| json!({"reconnected": {"at": "2026-11-28T12:00:00Z", "remaining": remaining}});
+        assert_eq!(answers(&prover, &renewed(None)), (true, false));
+        assert_eq!(answers(&prover, &renewed(Some(2))), (true, true));
+        assert_eq!(answers(&prover, &renewed(Some(2))), (false, true));
+        assert_eq!(answers(&prover, &renewed(Some(0))), (true, false));
+    }
+    /// Silent, as behind a policy that drops whatever comes: their sockets take a connection and nobody answers.
+    const SILENT: usize = 300;
+    /// Pods that answer, in a pool of another namespace, and in another pool of the silent ones' own.
+    const ANSWERING: usize = 20;
+
+    fn address(of: u8, number: usize) -> Ipv4Addr {
+        let byte = |number: usize| u8::try_from(number).expect("few");
+        Ipv4Addr::new(127, of, byte(number / 250), byte(number % 250 + 1))
+    }
+
+    /// Agents at loopback addresses, all at the same port.
+    struct Agents {
+        port: u16,
+        silent: Vec<std::net::TcpListener>,
+        asked: Arc<Mutex<HashMap<Ipv4Addr, AtomicUsize>>>,
+    }
+
+    impl Agents {
+        async fn start() -> Self {
+            let first = std::net::TcpListener::bind((address(77, 0), 0)).expect("a socket");
+            let port = first.local_addr().expect("bound").port();
+            let mut silent = vec![first];
+            for number in 1..SILENT {
+                silent.push(std::net::TcpListener::bind((address(77, number), port)).expect("a socket"));
+            }
+            let asked: Arc<Mutex<HashMap<Ipv4Addr, AtomicUsize>>> = Arc::default();
+            for of in [78, 79] {
+                for number in 0..ANSWERING {
+                    let address = address(of, number);
+                    let listener = TcpListener::bind((address, port)).await.expect("a socket");
+                    let asked = asked.clone();
+                    let status = move || async move {
+                        asked.lock().entry(address).or_default().fetch_add(1, Ordering::Relaxed);
+                        Json(report(&address.to_string(), &json!({})))
+                    };
+                    let router = Router::new().route("/status", get(status));
+                    tokio::spawn(async move { axum::serve(listener, router).await });
+                }
+            }
+            Self { port, silent, asked }
+        }
+
+        fn asked(&self, of: u8) -> usize {
+            let asked = self.asked.lock();
+            asked
+                .iter()
+                .filter(|(address, _)| address.octets()[1] == of)
+                .map(|(_, asked)| asked.load(Ordering::Relaxed))
+                .sum()
+        }
+
+        /// Questions that have reached silent ones.
+        fn asked_in_vain(&self) -> usize {
+            let connected = |socket: &std::net::TcpListener| {
+                socket.set_nonblocking(true).expect("a socket");
+                std::iter::from_fn(|| socket.accept().ok()).count()
+            };
+            self.silent.iter().map(connected).sum()
+        }
+    }
+
+    /// Waits until it holds; how long that took.
+    async fn wait(what: &str, longest: Duration, holds: impl Fn() -> bool) -> Duration {
+        let begun = Instant::now();
+        while !holds() {
+            assert!(begun.elapsed() < longest, "{what}: not within {longest:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        begun.elapsed()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn hundreds_of_silent_pods_neither_block_nor_delay_the_proofs_of_others() {
+        let agents = Agents::start().await;
+        let prover = Arc::new(Prover { port: agents.port, ..Prover::default() });
+        let (queue, mut requests) = queue::queue();
+        tokio::spawn(async move { while requests.next().await.is_some() {} });
+        let silent: Vec<(PoolKey, Vec<PodFacts>)> = (0..3)
+            .map(|number| {
+                let pool = PoolKey::new("silent", format!("pool-{number}"));
+                let addresses: Vec<Ipv4Addr> =
+                    (0..SILENT / 3).map(|pod| address(77, number * (SILENT / 3) + pod)).collect();
+                (pool.clone(), pods(&pool, &addresses, 1))
+            })
+            .collect();
+        for (pool, pods) in &silent {
+            expect(&prover, pool, pods, true);
+        }
+        tokio::spawn(prover.clone().run(queue, Metrics::default()));
+        let neighbour = PoolKey::new("silent", "neighbour");
+        let answering = [(78, shop()), (79, neighbour)].map(|(of, pool)| {
+            let addresses: Vec<Ipv4Addr> = (0..ANSWERING).map(|number| address(of, number)).collect();
+            (of, pool, addresses)
+        });
+        let have_answered = |pool: &PoolKey, addresses: &[Ipv4Addr]| {
+            let proofs = prover.proofs(pool);
+            addresses.iter().all(|address| matches!(proofs.of(&address.to_string()), Proof::Report(_)))
+        };
+        // all of the others are asked for the first time while the silent ones are
+        for (_, pool, addresses) in &answering {
+            expect(&prover, pool, &pods(pool, addresses, 1), true);
+        }
+        let [(_, other, of_other), (_, neighbour, of_neighbour)] = &answering;
+        let first = wait("proof in another namespace", Duration::from_secs(1), || have_answered(other, of_other)).await;
+        // its first question waits for one that nobody answers at most
+        wait("proof in the same namespace", Duration::from_secs(6), || have_answered(neighbour, of_neighbour)).await;
+        // and whenever there is something new to prove, that takes its pause and nothing more
+        for version in 2..5 {
+            let before = [78, 79].map(|of| agents.asked(of));
+            for (_, pool, addresses) in &answering {
+                expect(&prover, pool, &pods(pool, addresses, version), true);
+            }
+            let are_asked = || [78, 79].iter().zip(before).all(|(of, before)| agents.asked(*of) >= before + ANSWERING);
+            let took = wait("something new to prove", Duration::from_millis(900), are_asked).await;
+            println!("{SILENT} silent pods: first proof of others {first:?}, the next {took:?}");
+        }
+        // silent ones are asked ever more seldom, and all of them are
+        agents.asked_in_vain();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let in_vain = agents.asked_in_vain();
+        assert!((1..=16).contains(&in_vain), "{in_vain} questions in vain within a second");
+    }
+
+    #[test]
+    fn pauses_are_counted_from_the_answer_and_grow_for_whoever_stays_silent() {
+        let prover = Prover::default();
+        expect(&prover, &shop(), &pods(&shop(), &[Ipv4Addr::new(10, 0, 0, 1)], 1), true);
+        let mut now = Instant::now();
+        let mut pauses = Vec::new();
+        for version in 2..14 {
+            let asked = question(&prover, now);
+            // it waited long for its answer, and something new to prove came meanwhile
+            now += Duration::from_secs(30);
+            expect(&prover, &shop(), &pods(&shop(), &[Ipv4Addr::new(10, 0, 0, 1)], version), true);
+            let unreachable = question::AskError::Unreachable("no answer".to_owned());
+            prover.subjects.lock().answered(&asked, Err(unreachable), now);
+            let next = prover.subjects.lock().next_due(now).expect("it is asked again");
+            pauses.push(next - now);
+            now = next;
+        }
+        assert!(pauses.is_sorted(), "{pauses:?}");
+        assert_eq!((pauses[0], *pauses.last().expect("some")), (Duration::from_millis(200), Duration::from_secs(15)));
+    }
+
+    #[test]
+    fn whose_proof_is_awaited_is_asked_at_once_when_there_is_something_new_to_prove() {
+        let prover = prover();
+        assert_eq!(answers(&prover, &json!({})), (true, false), "nothing is open: the sweep");
+        let now = Instant::now();
+        expect(&prover, &shop(), &pods(&shop(), &[Ipv4Addr::new(10, 0, 0, 1)], 2), true);
+        let next = prover.subjects.lock().next_due(now).expect("it is asked");
+        assert!(next - now <= Duration::from_millis(250), "{:?}", next - now);
+    }
+}

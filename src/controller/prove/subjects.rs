@@ -1,0 +1,373 @@
+//! Who is asked, when, and what was answered.
+//!
+//! Pods with something unproven are asked often, all others in a slow sweep. Of those that are due, pools take turns; who may
+//! be asked at once is bounded by [`Places`]. A pause begins with the answer, or with its absence, so that a pod which does not
+//! answer is asked ever more seldom however long it waits for its turn.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    ops::Bound,
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{
+    places::{Places, Standing},
+    question::AskError,
+};
+use crate::{
+    contract::{StatusReport, UpstreamState},
+    controller::pods::PodFacts,
+    decide::plan::{Proof, SidecarSeen},
+    domain::PoolKey,
+};
+
+/// First pause before an unproven pod is asked again; it grows by half each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Longest pause before an unproven pod is asked again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Longest pause before a pod is asked again that does not answer.
+const LONGEST_SILENT_PAUSE: Duration = Duration::from_secs(15);
+/// All pods are asked this often.
+const SWEEP: Duration = Duration::from_mins(1);
+
+/// What a pod said last.
+#[derive(Clone, Debug)]
+enum Heard {
+    /// It was not asked yet.
+    Nothing,
+    /// An answer.
+    Report(Arc<StatusReport>),
+    /// No answer.
+    Silence { since: Instant, error: String, last: Option<Arc<StatusReport>> },
+}
+
+impl Heard {
+    fn report(&self) -> Option<&StatusReport> {
+        match self {
+            Self::Report(report) | Self::Silence { last: Some(report), .. } => Some(report),
+            Self::Nothing | Self::Silence { last: None, .. } => None,
+        }
+    }
+
+    const fn standing(&self) -> Standing {
+        match self {
+            Self::Nothing => Standing::Untried,
+            Self::Report(_) => Standing::Answers,
+            Self::Silence { .. } => Standing::Silent,
+        }
+    }
+}
+
+/// Whether a pod waits to be asked, or for its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// Not before this.
+    Due(Instant),
+    /// The question is under way; whether something new to prove has come since.
+    Asked { has_news: bool },
+}
+
+/// One pod.
+struct Subject {
+    address: String,
+    /// The annotations that it was last asked about, by the version of the object.
+    version: String,
+    is_open: bool,
+    turn: Turn,
+    pause: Duration,
+    heard: Heard,
+}
+
+/// The pods of one pool.
+#[derive(Default)]
+pub(super) struct Members {
+    of: HashMap<String, Subject>,
+    /// Those that wait to be asked, by what is known of them.
+    due: [BTreeSet<(Instant, String)>; 3],
+    /// How many have answered last.
+    answer: usize,
+    /// How many have not.
+    silent: usize,
+}
+
+/// All pods.
+#[derive(Default)]
+pub(super) struct Subjects {
+    pools: BTreeMap<PoolKey, Members>,
+    places: Places,
+    /// The pool that was served last, by standing.
+    served: [Option<PoolKey>; 3],
+}
+
+/// A question that holds a place until it is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Question {
+    pub(super) pool: PoolKey,
+    pub(super) uid: String,
+    pub(super) address: String,
+    standing: Standing,
+}
+
+impl Subjects {
+    /// The pods of a pool.
+    pub(super) fn of(&mut self, pool: &PoolKey) -> Option<&mut Members> {
+        self.pools.get_mut(pool)
+    }
+
+    /// Sets what the pods of a pool must be seen to run: `open` are the uids of those of which something is not proven. Pods that are
+    /// not mentioned are forgotten.
+    pub(super) fn expect(&mut self, pool: &PoolKey, pods: &[PodFacts], open: &HashSet<&str>, now: Instant) {
+        let members = self.pools.entry(pool.clone()).or_default();
+        let mut mentioned = HashSet::new();
+        for pod in pods {
+            let Some(address) = &pod.address else { continue };
+            if pod.sidecar != SidecarSeen::Running {
+                continue;
+            }
+            mentioned.insert(pod.uid.as_str());
+            members.expect(pod, address, open.contains(pod.uid.as_str()), now);
+        }
+        if members.of.len() > mentioned.len() {
+            let gone: Vec<String> =
+                members.of.keys().filter(|uid| !mentioned.contains(uid.as_str())).cloned().collect();
+            for uid in gone {
+                members.forget(&uid);
+            }
+        }
+        if members.of.is_empty() {
+            self.pools.remove(pool);
+        }
+    }
+
+    /// The next question, if anybody is due and has a place: pools take turns.
+    pub(super) fn next(&mut self, now: Instant) -> Option<Question> {
+        Standing::ALL.into_iter().find_map(|standing| self.next_of(standing, now))
+    }
+
+    fn next_of(&mut self, standing: Standing, now: Instant) -> Option<Question> {
+        if !self.places.has_any(standing) {
+            return None;
+        }
+        let places = &self.places;
+        let is_next = |(pool, members): &(&PoolKey, &Members)| {
+            members.first_due(standing).is_some_and(|(due, _)| *due <= now) && places.has_for(standing, pool)
+        };
+        let after = match &self.served[standing as usize] {
+            Some(served) => (Bound::Excluded(served.clone()), Bound::Unbounded),
+            None => (Bound::Unbounded, Bound::Unbounded),
+        };
+        let (pool, _) = self.pools.range(after).find(is_next).or_else(|| self.pools.iter().find(is_next))?;
+        let pool = pool.clone();
+        let (uid, address) = self.pools.get_mut(&pool)?.take(standing)?;
+        self.places.take(standing, &pool);
+        self.served[standing as usize] = Some(pool.clone());
+        Some(Question { pool, uid, address, standing })
+    }
+
+    /// When somebody is due next who is not yet.
+    pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
+        let firsts = self.pools.values().flat_map(|members| &members.due).filter_map(|due| {
+            let after = (Bound::Excluded((now, String::from(char::MAX))), Bound::Unbounded);
+            due.range(after).next().map(|(due, _)| *due)
+        });
+        firsts.min()
+    }
+
+    /// Takes in an answer and gives the place back. True when it says something new.
+    pub(super) fn answered(
+        &mut self,
+        question: &Question,
+        answer: Result<StatusReport, AskError>,
+        now: Instant,
+    ) -> bool {
+        self.places.give_back(question.standing, &question.pool);
+        self.pools.get_mut(&question.pool).is_some_and(|members| members.answered(&question.uid, answer, now))
+    }
+}
+
+impl Members {
+    /// What the agent of a pod said last.
+    pub(super) fn proof(&self, uid: &str) -> Proof {
+        match self.of.get(uid).map(|subject| &subject.heard) {
+            None | Some(Heard::Nothing) => Proof::NotAsked,
+            Some(Heard::Report(report)) => Proof::Report(report.clone()),
+            Some(Heard::Silence { since, error, last }) => {
+                let seconds = i64::try_from(since.elapsed().as_secs()).unwrap_or(i64::MAX);
+                let since = Timestamp::now().as_second().saturating_sub(seconds);
+                Proof::Unreachable { since, error: error.clone(), last: last.clone() }
+            }
+        }
+    }
+
+    fn expect(&mut self, pod: &PodFacts, address: &str, is_open: bool, now: Instant) {
+        let Some(subject) = self.of.get_mut(&pod.uid) else {
+            let subject = Subject {
+                address: address.to_owned(),
+                version: pod.resource_version.clone(),
+                is_open,
+                turn: Turn::Due(now),
+                pause: FIRST_PAUSE,
+                heard: Heard::Nothing,
+            };
+            self.due[Standing::Untried as usize].insert((now, pod.uid.clone()));
+            self.of.insert(pod.uid.clone(), subject);
+            return;
+        };
+        let has_news = is_open && (subject.version != pod.resource_version || !subject.is_open);
+        subject.version.clone_from(&pod.resource_version);
+        subject.is_open = is_open;
+        let has_moved = subject.address != address;
+        subject.address.clear();
+        subject.address.push_str(address);
+        let standing = subject.heard.standing();
+        match &mut subject.turn {
+            Turn::Asked { has_news: known } => *known |= has_news || has_moved,
+            // something new to prove: be quick again. Who does not answer is no quicker to ask about more
+            Turn::Due(due) if (has_news && standing != Standing::Silent) || has_moved => {
+                subject.pause = FIRST_PAUSE;
+                let soon = now + FIRST_PAUSE;
+                if soon < *due {
+                    let mut key = (*due, pod.uid.clone());
+                    self.due[standing as usize].remove(&key);
+                    key.0 = soon;
+                    self.due[standing as usize].insert(key);
+                    *due = soon;
+                }
+            }
+            Turn::Due(_) => {}
+        }
+    }
+
+    fn forget(&mut self, uid: &str) {
+        let Some(subject) = self.of.remove(uid) else { return };
+        self.count(subject.heard.standing(), false);
+        if let Turn::Due(due) = subject.turn {
+            self.due[subject.heard.standing() as usize].remove(&(due, uid.to_owned()));
+        }
+    }
+
+    fn count(&mut self, standing: Standing, is_more: bool) {
+        let count = match standing {
+            Standing::Answers => &mut self.answer,
+            Standing::Silent => &mut self.silent,
+            Standing::Untried => return,
+        };
+        *count = if is_more { *count + 1 } else { count.saturating_sub(1) };
+    }
+
+    /// Whose due entries a budget pays for: where nobody has answered, those that were not asked yet will hardly.
+    fn budget(&self, kept: Standing) -> Standing {
+        match kept {
+            Standing::Untried if self.silent > 0 && self.answer == 0 => Standing::Silent,
+            kept => kept,
+        }
+    }
+
+    /// Which entries are the first that a budget pays for, and when they are due.
+    fn first_due(&self, budget: Standing) -> Option<(&Instant, Standing)> {
+        let paid = Standing::ALL.into_iter().filter(|kept| self.budget(*kept) == budget);
+        let firsts = paid.filter_map(|kept| self.due[kept as usize].first().map(|(due, _)| (due, kept)));
+        firsts.min_by_key(|(due, _)| **due)
+    }
+
+    /// Takes the first that the budget pays for out of the line: its uid and address.
+    fn take(&mut self, budget: Standing) -> Option<(String, String)> {
+        let (_, kept) = self.first_due(budget)?;
+        let (_, uid) = self.due[kept as usize].pop_first()?;
+        let subject = self.of.get_mut(&uid)?;
+        subject.turn = Turn::Asked { has_news: false };
+        Some((uid, subject.address.clone()))
+    }
+
+    /// Takes in an answer. True when it says something new.
+    fn answered(&mut self, uid: &str, answer: Result<StatusReport, AskError>, now: Instant) -> bool {
+        let Some(subject) = self.of.get_mut(uid) else { return false };
+        let before = subject.heard.standing();
+        // its sidecar ended and began anew meanwhile: the answer may be of either
+        if let Turn::Due(due) = subject.turn {
+            self.due[before as usize].remove(&(due, uid.to_owned()));
+        }
+        let heard = match answer {
+            Ok(report) => Heard::Report(Arc::new(report)),
+            Err(AskError::OtherPod) => silence(&subject.heard, "another pod answers at its address".to_owned(), now),
+            Err(AskError::Unreachable(error)) => silence(&subject.heard, error, now),
+        };
+        let is_new = differs(&subject.heard, &heard);
+        subject.heard = heard;
+        let standing = subject.heard.standing();
+        let has_news = matches!(subject.turn, Turn::Asked { has_news: true }) && standing != Standing::Silent;
+        // who begins to answer, or ends, begins a new row of pauses
+        if has_news || before != standing {
+            subject.pause = FIRST_PAUSE;
+        }
+        let pause = if has_news {
+            FIRST_PAUSE
+        } else if standing == Standing::Silent || subject.is_open || complains(&subject.heard) {
+            let longest = if standing == Standing::Silent { LONGEST_SILENT_PAUSE } else { LONGEST_PAUSE };
+            let pause = subject.pause;
+            subject.pause = (pause * 3 / 2).min(longest);
+            pause
+        } else {
+            subject.pause = FIRST_PAUSE;
+            spread(uid)
+        };
+        subject.turn = Turn::Due(now + pause);
+        self.due[standing as usize].insert((now + pause, uid.to_owned()));
+        self.count(before, false);
+        self.count(standing, true);
+        is_new
+    }
+}
+
+/// Whether an agent says something that passes: it is asked whether it still does.
+fn complains(heard: &Heard) -> bool {
+    let Heard::Report(report) = heard else { return false };
+    let upstream = report.upstream.as_ref().map(|upstream| upstream.state);
+    let troubled = report.server_full.is_some() || !report.troubles.is_empty();
+    let leaks = report.leaks.as_ref().is_some_and(|kinds| kinds.count() > 0);
+    // old connections have transactions to finish
+    let renews = report.reconnected.as_ref().is_some_and(|told| told.remaining.is_some_and(|count| count > 0));
+    let is_primary = upstream.is_none_or(|state| state == UpstreamState::Primary);
+    troubled || leaks || renews || !report.message.is_empty() || !is_primary
+}
+
+/// The sweep, spread so that pods which started together are not asked together for ever.
+fn spread(uid: &str) -> Duration {
+    let sum: u32 = uid.bytes().fold(0, |sum: u32, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
+    SWEEP.saturating_sub(Duration::from_millis(u64::from(sum % 15_000)))
+}
+
+fn silence(before: &Heard, error: String, now: Instant) -> Heard {
+    let (since, last) = match before {
+        Heard::Silence { since, last, .. } => (*since, last.clone()),
+        Heard::Report(report) => (now, Some(report.clone())),
+        Heard::Nothing => (now, None),
+    };
+    Heard::Silence { since, error, last }
+}
+
+/// Whether a plan could come out otherwise. Who is busy changes every second and does not matter.
+fn differs(before: &Heard, after: &Heard) -> bool {
+    std::mem::discriminant(before) != std::mem::discriminant(after) || essence(before) != essence(after)
+}
+
+/// What of an answer a plan may depend on.
+fn essence(heard: &Heard) -> Option<impl PartialEq + '_> {
+    heard.report().map(|report| {
+        let held = report.held.map(|held| held.held);
+        let upstream = report.upstream.as_ref().map(|upstream| (upstream.state, upstream.silent));
+        let in_force = (report.revision, report.epoch, report.seq, report.share, report.limits);
+        let full = report.server_full.as_ref().map(|full| (full.refused_beyond, full.at_most));
+        let troubles: Vec<_> = report.troubles.iter().map(|trouble| (trouble.reason, &trouble.words)).collect();
+        // for how long one has been pinned changes every second too
+        let leaks = report.leaks.as_ref();
+        let leaks = leaks
+            .map(|kinds| (kinds.in_transaction, kinds.pinned, kinds.unclear, kinds.freed, kinds.client.as_deref()));
+        let proof = (report.proof, report.other.is_some_and(|other| other.awaiting_promotion));
+        (in_force, held, upstream, full, troubles, &report.message, leaks, &report.reconnected, proof)
+    })
+}
