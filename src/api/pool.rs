@@ -86,7 +86,8 @@ pub struct ConnectionPoolSpec {
     /// every pod runs with `scaling.fixedLimitPerPod`.
     #[serde(default)]
     pub mode: Mode,
-    /// True freezes automation: limits, shares and revisions stay as they are. Traffic never stops.
+    /// True freezes automation: limits, shares and revisions stay as they are, in the agents too. Traffic never stops, and pods that
+    /// start get their floor.
     #[serde(default)]
     pub paused: bool,
     /// Whose pods get a pooler. They opt in by the label `sluice.dev/inject: enabled` on the pod template or the namespace.

@@ -82,7 +82,7 @@ mod tests {
     use crate::contract::{GrantDocument, PodGrant, RevisionDocument};
 
     fn grant(share: u32, granted: u32, floor: u32) -> GrantDocument {
-        let grant = PodGrant { seq: 7, share, granted, floor };
+        let grant = PodGrant { seq: 7, share, granted, floor, paused: false };
         GrantDocument { v: 1, epoch: 3, pools: BTreeMap::from([("shop".to_owned(), grant)]) }
     }
 
@@ -106,6 +106,16 @@ mod tests {
             let refused = RevisionDocument::parse(text).expect_err("refused");
             assert!(refused.to_string().contains("sluice.dev/revision"), "{refused}");
         }
+    }
+
+    #[test]
+    fn a_pause_is_written_only_while_it_lasts_and_reads_back() {
+        let mut document = grant(8, 8, 1);
+        assert!(!document.render().contains("paused"), "{}", document.render());
+        for grant in document.pools.values_mut() {
+            grant.paused = true;
+        }
+        assert_eq!(GrantDocument::parse(&document.render()).expect("good"), document);
     }
 
     proptest! {

@@ -33,6 +33,10 @@ pub struct PodGrant {
     pub granted: u32,
     /// What the pod may always hold: the lower bound of its limit. At most `share`.
     pub floor: u32,
+    /// True while the pool is paused: the agent leaves its limit where it is, within floor and share. Left out while it is not, so that
+    /// agents of earlier days see what they always saw.
+    #[serde(default, skip_serializing_if = "super::revision::is_default")]
+    pub paused: bool,
 }
 
 /// Where a grant stands among those of its pod: a later one takes effect, an earlier one is refused.
@@ -138,7 +142,7 @@ mod tests {
         assert!(LAST.next(3).is_after(LAST), "{:?}", LAST.next(3));
         assert!(LAST.next(3).epoch < EPOCHS && LAST.next(3).seq == 1);
         let document = |epoch, seq| {
-            let grant = PodGrant { seq, share: 1000, granted: 1000, floor: 0 };
+            let grant = PodGrant { seq, share: 1000, granted: 1000, floor: 0, paused: false };
             GrantDocument { v: 1, epoch, pools: BTreeMap::from([("shop".to_owned(), grant)]) }
         };
         assert!(document(LAST.epoch, LAST.seq).check().is_ok());

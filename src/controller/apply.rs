@@ -75,9 +75,9 @@ impl WriteError {
         }
     }
 
-    /// True when the object was another one than was thought: nothing is wrong, and another look mends it.
-    pub const fn is_overtaken(&self) -> bool {
-        matches!(self, Self::Conflict { .. } | Self::Gone { .. })
+    /// True when something is wrong that people should know of: neither overtaken nor out of office.
+    pub const fn is_told(&self) -> bool {
+        matches!(self, Self::Failed { .. } | Self::NoAnswer { .. })
     }
 
     fn outcome(&self) -> Outcome {

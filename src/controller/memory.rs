@@ -2,26 +2,30 @@
 //! annotations, status and what agents say.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use kube::ResourceExt;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::gateway::GatewayMemory;
+use super::{gateway::GatewayMemory, pods::PodFacts};
 use crate::{
     api::{ConnectionPool, ConnectionPoolStatus},
     decide::{
         effective::EffectivePool,
         load::LoadState,
-        plan::{Failure, Progress, RevisionSeen, SizingSeen, Uninjected, UnixSeconds},
+        plan::{Failure, Progress, RevisionSeen, SizingSeen, Uninjected},
         shares::{PodDemand, Proof},
         sizing::Sizer,
     },
     domain::PoolKey,
 };
+
+/// First pause after a failed change; it doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is remembered of one pool.
 #[derive(Default)]
@@ -36,16 +40,16 @@ pub struct PoolMemory {
     pub sizing: Option<SizingSeen>,
     /// For which spec that was.
     pub decided_for: Option<DecidedFor>,
-    /// What the load asks of each pod, by its name.
-    pub demands: BTreeMap<String, PodDemand>,
-    /// What Prometheus says of each pod's grant, by its name: the slower way to a proof.
-    pub proofs: BTreeMap<String, Proof>,
+    /// What the load asks of each pod, by its uid: another pod may take its name.
+    pub demands: HashMap<String, PodDemand>,
+    /// What Prometheus says of each pod's grant, by its uid: the slower way to a proof.
+    pub proofs: HashMap<String, Proof>,
     /// What the load was made of.
     pub load: LoadState,
     /// How far a rollout has come.
     pub progress: Option<Progress>,
     /// The status as it was written last, and when.
-    pub told: Option<(ConnectionPoolStatus, UnixSeconds)>,
+    pub told: Option<(ConnectionPoolStatus, Instant)>,
     /// Revisions that were created and have not come back through the watch.
     pub created: Vec<RevisionSeen>,
     /// Pods without a sidecar, as they were counted last; none before the first count.
@@ -54,8 +58,50 @@ pub struct PoolMemory {
     pub is_counting: bool,
     /// Of its gateway.
     pub gateway: GatewayMemory,
-    /// The last change that failed.
-    pub failure: Option<Failure>,
+    /// The last creation or deletion of a revision, if it failed.
+    pub failure: Option<Retry>,
+    /// The last write on each pod that failed, by its uid.
+    pub pod_failures: HashMap<String, Retry>,
+}
+
+/// A change that failed, and when it may be tried again: by a clock that nobody can set back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// How often in a row.
+    pub times: u32,
+    /// Not before this.
+    pub at: Instant,
+    /// What failed.
+    pub error: String,
+}
+
+impl Retry {
+    /// After one more failure. The pause doubles each time, up to `longest`.
+    pub fn after(before: Option<&Self>, error: String, longest: Duration, now: Instant) -> Self {
+        let times = before.map_or(0, |before| before.times).saturating_add(1);
+        let pause = FIRST_PAUSE.saturating_mul(1 << times.saturating_sub(1).min(10));
+        Self { times, at: now + pause.min(longest), error }
+    }
+
+    /// As plans know it.
+    pub fn seen(&self, now: Instant) -> Failure {
+        Failure { times: self.times, is_due: now >= self.at, error: self.error.clone() }
+    }
+}
+
+impl PoolMemory {
+    /// Forgets the failed writes on pods that are gone.
+    pub fn forget_failures_but_of(&mut self, pods: &[PodFacts]) {
+        if !self.pod_failures.is_empty() {
+            let known: HashSet<&str> = pods.iter().map(|pod| pod.uid.as_str()).collect();
+            self.pod_failures.retain(|uid, _| known.contains(uid.as_str()));
+        }
+    }
+
+    /// When something that failed may be tried again, if it is not time yet.
+    pub fn next_retry(&self, now: Instant) -> Option<Instant> {
+        self.failure.iter().chain(self.pod_failures.values()).map(|retry| retry.at).filter(|at| *at > now).min()
+    }
 }
 
 /// A count of the pods without a sidecar.
@@ -109,5 +155,29 @@ impl Memories {
     /// Forgets a pool.
     pub fn forget(&self, key: &PoolKey) {
         self.pools.lock().remove(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_what_comes_back_first_is_known() {
+        let now = Instant::now();
+        let longest = Duration::from_secs(30);
+        let mut retry = None;
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            retry = Some(Retry::after(retry.as_ref(), "no answer".to_owned(), longest, now));
+            pauses.push(retry.as_ref().map(|retry| (retry.at - now).as_secs()).expect("it failed"));
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
+        let mut memory = PoolMemory { failure: retry, ..PoolMemory::default() };
+        memory.pod_failures.insert("u".to_owned(), Retry::after(None, "refused".to_owned(), longest, now));
+        assert_eq!(memory.next_retry(now), Some(now + Duration::from_secs(1)));
+        assert_eq!(memory.next_retry(now + Duration::from_secs(1)), Some(now + longest));
+        let seen = memory.pod_failures["u"].seen(now + Duration::from_secs(1));
+        assert_eq!((seen.times, seen.is_due), (1, true));
     }
 }

@@ -12,6 +12,7 @@
 mod apply;
 mod boot_time;
 mod budgets;
+mod carry_out;
 mod census;
 mod classes;
 mod error;

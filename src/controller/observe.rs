@@ -158,11 +158,14 @@ impl Stores {
 
 /// The pods of a pool with what their agents said and what their load asks for.
 pub fn pods(facts: Vec<PodFacts>, proofs: &Proofs, memory: &PoolMemory) -> Vec<PodSeen> {
+    let now = Instant::now();
     facts
         .into_iter()
         .map(|facts| {
-            let demand = memory.demands.get(&facts.name).copied();
+            let demand = memory.demands.get(&facts.uid).copied();
             PodSeen {
+                failure: memory.pod_failures.get(&facts.uid).map(|retry| retry.seen(now)),
+                measured: memory.proofs.get(&facts.uid).copied(),
                 proof: proofs.of(&facts.uid),
                 reporting: demand.is_some(),
                 demand,
@@ -175,7 +178,6 @@ pub fn pods(facts: Vec<PodFacts>, proofs: &Proofs, memory: &PoolMemory) -> Vec<P
                 revision: facts.revision,
                 grant: facts.grant,
                 doubtful_granted: facts.doubtful_granted,
-                measured: memory.proofs.get(&facts.name).copied(),
                 name: facts.name,
                 owner: facts.owner,
             }

@@ -1,8 +1,7 @@
 //! One pool, once: observe, decide, apply, prove, report.
 
-use std::{collections::HashSet, future::ready, sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use kube::{Api, Client, runtime::reflector::ObjectRef};
 use parking_lot::Mutex;
@@ -10,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     apply::{WriteError, Writer},
+    carry_out::{Outcome, Wrote, carry_out},
     census::Census,
     events::Events,
     gateway,
@@ -19,7 +19,6 @@ use super::{
     pods::PodIndex,
     prove::Prover,
     queue::Queue,
-    revision,
     sizing::{self, Subject},
     status,
     turns::Again,
@@ -27,7 +26,7 @@ use super::{
 use crate::{
     api::{ConnectionPool, ConnectionPoolStatus, Topology},
     contract::PoolRevision,
-    decide::plan::{self, Failure, Observed, Plan, PodPatch},
+    decide::plan::{self, Observed, Plan},
     domain::PoolKey,
     http::{Metrics, PoolLabels},
     inject::{InjectionSettings, PodPool},
@@ -38,14 +37,6 @@ use crate::{
 const AFTER_CONFLICT: Duration = Duration::from_millis(250);
 /// Look again this long after a write if nothing else asks for it: a proof does, and usually comes before.
 const AFTER_WRITE: Duration = Duration::from_secs(1);
-/// Writes on pods in one look at most: between two of them a pod that has just started gets its floor.
-const BATCH: usize = 16;
-/// Of them under way at once.
-const WRITES_AT_ONCE: usize = 8;
-/// First pause after a failed change; it doubles each time.
-const FIRST_BACKOFF_SECONDS: i64 = 1;
-/// Longest pause after a failed change.
-const LONGEST_BACKOFF_SECONDS: i64 = 300;
 
 /// Everything that the leader works with.
 pub struct Context {
@@ -84,9 +75,14 @@ pub async fn look_at(key: &PoolKey, context: &Context) -> Again {
         return Again::WhenAsked;
     };
     let started = Instant::now();
-    let outcome = look(&pool, key, context).await;
-    context.metrics.reconciled(started.elapsed(), outcome.as_ref().err().map(category));
-    outcome.unwrap_or_else(|error| after_failure(key, &pool, &error, context))
+    let (again, error) = look(&pool, key, context).await;
+    context.metrics.reconciled(started.elapsed(), error.as_ref().map(category));
+    match error {
+        Some(error) if error.is_told() => tracing::warn!(pool = %key, %error, "a change failed"),
+        Some(error) => tracing::debug!(pool = %key, %error, "look again"),
+        None => {}
+    }
+    again
 }
 
 /// A pool is gone: its pods keep their last grant, and nobody asks them any more.
@@ -112,48 +108,41 @@ fn category(error: &WriteError) -> &'static str {
     }
 }
 
-/// When to look again after a look that failed.
-fn after_failure(key: &PoolKey, pool: &ConnectionPool, error: &WriteError, context: &Context) -> Again {
-    if error.is_overtaken() || matches!(error, WriteError::NotLeader { .. }) {
-        tracing::debug!(pool = %key, %error, "look again");
-        return Again::After(AFTER_CONFLICT);
-    }
-    tracing::warn!(pool = %key, %error, "a change failed");
-    let memory = context.memories.of(key, pool);
-    let retry_at = memory.lock().failure.as_ref().map(|failure| failure.retry_at);
-    let seconds =
-        retry_at.map_or(1, |retry_at| retry_at - Timestamp::now().as_second()).clamp(1, LONGEST_BACKOFF_SECONDS);
-    Again::After(Duration::from_secs(u64::try_from(seconds).unwrap_or(1)))
-}
-
 /// Looks at one pool. What was written before a write that fails stands, and the next look goes on from there.
-async fn look(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context) -> Result<Again, WriteError> {
+async fn look(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context) -> (Again, Option<WriteError>) {
     if !context.pods.is_synced() {
         // counting pods now would find too few, and hand out what others have
-        return Ok(Again::After(AFTER_CONFLICT));
+        return (Again::After(AFTER_CONFLICT), None);
     }
     let epoch = context.leadership.epoch_after(|| newest_epoch(context));
-    let Some(epoch) = epoch else { return Ok(Again::WhenAsked) };
+    let Some(epoch) = epoch else { return (Again::WhenAsked, None) };
     if pool.metadata.deletion_timestamp.is_some() {
-        return Ok(Again::WhenAsked);
+        return (Again::WhenAsked, None);
     }
     let memory = context.memories.of(key, pool);
     count_uninjected(pool, key, context, &memory);
 
     let now = Timestamp::now();
     let plan = observe_and_plan(pool, key, context, &memory, epoch, now);
-    let applied = apply(pool, key, context, &memory, &plan).await;
+    let Outcome { plan, wrote, error } = carry_out(pool, key, context, &memory, plan).await;
     prove(key, context, &plan);
-    note_outcome(&memory, &applied, now.as_second());
     keep_gateway(pool, key, context, &memory).await;
     let told = tell(pool, key, context, &memory, (plan, epoch), now).await;
-    let wrote = applied?;
-    told?;
-    Ok(match wrote {
-        Wrote::Nothing => Again::WhenAsked,
-        Wrote::Everything => Again::After(AFTER_WRITE),
-        Wrote::Batch => Again::After(Duration::ZERO),
-    })
+    let error = error.or(told.err());
+    let retry = memory.lock().next_retry(Instant::now());
+    (again(wrote, error.as_ref(), retry.map(|at| at.saturating_duration_since(Instant::now()))), error)
+}
+
+/// When to look again if nothing asks for it before; `retry`: until something that failed is tried again.
+fn again(wrote: Wrote, error: Option<&WriteError>, retry: Option<Duration>) -> Again {
+    let more = match wrote {
+        Wrote::Nothing => None,
+        Wrote::Everything => Some(AFTER_WRITE),
+        Wrote::Batch => Some(Duration::ZERO),
+    };
+    let mended = error.map(|error| if error.is_told() { AFTER_WRITE } else { AFTER_CONFLICT });
+    let pause = [more, mended, retry].into_iter().flatten().min();
+    pause.map_or(Again::WhenAsked, Again::After)
 }
 
 /// The newest epoch that an operator has written.
@@ -163,7 +152,8 @@ fn newest_epoch(context: &Context) -> u64 {
     leader::newest_written(in_status, context.pods.epochs())
 }
 
-fn observe_and_plan(
+/// What is to be done for the pool, from everything that is known of it.
+pub(super) fn observe_and_plan(
     pool: &ConnectionPool,
     key: &PoolKey,
     context: &Context,
@@ -173,6 +163,8 @@ fn observe_and_plan(
 ) -> Plan {
     let facts = context.pods.of(key);
     let mut memory = memory.lock();
+    memory.forget_failures_but_of(&facts);
+    let failure = memory.failure.as_ref().map(|retry| retry.seen(Instant::now()));
     let around = context.stores.around(key, pool, &context.pods, &memory.created);
     if let Ok(effective) = &around.effective {
         sizing::follow_spec(context, Subject { key, pool, effective }, &mut memory, now);
@@ -196,92 +188,13 @@ fn observe_and_plan(
         revisions: &around.revisions,
         taken_numbers: &around.taken_numbers,
         sizing: memory.sizing.as_ref(),
-        failure: memory.failure.as_ref(),
+        failure: failure.as_ref(),
     };
     let plan = plan::plan(&observed, memory.progress, around.cannot_render.as_deref());
     memory.progress = plan.progress;
     let target = plan.report.recommendation.map(|recommendation| recommendation.target);
     context.metrics.pool(&labels(key), target, plan.report.share, plan.report.current_size, pods.len());
     plan
-}
-
-/// What one look wrote on pods.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wrote {
-    /// There was nothing to write.
-    Nothing,
-    /// All that was planned.
-    Everything,
-    /// The most urgent; the next look goes on.
-    Batch,
-}
-
-/// Carries a plan out.
-async fn apply(
-    pool: &ConnectionPool,
-    key: &PoolKey,
-    context: &Context,
-    memory: &Mutex<PoolMemory>,
-    plan: &Plan,
-) -> Result<Wrote, WriteError> {
-    if let Some(new) = &plan.create {
-        let created = context.writer.create_revision(pool, new).await?;
-        tracing::info!(pool = %key, revision = new.number, "revision created");
-        memory.lock().created.push(revision::seen(&created));
-    }
-    let decision = plan.report.change.as_ref().map(|change| change.id.as_str()).unwrap_or_default();
-    let batch = &plan.patches[..plan.patches.len().min(BATCH)];
-    let mut conflict = None;
-    // what makes room before what grows into it; within either, one slow answer holds up no other pod
-    for step in batch.chunk_by(|one, next| one.makes_room() == next.makes_room()) {
-        let outcomes = stream::iter(step).map(|patch| write_pod(key, context, patch, decision));
-        let failures: Vec<WriteError> =
-            outcomes.buffer_unordered(WRITES_AT_ONCE).filter_map(|outcome| ready(outcome.err())).collect().await;
-        // a pod that has changed is looked at again and holds up nobody; a server that does not answer will not soon
-        let (conflicts, others): (Vec<_>, Vec<_>) = failures.into_iter().partition(WriteError::is_overtaken);
-        if let Some(failure) = others.into_iter().next() {
-            return Err(failure);
-        }
-        conflict = conflict.or(conflicts.into_iter().next());
-    }
-    for name in &plan.prune {
-        context.writer.delete_revision(&key.namespace, name).await?;
-        memory.lock().created.retain(|created| created.name != *name);
-    }
-    match conflict {
-        Some(conflict) => Err(conflict),
-        None if batch.is_empty() => Ok(Wrote::Nothing),
-        None if batch.len() == plan.patches.len() => Ok(Wrote::Everything),
-        None => Ok(Wrote::Batch),
-    }
-}
-
-/// Writes one pod. Its answer goes into the index at once, and so does the doubt where there is none.
-async fn write_pod(key: &PoolKey, context: &Context, patch: &PodPatch, decision: &str) -> Result<(), WriteError> {
-    let pod = match context.writer.pod(key, patch).await {
-        Ok(pod) => pod,
-        Err(error) => {
-            if let WriteError::Gone { .. } = error {
-                context.pods.gone(key, &patch.name, &patch.uid);
-            }
-            if error.is_doubtful()
-                && let Some(granted) = patch.granted
-            {
-                context.pods.doubt(key, &patch.name, &patch.uid, &patch.resource_version, granted);
-            }
-            return Err(error);
-        }
-    };
-    let grant = patch.grant.as_ref().and_then(|grant| grant.pools.get(&key.name));
-    tracing::info!(
-        pool = %key, pod = patch.name, decision,
-        move_ = ?patch.move_, share = grant.map(|grant| grant.share), granted = grant.map(|grant| grant.granted),
-        seq = grant.map(|grant| grant.seq),
-        revision = patch.revision.as_ref().and_then(|document| document.pools.get(&key.name)).map(|pool| pool.revision),
-        "pod written"
-    );
-    context.pods.answered(&pod);
-    Ok(())
 }
 
 /// Mends the objects of the pool's gateway. A pool that is not accepted keeps what it has.
@@ -304,31 +217,10 @@ async fn keep_gateway(pool: &ConnectionPool, key: &PoolKey, context: &Context, m
 }
 
 /// Sets what the pods must be seen to run: what was open, and whatever has just been written.
-fn prove(key: &PoolKey, context: &Context, plan: &Plan) {
+pub(super) fn prove(key: &PoolKey, context: &Context, plan: &Plan) {
     let open = plan.expected.iter().filter(|expected| expected.is_open).map(|expected| expected.uid.as_str());
     let open: HashSet<&str> = open.chain(plan.patches.iter().map(|patch| patch.uid.as_str())).collect();
     context.prover.expect(key, &context.pods.of(key), &open);
-}
-
-/// Remembers a failure for the backoff, and forgets it after a success.
-fn note_outcome(memory: &Mutex<PoolMemory>, applied: &Result<Wrote, WriteError>, now: i64) {
-    let mut memory = memory.lock();
-    match applied {
-        Ok(Wrote::Everything | Wrote::Batch) => memory.failure = None,
-        Ok(Wrote::Nothing) => {
-            // nothing to write is a success only once it was time to try
-            if memory.failure.as_ref().is_some_and(|failure| now >= failure.retry_at) {
-                memory.failure = None;
-            }
-        }
-        Err(WriteError::Conflict { .. } | WriteError::Gone { .. } | WriteError::NotLeader { .. }) => {}
-        Err(error) => {
-            let times = memory.failure.as_ref().map_or(0, |failure| failure.times) + 1;
-            let pause = FIRST_BACKOFF_SECONDS << times.saturating_sub(1).min(10);
-            let retry_at = now + pause.min(LONGEST_BACKOFF_SECONDS);
-            memory.failure = Some(Failure { times, retry_at, error: error.to_string() });
-        }
-    }
 }
 
 /// Status and events, from the same plan.
@@ -348,18 +240,19 @@ async fn tell(
     for event in plan.events {
         context.events.publish(&context.writer, pool, event).await;
     }
-    let (told, at) = match memory.lock().told.clone() {
-        Some((told, at)) => (Some(told), at),
-        None => (pool.status.clone(), 0),
+    // what was told by another process was told long ago
+    let (told, since) = match memory.lock().told.clone() {
+        Some((told, at)) => (Some(told), at.elapsed()),
+        None => (pool.status.clone(), Duration::MAX),
     };
     let status = ConnectionPoolStatus { epoch: Some(epoch), ..status::status(pool, told.as_ref(), plan.report, now) };
-    if !status::is_due(told.as_ref(), &status, now.as_second() - at) {
+    if !status::is_due(told.as_ref(), &status, since) {
         return Ok(());
     }
     let pools: Api<ConnectionPool> = Api::namespaced(context.client.clone(), &key.namespace);
     let body = status::body::<ConnectionPool>(&status);
     context.writer.status(&pools, &key.name, &body, format!("status of ConnectionPool {key}")).await?;
-    memory.lock().told = Some((status, now.as_second()));
+    memory.lock().told = Some((status, Instant::now()));
     Ok(())
 }
 
@@ -396,4 +289,25 @@ fn count_uninjected(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context
             queue.ask(&key, "count").await;
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_goes_on_at_once_and_what_failed_comes_back_by_itself() {
+        let refused = || WriteError::NoAnswer { what: "a pod".to_owned() };
+        let conflict = || WriteError::Conflict { what: "a pod".to_owned() };
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(again(Wrote::Nothing, None, None), Again::WhenAsked);
+        assert_eq!(again(Wrote::Nothing, None, seconds(7)), Again::After(Duration::from_secs(7)));
+        assert_eq!(again(Wrote::Everything, Some(&refused()), seconds(7)), Again::After(AFTER_WRITE));
+        assert_eq!(
+            again(Wrote::Batch, Some(&refused()), seconds(7)),
+            Again::After(Duration::ZERO),
+            "one pod holds up none"
+        );
+        assert_eq!(again(Wrote::Everything, Some(&conflict()), None), Again::After(AFTER_CONFLICT));
+    }
 }

@@ -33,6 +33,8 @@ use crate::{
 
 /// A sidecar that started less than this ago need not report yet, in seconds.
 const MAY_BE_SILENT_SECONDS: i64 = 60;
+/// Figures with a pod's name that are not younger than its creation by as much may be its predecessor's, whose node's clock was ahead.
+const CLOCKS_DIFFER_SECONDS: f64 = 2.0;
 /// Readings are too old after this many seconds where no server says otherwise.
 const STALE_AFTER_SECONDS: f64 = 90.0;
 
@@ -97,14 +99,17 @@ pub fn decide(
             (None, Some(Trouble { reason, message }), Completeness::Complete)
         }
     };
+    let uids: HashMap<&str, &str> = facts.iter().map(|pod| (pod.name.as_str(), pod.uid.as_str())).collect();
     let observation = observation(context, subject, &facts, target, now);
     let decision = memory
         .sizer
         .decide(&SizingSettings::from(&effective.settings), &Observation { samples: sample.as_slice(), ..observation });
     let (decision, trouble) = never_shrink_in_the_dark(decision, trouble, completeness, &observation);
     let load_seen = load.figures.map(|figures| seen(&figures, wait_p95_seconds));
-    memory.demands = load.demands;
-    memory.proofs = load.proofs;
+    // the figures go by name, and what they say of a pod by its uid: a new pod of that name is owed nothing of them
+    let uid_of = |name: &str| uids.get(name).map(|uid| (*uid).to_owned());
+    memory.demands = load.demands.iter().filter_map(|(name, demand)| Some((uid_of(name)?, *demand))).collect();
+    memory.proofs = load.proofs.iter().filter_map(|(name, proof)| Some((uid_of(name)?, *proof))).collect();
     let known = Known { load: load_seen, trouble, alternation };
     conclude(context, subject, &mut memory, (decision, known), target, now);
 }
@@ -200,11 +205,12 @@ fn judge(
     );
     let nothing = BTreeMap::new();
     // a pod of the same name may be gone: what was measured before this one existed is not its own
+    let created: HashMap<&str, UnixSeconds> = facts.iter().map(|pod| (pod.name.as_str(), pod.created)).collect();
     let own = said.and_then(|said| said.readings.as_ref().ok()).map(|readings| -> BTreeMap<String, PodFigures> {
         let pods = readings.pods_of(key).iter();
         let is_own = |name: &str, figures: &PodFigures| {
-            let created = facts.iter().find(|pod| pod.name == name).map(|pod| pod.created);
-            created.is_some_and(|created| figures.sample.at_seconds >= seconds_of(created))
+            let own_since = created.get(name).map(|created| seconds_of(*created) + CLOCKS_DIFFER_SECONDS);
+            own_since.is_some_and(|since| figures.sample.at_seconds >= since)
         };
         pods.filter(|(name, figures)| is_own(name, figures)).map(|(name, figures)| (name.clone(), *figures)).collect()
     });

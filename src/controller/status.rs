@@ -1,5 +1,7 @@
 //! The status of a pool: what the plan reports, with times, written only when it is worth a write.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Resource;
@@ -10,8 +12,8 @@ use crate::{
     decide::plan::{Report, UnixSeconds},
 };
 
-/// Figures that jitter are written at most this often, in seconds.
-const QUIET_SECONDS: i64 = 60;
+/// Figures that jitter are written at most this often.
+const QUIET: Duration = Duration::from_mins(1);
 /// Longest sentence in the status, in bytes.
 const SENTENCE_BYTES: usize = 1024;
 
@@ -64,11 +66,11 @@ fn shortened(mut text: String) -> String {
 
 /// Whether a status is worth a write: at once when a condition, a reason, a target or a count of pods changes; for other
 /// figures at most once a minute.
-pub fn is_due(told: Option<&ConnectionPoolStatus>, new: &ConnectionPoolStatus, seconds_since: i64) -> bool {
+pub fn is_due(told: Option<&ConnectionPoolStatus>, new: &ConnectionPoolStatus, since: Duration) -> bool {
     let Some(told) = told else { return true };
     // a term alone is not worth a write: every pool would be written whenever another replica leads
     *told != ConnectionPoolStatus { epoch: told.epoch, ..new.clone() }
-        && (essence(told) != essence(new) || seconds_since >= QUIET_SECONDS)
+        && (essence(told) != essence(new) || since >= QUIET)
 }
 
 /// What may not wait.
@@ -119,12 +121,13 @@ mod tests {
     #[test]
     fn a_changed_target_is_told_at_once_and_jitter_waits_for_its_minute() {
         let told = status(5, "3.1");
-        assert!(is_due(None, &told, 0));
-        assert!(is_due(Some(&told), &status(6, "3.1"), 0));
-        assert!(!is_due(Some(&told), &status(5, "3.2"), 59));
-        assert!(is_due(Some(&told), &status(5, "3.2"), 60));
-        assert!(!is_due(Some(&told), &told, 3600), "nothing new is never written");
+        let seconds = Duration::from_secs;
+        assert!(is_due(None, &told, seconds(0)));
+        assert!(is_due(Some(&told), &status(6, "3.1"), seconds(0)));
+        assert!(!is_due(Some(&told), &status(5, "3.2"), seconds(59)));
+        assert!(is_due(Some(&told), &status(5, "3.2"), seconds(60)));
+        assert!(!is_due(Some(&told), &told, seconds(3600)), "nothing new is never written");
         let of_another_term = ConnectionPoolStatus { epoch: Some(7), ..told.clone() };
-        assert!(!is_due(Some(&told), &of_another_term, 3600), "nor is another term alone");
+        assert!(!is_due(Some(&told), &of_another_term, seconds(3600)), "nor is another term alone");
     }
 }

@@ -35,7 +35,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::{BTreeMap, HashMap, btree_map::Entry};
 
 use super::{
     shares::{PodDemand, Proof},
@@ -423,7 +423,8 @@ impl LoadState {
         if let Ok(read) = input.read {
             self.take_in(input, read);
         }
-        self.pods.retain(|name, pod| input.expected.iter().any(|known| known.name == name && known.uid == pod.uid));
+        let uids: HashMap<&str, &str> = input.expected.iter().map(|known| (known.name, known.uid)).collect();
+        self.pods.retain(|name, pod| uids.get(name.as_str()).is_some_and(|uid| *uid == pod.uid));
 
         let now = input.now_seconds;
         let fresh: BTreeMap<&str, &PodState> = input

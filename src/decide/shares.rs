@@ -561,7 +561,11 @@ fn writes(members: &[Member], aim: &Aim, reached: &[u32]) -> Vec<Write> {
         };
         ranked.push((
             rank,
-            Write { pod: index, grant: PodGrant { seq: old.seq.saturating_add(1), share, granted, floor }, move_ },
+            Write {
+                pod: index,
+                grant: PodGrant { seq: old.seq.saturating_add(1), share, granted, floor, paused: old.paused },
+                move_,
+            },
         ));
     }
     ranked.sort_by_key(|&(rank, _)| rank);

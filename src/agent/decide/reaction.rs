@@ -108,7 +108,7 @@ impl Reaction {
             current,
             target: from,
             bounds: Bounds { min: grant.floor, max: grant.share, share: Some(grant.share) },
-            automation: reading.automation,
+            automation: if grant.paused { Automation::Paused } else { reading.automation },
             // below the floor the limit is bounded beside this: what is decided is never less
             refused_beyond: reading.refused_beyond.map(|most| most.max(grant.floor.min(grant.share))),
             samples: &[sample],
@@ -116,7 +116,12 @@ impl Reaction {
         let sizing = SizingSettings::from(settings);
         let line = ObservationLine::new(None, &sizing, &observation);
         let decision = self.sizer.decide(&sizing, &observation);
-        let limit = if punctual { decision.size } else { decision.size.max(from) };
+        // what would be decided is told; a pool that is paused stays where it is
+        let limit = match punctual {
+            _ if grant.paused => from,
+            true => decision.size,
+            false => decision.size.max(from),
+        };
         self.limit = Some(limit.clamp(grant.floor.min(grant.share), grant.share));
         self.decisions += 1;
         Some(Decided { id: self.decisions, from, decision, line })
@@ -130,7 +135,7 @@ mod tests {
     use super::*;
     use crate::{agent::tests::revision, domain::Reason};
 
-    const GRANT: PodGrant = PodGrant { seq: 1, share: 20, granted: 20, floor: 2 };
+    const GRANT: PodGrant = PodGrant { seq: 1, share: 20, granted: 20, floor: 2, paused: false };
 
     fn settings() -> Settings {
         let mut settings = revision(1).settings;
@@ -229,6 +234,35 @@ mod tests {
     }
 
     #[test]
+    fn while_the_pool_is_paused_the_limit_stays_and_follows_the_load_again_afterwards() {
+        let (settings, mut reaction) = (settings(), Reaction::default());
+        let limit = |reaction: &Reaction, grant| reaction.limit(LimitSource::LocalReaction, grant);
+        let mut feed = |at, rate, waiting, grant| {
+            let mut reading = second(at, rate, 30, waiting);
+            reading.pools.active = reading.pools.active.min(limit(&reaction, grant));
+            let decided = reaction.feed(&settings, grant, limit(&reaction, grant), &reading, true);
+            (limit(&reaction, grant), decided.expect("decides").decision.reason)
+        };
+        for at in 0..120 {
+            feed(at, 100, 0, GRANT);
+        }
+        let (before, _) = feed(120, 100, 0, GRANT);
+        assert!(before > GRANT.floor && before < GRANT.share, "{before}");
+        let paused = PodGrant { seq: 2, paused: true, ..GRANT };
+        for at in 121..400 {
+            let (rate, waiting) = if at % 2 == 0 { (0, 0) } else { (800, 400) };
+            assert_eq!(feed(at, rate, waiting, paused), (before, Reason::Paused), "{at}");
+        }
+        // a share that makes room for a new pod counts all the same
+        let smaller = PodGrant { seq: 3, share: before - 1, granted: before - 1, ..paused };
+        assert_eq!(feed(400, 800, 400, smaller).0, before - 1);
+        for at in 401..405 {
+            feed(at, 800, 400, PodGrant { seq: 4, paused: false, ..GRANT });
+        }
+        assert_eq!(feed(405, 800, 400, GRANT).0, GRANT.share);
+    }
+
+    #[test]
     fn with_local_reaction_disabled_the_limit_is_the_share() {
         let mut settings = settings();
         settings.scaling.limit_source = LimitSource::Share;
@@ -261,7 +295,7 @@ mod tests {
             let (settings, mut reaction) = (settings(), Reaction::default());
             for (at, (rate, milliseconds, waiting, floor, more, punctual)) in (0..).zip(seconds) {
                 let share = floor + more;
-                let grant = PodGrant { seq: 1, share, granted: share, floor };
+                let grant = PodGrant { seq: 1, share, granted: share, floor, paused: false };
                 let current = reaction.limit(LimitSource::LocalReaction, grant);
                 reaction.feed(&settings, grant, current, &second(at, rate, milliseconds, waiting), punctual);
                 let limit = reaction.limit(LimitSource::LocalReaction, grant);

@@ -1,5 +1,7 @@
 //! The parser: from a pod as the API server tells it to the little that plans are made from.
 
+use std::sync::Arc;
+
 use k8s_openapi::{
     api::core::v1::{Pod, PodStatus},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -35,9 +37,9 @@ pub struct PodFacts {
     /// Address of its agent.
     pub address: Option<String>,
     /// What it was injected with, where this build can read it.
-    pub injection: Option<Injection>,
+    pub injection: Option<Arc<Injection>>,
     /// The annotation `sluice.dev/revision`.
-    pub revision: Annotation<RevisionDocument>,
+    pub revision: Annotation<Arc<RevisionDocument>>,
     /// The annotation `sluice.dev/grant`.
     pub grant: Annotation<GrantDocument>,
     /// The most that may be counted for it beside the annotation: a write whose outcome is unknown.
@@ -87,8 +89,12 @@ pub(super) fn read(pod: &Pod) -> Option<(PoolKey, PodFacts)> {
             None => SidecarSeen::NotRunning,
         },
         address: status.and_then(|status| status.pod_ip.clone()).filter(|address| !address.is_empty()),
-        injection,
-        revision: annotation(pod, names::REVISION_ANNOTATION),
+        injection: injection.map(Arc::new),
+        revision: match annotation(pod, names::REVISION_ANNOTATION) {
+            Annotation::Read(document) => Annotation::Read(Arc::new(document)),
+            Annotation::Missing => Annotation::Missing,
+            Annotation::Unreadable { why, .. } => Annotation::Unreadable { why, last: None },
+        },
         grant: annotation(pod, names::GRANT_ANNOTATION),
         doubtful_granted: 0,
     };

@@ -9,7 +9,11 @@ use k8s_openapi::api::core::v1::Pod;
 use parking_lot::RwLock;
 
 use super::facts::{self, PodFacts};
-use crate::{decide::plan::Annotation, domain::PoolKey};
+use crate::{
+    contract::{Injection, RevisionDocument},
+    decide::plan::Annotation,
+    domain::PoolKey,
+};
 
 /// Labels of pods: many have the same.
 type Labels = Arc<BTreeMap<String, String>>;
@@ -26,6 +30,36 @@ struct Members {
     names: BTreeSet<String>,
     /// Their labels, and how many have them: another pool may select them too.
     labels: BTreeMap<Labels, u32>,
+    /// What most of them have alike, kept once.
+    injections: Alike<Injection>,
+    revisions: Alike<RevisionDocument>,
+}
+
+/// Values that are equal for many pods, kept once for all of them: of a thousand pools they would be most of what is kept.
+struct Alike<T>(Vec<Arc<T>>);
+
+/// Different values of one pool that are shared; more of them at once than a rollout leaves are kept one by one.
+const ALIKE: usize = 8;
+
+impl<T> Default for Alike<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T: PartialEq> Alike<T> {
+    /// Puts the value that is kept already in the place of one that is equal.
+    fn share(&mut self, value: &mut Arc<T>) {
+        if let Some(known) = self.0.iter().find(|known| **known == *value) {
+            *value = known.clone();
+            return;
+        }
+        // those that no pod has any more go first
+        self.0.retain(|known| Arc::strong_count(known) > 1);
+        if self.0.len() < ALIKE {
+            self.0.push(value.clone());
+        }
+    }
 }
 
 /// Namespace and name of a pod: another one may take it.
@@ -147,8 +181,14 @@ impl Inner {
     }
 
     /// Takes in a pod that is not in the index.
-    fn insert(&mut self, pod: PodName, pool: PoolKey, labels: BTreeMap<String, String>, facts: PodFacts) {
+    fn insert(&mut self, pod: PodName, pool: PoolKey, labels: BTreeMap<String, String>, mut facts: PodFacts) {
         let members = self.pools.entry(pool.clone()).or_default();
+        if let Some(injection) = &mut facts.injection {
+            members.injections.share(injection);
+        }
+        if let Annotation::Read(document) = &mut facts.revision {
+            members.revisions.share(document);
+        }
         members.names.insert(pod.1.clone());
         let known = members.labels.get_key_value(&labels).map(|(known, _)| known.clone());
         let labels = known.unwrap_or_else(|| Arc::new(labels));
@@ -284,6 +324,32 @@ pub(super) mod tests {
         index.delete(&labelled("c", 2, "shop"));
         assert_eq!(selected("shop"), BTreeMap::from([("shop".to_owned(), 1)]));
         assert_eq!(selected("cart"), BTreeMap::from([("shop".to_owned(), 1)]));
+    }
+
+    #[test]
+    fn what_pods_of_a_pool_have_alike_is_kept_once_and_goes_with_the_last_of_them() {
+        let index = PodIndex::default();
+        let address = std::net::Ipv4Addr::new(10, 0, 0, 1);
+        for number in 0..20 {
+            index.apply(&injected(&shop(), &format!("pod-{number}"), address, 1));
+        }
+        let pods = index.of(&shop());
+        let first = pods[0].injection.as_ref().expect("it has one");
+        assert!(pods.iter().all(|pod| pod.injection.as_ref().is_some_and(|one| Arc::ptr_eq(one, first))));
+        let kept = |index: &PodIndex| index.inner.read().pools[&shop()].injections.0.len();
+        for version in 2..40 {
+            let mut other = injected(&shop(), "pod-0", address, version);
+            let text = format!(
+                r#"{{"v":1,"pool":"shop","namespace":"ns","upstream":{{"host":"pg-{version}","port":5432,"database":"d","tls":{{"mode":"Disabled","ownCa":false}}}},"client":{{"port":5432,"maxConnections":10}}}}"#
+            );
+            other.spec.as_mut().and_then(|spec| spec.init_containers.as_mut()).expect("it has one")[0]
+                .env
+                .as_mut()
+                .expect("it has some")[0]
+                .value = Some(text);
+            index.apply(&other);
+        }
+        assert!(kept(&index) <= 3, "{} are kept", kept(&index));
     }
 
     #[test]

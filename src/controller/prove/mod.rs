@@ -199,6 +199,8 @@ mod tests {
     }
     /// Silent, as behind a policy that drops whatever comes: their sockets take a connection and nobody answers.
     const SILENT: usize = 300;
+    /// Whoever waits for a silent pod waits for 2 s.
+    const LESS_THAN_A_SILENT_ONE_TAKES: Duration = Duration::from_millis(1800);
     /// Pods that answer, in a pool of another namespace, and in another pool of the silent ones' own.
     const ANSWERING: usize = 20;
 
@@ -300,9 +302,10 @@ mod tests {
             expect(&prover, pool, &pods(pool, addresses, 1), true);
         }
         let [(_, other, of_other), (_, neighbour, of_neighbour)] = &answering;
-        let first = wait("proof in another namespace", Duration::from_secs(1), || have_answered(other, of_other)).await;
+        let first =
+            wait("proof in another namespace", LESS_THAN_A_SILENT_ONE_TAKES, || have_answered(other, of_other)).await;
         // its first question waits for one that nobody answers at most
-        wait("proof in the same namespace", Duration::from_secs(6), || have_answered(neighbour, of_neighbour)).await;
+        wait("proof in the same namespace", Duration::from_secs(8), || have_answered(neighbour, of_neighbour)).await;
         // and whenever there is something new to prove, that takes its pause and nothing more
         for version in 2..5 {
             let before = [78, 79].map(|of| agents.asked(of));
@@ -310,14 +313,14 @@ mod tests {
                 expect(&prover, pool, &pods(pool, addresses, version), true);
             }
             let are_asked = || [78, 79].iter().zip(before).all(|(of, before)| agents.asked(*of) >= before + ANSWERING);
-            let took = wait("something new to prove", Duration::from_millis(900), are_asked).await;
+            let took = wait("something new to prove", LESS_THAN_A_SILENT_ONE_TAKES, are_asked).await;
             println!("{SILENT} silent pods: first proof of others {first:?}, the next {took:?}");
         }
         // silent ones are asked ever more seldom, and all of them are
         agents.asked_in_vain();
         tokio::time::sleep(Duration::from_secs(1)).await;
         let in_vain = agents.asked_in_vain();
-        assert!((1..=16).contains(&in_vain), "{in_vain} questions in vain within a second");
+        assert!((1..=32).contains(&in_vain), "{in_vain} questions in vain within a second");
     }
 
     #[test]

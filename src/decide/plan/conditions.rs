@@ -209,7 +209,7 @@ fn injected(observed: &Observed) -> Condition {
 /// True when the pod was created with what a new one would get.
 pub(super) fn is_current(observed: &Observed, pod: &PodSeen) -> bool {
     match (observed.injection, &pod.injection) {
-        (Some(wanted), Some(has)) => wanted == has,
+        (Some(wanted), Some(has)) => *wanted == **has,
         _ => true,
     }
 }
@@ -423,8 +423,25 @@ fn able_to_scale(observed: &Observed) -> Condition {
             reasons::BACKOFF_AFTER_FAILURE,
             format!("the last change failed {} times in a row and is tried again: {}", failure.times, failure.error),
         ),
-        _ => yes(ABLE_TO_SCALE, reasons::READY_FOR_CHANGE, "the last change was put into force"),
+        _ => match failed_writes(observed) {
+            Some(message) => no(ABLE_TO_SCALE, reasons::BACKOFF_AFTER_FAILURE, message),
+            None => yes(ABLE_TO_SCALE, reasons::READY_FOR_CHANGE, "the last change was put into force"),
+        },
     }
+}
+
+/// That single pods could not be written, told by the one that has failed most often.
+fn failed_writes(observed: &Observed) -> Option<String> {
+    let failed = observed.pods.iter().filter_map(|pod| Some((pod, pod.failure.as_ref()?)));
+    let count = failed.clone().count();
+    let (pod, worst) = failed.max_by_key(|(_, failure)| failure.times)?;
+    Some(format!(
+        "{count} of {} pods could not be written and are tried again, the others go on; {} failed {} times in a row: {}",
+        observed.pods.len(),
+        pod.name,
+        worst.times,
+        worst.error
+    ))
 }
 
 fn scaling_limited(observed: &Observed, figures: &Figures) -> Condition {

@@ -70,13 +70,24 @@ pub(super) fn plan(
         })
         .map(|write| (write.pod, write.grant, Some(write.move_)))
         .collect();
-    // an annotation that is damaged or gone is mended even if nothing moves
+    for (index, grant, _) in &mut writes {
+        grant.paused = frozen && reacts_itself(&observed.pods[*index], name);
+    }
+    // an annotation that is damaged or gone, or says something else of a pause, is mended even if nothing moves
+    let mut is_written = vec![false; pods.len()];
+    for (index, ..) in &writes {
+        is_written[*index] = true;
+    }
     for (index, (pod, known)) in observed.pods.iter().zip(&pods).enumerate() {
-        let is_ours = matches!(&pod.grant, Annotation::Read(document) if document.pools.contains_key(name));
-        if let (false, Some(grant)) = (is_ours, known.grant)
-            && writes.iter().all(|(written, ..)| *written != index)
+        let annotated = match &pod.grant {
+            Annotation::Read(document) => document.pools.get(name),
+            Annotation::Missing | Annotation::Unreadable { .. } => None,
+        };
+        let paused = frozen && reacts_itself(pod, name);
+        if let Some(grant) = known.grant.filter(|_| !is_written[index])
+            && annotated.is_none_or(|annotated| annotated.paused != paused || is_behind(pod, name))
         {
-            writes.push((index, grant, None));
+            writes.push((index, PodGrant { paused, ..grant }, None));
         }
     }
     let shares_now = pods.iter().filter_map(|pod| pod.grant).map(|grant| grant.share);
@@ -91,13 +102,18 @@ pub(super) fn plan(
 
 /// A pod as the division of shares sees it.
 fn as_pod<'a>(pod: &'a PodSeen, pool: &str, division: Division, for_sessions: u32) -> Pod<'a> {
-    let report = pod.proof.report().filter(|report| report.pool == pool);
     let annotated = pod.grant.last_known().and_then(|document| document.pools.get(pool)).copied();
+    let report = pod.proof.report().filter(|report| report.pool == pool);
     let grant = match (annotated, &pod.grant, report) {
+        // an older annotation has come back, from a backup say: the agent takes it for an old one and stays with what it has, which
+        // counts until a newer one was written
+        (Some(grant), _, Some(report)) if is_behind(pod, pool) => {
+            Some(PodGrant { share: report.share, granted: grant.granted.max(report.share), floor: 0, ..grant })
+        }
         (Some(grant), ..) => Some(grant),
         // the annotation is lost: what the agent works with is what it has
         (None, _, Some(report)) if report.seq > 0 => {
-            Some(PodGrant { seq: report.seq, share: report.share, granted: report.share, floor: 0 })
+            Some(PodGrant { seq: report.seq, share: report.share, granted: report.share, ..PodGrant::default() })
         }
         // damaged, and nobody remembers: all of it may have been granted
         (None, Annotation::Unreadable { .. }, _) => {
@@ -105,10 +121,14 @@ fn as_pod<'a>(pod: &'a PodSeen, pool: &str, division: Division, for_sessions: u3
         }
         (None, ..) => None,
     };
+    // the same by what Prometheus shows, while the agent cannot be asked: it counts against the pod, and proves nothing
+    let number = annotated.map_or(0, |annotated| annotated.seq);
+    let shown = pod.measured.filter(|shown| report.is_none() && number > 0 && shown.seq > number);
+    let shown = shown.map_or(0, |shown| shown.share);
     let grant = grant.map(|grant| PodGrant {
         // never behind what the agent has seen, or it would take the next grant for an old one
         seq: stamp(pod, pool).seq,
-        granted: grant.granted.max(pod.doubtful_granted),
+        granted: grant.granted.max(pod.doubtful_granted).max(shown),
         ..grant
     });
     let grant = match grant {
@@ -127,6 +147,18 @@ fn as_pod<'a>(pod: &'a PodSeen, pool: &str, division: Division, for_sessions: u3
         }),
         tries: tries(&pod.proof, pool).map_or(0, |tries| tries.saturating_add(for_sessions)),
     }
+}
+
+/// Whether the agent decides its limit itself, by the revision that it is told to run.
+fn reacts_itself(pod: &PodSeen, pool: &str) -> bool {
+    let revision = pod.revision.last_known().and_then(|document| document.pools.get(pool));
+    revision.is_some_and(|revision| revision.settings.scaling.limit_source == LimitSource::LocalReaction)
+}
+
+/// Whether the agent has seen a later grant than the annotation has.
+fn is_behind(pod: &PodSeen, pool: &str) -> bool {
+    let annotated = pod.grant.last_known().and_then(|document| document.stamp(pool));
+    annotated.is_some_and(|annotated| stamp(pod, pool) != annotated)
 }
 
 /// What the agent tries to hold while the database refuses more: the next one, unless its load has gone.

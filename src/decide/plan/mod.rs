@@ -12,7 +12,7 @@ mod revision;
 mod tests;
 mod troubles;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 pub use observed::{
     Annotation, BudgetSeen, Change, Failure, GatewaySeen, LoadSeen, Observed, PodSeen, Poolers, Proof, ROLLOUT,
@@ -22,7 +22,8 @@ pub use report::{EventKind, EventNote, Report};
 pub use revision::{NewRevision, Progress};
 
 use crate::{
-    contract::{Document, GrantDocument, RevisionDocument},
+    api::reasons,
+    contract::{Document, GrantDocument, PoolRevision, RevisionDocument},
     decide::{
         effective::EffectivePool,
         guard::refused,
@@ -33,7 +34,7 @@ use crate::{
 /// Everything to do and to tell.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// To create first. When that fails, no pod is told.
+    /// To create first. When that fails, no pod is told of it: [`Plan::without_creation`].
     pub create: Option<NewRevision>,
     /// Writes on pods, most urgent first.
     pub patches: Vec<PodPatch>,
@@ -59,7 +60,7 @@ pub struct PodPatch {
     /// The version that the plan was made from: whoever wrote since has won.
     pub resource_version: String,
     /// The annotation `sluice.dev/revision`, if it changes.
-    pub revision: Option<RevisionDocument>,
+    pub revision: Option<Arc<RevisionDocument>>,
     /// The annotation `sluice.dev/grant`, if it changes.
     pub grant: Option<GrantDocument>,
     /// What is counted for the pod of this pool once the write is through, in server connections.
@@ -102,7 +103,7 @@ pub fn plan(observed: &Observed, progress: Option<Progress>, cannot_render: Opti
     let name = observed.pool.metadata.name.as_deref().unwrap_or_default();
     let Ok(effective) = observed.effective else { return refused(observed, name) };
     let frozen = observed.pool.spec.paused;
-    let may_write = observed.failure.is_none_or(|failure| observed.now >= failure.retry_at);
+    let may_create = Failure::lets_try(observed.failure);
 
     // settings that cannot work are never rolled out: what the newest revision says stays
     let newest = revision::believable(observed.revisions).max_by_key(|revision| revision.number);
@@ -132,17 +133,28 @@ pub fn plan(observed: &Observed, progress: Option<Progress>, cannot_render: Opti
             },
         );
     }
+    let mut documents = BTreeMap::new();
     for (index, revision) in &rollout.writes {
         let pod = &observed.pods[*index];
         let patch = patches.entry(*index).or_insert_with(|| {
             order.push(*index);
             empty_patch(pod)
         });
-        let mut pools = pod.revision.last_known().map(|document| document.pools.clone()).unwrap_or_default();
-        pools.insert(name.to_owned(), revision.clone());
-        patch.revision = Some(RevisionDocument { v: RevisionDocument::VERSION, pools });
+        let document = |mut pools: BTreeMap<String, PoolRevision>| {
+            pools.insert(name.to_owned(), PoolRevision::clone(revision));
+            Arc::new(RevisionDocument { v: RevisionDocument::VERSION, pools })
+        };
+        let others = pod.revision.last_known().filter(|document| document.pools.keys().any(|pool| pool != name));
+        patch.revision = Some(match others {
+            Some(others) => document(others.pools.clone()),
+            // the same for all pods that belong to this pool alone
+            None => documents.entry(revision.revision).or_insert_with(|| document(BTreeMap::new())).clone(),
+        });
     }
-    let patches: Vec<PodPatch> = order.iter().filter_map(|index| patches.remove(index)).filter(|_| may_write).collect();
+    // a pod that could not be written holds up no other
+    let may_be_written = |index: &&usize| Failure::lets_try(observed.pods[**index].failure.as_ref());
+    let patches: Vec<PodPatch> =
+        order.iter().filter(may_be_written).filter_map(|index| patches.remove(index)).collect();
 
     let may_know_of_leaks = conditions::may_know_of_leaks(observed);
     let expected: Vec<Expectation> = observed
@@ -162,14 +174,31 @@ pub fn plan(observed: &Observed, progress: Option<Progress>, cannot_render: Opti
     };
     let report = report::report(observed, &rollout, &figures, cannot_render);
     let events = report::events(observed, &rollout, &report);
-    Plan {
-        create: rollout.create.filter(|_| may_write),
+    let plan = Plan {
+        create: rollout.create,
         patches,
         expected,
         report,
         events,
-        prune: rollout.prune,
+        prune: if may_create { rollout.prune } else { Vec::new() },
         progress: rollout.progress,
+    };
+    if may_create { plan } else { plan.without_creation() }
+}
+
+impl Plan {
+    /// What can be done while the new revision cannot be created: no pod is told of it, and all get their grants.
+    #[must_use]
+    pub fn without_creation(mut self) -> Self {
+        if let Some(NewRevision { number, .. }) = self.create.take() {
+            let is_new = |document: &Arc<RevisionDocument>| document.pools.values().any(|pool| pool.revision == number);
+            for patch in &mut self.patches {
+                patch.revision = patch.revision.take().filter(|document| !is_new(document));
+            }
+            self.patches.retain(|patch| patch.revision.is_some() || patch.grant.is_some());
+            self.events.retain(|event| event.reason != reasons::REVISION_CREATED);
+        }
+        self
     }
 }
 

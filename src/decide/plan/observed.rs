@@ -50,7 +50,7 @@ pub struct Observed<'a> {
     pub taken_numbers: &'a [u64],
     /// What the sizing said last; none before the first tick.
     pub sizing: Option<&'a SizingSeen>,
-    /// The last change that failed.
+    /// The last creation or deletion of a revision, if it failed.
     pub failure: Option<&'a Failure>,
 }
 
@@ -116,9 +116,9 @@ pub struct PodSeen {
     /// Whether its sidecar runs.
     pub sidecar: SidecarSeen,
     /// What it was injected with; none where that cannot be read.
-    pub injection: Option<Injection>,
+    pub injection: Option<Arc<Injection>>,
     /// The annotation `sluice.dev/revision`.
-    pub revision: Annotation<RevisionDocument>,
+    pub revision: Annotation<Arc<RevisionDocument>>,
     /// The annotation `sluice.dev/grant`.
     pub grant: Annotation<GrantDocument>,
     /// The most that may be counted for it, where the outcome of a write is unknown.
@@ -131,6 +131,8 @@ pub struct PodSeen {
     pub demand: Option<PodDemand>,
     /// True when Prometheus has figures of it.
     pub reporting: bool,
+    /// The last write on it, if it failed.
+    pub failure: Option<Failure>,
 }
 
 /// Whether the sidecar runs.
@@ -298,8 +300,15 @@ pub struct Change {
 pub struct Failure {
     /// How often in a row.
     pub times: u32,
-    /// No change before this.
-    pub retry_at: UnixSeconds,
+    /// Whether it is time to try again. The shell knows it by a clock that nobody can set back.
+    pub is_due: bool,
     /// What failed.
     pub error: String,
+}
+
+impl Failure {
+    /// Whether nothing failed, or it is time to try again.
+    pub fn lets_try(failure: Option<&Self>) -> bool {
+        failure.is_none_or(|failure| failure.is_due)
+    }
 }

@@ -4,7 +4,10 @@
 //! change a few at a time (`rollout.canary.maxUnavailable`), the next only after the last was proven. Canary steps,
 //! analysis and rollback decide here too, once they exist: between "who may change next" and "what counts as stable".
 
-use std::collections::HashSet;
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use super::observed::{Annotation, Observed, PodSeen, Proof, RevisionSeen, SidecarSeen, UnixSeconds};
 use crate::{
@@ -49,7 +52,7 @@ pub(super) struct Rollout {
     /// What all pods are to run.
     pub updated: u64,
     /// What to write on which pod (index).
-    pub writes: Vec<(usize, PoolRevision)>,
+    pub writes: Vec<(usize, Arc<PoolRevision>)>,
     /// Pods that are to run a revision and may be asked whether they do.
     pub members: usize,
     /// Of them: proven to run `updated`.
@@ -90,15 +93,13 @@ pub(super) fn plan(observed: &Observed, settings: &Settings, pace: Pace, before:
         let number = (newest + 1..=FIRST_FORGED).find(|number| !taken.contains(number)).unwrap_or(FIRST_FORGED);
         (number, Some(NewRevision { number, settings: settings.clone() }))
     };
-    let known = |number: u64| -> Option<PoolRevision> {
-        let settings = if number == updated {
-            Some(settings)
-        } else {
-            revisions.iter().find(|revision| revision.number == number).and_then(|revision| revision.settings.as_ref())
-        };
-        settings.map(|settings| PoolRevision { revision: number, settings: settings.clone() })
-    };
-    let target = PoolRevision { revision: updated, settings: settings.clone() };
+    let readable = revisions.iter().filter_map(|known| Some((known.number, known.settings.as_ref()?)));
+    let known: BTreeMap<u64, Arc<PoolRevision>> = readable
+        .chain([(updated, settings)])
+        .map(|(number, settings)| (number, Arc::new(PoolRevision { revision: number, settings: settings.clone() })))
+        .collect();
+    let known = |number: u64| known.get(&number).cloned();
+    let target = Arc::new(PoolRevision { revision: updated, settings: settings.clone() });
 
     let members: Vec<usize> =
         (0..observed.pods.len()).filter(|&pod| observed.pods[pod].phase != PodPhase::Terminating).collect();
@@ -124,13 +125,13 @@ pub(super) fn plan(observed: &Observed, settings: &Settings, pace: Pace, before:
             Some(running) if matches!(pod.revision, Annotation::Unreadable { .. }) => {
                 writes.push((index, known(running.revision).unwrap_or_else(|| stable_revision.clone())));
             }
-            Some(running) if *running == target => {
+            Some(running) if *running == *target => {
                 if pod.sidecar == SidecarSeen::Running && !runs(pod, name, updated) {
                     in_flight += 1;
                 }
             }
             // a number with other settings than its revision has: not ours
-            Some(running) if known(running.revision).is_some_and(|known| known != *running) => {
+            Some(running) if known(running.revision).is_some_and(|known| *known != *running) => {
                 writes.push((index, stable_revision.clone()));
             }
             Some(_) if !frozen => waiting.push(index),

@@ -17,7 +17,7 @@ use crate::{
     },
     decide::{
         effective::{EffectivePool, Refusal, effective},
-        shares::PodPhase,
+        shares::{self, PodPhase},
         sizing::{Confidence, Decision, Explanation, Recommendation},
     },
     domain::Reason,
@@ -78,13 +78,14 @@ impl World {
             phase: PodPhase::Running,
             sidecar: SidecarSeen::Running,
             injection: None,
-            revision: Annotation::Read(revision),
+            revision: Annotation::Read(Arc::new(revision)),
             grant: Annotation::Read(grant),
             doubtful_granted: 0,
             proof: Proof::NotAsked,
             measured: None,
             demand: None,
             reporting: false,
+            failure: None,
         });
         self.pods.last_mut().expect("just pushed")
     }
@@ -929,7 +930,7 @@ fn a_pod_that_was_created_with_something_else_is_told_of_with_the_command_that_r
     };
     let mut world = World::new(LOCAL);
     for hash in ["old", "new", "old"] {
-        world.admit().injection = Some(injection(hash));
+        world.admit().injection = Some(Arc::new(injection(hash)));
     }
     world.pods[2].owner = Some("statefulset/other".to_owned());
     let now = injection("new");
@@ -948,7 +949,7 @@ fn a_pod_that_was_created_with_something_else_is_told_of_with_the_command_that_r
     let commands = "run: kubectl -n ns rollout restart statefulset/other; kubectl argo rollouts -n ns restart shop";
     assert!(condition.message.contains(commands), "{}", condition.message);
     for pod in &mut world.pods {
-        pod.injection = Some(injection("new"));
+        pod.injection = Some(Arc::new(injection("new")));
     }
     let (condition, current) = told(&world);
     assert_eq!((condition.status, condition.reason, current), (ConditionStatus::True, "UpToDate", 3));
@@ -992,6 +993,102 @@ fn a_paused_pool_keeps_what_runs_and_lets_new_pods_start() {
     assert_eq!(world.shares()[0], before[0]);
     assert!(world.shares()[1] > 0, "automation is frozen, traffic is not");
     assert_eq!(world.revision_numbers()[0], 1, "the change of the settings waits");
+}
+
+#[test]
+fn agents_that_decide_themselves_are_told_of_a_pause_and_of_its_end() {
+    let mut world = World::new(LOCAL);
+    world.admit();
+    world.admit();
+    world.settle();
+    let paused = |world: &World| -> Vec<bool> {
+        world.pods.iter().map(|pod| pod.grant.last_known().is_some_and(|grant| grant.pools["shop"].paused)).collect()
+    };
+    let before = world.shares();
+    assert_eq!(paused(&world), [false, false]);
+    world.change(&format!("{LOCAL}  paused: true\n"));
+    world.admit();
+    world.settle();
+    assert_eq!(paused(&world), [true, true, true], "whoever starts meanwhile too");
+    assert_eq!(world.shares()[..2], before[..2]);
+    world.change(LOCAL);
+    world.settle();
+    assert_eq!(paused(&world), [false, false, false]);
+}
+
+#[test]
+fn agents_that_only_follow_the_operator_are_written_nothing_for_a_pause() {
+    let mut world = World::new(SHARED);
+    world.admit();
+    world.settle();
+    world.change(&format!("{SHARED}  paused: true\n"));
+    assert!(world.plan().patches.is_empty(), "{:?}", world.plan().patches);
+}
+
+#[test]
+fn an_older_annotation_that_comes_back_counts_as_what_the_agent_still_runs_and_is_written_anew() {
+    let mut world = World::new(LOCAL);
+    world.admit();
+    world.admit();
+    world.settle();
+    for pod in &mut world.pods {
+        let Proof::Report(report) = &mut pod.proof else { panic!("it was asked") };
+        Arc::make_mut(report).held = Some(Held::default());
+    }
+    let runs = world.pods[0].proof.report().map(|report| (report.seq, report.share)).expect("it was asked");
+    assert!(runs.1 > 2, "{runs:?}");
+    // from a backup
+    let old = PodGrant { seq: 1, share: 1, granted: 1, floor: 1, paused: false };
+    let old = GrantDocument { v: 1, epoch: 0, pools: BTreeMap::from([("shop".to_owned(), old)]) };
+    world.pods[0].grant = Annotation::Read(old.clone());
+    world.admit();
+    for round in 0..20 {
+        let plan = world.plan();
+        world.carry_out(&plan, |_| true);
+        let newest = world.pods[0].grant.last_known().expect("it was written").pools["shop"];
+        assert!(newest.seq > runs.0, "{newest:?}: the agent would take it for an old one");
+        let counted = |pod: &PodSeen| {
+            let runs = pod.proof.report().map_or(0, |report| report.share);
+            pod.grant.last_known().map_or(0, |grant| grant.pools["shop"].granted).max(runs)
+        };
+        let sum: u32 = world.pods.iter().map(counted).sum();
+        assert!(sum <= 12, "round {round}: {sum} can be opened");
+        for pod in 0..world.pods.len() {
+            world.obey(pod);
+        }
+    }
+    world.settle();
+    // the same by what Prometheus shows, where the agent cannot be asked
+    let newest = world.pods[0].grant.last_known().expect("it was written").pools["shop"];
+    world.pods[0].measured = Some(shares::Proof { seq: newest.seq, share: newest.share, held: 0 });
+    world.pods[0].proof = Proof::NotAsked;
+    world.pods[0].grant = Annotation::Read(old);
+    let plan = world.plan();
+    world.carry_out(&plan, |_| true);
+    assert!(world.granted() - 1 + newest.share <= 12, "{:?}", plan.patches);
+}
+
+#[test]
+fn what_prometheus_shows_of_a_number_that_was_never_written_proves_nothing() {
+    let mut world = World::new(LOCAL);
+    world.admit();
+    world.admit();
+    world.settle();
+    // its share shrinks, and it cannot be asked; the figures under its name are of the pod before it
+    let grant = PodGrant { seq: 3, share: 2, granted: 9, floor: 1, paused: false };
+    let document = GrantDocument { v: 1, epoch: 1, pools: BTreeMap::from([("shop".to_owned(), grant)]) };
+    world.pods[0].grant = Annotation::Read(document);
+    world.pods[0].proof = Proof::NotAsked;
+    world.pods[0].measured = Some(shares::Proof { seq: 40, share: 2, held: 0 });
+    let plan = world.plan();
+    let settles = plan.patches.iter().find(|patch| patch.name == "shop-0").and_then(|patch| patch.grant.clone());
+    let granted = settles.map_or(grant.granted, |grant| grant.pools["shop"].granted);
+    assert_eq!(granted, 9, "{:?}", plan.patches);
+    world.pods[0].measured = Some(shares::Proof { seq: 3, share: 2, held: 0 });
+    assert!(
+        world.plan().patches.iter().any(|patch| patch.name == "shop-0" && patch.granted == Some(2)),
+        "its own does"
+    );
 }
 
 #[test]
@@ -1170,7 +1267,8 @@ fn settings_that_somebody_wrote_onto_a_pod_are_taken_back() {
     world.admit();
     world.settle();
     if let Annotation::Read(document) = &mut world.pods[0].revision {
-        document.pools.get_mut("shop").expect("ours").settings.health.validation_query = "drop table orders".to_owned();
+        let revision = Arc::make_mut(document).pools.get_mut("shop").expect("ours");
+        revision.settings.health.validation_query = "drop table orders".to_owned();
     }
     world.settle();
     let settings = &world.pods[0].revision.last_known().expect("read").pools["shop"].settings;
@@ -1193,7 +1291,7 @@ fn a_lease_that_counts_from_one_again_never_makes_a_grant_older() {
 fn a_pod_with_the_largest_epoch_and_number_is_brought_back_to_its_share() {
     for (epoch, seq) in [(EPOCHS - 1, LARGEST_SEQ), (EPOCHS / 2, LARGEST_SEQ), (3, LARGEST_SEQ), (EPOCHS - 1, 1)] {
         let mut world = World::new(SHARED);
-        let forged = PodGrant { seq, share: 1000, granted: 1000, floor: 0 };
+        let forged = PodGrant { seq, share: 1000, granted: 1000, floor: 0, paused: false };
         world.admit().grant =
             Annotation::Read(GrantDocument { v: 1, epoch, pools: BTreeMap::from([("shop".to_owned(), forged)]) });
         world.admit();
@@ -1211,7 +1309,7 @@ fn a_number_that_somebody_made_up_neither_wraps_the_next_revision_nor_becomes_th
     world.settle();
     for forged in [u64::MAX, u64::MAX - 1, 1 << 52] {
         if let Annotation::Read(document) = &mut world.pods[0].revision {
-            document.pools.get_mut("shop").expect("ours").revision = forged;
+            Arc::make_mut(document).pools.get_mut("shop").expect("ours").revision = forged;
         }
         let settings = world.revisions[0].settings.clone();
         world.revisions.push(RevisionSeen { name: "forged".to_owned(), number: forged, created: NOW, settings });
@@ -1234,8 +1332,12 @@ fn a_damaged_grant_of_a_pod_that_nobody_remembers_counts_as_everything() {
     let other = plan.patches.iter().find(|patch| patch.name == "shop-1");
     let share = other.and_then(|patch| patch.grant.as_ref()).map_or(0, |grant| grant.pools["shop"].share);
     assert_eq!(share, 0, "nothing may be handed out on a guess");
-    world.pods[0].proof =
-        Proof::Report(Arc::new(report("uid-0", 1, 3, PodGrant { seq: 5, share: 4, granted: 4, floor: 1 })));
+    world.pods[0].proof = Proof::Report(Arc::new(report(
+        "uid-0",
+        1,
+        3,
+        PodGrant { seq: 5, share: 4, granted: 4, floor: 1, paused: false },
+    )));
     world.settle();
     assert!(world.shares().iter().all(|share| *share > 0) && world.granted() <= 12);
 }
@@ -1277,16 +1379,42 @@ fn credentials_that_do_not_work_in_a_pod_are_a_condition_and_one_event() {
 }
 
 #[test]
-fn after_a_failure_nothing_is_written_until_it_is_time() {
+fn while_a_revision_cannot_be_created_no_pod_is_told_of_it_and_all_get_their_grants() {
     let mut world = World::new(SHARED);
     world.admit();
-    let failure = Failure { times: 3, retry_at: NOW + 4, error: "no answer".to_owned() };
+    let failure = Failure { times: 3, is_due: false, error: "no answer".to_owned() };
     let plan = world.plan_that(|observed| observed.failure = Some(&failure), None);
-    assert!(plan.create.is_none() && plan.patches.is_empty());
+    assert!(plan.create.is_none());
+    assert!(plan.patches.iter().all(|patch| patch.revision.is_none() && patch.grant.is_some()), "{:?}", plan.patches);
+    assert_eq!(plan.patches.len(), 1);
     let able = plan.report.conditions.iter().find(|condition| condition.type_ == "AbleToScale").expect("AbleToScale");
     assert_eq!(able.reason, reasons::BACKOFF_AFTER_FAILURE);
-    let due = Failure { retry_at: NOW, ..failure.clone() };
-    assert!(!world.plan_that(|observed| observed.failure = Some(&due), None).patches.is_empty());
+    let due = Failure { is_due: true, ..failure.clone() };
+    let plan = world.plan_that(|observed| observed.failure = Some(&due), None);
+    assert!(plan.create.is_some() && plan.patches.iter().all(|patch| patch.revision.is_some()));
+    let failed = plan.without_creation();
+    assert!(failed.create.is_none() && failed.patches.iter().all(|patch| patch.revision.is_none()));
+}
+
+#[test]
+fn a_pod_that_cannot_be_written_waits_alone_and_is_told_of() {
+    let mut world = World::new(SHARED);
+    for _ in 0..3 {
+        world.admit();
+    }
+    world.pods[1].failure =
+        Some(Failure { times: 4, is_due: false, error: "admission webhook denied the request".to_owned() });
+    let plan = world.plan();
+    let written: Vec<&str> = plan.patches.iter().map(|patch| patch.name.as_str()).collect();
+    assert_eq!(written, ["shop-0", "shop-2"], "the others get their floors");
+    world.carry_out(&plan, |_| true);
+    world.settle();
+    let plan = world.plan();
+    let able = plan.report.conditions.iter().find(|condition| condition.type_ == "AbleToScale").expect("AbleToScale");
+    assert_eq!(able.reason, reasons::BACKOFF_AFTER_FAILURE);
+    assert!(able.message.contains("1 of 3 pods") && able.message.contains("shop-1 failed 4 times"), "{}", able.message);
+    world.pods[1].failure = Some(Failure { times: 4, is_due: true, error: String::new() });
+    assert_eq!(world.plan().patches.len(), 1, "it is tried again when it is time");
 }
 
 /// Something that happens between two looks.

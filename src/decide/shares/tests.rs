@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 const fn grant(seq: u64, share: u32, granted: u32) -> PodGrant {
-    PodGrant { seq, share, granted, floor: 1 }
+    PodGrant { seq, share, granted, floor: 1, paused: false }
 }
 
 fn pod(uid: &str, grant: Option<PodGrant>, demand: Option<f64>) -> Pod<'_> {
@@ -285,7 +285,12 @@ fn while_frozen_what_runs_keeps_its_share_and_what_starts_gets_its_floor() {
 fn recommend_gives_every_pod_its_fixed_limit_as_floor_and_share() {
     let mut world = Quiet::new(["a", "b"].map(|uid| pod(uid, None, Some(90.0))));
     world.tick(1, Division::Fixed { limit_per_pod: 8 });
-    assert!(world.pods.iter().all(|pod| pod.grant == Some(PodGrant { seq: 1, share: 8, granted: 8, floor: 8 })));
+    assert!(
+        world
+            .pods
+            .iter()
+            .all(|pod| pod.grant == Some(PodGrant { seq: 1, share: 8, granted: 8, floor: 8, paused: false }))
+    );
 }
 
 /// Uniform numbers in 0..1, the same in every run.

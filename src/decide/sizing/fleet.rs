@@ -5,7 +5,7 @@
 //! same as before keeps its last rates, so that a late scrape does not look like a lull. How long it does is for the caller to
 //! say, who leaves it out when it counts no more: nobody else may take a pod for gone while it passes for one that reports.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -71,7 +71,8 @@ impl Fleet {
         for PodSample { pod, sample } in samples {
             any |= self.update(pod, sample);
         }
-        self.pods.retain(|name, _| samples.iter().any(|sample| sample.pod == name));
+        let counted: HashSet<&str> = samples.iter().map(|sample| sample.pod).collect();
+        self.pods.retain(|name, _| counted.contains(name.as_str()));
         if !any {
             return Ok(None);
         }

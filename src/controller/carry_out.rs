@@ -1,0 +1,184 @@
+//! Carrying a plan out: the revision first, then the pods, then what the history limit drops. What cannot be written holds up
+//! itself and nothing else: a pod that is refused waits alone, and while a revision cannot be created all pods get their grants.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::{
+    apply::WriteError,
+    memory::{PoolMemory, Retry},
+    reconcile::Context,
+    revision,
+};
+use crate::{
+    api::ConnectionPool,
+    decide::plan::{NewRevision, Plan, PodPatch},
+    domain::PoolKey,
+};
+
+/// Writes on pods in one look at most: between two of them a pod that has just started gets its floor.
+const BATCH: usize = 16;
+/// Of them under way at once.
+const WRITES_AT_ONCE: usize = 8;
+/// Longest pause after a change that was refused.
+const LONGEST_PAUSE: Duration = Duration::from_mins(5);
+/// Longest pause after a change that was not answered: an API server comes back for all at once.
+const LONGEST_UNANSWERED_PAUSE: Duration = Duration::from_secs(30);
+
+/// What one look wrote on pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrote {
+    /// There was nothing to write.
+    Nothing,
+    /// All that was planned, or all that there was an answer to.
+    Everything,
+    /// The most urgent; the next look goes on.
+    Batch,
+}
+
+/// How far it came.
+pub struct Outcome {
+    /// What could be done of the plan.
+    pub plan: Plan,
+    /// What was written on pods.
+    pub wrote: Wrote,
+    /// The first failure, a real one before one that another look mends.
+    pub error: Option<WriteError>,
+}
+
+/// Carries a plan out. What failed is remembered with when to try it again.
+pub async fn carry_out(
+    pool: &ConnectionPool,
+    key: &PoolKey,
+    context: &Context,
+    memory: &Arc<Mutex<PoolMemory>>,
+    plan: Plan,
+) -> Outcome {
+    let not_created = match &plan.create {
+        Some(new) => create(pool, key, context, memory, new).await.err(),
+        None => None,
+    };
+    let plan = if not_created.is_some() { plan.without_creation() } else { plan };
+    let (wrote, mut errors) = write_pods(key, context, memory, &plan).await;
+    errors.splice(0..0, not_created);
+    for name in &plan.prune {
+        let deleted = context.writer.delete_revision(&key.namespace, name).await;
+        note(&mut memory.lock().failure, deleted.as_ref().err());
+        match deleted {
+            Ok(()) => memory.lock().created.retain(|created| created.name != *name),
+            Err(error) => errors.push(error),
+        }
+    }
+    if plan.create.is_none() && plan.prune.is_empty() && errors.is_empty() {
+        // what could not be created or deleted is not asked for any more, once it was time to try
+        let mut memory = memory.lock();
+        if memory.failure.as_ref().is_some_and(|retry| Instant::now() >= retry.at) {
+            memory.failure = None;
+        }
+    }
+    let worst = errors.iter().position(WriteError::is_told).unwrap_or(0);
+    let error = errors.into_iter().nth(worst);
+    Outcome { plan, wrote, error }
+}
+
+async fn create(
+    pool: &ConnectionPool,
+    key: &PoolKey,
+    context: &Context,
+    memory: &Mutex<PoolMemory>,
+    new: &NewRevision,
+) -> Result<(), WriteError> {
+    let created = context.writer.create_revision(pool, new).await;
+    let mut memory = memory.lock();
+    note(&mut memory.failure, created.as_ref().err());
+    memory.created.push(revision::seen(&created?));
+    tracing::info!(pool = %key, revision = new.number, "revision created");
+    Ok(())
+}
+
+/// Writes the most urgent pods: what makes room before what grows into it; within either, one slow answer holds up no other pod.
+async fn write_pods(
+    key: &PoolKey,
+    context: &Context,
+    memory: &Mutex<PoolMemory>,
+    plan: &Plan,
+) -> (Wrote, Vec<WriteError>) {
+    let decision = plan.report.change.as_ref().map(|change| change.id.as_str()).unwrap_or_default();
+    let batch = &plan.patches[..plan.patches.len().min(BATCH)];
+    let (mut is_answered, mut errors) = (false, Vec::new());
+    for step in batch.chunk_by(|one, next| one.makes_room() == next.makes_room()) {
+        let outcomes = stream::iter(step).map(|patch| async move {
+            let outcome = write_pod(key, context, patch, decision).await;
+            (patch, outcome)
+        });
+        let outcomes: Vec<(&PodPatch, Result<(), WriteError>)> =
+            outcomes.buffer_unordered(WRITES_AT_ONCE).collect().await;
+        for (patch, outcome) in outcomes {
+            is_answered |= outcome.as_ref().err().is_none_or(|error| !error.is_doubtful());
+            note_pod(&mut memory.lock(), patch, outcome.as_ref().err());
+            errors.extend(outcome.err());
+        }
+        // a server that does not answer will not soon
+        if !is_answered {
+            break;
+        }
+    }
+    let wrote = match batch.len() {
+        0 => Wrote::Nothing,
+        some if some < plan.patches.len() && is_answered => Wrote::Batch,
+        _ => Wrote::Everything,
+    };
+    (wrote, errors)
+}
+
+/// Writes one pod. Its answer goes into the index at once, and so does the doubt where there is none.
+async fn write_pod(key: &PoolKey, context: &Context, patch: &PodPatch, decision: &str) -> Result<(), WriteError> {
+    let pod = match context.writer.pod(key, patch).await {
+        Ok(pod) => pod,
+        Err(error) => {
+            if let WriteError::Gone { .. } = error {
+                context.pods.gone(key, &patch.name, &patch.uid);
+            }
+            if error.is_doubtful()
+                && let Some(granted) = patch.granted
+            {
+                context.pods.doubt(key, &patch.name, &patch.uid, &patch.resource_version, granted);
+            }
+            return Err(error);
+        }
+    };
+    let grant = patch.grant.as_ref().and_then(|grant| grant.pools.get(&key.name));
+    tracing::info!(
+        pool = %key, pod = patch.name, decision,
+        move_ = ?patch.move_, share = grant.map(|grant| grant.share), granted = grant.map(|grant| grant.granted),
+        seq = grant.map(|grant| grant.seq),
+        revision = patch.revision.as_ref().and_then(|document| document.pools.get(&key.name)).map(|pool| pool.revision),
+        "pod written"
+    );
+    context.pods.answered(&pod);
+    Ok(())
+}
+
+/// Remembers how a write on a pod ended.
+fn note_pod(memory: &mut PoolMemory, patch: &PodPatch, error: Option<&WriteError>) {
+    let mut retry = memory.pod_failures.remove(&patch.uid);
+    note(&mut retry, error);
+    if let Some(retry) = retry {
+        memory.pod_failures.insert(patch.uid.clone(), retry);
+    }
+}
+
+/// Remembers a failure, and forgets it after a success. Who was overtaken has neither failed nor succeeded.
+fn note(retry: &mut Option<Retry>, error: Option<&WriteError>) {
+    match error {
+        None => *retry = None,
+        Some(error) if error.is_told() => {
+            let longest = if error.is_doubtful() { LONGEST_UNANSWERED_PAUSE } else { LONGEST_PAUSE };
+            *retry = Some(Retry::after(retry.as_ref(), error.to_string(), longest, Instant::now()));
+        }
+        Some(_) => {}
+    }
+}
