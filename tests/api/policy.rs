@@ -12,7 +12,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, ForNow, chart, eventually, object};
+use crate::cluster::{Cluster, ForNow, chart, eventually, object, pool};
 
 /// The service account of a release `sluice`.
 const OPERATOR: &str = "sluice";
@@ -152,7 +152,7 @@ async fn the_operator_writes_only_what_a_pool_owns_and_only_poolers_into_deploym
                 json!([{"name": "sluice-config", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}]),
             ),
         ),
-        ("a privileged copier", with(&format!("{pod}/initContainers/0/securityContext/privileged"), json!(true))),
+        ("a privileged copier", with(&format!("{pod}/initContainers/0/securityContext"), json!({"privileged": true}))),
         (
             "a port of the node",
             with(&format!("{pod}/containers/0/ports"), json!([{"containerPort": 80, "hostPort": 80}])),
@@ -346,6 +346,10 @@ async fn a_pod_brings_no_grant_along_when_it_is_created() {
         assert!(told.contains("denied request") && told.contains("take them out of the pod"), "{what}: {told}");
     }
     create(injected()).await.expect("what the webhook leaves");
+    let shop = cluster.create(&pool("shop")).await.expect("a pool");
+    pods.create(&dry_run, &crate::operator::pods::injected(&shop, "shop-0"))
+        .await
+        .expect("what the webhook writes today");
     let plain = changed(injected(), "/metadata/annotations", json!({"team": "a"}));
     create(plain).await.expect("a pod that brings nothing along, as those of gateways do");
     for object in installed {
@@ -439,7 +443,7 @@ async fn the_operator_creates_and_deletes_no_history_but_that_of_pools() {
     for revision in [of_pool("shop-1"), of_set("shop-7d4b")] {
         all.create(&PostParams::default(), &revision).await.expect("an administrator's");
     }
-    let nobodys: ControllerRevision = object(json!({"metadata": {"name": "nobodys"}, "revision": 1}));
+    let nobodys: ControllerRevision = object(json!({"metadata": {"name": "nobodys"}, "revision": 1, "data": {}}));
     all.create(&PostParams::default(), &nobodys).await.expect("an administrator's");
     let installed = policy(&cluster).await;
     let operator: Api<ControllerRevision> = Api::namespaced(cluster.client_as(OPERATOR).await, &cluster.namespace);

@@ -3,7 +3,7 @@
 mod doubtful;
 mod far;
 mod gateway;
-mod pods;
+pub mod pods;
 mod process;
 mod prometheus;
 

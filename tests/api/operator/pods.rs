@@ -185,7 +185,8 @@ async fn of_gateway(cluster: &Cluster, pool: &ConnectionPool, name: &str) -> Pod
     pod
 }
 
-fn injected(pool: &ConnectionPool, name: &str) -> Pod {
+/// The pod as the webhook injects it, with the code that it runs.
+pub fn injected(pool: &ConnectionPool, name: &str) -> Pod {
     let labels: BTreeMap<String, String> = pool.selector().expect("a sidecar pool").match_labels.clone();
     let pod: Pod = object(json!({
         "metadata": {"name": name, "labels": labels},
