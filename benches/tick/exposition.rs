@@ -3,11 +3,12 @@
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
     thread,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use sluice::{agent::decide::counters::Added, pooler::pgbouncer::tables::Pools};
+use sluice::{agent::decide::counters::Added, domain::PoolKey, pooler::pgbouncer::tables::Pools, signals::Roster};
 
 use crate::{Failure, agents::Agent};
 
@@ -30,6 +31,16 @@ impl Fleet {
     /// Name of a pod, as long as those of Deployments are.
     pub fn pod(pool: u32, pod: u32) -> String {
         format!("orders-{pool:04}-7d9f8b6c5d-{pod:05x}")
+    }
+
+    /// Who may report, and for which pool.
+    pub fn roster(self) -> Arc<Roster> {
+        let pods = (0..self.pools).flat_map(|pool| (0..self.pods_per_pool).map(move |pod| (pool, pod)));
+        let named = pods.map(|(pool, pod)| {
+            let (namespace, name) = Self::pool(pool);
+            (PoolKey::new(namespace, name), Self::pod(pool, pod))
+        });
+        Arc::new(named.collect())
     }
 
     /// Starts threads that export the pods, for as long as the process lives. Returns their addresses.

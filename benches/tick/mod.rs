@@ -23,6 +23,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::Command,
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -38,7 +39,7 @@ use sluice::{
         sizing::{Observation, Sizer, SizingSettings},
     },
     domain::{Automation, Bounds, PoolKey},
-    signals::{Server, ServerConfiguration},
+    signals::{Roster, Server, ServerConfiguration},
 };
 use tokio::runtime;
 
@@ -127,7 +128,7 @@ pub fn run(options: &Options) -> Result<Results, Failure> {
             if tick % 2 == 1 {
                 before(&mut samples)?;
             }
-            runtime.block_on(between.read(now_seconds))?;
+            runtime.block_on(between.read(now_seconds, &operator.roster))?;
         }
         drop(prometheus);
         recorder.replay()?;
@@ -182,6 +183,7 @@ impl std::fmt::Display for Tick {
 /// The state that the operator keeps of every pool.
 struct Operator {
     pools: Vec<Pool>,
+    roster: Arc<Roster>,
     settings: SizingSettings,
 }
 
@@ -206,6 +208,7 @@ impl Operator {
         let objective = Objective { wait_milliseconds: 20, max_waiting_percent: 1.0 };
         Self {
             pools: (0..fleet.pools).map(pool).collect(),
+            roster: fleet.roster(),
             settings: SizingSettings::new(Algorithm::Adaptive, objective),
         }
     }
@@ -213,7 +216,7 @@ impl Operator {
     async fn tick(&mut self, server: &Server, now_seconds: f64) -> Result<Tick, Failure> {
         let cpu_before = cpu_of_operator()?;
         let begun = Instant::now();
-        let readings = server.read(now_seconds).await?;
+        let readings = server.read(now_seconds, &self.roster).await?;
         let read = begun.elapsed();
         let (mut judged, mut writes) = (0, 0);
         for pool in &mut self.pools {
@@ -314,9 +317,9 @@ impl Prometheus {
 
     /// Waits until every pod can be read.
     async fn has_scraped(&self, server: &Server, fleet: Fleet) -> Result<(), Failure> {
-        let deadline = Instant::now() + Duration::from_mins(4);
+        let (deadline, roster) = (Instant::now() + Duration::from_mins(4), fleet.roster());
         loop {
-            let read = server.read(now_seconds()).await;
+            let read = server.read(now_seconds(), &roster).await;
             let pods = read.as_ref().map_or(0, |readings| readings.pools.values().map(BTreeMap::len).sum());
             if pods == usize::try_from(fleet.pools * fleet.pods_per_pool)? {
                 return Ok(());

@@ -20,7 +20,7 @@ use crate::{
     causes::with_causes,
     decide::{effective::EffectivePool, load::OwnAnswer},
     domain::PoolKey,
-    signals::{DEFAULT_SERVER, OverrideQuery, QUERIES_PER_READ, Server, Servers},
+    signals::{DEFAULT_SERVER, OverrideQuery, QUERIES_PER_READ, Roster, Server, Servers},
 };
 
 /// Quantiles of the wait are asked for this often.
@@ -54,9 +54,10 @@ pub async fn run(context: Arc<Context>, servers: Option<Servers>) {
         let started = Instant::now();
         let now = Timestamp::now();
         let pools = context.stores.pools.state();
+        let roster = Arc::new(context.pods.roster());
         let members: Vec<Member> = pools.iter().filter_map(|pool| member(&context, pool)).collect();
         let Answers { said, queries, failed, quantiles: asked } =
-            ask_all(servers.as_ref(), &members, started >= quantiles_due, now).await;
+            ask_all(servers.as_ref(), &members, &roster, started >= quantiles_due, now).await;
         if let Some(asked) = asked {
             // none is known before every pod has been scraped twice; whom it is too much for is not asked again at once
             let is_early = asked.by_pool.is_empty() && asked.failed.is_empty();
@@ -127,7 +128,13 @@ fn newly_failed<'a>(
 
 /// Asks every server that a pool names everything at once: none that no pool needs, and no query after another, keep decisions
 /// waiting.
-async fn ask_all(servers: Option<&Servers>, members: &[Member], with_quantiles: bool, now: Timestamp) -> Answers {
+async fn ask_all(
+    servers: Option<&Servers>,
+    members: &[Member],
+    roster: &Arc<Roster>,
+    with_quantiles: bool,
+    now: Timestamp,
+) -> Answers {
     let Some(servers) = servers else { return Answers::default() };
     let mut overrides: BTreeMap<&str, Vec<OverrideQuery>> = BTreeMap::new();
     for member in members {
@@ -136,8 +143,9 @@ async fn ask_all(servers: Option<&Servers>, members: &[Member], with_quantiles: 
     let named = overrides.iter().filter_map(|(name, overrides)| Some((servers.get(name)?, overrides)));
     let answers = join_all(named.map(|(server, overrides)| async move {
         let seconds = now.as_duration().as_secs_f64();
-        let quantiles = async { if with_quantiles { Some(server.wait_p95_seconds(seconds).await) } else { None } };
-        tokio::join!(ask(server, overrides, seconds), quantiles)
+        let quantiles =
+            async { if with_quantiles { Some(server.wait_p95_seconds(seconds, roster).await) } else { None } };
+        tokio::join!(ask(server, overrides, roster, seconds), quantiles)
     }));
     let (said, asked): (Vec<_>, Vec<_>) = answers.await.into_iter().unzip();
     let quantiles = with_quantiles.then(|| {
@@ -167,8 +175,8 @@ async fn ask_all(servers: Option<&Servers>, members: &[Member], with_quantiles: 
     Answers { said: said.into_iter().collect(), queries: count(queries), failed: count(failed), quantiles }
 }
 
-async fn ask(server: &Server, overrides: &[OverrideQuery], seconds: f64) -> (String, Said) {
-    let (readings, replaced) = tokio::join!(server.read(seconds), server.read_overrides(seconds, overrides));
+async fn ask(server: &Server, overrides: &[OverrideQuery], roster: &Arc<Roster>, seconds: f64) -> (String, Said) {
+    let (readings, replaced) = tokio::join!(server.read(seconds, roster), server.read_overrides(seconds, overrides));
     let readings = readings.map_err(|error| with_causes(&error));
     match &readings {
         Ok(readings) => {
@@ -243,6 +251,10 @@ mod tests {
         (asked, address)
     }
 
+    fn roster() -> Arc<Roster> {
+        Arc::new([(PoolKey::new("ns", "shop"), "shop-0".to_owned())].into_iter().collect())
+    }
+
     fn server(name: &str, address: SocketAddr) -> Server {
         Server::new(name, ServerConfiguration::new(format!("http://{address}")))
     }
@@ -252,7 +264,7 @@ mod tests {
         let (_, shop) = serve(QUERIES_PER_READ + 1, &Arc::default()).await;
         let (asked, idle) = serve(usize::MAX, &Arc::default()).await;
         let servers: Servers = [server("shop", shop), server("idle", idle)].into_iter().collect();
-        let answers = ask_all(Some(&servers), &[member("shop")], true, Timestamp::UNIX_EPOCH).await;
+        let answers = ask_all(Some(&servers), &[member("shop")], &roster(), true, Timestamp::UNIX_EPOCH).await;
         assert!(answers.said["shop"].readings.is_ok(), "{:?}", answers.said["shop"].readings);
         let quantiles = answers.quantiles.expect("asked for");
         assert_eq!(
@@ -271,7 +283,7 @@ mod tests {
         for (refused, told) in [(false, 0), (true, 1), (true, 0), (false, 0), (true, 1)] {
             refuses.store(refused, Ordering::Relaxed);
             let before = asked.load(Ordering::Relaxed);
-            let answers = ask_all(Some(&servers), &[member("shop")], true, Timestamp::UNIX_EPOCH).await;
+            let answers = ask_all(Some(&servers), &[member("shop")], &roster(), true, Timestamp::UNIX_EPOCH).await;
             assert!(answers.said["shop"].readings.is_ok(), "the load is another query");
             assert_eq!(answers.queries, u64::try_from(asked.load(Ordering::Relaxed) - before).unwrap());
             assert_eq!(answers.failed, u64::from(refused));
@@ -283,7 +295,7 @@ mod tests {
                 "{new:?}"
             );
         }
-        let answers = ask_all(Some(&servers), &[member("shop")], false, Timestamp::UNIX_EPOCH).await;
+        let answers = ask_all(Some(&servers), &[member("shop")], &roster(), false, Timestamp::UNIX_EPOCH).await;
         assert_eq!((answers.queries, answers.failed), (u64::try_from(QUERIES_PER_READ).unwrap(), 0));
     }
 }

@@ -1,20 +1,31 @@
 //! From the series of one reading to the figures of each pod: one scrape per pod, one set of series per pod.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, btree_map::Entry},
     fmt,
+    sync::Arc,
 };
 
 use super::{
     PoolKey, Readings,
+    intake::Take,
     query::Figure,
-    response::{END_OF_LABEL, Labels, Series},
+    response::{Labels, Series},
+    roster::{Origin, Roster},
 };
 use crate::{
     contract::metrics::BUSY_SECONDS,
     decide::{load::PodFigures, shares::Proof},
     domain::Sample,
 };
+
+/// Sets of series of one pod that are kept: of two jobs of two replicas, before and after the configuration that scrapes them was
+/// changed. A pod that has more exports labels that change.
+const MOST_SETS: usize = 8;
+/// Longest labels of a set that are kept, all of them together, in bytes.
+const LARGEST_LABELS: usize = 4096;
+/// Longest text of a series that is shown.
+const SHOWN_CHARACTERS: usize = 64;
 
 /// A series that was refused: the first of its kind in a reading, and how many there were.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +51,10 @@ pub enum Refusal {
     Value,
     /// The scrape configuration adds no label `pod`.
     NoPodLabel,
-    /// A pod speaks for a pool of another namespace.
-    ForeignNamespace,
+    /// A pod speaks for a pool that it is not of.
+    ForeignPool,
+    /// A pod has more sets of series than are kept, or longer labels. It is left out of this reading.
+    TooManySets,
     /// A pod has some series and lacks others that are needed. It is left out of this reading.
     Incomplete,
 }
@@ -59,8 +72,19 @@ impl fmt::Display for Problem {
                     "{metric} of pool {pool} has no label pod; add it in the scrape configuration (examples/prometheus)"
                 )
             }
-            Refusal::ForeignNamespace => {
-                write!(f, "pod {pod:?} in namespace {value:?} reports {metric} for pool {pool}; it is not counted")
+            Refusal::ForeignPool => {
+                write!(
+                    f,
+                    "pod {pod:?} in namespace {value:?} reports {metric} for pool {pool}, which it is not of; it is not counted"
+                )
+            }
+            Refusal::TooManySets => {
+                write!(
+                    f,
+                    "pod {pod:?}, pool {pool}, has more than {MOST_SETS} sets of {metric}, or labels of more than \
+                     {LARGEST_LABELS} bytes; the pod is left out. Which of its labels change, or what else is on its port? Limit \
+                     them in the scrape configuration (examples/prometheus)"
+                )
             }
             Refusal::Incomplete => {
                 let old = if *metric == BUSY_SECONDS {
@@ -78,41 +102,35 @@ impl fmt::Display for Problem {
 /// Series of one target.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Target {
-    pool_namespace: String,
-    pool: String,
-    /// As Prometheus knows it, like the pod.
+    /// As Prometheus knows it.
     namespace: String,
-    pod: String,
     job: String,
     instance: String,
     others: String,
 }
 
 impl Target {
-    fn of(labels: &Labels) -> Self {
-        Self {
-            pool_namespace: labels.pool_namespace.clone().into_owned(),
-            pool: labels.pool.clone().into_owned(),
+    /// What identifies it beside its pod; none where that is more than is kept.
+    fn of(labels: &Labels) -> Option<Self> {
+        let bytes = labels.namespace.len() + labels.job.len() + labels.instance.len() + labels.others.len();
+        (bytes <= LARGEST_LABELS).then(|| Self {
             namespace: labels.namespace.clone().into_owned(),
-            pod: labels.pod.clone().into_owned(),
             job: labels.job.clone().into_owned(),
             instance: labels.instance.clone().into_owned(),
             others: labels.others.clone(),
-        }
+        })
     }
 
-    /// Whether a series with these labels is of this target. What differs most often comes first.
+    /// Whether a series of the same pod with these labels is of this target.
     fn has(&self, labels: &Labels) -> bool {
-        self.pod == labels.pod
-            && self.instance == labels.instance
-            && self.pool == labels.pool
-            && self.pool_namespace == labels.pool_namespace
-            && self.namespace == labels.namespace
+        self.instance == labels.instance
             && self.job == labels.job
             && self.others == labels.others
+            && self.namespace == labels.namespace
     }
 }
 
+/// A set of series of one target.
 #[derive(Clone, Debug)]
 struct Row {
     target: Target,
@@ -121,60 +139,129 @@ struct Row {
     figures: [Option<f64>; Figure::ALL.len()],
 }
 
+/// What one pod reported.
+#[derive(Clone, Debug)]
+enum Rows {
+    /// Its sets of series, in the order in which they came.
+    Sets(Vec<Row>),
+    /// More than are kept.
+    TooMany,
+}
+
 /// Collects the series of one answer, in any order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Collector {
     collected: Collected,
-    /// Rows by their labels joined. One string hashes faster than seven.
-    index: HashMap<String, usize>,
-    /// The row of the last series.
-    last: usize,
+    roster: Arc<Roster>,
+    /// Where the rows of a pod are, by its place in the roster.
+    index: HashMap<usize, usize>,
+    /// Where the rows of the last series are, and its set of them.
+    last: (usize, usize),
     key: String,
 }
 
 /// What the answers of one reading have said.
 #[derive(Debug, Default)]
 pub(super) struct Collected {
-    rows: Vec<Row>,
+    /// Of pods, by their places in the roster.
+    rows: Vec<(usize, Rows)>,
     problems: BTreeMap<Refusal, Problem>,
     problems_by_pool: HashMap<PoolKey, Problem>,
 }
 
 impl Collector {
-    /// Takes in one series.
-    pub fn add(&mut self, series: &Series) {
+    /// Takes in the series of these pods, and of no others.
+    pub fn of(roster: Arc<Roster>) -> Self {
+        let index = HashMap::with_capacity(roster.len());
+        Self { collected: Collected::default(), roster, index, last: (0, 0), key: String::new() }
+    }
+
+    /// Finds the set that a series belongs to, and makes it the last. The series of a target often follow one another.
+    fn find(&mut self, labels: &Labels, figure: Figure) -> Option<()> {
+        if self.is_of_last(labels) {
+            return Some(());
+        }
+        let origin = self.roster.origin(labels, &mut self.key);
+        let Origin::Own(place) = origin else {
+            self.refuse_origin(origin, labels, figure);
+            return None;
+        };
+        let rows = &mut self.collected.rows;
+        let at = *self.index.entry(place).or_insert_with(|| {
+            rows.push((place, Rows::Sets(Vec::with_capacity(1))));
+            rows.len() - 1
+        });
+        let Rows::Sets(sets) = &mut rows[at].1 else { return None };
+        if let Some(set) = sets.iter().position(|row| row.target.has(labels)) {
+            self.last = (at, set);
+        } else if let Some(target) = Target::of(labels).filter(|_| sets.len() < MOST_SETS) {
+            sets.push(Row { target, is_refused: false, figures: [None; Figure::ALL.len()] });
+            self.last = (at, sets.len() - 1);
+        } else {
+            rows[at].1 = Rows::TooMany;
+            let pool = self.roster.pod(place).0.clone();
+            self.collected.refuse(Refusal::TooManySets, pool, &labels.pod, figure.metric(), "");
+            return None;
+        }
+        Some(())
+    }
+
+    fn is_of_last(&self, labels: &Labels) -> bool {
+        let (at, set) = self.last;
+        self.collected.rows.get(at).is_some_and(|(place, rows)| {
+            let Rows::Sets(sets) = rows else { return false };
+            self.is_of(*place, labels) && sets.get(set).is_some_and(|row| row.target.has(labels))
+        })
+    }
+
+    /// The last set, and the place of its pod.
+    fn last(&mut self) -> Option<(usize, &mut Row)> {
+        let (at, set) = self.last;
+        let (place, Rows::Sets(sets)) = self.collected.rows.get_mut(at)? else { return None };
+        Some((*place, sets.get_mut(set)?))
+    }
+
+    /// Whether a series with these labels is of the pod that stands here.
+    fn is_of(&self, place: usize, labels: &Labels) -> bool {
+        let (pool, pod) = self.roster.pod(place);
+        *pod == labels.pod && pool.name == labels.pool && pool.namespace == labels.pool_namespace
+    }
+
+    /// Tells of a series of no pod that may report, once for each target.
+    fn refuse_origin(&mut self, origin: Origin, labels: &Labels, figure: Figure) {
+        let refusal = match origin {
+            Origin::Foreign => Refusal::ForeignPool,
+            Origin::NoPodLabel => Refusal::NoPodLabel,
+            Origin::Own(_) | Origin::Unknown => return,
+        };
+        if figure == Figure::SampleTime {
+            let pool = PoolKey::new(&*labels.pool_namespace, &*labels.pool);
+            self.collected.refuse(refusal, pool, &labels.pod, figure.metric(), &labels.namespace);
+        }
+    }
+}
+
+impl Take for Collector {
+    type Taken = Collected;
+
+    fn take(&mut self, series: &Series) {
         let Series { metric: labels, value: Some(value) } = series else { return };
         let Some(figure) = Figure::of(labels) else { return };
-        let index = self.row_of(labels);
-        let row = &mut self.collected.rows[index];
+        if self.find(labels, figure).is_none() {
+            return;
+        }
+        let Some((place, row)) = self.last() else { return };
         match value.value() {
             Ok(value) => row.figures[figure as usize] = Some(value),
             Err(text) => {
                 row.is_refused = true;
-                let pool = PoolKey::new(row.target.pool_namespace.clone(), row.target.pool.clone());
+                let pool = self.roster.pod(place).0.clone();
                 self.collected.refuse(Refusal::Value, pool, &labels.pod, figure.metric(), text);
             }
         }
     }
 
-    /// Where the row of this target is. The series of a target often follow one another.
-    fn row_of(&mut self, labels: &Labels) -> usize {
-        let rows = &mut self.collected.rows;
-        if rows.get(self.last).is_some_and(|row| row.target.has(labels)) {
-            return self.last;
-        }
-        join(&mut self.key, labels);
-        self.last = self.index.get(&self.key).copied().unwrap_or_else(|| {
-            let index = rows.len();
-            self.index.insert(self.key.clone(), index);
-            rows.push(Row { target: Target::of(labels), is_refused: false, figures: [None; Figure::ALL.len()] });
-            index
-        });
-        self.last
-    }
-
-    /// What has been collected.
-    pub fn collected(self) -> Collected {
+    fn taken(self) -> Collected {
         self.collected
     }
 }
@@ -193,61 +280,53 @@ impl Collected {
     }
 
     /// The figures of every pod that reported all that is needed.
-    pub fn finish(mut self, at_seconds: f64, bytes: usize) -> Readings {
+    pub fn finish(mut self, roster: &Roster, at_seconds: f64, bytes: usize) -> Readings {
         let mut pools: HashMap<PoolKey, BTreeMap<String, PodFigures>> = HashMap::new();
-        let mut incomplete = Vec::new();
-        for (row, sample_time_seconds) in self.chosen() {
-            let Target { pool_namespace, pool, pod, .. } = row.target;
-            let pool = PoolKey::new(pool_namespace, pool);
+        // in the order of the roster: which problem is the first does not depend on a hash
+        let mut rows = std::mem::take(&mut self.rows);
+        rows.sort_unstable_by_key(|(place, _)| *place);
+        for (place, rows) in rows {
+            let (pool, pod) = roster.pod(place);
+            let Some((row, sample_time_seconds)) = chosen(rows) else { continue };
             match figures(&row.figures, sample_time_seconds) {
-                Ok(figures) => {
-                    pools.entry(pool).or_default().insert(pod, figures);
+                Ok(figures) if pools.contains_key(pool) => {
+                    pools.entry(pool.clone()).or_default().insert(pod.clone(), figures);
                 }
-                Err(missing) => incomplete.push((pool, pod, missing.metric())),
+                Ok(figures) => {
+                    pools.insert(pool.clone(), BTreeMap::from([(pod.clone(), figures)]));
+                }
+                Err(missing) => self.refuse(Refusal::Incomplete, pool.clone(), pod, missing.metric(), ""),
             }
-        }
-        for (pool, pod, metric) in incomplete {
-            self.refuse(Refusal::Incomplete, pool, &pod, metric, "");
         }
         let problems = self.problems.into_values().collect();
         Readings { at_seconds, pools, problems, problems_by_pool: self.problems_by_pool, bytes }
     }
 
-    /// Of the sets of series of each pod the one that was read last, with its sample time; of two of the same time, the first by name.
-    fn chosen(&mut self) -> Vec<(Row, f64)> {
-        let mut rows = Vec::with_capacity(self.rows.len());
-        for row in std::mem::take(&mut self.rows) {
-            // what has none has not reported
-            let Some(time) = row.figures[Figure::SampleTime as usize] else { continue };
-            let Target { pool_namespace, pool, namespace, pod, .. } = &row.target;
-            let of_pool = || PoolKey::new(pool_namespace.clone(), pool.clone());
-            if pod.is_empty() {
-                self.refuse(Refusal::NoPodLabel, of_pool(), "", Figure::SampleTime.metric(), "");
-            } else if !namespace.is_empty() && namespace != pool_namespace {
-                self.refuse(Refusal::ForeignNamespace, of_pool(), pod, Figure::SampleTime.metric(), namespace);
-            } else {
-                rows.push((row, time));
-            }
-        }
-        let of_pod = |row: &Row| (row.target.pool_namespace.clone(), row.target.pool.clone(), row.target.pod.clone());
-        rows.sort_by(|(a, a_time), (b, b_time)| {
-            let [(a_pool, a_rest), (b_pool, b_rest)] = [a, b].map(|row| {
-                let Target { pool_namespace, pool, namespace, pod, job, instance, others } = &row.target;
-                ((pool_namespace, pool, pod), (namespace, job, instance, others))
-            });
-            a_pool.cmp(&b_pool).then(b_time.total_cmp(a_time)).then_with(|| a_rest.cmp(&b_rest))
-        });
-        rows.dedup_by(|(later, _), (first, _)| of_pod(later) == of_pod(first));
-        rows.retain(|(row, _)| !row.is_refused);
-        rows
-    }
-
     fn refuse(&mut self, refusal: Refusal, pool: PoolKey, pod: &str, metric: &'static str, value: &str) {
-        let value = value.chars().take(64).collect();
-        let problem = Problem { refusal, pool, pod: pod.to_owned(), metric, value, count: 1 };
+        let entry = self.problems.entry(refusal);
+        let is_known = matches!(entry, Entry::Occupied(_)) && self.problems_by_pool.contains_key(&pool);
+        if is_known {
+            entry.and_modify(|problem| problem.count = problem.count.saturating_add(1));
+            return;
+        }
+        let [pod, value] = [pod, value].map(|text| text.chars().take(SHOWN_CHARACTERS).collect());
+        let problem = Problem { refusal, pool, pod, metric, value, count: 1 };
         self.problems_by_pool.entry(problem.pool.clone()).or_insert_with(|| problem.clone());
-        self.problems.entry(refusal).and_modify(|problem| problem.count += 1).or_insert(problem);
+        entry.and_modify(|problem| problem.count = problem.count.saturating_add(1)).or_insert(problem);
     }
+}
+
+/// Of the sets of series of a pod the one that was read last, with its sample time; of two of the same time, the first by name. None
+/// where none has one, which has not reported, or where a value that cannot be is in it.
+fn chosen(rows: Rows) -> Option<(Row, f64)> {
+    let Rows::Sets(sets) = rows else { return None };
+    let timed = sets.into_iter().filter_map(|row| {
+        let time = row.figures[Figure::SampleTime as usize]?;
+        Some((row, time))
+    });
+    let newest =
+        timed.min_by(|(a, a_time), (b, b_time)| b_time.total_cmp(a_time).then_with(|| a.target.cmp(&b.target)));
+    newest.filter(|(row, _)| !row.is_refused)
 }
 
 /// What a row says, or the first figure that it lacks.
@@ -292,22 +371,4 @@ fn whole(value: f64) -> u64 {
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // checked to be finite and not negative; saturates
 fn small(value: f64) -> u32 {
     value.ceil() as u32
-}
-
-/// Writes the labels that identify a target into `key`.
-fn join(key: &mut String, labels: &Labels) {
-    key.clear();
-    let parts: [&str; 7] = [
-        &labels.pool_namespace,
-        &labels.pool,
-        &labels.namespace,
-        &labels.pod,
-        &labels.job,
-        &labels.instance,
-        &labels.others,
-    ];
-    for part in parts {
-        key.push_str(part);
-        key.push(END_OF_LABEL);
-    }
 }

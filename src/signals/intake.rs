@@ -8,7 +8,6 @@ use tokio::{
 };
 
 use super::{
-    collect::{Collected, Collector},
     error::ReadFailure,
     response::{Series, Splitter},
 };
@@ -16,28 +15,41 @@ use super::{
 /// Pieces that wait to be taken apart. A piece is what one read of the connection yields: some 10 KB.
 const PIECES: usize = 16;
 
+/// What takes in the series of an answer, one after the other, and keeps of them what is wanted.
+pub(super) trait Take: Send + 'static {
+    /// What it has kept.
+    type Taken: Send + 'static;
+
+    /// Takes in one series.
+    fn take(&mut self, series: &Series);
+
+    /// What it has kept, once all have come.
+    fn taken(self) -> Self::Taken;
+}
+
 /// One answer that arrives.
 #[derive(Debug)]
-pub(super) struct Intake {
+pub(super) struct Intake<T> {
     pieces: Sender<Bytes>,
-    thread: JoinHandle<Result<Taken, ReadFailure>>,
+    thread: JoinHandle<Result<Taken<T>, ReadFailure>>,
 }
 
 /// One answer that has arrived.
 #[derive(Debug)]
-pub(super) struct Taken {
-    pub collected: Collected,
+pub(super) struct Taken<T> {
+    /// What was kept of its series.
+    pub kept: T,
     /// The answer without its series.
     pub rest: Vec<u8>,
     /// How many bytes it had.
     pub bytes: usize,
 }
 
-impl Intake {
-    /// Waits for an answer of which no more than this is kept beside its whole series, in bytes.
-    pub fn new(largest_kept: usize) -> Self {
+impl<T: Send + 'static> Intake<T> {
+    /// Waits for an answer whose series are taken in by `take`, and of which no more than this is kept beside, in bytes.
+    pub fn new(largest_kept: usize, take: impl Take<Taken = T>) -> Self {
         let (pieces, arriving) = mpsc::channel(PIECES);
-        Self { pieces, thread: task::spawn_blocking(move || take_apart(arriving, largest_kept)) }
+        Self { pieces, thread: task::spawn_blocking(move || take_apart(arriving, largest_kept, take)) }
     }
 
     /// Takes in the next piece.
@@ -55,14 +67,14 @@ impl Intake {
     ///
     /// # Errors
     /// Why it is refused.
-    pub async fn finish(self) -> Result<Taken, ReadFailure> {
+    pub async fn finish(self) -> Result<Taken<T>, ReadFailure> {
         drop(self.pieces);
         joined(self.thread.await)
     }
 }
 
 /// What the thread says, or its panic.
-fn joined(outcome: Result<Result<Taken, ReadFailure>, task::JoinError>) -> Result<Taken, ReadFailure> {
+fn joined<T>(outcome: Result<Result<Taken<T>, ReadFailure>, task::JoinError>) -> Result<Taken<T>, ReadFailure> {
     match outcome {
         Ok(outcome) => outcome,
         // nobody aborts it: it is not known outside, and ends when the pieces do
@@ -70,14 +82,18 @@ fn joined(outcome: Result<Result<Taken, ReadFailure>, task::JoinError>) -> Resul
     }
 }
 
-fn take_apart(mut arriving: Receiver<Bytes>, largest_kept: usize) -> Result<Taken, ReadFailure> {
-    let (mut splitter, mut collector, mut bytes) = (Splitter::default(), Collector::default(), 0);
+fn take_apart<T: Take>(
+    mut arriving: Receiver<Bytes>,
+    largest_kept: usize,
+    mut take: T,
+) -> Result<Taken<T::Taken>, ReadFailure> {
+    let (mut splitter, mut bytes) = (Splitter::default(), 0);
     while let Some(piece) = arriving.blocking_recv() {
         bytes += piece.len();
-        splitter.push(&piece, |bytes| Series::first_of(bytes, |series| collector.add(series)))?;
+        splitter.push(&piece, |bytes| Series::first_of(bytes, |series| take.take(series)))?;
         if splitter.kept() > largest_kept {
             return Err(ReadFailure::BesideSeries { limit: largest_kept });
         }
     }
-    Ok(Taken { collected: collector.collected(), rest: splitter.rest(), bytes })
+    Ok(Taken { kept: take.taken(), rest: splitter.rest(), bytes })
 }

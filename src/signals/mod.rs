@@ -3,15 +3,18 @@
 //! # Use
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::Arc;
+//!
 //! use sluice::domain::PoolKey;
-//! use sluice::signals::{DEFAULT_SERVER, Servers};
+//! use sluice::signals::{DEFAULT_SERVER, Roster, Servers};
 //!
 //! let servers = Servers::from_file("/etc/sluice/prometheus/prometheus.yaml".as_ref())?; // once
 //! let server = servers.get(DEFAULT_SERVER).ok_or("no such server")?; // spec.scaling.metrics.prometheusRef
 //!
 //! let now_seconds = 1_763_700_000.0; // the time of the tick, in Unix seconds
-//! let readings = server.read(now_seconds).await?; // once a tick for all pools that name this server
 //! let pool = PoolKey::new("shop", "shop");
+//! let roster: Roster = [(pool.clone(), "shop-0".to_owned())].into_iter().collect(); // the pods that there are
+//! let readings = server.read(now_seconds, &Arc::new(roster)).await?; // once a tick for all pools that name this server
 //! for (pod, figures) in readings.pods_of(&pool) {
 //!     println!("{pod}: {} busy, {} waiting", figures.sample.active, figures.sample.waiting);
 //! }
@@ -32,7 +35,9 @@
 //!   with the newest sample time is used, whole, and the other not at all: never a sum.
 //! - The time of a sample is the agent's own ([`SAMPLE_TIME`](crate::contract::metrics::SAMPLE_TIME)), because an instant query
 //!   returns the time of its evaluation.
-//! - What cannot be (NaN, infinite, negative, a pool of another namespace) is refused, pod by pod.
+//! - What cannot be (NaN, infinite, negative) is refused, pod by pod.
+//! - A pod speaks for the pool that it is of, by the [`Roster`], and for no other; of what belongs to no pod of it nothing is kept. Of
+//!   one pod a few sets of series are kept, and one that has more is left out: what a pod exports costs no other anything.
 //! - An answer with warnings is partial, and not used at all; notes about the query are none.
 
 mod collect;
@@ -42,6 +47,7 @@ mod intake;
 mod prometheus;
 mod query;
 mod response;
+mod roster;
 #[cfg(test)]
 mod tests;
 mod trust;
@@ -56,6 +62,7 @@ pub use error::{Asked, ReadError, ReadFailure};
 pub use prometheus::{OverrideQuery, Server, Servers};
 pub use query::QUERIES_PER_READ;
 pub(crate) use response::partial;
+pub use roster::Roster;
 pub use trust::client as trusting_client;
 
 /// What one server said at one instant, all pools.

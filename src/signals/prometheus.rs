@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,12 +19,13 @@ use tokio::{
 
 use super::{
     PoolKey, Readings,
-    collect::Collected,
+    collect::{Collected, Collector},
     configuration::{self, ConfigurationError, ServerConfiguration},
     error::{Asked, ReadError, ReadFailure},
-    intake::{Intake, Taken},
+    intake::{Intake, Take, Taken},
     query::{self, QUERIES_PER_READ},
-    response::{Answer, Data, Series, Status},
+    response::{Answer, Data, Labels, Series, Status},
+    roster::Roster,
     trust,
 };
 use crate::{api, contract::metrics};
@@ -124,38 +126,43 @@ impl Server {
         &self.configuration
     }
 
-    /// Reads the figures of every pod of every pool as of `now_seconds` (Unix time), with
+    /// Reads the figures of every pod of the roster as of `now_seconds` (Unix time), with
     /// [`QUERIES_PER_READ`](super::QUERIES_PER_READ) queries at once: what is read of a pool is one moment of one server, whoever
-    /// answers behind its address.
+    /// answers behind its address. Of what others export nothing is kept.
     ///
     /// # Errors
     /// [`ReadError`]: a query that fails fails the whole.
-    pub async fn read(&self, now_seconds: f64) -> Result<Readings, ReadError> {
+    pub async fn read(&self, now_seconds: f64, roster: &Arc<Roster>) -> Result<Readings, ReadError> {
         let session = self.session(now_seconds, self.deadline_of_all()).await?;
         let queries = query::figures();
         let answers = session.clients.reading.iter().zip(&queries);
-        let answers = try_join_all(answers.map(|(client, query)| session.collect(client, query))).await?;
+        let all = || Asked::All;
+        let answers = answers.map(|(client, query)| session.take(client, query, all, Collector::of(roster.clone())));
+        let answers = try_join_all(answers).await?;
         let bytes = answers.iter().map(|answer| answer.bytes).sum();
         let mut collected = Collected::default();
         for answer in answers {
-            collected.add(answer.collected);
+            collected.add(answer.kept);
         }
-        Ok(collected.finish(now_seconds, bytes))
+        Ok(collected.finish(roster, now_seconds, bytes))
     }
 
     /// The 95th percentile of the wait for a server connection over the last two minutes, in seconds, by pool; from means
-    /// of one second. Pools without traffic are missing. For the status: once a minute is often enough.
+    /// of one second. Pools without traffic are missing, and those without a pod in the roster. For the status: once a minute is
+    /// often enough.
     ///
     /// # Errors
     /// [`ReadError`].
-    pub async fn wait_p95_seconds(&self, now_seconds: f64) -> Result<HashMap<PoolKey, f64>, ReadError> {
+    pub async fn wait_p95_seconds(
+        &self,
+        now_seconds: f64,
+        roster: &Arc<Roster>,
+    ) -> Result<HashMap<PoolKey, f64>, ReadError> {
         let session = self.session(now_seconds, self.deadline_of_all()).await?;
         let asked = || Asked::Metric(metrics::WAIT_HISTOGRAM);
-        let limit = self.configuration.max_response_bytes;
-        let body = session.body(&query::wait_quantile(WAIT_QUANTILE), asked, limit).await?;
-        let series = vector(&body).map_err(|failure| session.failed(asked(), failure))?;
-        let key = |series: &Series| PoolKey::new(series.metric.pool_namespace.clone(), series.metric.pool.clone());
-        Ok(series.iter().filter_map(|series| Some((key(series), series.value?.value().ok()?))).collect())
+        let quantiles = Quantiles { roster: roster.clone(), by_pool: HashMap::new() };
+        let query = query::wait_quantile(WAIT_QUANTILE);
+        Ok(session.take(&session.clients.other, &query, asked, quantiles).await?.kept)
     }
 
     /// Asks the users' own queries as of `now_seconds` (Unix time), a few at a time; all of them within twice the time of
@@ -287,13 +294,19 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// Takes in the answer to one of the queries of a reading.
-    async fn collect(&self, client: &Client, query: &str) -> Result<Taken, ReadError> {
-        let mut intake = Intake::new(LARGEST_KEPT);
-        self.ask(client, query, || Asked::All, async |piece| intake.push(piece).await).await?;
-        let refused = |failure| self.failed(Asked::All, failure);
+    /// Takes in the answer to one of Sluice's own queries, series by series.
+    async fn take<T: Take>(
+        &self,
+        client: &Client,
+        query: &str,
+        asked: impl Fn() -> Asked,
+        take: T,
+    ) -> Result<Taken<T::Taken>, ReadError> {
+        let mut intake = Intake::new(LARGEST_KEPT, take);
+        self.ask(client, query, &asked, async |piece| intake.push(piece).await).await?;
+        let refused = |failure| self.failed(asked(), failure);
         let taken = intake.finish().await.map_err(refused)?;
-        vector(&taken.rest).map_err(refused)?;
+        is_vector(&taken.rest).map_err(refused)?;
         Ok(taken)
     }
 
@@ -418,6 +431,33 @@ impl Session<'_> {
     }
 }
 
+/// Takes in the quantile of each pool.
+struct Quantiles {
+    roster: Arc<Roster>,
+    by_pool: HashMap<PoolKey, f64>,
+}
+
+impl Take for Quantiles {
+    type Taken = HashMap<PoolKey, f64>;
+
+    fn take(&mut self, series: &Series) {
+        let Series { metric: Labels { pool_namespace, pool, namespace, .. }, value: Some(value) } = series else {
+            return;
+        };
+        let key = PoolKey::new(&**pool_namespace, &**pool);
+        if (namespace.is_empty() || namespace == pool_namespace)
+            && self.roster.has_pool(&key)
+            && let Ok(seconds) = value.value()
+        {
+            self.by_pool.insert(key, seconds);
+        }
+    }
+
+    fn taken(self) -> Self::Taken {
+        self.by_pool
+    }
+}
+
 /// The result in an answer.
 fn data(body: &[u8]) -> Result<Data<'_>, ReadFailure> {
     let answer: Answer = serde_json::from_slice(body).map_err(|source| ReadFailure::Malformed { source })?;
@@ -430,10 +470,10 @@ fn data(body: &[u8]) -> Result<Data<'_>, ReadFailure> {
     answer.data.ok_or(ReadFailure::NoResult)
 }
 
-/// The series in the answer to one of Sluice's own queries.
-fn vector(body: &[u8]) -> Result<Vec<Series<'_>>, ReadFailure> {
-    match data(body)? {
-        Data::Vector(series) => Ok(series),
+/// Whether the answer to one of Sluice's own queries, whose series have been taken out, is one.
+fn is_vector(rest: &[u8]) -> Result<(), ReadFailure> {
+    match data(rest)? {
+        Data::Vector(_) => Ok(()),
         other => Err(ReadFailure::ResultType { found: other.type_name(), needed: "vector" }),
     }
 }

@@ -100,9 +100,10 @@ pub(super) fn figures() -> [String; QUERIES_PER_READ] {
     })
 }
 
-/// The query of the wait's quantile by pool. Some servers keep classic histograms as native ones, which have no buckets by name.
+/// The query of the wait's quantile by pool, and by the namespace of the pods that speak for it: what those of another say is apart.
+/// Some servers keep classic histograms as native ones, which have no buckets by name.
 pub(super) fn wait_quantile(quantile: f64) -> String {
-    let (histogram, by) = (names::WAIT_HISTOGRAM, [names::POOL_NAMESPACE, names::POOL].join(", "));
+    let (histogram, by) = (names::WAIT_HISTOGRAM, [names::POOL_NAMESPACE, names::POOL, "namespace"].join(", "));
     let mut query = String::new();
     for (or, more_by, suffix) in [("", ", le", "_bucket"), (" or ", "", "")] {
         // Writing to a String cannot fail.

@@ -111,7 +111,7 @@ pub(super) struct Labels<'a> {
 
 /// Ends a label's name or value in [`Labels::others`]. Inside of a label it makes more of them than an honest series has, so
 /// that it can only ever be taken for another forged one.
-pub(super) const END_OF_LABEL: char = '\u{1f}';
+const END_OF_LABEL: char = '\u{1f}';
 
 /// A text of the answer, borrowed unless it has escapes.
 #[derive(Deserialize)]

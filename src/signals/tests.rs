@@ -52,6 +52,11 @@ fn server(address: SocketAddr) -> Server {
     Server::new("default", configuration)
 }
 
+/// Pods of the pool `shop`.
+fn roster(pods: &[&str]) -> Arc<Roster> {
+    Arc::new(pods.iter().map(|pod| (PoolKey::new("shop", "shop"), (*pod).to_owned())).collect())
+}
+
 fn json(status: u16, body: impl Into<Body>) -> Response<Body> {
     Response::builder().status(status).header("content-type", "application/json").body(body.into()).unwrap()
 }
@@ -84,7 +89,7 @@ fn vector(series: &[(&str, &str)]) -> Response<Body> {
 /// One message per outcome, so that a test shows what a user reads.
 async fn read_error(script: impl Fn(&str) -> Response<Body> + Send + Sync + 'static) -> String {
     let (_, address) = serve(script).await;
-    let error = server(address).read(1000.0).await.unwrap_err().to_string();
+    let error = server(address).read(1000.0, &roster(&["a"])).await.unwrap_err().to_string();
     assert!(!error.contains("127.0.0.1"), "the address is in the configuration: {error}");
     error
 }
@@ -101,7 +106,9 @@ async fn a_reading_takes_the_same_number_of_queries_for_any_number_of_pods() {
             vector(&names.iter().map(|name| (name.as_str(), "7")).collect::<Vec<_>>())
         })
         .await;
-        let readings = server(address).read(1000.0).await.unwrap();
+        let names: Vec<String> = (0..pods).map(|pod| format!("p{pod}")).collect();
+        let roster = roster(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        let readings = server(address).read(1000.0, &roster).await.unwrap();
         assert_eq!(readings.pods_of(&PoolKey::new("shop", "shop")).len(), pods);
         assert_eq!(scripted.seen.lock().unwrap().len(), QUERIES_PER_READ);
     }
@@ -135,9 +142,10 @@ async fn a_query_of_a_reading_shares_its_connection_with_no_other_so_that_one_se
     let server = server(address);
     for _ in 0..5 {
         let overrides = ["a", "b"].map(wanted);
-        let (readings, _) = tokio::join!(server.read(1000.0), server.read_overrides(1000.0, &overrides));
+        let pods = roster(&["a"]);
+        let (readings, _) = tokio::join!(server.read(1000.0, &pods), server.read_overrides(1000.0, &overrides));
         readings.unwrap();
-        server.wait_p95_seconds(1000.0).await.unwrap();
+        server.wait_p95_seconds(1000.0, &roster(&["a"])).await.unwrap();
     }
     let peers = peers.lock().unwrap();
     let of_readings: Vec<_> = peers.iter().filter(|(query, _)| query.contains("__name__")).collect();
@@ -151,7 +159,7 @@ async fn a_query_of_a_reading_shares_its_connection_with_no_other_so_that_one_se
 #[tokio::test]
 async fn no_series_at_all_is_an_empty_reading_and_not_a_zero() {
     let (_, address) = serve(|_| vector(&[])).await;
-    let readings = server(address).read(1000.0).await.unwrap();
+    let readings = server(address).read(1000.0, &roster(&["a"])).await.unwrap();
     assert!(readings.pools.is_empty() && readings.problems.is_empty());
 }
 
@@ -233,7 +241,7 @@ async fn a_note_about_the_query_is_no_sign_of_a_partial_answer() {
         r#""stats":{"timings":{"evalTotalTime":0.1},"samples":[{"a":1}]}"#,
     ] {
         let (_, address) = serve(move |_| answer(notes)).await;
-        let readings = server(address).read(1000.0).await.unwrap();
+        let readings = server(address).read(1000.0, &roster(&["a"])).await.unwrap();
         assert_eq!(readings.pods_of(&PoolKey::new("shop", "shop")).len(), 1, "{notes}");
     }
     let both = r#""warnings":["PromQL info: a note","store 10.0.0.1:10901: deadline exceeded"]"#;
@@ -274,7 +282,7 @@ async fn an_answer_beyond_the_bound_is_not_read() {
         .await;
         let configuration =
             ServerConfiguration { max_response_bytes: 50_000, ..ServerConfiguration::new(format!("http://{address}")) };
-        let error = Server::new("default", configuration).read(1000.0).await.unwrap_err();
+        let error = Server::new("default", configuration).read(1000.0, &roster(&["a"])).await.unwrap_err();
         assert!(matches!(*error.failure, ReadFailure::TooLarge { limit: 50_000 }), "{error}");
     }
 }
@@ -331,7 +339,7 @@ async fn a_server_that_is_not_there_is_named_with_the_cause() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let error = server(address).read(1000.0).await.unwrap_err();
+    let error = server(address).read(1000.0, &roster(&["a"])).await.unwrap_err();
     let told = crate::causes::with_causes(&error);
     assert_eq!(told, error.to_string(), "nothing is told twice");
     assert!(
@@ -359,7 +367,7 @@ async fn a_kept_connection_that_was_closed_meanwhile_costs_no_reading() {
             });
         }
     });
-    server(address).read(1000.0).await.unwrap();
+    server(address).read(1000.0, &roster(&["a"])).await.unwrap();
 }
 
 #[tokio::test]
@@ -414,6 +422,23 @@ async fn many_slow_overrides_end_together_in_time() {
     assert!(scripted.seen.lock().unwrap().len() <= 12, "bounded: {}", scripted.seen.lock().unwrap().len());
 }
 
+#[tokio::test]
+async fn the_wait_of_a_pool_is_what_pods_of_its_namespace_say_and_of_others_nothing_is_kept() {
+    let (_, address) = serve(|_| {
+        let forged: Vec<String> = (0..10_000)
+            .map(|number| format!(r#"{{"metric":{{"pool_namespace":"shop","pool":"p{number}","namespace":"evil"}},"value":[1,"9"]}}"#))
+            .collect();
+        let of = |namespace: &str, value: &str| {
+            format!(r#"{{"metric":{{"pool_namespace":"shop","pool":"shop","namespace":"{namespace}"}},"value":[1,"{value}"]}}"#)
+        };
+        let series = [forged.join(","), of("evil", "8"), of("shop", "0.25"), of("evil", "7")].join(",");
+        json(200, format!(r#"{{"status":"success","data":{{"resultType":"vector","result":[{series}]}}}}"#))
+    })
+    .await;
+    let quantiles = server(address).wait_p95_seconds(1000.0, &roster(&["a"])).await.unwrap();
+    assert_eq!(quantiles, std::collections::HashMap::from([(PoolKey::new("shop", "shop"), 0.25)]));
+}
+
 fn authorization(scripted: &Scripted) -> String {
     let seen = scripted.seen.lock().unwrap();
     seen.last()
@@ -433,16 +458,16 @@ async fn a_rotated_token_is_used_at_the_next_tick() {
     let server = Server::new("default", configuration);
     for token in ["first", "second"] {
         fs::write(&file, format!("{token}\n")).unwrap();
-        server.read(1000.0).await.unwrap();
+        server.read(1000.0, &roster(&["a"])).await.unwrap();
         assert_eq!(authorization(&scripted), format!("Bearer {token}"));
     }
     for (broken, why) in [("", "is not valid"), ("se\u{1}cret", "is not valid"), ("se\ncret", "is not valid")] {
         fs::write(&file, broken).unwrap();
-        let error = server.read(1000.0).await.unwrap_err().to_string();
+        let error = server.read(1000.0, &roster(&["a"])).await.unwrap_err().to_string();
         assert!(error.contains(why) && error.contains("check the Secret") && !error.contains("cret\""), "{error}");
     }
     fs::remove_file(&file).unwrap();
-    let error = server.read(1000.0).await.unwrap_err().to_string();
+    let error = server.read(1000.0, &roster(&["a"])).await.unwrap_err().to_string();
     assert!(error.starts_with("Prometheus \"default\", access: reading the bearer token from "), "{error}");
 }
 
@@ -463,7 +488,7 @@ async fn basic_auth_and_headers_are_sent_and_never_shown() {
         ..ServerConfiguration::new(format!("http://{address}"))
     };
     let server = Server::new("default", configuration);
-    let error = server.read(1000.0).await.unwrap_err();
+    let error = server.read(1000.0, &roster(&["a"])).await.unwrap_err();
     assert_eq!(authorization(&scripted), "Basic cmVhZGVyOnDDpHNzd29ydDox");
     assert_eq!(scripted.seen.lock().unwrap()[0].1["x-scope-orgid"], "tenant-7");
     for shown in [error.to_string(), format!("{error:?}"), format!("{server:?}")] {
@@ -559,12 +584,29 @@ fn a_file_that_is_missing_is_named() {
 mod collecting {
     use proptest::prelude::*;
 
+    use std::sync::Arc;
+
     use super::super::{
-        Problem, Readings, Refusal,
+        PoolKey, Problem, Readings, Refusal, Roster,
         collect::{Collected, Collector},
+        intake::Take as _,
         query::Figure,
         response::{Series, Splitter},
     };
+
+    /// Pods of some pools of the namespace `shop`.
+    fn roster() -> Arc<Roster> {
+        let pods = [
+            ("shop", "shop-1"),
+            ("shop", "good"),
+            ("shop", "bad"),
+            ("a", "a-good"),
+            ("a", "a-bad"),
+            ("b", "b-good"),
+            ("b", "b-bad"),
+        ];
+        Arc::new(pods.iter().map(|&(pool, pod)| (PoolKey::new("shop", pool), pod.to_owned())).collect())
+    }
 
     /// Labels of a series of this figure beside those of its target.
     fn named(figure: Figure) -> String {
@@ -585,16 +627,24 @@ mod collecting {
 
     /// Reads once: the same elements for every figure, sample times apart.
     fn collect(times: &[(&str, &str)], figures: impl Fn(Figure) -> Vec<(String, String)>) -> Readings {
+        collect_of(&roster(), times, figures)
+    }
+
+    fn collect_of(
+        roster: &Arc<Roster>,
+        times: &[(&str, &str)],
+        figures: impl Fn(Figure) -> Vec<(String, String)>,
+    ) -> Readings {
         let times: Vec<(String, String)> = times.iter().map(|&(labels, time)| (labels.into(), time.into())).collect();
-        let mut collector = Collector::default();
+        let mut collector = Collector::of(roster.clone());
         for figure in Figure::ALL {
             let elements = if figure == Figure::SampleTime { times.clone() } else { figures(figure) };
             for (labels, value) in elements {
                 let text = format!(r#"{{"metric":{{{},{labels}}},"value":[1,"{value}"]}}"#, named(figure));
-                collector.add(&serde_json::from_str::<Series>(&text).unwrap());
+                collector.take(&serde_json::from_str::<Series>(&text).unwrap());
             }
         }
-        collector.collected().finish(1000.0, 0)
+        collector.taken().finish(roster, 1000.0, 0)
     }
 
     fn only(readings: &Readings) -> crate::decide::load::PodFigures {
@@ -650,19 +700,20 @@ mod collecting {
 
     #[test]
     fn what_both_answers_of_a_reading_say_is_told_together() {
-        let mut both = Collected::default();
+        let (roster, mut both) = (roster(), Collected::default());
         for (pool, values) in [("a", ["NaN", "1"]), ("b", ["-1", "2"])] {
-            let mut collector = Collector::default();
+            let mut collector = Collector::of(roster.clone());
             for (pod, value) in ["bad", "good"].into_iter().zip(values) {
                 for figure in Figure::ALL {
-                    let labels = labels(pod, "j").replace(r#""pool":"shop""#, &format!(r#""pool":"{pool}""#));
+                    let labels = labels(&format!("{pool}-{pod}"), "j")
+                        .replace(r#""pool":"shop""#, &format!(r#""pool":"{pool}""#));
                     let text = format!(r#"{{"metric":{{{},{labels}}},"value":[1,"{value}"]}}"#, named(figure));
-                    collector.add(&serde_json::from_str::<Series>(&text).unwrap());
+                    collector.take(&serde_json::from_str::<Series>(&text).unwrap());
                 }
             }
-            both.add(collector.collected());
+            both.add(collector.taken());
         }
-        let readings = both.finish(1000.0, 0);
+        let readings = both.finish(&roster, 1000.0, 0);
         let all = u32::try_from(Figure::ALL.len()).unwrap();
         assert!(
             matches!(&readings.problems[..], [Problem { refusal: Refusal::Value, count, value, .. }] if *count == 2 * all && value == "NaN"),
@@ -673,18 +724,73 @@ mod collecting {
             let pool = super::PoolKey::new("shop", pool);
             let pods: Vec<_> =
                 readings.pools[&pool].iter().map(|(pod, figures)| (&**pod, figures.sample.active)).collect();
-            assert_eq!(pods, [("good", active)]);
+            assert_eq!(pods, [(format!("{}-good", pool.name).as_str(), active)]);
             assert_eq!(readings.problem_of(&pool).unwrap().value, refused);
         }
     }
 
     #[test]
-    fn a_pod_cannot_speak_for_a_pool_of_another_namespace() {
-        let forged =
-            r#""pool_namespace":"shop","pool":"shop","namespace":"evil","pod":"shop-1","job":"j","instance":"i""#;
-        let readings = collect(&[(forged, "990")], |_| vec![(forged.to_owned(), "1".into())]);
-        assert!(readings.pools.is_empty());
-        assert!(matches!(readings.problems[..], [Problem { refusal: Refusal::ForeignNamespace, count: 1, .. }]));
+    fn a_pod_speaks_for_its_own_pool_and_no_other_whoever_it_says_that_it_is() {
+        let foreign = |pool: &str, namespace: &str, pod: &str| {
+            format!(
+                r#""pool_namespace":"shop","pool":"{pool}","namespace":"{namespace}","pod":"{pod}","job":"j","instance":"i""#
+            )
+        };
+        for (forged, told) in [
+            // of another namespace, with the name of one of the pool's own pods
+            (foreign("shop", "evil", "shop-1"), true),
+            // of another pool of the same namespace
+            (foreign("shop", "shop", "a-bad"), true),
+            // of a pod that has ended, and of a pool that there is none of
+            (foreign("shop", "shop", "shop-0"), false),
+            (foreign("none", "shop", "shop-1"), false),
+        ] {
+            let readings = collect(&[(&forged, "990")], |_| vec![(forged.clone(), "1".into())]);
+            assert!(readings.pools.is_empty(), "{forged}");
+            let is_told = matches!(readings.problems[..], [Problem { refusal: Refusal::ForeignPool, count: 1, .. }]);
+            assert_eq!(is_told, told, "{forged}: {:?}", readings.problems);
+        }
+    }
+
+    #[test]
+    fn hundred_thousand_forged_series_leave_nothing_behind_and_stand_in_no_pods_way() {
+        let mut collector = Collector::of(roster());
+        let mut take = |labels: &str, value: &str| {
+            let text = format!(r#"{{"metric":{{{labels}}},"value":[1,"{value}"]}}"#);
+            collector.take(&serde_json::from_str::<Series>(&text).unwrap());
+        };
+        let sample_time = named(Figure::SampleTime);
+        for number in 0..25_000 {
+            let of = |pool: &str, pod: &str, more: &str| {
+                format!(
+                    r#"{sample_time},"pool_namespace":"shop","pool":"{pool}","namespace":"shop","pod":"{pod}","job":"j","instance":"i"{more}"#
+                )
+            };
+            take(&of(&format!("pool-{number}"), "bad", ""), "990"); // pools that there are none of
+            take(&of("shop", &format!("pod-{number}"), ""), "990"); // pods that there are none of
+            take(&of("shop", "a-bad", &format!(r#","x":"{number}""#)), "NaN"); // another's pool
+            take(&of("shop", "bad", &format!(r#","x":"{number}""#)), "990"); // its own, again and again
+        }
+        let honest = labels("good", "j");
+        for figure in Figure::ALL {
+            take(&format!("{},{honest}", named(figure)), "7");
+        }
+        let readings = collector.taken().finish(&roster(), 1000.0, 0);
+        assert_eq!(readings.pods_of(&PoolKey::new("shop", "shop")).keys().collect::<Vec<_>>(), ["good"]);
+        let problems: Vec<_> = readings.problems.iter().map(|problem| (problem.refusal, problem.count)).collect();
+        assert_eq!(problems, [(Refusal::ForeignPool, 25_000), (Refusal::TooManySets, 1)]);
+        assert!(readings.problems[1].to_string().contains("more than 8 sets"), "{}", readings.problems[1]);
+        assert_eq!(readings.pools.len(), 1);
+    }
+
+    #[test]
+    fn a_pod_with_labels_too_long_to_keep_is_left_out_and_named() {
+        let [long, honest] = [labels("bad", &"j".repeat(5000)), labels("good", "j")];
+        let readings = collect(&[(&long, "990"), (&honest, "990")], |_| {
+            vec![(long.clone(), "1".into()), (honest.clone(), "1".into())]
+        });
+        assert_eq!(readings.pods_of(&PoolKey::new("shop", "shop")).keys().collect::<Vec<_>>(), ["good"]);
+        assert!(matches!(readings.problems[..], [Problem { refusal: Refusal::TooManySets, count: 1, .. }]));
     }
 
     #[test]
@@ -721,7 +827,9 @@ mod collecting {
     #[test]
     fn names_with_quotes_and_non_ascii_characters_stay_what_they_are() {
         let odd = r#""pool_namespace":"shop","pool":"sh\"op\\ \u00e9\n","namespace":"shop","pod":"p\u001f\"","job":"j","instance":"i""#;
-        let readings = collect(&[(odd, "990")], |_| vec![(odd.to_owned(), "1".into())]);
+        let pool = PoolKey::new("shop", "sh\"op\\ é\n");
+        let roster = Arc::new([(pool, "p\u{1f}\"".to_owned())].into_iter().collect());
+        let readings = collect_of(&roster, &[(odd, "990")], |_| vec![(odd.to_owned(), "1".into())]);
         let (pool, pods) = readings.pools.iter().next().unwrap();
         assert_eq!((pool.name.as_str(), pods.keys().next().unwrap().as_str()), ("sh\"op\\ é\n", "p\u{1f}\""));
     }
@@ -752,15 +860,15 @@ mod collecting {
         fn an_answer_is_the_same_however_it_is_cut_into_pieces(size in 1_usize..80) {
             let text = answer("7");
             let mut whole: serde_json::Value = serde_json::from_str(&text).unwrap();
-            let (mut elements, mut collector, mut splitter) = (Vec::new(), Collector::default(), Splitter::default());
+            let (mut elements, mut collector, mut splitter) = (Vec::new(), Collector::of(roster()), Splitter::default());
             for piece in text.as_bytes().chunks(size) {
                 splitter.push(piece, |bytes| {
-                    let length = Series::first_of(bytes, |series| collector.add(series))?;
+                    let length = Series::first_of(bytes, |series| collector.take(series))?;
                     elements.push(serde_json::from_slice::<serde_json::Value>(&bytes[..length])?);
                     Ok::<_, serde_json::Error>(length)
                 }).unwrap();
             }
-            prop_assert_eq!(only(&collector.collected().finish(1000.0, 0)).sample.transactions.to_bits(), 7.0_f64.to_bits());
+            prop_assert_eq!(only(&collector.taken().finish(&roster(), 1000.0, 0)).sample.transactions.to_bits(), 7.0_f64.to_bits());
             prop_assert_eq!(&serde_json::Value::Array(elements), &whole["data"]["result"]);
             whole["data"]["result"] = serde_json::json!([]);
             prop_assert_eq!(serde_json::from_slice::<serde_json::Value>(&splitter.rest()).unwrap(), whole);
@@ -780,11 +888,11 @@ mod collecting {
             if let Some(cut) = cut {
                 bytes.truncate(cut.index(bytes.len()));
             }
-            let mut collector = Collector::default();
+            let mut collector = Collector::of(roster());
             let mut splitter = Splitter::default();
-            let _ = splitter.push(&bytes, |bytes| Series::first_of(bytes, |series| collector.add(series)));
+            let _ = splitter.push(&bytes, |bytes| Series::first_of(bytes, |series| collector.take(series)));
             let _ = splitter.rest();
-            for figures in collector.collected().finish(1000.0, 0).pools.values().flat_map(std::collections::BTreeMap::values) {
+            for figures in collector.taken().finish(&roster(), 1000.0, 0).pools.values().flat_map(std::collections::BTreeMap::values) {
                 prop_assert!(figures.sample.check().is_ok());
                 prop_assert!(figures.sample.at_seconds >= 0.0);
             }

@@ -11,7 +11,10 @@ mod server;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -21,7 +24,7 @@ use sluice::{
     api,
     decide::load::{ExpectedPod, Judgement, LoadInput, LoadState, Stage},
     domain::PoolKey,
-    signals::{OverrideQuery, ReadFailure, Server, ServerConfiguration},
+    signals::{OverrideQuery, ReadFailure, Roster, Server, ServerConfiguration},
 };
 
 /// Longest wait for any state.
@@ -30,6 +33,12 @@ const DEADLINE: Duration = Duration::from_mins(1);
 /// Unix time in seconds.
 fn now_seconds() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+/// The pods that the tests play, each named after its pool.
+fn roster() -> Arc<Roster> {
+    let pools = ["pool-0", "pool-9", "crm", "shop"];
+    Arc::new(pools.iter().map(|&pool| (PoolKey::new("shop", pool), format!("{pool}-1"))).collect())
 }
 
 fn shop() -> PoolKey {
@@ -63,7 +72,7 @@ async fn readings_are_of_one_scrape(kind: Kind) {
             figures.busy_seconds = u32::try_from(figures.transactions).unwrap().into();
             figures.sample_time = Some(figures.busy_seconds);
         });
-        let readings = server.read(now_seconds()).await.unwrap();
+        let readings = server.read(now_seconds(), &roster()).await.unwrap();
         assert!(readings.problems.is_empty(), "{kind:?}: {:?}", readings.problems);
         for figures in readings.pods_of(&shop()).values() {
             let sample = figures.sample;
@@ -95,7 +104,7 @@ async fn pools_of_every_name_are_read_from_any_backend() {
         let backend = Backend::start(kind, &Agents::of(&agents)).await;
         let server = backend.server();
         let readings = until(&format!("{kind:?} has every pool"), async || {
-            server.read(now_seconds()).await.ok().filter(|readings| readings.pools.len() >= agents.len())
+            server.read(now_seconds(), &roster()).await.ok().filter(|readings| readings.pools.len() >= agents.len())
         })
         .await;
         for agent in &agents {
@@ -119,7 +128,7 @@ async fn a_new_pod_counts_on_any_backend_before_it_is_scraped_for_the_third_time
         let scrapes = until("the pod counts", async || {
             let now_seconds = now_seconds();
             let scraped = agent.scrapes();
-            let readings = server.read(now_seconds).await.unwrap();
+            let readings = server.read(now_seconds, &roster()).await.unwrap();
             if !readings.pods_of(&shop()).is_empty() {
                 before_first.fetch_min(scraped.saturating_sub(kind.scrapers()), Ordering::Relaxed);
             }
@@ -153,7 +162,7 @@ async fn the_p95_of_the_wait_is_known_on_any_backend_and_with_native_histograms(
                     *waits += more;
                 }
             });
-            server.wait_p95_seconds(now_seconds()).await.unwrap().get(&shop()).copied()
+            server.wait_p95_seconds(now_seconds(), &roster()).await.unwrap().get(&shop()).copied()
         })
         .await;
         assert!((0.05..=0.1).contains(&p95), "{kind:?}: {p95}");
@@ -192,7 +201,8 @@ async fn a_wrong_path_is_told_as_one_and_a_wrong_query_as_one_on_any_backend() {
         let agent = Agent::start("shop-1").await;
         let backend = Backend::start(kind, &Agents::of([&agent])).await;
         let wrong = format!("{}/wrong", backend.server().configuration().url);
-        let error = Server::new("default", ServerConfiguration::new(wrong)).read(now_seconds()).await.unwrap_err();
+        let error =
+            Server::new("default", ServerConfiguration::new(wrong)).read(now_seconds(), &roster()).await.unwrap_err();
         assert!(
             error.to_string().contains("path of its url") || error.to_string().contains("check its url"),
             "{kind:?}: {error}"

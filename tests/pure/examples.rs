@@ -11,9 +11,12 @@ use k8s_openapi::api::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use sluice::{
+    agent::{decide::counters::Added, report::metrics::Metrics},
     api::{ConnectionBudget, ConnectionPool, ConnectionPoolClass},
-    contract::names,
+    contract::{PoolerError, Switching, UpstreamState, names},
     decide,
+    domain::Reason,
+    pooler::pgbouncer::tables::Pools,
 };
 
 /// Every document of every YAML file under `examples/`, with the file's name.
@@ -137,6 +140,79 @@ fn the_scrape_examples_look_for_the_port_that_the_agent_has() {
             assert_eq!(job["relabel_configs"][0]["regex"], names::METRICS_PORT_NAME, "{file}");
         }
     }
+}
+
+/// The page of an agent with every series that it can have at once, and more: each document refused for each reason.
+fn largest_page() -> String {
+    let pool = "p".repeat(63);
+    let metrics = Metrics::new(&"n".repeat(63), &pool);
+    let pools = Pools {
+        clients_active: 1,
+        clients_waiting: 1,
+        active: 1,
+        idle: 1,
+        used: 1,
+        tested: 1,
+        login: 1,
+        being_canceled: 1,
+        longest_wait_microseconds: 1,
+    };
+    metrics.observe(Added::default(), pools, Some(1), None, 1.0);
+    for window in ["5s", "30s"] {
+        metrics.set_peaks(window, 1.0, 1.0);
+    }
+    metrics.set_in_force(1, 1, 1, Some(1), Some(1));
+    metrics.set_info(&"u".repeat(36), "1.26.1");
+    metrics.set_switching(Switching::Steer);
+    metrics.set_upstream(Some(UpstreamState::Primary));
+    metrics.set_refused_beyond(Some(1));
+    metrics.set_pinned(Some(1));
+    for reason in Reason::ALL {
+        metrics.count_decision(reason.as_str());
+    }
+    for error in PoolerError::ALL {
+        metrics.count_error(error.as_str());
+    }
+    let reasons = Reason::ALL.iter().map(|reason| reason.as_str());
+    metrics.set_refused(
+        ["grant", "revision", "credentials"].into_iter().flat_map(|of| reasons.clone().map(move |why| (of, why))),
+    );
+    metrics.render().expect("a page")
+}
+
+#[test]
+fn the_scrape_examples_and_the_chart_take_twice_what_an_agent_exports_and_bound_what_else_a_pod_may() {
+    let rendered = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/chart/snapshots/everything.yaml"));
+    let rendered = rendered.expect("the snapshot");
+    let of_chart =
+        serde_yaml::Deserializer::from_str(&rendered).map(|object| Value::deserialize(object).expect("YAML"));
+    let of_chart = of_chart.filter(|object| object["metadata"]["name"] == "sluice-agents");
+    let all = documents().into_iter().chain(of_chart.map(|object| ("the chart".to_owned(), object)));
+    let page = largest_page();
+    let series: Vec<&str> = page.lines().filter(|line| !line.starts_with('#')).collect();
+    assert!(series.len() > 100, "{page}");
+    let labels = |line: &str| line.matches("=\"").count();
+    let most_labels = series.iter().map(|line| labels(line)).max().expect("a series");
+    let mut found = 0;
+    for (file, document) in all {
+        let names = ["sampleLimit", "labelLimit", "labelNameLengthLimit", "labelValueLengthLimit"];
+        let of_job = ["sample_limit", "label_limit", "label_name_length_limit", "label_value_length_limit"];
+        let limits = if document["kind"] == "PodMonitor" {
+            names.map(|name| document["spec"][name].as_u64())
+        } else if document["scrape_configs"][0]["job_name"] == "sluice-agents" {
+            of_job.map(|name| document["scrape_configs"][0][name].as_u64())
+        } else {
+            continue;
+        };
+        let [samples, labels, name, value] = limits
+            .map(|limit| usize::try_from(limit.unwrap_or_else(|| panic!("{file}: no limits"))).expect("a number"));
+        found += 1;
+        assert!((2 * series.len()..1000).contains(&samples), "{file}: {samples}, an agent has {}", series.len());
+        // Prometheus adds those of the target, prometheus-operator some more; a name of Kubernetes has 253 characters at most
+        assert!((most_labels + 16..64).contains(&labels), "{file}: {labels}, an agent has {most_labels}");
+        assert!((64..=128).contains(&name) && (2 * 253..=1024).contains(&value), "{file}: {name}, {value}");
+    }
+    assert_eq!(found, 3);
 }
 
 /// What Prometheus knows of a port of a pod by this name of a label.

@@ -9,6 +9,7 @@ mod trust;
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -16,7 +17,7 @@ use server::{Agents, Prometheus};
 use sluice::{
     decide::load::{ExpectedPod, Judgement, Load, LoadInput, LoadState, Stage},
     domain::PoolKey,
-    signals::{PodFigures, ReadError, Readings, Server},
+    signals::{PodFigures, ReadError, Readings, Roster, Server},
 };
 
 /// Longest wait for any state.
@@ -31,8 +32,16 @@ fn shop() -> PoolKey {
     PoolKey::new("shop", "shop")
 }
 
+/// The pods that the tests play; of other pools than `shop` each is named after its own.
+fn roster() -> Arc<Roster> {
+    let of_shop = (1..=3).map(|number| (shop(), format!("shop-{number}")));
+    let ends = ('0'..='9').chain('a'..='z').map(|end| format!("pool-{end}"));
+    let others = ends.map(|pool| (PoolKey::new("shop", pool.as_str()), format!("{pool}-pod")));
+    Arc::new(of_shop.chain(others).collect())
+}
+
 async fn read(server: &Server) -> Result<Readings, ReadError> {
-    server.read(now_seconds()).await
+    server.read(now_seconds(), &roster()).await
 }
 
 /// Reads until the pods of the pool are as wanted.
@@ -51,7 +60,7 @@ async fn read_until(server: &Server, wanted: impl Fn(&BTreeMap<String, PodFigure
 /// One tick of the pool `shop` as the operator does it.
 async fn tick(state: &mut LoadState, server: &Server, pods: &[&str], stale_after_seconds: f64) -> Load {
     let now_seconds = now_seconds();
-    let readings = server.read(now_seconds).await.map_err(|error| error.to_string());
+    let readings = server.read(now_seconds, &roster()).await.map_err(|error| error.to_string());
     let expected: Vec<ExpectedPod> =
         pods.iter().map(|&name| ExpectedPod { name, uid: name, stage: Stage::Running }).collect();
     state.step(&LoadInput {

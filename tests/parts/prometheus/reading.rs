@@ -11,7 +11,7 @@ use sluice::{
     signals::{OverrideQuery, QUERIES_PER_READ},
 };
 
-use super::{Agents, Prometheus, now_seconds, read, read_until, server::Agent, shop, tick, tick_until};
+use super::{Agents, Prometheus, now_seconds, read, read_until, roster, server::Agent, shop, tick, tick_until};
 
 #[tokio::test]
 #[ignore = "needs Prometheus: tests/run parts"]
@@ -185,7 +185,7 @@ async fn the_wait_of_a_pool_is_a_quantile_over_its_pods() {
                 }
             });
         }
-        if let Some(p95) = server.wait_p95_seconds(now_seconds()).await.unwrap().get(&shop()) {
+        if let Some(p95) = server.wait_p95_seconds(now_seconds(), &roster()).await.unwrap().get(&shop()) {
             break *p95;
         }
         assert!(std::time::Instant::now() < deadline);

@@ -1,0 +1,104 @@
+//! Who may report: the pods that there are, and of which pool each is.
+//!
+//! Any pod that is scraped may export any series: of another's pool, of pools that there are none of, hundreds of thousands. What
+//! Prometheus knows of a series by itself is the pod that it was scraped from; which pool that pod is of is known to who injected it.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{PoolKey, response::Labels};
+
+/// Parts the names in a key. No name of Kubernetes holds it: a key with a label that does is nobody's.
+const BETWEEN: char = '\u{1f}';
+
+/// The pods that may report.
+#[derive(Clone, Debug, Default)]
+pub struct Roster {
+    /// By pool and pod: where in `pods` it is.
+    index: HashMap<String, usize>,
+    pods: Vec<(PoolKey, String)>,
+    pools: HashSet<PoolKey>,
+    /// Namespaces and names of the pods, whatever their pools.
+    names: HashSet<String>,
+}
+
+/// What a series is to a roster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// One of its pods, which speaks for its own pool: where it stands.
+    Own(usize),
+    /// Another pod than one of the pool that it names.
+    Foreign,
+    /// It names a pool, and the scrape configuration says of which pod it is in no label.
+    NoPodLabel,
+    /// Of a pod that is not there any more, or a pool that there is none of.
+    Unknown,
+}
+
+impl FromIterator<(PoolKey, String)> for Roster {
+    fn from_iter<I: IntoIterator<Item = (PoolKey, String)>>(pods: I) -> Self {
+        let mut roster = Self::default();
+        for (pool, pod) in pods {
+            roster.add(pool, pod);
+        }
+        roster
+    }
+}
+
+impl Roster {
+    /// Adds a pod of this pool.
+    fn add(&mut self, pool: PoolKey, pod: String) {
+        let mut key = String::new();
+        write(&mut key, [&pool.namespace, &pool.name, &pod]);
+        self.index.entry(key).or_insert(self.pods.len());
+        self.names.insert(format!("{}{BETWEEN}{pod}", pool.namespace));
+        if !self.pools.contains(&pool) {
+            self.pools.insert(pool.clone());
+        }
+        self.pods.push((pool, pod));
+    }
+
+    /// Whether it has a pod of this pool.
+    pub fn has_pool(&self, pool: &PoolKey) -> bool {
+        self.pools.contains(pool)
+    }
+
+    /// How many pods may report.
+    pub(super) fn len(&self) -> usize {
+        self.pods.len()
+    }
+
+    /// The pod that stands here, and its pool.
+    pub(super) fn pod(&self, place: usize) -> &(PoolKey, String) {
+        &self.pods[place]
+    }
+
+    /// What a series with these labels is; `key` is a place to write in.
+    pub(super) fn origin(&self, labels: &Labels, key: &mut String) -> Origin {
+        // a configuration without the label `namespace` leaves it to the agent
+        let is_near = labels.namespace.is_empty() || labels.namespace == labels.pool_namespace;
+        if is_near {
+            write(key, [&labels.pool_namespace, &labels.pool, &labels.pod]);
+            if let Some(place) = self.index.get(key.as_str()) {
+                return Origin::Own(*place);
+            }
+        }
+        if !self.has_pool(&PoolKey::new(&*labels.pool_namespace, &*labels.pool)) {
+            return Origin::Unknown;
+        }
+        if labels.pod.is_empty() {
+            return Origin::NoPodLabel;
+        }
+        write(key, [&labels.pool_namespace, &labels.pod]);
+        if !is_near || self.names.contains(key.as_str()) { Origin::Foreign } else { Origin::Unknown }
+    }
+}
+
+fn write<const NAMES: usize>(key: &mut String, names: [&str; NAMES]) {
+    key.clear();
+    for (number, name) in names.into_iter().enumerate() {
+        if number > 0 {
+            key.push(BETWEEN);
+        }
+        key.push_str(name);
+    }
+}
