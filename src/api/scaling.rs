@@ -92,7 +92,8 @@ pub struct MetricsSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub prometheus_ref: Option<String>,
-    /// PromQL of your own in place of a signal of Sluice's.
+    /// PromQL of your own in place of a signal of Sluice's. The operator asks it with its own login, so only for namespaces that
+    /// the configuration of the server allows (`prometheus.servers.NAME.allowedNamespaces` of the chart).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["signal".to_string()]))]

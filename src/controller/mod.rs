@@ -10,6 +10,7 @@
 //! watches pods and writes. Nothing is remembered that cannot be rebuilt from annotations, status and the agents.
 
 mod apply;
+mod asking;
 mod boot_time;
 mod budgets;
 mod carry_out;
@@ -23,6 +24,7 @@ mod lean;
 mod memory;
 mod observe;
 mod options;
+mod overrides;
 mod pods;
 mod prove;
 mod queue;

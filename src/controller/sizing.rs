@@ -1,7 +1,7 @@
 //! One pool's target: the load judged, sized and remembered, at each tick and whenever its spec has changed since.
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::DefaultHasher},
+    collections::{BTreeMap, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
 };
 
@@ -9,26 +9,27 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::{
+    asking::Said,
     memory::{DecidedFor, PoolMemory},
+    overrides::Own,
     pods::PodFacts,
     reconcile::Context,
 };
 use crate::{
-    api::{self, ConnectionPool, Mode},
+    api::{ConnectionPool, Mode},
     contract::UpstreamState,
     decide::{
         effective::EffectivePool,
         guard::refused,
         load::{
-            Alternation, Completeness, ExpectedPod, HoldReason, Judgement, Load, LoadFigures, LoadInput, OwnAnswer,
-            PodFigures, Stage,
+            Alternation, Completeness, ExpectedPod, HoldReason, Judgement, Load, LoadFigures, LoadInput, PodFigures,
+            Stage,
         },
         plan::{Change, LoadSeen, Proof, SidecarSeen, SizingSeen, Trouble, UnixSeconds},
         shares::PodPhase,
         sizing::{Decision, Observation, SizingSettings},
     },
     domain::{Automation, Bounds, PoolKey},
-    signals::Readings,
 };
 
 /// A sidecar that started less than this ago need not report yet, in seconds.
@@ -49,23 +50,12 @@ pub struct Subject<'a> {
     pub effective: &'a EffectivePool,
 }
 
-/// What one server said at one tick.
-pub struct Said {
-    /// The load of all pools, or why it could not be read.
-    pub readings: Result<Readings, String>,
-    /// What the users' own queries yielded.
-    pub overrides: HashMap<PoolKey, BTreeMap<api::Signal, OwnAnswer>>,
-    /// Seconds after which a reading is too old.
-    pub stale_after_seconds: f64,
-    /// Where it is asked.
-    pub url: String,
-}
-
-/// Judges the load of one pool by what the server of this name said, and sizes it.
+/// Judges the load of one pool by what the server of this name said, and its own queries, and sizes it.
 pub fn decide(
     context: &Context,
     subject: Subject,
     (server, said): (&str, Option<&Said>),
+    own: &Own,
     wait_p95_seconds: Option<f64>,
     now: Timestamp,
 ) {
@@ -74,7 +64,7 @@ pub fn decide(
     let memory = context.memories.of(key, pool);
     let mut memory = memory.lock();
     let target = memory.target.unwrap_or_else(|| target_before(pool, key, &facts, effective));
-    let load = judge(&mut memory.load, key, &facts, said, server, now);
+    let load = judge(&mut memory.load, key, &facts, (server, said, own), now);
     let alternation = load.alternation.zip(said).map(|(alternation, said)| told(&alternation, said));
     let (sample, trouble, completeness) = match &load.judgement {
         Judgement::New { sample, completeness } => (Some(*sample), None, *completeness),
@@ -182,8 +172,7 @@ fn judge(
     state: &mut crate::decide::load::LoadState,
     key: &PoolKey,
     facts: &[PodFacts],
-    said: Option<&Said>,
-    server: &str,
+    (server, said, own): (&str, Option<&Said>, &Own),
     now: Timestamp,
 ) -> Load {
     let expected: Vec<ExpectedPod> = facts
@@ -203,10 +192,9 @@ fn judge(
         "the operator's configuration has no Prometheus named {server:?}; add it to --prometheus-config (chart: \
          prometheus.servers), or correct spec.scaling.metrics.prometheusRef"
     );
-    let nothing = BTreeMap::new();
     // a pod of the same name may be gone: what was measured before this one existed is not its own
     let created: HashMap<&str, UnixSeconds> = facts.iter().map(|pod| (pod.name.as_str(), pod.created)).collect();
-    let own = said.and_then(|said| said.readings.as_ref().ok()).map(|readings| -> BTreeMap<String, PodFigures> {
+    let read = said.and_then(|said| said.readings.as_ref().ok()).map(|readings| -> BTreeMap<String, PodFigures> {
         let pods = readings.pods_of(key).iter();
         let is_own = |name: &str, figures: &PodFigures| {
             let own_since = created.get(name).map(|created| seconds_of(*created) + CLOCKS_DIFFER_SECONDS);
@@ -214,16 +202,16 @@ fn judge(
         };
         pods.filter(|(name, figures)| is_own(name, figures)).map(|(name, figures)| (name.clone(), *figures)).collect()
     });
-    let read = match (said, &own) {
+    let read = match (said, &read) {
         (None, _) => Err(not_configured.as_str()),
-        (Some(_), Some(own)) => Ok(own),
+        (Some(_), Some(read)) => Ok(read),
         (Some(said), None) => Err(said.readings.as_ref().err().map_or("nothing was read", String::as_str)),
     };
     state.step(&LoadInput {
         now_seconds: now.as_duration().as_secs_f64(),
         expected: &expected,
         read,
-        overrides: said.and_then(|said| said.overrides.get(key)).unwrap_or(&nothing),
+        overrides: own,
         stale_after_seconds: said.map_or(STALE_AFTER_SECONDS, |said| said.stale_after_seconds),
     })
 }

@@ -123,7 +123,16 @@ pub struct OwnAnswer {
     /// The query: another one counts something else.
     pub query: String,
     /// The number; or why there is none.
-    pub number: Result<f64, String>,
+    pub number: Result<f64, NoNumber>,
+}
+
+/// Why one of the user's own queries yields no number, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoNumber {
+    /// It is not asked: pools of this namespace may have none.
+    NotAllowed(String),
+    /// It yielded none, or it was not asked in time.
+    Failed(String),
 }
 
 /// What was read of one pool at one tick.
@@ -213,6 +222,8 @@ pub enum HoldReason {
     TooFewPodsReport,
     /// A query of the user's own yielded nothing usable.
     InvalidOverride,
+    /// The pool has queries of its own, and its namespace may not.
+    OverrideNotAllowed,
     /// The pool has no pod with a sidecar.
     NoPods,
 }
@@ -226,6 +237,7 @@ impl HoldReason {
             Self::StaleMetrics => "StaleMetrics",
             Self::TooFewPodsReport => "TooFewPodsReport",
             Self::InvalidOverride => "InvalidOverride",
+            Self::OverrideNotAllowed => "OverrideNotAllowed",
             Self::NoPods => "NoPods",
         }
     }
@@ -490,7 +502,8 @@ impl LoadState {
                     let message = format!("the query for {signal:?} yielded {value}, which no count can be");
                     return Some((HoldReason::InvalidOverride, message));
                 }
-                Err(message) => return Some((HoldReason::InvalidOverride, message.clone())),
+                Err(NoNumber::Failed(message)) => return Some((HoldReason::InvalidOverride, message.clone())),
+                Err(NoNumber::NotAllowed(message)) => return Some((HoldReason::OverrideNotAllowed, message.clone())),
             }
         }
         if all_overridden(input) {

@@ -170,7 +170,7 @@ impl Default for Metrics {
             conditions_of: Mutex::default(),
             reconcile_seconds: seconds(&mut registry, "reconcile_duration", "One pool: observe, plan, apply, report"),
             reconcile_errors: register(&mut registry, "reconcile_errors", "Reconciles that failed, by what failed"),
-            tick_seconds: seconds(&mut registry, "tick_duration", "All pools: queries, load, decisions"),
+            tick_seconds: seconds(&mut registry, "tick_duration", "The pools of one server: queries, load, decisions"),
             queries: register(&mut registry, "queries", "Queries sent to Prometheus"),
             failed_queries: register(
                 &mut registry,
@@ -270,11 +270,16 @@ impl Metrics {
         }
     }
 
-    /// One tick and its queries.
-    pub fn ticked(&self, took: Duration, queries: u64, failed: u64) {
+    /// The load of the pools of one server was read and decided on.
+    pub fn ticked(&self, took: Duration) {
         self.inner.tick_seconds.observe(took.as_secs_f64());
-        self.inner.queries.inc_by(queries);
-        self.inner.failed_queries.inc_by(failed);
+    }
+
+    /// Queries that were sent to Prometheus, and those of them that were not answered usefully.
+    pub fn queried(&self, queries: usize, failed: usize) {
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        self.inner.queries.inc_by(count(queries));
+        self.inner.failed_queries.inc_by(count(failed));
     }
 
     /// One write.

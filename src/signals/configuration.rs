@@ -1,7 +1,7 @@
 //! The configuration file: which Prometheus servers there are, and how to log in.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -12,6 +12,8 @@ use thiserror::Error;
 
 /// The server of pools that name none.
 pub const DEFAULT_SERVER: &str = "default";
+/// Stands for every namespace in [`ServerConfiguration::allowed_namespaces`].
+pub const EVERY_NAMESPACE: &str = "*";
 /// Largest configuration file, in bytes.
 const LARGEST_FILE: u64 = 1 << 20;
 
@@ -39,6 +41,9 @@ pub struct ServerConfiguration {
     /// Largest answer that is read, in bytes.
     #[serde(default = "default_max_response_bytes")]
     pub max_response_bytes: usize,
+    /// Namespaces whose pools may have queries of their own asked here, with the login above; [`EVERY_NAMESPACE`] for all.
+    #[serde(default)]
+    pub allowed_namespaces: BTreeSet<String>,
 }
 
 /// Files with user name and password.
@@ -150,6 +155,7 @@ impl ServerConfiguration {
             timeout_seconds: default_timeout_seconds(),
             stale_after_seconds: default_stale_after_seconds(),
             max_response_bytes: default_max_response_bytes(),
+            allowed_namespaces: BTreeSet::new(),
         }
     }
 
@@ -161,6 +167,12 @@ impl ServerConfiguration {
     /// Seconds after which a reading is too old, for [`LoadInput`](crate::decide::load::LoadInput).
     pub fn stale_after_seconds(&self) -> f64 {
         f64::from(self.stale_after_seconds)
+    }
+
+    /// Whether pools of this namespace may have queries of their own asked.
+    pub fn allows_overrides_of(&self, namespace: &str) -> bool {
+        let allowed = &self.allowed_namespaces;
+        allowed.contains(namespace) || allowed.contains(EVERY_NAMESPACE)
     }
 
     /// True when the server is asked over TLS.
@@ -202,6 +214,12 @@ impl ServerConfiguration {
         if !(15..=3600).contains(&self.stale_after_seconds) {
             return Err(("staleAfterSeconds", format!("{} must lie between 15 and 3600", self.stale_after_seconds)));
         }
+        if let Some(name) = self.allowed_namespaces.iter().find(|name| !is_namespace(name)) {
+            return Err((
+                "allowedNamespaces",
+                format!("{name:?} is not the name of a namespace; \"*\" alone stands for every one"),
+            ));
+        }
         if !(1024..=1 << 30).contains(&self.max_response_bytes) {
             return Err((
                 "maxResponseBytes",
@@ -210,4 +228,11 @@ impl ServerConfiguration {
         }
         Ok(())
     }
+}
+
+/// Whether this can be the name of a namespace, or stands for all.
+fn is_namespace(name: &str) -> bool {
+    let is_inside = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let is_name = (1..=63).contains(&name.len()) && name.chars().all(is_inside);
+    name == EVERY_NAMESPACE || is_name && !name.starts_with('-') && !name.ends_with('-')
 }

@@ -187,11 +187,8 @@ pub enum ReadFailure {
         warning: String,
     },
     /// A query of the user's own that yields several series.
-    #[error("it yields {count} series, needed is one number; aggregate them, for example with sum(...)")]
-    SeveralSeries {
-        /// How many.
-        count: usize,
-    },
+    #[error("it yields more than one series, needed is one number; aggregate them, for example with sum(...)")]
+    SeveralSeries,
     /// A query of the user's own that yields nothing.
     #[error("it yields no series, so nothing is known; let the application export a 0 where it means zero")]
     NoSeries,
@@ -201,6 +198,33 @@ pub enum ReadFailure {
         /// What came.
         value: String,
     },
+}
+
+/// What is at fault when a query of the user's own yields no number, the worst last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// The server, or how it is reached.
+    Server,
+    /// The query: it will yield none until it is written otherwise.
+    Query,
+    /// The query, which takes too long or yields too much.
+    Late,
+}
+
+impl ReadFailure {
+    /// What is at fault; none where there is nothing to be counted.
+    pub fn fault(&self) -> Option<Fault> {
+        match self {
+            Self::NoSeries | Self::Value { .. } => None,
+            Self::Deadline { .. } | Self::TooLarge { .. } | Self::LargerThanANumber { .. } => Some(Fault::Late),
+            // what a server gives up by itself: Prometheus says 503, others 422
+            Self::Status { status: 422 | 503, message } if message.contains("time") => Some(Fault::Late),
+            Self::Status { status: 200 | 400 | 422, .. } | Self::SeveralSeries | Self::ResultType { .. } => {
+                Some(Fault::Query)
+            }
+            _ => Some(Fault::Server),
+        }
+    }
 }
 
 /// What caused an error, without the layers that name the URL.

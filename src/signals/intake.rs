@@ -27,6 +27,34 @@ pub(super) trait Take: Send + 'static {
     fn taken(self) -> Self::Taken;
 }
 
+/// Where the pieces of an answer go, in their order.
+pub(super) trait Receive: Send {
+    /// Takes in the next piece.
+    ///
+    /// # Errors
+    /// Why what has come is refused. Nothing is taken in afterwards.
+    fn receive(&mut self, piece: Bytes) -> impl Future<Output = Result<(), ReadFailure>> + Send;
+}
+
+/// An answer that is kept as it is, up to a size.
+#[derive(Debug)]
+pub(super) struct Body {
+    /// What has arrived.
+    pub bytes: Vec<u8>,
+    /// The most that is kept, in bytes.
+    pub limit: usize,
+}
+
+impl Receive for Body {
+    async fn receive(&mut self, piece: Bytes) -> Result<(), ReadFailure> {
+        if self.bytes.len() + piece.len() > self.limit {
+            return Err(ReadFailure::LargerThanANumber { limit: self.limit });
+        }
+        self.bytes.extend_from_slice(&piece);
+        Ok(())
+    }
+}
+
 /// One answer that arrives.
 #[derive(Debug)]
 pub(super) struct Intake<T> {
@@ -52,17 +80,6 @@ impl<T: Send + 'static> Intake<T> {
         Self { pieces, thread: task::spawn_blocking(move || take_apart(arriving, largest_kept, take)) }
     }
 
-    /// Takes in the next piece.
-    ///
-    /// # Errors
-    /// Why what came before is refused. Nothing is taken in afterwards.
-    pub async fn push(&mut self, piece: Bytes) -> Result<(), ReadFailure> {
-        if self.pieces.send(piece).await.is_ok() {
-            return Ok(());
-        }
-        joined((&mut self.thread).await).map(drop)
-    }
-
     /// The answer, once all has arrived.
     ///
     /// # Errors
@@ -70,6 +87,15 @@ impl<T: Send + 'static> Intake<T> {
     pub async fn finish(self) -> Result<Taken<T>, ReadFailure> {
         drop(self.pieces);
         joined(self.thread.await)
+    }
+}
+
+impl<T: Send + 'static> Receive for Intake<T> {
+    async fn receive(&mut self, piece: Bytes) -> Result<(), ReadFailure> {
+        if self.pieces.send(piece).await.is_ok() {
+            return Ok(());
+        }
+        joined((&mut self.thread).await).map(drop)
     }
 }
 

@@ -8,21 +8,20 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use bytes::Bytes;
-use futures::{StreamExt as _, future::try_join_all, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
 use prometheus_http_query::Client;
 use tokio::{
     sync::Mutex,
     time::{Instant, timeout_at},
+    try_join,
 };
 
 use super::{
     PoolKey, Readings,
-    collect::{Collected, Collector},
+    collect::Collector,
     configuration::{self, ConfigurationError, ServerConfiguration},
     error::{Asked, ReadError, ReadFailure},
-    intake::{Intake, Take, Taken},
+    intake::{Body, Intake, Receive, Take, Taken},
     query::{self, QUERIES_PER_READ},
     response::{Answer, Data, Labels, Series, Status},
     roster::Roster,
@@ -30,24 +29,28 @@ use super::{
 };
 use crate::{api, contract::metrics};
 
-/// Queries under way at once, to one server.
-const CONCURRENT_QUERIES: usize = 4;
-/// All of the users' own queries together may take this many times as long as one.
+/// Times that a query is sent again because a connection that was kept has been closed meanwhile.
+const MOST_KEPT: usize = 4;
+/// The queries of a reading, and all of a pool's own, may take this many times as long as one.
 const QUERY_TIMES_FOR_ALL: u32 = 2;
 /// The quantile of the wait that is told.
 const WAIT_QUANTILE: f64 = 0.95;
 /// Longest text of an error that is kept, in characters.
 const KEPT_CHARACTERS: usize = 300;
-/// Largest answer that is kept whole, in bytes: to a user's own query, of which one number is needed, and a refusal; and of a
-/// reading what is not a series. Whoever may write a pool may write a query that yields everything there is.
+/// Largest refusal that is kept, in bytes; and of a reading what is not a series.
 const LARGEST_KEPT: usize = 64 << 10;
+/// Largest answer to a user's own query, in bytes: one number is needed, with a few labels and notes. Whoever may write a pool may write
+/// a query that yields everything there is.
+const LARGEST_NUMBER: usize = 4 << 10;
+/// Series that such a query may yield: the second says that there are too many.
+const MOST_SERIES: u32 = 2;
 /// Largest file with a secret, in bytes.
 const LARGEST_SECRET: u64 = 1 << 20;
 
 /// The servers of the configuration, by name.
 #[derive(Debug, Default)]
 pub struct Servers {
-    by_name: BTreeMap<String, Server>,
+    by_name: BTreeMap<String, Arc<Server>>,
 }
 
 impl Servers {
@@ -60,14 +63,14 @@ impl Servers {
     }
 
     /// The server of this name.
-    pub fn get(&self, name: &str) -> Option<&Server> {
+    pub fn get(&self, name: &str) -> Option<&Arc<Server>> {
         self.by_name.get(name)
     }
 }
 
 impl FromIterator<Server> for Servers {
     fn from_iter<I: IntoIterator<Item = Server>>(servers: I) -> Self {
-        Self { by_name: servers.into_iter().map(|server| (server.name.clone(), server)).collect() }
+        Self { by_name: servers.into_iter().map(|server| (server.name.clone(), Arc::new(server))).collect() }
     }
 }
 
@@ -134,16 +137,15 @@ impl Server {
     /// [`ReadError`]: a query that fails fails the whole.
     pub async fn read(&self, now_seconds: f64, roster: &Arc<Roster>) -> Result<Readings, ReadError> {
         let session = self.session(now_seconds, self.deadline_of_all()).await?;
-        let queries = query::figures();
-        let answers = session.clients.reading.iter().zip(&queries);
-        let all = || Asked::All;
-        let answers = answers.map(|(client, query)| session.take(client, query, all, Collector::of(roster.clone())));
-        let answers = try_join_all(answers).await?;
-        let bytes = answers.iter().map(|answer| answer.bytes).sum();
-        let mut collected = Collected::default();
-        for answer in answers {
-            collected.add(answer.kept);
-        }
+        let [first, second] = query::figures();
+        let [one, other] = &session.clients.reading;
+        let (first, second) = try_join!(
+            session.take(one, &first, Asked::All, Collector::of(roster.clone())),
+            session.take(other, &second, Asked::All, Collector::of(roster.clone())),
+        )?;
+        let bytes = first.bytes + second.bytes;
+        let mut collected = first.kept;
+        collected.add(second.kept);
         Ok(collected.finish(roster, now_seconds, bytes))
     }
 
@@ -159,23 +161,26 @@ impl Server {
         roster: &Arc<Roster>,
     ) -> Result<HashMap<PoolKey, f64>, ReadError> {
         let session = self.session(now_seconds, self.deadline_of_all()).await?;
-        let asked = || Asked::Metric(metrics::WAIT_HISTOGRAM);
+        let asked = Asked::Metric(metrics::WAIT_HISTOGRAM);
         let quantiles = Quantiles { roster: roster.clone(), by_pool: HashMap::new() };
         let query = query::wait_quantile(WAIT_QUANTILE);
         Ok(session.take(&session.clients.other, &query, asked, quantiles).await?.kept)
     }
 
-    /// Asks the users' own queries as of `now_seconds` (Unix time), a few at a time; all of them within twice the time of
-    /// one query. The results are in the order of the queries.
+    /// Asks the own queries of one pool as of `now_seconds` (Unix time), one after the other; all of them within twice the time of
+    /// one query. The results are in the order of the queries. Of an answer no more is taken than one number has.
     ///
     /// What the age of such a value is cannot be seen: Prometheus uses samples of up to five minutes ago.
     pub async fn read_overrides(&self, now_seconds: f64, queries: &[OverrideQuery]) -> Vec<Result<f64, ReadError>> {
         let deadline = self.deadline_of_all();
-        stream::iter(queries)
-            .map(|query| async move { self.session(now_seconds, deadline).await?.read_override(query).await })
-            .buffered(CONCURRENT_QUERIES)
-            .collect()
-            .await
+        let mut read = Vec::with_capacity(queries.len());
+        for query in queries {
+            read.push(match self.session(now_seconds, deadline).await {
+                Ok(session) => session.read_override(query).await,
+                Err(error) => Err(error),
+            });
+        }
+        read
     }
 
     fn deadline_of_all(&self) -> Instant {
@@ -284,6 +289,15 @@ impl Server {
     }
 }
 
+/// One query, and by which connections it is sent.
+#[derive(Clone, Copy)]
+struct Question<'a> {
+    client: &'a Client,
+    query: &'a str,
+    /// Series that the server shall send at most, where it knows how to.
+    most_series: Option<u32>,
+}
+
 /// One tick's dealings with a server.
 struct Session<'a> {
     server: &'a Server,
@@ -299,49 +313,29 @@ impl Session<'_> {
         &self,
         client: &Client,
         query: &str,
-        asked: impl Fn() -> Asked,
+        asked: Asked,
         take: T,
     ) -> Result<Taken<T::Taken>, ReadError> {
         let mut intake = Intake::new(LARGEST_KEPT, take);
-        self.ask(client, query, &asked, async |piece| intake.push(piece).await).await?;
-        let refused = |failure| self.failed(asked(), failure);
-        let taken = intake.finish().await.map_err(refused)?;
-        is_vector(&taken.rest).map_err(refused)?;
-        Ok(taken)
-    }
-
-    /// The whole answer to one query, unless it is larger than the limit.
-    async fn body(&self, query: &str, asked: impl Fn() -> Asked, limit: usize) -> Result<Vec<u8>, ReadError> {
-        let mut body = Vec::new();
-        let take = async |piece: Bytes| {
-            if body.len() + piece.len() > limit {
-                return Err(ReadFailure::LargerThanANumber { limit });
-            }
-            body.extend_from_slice(&piece);
-            Ok(())
-        };
-        self.ask(&self.clients.other, query, asked, take).await?;
-        Ok(body)
+        let question = Question { client, query, most_series: None };
+        self.ask(question, &asked, &mut intake).await?;
+        let taken = intake.finish().await;
+        let whole = taken.and_then(|taken| is_vector(&taken.rest).map(|()| taken));
+        whole.map_err(|failure| self.failed(asked, failure))
     }
 
     /// Sends one query and passes on the answer piece by piece, within the deadline and the bound on its size.
-    async fn ask(
-        &self,
-        client: &Client,
-        query: &str,
-        asked: impl Fn() -> Asked,
-        take: impl AsyncFnMut(Bytes) -> Result<(), ReadFailure>,
-    ) -> Result<(), ReadError> {
+    async fn ask(&self, question: Question<'_>, asked: &Asked, receive: &mut impl Receive) -> Result<(), ReadError> {
         let timeout = self.server.configuration.timeout();
         let own = Instant::now() + timeout;
-        match timeout_at(own.min(self.deadline), self.exchange(client, query, take)).await {
-            Ok(answer) => answer.map_err(|failure| self.failed(asked(), failure)),
+        match timeout_at(own.min(self.deadline), self.exchange(question, receive)).await {
+            Ok(answer) => answer.map_err(|failure| self.failed(asked.clone(), failure)),
             // the time of all may have ended before that of this one
             Err(_) if self.deadline < own => {
                 let seconds = (timeout * QUERY_TIMES_FOR_ALL).as_secs_f64();
-                Err(self.failed(Asked::All, ReadFailure::Deadline { seconds }))
+                Err(self.failed(asked.clone(), ReadFailure::Deadline { seconds }))
             }
-            Err(_) => Err(self.failed(asked(), ReadFailure::Deadline { seconds: timeout.as_secs_f64() })),
+            Err(_) => Err(self.failed(asked.clone(), ReadFailure::Deadline { seconds: timeout.as_secs_f64() })),
         }
     }
 
@@ -349,7 +343,8 @@ impl Session<'_> {
         ReadError { server: self.server.name.clone(), asked, failure: Box::new(failure) }
     }
 
-    async fn send(&self, client: &Client, query: &str) -> Result<reqwest::Response, prometheus_http_query::Error> {
+    async fn send(&self, question: Question<'_>) -> Result<reqwest::Response, prometheus_http_query::Error> {
+        let Question { client, query, most_series } = question;
         let timeout = self.server.configuration.timeout().as_millis();
         let mut request = client
             .query(query)
@@ -357,29 +352,27 @@ impl Session<'_> {
             .timeout(i64::try_from(timeout).unwrap_or(i64::MAX))
             // VictoriaMetrics would answer as of half a minute ago, and say that it is now; others do not know it
             .query("nocache", "1");
+        if let Some(most) = most_series {
+            request = request.query("limit", most.to_string());
+        }
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization.clone());
         }
         request.get_raw().await
     }
 
-    async fn exchange(
-        &self,
-        client: &Client,
-        query: &str,
-        mut take: impl AsyncFnMut(Bytes) -> Result<(), ReadFailure>,
-    ) -> Result<(), ReadFailure> {
+    async fn exchange(&self, question: Question<'_>, receive: &mut impl Receive) -> Result<(), ReadFailure> {
         let limit = self.server.configuration.max_response_bytes;
         let failed = |source| ReadFailure::Connection { source };
         let mut attempts = 0;
         let mut response = loop {
             attempts += 1;
-            match self.send(client, query).await {
+            match self.send(question).await {
                 Ok(response) => break response,
                 // a connection that was kept from the last tick may have been closed meanwhile, as may all that are kept; a
                 // query can be asked again
                 Err(prometheus_http_query::Error::Client(error))
-                    if attempts <= CONCURRENT_QUERIES && !error.inner().is_some_and(reqwest::Error::is_connect) => {}
+                    if attempts <= MOST_KEPT && !error.inner().is_some_and(reqwest::Error::is_connect) => {}
                 Err(error) => return Err(failed(error.into())),
             }
         };
@@ -403,7 +396,7 @@ impl Session<'_> {
                 return Err(ReadFailure::TooLarge { limit });
             }
             if status.is_success() {
-                take(piece).await?;
+                receive.receive(piece).await?;
             } else if refusal.len() + piece.len() > LARGEST_KEPT {
                 // no words of a Prometheus API: the status says enough
                 break;
@@ -425,9 +418,11 @@ impl Session<'_> {
 
     async fn read_override(&self, wanted: &OverrideQuery) -> Result<f64, ReadError> {
         let OverrideQuery { pool, signal, query } = wanted;
-        let asked = || Asked::Override { pool: pool.clone(), signal: *signal, query: query.clone() };
-        let body = self.body(query, asked, LARGEST_KEPT).await?;
-        one_number(&body).map_err(|failure| self.failed(asked(), failure))
+        let asked = Asked::Override { pool: pool.clone(), signal: *signal, query: query.clone() };
+        let question = Question { client: &self.clients.other, query, most_series: Some(MOST_SERIES) };
+        let mut body = Body { bytes: Vec::new(), limit: LARGEST_NUMBER };
+        self.ask(question, &asked, &mut body).await?;
+        one_number(&body.bytes).map_err(|failure| self.failed(asked, failure))
     }
 }
 
@@ -458,33 +453,41 @@ impl Take for Quantiles {
     }
 }
 
-/// The result in an answer.
-fn data(body: &[u8]) -> Result<Data<'_>, ReadFailure> {
+/// The result in an answer, and what it says about being partial.
+fn data(body: &[u8]) -> Result<(Data<'_>, Option<ReadFailure>), ReadFailure> {
     let answer: Answer = serde_json::from_slice(body).map_err(|source| ReadFailure::Malformed { source })?;
     if answer.status == Status::Error {
         return Err(ReadFailure::Status { status: 200, message: message(&answer) });
     }
-    if let Some(warning) = answer.warning() {
-        return Err(ReadFailure::Warning { warning: shorten(warning) });
+    let partial = answer.warning().map(|warning| ReadFailure::Warning { warning: shorten(warning) });
+    match (answer.data, partial) {
+        (Some(data), partial) => Ok((data, partial)),
+        (None, Some(partial)) => Err(partial),
+        (None, None) => Err(ReadFailure::NoResult),
     }
-    answer.data.ok_or(ReadFailure::NoResult)
 }
 
 /// Whether the answer to one of Sluice's own queries, whose series have been taken out, is one.
 fn is_vector(rest: &[u8]) -> Result<(), ReadFailure> {
     match data(rest)? {
-        Data::Vector(_) => Ok(()),
-        other => Err(ReadFailure::ResultType { found: other.type_name(), needed: "vector" }),
+        (_, Some(partial)) => Err(partial),
+        (Data::Vector(_), None) => Ok(()),
+        (other, None) => Err(ReadFailure::ResultType { found: other.type_name(), needed: "vector" }),
     }
 }
 
 /// The number in an answer: a scalar, or the one element of a vector.
 fn one_number(body: &[u8]) -> Result<f64, ReadFailure> {
-    let (found, point) = match data(body)? {
+    let (data, partial) = data(body)?;
+    // a server that left out what is beyond the limit says so in a warning
+    if matches!(&data, Data::Vector(series) if series.len() > 1) {
+        return Err(ReadFailure::SeveralSeries);
+    }
+    if let Some(partial) = partial {
+        return Err(partial);
+    }
+    let (found, point) = match data {
         Data::Scalar(point) => ("scalar", Some(point)),
-        Data::Vector(series) if series.len() > 1 => {
-            return Err(ReadFailure::SeveralSeries { count: series.len() });
-        }
         Data::Vector(series) => ("histogram", series.first().ok_or(ReadFailure::NoSeries)?.value),
         other => (other.type_name(), None),
     };

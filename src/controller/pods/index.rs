@@ -138,6 +138,12 @@ impl PodIndex {
             .collect()
     }
 
+    /// Who may report to Prometheus, and for which pool.
+    pub fn roster(&self) -> crate::signals::Roster {
+        let inner = self.inner.read();
+        inner.pods.iter().map(|((_, name), entry)| (entry.pool.clone(), name.clone())).collect()
+    }
+
     /// The epochs of all grants that say something.
     pub fn epochs(&self) -> Vec<u64> {
         let inner = self.inner.read();

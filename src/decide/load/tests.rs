@@ -571,12 +571,16 @@ fn an_override_takes_the_place_of_its_signal_for_the_whole_pool() {
 fn an_override_that_yields_nothing_holds_with_its_words() {
     let mut pool = Pool::default();
     pool.report("a", 5.0, 0.0);
-    let number = Err("pool shop/shop, query \"x\": it yields no series".to_owned());
+    let number = Err(NoNumber::Failed("pool shop/shop, query \"x\": it yields no series".to_owned()));
     pool.overrides.insert(api::Signal::WaitingClients, OwnAnswer { query: "x".to_owned(), number });
     let load = pool.tick(&["a"]);
     assert_eq!(hold_of(&load), (HoldReason::InvalidOverride, "pool shop/shop, query \"x\": it yields no series"));
     pool.answers(api::Signal::WaitingClients, f64::NAN);
     assert_eq!(hold_of(&pool.tick(&["a"])).0, HoldReason::InvalidOverride);
+    let number = Err(NoNumber::NotAllowed("not in this namespace".to_owned()));
+    pool.overrides.insert(api::Signal::WaitingClients, OwnAnswer { query: "x".to_owned(), number });
+    let load = pool.tick(&["a"]);
+    assert_eq!(hold_of(&load), (HoldReason::OverrideNotAllowed, "not in this namespace"));
 }
 
 #[test]

@@ -223,7 +223,7 @@ async fn what_prometheus_says_about_a_users_query_reaches_the_user() {
     3
     4
     20
-    Prometheus "default", pool shop/shop, spec.scaling.metrics.overrides[WaitingClients].query "sluice_limit": it yields 2 series, needed is one number; aggregate them, for example with sum(...)
+    Prometheus "default", pool shop/shop, spec.scaling.metrics.overrides[WaitingClients].query "sluice_limit": it yields more than one series, needed is one number; aggregate them, for example with sum(...)
     Prometheus "default", pool shop/shop, spec.scaling.metrics.overrides[WaitingClients].query "sluice_limit[1m]": the result is a matrix, needed is a scalar, or vector of one element
     Prometheus "default", pool shop/shop, spec.scaling.metrics.overrides[WaitingClients].query "sum(no_such_series)": it yields no series, so nothing is known; let the application export a 0 where it means zero
     Prometheus "default", pool shop/shop, spec.scaling.metrics.overrides[WaitingClients].query "0/0": it yields NaN; needed is a finite number of at least 0

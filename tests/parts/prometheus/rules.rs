@@ -52,7 +52,8 @@ fn busy_operator() -> Metrics {
     metrics.pool(&shop(), Some(10), 12, Some(10), 1);
     metrics.conditions(&shop(), &conditions(ConditionStatus::True, "InForce"));
     metrics.reconciled(Duration::from_millis(1), Some("Status"));
-    metrics.ticked(Duration::from_millis(1), 1, 0);
+    metrics.ticked(Duration::from_millis(1));
+    metrics.queried(1, 0);
     metrics.wrote(WriteKind::Pod, Outcome::Done);
     metrics.asked(ProofOutcome::Answered);
     metrics.watched("pods");
@@ -151,7 +152,8 @@ async fn every_alert_of_the_guide_fires_in_its_condition_and_none_while_all_is_w
 
     // one event of each kind is enough
     agent.report(|figures| (figures.waiting, figures.leaked) = (2, Some(1)));
-    metrics.ticked(Duration::from_millis(1), 1, 1);
+    metrics.ticked(Duration::from_millis(1));
+    metrics.queried(1, 1);
     metrics.leader(false);
     let in_a_day = jiff::Timestamp::now().as_second() + 86_400;
     metrics.certificate_ends(in_a_day);
