@@ -42,6 +42,8 @@ pub const NOT_APPLIED: &str = "NotApplied";
 pub const SIGNALS_FRESH: &str = "SignalsFresh";
 /// `ScalingActive`: the load is known, and several servers answer in turn behind one address.
 pub const SERVERS_ALTERNATE: &str = "ServersAlternate";
+/// `Injected`: the pods without a sidecar cannot be counted.
+pub const COUNT_FAILED: &str = "CountFailed";
 /// `Injected`, `GatewayAvailable`, `ScalingActive`: nothing has been counted, made or decided yet.
 pub const STARTING: &str = "Starting";
 /// `AbleToScale`: a change could be put into force.

@@ -9,20 +9,33 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
-use kube::{Api, Client, api::ListParams};
+use k8s_openapi::{
+    api::core::v1::Pod,
+    apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta},
+};
+use kube::{
+    Client, Resource,
+    api::{ListParams, PartialObjectMeta},
+    core::Request,
+};
 use parking_lot::Mutex;
+use serde::Deserialize;
 use thiserror::Error;
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout},
 };
 
-use super::pods::owner_of;
+use super::{lean::Lean, pods::owner_of};
 use crate::contract::names::POOL_LABEL;
 
-/// Longest that one list may take.
-const DEADLINE: Duration = Duration::from_secs(5);
+/// Longest that one page of a list may take, and all of them.
+const DEADLINE_OF_A_PAGE: Duration = Duration::from_secs(5);
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Pause after a list that failed; it doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+/// Longest pause after a list that failed.
+const LONGEST_PAUSE: Duration = Duration::from_mins(10);
 /// A list that began this long ago serves who only looks again.
 const REUSED_FOR: Duration = Duration::from_secs(5);
 /// Lists under way at once, of all namespaces.
@@ -30,6 +43,7 @@ const LISTS_AT_ONCE: usize = 4;
 /// Pods in one page, and pages that are read: beyond that nobody wants the exact number.
 const PAGE: u32 = 500;
 const PAGES: usize = 20;
+const MOST_PODS: usize = PAGE as usize * PAGES;
 
 /// Why the pods could not be listed.
 #[derive(Debug, Error)]
@@ -44,8 +58,19 @@ pub enum CensusError {
         source: Box<kube::Error>,
     },
     /// No answer in time.
-    #[error("listing the pods without a sidecar of namespace {namespace}: no answer within {} s", DEADLINE.as_secs())]
+    #[error("listing the pods without a sidecar of namespace {namespace}: no answer within {} s", within.as_secs())]
     Deadline {
+        /// Which namespace.
+        namespace: String,
+        /// Within what time.
+        within: Duration,
+    },
+    /// More pods than are looked at.
+    #[error(
+        "the namespace {namespace} has more than {} pods without a sidecar, and those that were looked at are none of this pool's",
+        MOST_PODS
+    )]
+    TooMany {
         /// Which namespace.
         namespace: String,
     },
@@ -62,8 +87,17 @@ pub struct Alike {
     pub pods: u32,
 }
 
+/// The pods without a sidecar of one namespace.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Bare {
+    /// Those that are alike together.
+    pub alike: Vec<Alike>,
+    /// Whether these are all.
+    pub is_whole: bool,
+}
+
 /// What a list found, or why it did not: whoever waited for it learns the same.
-type Found = Result<Arc<[Alike]>, Arc<CensusError>>;
+type Found = Result<Arc<Bare>, Arc<CensusError>>;
 
 /// Whose news is good enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,11 +112,38 @@ pub enum Since {
 struct Listing {
     began: Instant,
     found: Found,
+    /// After a failure: not before then is another made.
+    again: Option<Again>,
+}
+
+/// When a list is made after one that failed.
+#[derive(Clone, Copy)]
+struct Again {
+    at: Instant,
+    pause: Duration,
+}
+
+impl Again {
+    /// After a failure that ends now, and the one before it.
+    fn after(before: Option<Self>) -> Self {
+        let pause = before.map_or(FIRST_PAUSE, |before| (before.pause * 2).min(LONGEST_PAUSE));
+        Self { at: Instant::now() + pause, pause }
+    }
 }
 
 impl Listing {
     fn is_recent(&self) -> bool {
         self.began.elapsed() < REUSED_FOR
+    }
+
+    /// The next one is yet to wait.
+    fn is_pausing(&self) -> bool {
+        self.again.is_some_and(|again| Instant::now() < again.at)
+    }
+
+    /// Whether the next one depends on it: a failure is remembered for as long as the longest pause.
+    fn is_used(&self) -> bool {
+        self.is_recent() || self.again.is_some_and(|again| Instant::now() < again.at + LONGEST_PAUSE)
     }
 }
 
@@ -102,7 +163,8 @@ impl Census {
         Self { client, namespaces: Mutex::default(), lists: Semaphore::new(LISTS_AT_ONCE) }
     }
 
-    /// The pods of a namespace that have no sidecar and have not ended. Of several who ask at once, one lists for all.
+    /// The pods of a namespace that have no sidecar and have not ended. Of several who ask at once, one lists for all. After a list that
+    /// failed none is made for a while, each time longer: what failed is said again.
     ///
     /// # Errors
     /// [`CensusError`].
@@ -110,9 +172,12 @@ impl Census {
         let asked = Instant::now();
         let place = self.place(namespace);
         let mut last = place.lock().await;
-        let is_fresh = |listing: &Listing| match since {
-            Since::Now => listing.began >= asked,
-            Since::Lately => listing.is_recent(),
+        let is_fresh = |listing: &Listing| {
+            listing.is_pausing()
+                || match since {
+                    Since::Now => listing.began >= asked,
+                    Since::Lately => listing.is_recent(),
+                }
         };
         if let Some(listing) = last.as_ref().filter(|listing| is_fresh(listing)) {
             return listing.found.clone();
@@ -122,7 +187,9 @@ impl Census {
         let began = Instant::now();
         let found = self.list(namespace).await.map_err(Arc::new);
         drop(turn);
-        *last = Some(Listing { began, found: found.clone() });
+        let before = last.as_ref().and_then(|listing| listing.again);
+        let again = found.is_err().then(|| Again::after(before));
+        *last = Some(Listing { began, found: found.clone(), again });
         found
     }
 
@@ -131,35 +198,50 @@ impl Census {
         let mut namespaces = self.namespaces.lock();
         namespaces.retain(|_, place| {
             let is_used = Arc::strong_count(place) > 1;
-            is_used || place.try_lock().is_ok_and(|last| last.as_ref().is_some_and(Listing::is_recent))
+            is_used || place.try_lock().is_ok_and(|last| last.as_ref().is_some_and(Listing::is_used))
         });
         namespaces.entry(namespace.to_owned()).or_default().clone()
     }
 
-    async fn list(&self, namespace: &str) -> Result<Arc<[Alike]>, CensusError> {
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+    async fn list(&self, namespace: &str) -> Result<Arc<Bare>, CensusError> {
         let mut params = ListParams::default()
             .labels(&format!("!{POOL_LABEL}"))
             .fields("status.phase!=Succeeded,status.phase!=Failed")
             .limit(PAGE);
+        let late = |within| CensusError::Deadline { namespace: namespace.to_owned(), within };
         let listed = async {
             let mut alike = BTreeMap::new();
+            let mut is_whole = false;
             for _ in 0..PAGES {
-                let page = pods.list_metadata(&params).await.map_err(|source| CensusError::List {
-                    namespace: namespace.to_owned(),
-                    source: Box::new(source),
-                })?;
-                count(&mut alike, page.items.into_iter().map(|pod| pod.metadata));
+                let page = timeout(DEADLINE_OF_A_PAGE, self.page(namespace, &params));
+                let page = page.await.map_err(|_| late(DEADLINE_OF_A_PAGE))??;
+                count(&mut alike, page.items.into_iter().map(|Lean(pod)| pod.metadata));
                 params.continue_token = page.metadata.continue_;
                 if params.continue_token.as_ref().is_none_or(String::is_empty) {
+                    is_whole = true;
                     break;
                 }
             }
-            Ok(alike.into_iter().map(|((labels, owner), pods)| Alike { labels, owner, pods }).collect())
+            let alike = alike.into_iter().map(|((labels, owner), pods)| Alike { labels, owner, pods });
+            Ok(Arc::new(Bare { alike: alike.collect(), is_whole }))
         };
-        let late = CensusError::Deadline { namespace: namespace.to_owned() };
-        timeout(DEADLINE, listed).await.unwrap_or(Err(late))
+        timeout(DEADLINE, listed).await.unwrap_or_else(|_| Err(late(DEADLINE)))
     }
+
+    async fn page(&self, namespace: &str, params: &ListParams) -> Result<Page, CensusError> {
+        let failed = |source| CensusError::List { namespace: namespace.to_owned(), source: Box::new(source) };
+        let url = Pod::url_path(&(), Some(namespace));
+        let request =
+            Request::new(url).list_metadata(params).map_err(|source| failed(kube::Error::BuildRequest(source)))?;
+        self.client.request(request).await.map_err(failed)
+    }
+}
+
+/// A page of a list of metadata. Decoded with what each manager of a pod has set, it would be some hundred times as large.
+#[derive(Deserialize)]
+struct Page {
+    metadata: ListMeta,
+    items: Vec<Lean<PartialObjectMeta<Pod>>>,
 }
 
 /// Adds pods that are not about to end.
@@ -181,7 +263,7 @@ mod tests {
     };
 
     use futures::future::join_all;
-    use http::{Request, Response, StatusCode};
+    use http::{Response, StatusCode};
     use kube::client::Body;
     use serde_json::{Value, json};
     use tokio::{task::yield_now, time::advance};
@@ -193,7 +275,7 @@ mod tests {
     fn census(status: StatusCode, answer: Value) -> (Census, Arc<AtomicUsize>) {
         let asked = Arc::new(AtomicUsize::new(0));
         let counter = asked.clone();
-        let service = service_fn(move |_: Request<Body>| {
+        let service = service_fn(move |_: http::Request<Body>| {
             counter.fetch_add(1, Ordering::Relaxed);
             let body = Body::from(answer.to_string().into_bytes());
             async move {
@@ -228,7 +310,8 @@ mod tests {
             [("app", "shop"), ("pod-template-hash", "5d4f")].map(|(key, value)| (key.to_owned(), value.to_owned()));
         let labels = BTreeMap::from(labels);
         let alike = |owner: Option<&str>, pods| Alike { labels: labels.clone(), owner: owner.map(str::to_owned), pods };
-        assert_eq!(found.to_vec(), [alike(None, 1), alike(Some("deployment/shop"), 2)]);
+        assert_eq!(found.alike, [alike(None, 1), alike(Some("deployment/shop"), 2)]);
+        assert!(found.is_whole);
     }
 
     #[tokio::test(start_paused = true)]
@@ -260,5 +343,38 @@ mod tests {
             assert!(error.contains("listing the pods without a sidecar of namespace ns"), "{error}");
         }
         assert_eq!(asked.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_never_succeeds_is_made_ever_more_rarely_whoever_asks_and_a_new_pool_too() {
+        let refused = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": "no", "code": 500});
+        let (census, asked) = census(StatusCode::INTERNAL_SERVER_ERROR, refused);
+        let began = Instant::now();
+        let mut made = Vec::new();
+        while began.elapsed() < Duration::from_hours(1) {
+            let before = asked.load(Ordering::Relaxed);
+            for since in [Since::Lately, Since::Now] {
+                assert!(census.of("ns", since).await.is_err());
+            }
+            if asked.load(Ordering::Relaxed) > before {
+                made.push(began.elapsed().as_secs());
+            }
+            census.of("other", Since::Lately).await.expect_err("of another namespace, which has its own pauses");
+            advance(Duration::from_secs(10)).await;
+        }
+        assert_eq!(made[..7], [0, 10, 30, 70, 150, 310, 630]);
+        assert!(made[7..].windows(2).all(|pair| pair[1] - pair[0] == 600), "{made:?}");
+        assert!(made.len() <= 13, "{made:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_namespace_with_more_pods_than_are_looked_at_the_list_ends_and_says_that_it_is_not_whole() {
+        let pods = json!([pod("a", &json!({})), pod("b", &json!({}))]);
+        let mut page = list(&pods);
+        page["metadata"] = json!({"continue": "more"});
+        let (census, asked) = census(StatusCode::OK, page);
+        let found = census.of("ns", Since::Now).await.expect("what was looked at");
+        assert_eq!((asked.load(Ordering::Relaxed), found.is_whole), (PAGES, false));
+        assert_eq!(found.alike[0].pods, 2 * u32::try_from(PAGES).unwrap());
     }
 }

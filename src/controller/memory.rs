@@ -109,6 +109,8 @@ impl PoolMemory {
 pub struct Count {
     /// What was found; none while no count has succeeded.
     pub found: Option<Uninjected>,
+    /// Since when counts have failed, and why the last one did; none where it succeeded.
+    pub failing: Option<(Instant, String)>,
     /// When it ended.
     pub at: Instant,
     /// For which generation of the pool.

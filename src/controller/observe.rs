@@ -31,6 +31,8 @@ use crate::{
 const COUNT_EVERY: Duration = Duration::from_mins(1);
 /// And after this long while there are any: their restart should show.
 const COUNT_AGAIN: Duration = Duration::from_secs(10);
+/// While counts fail, the last one that did not stands for this long.
+const COUNT_STANDS: Duration = Duration::from_mins(3);
 /// Owners that are named.
 const OWNERS: usize = 5;
 
@@ -197,6 +199,13 @@ pub fn count_due(memory: &PoolMemory, generation: i64) -> Option<Since> {
     since.filter(|_| !memory.is_counting)
 }
 
+/// Why the pods without a sidecar are not known: no count has succeeded, or none for longer than the last one stands.
+pub fn uncounted(memory: &PoolMemory) -> Option<&str> {
+    let count = memory.uninjected.as_ref()?;
+    let (since, why) = count.failing.as_ref()?;
+    (count.found.is_none() || since.elapsed() >= COUNT_STANDS).then_some(why.as_str())
+}
+
 /// The pods that belong to the pool and have no sidecar.
 ///
 /// # Errors
@@ -215,7 +224,7 @@ pub async fn uninjected(
     }
     let bare = census.of(&key.namespace, since).await?;
     let rivals = stores.pools_of(&key.namespace);
-    for alike in bare.iter().filter(|alike| pool.selects(&alike.labels)) {
+    for alike in bare.alike.iter().filter(|alike| pool.selects(&alike.labels)) {
         let belongs_to = pool_of_labels(&alike.labels, rivals.iter().map(AsRef::as_ref));
         if belongs_to.is_some_and(|owner| owner.name_any() != key.name) {
             continue;
@@ -227,6 +236,10 @@ pub async fn uninjected(
         {
             uninjected.owners.push(owner.clone());
         }
+    }
+    // that there are none cannot be told from a part of them
+    if uninjected.pods == 0 && !bare.is_whole {
+        return Err(Arc::new(CensusError::TooMany { namespace: key.namespace.clone() }));
     }
     Ok(uninjected)
 }

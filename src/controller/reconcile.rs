@@ -184,6 +184,7 @@ pub(super) fn observe_and_plan(
         rival: around.rival,
         pods: &pods,
         uninjected: memory.uninjected.as_ref().and_then(|count| count.found.clone()),
+        uncounted: observe::uncounted(&memory),
         injection: around.injection.as_ref(),
         revisions: &around.revisions,
         taken_numbers: &around.taken_numbers,
@@ -274,15 +275,20 @@ fn count_uninjected(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context
             memory.is_counting = false;
             let before = memory.uninjected.take();
             let known = before.as_ref().and_then(|count| count.found.clone());
-            let found = match outcome {
-                Ok(found) => Some(found),
+            let failed_before = before.as_ref().and_then(|count| count.failing.clone());
+            let (found, failing) = match outcome {
+                Ok(found) => (Some(found), None),
                 Err(error) => {
-                    tracing::warn!(pool = %key, %error, "the last count stands");
-                    known.clone()
+                    let since = failed_before.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+                    let error = error.to_string();
+                    if failed_before.is_none_or(|(_, told)| told != error) {
+                        tracing::warn!(pool = %key, error, "the last count stands for a while; counting again ever more rarely");
+                    }
+                    (known.clone(), Some((since, error)))
                 }
             };
             let is_news = before.is_none() || found != known;
-            memory.uninjected = Some(Count { found, at: Instant::now(), generation });
+            memory.uninjected = Some(Count { found, failing, at: Instant::now(), generation });
             is_news
         };
         if is_news {

@@ -92,13 +92,14 @@ pub(super) const SUMMED_UP: [&str; 11] = [
 
 /// Reasons that are not held against a pool: asked for, or on its way (a share that moves would make a pool flap), or nobody can see
 /// it, or not for the pool to say.
-pub(super) const CALM: [&str; 8] = [
+pub(super) const CALM: [&str; 9] = [
     reasons::RECOMMEND_ONLY,
     reasons::PAUSED,
     reasons::AWAITING_PROOF,
     reasons::ROLLING_OUT,
     reasons::BLUE_GREEN_PAUSE,
     reasons::NOT_OBSERVED,
+    reasons::COUNT_FAILED,
     PoolerError::ClientLoginRefused.as_str(),
     PoolerError::ClientTlsFailed.as_str(),
 ];
@@ -179,6 +180,14 @@ fn accepted(observed: &Observed, cannot_render: Option<&str>) -> Condition {
 fn injected(observed: &Observed) -> Condition {
     let with = observed.pods.len();
     let namespace = observed.pool.metadata.namespace.as_deref().unwrap_or_default();
+    let are_known = observed.uninjected.as_ref().is_some_and(|without| without.pods > 0);
+    if let Some(why) = observed.uncounted.filter(|_| !are_known) {
+        let message = format!(
+            "whether pods of this pool have no sidecar is not known: {why}; they are counted again ever more rarely, up to every \
+             10 min"
+        );
+        return unknown(INJECTED, reasons::COUNT_FAILED, message);
+    }
     match &observed.uninjected {
         None => unknown(INJECTED, reasons::STARTING, "the pods without a sidecar have not been counted yet"),
         Some(without) if without.pods > 0 => {

@@ -42,6 +42,8 @@ pub struct Observed<'a> {
     pub gateway: Option<GatewaySeen>,
     /// Pods that the selector matches and that have no sidecar; none while nobody has counted.
     pub uninjected: Option<Uninjected>,
+    /// Why the pods without a sidecar could not be counted, where what is known of them is too old or nothing is.
+    pub uncounted: Option<&'a str>,
     /// What a pod that were created now would be injected with.
     pub injection: Option<&'a Injection>,
     /// Its revisions, in any order.

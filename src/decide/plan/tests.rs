@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     api::{
         ConnectionPool, ConnectionPoolStatus, RevisionStatus, SecretRef,
-        conditions::{ConditionStatus, LEAK_DETECTED, PROVEN, RECONNECTED, merge},
+        conditions::{ConditionStatus, INJECTED, LEAK_DETECTED, PROVEN, READY, RECONNECTED, merge},
         reasons,
     },
     contract::{
@@ -106,6 +106,7 @@ impl World {
             rival: None,
             pods: &self.pods,
             uninjected: Some(Uninjected::default()),
+            uncounted: None,
             injection: None,
             revisions: &self.revisions,
             taken_numbers: &[],
@@ -320,6 +321,32 @@ fn a_pool_in_trouble_reads_like_this() {
         None,
     );
     insta::assert_snapshot!(page(&plan));
+}
+
+#[test]
+fn pods_that_cannot_be_counted_are_told_as_that_and_not_as_none_and_make_no_pool_unready() {
+    let mut world = World::new(SHARED);
+    world.admit();
+    world.sizing = Some(sized(11, Reason::Demand));
+    world.settle();
+    let injected = |pods: Option<u32>| {
+        let plan = world.plan_that(
+            |observed| {
+                observed.uninjected = pods.map(|pods| Uninjected { pods, owners: Vec::new() });
+                observed.uncounted = Some("no answer within 5 s");
+            },
+            None,
+        );
+        let of = |type_| plan.report.conditions.iter().find(|condition| condition.type_ == type_).expect("a condition");
+        assert_eq!(of(READY).reason == reasons::IN_FORCE, pods.unwrap_or_default() == 0);
+        (of(INJECTED).status, of(INJECTED).reason, of(INJECTED).message.clone())
+    };
+    for pods in [None, Some(0)] {
+        let (status, reason, message) = injected(pods);
+        assert_eq!((status, reason), (ConditionStatus::Unknown, reasons::COUNT_FAILED));
+        assert!(message.contains("no answer within 5 s; they are counted again"), "{message}");
+    }
+    assert_eq!(injected(Some(2)).1, reasons::PODS_WITHOUT_SIDECAR, "what was seen is still to be mended");
 }
 
 #[test]
