@@ -119,20 +119,16 @@ async fn client() -> Result<Client, OperatorError> {
 /// The watches that every replica has. What changes asks for a look at the pools that it concerns.
 fn watch_all(client: &Client, queue: &Queue, args: &OperatorArgs, vitals: &Vitals) -> Stores {
     let asking = queue.clone();
-    // a pool's own status comes back through its watch: only a new generation is news
-    let mut generations = std::collections::HashMap::new();
-    let pools =
-        watch::into_store(client.clone(), None, "ConnectionPool", vitals.clone(), move |pool: ConnectionPool| {
-            let key = PoolKey { namespace: pool.namespace().unwrap_or_default(), name: pool.name_any() };
-            let now = (pool.uid(), pool.metadata.generation, pool.metadata.deletion_timestamp.is_some());
-            let is_news = generations.insert(key.clone(), now.clone()) != Some(now);
-            let asking = asking.clone();
-            async move {
-                if is_news {
-                    asking.ask(&key, "pool").await;
-                }
+    let mut news = watch::PoolNews::default();
+    let pools = watch::into_store(client.clone(), None, "ConnectionPool", vitals.clone(), move |pool, presence| {
+        let concerned = news.of(&pool, presence);
+        let asking = asking.clone();
+        async move {
+            if let Some(pool) = concerned {
+                asking.ask(&pool, "pool").await;
             }
-        });
+        }
+    });
     // an edit of a class is an edit of each pool that names it, or that names none
     let (asking, known) = (queue.clone(), pools.clone());
     let classes = watch::into_store(
@@ -140,7 +136,7 @@ fn watch_all(client: &Client, queue: &Queue, args: &OperatorArgs, vitals: &Vital
         None,
         "ConnectionPoolClass",
         vitals.clone(),
-        move |class: ConnectionPoolClass| {
+        move |class: ConnectionPoolClass, _| {
             let concerned: Vec<PoolKey> = known
                 .state()
                 .into_iter()
@@ -161,7 +157,7 @@ fn watch_all(client: &Client, queue: &Queue, args: &OperatorArgs, vitals: &Vital
         None,
         "ConnectionBudget",
         vitals.clone(),
-        move |budget: crate::api::ConnectionBudget| {
+        move |budget: crate::api::ConnectionBudget, _| {
             let concerned: Vec<PoolKey> = known
                 .state()
                 .into_iter()
@@ -182,7 +178,7 @@ fn watch_all(client: &Client, queue: &Queue, args: &OperatorArgs, vitals: &Vital
         Some(POOL_LABEL),
         "ControllerRevision",
         vitals.clone(),
-        move |revision: ControllerRevision| {
+        move |revision: ControllerRevision, _| {
             let concerned = watch::pool_of_revision(&revision);
             let asking = asking.clone();
             async move {

@@ -117,6 +117,8 @@ async fn look(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context) -> (
     let epoch = context.leadership.epoch_after(|| newest_epoch(context));
     let Some(epoch) = epoch else { return (Again::WhenAsked, None) };
     if pool.metadata.deletion_timestamp.is_some() {
+        // a finalizer may keep it for as long as it likes: nothing is measured of it any more
+        context.metrics.pool_gone(&labels(key));
         return (Again::WhenAsked, None);
     }
     let memory = context.memories.of(key, pool);

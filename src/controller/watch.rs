@@ -2,7 +2,7 @@
 //!
 //! One stream for all of them would starve: while any of them errors, none is polled.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use futures::{StreamExt, TryStreamExt, future::ready};
 use k8s_openapi::api::{apps::v1::ControllerRevision, core::v1::Pod};
@@ -23,6 +23,7 @@ use super::{
     queue::Queue,
 };
 use crate::{
+    api::ConnectionPool,
     contract::names::POOL_LABEL,
     domain::PoolKey,
     http::{Metrics, Readiness},
@@ -48,14 +49,43 @@ fn config() -> watcher::Config {
     watcher::Config::default().timeout(WATCH_SECONDS).page_size(PAGE)
 }
 
-/// Watches one kind into a store. `changed` is told of each object that changed; it may wait. An object that cannot be read is left
+/// Whether an object of which something is told is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It is.
+    There,
+    /// It is gone.
+    Gone,
+}
+
+/// Which events of pools are news: a pool's own status comes back through its watch.
+#[derive(Debug, Default)]
+pub struct PoolNews {
+    seen: HashMap<PoolKey, (Option<String>, Option<i64>, bool)>,
+}
+
+impl PoolNews {
+    /// The pool that this event is news of: a new generation, a deletion that begins, or that it is gone.
+    pub fn of(&mut self, pool: &ConnectionPool, presence: Presence) -> Option<PoolKey> {
+        let metadata = &pool.metadata;
+        let key = PoolKey { namespace: metadata.namespace.clone().unwrap_or_default(), name: pool.name_any() };
+        if presence == Presence::Gone {
+            self.seen.remove(&key);
+            return Some(key);
+        }
+        let now = (metadata.uid.clone(), metadata.generation, metadata.deletion_timestamp.is_some());
+        (self.seen.insert(key.clone(), now.clone()) != Some(now)).then_some(key)
+    }
+}
+
+/// Watches one kind into a store. `changed` is told of each object that changed or went; it may wait. An object that cannot be read is left
 /// aside and named in the log: the others are followed, and of it what was read last stays until it goes.
 pub fn into_store<K, F>(
     client: Client,
     labels: Option<&str>,
     name: &'static str,
     vitals: Vitals,
-    mut changed: impl FnMut(K) -> F + Send + 'static,
+    mut changed: impl FnMut(K, Presence) -> F + Send + 'static,
 ) -> Store<K>
 where
     K: Resource + Lookup + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
@@ -78,9 +108,8 @@ where
                     vitals.metrics.watched(name);
                     match event {
                         Event::InitDone => vitals.readiness.open(name),
-                        Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) => {
-                            changed(object).await;
-                        }
+                        Event::Apply(object) | Event::InitApply(object) => changed(object, Presence::There).await,
+                        Event::Delete(object) => changed(object, Presence::Gone).await,
                         Event::Init => {}
                     }
                 }
@@ -173,7 +202,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::api::ConnectionPool;
 
     fn event(
         of: impl Fn(DeserializeGuard<Lean<ConnectionPool>>) -> Event<DeserializeGuard<Lean<ConnectionPool>>>,
@@ -190,6 +218,27 @@ mod tests {
             },
         }))
         .unwrap())
+    }
+
+    #[test]
+    fn of_a_pool_news_is_a_new_generation_or_that_it_goes_and_of_one_that_is_gone_nothing_is_kept() {
+        let mut pool: ConnectionPool = serde_json::from_value(json!({
+            "apiVersion": "sluice.dev/v1alpha1", "kind": "ConnectionPool",
+            "metadata": {"name": "orders", "namespace": "shop", "uid": "u", "generation": 1},
+            "spec": {
+                "workload": {"selector": {"matchLabels": {"app": "shop"}}},
+                "upstream": {"host": "pg", "database": "shop", "credentialsRef": {"name": "shop-db"}},
+            },
+        }))
+        .unwrap();
+        let mut news = PoolNews::default();
+        let key = Some(PoolKey::new("shop", "orders"));
+        assert_eq!(news.of(&pool, Presence::There), key);
+        assert_eq!(news.of(&pool, Presence::There), None, "its status was written");
+        pool.metadata.generation = Some(2);
+        assert_eq!(news.of(&pool, Presence::There), key);
+        assert_eq!(news.of(&pool, Presence::Gone), key, "as it was before it went");
+        assert!(news.seen.is_empty());
     }
 
     #[test]

@@ -222,11 +222,12 @@ impl Metrics {
 
     /// Sizes of a pool, in server connections, and its injected pods.
     pub fn pool(&self, pool: &PoolLabels, target: Option<u32>, share: u32, size: Option<u32>, pods: usize) {
-        if let Some(target) = target {
-            self.inner.target.get_or_create(pool).set(i64::from(target));
-        }
-        if let Some(size) = size {
-            self.inner.size.get_or_create(pool).set(i64::from(size));
+        for (family, figure) in [(&self.inner.target, target), (&self.inner.size, size)] {
+            match figure {
+                Some(figure) => drop(family.get_or_create(pool).set(i64::from(figure))),
+                // what is not known any more is no figure of before
+                None => drop(family.remove(pool)),
+            }
         }
         self.inner.share.get_or_create(pool).set(i64::from(share));
         self.inner.pods.get_or_create(pool).set(i64::try_from(pods).unwrap_or(i64::MAX));
@@ -345,6 +346,24 @@ mod tests {
             page.lines().filter(|line| line.starts_with("sluice_operator_condition{")).map(str::to_owned).collect();
         series.sort();
         series
+    }
+
+    #[test]
+    fn a_figure_that_is_not_known_any_more_has_no_series_and_a_pool_that_is_gone_has_none_at_all() {
+        let metrics = Metrics::default();
+        let pool = PoolLabels { pool_namespace: "ns".to_owned(), pool: "shop".to_owned() };
+        let series = || {
+            let page = metrics.encode().expect("a page");
+            let of_pool = page.lines().filter(|line| line.contains("pool=\"shop\""));
+            of_pool.map(|line| line.split('{').next().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+        };
+        metrics.pool(&pool, Some(7), 6, Some(5), 2);
+        let all = ["target", "share", "size", "pods"].map(|name| format!("sluice_operator_{name}"));
+        assert_eq!(series(), all);
+        metrics.pool(&pool, None, 6, None, 2);
+        assert_eq!(series(), [all[1].clone(), all[3].clone()]);
+        metrics.pool_gone(&pool);
+        assert_eq!(series(), Vec::<String>::new());
     }
 
     #[test]

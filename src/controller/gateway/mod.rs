@@ -83,7 +83,7 @@ where
     <K as Lookup>::DynamicType: Default + Eq + std::hash::Hash + Clone + Send + Sync,
 {
     let asking = queue.clone();
-    watch::into_store(client.clone(), Some(POOL_LABEL), name, vitals.clone(), move |object: K| {
+    watch::into_store(client.clone(), Some(POOL_LABEL), name, vitals.clone(), move |object: K, _| {
         let meta = object.meta();
         let pool = meta.labels.as_ref().and_then(|labels| labels.get(POOL_LABEL));
         let concerned = pool.zip(meta.namespace.as_ref());
