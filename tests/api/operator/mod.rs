@@ -563,6 +563,23 @@ async fn a_status_that_names_a_generation_speaks_of_that_spec_even_between_two_s
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_pool_with_a_query_of_its_own_holds_where_the_server_of_prometheus_does_not_allow_its_namespace() {
+    let _turn = turn().await;
+    let own = "  scaling: {minAllowed: 2, maxAllowed: 40, metrics: {overrides: [{signal: WaitingClients, query: vector(1)}]}}\n";
+    let shop = Shop::new("operator", own).await;
+    let prometheus = Prometheus::start(&shop.cluster.namespace, &["shop-0"], "1s").await;
+    let configuration = prometheus.configuration();
+    let operator = Operator::start(&shop.cluster, "a", &["--tick-seconds", "1", "--prometheus-config", &configuration]);
+    operator.leads().await;
+    let _pods = shop.pods(1).await;
+    shop.condition("ScalingActive", "False/OverrideNotAllowed").await;
+    shop.change(json!({"scaling": {"metrics": null}})).await;
+    shop.condition("ScalingActive", "True/SignalsFresh").await;
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
 async fn a_database_that_takes_no_writes_or_answers_nobody_is_told_once_with_the_pod_that_saw_it_and_until_it_is_over()
 {
     let _turn = turn().await;

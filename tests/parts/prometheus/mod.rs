@@ -2,6 +2,7 @@
 
 mod alternating;
 mod backtest;
+mod hostile;
 mod reading;
 mod rules;
 mod server;

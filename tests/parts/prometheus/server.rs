@@ -170,6 +170,15 @@ pub struct Agents {
     jobs: BTreeMap<String, Vec<(String, SocketAddr)>>,
     scrape_seconds: Option<u32>,
     rules: Option<String>,
+    limited: bool,
+}
+
+/// The limits of the job that scrapes agents, as they are shipped.
+fn shipped_limits() -> serde_json::Map<String, serde_json::Value> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/prometheus/scrape-config.yaml");
+    let shipped: serde_json::Value = serde_yaml::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let job = shipped["scrape_configs"][0].as_object().unwrap();
+    job.iter().filter(|(name, _)| name.ends_with("_limit")).map(|(name, limit)| (name.clone(), limit.clone())).collect()
 }
 
 impl Agents {
@@ -187,6 +196,17 @@ impl Agents {
     pub fn and_page(mut self, job: &str, address: SocketAddr) -> Self {
         self.jobs.entry(job.to_owned()).or_default().push((String::new(), address));
         self
+    }
+
+    /// And a page that is said to be that of this pod.
+    pub fn and_pod(mut self, job: &str, pod: &str, address: SocketAddr) -> Self {
+        self.jobs.entry(job.to_owned()).or_default().push((pod.to_owned(), address));
+        self
+    }
+
+    /// With the limits of the scrape configuration that is shipped.
+    pub fn limited_as_shipped(self) -> Self {
+        Self { limited: true, ..self }
     }
 
     /// Judged by these rules every second.
@@ -209,12 +229,16 @@ impl Agents {
                     .iter()
                     .map(|(pod, address)| serde_json::json!({"targets": [address.to_string()], "labels": {"namespace": "shop", "pod": pod}}))
                     .collect();
-                serde_json::json!({"job_name": job, "static_configs": targets})
+                let mut job = serde_json::json!({"job_name": job, "static_configs": targets});
+                if self.limited {
+                    job.as_object_mut().unwrap().extend(shipped_limits());
+                }
+                job
             })
             .collect();
         let interval = format!("{}s", self.scrape_seconds.unwrap_or(1));
         let rules: &[&str] = if self.rules.is_some() { &["rules.yml"] } else { &[] };
-        serde_json::json!({"rule_files": rules, "global": {"evaluation_interval": "1s", "scrape_interval": interval, "scrape_timeout": "1s"}, "scrape_configs": jobs})
+        serde_json::json!({"rule_files": rules, "global": {"evaluation_interval": "1s", "scrape_interval": interval, "scrape_timeout": interval}, "scrape_configs": jobs})
     }
 }
 
@@ -309,6 +333,17 @@ impl Prometheus {
             .filter(|line| line.starts_with("prometheus_http_requests_total") && line.contains("\"/api/v1/query\""))
             .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
             .sum()
+    }
+
+    /// What it says of the target at this address, once it has scraped it.
+    pub async fn health_of(&self, target: SocketAddr) -> Option<String> {
+        let url = format!("http://{}/api/v1/targets?state=active", self.address);
+        let text = http_get(&url).await.ok()?.text().await.ok()?;
+        let answer: serde_json::Value = serde_json::from_str(&text).ok()?;
+        let targets = answer["data"]["activeTargets"].as_array()?;
+        let instance = target.to_string();
+        let target = targets.iter().find(|target| target["labels"]["instance"] == instance.as_str())?;
+        target["health"].as_str().filter(|health| *health != "unknown").map(str::to_owned)
     }
 
     async fn runs(&mut self) {

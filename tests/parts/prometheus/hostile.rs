@@ -1,0 +1,116 @@
+//! Pods that export what is not theirs, and queries that ask for too much, against the real Prometheus.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use axum::{Router, routing::get};
+use sluice::{
+    api,
+    contract::metrics,
+    signals::{OverrideQuery, ReadFailure, Refusal},
+};
+
+use super::{Agents, DEADLINE, Prometheus, now_seconds, read, read_until, server::Agent, shop};
+
+/// Series of a page that is no agent's: of a pool and a pod that there are, of pools that there are none of, and more and more labels.
+const FORGED: u32 = 100_000;
+
+fn forged() -> String {
+    let mut page = String::new();
+    let _ = writeln!(page, "# TYPE {} gauge", metrics::SAMPLE_TIME);
+    for number in 0..FORGED {
+        let pool = if number % 2 == 0 { "shop".to_owned() } else { format!("forged-{number}") };
+        let name = metrics::SAMPLE_TIME;
+        // the pod and the namespace of a series are what Prometheus says, whatever the page says
+        let _ = writeln!(
+            page,
+            "{name}{{pool_namespace=\"shop\",pool=\"{pool}\",pod=\"shop-1\",namespace=\"shop\",x=\"{number}\"}} 9e9"
+        );
+    }
+    page.push_str("# EOF\n");
+    page
+}
+
+async fn serve_forged() -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let page = axum::body::Bytes::from(forged());
+    let router = Router::new().route("/metrics", get(move || std::future::ready(page.clone())));
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    address
+}
+
+/// How many series Prometheus has of the metric that is forged.
+async fn series(prometheus: &Prometheus) -> f64 {
+    let query = OverrideQuery {
+        pool: shop(),
+        signal: api::Signal::WaitingClients,
+        query: format!("count({})", metrics::SAMPLE_TIME),
+    };
+    let read = prometheus.server().read_overrides(now_seconds(), &[query]).await.remove(0);
+    read.unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Prometheus: tests/run parts"]
+async fn a_pod_with_hundred_thousand_series_is_not_scraped_under_the_shipped_limits_and_all_others_are() {
+    let agents = [Agent::start("shop-1").await, Agent::start("shop-2").await];
+    let forger = serve_forged().await;
+    let all = Agents::of(&agents).and_pod("sluice-agents", "pool-0-pod", forger).limited_as_shipped();
+    let prometheus = Prometheus::start(&all).await;
+    let readings = read_until(&prometheus.server(), |pods| pods.len() == 2).await;
+    assert!(readings.problems.is_empty(), "{:?}", readings.problems);
+    let deadline = Instant::now() + DEADLINE;
+    while prometheus.health_of(forger).await.as_deref() != Some("down") {
+        assert!(Instant::now() < deadline, "it was scraped");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(series(&prometheus).await.to_bits(), 2.0_f64.to_bits());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Prometheus: tests/run parts"]
+async fn of_hundred_thousand_series_that_a_pod_forged_nothing_is_kept_and_every_other_pod_is_read() {
+    let agents = [Agent::start("shop-1").await, Agent::start("shop-2").await];
+    agents[0].report(|figures| figures.active = 9);
+    let forger = serve_forged().await;
+    let all = Agents::of(&agents).and_pod("sluice-agents", "pool-0-pod", forger).every(5);
+    let prometheus = Prometheus::start(&all).await;
+    let deadline = Instant::now() + DEADLINE;
+    while series(&prometheus).await < f64::from(FORGED) {
+        assert!(Instant::now() < deadline, "without limits it is scraped");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let readings = read(&prometheus.server()).await.unwrap();
+    assert!(readings.bytes > 10 << 20, "they were sent: {} bytes", readings.bytes);
+    let active: BTreeMap<&str, f64> =
+        readings.pods_of(&shop()).iter().map(|(pod, figures)| (pod.as_str(), figures.sample.active)).collect();
+    assert_eq!(active, BTreeMap::from([("shop-1", 9.0), ("shop-2", 0.0)]));
+    assert_eq!(readings.pools.len(), 1, "of pools that there are none of nothing is kept");
+    let problems: Vec<_> = readings.problems.iter().map(|problem| (problem.refusal, problem.count)).collect();
+    assert_eq!(problems, [(Refusal::ForeignPool, FORGED / 2)]);
+}
+
+#[tokio::test]
+#[ignore = "needs Prometheus: tests/run parts"]
+async fn a_query_that_asks_for_everything_is_told_as_that_and_costs_a_few_kilobytes() {
+    let agents = [Agent::start("shop-1").await, Agent::start("shop-2").await];
+    let prometheus = Prometheus::start(&Agents::of(&agents)).await;
+    let server = prometheus.server();
+    read_until(&server, |pods| pods.len() == 2).await;
+    let everything = OverrideQuery {
+        pool: shop(),
+        signal: api::Signal::WaitingClients,
+        query: "{__name__=~\"sluice_.+\"}".to_owned(),
+    };
+    let error = server.read_overrides(now_seconds(), &[everything]).await.remove(0).unwrap_err();
+    // one that knows the limit sends two and a warning, one that does not is not read to its end
+    assert!(
+        matches!(*error.failure, ReadFailure::SeveralSeries | ReadFailure::LargerThanANumber { limit: 4096 }),
+        "{error}"
+    );
+}
