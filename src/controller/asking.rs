@@ -138,8 +138,8 @@ impl Asking {
         (Self { servers, overrides: Arc::default(), lines: BTreeMap::new(), tasks: JoinSet::new(), heard }, hearing)
     }
 
-    /// Begins to ask for the load of these pools. Returns those of which nothing will be heard.
-    pub fn begin(&mut self, members: Vec<Member>, roster: &Arc<Roster>, now: Timestamp) -> Unasked {
+    /// Begins to ask for the load of these pools, of which there are these pods. Returns those of which nothing will be heard.
+    pub fn begin(&mut self, members: Vec<Member>, pods: Vec<(PoolKey, String)>, now: Timestamp) -> Unasked {
         while let Some(ended) = self.tasks.try_join_next() {
             if let Err(ended) = ended
                 && let Ok(panic) = ended.try_into_panic()
@@ -148,14 +148,25 @@ impl Asking {
             }
         }
         self.overrides.keep(&members.iter().map(|member| &member.key).collect());
-        let mut by_server: BTreeMap<String, Vec<Member>> = BTreeMap::new();
+        let server_of: HashMap<PoolKey, String> =
+            members.iter().map(|member| (member.key.clone(), member.server.clone())).collect();
+        let mut by_server: BTreeMap<String, (Vec<Member>, Vec<(PoolKey, String)>)> = BTreeMap::new();
         for member in members {
-            by_server.entry(member.server.clone()).or_default().push(member);
+            by_server.entry(member.server.clone()).or_default().0.push(member);
+        }
+        // of what a server has of the pools of another nothing is read
+        for pod in pods {
+            if let Some((_, pods)) = server_of.get(&pod.0).and_then(|server| by_server.get_mut(server)) {
+                pods.push(pod);
+            }
         }
         let mut unasked = Unasked::default();
-        for (name, members) in by_server {
+        for (name, (members, pods)) in by_server {
             match self.servers.get(&name).cloned() {
-                Some(server) => unasked.waiting.extend(self.begin_with(&server, members, roster, now)),
+                Some(server) => {
+                    let roster = Arc::new(pods.into_iter().collect());
+                    unasked.waiting.extend(self.begin_with(&server, members, &roster, now));
+                }
                 None => unasked.of_no_server.extend(members),
             }
         }
@@ -355,8 +366,8 @@ mod tests {
         std::future::pending().boxed()
     }
 
-    fn roster() -> Arc<Roster> {
-        Arc::new([(PoolKey::new("ns", "shop"), "shop-0".to_owned())].into_iter().collect())
+    fn pods() -> Vec<(PoolKey, String)> {
+        vec![(PoolKey::new("ns", "shop"), "shop-0".to_owned())]
     }
 
     fn is_of_readings(query: &str) -> bool {
@@ -405,13 +416,13 @@ mod tests {
         let servers: Servers = [idle.await, hangs, shop].into_iter().collect();
         let (mut asking, mut hearing) = Asking::new(servers);
         let members = || ["shop", "hangs", "none"].map(|server| member("ns", server, server, None)).into();
-        let unasked = asking.begin(members(), &roster(), Timestamp::UNIX_EPOCH);
+        let unasked = asking.begin(members(), pods(), Timestamp::UNIX_EPOCH);
         assert_eq!(unasked.of_no_server.iter().map(|member| member.key.name.as_str()).collect::<Vec<_>>(), ["none"]);
         let heard = loads(&mut hearing, 1, SOON).await;
         assert_eq!(names(&heard), ["shop"]);
         assert!(heard[0].said.as_ref().unwrap().readings.is_ok());
         // the next tick finds one of them still waiting
-        let unasked = asking.begin(members(), &roster(), Timestamp::UNIX_EPOCH);
+        let unasked = asking.begin(members(), pods(), Timestamp::UNIX_EPOCH);
         assert_eq!(unasked.waiting, [PoolKey::new("ns", "hangs")]);
         let heard = loads(&mut hearing, 2, GIVEN_UP).await;
         assert_eq!(names(&heard), ["hangs", "shop"], "given up in the end, and told");
@@ -446,7 +457,7 @@ mod tests {
         let mut members =
             vec![member("ns", "plain", "default", None), member("good", "number", "default", Some("seven"))];
         members.extend(["slow", "everything"].map(|query| member("slow", query, "default", Some(query))));
-        asking.begin(members, &roster(), Timestamp::UNIX_EPOCH);
+        asking.begin(members, pods(), Timestamp::UNIX_EPOCH);
         let heard = loads(&mut hearing, 3, SOON).await;
         assert_eq!(names(&heard), ["everything", "number", "plain"]);
         let number = heard.iter().find(|load| load.members[0].key.name == "number").unwrap();
@@ -479,7 +490,7 @@ mod tests {
             let slow = (0..20).map(|number| member("slow", &format!("slow-{number:02}"), "default", Some("slow")));
             slow.chain([member("good", "number", "default", Some("seven"))]).collect::<Vec<_>>()
         };
-        asking.begin(members(), &roster(), Timestamp::UNIX_EPOCH);
+        asking.begin(members(), pods(), Timestamp::UNIX_EPOCH);
         assert_eq!(names(&loads(&mut hearing, 1, SOON).await), ["number"]);
         let heard = loads(&mut hearing, 20, GIVEN_UP).await;
         assert_eq!(heard.len(), 20, "each is told why, within the time of a tick");
@@ -487,7 +498,7 @@ mod tests {
         assert_eq!(late.len(), asked.load(Ordering::Relaxed));
         assert!((2..=4).contains(&late.len()), "{late:?}");
         // those that were late are not asked at the next tick, and the others of the namespace one after the other
-        asking.begin(members(), &roster(), Timestamp::UNIX_EPOCH);
+        asking.begin(members(), pods(), Timestamp::UNIX_EPOCH);
         assert!(names(&loads(&mut hearing, 1 + late.len(), SOON).await).contains(&"number"));
         loads(&mut hearing, 20 - late.len(), GIVEN_UP).await;
         assert!(asked.load(Ordering::Relaxed) <= late.len() + 2, "{asked:?}");
@@ -502,7 +513,7 @@ mod tests {
             vector("")
         });
         let (mut asking, mut hearing) = Asking::new([server.await].into_iter().collect());
-        asking.begin(vec![member("tenant", "pool", "default", Some("others"))], &roster(), Timestamp::UNIX_EPOCH);
+        asking.begin(vec![member("tenant", "pool", "default", Some("others"))], pods(), Timestamp::UNIX_EPOCH);
         let heard = loads(&mut hearing, 1, SOON).await;
         let own = heard.first().unwrap();
         assert!(matches!(own.own[&Signal::WaitingClients].number, Err(NoNumber::NotAllowed(_))));

@@ -49,10 +49,9 @@ pub async fn run(context: Arc<Context>, servers: Option<Servers>) {
 async fn tick(context: &Context, asking: &mut Asking) {
     let now = Timestamp::now();
     let pools = context.stores.pools.state();
-    let roster = Arc::new(context.pods.roster());
     let members: Vec<Member> = pools.iter().filter_map(|pool| member(context, pool)).collect();
     let mut heard_of: BTreeSet<PoolKey> = members.iter().map(|member| member.key.clone()).collect();
-    let Unasked { of_no_server, waiting } = asking.begin(members, &roster, now);
+    let Unasked { of_no_server, waiting } = asking.begin(members, context.pods.names(), now);
     for pool in &waiting {
         heard_of.remove(pool);
     }

@@ -1,9 +1,14 @@
 //! An answer about many pods is taken apart on a thread of its own, while the next pieces of it arrive and another answer is taken
 //! apart beside it: it is most of what a reading costs the operator, and no other task of the runtime waits for it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tokio::{
-    sync::mpsc::{self, Receiver, Sender},
+    sync::{
+        OwnedSemaphorePermit, Semaphore,
+        mpsc::{self, Receiver, Sender},
+    },
     task::{self, JoinHandle},
 };
 
@@ -12,8 +17,10 @@ use super::{
     response::{Series, Splitter},
 };
 
-/// Pieces that wait to be taken apart. A piece is what one read of the connection yields: some 10 KB.
+/// Pieces that wait to be taken apart. A piece is what one read of the connection yields: mostly some 10 KB.
 const PIECES: usize = 16;
+/// And how many bytes they have together: a piece may have hundreds of KB where the other end is fast.
+const BYTES: u32 = 256 << 10;
 
 /// What takes in the series of an answer, one after the other, and keeps of them what is wanted.
 pub(super) trait Take: Send + 'static {
@@ -58,9 +65,13 @@ impl Receive for Body {
 /// One answer that arrives.
 #[derive(Debug)]
 pub(super) struct Intake<T> {
-    pieces: Sender<Bytes>,
+    pieces: Sender<Piece>,
+    room: Arc<Semaphore>,
     thread: JoinHandle<Result<Taken<T>, ReadFailure>>,
 }
+
+/// A piece, and the room that it takes up until it has been taken apart.
+type Piece = (Bytes, OwnedSemaphorePermit);
 
 /// One answer that has arrived.
 #[derive(Debug)]
@@ -77,7 +88,8 @@ impl<T: Send + 'static> Intake<T> {
     /// Waits for an answer whose series are taken in by `take`, and of which no more than this is kept beside, in bytes.
     pub fn new(largest_kept: usize, take: impl Take<Taken = T>) -> Self {
         let (pieces, arriving) = mpsc::channel(PIECES);
-        Self { pieces, thread: task::spawn_blocking(move || take_apart(arriving, largest_kept, take)) }
+        let room = Arc::new(Semaphore::new(BYTES as usize));
+        Self { pieces, room, thread: task::spawn_blocking(move || take_apart(arriving, largest_kept, take)) }
     }
 
     /// The answer, once all has arrived.
@@ -92,7 +104,11 @@ impl<T: Send + 'static> Intake<T> {
 
 impl<T: Send + 'static> Receive for Intake<T> {
     async fn receive(&mut self, piece: Bytes) -> Result<(), ReadFailure> {
-        if self.pieces.send(piece).await.is_ok() {
+        let bytes = u32::try_from(piece.len()).unwrap_or(BYTES).min(BYTES);
+        // nobody closes it
+        if let Ok(room) = self.room.clone().acquire_many_owned(bytes).await
+            && self.pieces.send((piece, room)).await.is_ok()
+        {
             return Ok(());
         }
         joined((&mut self.thread).await).map(drop)
@@ -109,12 +125,12 @@ fn joined<T>(outcome: Result<Result<Taken<T>, ReadFailure>, task::JoinError>) ->
 }
 
 fn take_apart<T: Take>(
-    mut arriving: Receiver<Bytes>,
+    mut arriving: Receiver<Piece>,
     largest_kept: usize,
     mut take: T,
 ) -> Result<Taken<T::Taken>, ReadFailure> {
     let (mut splitter, mut bytes) = (Splitter::default(), 0);
-    while let Some(piece) = arriving.blocking_recv() {
+    while let Some((piece, _room)) = arriving.blocking_recv() {
         bytes += piece.len();
         splitter.push(&piece, |bytes| Series::first_of(bytes, |series| take.take(series)))?;
         if splitter.kept() > largest_kept {
@@ -122,4 +138,40 @@ fn take_apart<T: Take>(
         }
     }
     Ok(Taken { kept: take.taken(), rest: splitter.rest(), bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    /// Takes a series in only when it is told to.
+    struct Slow(mpsc::Receiver<()>);
+
+    impl Take for Slow {
+        type Taken = ();
+
+        fn take(&mut self, _: &Series) {
+            let _ = self.0.recv();
+        }
+
+        fn taken(self) {}
+    }
+
+    #[tokio::test]
+    async fn who_sends_faster_than_it_is_taken_apart_waits_after_a_quarter_of_a_megabyte() {
+        let (go_on, told) = mpsc::channel();
+        let mut intake = Intake::new(1 << 20, Slow(told));
+        let room = " ".repeat(200 << 10);
+        let first = format!(r#"{{"status":"success","data":{{"result":[{{"metric":{{}},"value":[1,"1"]}},{room}"#);
+        intake.receive(first.into()).await.unwrap();
+        assert!(intake.receive(room.clone().into()).now_or_never().is_none(), "the first has not been taken apart");
+        go_on.send(()).unwrap();
+        intake.receive(room.into()).await.unwrap();
+        intake.receive("]}}".into()).await.unwrap();
+        assert!(intake.finish().await.is_ok());
+    }
 }

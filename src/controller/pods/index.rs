@@ -138,8 +138,8 @@ impl PodIndex {
             .collect()
     }
 
-    /// Who may report to Prometheus, and for which pool.
-    pub fn roster(&self) -> crate::signals::Roster {
+    /// All pods by their names, each with its pool.
+    pub fn names(&self) -> Vec<(PoolKey, String)> {
         let inner = self.inner.read();
         inner.pods.iter().map(|((_, name), entry)| (entry.pool.clone(), name.clone())).collect()
     }
