@@ -36,6 +36,9 @@ const QUANTILES_EVERY: Duration = Duration::from_mins(1);
 /// What was heard and not taken up yet; who has more to say waits.
 const UNHEARD: usize = 16;
 
+/// Names of pods, each with its pool.
+pub type Pods = Vec<(PoolKey, String)>;
+
 /// A pool at one tick.
 pub struct Member {
     /// Its key.
@@ -48,6 +51,17 @@ pub struct Member {
     pub server: String,
     /// Its own queries.
     pub overrides: Vec<OverrideQuery>,
+}
+
+/// One tick: everything that is asked at the same moment. The last who holds it ends it.
+#[derive(Debug)]
+pub struct Tick {
+    /// As of when everything is asked.
+    pub started: Timestamp,
+    /// The same by the clock that is never set.
+    pub began: Instant,
+    /// How many pools there are.
+    pub pools: usize,
 }
 
 /// What one server said at one tick.
@@ -90,8 +104,8 @@ pub enum Heard {
 pub struct Report {
     /// What was heard.
     pub heard: Heard,
-    /// When it was begun.
-    pub began: Instant,
+    /// The tick, of which this is the reading of one server.
+    pub tick: Option<Arc<Tick>>,
     /// How many queries were sent.
     pub queries: usize,
     /// How many of them failed.
@@ -139,7 +153,7 @@ impl Asking {
     }
 
     /// Begins to ask for the load of these pools, of which there are these pods. Returns those of which nothing will be heard.
-    pub fn begin(&mut self, members: Vec<Member>, pods: Vec<(PoolKey, String)>, now: Timestamp) -> Unasked {
+    pub fn begin(&mut self, members: Vec<Member>, pods: Pods, tick: &Arc<Tick>) -> Unasked {
         while let Some(ended) = self.tasks.try_join_next() {
             if let Err(ended) = ended
                 && let Ok(panic) = ended.try_into_panic()
@@ -150,7 +164,7 @@ impl Asking {
         self.overrides.keep(&members.iter().map(|member| &member.key).collect());
         let server_of: HashMap<PoolKey, String> =
             members.iter().map(|member| (member.key.clone(), member.server.clone())).collect();
-        let mut by_server: BTreeMap<String, (Vec<Member>, Vec<(PoolKey, String)>)> = BTreeMap::new();
+        let mut by_server: BTreeMap<String, (Vec<Member>, Pods)> = BTreeMap::new();
         for member in members {
             by_server.entry(member.server.clone()).or_default().0.push(member);
         }
@@ -165,7 +179,7 @@ impl Asking {
             match self.servers.get(&name).cloned() {
                 Some(server) => {
                     let roster = Arc::new(pods.into_iter().collect());
-                    unasked.waiting.extend(self.begin_with(&server, members, &roster, now));
+                    unasked.waiting.extend(self.begin_with(&server, members, &roster, tick));
                 }
                 None => unasked.of_no_server.extend(members),
             }
@@ -179,9 +193,9 @@ impl Asking {
         server: &Arc<Server>,
         members: Vec<Member>,
         roster: &Arc<Roster>,
-        now: Timestamp,
+        tick: &Arc<Tick>,
     ) -> Vec<PoolKey> {
-        let began = Instant::now();
+        let (now, began) = (tick.started, tick.began);
         let line = self.lines.entry(server.name().to_owned()).or_default();
         if began >= line.quantiles_due
             && let Ok(turn) = line.quantiles.clone().try_acquire_owned()
@@ -202,12 +216,12 @@ impl Asking {
         for member in own {
             if self.overrides.begin(&member.key, &member.overrides) {
                 let turn = own_queries(server.clone(), self.overrides.clone(), member, told.clone(), now);
-                self.tasks.spawn(report_turn(turn, began, self.heard.clone()));
+                self.tasks.spawn(report_turn(turn, self.heard.clone()));
             } else {
                 waiting.push(member.key);
             }
         }
-        self.tasks.spawn(reading(server.clone(), roster.clone(), (others, now, began), self.heard.clone(), tell, turn));
+        self.tasks.spawn(reading(server.clone(), roster.clone(), others, tick.clone(), self.heard.clone(), tell, turn));
         waiting
     }
 
@@ -228,11 +242,13 @@ fn seconds(now: Timestamp) -> f64 {
 async fn reading(
     server: Arc<Server>,
     roster: Arc<Roster>,
-    (members, now, began): (Vec<Member>, Timestamp, Instant),
+    members: Vec<Member>,
+    tick: Arc<Tick>,
     heard: mpsc::Sender<Report>,
     tell: watch::Sender<Option<Arc<Said>>>,
     turn: OwnedSemaphorePermit,
 ) {
+    let now = tick.started;
     let readings = server.read(seconds(now), &roster).await.map_err(|error| with_causes(&error));
     match &readings {
         Ok(readings) => {
@@ -248,7 +264,7 @@ async fn reading(
     // pools with queries of their own may wait for it, or there may be none
     let _ = tell.send(Some(said.clone()));
     let load = Load { members, said: Some(said), own: Own::new(), now };
-    let report = Report { heard: Heard::Load(load), began, queries: QUERIES_PER_READ, failed };
+    let report = Report { heard: Heard::Load(load), tick: Some(tick), queries: QUERIES_PER_READ, failed };
     // the other end is gone only when nobody leads any more
     let _ = heard.send(report).await;
     // not before: what is heard of a pool keeps its order
@@ -269,13 +285,9 @@ async fn own_queries(
     Some((Load { members: vec![member], said, own, now }, asked, failed))
 }
 
-async fn report_turn(
-    turn: impl Future<Output = Option<(Load, usize, usize)>>,
-    began: Instant,
-    heard: mpsc::Sender<Report>,
-) {
+async fn report_turn(turn: impl Future<Output = Option<(Load, usize, usize)>>, heard: mpsc::Sender<Report>) {
     if let Some((load, queries, failed)) = turn.await {
-        let _ = heard.send(Report { heard: Heard::Load(load), began, queries, failed }).await;
+        let _ = heard.send(Report { heard: Heard::Load(load), tick: None, queries, failed }).await;
     }
 }
 
@@ -287,12 +299,11 @@ async fn quantiles(
     heard: mpsc::Sender<Report>,
     turn: OwnedSemaphorePermit,
 ) {
-    let began = Instant::now();
     let by_pool = server.wait_p95_seconds(seconds(now), &roster).await.map_err(|error| with_causes(&error));
     drop(turn);
     let failed = usize::from(by_pool.is_err());
     let heard_of = Heard::Quantiles { server: server.name().to_owned(), by_pool };
-    let _ = heard.send(Report { heard: heard_of, began, queries: 1, failed }).await;
+    let _ = heard.send(Report { heard: heard_of, tick: None, queries: 1, failed }).await;
 }
 
 #[cfg(test)]
@@ -366,7 +377,11 @@ mod tests {
         std::future::pending().boxed()
     }
 
-    fn pods() -> Vec<(PoolKey, String)> {
+    fn tick() -> Arc<Tick> {
+        Arc::new(Tick { started: Timestamp::UNIX_EPOCH, began: Instant::now(), pools: 1 })
+    }
+
+    fn pods() -> Pods {
         vec![(PoolKey::new("ns", "shop"), "shop-0".to_owned())]
     }
 
@@ -416,13 +431,13 @@ mod tests {
         let servers: Servers = [idle.await, hangs, shop].into_iter().collect();
         let (mut asking, mut hearing) = Asking::new(servers);
         let members = || ["shop", "hangs", "none"].map(|server| member("ns", server, server, None)).into();
-        let unasked = asking.begin(members(), pods(), Timestamp::UNIX_EPOCH);
+        let unasked = asking.begin(members(), pods(), &tick());
         assert_eq!(unasked.of_no_server.iter().map(|member| member.key.name.as_str()).collect::<Vec<_>>(), ["none"]);
         let heard = loads(&mut hearing, 1, SOON).await;
         assert_eq!(names(&heard), ["shop"]);
         assert!(heard[0].said.as_ref().unwrap().readings.is_ok());
         // the next tick finds one of them still waiting
-        let unasked = asking.begin(members(), pods(), Timestamp::UNIX_EPOCH);
+        let unasked = asking.begin(members(), pods(), &tick());
         assert_eq!(unasked.waiting, [PoolKey::new("ns", "hangs")]);
         let heard = loads(&mut hearing, 2, GIVEN_UP).await;
         assert_eq!(names(&heard), ["hangs", "shop"], "given up in the end, and told");
@@ -457,7 +472,7 @@ mod tests {
         let mut members =
             vec![member("ns", "plain", "default", None), member("good", "number", "default", Some("seven"))];
         members.extend(["slow", "everything"].map(|query| member("slow", query, "default", Some(query))));
-        asking.begin(members, pods(), Timestamp::UNIX_EPOCH);
+        asking.begin(members, pods(), &tick());
         let heard = loads(&mut hearing, 3, SOON).await;
         assert_eq!(names(&heard), ["everything", "number", "plain"]);
         let number = heard.iter().find(|load| load.members[0].key.name == "number").unwrap();
@@ -490,7 +505,7 @@ mod tests {
             let slow = (0..20).map(|number| member("slow", &format!("slow-{number:02}"), "default", Some("slow")));
             slow.chain([member("good", "number", "default", Some("seven"))]).collect::<Vec<_>>()
         };
-        asking.begin(members(), pods(), Timestamp::UNIX_EPOCH);
+        asking.begin(members(), pods(), &tick());
         assert_eq!(names(&loads(&mut hearing, 1, SOON).await), ["number"]);
         let heard = loads(&mut hearing, 20, GIVEN_UP).await;
         assert_eq!(heard.len(), 20, "each is told why, within the time of a tick");
@@ -498,7 +513,7 @@ mod tests {
         assert_eq!(late.len(), asked.load(Ordering::Relaxed));
         assert!((2..=4).contains(&late.len()), "{late:?}");
         // those that were late are not asked at the next tick, and the others of the namespace one after the other
-        asking.begin(members(), pods(), Timestamp::UNIX_EPOCH);
+        asking.begin(members(), pods(), &tick());
         assert!(names(&loads(&mut hearing, 1 + late.len(), SOON).await).contains(&"number"));
         loads(&mut hearing, 20 - late.len(), GIVEN_UP).await;
         assert!(asked.load(Ordering::Relaxed) <= late.len() + 2, "{asked:?}");
@@ -513,7 +528,7 @@ mod tests {
             vector("")
         });
         let (mut asking, mut hearing) = Asking::new([server.await].into_iter().collect());
-        asking.begin(vec![member("tenant", "pool", "default", Some("others"))], pods(), Timestamp::UNIX_EPOCH);
+        asking.begin(vec![member("tenant", "pool", "default", Some("others"))], pods(), &tick());
         let heard = loads(&mut hearing, 1, SOON).await;
         let own = heard.first().unwrap();
         assert!(matches!(own.own[&Signal::WaitingClients].number, Err(NoNumber::NotAllowed(_))));

@@ -9,10 +9,10 @@ use std::{
 
 use jiff::Timestamp;
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::{
-    asking::{Asking, Heard, Load, Member, Report, Unasked},
+    asking::{Asking, Heard, Load, Member, Report, Tick, Unasked},
     reconcile::Context,
     sizing::{self, Subject},
 };
@@ -47,16 +47,18 @@ pub async fn run(context: Arc<Context>, servers: Option<Servers>) {
 
 /// Begins to ask for the load of all pools, and has those looked at that nothing will be heard of.
 async fn tick(context: &Context, asking: &mut Asking) {
-    let now = Timestamp::now();
     let pools = context.stores.pools.state();
     let members: Vec<Member> = pools.iter().filter_map(|pool| member(context, pool)).collect();
     let mut heard_of: BTreeSet<PoolKey> = members.iter().map(|member| member.key.clone()).collect();
-    let Unasked { of_no_server, waiting } = asking.begin(members, context.pods.names(), now);
+    let now = Timestamp::now();
+    let tick = Arc::new(Tick { started: now, began: Instant::now(), pools: members.len() });
+    let Unasked { of_no_server, waiting } = asking.begin(members, context.pods.names(), &tick);
     for pool in &waiting {
         heard_of.remove(pool);
     }
     let load = Load { members: of_no_server, said: None, own: BTreeMap::new(), now };
     decide(context, load, &Quantiles::default()).await;
+    end(context, tick);
     let known = pools.iter().filter_map(|pool| Some(PoolKey::new(pool.namespace()?, pool.name_any())));
     let known: BTreeSet<PoolKey> = known.collect();
     // those without a target too: their conditions may have changed. And those that are gone: while a watch is broken nobody says so
@@ -65,9 +67,18 @@ async fn tick(context: &Context, asking: &mut Asking) {
     }
 }
 
+/// Ends a tick, if this was the last of its readings.
+fn end(context: &Context, tick: Arc<Tick>) {
+    if let Some(Tick { started, began, pools }) = Arc::into_inner(tick) {
+        context.metrics.ticked(began.elapsed());
+        let milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::debug!(%started, milliseconds, pools, "tick");
+    }
+}
+
 /// Takes up what was heard.
 async fn hear(context: &Context, asking: &mut Asking, quantiles: &mut Quantiles, report: Report) {
-    let Report { heard, began, queries, failed } = report;
+    let Report { heard, tick, queries, failed } = report;
     context.metrics.queried(queries, failed);
     match heard {
         Heard::Quantiles { server, by_pool } => {
@@ -78,15 +89,10 @@ async fn hear(context: &Context, asking: &mut Asking, quantiles: &mut Quantiles,
                 tracing::warn!(server, error, "reading the 95th percentile of the wait; the status is without it");
             }
         }
-        Heard::Load(load) => {
-            let (pools, started, is_whole) = (load.members.len(), load.now, load.own.is_empty());
-            decide(context, load, quantiles).await;
-            if is_whole {
-                context.metrics.ticked(began.elapsed());
-            }
-            let milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-            tracing::debug!(started = %started, milliseconds, pools, queries, failed, "tick");
-        }
+        Heard::Load(load) => decide(context, load, quantiles).await,
+    }
+    if let Some(tick) = tick {
+        end(context, tick);
     }
 }
 

@@ -170,7 +170,7 @@ impl Default for Metrics {
             conditions_of: Mutex::default(),
             reconcile_seconds: seconds(&mut registry, "reconcile_duration", "One pool: observe, plan, apply, report"),
             reconcile_errors: register(&mut registry, "reconcile_errors", "Reconciles that failed, by what failed"),
-            tick_seconds: seconds(&mut registry, "tick_duration", "The pools of one server: queries, load, decisions"),
+            tick_seconds: seconds(&mut registry, "tick_duration", "All pools: queries, load, decisions"),
             queries: register(&mut registry, "queries", "Queries sent to Prometheus"),
             failed_queries: register(
                 &mut registry,
@@ -271,7 +271,7 @@ impl Metrics {
         }
     }
 
-    /// The load of the pools of one server was read and decided on.
+    /// One tick: the load of all pools was read and decided on.
     pub fn ticked(&self, took: Duration) {
         self.inner.tick_seconds.observe(took.as_secs_f64());
     }
