@@ -21,6 +21,7 @@ mod fingerprint;
 pub mod http;
 pub mod inject;
 pub mod pooler;
+pub mod serving;
 pub mod signals;
 pub mod telemetry;
 pub mod webhook;

@@ -30,11 +30,11 @@ use sluice::{
         sizing::{Observation, Sizer, SizingSettings},
     },
     domain::{Automation, Bounds, PoolKey},
-    http::{self, Metrics, PoolLabels, Readiness},
+    http::{self, Metrics, PoolLabels, Pulse, Readiness},
+    serving::Drain,
     signals::{DEFAULT_SERVER, Server, ServerConfiguration},
 };
 use tokio::time::{MissedTickBehavior, interval};
-use tokio_util::sync::CancellationToken;
 
 /// Seconds between two questions to the agents: they read their poolers as often.
 const ASK_SECONDS: u64 = 1;
@@ -81,9 +81,9 @@ async fn main() -> Result<(), Failure> {
     let mut operator = Operator::new(&options)?;
     operator.divide()?;
     let metrics = Metrics::default();
-    let serving = http::serve(options.http_bind, Readiness::default(), metrics.clone(), CancellationToken::new());
+    let server = http::bind(options.http_bind, Readiness::default(), Pulse::default(), metrics.clone()).await?;
     tokio::select! {
-        served = serving => Ok(served?),
+        () = server.run(Drain::default()) => Ok(()),
         ended = operator.run(&options, &metrics) => ended,
     }
 }

@@ -1,6 +1,7 @@
 //! `sluice operator`: everything that runs in the operator's pod.
 
 use thiserror::Error;
+use tokio::runtime;
 
 use crate::{
     controller::{self, OperatorArgs, OperatorError},
@@ -29,13 +30,13 @@ pub fn run(args: OperatorArgs) -> Result<(), OperatorCliError> {
     telemetry::init(args.log_format, &args.log_level)?;
     // kube and reqwest must agree on one provider before the first client exists; a second call changes nothing
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(OperatorCliError::Runtime)?;
-    let outcome = runtime.block_on(controller::run(args));
-    // a lost lease must end writes now, not when the last request has been answered
-    runtime.shutdown_background();
+    // for the watches; the tick and the looks at pools have threads of their own
+    let workers = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let workers = workers.map_err(OperatorCliError::Runtime)?;
+    let front = runtime::Builder::new_current_thread().enable_all().build().map_err(OperatorCliError::Runtime)?;
+    let outcome = front.block_on(controller::run(args, workers.handle()));
+    // what still runs must not hold up the end
+    workers.shutdown_background();
+    front.shutdown_background();
     Ok(outcome?)
 }

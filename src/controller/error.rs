@@ -1,9 +1,10 @@
 //! What can go wrong in the shell.
 
 use thiserror::Error;
+use tokio::task::JoinError;
 
 use super::leader::LeaderError;
-use crate::{http::HttpError, signals::ConfigurationError, webhook::server::WebhookError};
+use crate::{http::HttpError, signals::ConfigurationError};
 
 /// Why the operator ended.
 #[derive(Debug, Error)]
@@ -23,13 +24,26 @@ pub enum OperatorError {
     /// The HTTP server ended.
     #[error(transparent)]
     Http(#[from] HttpError),
-    /// The webhook's server ended.
-    #[error(transparent)]
-    Webhook(#[from] WebhookError),
+    /// Something that answers others ended, which it never should.
+    #[error("{what} has ended: {how}; this process ends so that another takes over")]
+    Ended {
+        /// What it was.
+        what: &'static str,
+        /// How it ended.
+        how: String,
+    },
     /// The tasks of the leader ended, which they never should.
     #[error("the leader has nothing left to do; this process ends so that another takes over")]
     Idle,
     /// The lease was lost.
     #[error(transparent)]
     Leader(#[from] LeaderError),
+}
+
+impl OperatorError {
+    /// Of a task that ended.
+    pub(super) fn ended(what: &'static str, how: &Result<(), JoinError>) -> Self {
+        let how = how.as_ref().err().map_or_else(|| "by itself".to_owned(), ToString::to_string);
+        Self::Ended { what, how }
+    }
 }

@@ -38,14 +38,16 @@ mod watch;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use axum_server::Handle;
-use futures::{StreamExt, channel::mpsc, stream::FuturesUnordered};
+use futures::{StreamExt, channel::mpsc, future::join_all, stream::FuturesUnordered};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::{Client, Config, ResourceExt};
 use tokio::{
+    net::TcpListener,
+    runtime::Handle,
     signal::unix::{SignalKind, signal},
-    time::{Instant, sleep, sleep_until},
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -59,7 +61,8 @@ use crate::{
     api::{ConnectionPool, ConnectionPoolClass},
     contract::names::POOL_LABEL,
     domain::PoolKey,
-    http::{self, Metrics, Readiness},
+    http::{self, Metrics, Pulse, Readiness},
+    serving::{Drain, Server},
     signals::Servers,
     webhook::{
         certificates::{CertificateKeeper, CertificateSettings, Standing},
@@ -72,47 +75,161 @@ use crate::{
 const CONCURRENCY: usize = 16;
 /// Time between two attempts to get a certificate.
 const CERTIFICATE_RETRY: Duration = Duration::from_secs(5);
-/// The gate of the webhook.
-const WEBHOOK_GATE: &str = "webhook";
+/// The gate of the webhook's certificate.
+const CERTIFICATE_GATE: &str = "webhook";
+/// The gate of the webhook's port.
+const LISTENER_GATE: &str = "webhook port";
+/// The gate that closes when the process ends.
+const ENDING_GATE: &str = "ending";
+/// First pause before the webhook's address is tried again; it doubles each time.
+const SHORTEST_LISTEN_RETRY: Duration = Duration::from_secs(1);
+/// Longest pause before the webhook's address is tried again.
+const LONGEST_LISTEN_RETRY: Duration = Duration::from_secs(15);
+/// Time between two signs of life of the workers.
+const BEAT: Duration = Duration::from_secs(1);
+/// Longest time for those who write to end, before the lease is given back.
+const WRITES_END: Duration = Duration::from_secs(1);
+/// Longest time for what is being answered when the ports are closed.
+const ANSWERS_END: Duration = Duration::from_secs(5);
 
 /// Runs the operator until SIGTERM or SIGINT, or until something that it cannot do without has ended.
 ///
+/// What answers others (the webhook, health, metrics) and the lease run here, on the thread of the caller. Everything whose work grows
+/// with pools and pods has threads of its own, those of `workers`, and connections to the API server of its own: it holds up no
+/// admission and no renewal.
+///
+/// It ends in order: first what writes, then the lease is given back, and only when the cluster has had time to lead new requests
+/// elsewhere the ports are closed.
+///
 /// # Errors
 /// [`OperatorError`] names what ended.
-pub async fn run(args: OperatorArgs) -> Result<(), OperatorError> {
+pub async fn run(args: OperatorArgs, workers: &Handle) -> Result<(), OperatorError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(OperatorError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(OperatorError::Signals)?;
-    let stop = CancellationToken::new();
+    let drain = Drain::default();
     let vitals = Vitals { metrics: Metrics::default(), readiness: Readiness::default() };
     // a file that cannot be read is told of before anything else: waiting does not mend it
     let servers = args.prometheus_config.as_deref().map(Servers::from_file).transpose()?;
-    let client = client().await?;
+    let config = config().await?;
+    let client = client(config.clone())?;
 
+    let pulse = Pulse::default();
     let (queue, requests) = queue::queue();
-    let stores = watch_all(&client, &queue, &args, &vitals);
+    let (mut workers, stores) = {
+        let _there = workers.enter();
+        tokio::spawn(beat("what watches", pulse.clone()));
+        let workers = Workers {
+            client: self::client(config)?,
+            handle: workers.clone(),
+            pulse: pulse.clone(),
+            stop: CancellationToken::new(),
+            threads: JoinSet::new(),
+        };
+        let stores = watch_all(&workers.client, &queue, &args, &vitals);
+        (workers, stores)
+    };
     let identity = format!("{}_{}", args.pod_name, Timestamp::now().as_millisecond());
     let candidate = leader::Candidate::new(client.clone(), &args.namespace, &args.lease_name, identity);
 
-    let serving = http::serve(args.http_bind, vitals.readiness.clone(), vitals.metrics.clone(), stop.clone());
-    let admitting = admit(&client, &stores, &args, &vitals, &stop);
-    let leading = lead(&candidate, &client, &stores, (queue, requests), &args, servers, &vitals);
-
-    let outcome = tokio::select! {
-        served = serving => served.map_err(OperatorError::Http),
-        admitted = admitting => admitted,
-        lost = leading => Err(lost),
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+    let http = http::bind(args.http_bind, vitals.readiness.clone(), pulse, vitals.metrics.clone()).await?;
+    let mut serving = tokio::spawn(http.run(drain.clone()));
+    let mut admitting = tokio::spawn(admit(client, stores.clone(), args.clone(), vitals.clone(), drain.clone()));
+    let outcome = {
+        let leading = lead(&candidate, &stores, (queue, requests), &args, servers, &vitals, &mut workers);
+        tokio::select! {
+            ended = &mut serving => Err(OperatorError::ended("the server of health and metrics", &ended)),
+            ended = &mut admitting => Err(OperatorError::ended("the webhook", &ended)),
+            lost = leading => Err(lost),
+            _ = terminate.recv() => Ok(Ending::Asked),
+            _ = interrupt.recv() => Ok(Ending::Interrupted),
+        }
     };
-    stop.cancel();
-    candidate.release().await;
-    outcome
+    // a replica that was not ready is asked by nobody
+    let was_ready = vitals.readiness.is_ready();
+    vitals.readiness.close(ENDING_GATE, "this process ends");
+    vitals.metrics.leader(false);
+    let _ = timeout(WRITES_END, workers.end()).await;
+    drain.begin();
+    let draining = async {
+        if was_ready && !matches!(outcome, Ok(Ending::Interrupted)) {
+            tracing::info!(seconds = args.drain_seconds, "ending: requests are answered until they are led elsewhere");
+            tokio::select! {
+                () = sleep(args.drain()) => {}
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+    };
+    tokio::join!(candidate.release(), draining);
+    drain.end();
+    let answering = [serving, admitting].into_iter().filter(|task| !task.is_finished());
+    let _ = timeout(ANSWERS_END, join_all(answering)).await;
+    outcome.map(|_| ())
 }
 
-async fn client() -> Result<Client, OperatorError> {
+/// Why the operator ends although nothing failed.
+enum Ending {
+    /// Its pod ends.
+    Asked,
+    /// Somebody at a terminal has had enough.
+    Interrupted,
+}
+
+/// Where the work is done whose amount grows with pools and pods.
+struct Workers {
+    /// Where watches and connections live.
+    handle: Handle,
+    /// Whose connections live there.
+    client: Client,
+    pulse: Pulse,
+    stop: CancellationToken,
+    threads: JoinSet<()>,
+}
+
+impl Workers {
+    /// Has a thread of its own do this, until it is done or [`Self::end`] is called.
+    fn begin<F>(&mut self, who: &'static str, work: impl FnOnce() -> F + Send + 'static)
+    where
+        F: Future<Output = ()>,
+    {
+        let (handle, pulse, stop) = (self.handle.clone(), self.pulse.clone(), self.stop.clone());
+        let thread = move || {
+            handle.block_on(async {
+                tokio::select! {
+                    biased; // nothing more is begun once it is to end
+                    () = stop.cancelled() => {}
+                    () = beat(who, pulse) => {}
+                    () = work() => {}
+                }
+            });
+        };
+        self.threads.spawn_blocking_on(thread, &self.handle);
+    }
+
+    /// Ends everything that was begun, and waits until it has.
+    async fn end(&mut self) {
+        self.stop.cancel();
+        while self.threads.join_next().await.is_some() {}
+    }
+}
+
+/// Shows for ever that whoever shares a thread with it comes round.
+async fn beat(who: &'static str, pulse: Pulse) {
+    loop {
+        pulse.beat(who);
+        sleep(BEAT).await;
+    }
+}
+
+async fn config() -> Result<Config, OperatorError> {
     let mut config = Config::infer().await.map_err(|source| OperatorError::Config(Box::new(source)))?;
     // retries are ours: kube's own would hold a call for minutes and carry a write past the end of the lease
     config.default_retry = false;
+    Ok(config)
+}
+
+/// A client whose connections live where this is called.
+fn client(config: Config) -> Result<Client, OperatorError> {
     Client::try_from(config).map_err(|source| OperatorError::Client(Box::new(source)))
 }
 
@@ -195,15 +312,18 @@ fn watch_all(client: &Client, queue: &Queue, args: &OperatorArgs, vitals: &Vital
     Stores { pools, classes, budgets, revisions, gateways, injection: Arc::new(args.injection()) }
 }
 
-/// Serves the webhook for ever, its certificate kept alive.
-async fn admit(
-    client: &Client,
-    stores: &Stores,
-    args: &OperatorArgs,
-    vitals: &Vitals,
-    stop: &CancellationToken,
-) -> Result<(), OperatorError> {
-    vitals.readiness.wait(WEBHOOK_GATE, "no certificate yet");
+/// Serves the webhook until the drain is over.
+async fn admit(client: Client, stores: Stores, args: OperatorArgs, vitals: Vitals, drain: Drain) {
+    tokio::select! {
+        (server, _keeping) = webhook(client, stores, args, vitals) => server.run(drain).await,
+        () = drain.over() => {}
+    }
+}
+
+/// The webhook, as soon as it can be served, and the task that keeps its certificate alive.
+async fn webhook(client: Client, stores: Stores, args: OperatorArgs, vitals: Vitals) -> (Server, JoinSet<()>) {
+    vitals.readiness.wait(CERTIFICATE_GATE, "no certificate yet");
+    vitals.readiness.wait(LISTENER_GATE, "no certificate yet");
     let settings = CertificateSettings::for_service(
         &args.namespace,
         &args.webhook_service,
@@ -216,51 +336,61 @@ async fn admit(
             Err(error) => {
                 let error = crate::causes::with_causes(&error);
                 tracing::warn!(error, "no certificate for the webhook; trying again");
-                vitals.readiness.wait(WEBHOOK_GATE, &format!("no certificate: {error}"));
+                vitals.readiness.wait(CERTIFICATE_GATE, &format!("no certificate: {error}"));
                 sleep(CERTIFICATE_RETRY).await;
             }
         }
     };
     let tls = keeper.tls();
     let (readiness, metrics) = (vitals.readiness.clone(), vitals.metrics.clone());
-    let keeping = keeper.run(stop.clone(), move |standing| match standing {
+    let mut keeping = JoinSet::new();
+    keeping.spawn(keeper.run(move |standing| match standing {
         Standing::Trusted(serving) => {
             metrics.certificate_ends(serving.not_after.as_second());
-            readiness.open(WEBHOOK_GATE);
+            readiness.open(CERTIFICATE_GATE);
         }
-        Standing::Untrusted(error) => readiness.wait(WEBHOOK_GATE, &crate::causes::with_causes(error)),
-    });
+        Standing::Untrusted(error) => readiness.wait(CERTIFICATE_GATE, &crate::causes::with_causes(error)),
+    }));
     let revisions = stores.revisions.clone();
-    let stable = move |pool: &ConnectionPool| {
-        let objects = revisions.state();
-        let own = objects
-            .iter()
-            .map(AsRef::as_ref)
-            .filter(|object: &&ControllerRevision| object.namespace() == pool.namespace());
-        revision::stable(pool, own)
-    };
-    let lookup = ClusterLookup::new(client.clone(), stores.pools.clone(), stores.classes.clone(), stable);
-    let handle: Handle<SocketAddr> = Handle::new();
+    let stable = move |pool: &ConnectionPool| revision::stable(pool, &revisions.state());
+    let lookup = ClusterLookup::new(client, stores.pools, stores.classes, stable);
     let metrics = vitals.metrics.clone();
-    let serving = server::serve(
-        args.webhook_bind,
-        tls,
-        server::router(lookup, args.injection(), move |admitted| metrics.admitted(admitted)),
-        handle,
-    );
-    let (served, ()) = tokio::join!(serving, keeping);
-    served.map_err(OperatorError::Webhook)
+    let routes = server::router(lookup, args.injection(), move |admitted| metrics.admitted(admitted));
+    let listener = listen(args.webhook_bind, &vitals.readiness).await;
+    (Server::new(listener, routes, server::BOUNDS).with_tls(tls), keeping)
 }
 
-/// Waits for the lease, works while it is held, and says why it was lost.
+/// Takes the webhook's address. While it cannot be had this replica is not ready, so that pods are sent to others.
+async fn listen(address: SocketAddr, readiness: &Readiness) -> TcpListener {
+    let mut retry = SHORTEST_LISTEN_RETRY;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => {
+                readiness.open(LISTENER_GATE);
+                return listener;
+            }
+            Err(error) => {
+                let why = format!(
+                    "the webhook cannot listen on {address} (--webhook-bind): {error}; free the address or choose another"
+                );
+                tracing::error!("{why}; trying again");
+                readiness.wait(LISTENER_GATE, &why);
+                sleep(retry).await;
+                retry = (retry * 2).min(LONGEST_LISTEN_RETRY);
+            }
+        }
+    }
+}
+
+/// Waits for the lease, has the workers work while it is held, and says why it was lost.
 async fn lead(
     candidate: &leader::Candidate,
-    client: &Client,
     stores: &Stores,
     (queue, mut requests): (Queue, mpsc::Receiver<PoolKey>),
     args: &OperatorArgs,
     servers: Option<Servers>,
     vitals: &Vitals,
+    workers: &mut Workers,
 ) -> OperatorError {
     let acquiring = candidate.acquire();
     tokio::pin!(acquiring);
@@ -275,40 +405,42 @@ async fn lead(
     vitals.metrics.leader(true);
     tracing::info!(lease = args.lease_name, "this process is the leader");
 
-    // the pods are listed only now, so that what the last leader wrote is in the list
+    let (client, handle) = (workers.client.clone(), workers.handle.clone());
     let pods = Arc::new(PodIndex::default());
-    watch::pods(client.clone(), pods.clone(), queue.clone(), vitals.clone());
     let prover = Arc::new(prove::Prover::default());
-    tokio::spawn(prover.clone().run(queue.clone(), vitals.metrics.clone()));
     let context = Arc::new(Context {
         client: client.clone(),
         leadership: leadership.clone(),
         stores: stores.clone(),
-        pods,
-        prover,
+        pods: pods.clone(),
+        prover: prover.clone(),
         writer: apply::Writer::new(client.clone(), leadership, vitals.metrics.clone()),
         events: events::Events::new(client.clone(), args.pod_name.clone()),
         memories: memory::Memories::default(),
-        queue,
+        queue: queue.clone(),
         injection: args.injection(),
         tick: args.tick(),
         census: Arc::new(Census::new(client.clone())),
         metrics: vitals.metrics.clone(),
     });
-    let working = async {
-        tokio::join!(
-            classes::ensure(client, &context.writer),
-            budgets::run(context.clone()),
-            tick::run(context.clone(), servers),
-            look_at_pools(context.clone(), requests),
-        )
-    };
-    let ended = tokio::select! {
+    {
+        let _there = handle.enter();
+        // the pods are listed only now, so that what the last leader wrote is in the list
+        watch::pods(client, pods, queue.clone(), vitals.clone());
+    }
+    let (proofs, metrics) = (queue.clone(), vitals.metrics.clone());
+    handle.spawn(prover.run(proofs, metrics));
+    let of = context.clone();
+    workers.begin("the tick", move || tick::run(of, servers));
+    workers.begin("what looks at pools", move || async move {
+        let budgets = budgets::run(context.clone());
+        let classes = classes::ensure(&context.client, &context.writer);
+        tokio::join!(classes, budgets, look_at_pools(context.clone(), requests));
+    });
+    tokio::select! {
         lost = candidate.hold(lease) => OperatorError::Leader(lost),
-        _ = working => OperatorError::Idle,
-    };
-    vitals.metrics.leader(false);
-    ended
+        _ = workers.threads.join_next() => OperatorError::Idle,
+    }
 }
 
 /// Looks at the pools of the queue in turn, at several at once.

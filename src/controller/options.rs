@@ -79,6 +79,9 @@ pub struct OperatorArgs {
     /// Seconds between two readings of Prometheus.
     #[arg(long, env = "SLUICE_TICK_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=300))]
     pub tick_seconds: u64,
+    /// Seconds for which requests are still answered after SIGTERM: so long the cluster may take to lead them to other replicas.
+    #[arg(long, env = "SLUICE_DRAIN_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(0..=120))]
+    pub drain_seconds: u64,
     /// Shape of the log lines.
     #[arg(long, env = "SLUICE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
@@ -106,6 +109,11 @@ impl OperatorArgs {
             },
             allowed: Allowed { images: listed(&self.pool_images), variables: listed(&self.pool_environment) },
         }
+    }
+
+    /// For how long requests are still answered after SIGTERM.
+    pub const fn drain(&self) -> Duration {
+        Duration::from_secs(self.drain_seconds)
     }
 
     /// Time between two readings of Prometheus.

@@ -1,5 +1,7 @@
 //! A revision as an object: a `ControllerRevision` owned by its pool. Never secrets, never rendered text.
 
+use std::sync::Arc;
+
 use k8s_openapi::{
     api::apps::v1::ControllerRevision,
     apimachinery::pkg::{
@@ -69,7 +71,7 @@ pub fn normalised(settings: &Settings) -> Settings {
 
 /// Whether the object belongs to this very pool, not to an earlier one of its name.
 pub fn is_of(revision: &ControllerRevision, pool: &ConnectionPool) -> bool {
-    let uid = pool.uid().unwrap_or_default();
+    let uid = pool.metadata.uid.as_deref().unwrap_or_default();
     revision.owner_references().iter().any(|owner| owner.controller == Some(true) && owner.uid == uid)
 }
 
@@ -88,18 +90,69 @@ fn settings(revision: &ControllerRevision) -> Option<Settings> {
     (data.v <= FORMAT).then_some(data.settings)
 }
 
-/// The revision that new pods of `pool` get: the one that its status calls stable, else the newest.
-pub fn stable<'a>(
-    pool: &ConnectionPool,
-    revisions: impl IntoIterator<Item = &'a ControllerRevision>,
-) -> Option<PoolRevision> {
+/// The revision that new pods of `pool` get: the one that its status calls stable, else the newest. It is asked for each new pod, of
+/// all revisions there are: nothing is copied, and nothing decoded but what is chosen.
+pub fn stable(pool: &ConnectionPool, revisions: &[Arc<ControllerRevision>]) -> Option<PoolRevision> {
+    let namespace = pool.metadata.namespace.as_deref();
     let stable = pool.status.as_ref().and_then(|status| status.revision.as_ref()).map(|revision| revision.stable);
-    let mut own: Vec<RevisionSeen> = revisions.into_iter().filter(|revision| is_of(revision, pool)).map(seen).collect();
-    own.sort_by_key(|revision| revision.number);
-    let chosen = own.iter().find(|revision| Some(revision.number) == stable).or(own.last())?;
-    Some(PoolRevision { revision: chosen.number, settings: chosen.settings.clone()? })
+    let number = |revision: &ControllerRevision| u64::try_from(revision.revision).unwrap_or_default();
+    let own = revisions.iter().filter(|revision| revision.metadata.namespace.as_deref() == namespace);
+    let own = own.filter(|revision| is_of(revision, pool));
+    // the stable one before all others, then the newest
+    let chosen = own.max_by_key(|revision| (Some(number(revision)) == stable, number(revision)))?;
+    Some(PoolRevision { revision: number(chosen), settings: settings(chosen)? })
 }
 
 fn hash(settings: &Settings) -> String {
     fingerprint(&serde_json::to_vec(settings).unwrap_or_default(), 8)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::decide::effective::effective;
+
+    fn pool(stable: Option<u64>) -> ConnectionPool {
+        let mut pool = json!({
+            "apiVersion": "sluice.dev/v1alpha1", "kind": "ConnectionPool",
+            "metadata": {"name": "shop", "namespace": "ns", "uid": "pool-uid"},
+            "spec": {
+                "workload": {"selector": {"matchLabels": {"app": "shop"}}},
+                "upstream": {"host": "pg", "database": "shop", "credentialsRef": {"name": "shop-db"}},
+            },
+        });
+        if let Some(stable) = stable {
+            pool["status"] = json!({"revision": {"stable": stable, "updated": stable}});
+        }
+        serde_json::from_value(pool).expect("a pool")
+    }
+
+    fn stored(number: u64, namespace: &str, owner: &str) -> Arc<ControllerRevision> {
+        let pool = pool(None);
+        let settings = effective(&pool.spec, None).expect("valid").settings;
+        let mut object = object(&pool, &NewRevision { number, settings });
+        object.metadata.namespace = Some(namespace.to_owned());
+        for reference in object.metadata.owner_references.iter_mut().flatten() {
+            owner.clone_into(&mut reference.uid);
+        }
+        Arc::new(object)
+    }
+
+    #[test]
+    fn new_pods_get_the_stable_revision_of_this_very_pool_and_before_there_is_one_the_newest() {
+        let all = [
+            stored(9, "other", "pool-uid"),
+            stored(3, "ns", "pool-uid"),
+            stored(8, "ns", "an earlier pool of this name"),
+            stored(4, "ns", "pool-uid"),
+            stored(2, "ns", "pool-uid"),
+        ];
+        let chosen = |stable| super::stable(&pool(stable), &all).map(|revision| revision.revision);
+        assert_eq!(chosen(Some(3)), Some(3));
+        assert_eq!(chosen(None), Some(4));
+        assert_eq!(chosen(Some(7)), Some(4), "one that is gone");
+        assert_eq!(super::stable(&pool(None), &all[..1]), None);
+    }
 }

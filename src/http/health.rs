@@ -1,9 +1,14 @@
 //! Readiness: a table of gates, each open or waiting for something that it can name.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
+use tokio::time::Instant;
 
 /// One thing that must be there before the operator can serve.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -22,10 +27,12 @@ impl Gate {
     }
 }
 
-/// The gates of this process. Once open a gate stays open: a cache that is old serves the webhook better than none.
+/// The gates of this process. Once open a gate stays open: a cache that is old serves the webhook better than none. Only what
+/// ends closes one for good ([`Readiness::close`]).
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
     gates: Arc<RwLock<BTreeMap<String, Gate>>>,
+    closed: Arc<RwLock<BTreeSet<String>>>,
 }
 
 impl Readiness {
@@ -41,13 +48,50 @@ impl Readiness {
         }
     }
 
-    /// Opens the gate `name`.
+    /// Opens the gate `name`, unless it was closed for good.
     pub fn open(&self, name: &str) {
-        self.gates.write().insert(name.to_owned(), Gate::Ready);
+        if !self.closed.read().contains(name) {
+            self.gates.write().insert(name.to_owned(), Gate::Ready);
+        }
+    }
+
+    /// Closes the gate `name` for good, open or not.
+    pub fn close(&self, name: &str, why: &str) {
+        self.closed.write().insert(name.to_owned());
+        self.gates.write().insert(name.to_owned(), Gate::WaitingFor(why.to_owned()));
+    }
+
+    /// Whether every gate is open.
+    pub fn is_ready(&self) -> bool {
+        self.gates.read().values().all(Gate::is_open)
     }
 
     /// All gates by name.
     pub fn gates(&self) -> BTreeMap<String, Gate> {
         self.gates.read().clone()
+    }
+}
+
+/// Longest silence of a worker that is taken for work.
+const LONGEST_SILENCE: Duration = Duration::from_secs(30);
+
+/// The signs of life of those who watch, decide and write. They have threads of their own, so whoever answers for the health of the
+/// process would not notice that one hangs.
+#[derive(Clone, Debug, Default)]
+pub struct Pulse {
+    beaten: Arc<Mutex<BTreeMap<&'static str, Instant>>>,
+}
+
+impl Pulse {
+    /// This one lives.
+    pub fn beat(&self, who: &'static str) {
+        self.beaten.lock().insert(who, Instant::now());
+    }
+
+    /// Who has been silent for longest, and for how long, if that is too long.
+    pub fn missing(&self) -> Option<(&'static str, Duration)> {
+        let beaten = self.beaten.lock();
+        let (who, at) = beaten.iter().min_by_key(|(_, at)| **at)?;
+        Some((*who, at.elapsed())).filter(|(_, silent)| *silent > LONGEST_SILENCE)
     }
 }

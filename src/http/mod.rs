@@ -3,15 +3,37 @@
 mod health;
 mod metrics;
 
-use std::net::SocketAddr;
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Router, extract::State, http::StatusCode, http::header, response::IntoResponse, routing::get};
+use axum::{
+    Router,
+    body::Bytes,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use parking_lot::Mutex;
 use thiserror::Error;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio::{net::TcpListener, time::Instant};
 
-pub use health::{Gate, Readiness};
+pub use health::{Gate, Pulse, Readiness};
 pub use metrics::{Admitted, Metrics, Outcome, PoolLabels, ProofOutcome, WriteKind};
+
+use crate::serving::{Bounds, Server};
+
+/// What everybody may take who reaches the port.
+const BOUNDS: Bounds = Bounds {
+    connections: 64,
+    handshake: Duration::from_secs(5),
+    head: Duration::from_secs(5),
+    // a page of many thousand pools, over a slow line
+    request: Duration::from_secs(30),
+    idle: Duration::from_mins(2),
+    buffer_bytes: 8 << 10,
+};
+/// So long a page of metrics is given to everybody who asks: a page of many pools is megabytes, and each that is under way is held.
+const PAGE_AGE: Duration = Duration::from_millis(500);
 
 /// Why the HTTP server does not run.
 #[derive(Debug, Error)]
@@ -25,57 +47,79 @@ pub enum HttpError {
         #[source]
         source: std::io::Error,
     },
-    /// It stopped.
-    #[error("serving HTTP: {0}")]
-    Serve(#[source] std::io::Error),
 }
 
 /// What the handlers read.
 #[derive(Clone)]
 struct Shared {
     readiness: Readiness,
+    pulse: Pulse,
     metrics: Metrics,
+    page: Arc<Mutex<Option<(Instant, Bytes)>>>,
 }
 
-/// Serves `/healthz`, `/readyz` and `/metrics` until `stop`.
+impl Shared {
+    /// The page of metrics, made a moment ago at most.
+    fn page(&self) -> Result<Bytes, fmt::Error> {
+        let mut page = self.page.lock();
+        if let Some((made, text)) = page.as_ref()
+            && made.elapsed() < PAGE_AGE
+        {
+            return Ok(text.clone());
+        }
+        let text = Bytes::from(self.metrics.encode()?);
+        *page = Some((Instant::now(), text.clone()));
+        Ok(text)
+    }
+}
+
+/// Takes the address of `/healthz`, `/readyz` and `/metrics`; [`Server::run`] serves them.
 ///
 /// # Errors
-/// [`HttpError`]: the address cannot be bound, or serving failed.
-pub async fn serve(
+/// [`HttpError`]: the address cannot be bound.
+pub async fn bind(
     address: SocketAddr,
     readiness: Readiness,
+    pulse: Pulse,
     metrics: Metrics,
-    stop: CancellationToken,
-) -> Result<(), HttpError> {
+) -> Result<Server, HttpError> {
     let listener = TcpListener::bind(address).await.map_err(|source| HttpError::Bind { address, source })?;
-    let router = router(readiness, metrics);
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await.map_err(HttpError::Serve)
+    Ok(Server::new(listener, router(readiness, pulse, metrics), BOUNDS))
 }
 
-fn router(readiness: Readiness, metrics: Metrics) -> Router {
+fn router(readiness: Readiness, pulse: Pulse, metrics: Metrics) -> Router {
     Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(exposition))
-        .with_state(Shared { readiness, metrics })
+        .with_state(Shared { readiness, pulse, metrics, page: Arc::default() })
+}
+
+async fn healthz(State(shared): State<Shared>) -> Response {
+    match shared.pulse.missing() {
+        None => "ok\n".into_response(),
+        Some((who, silent)) => {
+            let why = format!("{who} has not come round for {} s\n", silent.as_secs());
+            (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
+        }
+    }
 }
 
 async fn readyz(State(shared): State<Shared>) -> impl IntoResponse {
     let gates = shared.readiness.gates();
-    let ready = gates.values().all(Gate::is_open);
+    let ready = shared.readiness.is_ready();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = serde_json::json!({ "ready": ready, "gates": gates });
     (status, [(header::CONTENT_TYPE, "application/json")], format!("{body}\n"))
 }
 
-async fn exposition(State(shared): State<Shared>) -> impl IntoResponse {
-    match shared.metrics.encode() {
-        Ok(text) => (
-            StatusCode::OK,
-            [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
-            text,
-        ),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], error.to_string()),
+async fn exposition(State(shared): State<Shared>) -> Response {
+    match shared.page() {
+        Ok(text) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 
@@ -85,6 +129,10 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
+
+    fn of(readiness: Readiness) -> Router {
+        router(readiness, Pulse::default(), Metrics::default())
+    }
 
     async fn ask(router: Router, path: &str) -> (StatusCode, String) {
         let request = Request::builder().uri(path).body(Body::empty()).expect("a request");
@@ -100,21 +148,62 @@ mod tests {
         readiness.wait("watch ConnectionPool", "no list yet");
         readiness.wait("webhook", "no certificate yet");
         readiness.open("webhook");
-        let (status, body) = ask(router(readiness.clone(), Metrics::default()), "/readyz").await;
+        let (status, body) = ask(of(readiness.clone()), "/readyz").await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
         assert!(body.contains("no list yet") && !body.contains("no certificate yet"), "{body}");
-        assert_eq!(ask(router(readiness.clone(), Metrics::default()), "/healthz").await.0, StatusCode::OK);
+        assert_eq!(ask(of(readiness.clone()), "/healthz").await.0, StatusCode::OK);
         readiness.open("watch ConnectionPool");
-        assert_eq!(ask(router(readiness, Metrics::default()), "/readyz").await.0, StatusCode::OK);
+        assert_eq!(ask(of(readiness.clone()), "/readyz").await.0, StatusCode::OK);
     }
 
     #[tokio::test]
     async fn the_exposition_is_open_metrics() {
         let metrics = Metrics::default();
         metrics.decided("Demand");
-        let (status, body) = ask(router(Readiness::default(), metrics), "/metrics").await;
+        let (status, body) = ask(router(Readiness::default(), Pulse::default(), metrics), "/metrics").await;
         assert_eq!(status, StatusCode::OK);
         assert!(body.contains("sluice_operator_decisions_total{reason=\"Demand\"} 1"), "{body}");
         assert!(body.ends_with("# EOF\n"));
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_ends_is_not_ready_again_whatever_opens() {
+        let readiness = Readiness::default();
+        readiness.open("ending");
+        assert_eq!(ask(of(readiness.clone()), "/readyz").await.0, StatusCode::OK);
+        readiness.close("ending", "asked to end");
+        readiness.open("ending");
+        let (status, body) = ask(of(readiness.clone()), "/readyz").await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(body.contains("asked to end"), "{body}");
+        assert_eq!(ask(of(readiness), "/healthz").await.0, StatusCode::OK, "it still lives");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn workers_that_hang_are_a_process_that_does_not_live() {
+        let pulse = Pulse::default();
+        pulse.beat("the tick");
+        pulse.beat("what watches");
+        let shown = || ask(router(Readiness::default(), pulse.clone(), Metrics::default()), "/healthz");
+        tokio::time::advance(Duration::from_secs(29)).await;
+        assert_eq!(shown().await.0, StatusCode::OK);
+        pulse.beat("what watches");
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let (status, body) = shown().await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(body.contains("the tick has not come round for 31 s"), "{body}");
+        pulse.beat("the tick");
+        assert_eq!(shown().await.0, StatusCode::OK);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_page_of_metrics_is_made_once_for_all_who_ask_in_the_same_moment() {
+        let metrics = Metrics::default();
+        let router = router(Readiness::default(), Pulse::default(), metrics.clone());
+        let before = ask(router.clone(), "/metrics").await.1;
+        metrics.decided("Demand");
+        assert_eq!(ask(router.clone(), "/metrics").await.1, before);
+        tokio::time::advance(PAGE_AGE).await;
+        assert!(ask(router, "/metrics").await.1.contains("Demand"));
     }
 }

@@ -1,10 +1,12 @@
 //! Admission: what happens to a pod before it exists.
 //!
 //! [`admission`] and [`inject`](crate::inject) are pure: a pod, the pools of its namespace and the operator's settings in, a verdict
-//! out. [`server`] is the HTTPS endpoint around them, [`lookup`] where it finds pools and classes,
+//! out; so is [`review`], which reads the request within bounds. [`server`] is the endpoint around them, [`lookup`] where it finds
+//! pools and classes,
 //! [`certificates`] keeps its certificate alive.
 
 pub mod admission;
 pub mod certificates;
 pub mod lookup;
+pub mod review;
 pub mod server;

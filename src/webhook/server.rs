@@ -3,50 +3,101 @@
 //! Stateless: a request may be a dry run, the pod may still be refused by somebody else, and it has neither uid nor,
 //! with `generateName`, a name. So nothing is written and nothing is remembered.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
-    extract::{DefaultBodyLimit, State},
-    http::StatusCode,
+    Router,
+    body::Body,
+    extract::{Request as HttpRequest, State},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::post,
 };
-use axum_server::{Handle, tls_rustls::RustlsConfig};
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
-use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview, Operation};
 use thiserror::Error;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, timeout, timeout_at},
+};
 use tracing::{info, warn};
 
 use super::{
     admission::{Catalogue, Freshness, Verdict, review},
     lookup::Lookup,
+    review::{Answer, Request, ReviewError, Size},
 };
-use crate::{http::Admitted, inject::InjectionSettings};
+use crate::{http::Admitted, inject::InjectionSettings, serving::Bounds};
 
 /// The path of the webhook, as in the `MutatingWebhookConfiguration`.
 pub const INJECT_PATH: &str = "/inject";
 
+/// What everybody may take who reaches the port.
+pub const BOUNDS: Bounds = Bounds {
+    // an API server asks about several pods at once, each by a connection of its own
+    connections: 256,
+    handshake: Duration::from_secs(5),
+    head: Duration::from_secs(5),
+    request: Duration::from_secs(10),
+    // longer than an API server keeps one (90 s): were it closed here, a pod sent at that moment would be refused
+    idle: Duration::from_mins(2),
+    buffer_bytes: 16 << 10,
+};
 /// Longest answer: a second less than the API server waits (`timeoutSeconds: 5`), so that what it gets is a sentence.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(4);
+/// Longest time for the body of a request to arrive.
+const BODY_DEADLINE: Duration = Duration::from_secs(1);
+/// Longest wait for the place of a large request: whoever has it may take [`BODY_DEADLINE`].
+const PLACE_DEADLINE: Duration = Duration::from_secs(2);
 /// Largest request: etcd takes 1.5 MiB per object, JSON needs more.
-const LARGEST_REQUEST_BYTES: usize = 8 << 20;
+const LARGEST_REQUEST_BYTES: usize = 4 << 20;
+/// Largest request that is read beside others: ordinary pods are a tenth of it. Larger ones are read one at a time.
+const SMALL_REQUEST_BYTES: usize = 64 << 10;
+/// A pod of more objects than this is decoded one at a time.
+const SMALL_REQUEST_OBJECTS: usize = 1000;
 /// Live reads at once; more wait for a place, within their deadline.
 const LIVE_READS: usize = 8;
+/// Pods that wait for a live read, or are read for, at once.
+const LIVE_READERS: usize = 64;
 
-/// Why the server ended.
+/// Why a request is not answered as a review.
 #[derive(Debug, Error)]
-pub enum WebhookError {
-    /// The address is taken or not ours.
-    #[error("serve the webhook on {address}")]
-    Serve {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
+enum RequestError {
+    /// Its length is not told.
+    #[error("the request has no Content-Length")]
+    NoLength,
+    /// It is too long.
+    #[error("the request has {0} bytes; the largest that is read has {LARGEST_REQUEST_BYTES}")]
+    TooLong(usize),
+    /// Others are read.
+    #[error("another large request is being answered; try again")]
+    Busy,
+    /// It did not arrive.
+    #[error("the request did not arrive whole within {}s", BODY_DEADLINE.as_secs())]
+    Slow,
+    /// It broke off.
+    #[error("reading the request: {0}")]
+    Broken(#[source] axum::Error),
+    /// It is something else.
+    #[error(transparent)]
+    Review(#[from] ReviewError),
+    /// The answer could not be written.
+    #[error("writing the answer: {0}")]
+    Answer(#[source] serde_json::Error),
+}
+
+impl IntoResponse for RequestError {
+    fn into_response(self) -> Response {
+        let status = match self {
+            Self::NoLength => StatusCode::LENGTH_REQUIRED,
+            Self::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Slow => StatusCode::REQUEST_TIMEOUT,
+            Self::Broken(_) | Self::Review(_) => StatusCode::BAD_REQUEST,
+            Self::Answer(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        (status, format!("{self}\n")).into_response()
+    }
 }
 
 type Told = Box<dyn Fn(Admitted) + Send + Sync>;
@@ -54,6 +105,8 @@ type Told = Box<dyn Fn(Admitted) + Send + Sync>;
 struct Webhook<L> {
     lookup: L,
     settings: InjectionSettings,
+    large_requests: Semaphore,
+    live_readers: Semaphore,
     live_reads: Semaphore,
     told: Told,
 }
@@ -64,53 +117,94 @@ pub fn router<L: Lookup>(
     settings: InjectionSettings,
     told: impl Fn(Admitted) + Send + Sync + 'static,
 ) -> Router {
-    let live_reads = Semaphore::new(LIVE_READS);
-    let webhook = Arc::new(Webhook { lookup, settings, live_reads, told: Box::new(told) });
-    Router::new()
-        .route(INJECT_PATH, post(inject::<L>))
-        .layer(DefaultBodyLimit::max(LARGEST_REQUEST_BYTES))
-        .with_state(webhook)
-}
-
-/// Serves until `handle` is told to shut down. The certificate behind `tls` may be exchanged at any time.
-///
-/// # Errors
-/// [`WebhookError`] when the address cannot be bound.
-pub async fn serve(
-    address: SocketAddr,
-    tls: RustlsConfig,
-    router: Router,
-    handle: Handle<SocketAddr>,
-) -> Result<(), WebhookError> {
-    axum_server::bind_rustls(address, tls)
-        .handle(handle)
-        .serve(router.into_make_service())
-        .await
-        .map_err(|source| WebhookError::Serve { address, source })
-}
-
-async fn inject<L: Lookup>(State(webhook): State<Arc<Webhook<L>>>, Json(body): Json<AdmissionReview<Pod>>) -> Response {
-    let request: AdmissionRequest<Pod> = match body.try_into() {
-        Ok(request) => request,
-        Err(error) => return (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
-    };
-    let answer = timeout(ANSWER_DEADLINE, webhook.answer(&request)).await;
-    let response = answer.unwrap_or_else(|_| {
-        (webhook.told)(Admitted::Denied);
-        deny(
-            &request,
-            format!("no verdict on the pod within {}s; its controller tries again", ANSWER_DEADLINE.as_secs()),
-        )
+    let webhook = Arc::new(Webhook {
+        lookup,
+        settings,
+        large_requests: Semaphore::new(1),
+        live_readers: Semaphore::new(LIVE_READERS),
+        live_reads: Semaphore::new(LIVE_READS),
+        told: Box::new(told),
     });
-    Json(response.into_review()).into_response()
+    Router::new().route(INJECT_PATH, post(inject::<L>)).with_state(webhook)
+}
+
+async fn inject<L: Lookup>(
+    State(webhook): State<Arc<Webhook<L>>>,
+    request: HttpRequest,
+) -> Result<Response, RequestError> {
+    let text = webhook.answer(request).await?.write().map_err(RequestError::Answer)?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
+}
+
+/// How long the body is, as its sender says.
+fn length(headers: &HeaderMap) -> Result<usize, RequestError> {
+    let told = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    match told.ok_or(RequestError::NoLength)? {
+        bytes if bytes > LARGEST_REQUEST_BYTES => Err(RequestError::TooLong(bytes)),
+        bytes => Ok(bytes),
+    }
+}
+
+/// The body, whose length is known.
+async fn read(body: Body, bytes: usize) -> Result<Vec<u8>, RequestError> {
+    let reading = async {
+        let mut text = Vec::new();
+        let mut parts = body.into_data_stream();
+        while let Some(part) = parts.next().await {
+            let part = part.map_err(RequestError::Broken)?;
+            // all at once, and not before something of it came
+            text.reserve_exact(bytes.saturating_sub(text.len()));
+            text.extend_from_slice(&part);
+        }
+        Ok(text)
+    };
+    timeout(BODY_DEADLINE, reading).await.unwrap_or(Err(RequestError::Slow))
 }
 
 impl<L: Lookup> Webhook<L> {
-    async fn answer(&self, request: &AdmissionRequest<Pod>) -> AdmissionResponse {
-        let (Operation::Create, Some(pod)) = (&request.operation, &request.object) else {
-            return AdmissionResponse::from(request);
-        };
-        let namespace = request.namespace.as_deref().unwrap_or_default();
+    async fn answer(&self, request: HttpRequest) -> Result<Answer, RequestError> {
+        let deadline = Instant::now() + ANSWER_DEADLINE;
+        let bytes = length(request.headers())?;
+        let mut place = None;
+        if bytes > SMALL_REQUEST_BYTES {
+            place = Some(self.large_place().await?);
+        }
+        let text = read(request.into_body(), bytes).await?;
+        let size = Size::of(&text)?;
+        if let Some(excess) = size.excess() {
+            let request = Request::read_without_pod(&text)?;
+            let namespace = &request.namespace;
+            warn!(namespace, dry_run = request.dry_run, message = excess, "pod refused");
+            (self.told)(Admitted::Denied);
+            return Ok(request.deny(excess));
+        }
+        if place.is_none() && size.objects > SMALL_REQUEST_OBJECTS {
+            place = Some(self.large_place().await?);
+        }
+        let request = Request::read(&text)?;
+        drop(text);
+        let answer = timeout_at(deadline, self.decide(&request)).await;
+        drop(place);
+        Ok(answer.unwrap_or_else(|_| {
+            (self.told)(Admitted::Denied);
+            request.deny(format!(
+                "no verdict on the pod within {}s; its controller tries again",
+                ANSWER_DEADLINE.as_secs()
+            ))
+        }))
+    }
+
+    /// The one place for a large request.
+    async fn large_place(&self) -> Result<SemaphorePermit<'_>, RequestError> {
+        match timeout(PLACE_DEADLINE, self.large_requests.acquire()).await {
+            Ok(Ok(place)) => Ok(place),
+            Ok(Err(_)) | Err(_) => Err(RequestError::Busy),
+        }
+    }
+
+    async fn decide(&self, request: &Request) -> Answer {
+        let (true, Some(pod)) = (request.creates, &request.pod) else { return request.allow() };
+        let namespace = request.namespace.as_str();
         let name = pod.metadata.name.as_ref().or(pod.metadata.generate_name.as_ref()).map_or("", String::as_str);
         let verdict = match self.verdict(pod, namespace).await {
             Ok(verdict) => verdict,
@@ -124,14 +218,14 @@ impl<L: Lookup> Webhook<L> {
         match verdict {
             Verdict::Inject { pool, injected } => {
                 info!(namespace, pod = name, pool, dry_run = request.dry_run, "pooler injected");
-                with(AdmissionResponse::from(request), request, injected.patch, injected.warnings)
+                request.change(&injected.patch, injected.warnings)
             }
-            Verdict::Leave { patch, warnings } => with(AdmissionResponse::from(request), request, patch, warnings),
+            Verdict::Leave { patch, warnings } => request.change(&patch, warnings),
             Verdict::Deny(message) => {
                 warn!(namespace, pod = name, dry_run = request.dry_run, message, "pod refused");
-                deny(request, message)
+                request.deny(message)
             }
-            Verdict::ReadLive => deny(request, "the pools of the namespace could not be settled".to_owned()),
+            Verdict::ReadLive => request.deny("the pools of the namespace could not be settled"),
         }
     }
 
@@ -148,32 +242,19 @@ impl<L: Lookup> Webhook<L> {
             let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
             format!("whether the pod has a ConnectionPool is unknown ({error}{cause}); its controller tries again")
         };
+        // each that waits holds its pod
+        let _reader = self.live_readers.try_acquire().map_err(|_| {
+            format!("whether the pod has a ConnectionPool is unknown ({LIVE_READERS} others wait to know); its controller tries again")
+        })?;
         let _place = self.live_reads.acquire().await.map_err(|error| unreadable(&error))?;
         let live = self.lookup.live(namespace).await.map_err(|error| unreadable(&error))?;
         Ok(review(&live, Freshness::Live))
     }
 }
 
-fn with(
-    mut response: AdmissionResponse,
-    request: &AdmissionRequest<Pod>,
-    patch: json_patch::Patch,
-    warnings: Vec<String>,
-) -> AdmissionResponse {
-    response.warnings = (!warnings.is_empty()).then_some(warnings);
-    if patch.0.is_empty() {
-        return response;
-    }
-    response.with_patch(patch).unwrap_or_else(|error| deny(request, format!("the patch could not be written: {error}")))
-}
-
-fn deny(request: &AdmissionRequest<Pod>, message: String) -> AdmissionResponse {
-    AdmissionResponse::from(request).deny(message)
-}
-
 #[cfg(test)]
 mod tests {
-    use axum::body::{Body, to_bytes};
+    use axum::body::to_bytes;
     use serde_json::{Value, json};
     use tower::ServiceExt;
 
@@ -205,30 +286,43 @@ mod tests {
         }
     }
 
-    async fn send(cluster: Cluster, body: String) -> (StatusCode, Value) {
-        let settings = InjectionSettings {
+    fn settings() -> InjectionSettings {
+        InjectionSettings {
             agent_image: "sluice".to_owned(),
             pgbouncer_image: "pgbouncer".to_owned(),
             image_pull_policy: None,
             image_pull_secrets: Vec::new(),
             run_as_user: None,
             allowed: crate::decide::allowed::Allowed::default(),
-        };
-        let request =
-            http::Request::post(INJECT_PATH).header("content-type", "application/json").body(Body::from(body));
-        let answer = router(cluster, settings, |_| {}).oneshot(request.expect("a request")).await.expect("an answer");
+        }
+    }
+
+    async fn ask(router: &Router, request: HttpRequest) -> (StatusCode, Vec<u8>) {
+        let answer = router.clone().oneshot(request).await.expect("an answer");
         let status = answer.status();
         let body = to_bytes(answer.into_body(), LARGEST_REQUEST_BYTES).await.expect("a body");
+        (status, body.to_vec())
+    }
+
+    async fn send(cluster: Cluster, body: String) -> (StatusCode, Value) {
+        let request = http::Request::post(INJECT_PATH).header("content-length", body.len()).body(Body::from(body));
+        let (status, body) = ask(&router(cluster, settings(), |_| {}), request.expect("a request")).await;
         (status, serde_json::from_slice(&body).unwrap_or_default())
     }
 
     fn review(operation: &str, labels: &Value) -> String {
+        let pod =
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"labels": labels}, "spec": {"containers": []}});
+        review_of(operation, &pod)
+    }
+
+    fn review_of(operation: &str, pod: &Value) -> String {
         json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
             "uid": "42", "operation": operation, "namespace": "shop", "name": "", "dryRun": false,
             "kind": {"group": "", "version": "v1", "kind": "Pod"},
             "resource": {"group": "", "version": "v1", "resource": "pods"},
             "userInfo": {}, "options": null, "oldObject": null,
-            "object": {"apiVersion": "v1", "kind": "Pod", "metadata": {"labels": labels}, "spec": {"containers": []}},
+            "object": pod,
         }})
         .to_string()
     }
@@ -249,7 +343,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_read_that_hangs_is_answered_before_the_api_server_gives_up() {
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         let (_, answer) = send(Cluster::Hanging, review("CREATE", &asking())).await;
         assert_eq!(answer["response"]["allowed"], false);
         assert_eq!(answer["response"]["uid"], "42");
@@ -276,6 +370,77 @@ mod tests {
         for body in ["", "{}", "[]", "null", &whole[..100]] {
             let (status, _) = send(Cluster::Silent, body.to_owned()).await;
             assert!(status.is_client_error(), "{body:?}: {status}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_larger_than_pods_are_is_refused_before_it_is_read() {
+        let never = Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+        let request = http::Request::post(INJECT_PATH).header("content-length", 8 << 20).body(never);
+        let (status, body) = ask(&router(Cluster::Silent, settings(), |_| {}), request.expect("a request")).await;
+        assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+        let told = String::from_utf8(body).expect("text");
+        assert_eq!(told, "the request has 8388608 bytes; the largest that is read has 4194304\n");
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_would_become_many_times_its_text_is_denied_in_words() {
+        let pod = json!({"metadata": {"labels": asking()}, "spec": {"containers": vec![json!({}); 10_000]}});
+        let body = review_of("CREATE", &pod);
+        assert!(body.len() < SMALL_REQUEST_BYTES);
+        let (status, answer) = send(Cluster::Hanging, body).await;
+        assert_eq!((status, &answer["response"]["allowed"]), (StatusCode::OK, &json!(false)));
+        assert_eq!(answer["response"]["uid"], "42");
+        let message = answer["response"]["status"]["message"].as_str().expect("a message");
+        assert!(message.contains("10000 containers") && message.contains("may have 100"), "{message}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_requests_are_read_one_at_a_time_and_hold_up_no_small_one() {
+        let router = router(Cluster::Silent, settings(), |_| {});
+        let never = Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+        let request = |body, bytes: usize| {
+            http::Request::post(INJECT_PATH).header("content-length", bytes).body(body).expect("a request")
+        };
+        let slow = tokio::spawn({
+            let (router, request) = (router.clone(), request(never, 1 << 20));
+            async move { ask(&router, request).await }
+        });
+        tokio::task::yield_now().await;
+        let began = Instant::now();
+        let small = review("CREATE", &json!({"app": "shop"}));
+        let small = request(Body::from(small.clone()), small.len());
+        assert_eq!(ask(&router, small).await.0, StatusCode::OK);
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        let large = json!({"metadata": {"annotations": {"a": "x".repeat(100 << 10)}}, "spec": {"containers": []}});
+        let large = review_of("CREATE", &large);
+        let large = request(Body::from(large.clone()), large.len());
+        assert_eq!(ask(&router, large).await.0, StatusCode::OK, "after the one before was given up");
+        assert_eq!(began.elapsed(), BODY_DEADLINE);
+        assert_eq!(slow.await.expect("ended").0, StatusCode::REQUEST_TIMEOUT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pods_that_wait_for_a_live_read_are_bounded_and_the_others_told_to_come_back() {
+        let router = router(Cluster::Hanging, settings(), |_| {});
+        let body = review("CREATE", &asking());
+        let ask_one = || {
+            let request = http::Request::post(INJECT_PATH).header("content-length", body.len());
+            let (router, request) = (router.clone(), request.body(Body::from(body.clone())).expect("a request"));
+            async move { ask(&router, request).await }
+        };
+        let waiting: Vec<_> = (0..LIVE_READERS).map(|_| tokio::spawn(ask_one())).collect();
+        for _ in 0..LIVE_READERS {
+            tokio::task::yield_now().await; // until each of them waits
+        }
+        let began = Instant::now();
+        let (_, answer) = ask_one().await;
+        assert_eq!(began.elapsed(), Duration::ZERO, "at once");
+        let answer: Value = serde_json::from_slice(&answer).expect("JSON");
+        let message = answer["response"]["status"]["message"].as_str().expect("a message");
+        assert!(message.contains("64 others wait") && message.contains("tries again"), "{message}");
+        for waiting in waiting {
+            assert_eq!(waiting.await.expect("answered").0, StatusCode::OK);
         }
     }
 }

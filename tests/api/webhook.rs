@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -11,7 +11,6 @@ use std::{
 };
 
 use axum::{Json, Router, routing::post};
-use axum_server::Handle;
 use k8s_openapi::{
     api::{
         admissionregistration::v1::MutatingWebhookConfiguration,
@@ -30,13 +29,14 @@ use sluice::{
     api::{ConnectionPool, ConnectionPoolClass},
     contract::{Document, GrantDocument, RevisionDocument, names},
     inject::{InjectionSettings, injection_of},
+    serving::{Drain, Server, TlsIdentity},
     webhook::{
         certificates::{CertificateKeeper, CertificateSettings},
         lookup::ClusterLookup,
         server,
     },
 };
-use tokio::{task::JoinHandle, time::sleep};
+use tokio::{net::TcpListener, task::JoinHandle, time::sleep};
 
 use crate::cluster::{Cluster, ForNow, chart, eventually, kubectl, object, parse, pool};
 
@@ -44,7 +44,7 @@ use crate::cluster::{Cluster, ForNow, chart, eventually, kubectl, object, parse,
 struct Injected {
     cluster: Cluster,
     configuration: ForNow,
-    handle: Handle<SocketAddr>,
+    drain: Drain,
     server: JoinHandle<()>,
     address: SocketAddr,
     keeper: CertificateKeeper,
@@ -68,9 +68,7 @@ impl Injected {
     /// read, as in the first second of a cluster's life.
     async fn new(test: &str, labels: Value) -> Self {
         let cluster = Cluster::new(test, &labels).await;
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let address = listener.local_addr().expect("an address");
-        drop(listener);
+        let (listener, address) = listen().await;
         let configuration = point_webhooks_at(&cluster, address).await;
         let settings = certificates(&cluster, &["127.0.0.1"]);
         let mut keeper = CertificateKeeper::start(cluster.client.clone(), settings).await.expect("a certificate");
@@ -78,17 +76,14 @@ impl Injected {
         let (pools, _) = reflector::store::<ConnectionPool>();
         let (classes, _) = reflector::store::<ConnectionPoolClass>();
         let lookup = ClusterLookup::new(cluster.client.clone(), pools, classes, |_: &ConnectionPool| None);
-        let handle = Handle::new();
         let asked = Arc::new(AtomicU32::new(0));
         let counted = asked.clone();
         let count = move |_| {
             counted.fetch_add(1, Ordering::Relaxed);
         };
         let router = server::router(lookup, injection_settings(), count);
-        let serving = server::serve(address, keeper.tls(), router, handle.clone());
-        let server = tokio::spawn(async move { serving.await.expect("serves") });
-        handle.listening().await.expect("listens");
-        let injected = Self { cluster, configuration, handle, server, address, keeper, asked };
+        let (drain, server) = serve(listener, keeper.tls(), router);
+        let injected = Self { cluster, configuration, drain, server, address, keeper, asked };
         injected.in_force().await;
         injected
     }
@@ -114,10 +109,22 @@ impl Injected {
     }
 
     async fn end(self) {
-        self.handle.shutdown();
+        self.drain.end();
         self.server.await.expect("ended");
         self.configuration.end().await;
     }
+}
+
+async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    (listener, address)
+}
+
+fn serve(listener: TcpListener, tls: TlsIdentity, routes: Router) -> (Drain, JoinHandle<()>) {
+    let drain = Drain::default();
+    let server = Server::new(listener, routes, server::BOUNDS).with_tls(tls);
+    (drain.clone(), tokio::spawn(server.run(drain)))
 }
 
 fn certificates(cluster: &Cluster, names: &[&str]) -> CertificateSettings {
@@ -408,14 +415,8 @@ async fn mesh(Json(review): Json<Value>) -> Json<Value> {
 async fn a_webhook_that_changes_the_pod_after_ours_has_ours_called_again_and_each_adds_its_part_once() {
     let injected = Injected::new("again", json!({"pod-security.kubernetes.io/enforce": "restricted"})).await;
     injected.cluster.create::<ConnectionPool>(&pool("shop")).await.expect("a pool");
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    let address = listener.local_addr().expect("an address");
-    drop(listener);
-    let handle = Handle::new();
-    let serving =
-        server::serve(address, injected.keeper.tls(), Router::new().route("/mesh", post(mesh)), handle.clone());
-    let serving = tokio::spawn(async move { serving.await.expect("serves") });
-    handle.listening().await.expect("listens");
+    let (listener, address) = listen().await;
+    let (drain, serving) = serve(listener, injected.keeper.tls(), Router::new().route("/mesh", post(mesh)));
     // trusted as ours is: the same certificate
     let mut configuration = chart("templates/webhook.yaml", "sluice-system").remove(0);
     let ours: Api<MutatingWebhookConfiguration> = Api::all(injected.cluster.client.clone());
@@ -463,7 +464,7 @@ async fn a_webhook_that_changes_the_pod_after_ours_has_ours_called_again_and_eac
         assert_eq!(volumes.get(ours), Some(&1), "{ours}: {volumes:?}");
     }
     other.end().await;
-    handle.shutdown();
+    drain.end();
     serving.await.expect("ended");
     injected.end().await;
 }
@@ -517,7 +518,7 @@ async fn a_dry_run_shows_the_pooler_and_leaves_nothing_behind() {
 async fn with_the_webhook_down_pods_that_opted_in_wait_and_all_others_start() {
     let injected = Injected::new("down", json!({})).await;
     injected.cluster.create::<ConnectionPool>(&pool("shop")).await.expect("a pool");
-    injected.handle.shutdown();
+    injected.drain.end();
     let asking = || shop(json!({"generateName": "shop-"}), json!({"app": "shop", "sluice.dev/inject": "enabled"}));
     let refused =
         eventually("a pod that opted in is refused", || async { injected.create(asking()).await.err() }).await;
@@ -574,5 +575,68 @@ async fn kubectl_shows_what_the_user_should_know_about_a_pod() {
     assert!(warnings.iter().any(|line| line.contains("port 5432 is the pooler's port")), "{told}");
     assert!(warnings.iter().any(|line| line.contains("DATABASE_URL comes from a Secret")), "{told}");
     assert!(warnings.iter().any(|line| line.contains("terminationGracePeriodSeconds 10 is shorter")), "{told}");
+    injected.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_pod_of_the_size_that_the_api_server_takes_is_injected_and_one_with_too_many_containers_told_so() {
+    let injected = Injected::new("large", json!({})).await;
+    injected.cluster.create::<ConnectionPool>(&pool("shop")).await.expect("a pool");
+    let mut pod = shop(json!({"name": "large"}), json!({"app": "shop", "sluice.dev/inject": "enabled"}));
+    let variables = (0..4000).map(|number| json!({"name": format!("V{number}"), "value": "x".repeat(200)}));
+    pod["spec"]["containers"][0]["env"] = variables.collect();
+    let large = injected.create(pod).await.expect("accepted");
+    assert_eq!(large.labels()[names::POOL_LABEL], "shop");
+
+    let mut pod = shop(json!({"name": "many"}), json!({"app": "shop", "sluice.dev/inject": "enabled"}));
+    let containers = (0..101).map(|number| json!({"name": format!("c{number}"), "image": "registry.test/app:1"}));
+    pod["spec"]["containers"] = containers.collect();
+    let refused = injected.create(pod).await.expect_err("refused").to_string();
+    assert!(refused.contains("the pod has 102 containers") && refused.contains("may have 100"), "{refused}");
+    injected.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn no_pod_is_refused_while_one_replica_hands_over_to_another() {
+    let injected = Injected::new("handover", json!({})).await;
+    injected.cluster.create::<ConnectionPool>(&pool("shop")).await.expect("a pool");
+    let pod = || shop(json!({"generateName": "shop-"}), json!({"app": "shop", "sluice.dev/inject": "enabled"}));
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    let ask = || async { injected.pods().create(&dry, &object(pod())).await };
+    ask().await.expect("before");
+
+    // as a Service would: what comes anew is led to the other, what stands is not
+    let (listener, other) = listen().await;
+    let (pools, _) = reflector::store::<ConnectionPool>();
+    let (classes, _) = reflector::store::<ConnectionPoolClass>();
+    let lookup = ClusterLookup::new(injected.cluster.client.clone(), pools, classes, |_: &ConnectionPool| None);
+    let routes = server::router(lookup, injection_settings(), |_| {});
+    let (drain, serving) = serve(listener, injected.keeper.tls(), routes);
+    injected.drain.begin();
+    for _ in 0..50 {
+        ask().await.expect("while the first drains");
+    }
+    let configurations: Api<MutatingWebhookConfiguration> = Api::all(injected.cluster.client.clone());
+    let mut configuration = configurations.get(&injected.cluster.namespace).await.expect("ours");
+    for webhook in configuration.webhooks.iter_mut().flatten() {
+        webhook.client_config.url = Some(format!("https://{other}/inject"));
+    }
+    configurations.replace(&injected.cluster.namespace, &PostParams::default(), &configuration).await.expect("led on");
+    let first = injected.asked.load(Ordering::Relaxed);
+    eventually("the API server asks the other", || async {
+        let before = injected.asked.load(Ordering::Relaxed);
+        ask().await.expect("while the API server learns");
+        (injected.asked.load(Ordering::Relaxed) == before).then_some(())
+    })
+    .await;
+    assert!(injected.asked.load(Ordering::Relaxed) >= first);
+    injected.drain.end();
+    for _ in 0..50 {
+        ask().await.expect("after the first has ended");
+    }
+    drain.end();
+    serving.await.expect("ended");
     injected.end().await;
 }

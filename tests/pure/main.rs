@@ -13,5 +13,6 @@ mod figures;
 mod inject;
 mod purity;
 mod sizing;
+mod strangers;
 mod trust;
 mod versions;

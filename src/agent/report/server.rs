@@ -17,10 +17,21 @@ use axum::{
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 
-use crate::{agent::report::metrics::Metrics, contract::StatusReport};
+use crate::{agent::report::metrics::Metrics, contract::StatusReport, serving::Bounds};
 
 /// The loop counts as dead when it has not come round for so long.
 const LOOP_DEADLINE: Duration = Duration::from_secs(10);
+/// What everybody may take who reaches the port: it stands in a container whose memory is PgBouncer's. Whoever has reason to ask
+/// (Prometheus, the operator, the kubelet) needs one connection each.
+pub const BOUNDS: Bounds = Bounds {
+    connections: 32,
+    handshake: Duration::from_secs(5),
+    head: Duration::from_secs(5),
+    request: Duration::from_secs(10),
+    // two of the longest scrape intervals in use: who asks again by then finds the connection open
+    idle: Duration::from_mins(2),
+    buffer_bytes: 8 << 10,
+};
 /// The type of what `/metrics` answers.
 pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 

@@ -78,6 +78,7 @@ use crate::{
         render::{self, RenderError},
         version::{Build, RECOMMENDED, Support},
     },
+    serving::{Drain, Server},
 };
 
 /// One round.
@@ -237,7 +238,7 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
     tokio::pin!(gone);
     let mut agent = Agent::new(options, injection, link).await;
     let routes = server::router(agent.published.clone());
-    let http = tokio::spawn(async move { axum::serve(listener, routes).await });
+    let http = tokio::spawn(Server::new(listener, routes, server::BOUNDS).run(Drain::default()));
     agent.find_program().await;
 
     let mut due = tokio::time::Instant::now();

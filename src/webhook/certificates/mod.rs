@@ -9,7 +9,6 @@ pub mod plan;
 
 use std::{collections::BTreeMap, future::Future, time::Duration};
 
-use axum_server::tls_rustls::RustlsConfig;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use json_patch::{AddOperation, Patch as JsonPatch, PatchOperation, TestOperation, jsonptr::PointerBuf};
 use k8s_openapi::{
@@ -24,11 +23,13 @@ use kube::{
 };
 use thiserror::Error;
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use self::material::{Material, SECRET_KEY};
-use crate::api::FIELD_MANAGER;
+use crate::{
+    api::FIELD_MANAGER,
+    serving::{TlsIdentity, TlsIdentityError},
+};
 
 /// Longest time for one request to the API server.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
@@ -99,7 +100,7 @@ pub enum CertificateError {
         name: String,
         /// What the TLS library said.
         #[source]
-        source: std::io::Error,
+        source: TlsIdentityError,
     },
     /// The chart's `MutatingWebhookConfiguration` is not there.
     #[error("MutatingWebhookConfiguration {0} does not exist: no pod gets a pooler; install it with the chart")]
@@ -127,7 +128,7 @@ pub enum Standing<'a> {
 pub struct CertificateKeeper {
     client: Client,
     settings: CertificateSettings,
-    tls: RustlsConfig,
+    tls: TlsIdentity,
     served: String,
 }
 
@@ -139,15 +140,14 @@ impl CertificateKeeper {
     pub async fn start(client: Client, settings: CertificateSettings) -> Result<Self, CertificateError> {
         let material = read_or_renew(&client, &settings, Timestamp::now()).await?;
         let (certificate, key) = material.server_pem();
-        let tls = RustlsConfig::from_pem(certificate.as_bytes().to_vec(), key.as_bytes().to_vec())
-            .await
+        let tls = TlsIdentity::from_pem(certificate, key)
             .map_err(|source| CertificateError::Load { name: settings.secret.clone(), source })?;
         let served = certificate.to_owned();
         Ok(Self { client, settings, tls, served })
     }
 
-    /// The server's TLS configuration, in which certificates are exchanged while it serves.
-    pub fn tls(&self) -> RustlsConfig {
+    /// What the server proves itself with; exchanged while it serves.
+    pub fn tls(&self) -> TlsIdentity {
         self.tls.clone()
     }
 
@@ -159,7 +159,7 @@ impl CertificateKeeper {
         let material = read_or_renew(&self.client, &self.settings, now).await?;
         let (certificate, key) = material.server_pem();
         if self.served != certificate {
-            let loaded = self.tls.reload_from_pem(certificate.as_bytes().to_vec(), key.as_bytes().to_vec()).await;
+            let loaded = self.tls.exchange(certificate, key);
             loaded.map_err(|source| CertificateError::Load { name: self.settings.secret.clone(), source })?;
             certificate.clone_into(&mut self.served);
             info!(not_after = %material.not_after(), "serving a new webhook certificate");
@@ -168,8 +168,8 @@ impl CertificateKeeper {
         Ok(Serving { not_after: material.not_after() })
     }
 
-    /// Looks until told to stop. `told` hears after every look how things stand: readiness and metrics follow it.
-    pub async fn run(mut self, stop: CancellationToken, told: impl Fn(Standing<'_>) + Send) {
+    /// Looks for ever. `told` hears after every look how things stand: readiness and metrics follow it.
+    pub async fn run(mut self, told: impl Fn(Standing<'_>) + Send) {
         let mut retry = SHORTEST_RETRY;
         let mut trusted = None;
         loop {
@@ -189,10 +189,7 @@ impl CertificateKeeper {
                     retry
                 }
             };
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = sleep(pause) => {}
-            }
+            sleep(pause).await;
         }
     }
 }
@@ -209,7 +206,7 @@ async fn read_or_renew(
         let found = call("read Secret", name, secrets.get_opt(name)).await?;
         let document = found.as_ref().and_then(|secret| secret.data.as_ref()?.get(SECRET_KEY));
         let held = match document.and_then(|ByteString(document)| Material::read(document)) {
-            Some(material) if loads(&material).await => Some(material),
+            Some(material) if loads(&material) => Some(material),
             _ => None,
         };
         let Some((material, step)) = Material::renewed(held.as_ref(), &settings.names, now)? else {
@@ -249,9 +246,9 @@ fn lost_race(error: &kube::Error) -> bool {
 }
 
 /// Whether the TLS library takes certificate and key: somebody may have edited the Secret.
-async fn loads(material: &Material) -> bool {
+fn loads(material: &Material) -> bool {
     let (certificate, key) = material.server_pem();
-    RustlsConfig::from_pem(certificate.as_bytes().to_vec(), key.as_bytes().to_vec()).await.is_ok()
+    TlsIdentity::from_pem(certificate, key).is_ok()
 }
 
 /// Puts the bundle into every webhook of the configuration that has another.

@@ -1,6 +1,7 @@
 //! The real operator on a real API server: shares, revisions, proof, status, and that there is one writer whatever dies.
 
 mod doubtful;
+mod ending;
 mod far;
 mod gateway;
 pub mod pods;

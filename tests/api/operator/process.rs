@@ -7,6 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::cluster::{Cluster, eventually};
@@ -39,7 +40,8 @@ impl Operator {
         let output = File::create(&log).expect("a log file");
         let child = Command::new(env!("CARGO_BIN_EXE_sluice"))
             .args(["operator", "--namespace", &cluster.namespace, "--pod-name", name])
-            .args(["--http-bind", &http, "--webhook-bind", &webhook])
+            .args(["--http-bind", &http])
+            .args(if extra.contains(&"--webhook-bind") { vec![] } else { vec!["--webhook-bind", &webhook] })
             .args(["--log-level", "info,sluice=debug"])
             .args(if extra.is_empty() { &["--tick-seconds", "1"] } else { extra })
             .envs(kubeconfig.map(|path| ("KUBECONFIG", path)))
@@ -78,6 +80,11 @@ impl Operator {
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// SIGTERM: it ends in order.
+    pub fn terminate(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("told");
     }
 
     /// SIGKILL: no chance to tidy up.
