@@ -213,8 +213,7 @@ const CONNECT_QUERY: &str =
 /// one at a time, and PgBouncer looks at one that waited only when a further request comes.
 const CANCELS_PASSED_ON: u32 = 100;
 
-/// What `ignore_startup_parameters` ends in. Before 1.26.1 PgBouncer searches a list that ends in a name for ever when a client
-/// asks for an option without a name, and that before any login (CVE-2026-107349). Behind a last comma it finds it.
+/// What `ignore_startup_parameters` ends in: a guard against a hang of PgBouncer before a login (CVE-2026-107349, mended in 1.26.1).
 const END_OF_IGNORED: &str = ",";
 
 /// The parameter with the file of what the database is shown.

@@ -2,11 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout,
-};
+use sluice::pooler::pgbouncer::console::Console;
 
 use super::{
     rig::{Agent, Postgres, connect, settings, until},
@@ -61,22 +57,16 @@ async fn a_sidecar_listens_on_loopback_alone() {
 
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
-async fn a_stranger_who_asks_for_an_option_without_a_name_holds_up_nobody() {
+async fn pgbouncer_runs_with_the_guard_against_its_hang_before_a_login_and_lets_in_who_asks_for_what_is_ignored() {
     let (postgres, account) = Postgres::with_shop().await;
     let agent = Agent::start(&postgres, &account, &settings(), 3).await;
-    // version 3.0, then names and values, and an end
-    let mut startup = vec![0, 3, 0, 0];
-    for word in ["user", account.user.as_str(), "database", account.database.as_str(), "options", "-c=", ""] {
-        startup.extend(word.bytes());
-        startup.push(0);
-    }
-    let length = u32::try_from(startup.len() + 4).unwrap();
-    let mut stranger = TcpStream::connect(("127.0.0.1", agent.client_port())).await.unwrap();
-    stranger.write_all(&length.to_be_bytes()).await.unwrap();
-    stranger.write_all(&startup).await.unwrap();
-    let answer = timeout(Duration::from_secs(20), stranger.read_u8()).await;
-    assert!(answer.is_ok_and(|answer| answer.is_ok()), "PgBouncer is lost in its list of parameters (CVE-2026-107349)");
-    assert_eq!(value(&agent.client().await, "select 1").await, "1");
+    let mut console = Console::new(&agent.run_dir().join("a"), agent.client_port(), Duration::from_secs(5));
+    let list = console.config().await.unwrap()["ignore_startup_parameters"].clone();
+    assert!(list.ends_with(','), "the end of this list is the guard, and PgBouncer runs with {list:?}");
+    let mut config = agent.client_config();
+    config.options("-c extra_float_digits=3");
+    let client = connect(&config).await.expect("what is ignored keeps nobody out");
+    assert_eq!(value(&client, "select 1").await, "1");
 }
 
 #[tokio::test]

@@ -239,7 +239,7 @@ fn names_are_looked_up_every_few_seconds_and_where_the_agent_answers_for_them() 
 }
 
 #[test]
-fn the_parameters_that_are_ignored_hold_what_drivers_send_and_end_in_a_comma_whoever_names_them() {
+fn the_parameters_that_are_ignored_hold_what_drivers_send_and_end_in_the_guard_whoever_names_them() {
     for (given, rendered) in [
         (None, "extra_float_digits,"),
         (Some("geqo"), "geqo,extra_float_digits,"),
