@@ -59,6 +59,8 @@ pub struct Ground {
     pub authority: Authority,
     /// What both show.
     pub certified: Certified,
+    /// The CAs that a sidecar is given to verify the database with.
+    pub bundle: String,
     scratch: PathBuf,
 }
 
@@ -69,7 +71,8 @@ impl Ground {
         let certified = authority.certify()?;
         let postgres = Postgres::guarded(scratch, &certified)?;
         postgres.sql(&format!("create role {ROLE} login password '{PASSWORD}'"))?;
-        Ok(Self { postgres, authority, certified, scratch: scratch.to_owned() })
+        let bundle = authority.pem.clone();
+        Ok(Self { postgres, authority, certified, bundle, scratch: scratch.to_owned() })
     }
 
     /// What stands before PgBouncer; `changes` are lines of shell that see its file as `$1`, and start it as `$real`.
@@ -141,7 +144,7 @@ impl Subject {
         for (file, content) in [
             ("credentials/username", ROLE),
             ("credentials/password", PASSWORD),
-            ("server-ca/ca.crt", ground.authority.pem.as_str()),
+            ("server-ca/ca.crt", ground.bundle.as_str()),
             ("client-tls/tls.crt", ground.certified.certificate.as_str()),
             ("client-tls/tls.key", ground.certified.key.as_str()),
         ] {

@@ -263,6 +263,8 @@ fn agent_of(pod: &Pod) -> Option<(IpAddr, Agent)> {
         upstream: None,
         reconnected: None,
         leaks: None,
+        memory: None,
+        trust: None,
     };
     Some((address, Agent { pool, pod: pod.name_any(), report }))
 }

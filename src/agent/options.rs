@@ -74,6 +74,9 @@ pub struct RunOptions {
     /// Directory that outlives a restart of the container.
     #[arg(long, default_value = names::STATE_DIR)]
     pub state_dir: PathBuf,
+    /// Directory of the container's control group: its memory limit bounds the server connections.
+    #[arg(long, default_value = "/sys/fs/cgroup")]
+    pub control_group: PathBuf,
     /// Address of /metrics, /status, /healthz and /readyz. Default: port 9130 on every address.
     #[arg(long)]
     pub listen: Option<SocketAddr>,

@@ -36,6 +36,8 @@ pub const RECONNECTED: &str = "Reconnected";
 pub const CLIENTS_ACCEPTED: &str = "ClientsAccepted";
 /// Server connections are held past the threshold by clients that do nothing.
 pub const LEAK_DETECTED: &str = "LeakDetected";
+/// The memory of the sidecars has room for what they may open. Absent where none of them tells.
+pub const SIDECAR_MEMORY: &str = "SidecarMemory";
 /// Automation is frozen.
 pub const PAUSED: &str = "Paused";
 /// On a budget: the ledger is kept.

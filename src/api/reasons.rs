@@ -88,6 +88,14 @@ pub const PINNED_AFTER_COPY: &str = "PinnedAfterCopy";
 pub const HELD_WITHOUT_WORK: &str = "HeldWithoutWork";
 /// `LeakDetected`: none are.
 pub const NO_LEAK: &str = "NoLeak";
+/// `SidecarMemory`: there is room for every share.
+pub const MEMORY_SUFFICES: &str = "Sufficient";
+/// `SidecarMemory`: the same, although every server connection has a copy of the whole trust store.
+pub const WHOLE_TRUST_STORE: &str = "WholeTrustStore";
+/// `SidecarMemory`: a share is larger than the memory has room for, and the load does not need it now.
+pub const SHARE_EXCEEDS_MEMORY: &str = "ShareExceedsMemory";
+/// `SidecarMemory`: a limit is smaller than the load asks for, because the memory has no room for more.
+pub const LIMITED_BY_MEMORY: &str = "LimitedByMemory";
 /// `Reconnected`, and its event: every pod has renewed its server connections.
 pub const ALL_RECONNECTED: &str = "AllReconnected";
 /// `Reconnected`: some pods have yet to be told, a few at a time.

@@ -79,6 +79,8 @@ pub const UPSTREAM_READ_ONLY: &str = "sluice_upstream_read_only";
 pub const UPSTREAM_RENEWALS: &str = "sluice_upstream_renewals_total";
 /// Gauge: server connections that were open when the database refused another one; absent while it refuses none.
 pub const REFUSED_BEYOND: &str = "sluice_server_refused_beyond";
+/// Gauge: server connections that the container's memory has room for; absent where it has no limit.
+pub const MEMORY_ALLOWS: &str = "sluice_memory_allows";
 /// Counter: clients that were closed while they were idle, because the pooler remembered for them what the database is not any more.
 pub const CLIENTS_RECALLED: &str = "sluice_clients_recalled_total";
 /// Counter by `reason`: errors that the pooler wrote to its log, classified.

@@ -24,7 +24,7 @@ pub use revision::{
     Settings, UpstreamRole,
 };
 pub use status::{
-    Held, LeakKinds, LimitsReadBack, OtherRole, OtherSlot, ProofMode, Reconnected, SessionAliasReport, SlotStatus,
-    StatusReport, Switching, UpstreamSeen, UpstreamState,
+    Held, LeakKinds, LimitsReadBack, MemoryReport, OtherRole, OtherSlot, ProofMode, Reconnected, SessionAliasReport, SlotStatus,
+    StatusReport, Switching, TrustReport, UpstreamSeen, UpstreamState,
 };
 pub use trouble::{Between, PoolerError, ServerFull, TroubleSeen};

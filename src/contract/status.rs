@@ -61,6 +61,42 @@ pub struct StatusReport {
     /// Of what kind the leaked ones are; None without any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leaks: Option<LeakKinds>,
+    /// What the container's memory has room for; None where it has no limit, and from an agent that does not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryReport>,
+    /// What verifies the database's certificate; None where nothing does, and from an agent that does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<TrustReport>,
+}
+
+/// What the memory of the container has room for, by the model in `decide::memory`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemoryReport {
+    /// Its limit.
+    pub limit_bytes: u64,
+    /// What its whole share would need, with the clients of now.
+    pub needed_bytes: u64,
+    /// The limit that has room for that.
+    pub limit_needed_bytes: u64,
+    /// Server connections that there is room for: the limit in force is never larger.
+    pub allows: u32,
+    /// Whether the limit in force is smaller than it would be with more memory.
+    pub holds_back: bool,
+}
+
+/// What the pooler verifies the database's certificate with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TrustReport {
+    /// CA certificates that each server connection has a copy of.
+    pub certificates: u32,
+    /// The one CA that stands for the whole bundle; None while the whole bundle is in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
+    /// Why the whole bundle is in use although the database has been seen, in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole: Option<String>,
 }
 
 /// Server connections that clients hold while nothing is said, by kind, for longer than the threshold.

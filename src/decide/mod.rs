@@ -7,6 +7,7 @@ pub mod behavior;
 pub mod effective;
 pub mod guard;
 pub mod load;
+pub mod memory;
 pub mod plan;
 pub mod shares;
 pub mod sizing;

@@ -6,7 +6,10 @@ use super::{
     PodPool, ending, resources, session_tools, startup,
     warning::{Told, Warning},
 };
-use crate::contract::names;
+use crate::{
+    contract::{ClientTlsMode, names},
+    decide::memory,
+};
 
 /// Endings of the names under which applications keep a whole connection string.
 const CONNECTION_STRING_NAMES: [&str; 6] =
@@ -34,7 +37,29 @@ pub fn warnings(spec: &PodSpec, plan: &PodPool<'_>, guaranteed: bool) -> Vec<Tol
         let limit = ", by default 250m; set sidecar.resources.limits.cpu of the pool or its class to choose it";
         warnings.push(Warning::CpuLimit.told("", limit));
     }
+    warnings.extend(too_little_memory(plan, guaranteed));
     warnings
+}
+
+/// The agent keeps the limit within what memory has room for, so a pod that could get a larger share would never use it.
+fn too_little_memory(plan: &PodPool<'_>, guaranteed: bool) -> Option<Told> {
+    let (effective, injection) = (plan.effective, plan.injection());
+    let share = effective.fixed_limit_per_pod.unwrap_or(effective.max_allowed);
+    let packet = plan.revision.settings.parameters.get("pkt_buf").and_then(|bytes| bytes.parse().ok());
+    let load = memory::largest(&injection, share, packet.unwrap_or(memory::PACKET));
+    let limit = resources::memory_limit(&effective.pod.resources, guaranteed);
+    let fits = load.servers_within(limit);
+    (fits < share).then(|| {
+        let by_tls = if injection.client.tls == ClientTlsMode::Disabled { "" } else { " by TLS" };
+        let before = format!("the sidecar's memory limit of {} MiB ", limit >> 20);
+        let behind = format!(
+            " {fits} of the {share} server connections that the pool may open, with client.maxConnections {}{by_tls} and a change \
+             that needs a second process; set sidecar.resources.limits.memory of the pool or its class to {}Mi, or lower one of these",
+            injection.client.max_connections,
+            memory::in_mib(load.limit()),
+        );
+        Warning::MemoryLimit.told(&before, &behind)
+    })
 }
 
 fn port_clashes(container: &Container, plan: &PodPool<'_>) -> Vec<Told> {

@@ -69,6 +69,13 @@ fn quantities(amounts: &[(&str, &str)]) -> BTreeMap<String, Quantity> {
     amounts.iter().map(|(resource, amount)| ((*resource).to_owned(), Quantity((*amount).to_owned()))).collect()
 }
 
+/// The memory limit of the sidecar, in bytes.
+pub fn memory_limit(wanted: &SidecarResources, guaranteed: bool) -> u64 {
+    let limits = sidecar(wanted, guaranteed).limits.unwrap_or_default();
+    let bytes = limits.get("memory").map(|limit| format!("{:.0}", amount(&limit.0)));
+    bytes.and_then(|bytes| bytes.parse().ok()).unwrap_or_default()
+}
+
 fn larger<'a>(left: &'a str, right: &'a str) -> &'a str {
     if amount(right) > amount(left) { right } else { left }
 }

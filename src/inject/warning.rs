@@ -23,6 +23,8 @@ pub enum Warning {
     SharedProcesses,
     /// A limit that nobody has asked for.
     CpuLimit,
+    /// A limit with less room than the pool may ask for.
+    MemoryLimit,
     /// No pooler can be injected: the host's network.
     HostNetwork,
     /// No pooler can be injected: Windows.
@@ -35,7 +37,7 @@ pub struct Told(String);
 
 impl Warning {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::PoolerPort,
         Self::AgentPort,
         Self::Secret,
@@ -46,6 +48,7 @@ impl Warning {
         Self::QueryTimeout,
         Self::SharedProcesses,
         Self::CpuLimit,
+        Self::MemoryLimit,
         Self::HostNetwork,
         Self::Windows,
     ];
@@ -63,6 +66,7 @@ impl Warning {
             Self::QueryTimeout => "pgbouncer.parameters.query_timeout: before PgBouncer 1.26",
             Self::SharedProcesses => "shareProcessNamespace lets every container",
             Self::CpuLimit => "the pod is Guaranteed, so the container sluice gets a CPU limit",
+            Self::MemoryLimit => "has room for",
             Self::HostNetwork => "no pooler was injected: the pod uses the host's network",
             Self::Windows => "no pooler was injected: PgBouncer does not run on Windows",
         }

@@ -71,8 +71,8 @@ fn every_reason_stands_in_the_table_of_the_operations_guide_under_each_condition
     let (reasons, conditions) = (text("src/api/reasons.rs"), text("src/api/conditions.rs"));
     let (reason_of, condition_of) = (by_name(&reasons), by_name(&conditions));
     let mut wanted: BTreeSet<(String, String)> = BTreeSet::new();
-    for file in ["src/decide/plan/conditions.rs", "src/decide/plan/troubles.rs"] {
-        for (condition, reason) in set_together(&text(file)) {
+    for file in ["conditions.rs", "memory.rs", "troubles.rs"].map(|file| format!("src/decide/plan/{file}")) {
+        for (condition, reason) in set_together(&text(&file)) {
             wanted.insert((condition_of[condition.as_str()].to_owned(), reason_of[reason.as_str()].to_owned()));
         }
     }

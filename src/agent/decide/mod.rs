@@ -1,5 +1,6 @@
 //! PURE: what the agent decides. State, observation and now in; the next action out.
 
+pub mod anchor;
 pub mod arrivals;
 pub mod busy;
 pub mod counters;

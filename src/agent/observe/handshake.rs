@@ -6,7 +6,7 @@
 use std::{
     io::{Read, Write},
     net::{TcpStream, ToSocketAddrs},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -23,6 +23,7 @@ use rustls::{
 use thiserror::Error as ErrorMessage;
 
 use crate::{
+    agent::decide::anchor::{Anchor, anchors},
     contract::{ServerTlsMode, Upstream},
     pooler::pgbouncer::console::SSL_REQUEST,
 };
@@ -67,12 +68,12 @@ impl HandshakeError {
     }
 }
 
-/// Meets the database and judges its certificate as PgBouncer does with this mode and bundle. Blocks, at most for some
-/// multiple of 3 s.
+/// Meets the database and judges its certificate as PgBouncer does with this mode and bundle. Answers the certificates of the bundle
+/// each of which alone verifies it as well; none where it is not verified. Blocks, at most for some multiple of 3 s.
 ///
 /// # Errors
 /// [`HandshakeError`].
-pub fn examine(upstream: &Upstream, bundle: &[u8]) -> Result<(), HandshakeError> {
+pub fn examine(upstream: &Upstream, bundle: &[u8]) -> Result<Vec<Anchor>, HandshakeError> {
     let host = &upstream.host;
     let no_answer = |reason: &dyn std::fmt::Display| HandshakeError::NoAnswer {
         host: format!("{host}:{}", upstream.port),
@@ -84,7 +85,7 @@ pub fn examine(upstream: &Upstream, bundle: &[u8]) -> Result<(), HandshakeError>
         .with_safe_default_protocol_versions()
         .map_err(|error| no_answer(&error))?
         .dangerous()
-        .with_custom_certificate_verifier(judge)
+        .with_custom_certificate_verifier(judge.clone())
         .with_no_client_auth();
     let name = ServerName::try_from(host.clone()).map_err(|error| no_answer(&error))?;
     let mut connection = ClientConnection::new(Arc::new(config), name).map_err(|error| no_answer(&error))?;
@@ -98,13 +99,12 @@ pub fn examine(upstream: &Upstream, bundle: &[u8]) -> Result<(), HandshakeError>
         [b'N'] => return Err(HandshakeError::NotOffered { host: host.clone() }),
         [_] => return Err(no_answer(&"it does not answer as PostgreSQL does")),
     }
-    connection.complete_io(&mut stream).map(|_| ()).map_err(|error| {
-        match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
-            Some(Error::InvalidCertificate(fault)) => {
-                HandshakeError::Certificate { host: host.clone(), fault: told(fault, upstream) }
-            }
-            _ => no_answer(&error),
+    let met = connection.complete_io(&mut stream).map(|_| judge.found.get().cloned().unwrap_or_default());
+    met.map_err(|error| match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(Error::InvalidCertificate(fault)) => {
+            HandshakeError::Certificate { host: host.clone(), fault: told(fault, upstream) }
         }
+        _ => no_answer(&error),
     })
 }
 
@@ -154,6 +154,10 @@ struct Judge {
     provider: Arc<CryptoProvider>,
     trusted: Vec<CertificateDer<'static>>,
     verifier: Option<Arc<WebPkiServerVerifier>>,
+    /// The certificates of the bundle that may stand for it.
+    anchors: Vec<Anchor>,
+    /// Of them, those that verify what the database has shown.
+    found: OnceLock<Vec<Anchor>>,
 }
 
 impl Judge {
@@ -167,21 +171,19 @@ impl Judge {
             .then(|| WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build())
             .transpose()
             .map_err(|_| HandshakeError::EmptyBundle)?;
-        Ok(Self { mode, provider, trusted, verifier })
+        let anchors = if checks_chain { anchors(bundle) } else { Vec::new() };
+        Ok(Self { mode, provider, trusted, verifier, anchors, found: OnceLock::new() })
     }
-}
 
-impl ServerCertVerifier for Judge {
-    fn verify_server_cert(
+    fn judge(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let Some(verifier) = &self.verifier else { return Ok(ServerCertVerified::assertion()) };
-        let answer = verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        let answer = verifier.verify_server_cert(end_entity, intermediates, server_name, &[], now);
         let Err(Error::InvalidCertificate(fault)) = &answer else { return answer };
         let accepted = match fault {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
@@ -195,6 +197,25 @@ impl ServerCertVerifier for Judge {
             _ => self.trusted.iter().any(|trusted| trusted.as_ref() == end_entity.as_ref()),
         };
         if accepted { Ok(ServerCertVerified::assertion()) } else { answer }
+    }
+}
+
+impl ServerCertVerifier for Judge {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verified = self.judge(end_entity, intermediates, server_name, now)?;
+        let suffices = |anchor: &&Anchor| {
+            let alone = Self::new(self.mode, anchor.pem());
+            alone.is_ok_and(|alone| alone.judge(end_entity, intermediates, server_name, now).is_ok())
+        };
+        self.found.get_or_init(|| self.anchors.iter().filter(suffices).cloned().collect());
+        Ok(verified)
     }
 
     fn verify_tls12_signature(

@@ -138,6 +138,7 @@ struct Upstream {
     read_only: Family<Nothing, Gauge>,
     renewals: Counter,
     refused_beyond: Family<Nothing, Gauge>,
+    memory_allows: Family<Nothing, Gauge>,
     recalled: Counter,
 }
 
@@ -157,6 +158,11 @@ impl Upstream {
             names::REFUSED_BEYOND,
             "Server connections that were open when the database refused another; absent while it refuses none",
             self.refused_beyond.clone(),
+        );
+        registry.register(
+            names::MEMORY_ALLOWS,
+            "Server connections that the container's memory has room for; absent where it has no limit",
+            self.memory_allows.clone(),
         );
         registry.register(
             names::CLIENTS_RECALLED.trim_end_matches("_total"),
@@ -516,6 +522,14 @@ impl Metrics {
         match held {
             Some(held) => drop(self.upstream.refused_beyond.get_or_create(&[]).set(held.into())),
             None => self.upstream.refused_beyond.clear(),
+        }
+    }
+
+    /// Server connections that the container's memory has room for; None without a limit.
+    pub fn set_memory_allows(&self, connections: Option<u32>) {
+        match connections {
+            Some(connections) => drop(self.upstream.memory_allows.get_or_create(&[]).set(connections.into())),
+            None => self.upstream.memory_allows.clear(),
         }
     }
 

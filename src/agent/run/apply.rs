@@ -47,7 +47,7 @@ impl Agent {
     ) -> Option<Result<(PoolRevision, Rendered), RenderError>> {
         let revision = revision?;
         let access = self.rotating.in_force()?;
-        let own_ca = ca_path(&self.options.run_dir, access);
+        let ca = self.anchor_file().or_else(|| place::bundle(&self.injection, ca_path(&self.options.run_dir, access)));
         let shown = self.identity.in_force().map(|shown| place::shown(shown, &self.options, slot));
         let rendered = render::render(&RenderInput {
             injection: &self.injection,
@@ -59,11 +59,10 @@ impl Agent {
                 presented: own.presented,
                 ..place::place(
                     &self.options,
-                    &self.injection,
                     &self.addresses,
                     slot,
                     self.inherits_sockets(),
-                    own_ca,
+                    ca.as_deref(),
                     self.resolver.as_deref(),
                 )
             },
@@ -358,6 +357,8 @@ impl Agent {
         if let Some(most) = self.refused.ceiling().filter(|_| grant.share > 0) {
             self.limit = self.limit.min(most);
         }
+        self.expect_memory();
+        self.limit = self.room.bound(self.limit, self.reserved);
         if self.is_refused() {
             // what is closed could not be opened again
             let held = [&self.slot, &self.other].map(|slot| slot.held().unwrap_or(0));

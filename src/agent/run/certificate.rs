@@ -1,13 +1,13 @@
-//! What is wrong with the database's certificate, when PgBouncer does not accept it.
+//! The database's certificate: what is wrong with it when PgBouncer does not accept it, and which CA of the bundle verifies it.
 
 use std::{fs, mem, thread};
 
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
-use super::Agent;
+use super::{Agent, place, rotating::ca_path};
 use crate::{
     agent::{
-        decide::machine::Millis,
+        decide::{anchor::Anchor, machine::Millis},
         observe::handshake::{HandshakeError, examine},
     },
     contract::ServerTlsMode,
@@ -23,7 +23,7 @@ pub(super) struct CertificateWatch {
     doubted: bool,
     /// A server connection was seen.
     proven: bool,
-    verdict: Option<oneshot::Receiver<Result<(), HandshakeError>>>,
+    verdict: Option<oneshot::Receiver<Result<Vec<Anchor>, HandshakeError>>>,
     next_look: Millis,
 }
 
@@ -32,6 +32,11 @@ impl CertificateWatch {
     pub(super) fn new(mode: ServerTlsMode) -> Self {
         let proven = mode == ServerTlsMode::Disabled;
         Self { doubted: false, proven, verdict: None, next_look: LOOK_PAUSE }
+    }
+
+    /// Whether the database is being asked.
+    pub(super) fn is_looking(&self) -> bool {
+        self.verdict.is_some()
     }
 
     /// PgBouncer could not agree on TLS with the database.
@@ -51,8 +56,10 @@ impl Agent {
             }
         }
         let Some(verdict) = &mut self.certificate.verdict else {
-            if self.certificate.doubted && now >= self.certificate.next_look {
+            let is_due = self.certificate.doubted && now >= self.certificate.next_look;
+            if is_due || self.wants_anchor(now) {
                 self.certificate.next_look = now + LOOK_PAUSE;
+                self.anchoring.looks(now);
                 self.ask_for_certificate();
             }
             return;
@@ -64,11 +71,15 @@ impl Agent {
         };
         self.certificate.verdict = None;
         match verdict {
-            Some(Ok(())) => {
+            Some(Ok(anchors)) => {
                 (self.certificate.doubted, self.certificate.proven) = (false, true);
                 self.problems.certificate.is_over();
+                self.take_anchor(now, anchors);
             }
             Some(Err(error)) if error.is_verdict() => {
+                // it is looked at until it is mended
+                self.certificate.doubted = true;
+                self.anchoring.was_not_verified();
                 if self.problems.certificate.is(format!("no server connection: {error}")) {
                     tracing::warn!("{error}");
                 }
@@ -81,12 +92,20 @@ impl Agent {
     /// In a thread of its own, which may outlive us: resolving a name cannot be given up.
     fn ask_for_certificate(&mut self) {
         let (tell, verdict) = oneshot::channel();
-        let bundle = self.slot.parameter("server_tls_ca_file").and_then(|file| fs::read(file).ok());
-        let (upstream, bundle) = (self.injection.upstream.clone(), bundle.unwrap_or_default());
+        let (upstream, bundle) = (self.injection.upstream.clone(), self.bundle().unwrap_or_default());
         let ask = move || mem::drop(tell.send(examine(&upstream, &bundle)));
         match thread::Builder::new().name("handshake".to_owned()).spawn(ask) {
             Ok(_) => self.certificate.verdict = Some(verdict),
             Err(error) => tracing::warn!("looking at the database's certificate: {error}"),
         }
+    }
+
+    /// All that may verify the database's certificate: the pool's own bundle, or the image's trust store. None where there is none.
+    pub(super) fn bundle(&self) -> Option<Vec<u8>> {
+        let access = self.rotating.in_force()?;
+        if self.injection.upstream.tls.own_ca {
+            return access.server_ca.clone();
+        }
+        fs::read(place::bundle(&self.injection, ca_path(&self.options.run_dir, access))?).ok()
     }
 }

@@ -4,10 +4,12 @@
 //! every second it takes a reading and decides. What a round finds is published for the HTTP server.
 
 mod alias;
+mod anchoring;
 mod apply;
 mod certificate;
 mod console;
 mod failover;
+mod memory;
 mod pins;
 mod place;
 mod reading;
@@ -51,6 +53,7 @@ use crate::{
             slot::Slot,
         },
         decide::{
+            anchor::Anchoring,
             identity::Identity,
             machine::{self, Action, ConsoleSeen, Machine, Millis, Observation},
             peaks::{Moment, Peak},
@@ -154,6 +157,11 @@ struct Agent {
     switch: Switch,
     switching: Switching,
     certificate: CertificateWatch,
+    /// Which CA stands for the whole bundle.
+    anchoring: Anchoring,
+    handing: anchoring::Handing,
+    /// What the container's memory has room for.
+    room: memory::Room,
     /// What clients are shown.
     identity: Identity,
     /// What server connections are opened with, and how it changes.
@@ -308,6 +316,9 @@ impl Agent {
             switch,
             switching: Switching::default(),
             certificate: CertificateWatch::new(injection.upstream.tls.mode),
+            anchoring: anchoring::take_up(&options.run_dir),
+            handing: anchoring::Handing::default(),
+            room: memory::Room::default(),
             identity,
             rotating,
             failover: Failover::new(&options),
@@ -388,10 +399,15 @@ impl Agent {
         self.was_late |= !punctual;
         self.count_errors();
         self.read_inputs(now);
+        self.know_bundle(now);
         self.look_at_certificate(now);
+        let waits = self.awaits_certificate(now);
         let (console, in_time) = self.ask_console(now).await;
         let seen = Observation {
-            startable: self.program.is_some() && self.wish.revision.is_some() && self.rotating.in_force().is_some(),
+            startable: !waits
+                && self.program.is_some()
+                && self.wish.revision.is_some()
+                && self.rotating.in_force().is_some(),
             running: self.slot.is_running(),
             console,
             punctual: punctual && in_time,
@@ -415,6 +431,9 @@ impl Agent {
         }
         let answers = self.machine.is_serving() && self.heard == ConsoleSeen::Answered;
         self.rotate(now, answers).await;
+        if answers {
+            self.hand_anchor(now).await;
+        }
         self.to_be_applied |= self.switch(now, punctual).await || !was_serving;
         let serving = self.machine.is_serving();
         // a console that is silent is asked for its version alone, or it would take seconds to see that it hangs
@@ -439,6 +458,7 @@ impl Agent {
             self.name_pinned().await;
             if now >= self.next.sweep {
                 self.next.sweep = now + LIMITS_SWEEP;
+                self.room.read_limit(&self.options.control_group);
                 (self.slot.limits, self.other.limits) = (None, None);
             }
             self.apply_limits().await;

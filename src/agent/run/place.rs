@@ -56,15 +56,14 @@ pub(super) fn addresses(reach: Reach) -> Vec<IpAddr> {
 }
 
 /// The addresses, and the slot's places in the volumes of the pod. A pooler that inherits its sockets is given neither
-/// address nor directory: it would warn that it ignores them. `own_ca` is the bundle that the pool names, `resolver` the
+/// address nor directory: it would warn that it ignores them. `ca` is what verifies the database's certificate, `resolver` the
 /// configuration that leads to our own name server. The database is shown nothing.
 pub(super) fn place(
     options: &RunOptions,
-    injection: &Injection,
     addresses: &[IpAddr],
     slot: SlotName,
     inherits_sockets: bool,
-    own_ca: Option<PathBuf>,
+    ca: Option<&Path>,
     resolver: Option<&Path>,
 ) -> Place {
     let text = |path: &Path| path.display().to_string();
@@ -79,21 +78,19 @@ pub(super) fn place(
             .collect(),
         peer: if inherits_sockets { peer(slot) } else { 0 },
         auth_file: text(&Slot::auth_file(slot, &options.run_dir)),
-        ca_file: ca_file(injection, own_ca),
+        ca_file: ca.map(text),
         presented: None,
         resolver: resolver.map(text),
         login_retry_milliseconds: login_retry(&options.pod_uid),
     }
 }
 
-/// What verifies the database's certificate: the pool's own bundle, or the image's trust store.
-pub(super) fn ca_file(injection: &Injection, own_ca: Option<PathBuf>) -> Option<String> {
-    let file = if injection.upstream.tls.own_ca {
-        own_ca
-    } else {
-        TRUST_STORES.iter().map(PathBuf::from).find(|store| store.is_file())
-    };
-    file.map(|file| file.display().to_string())
+/// All that may verify the database's certificate: the pool's own bundle, or the image's trust store.
+pub(super) fn bundle(injection: &Injection, own_ca: Option<PathBuf>) -> Option<PathBuf> {
+    if injection.upstream.tls.own_ca {
+        return own_ca;
+    }
+    TRUST_STORES.iter().map(PathBuf::from).find(|store| store.is_file())
 }
 
 fn peer(slot: SlotName) -> u16 {

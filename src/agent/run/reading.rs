@@ -96,6 +96,9 @@ impl Agent {
         let punctual = !std::mem::take(&mut self.was_late) && asked.elapsed() < LATE;
         let added = self.failover.leave_out(added, pools.active);
         self.rotating.read(in_force_works);
+        if logged_in {
+            self.anchoring.verified();
+        }
         self.see_refusals(pools, logged_in);
         self.tell_reach(now, logged_in);
         self.look_for_leaks(now, &servers);
@@ -103,6 +106,7 @@ impl Agent {
         self.to_be_applied |= self.owes_reconnect();
         self.count_arrivals(now, opens).await;
         self.see_pools(pools);
+        self.count_memory(pools);
         let leaked = self.leaked;
         let automation = if self.failover.is_read_only() { Automation::UpstreamReadOnly } else { Automation::Apply };
         let pools = self.failover.leave_out_waiting(pools);

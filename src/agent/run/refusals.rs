@@ -10,6 +10,9 @@ use crate::{
     pooler::pgbouncer::{log::Logged, tables::Pools},
 };
 
+/// What OpenSSL says of a chain that ends in no CA of its file.
+const NOT_VERIFIED: &str = "certificate verify failed";
+
 impl Agent {
     pub(super) fn count_errors(&mut self) {
         while let Ok(Heard { from, logged }) = self.errors.try_recv() {
@@ -29,7 +32,12 @@ impl Agent {
 
     fn act_upon(&mut self, now: Millis, error: PoolerError, from: Option<SlotName>, logged: &Logged) {
         match error {
-            PoolerError::ServerTlsFailed => self.certificate.doubt(),
+            PoolerError::ServerTlsFailed => {
+                self.certificate.doubt();
+                if logged.words.contains(NOT_VERIFIED) {
+                    self.anchoring.failed(now);
+                }
+            }
             PoolerError::ServerLoginRefused | PoolerError::ServerWantsCertificate | PoolerError::ServerRefused
                 if self.is_of_kept_user(error, from, &logged.words) => {}
             PoolerError::ServerLoginRefused | PoolerError::ServerWantsCertificate => self.rotating.was_refused(now),

@@ -45,6 +45,8 @@ impl Agent {
             troubles: self.troubles.told(self.now()),
             server_full: self.server_full(),
             leaks: self.leak_kinds(),
+            memory: self.room.report(self.grant().share),
+            trust: self.trust_report(),
         };
         self.published.metrics.set_upstream(report.upstream.as_ref().map(|upstream| upstream.state));
         if let Some(mode) = report.switching {
@@ -87,5 +89,7 @@ pub(super) fn empty_report(options: &RunOptions, injection: &Injection) -> Statu
         troubles: Vec::new(),
         server_full: None,
         leaks: None,
+        memory: None,
+        trust: None,
     }
 }

@@ -357,7 +357,9 @@ impl Agent {
                 injection: &self.injection,
                 settings: &revision.settings,
                 credentials: &access.credentials,
-                ca_file: place::ca_file(&self.injection, ca_path(&self.options.run_dir, &access)),
+                // all of it: what is in force may be verified by another CA of it
+                ca_file: place::bundle(&self.injection, ca_path(&self.options.run_dir, &access))
+                    .map(|file| file.display().to_string()),
                 presented: certificate_paths(&self.options.run_dir, &access),
                 resolver: self.resolver.as_ref().map(|file| file.display().to_string()),
                 within: Duration::from_millis(milliseconds),
@@ -380,6 +382,7 @@ impl Agent {
         }
         tracing::info!(user = access.credentials.username, "new credentials have proven themselves");
         self.rotating.in_force = Some(access);
+        self.bundle_may_differ(now);
         self.rotating.to_hand_over = true;
         self.rotating.handed.clear();
         self.rotating.again.settled();
@@ -464,6 +467,23 @@ impl Agent {
     }
 
     async fn hand_to(&mut self, name: SlotName, access: &Access) -> Result<Taken, SlotError> {
+        let taken = match self.give_to(name, access).await? {
+            nothing_yet @ (Taken::Postponed | Taken::Refused) => return Ok(nothing_yet),
+            taken => taken,
+        };
+        let slot = if self.slot.name() == name { &self.slot } else { &self.other };
+        let Some(own) = self.takes(slot) else { return Ok(taken) };
+        let socket = slot.console.socket();
+        match log_in(socket, &self.injection.upstream.database, own.credentials, CONSOLE_DEADLINE).await {
+            Err(error) if refuses_password(&error) => Err(error.into()),
+            // in, or kept waiting, or turned away because it is full: none of it speaks against the password
+            _ => Ok(taken),
+        }
+    }
+
+    /// Has a process that runs go on with what it runs and what is in force beside it: the credentials that it takes, and what verifies
+    /// the database.
+    pub(super) async fn give_to(&mut self, name: SlotName, access: &Access) -> Result<Taken, SlotError> {
         let now = self.now();
         self.lay_down(access).map_err(|error| SlotError::Access { reason: error.to_string() })?;
         let of_active = self.slot.name() == name;
@@ -490,25 +510,16 @@ impl Agent {
             return Ok(Taken::Refused);
         }
         let Some(own) = self.takes(slot) else { return Ok(Taken::Already) };
-        let credentials = own.credentials.clone();
         let rendered = match self.render_for(name, runs.as_ref(), wanted, own) {
             Some(Ok((_, rendered))) => rendered,
             Some(Err(error)) => return Err(SlotError::Access { reason: error.to_string() }),
             None => return Ok(Taken::Already),
         };
         let slot = if of_active { &mut self.slot } else { &mut self.other };
-        let taken = match slot.take_over(rendered, When::Quiet(now)).await {
-            Ok(Taken::Postponed) => return Ok(Taken::Postponed),
-            Ok(taken) => taken,
+        match slot.take_over(rendered, When::Quiet(now)).await {
             // the rest of what it runs waits for a new process; this does not
-            Err(SlotError::RestartRequired { .. }) => Taken::Now,
-            Err(error) => return Err(error),
-        };
-        let socket = slot.console.socket();
-        match log_in(socket, &self.injection.upstream.database, &credentials, CONSOLE_DEADLINE).await {
-            Err(error) if refuses_password(&error) => Err(error.into()),
-            // in, or kept waiting, or turned away because it is full: none of it speaks against the password
-            _ => Ok(taken),
+            Err(SlotError::RestartRequired { .. }) => Ok(Taken::Now),
+            taken => taken,
         }
     }
 

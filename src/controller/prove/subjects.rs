@@ -332,7 +332,8 @@ fn complains(heard: &Heard) -> bool {
     // old connections have transactions to finish
     let renews = report.reconnected.as_ref().is_some_and(|told| told.remaining.is_some_and(|count| count > 0));
     let is_primary = upstream.is_none_or(|state| state == UpstreamState::Primary);
-    troubled || leaks || renews || !report.message.is_empty() || !is_primary
+    let is_held_back = report.memory.is_some_and(|memory| memory.holds_back);
+            troubled || leaks || renews || is_held_back || !report.message.is_empty() || !is_primary
 }
 
 /// The sweep, spread so that pods which started together are not asked together for ever.
@@ -368,6 +369,7 @@ fn essence(heard: &Heard) -> Option<impl PartialEq + '_> {
         let leaks = leaks
             .map(|kinds| (kinds.in_transaction, kinds.pinned, kinds.unclear, kinds.freed, kinds.client.as_deref()));
         let proof = (report.proof, report.other.is_some_and(|other| other.awaiting_promotion));
-        (in_force, held, upstream, full, troubles, &report.message, leaks, &report.reconnected, proof)
+        let room = (report.memory.map(|memory| (memory.allows, memory.holds_back)), &report.trust);
+        (in_force, held, upstream, full, troubles, &report.message, leaks, &report.reconnected, proof, room)
     })
 }

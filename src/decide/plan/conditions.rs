@@ -1,7 +1,7 @@
 //! The conditions of a pool, from what is known and what was decided. `Ready` sums up the others.
 
 use super::{
-    Figures,
+    Figures, memory,
     observed::{Annotation, BudgetSeen, GatewaySeen, Observed, PodSeen, Poolers, Proof, ROLLOUT, SidecarSeen},
     revision::Rollout,
     troubles,
@@ -12,7 +12,7 @@ use crate::{
         conditions::{
             ABLE_TO_SCALE, ACCEPTED, CLIENTS_ACCEPTED, ConditionStatus, GATEWAY_AVAILABLE, INJECTED, LEAK_DETECTED,
             Observed as Condition, PAUSED, PODS_CURRENT, PROGRESSING, PROVEN, READY, RECONNECTED, SCALING_ACTIVE,
-            SCALING_LIMITED, UPSTREAM_HEALTHY,
+            SCALING_LIMITED, SIDECAR_MEMORY, UPSTREAM_HEALTHY,
         },
         reasons,
     },
@@ -70,18 +70,20 @@ pub(super) fn all(
         leak_detected(observed),
         paused(observed),
     ]);
+    all.extend(memory::sidecar_memory(observed));
     all.extend(reconnected(observed));
     all.insert(0, ready(&all));
     all
 }
 
 /// What `Ready` sums up, in the order in which it is told.
-pub(super) const SUMMED_UP: [&str; 11] = [
+pub(super) const SUMMED_UP: [&str; 12] = [
     ACCEPTED,
     INJECTED,
     GATEWAY_AVAILABLE,
     UPSTREAM_HEALTHY,
     SCALING_LIMITED,
+    SIDECAR_MEMORY,
     PROVEN,
     SCALING_ACTIVE,
     PODS_CURRENT,
@@ -92,7 +94,7 @@ pub(super) const SUMMED_UP: [&str; 11] = [
 
 /// Reasons that are not held against a pool: asked for, or on its way (a share that moves would make a pool flap), or nobody can see
 /// it, or not for the pool to say.
-pub(super) const CALM: [&str; 9] = [
+pub(super) const CALM: [&str; 10] = [
     reasons::RECOMMEND_ONLY,
     reasons::PAUSED,
     reasons::AWAITING_PROOF,
@@ -100,6 +102,7 @@ pub(super) const CALM: [&str; 9] = [
     reasons::BLUE_GREEN_PAUSE,
     reasons::NOT_OBSERVED,
     reasons::COUNT_FAILED,
+    reasons::SHARE_EXCEEDS_MEMORY,
     PoolerError::ClientLoginRefused.as_str(),
     PoolerError::ClientTlsFailed.as_str(),
 ];

@@ -5,6 +5,7 @@
 
 mod conditions;
 mod grants;
+mod memory;
 mod observed;
 mod report;
 mod revision;

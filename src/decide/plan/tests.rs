@@ -10,10 +10,10 @@ use crate::{
         reasons,
     },
     contract::{
-        Between, ClientSide, ClientTlsMode, EPOCHS, Held, Injection, LARGEST_SEQ, LeakKinds, LimitsReadBack, OtherRole,
-        OtherSlot, PodGrant, PoolRevision, PoolerError, ProofMode, Reach, Reconnected, ServerFull, ServerTls,
-        ServerTlsMode, SessionAliasReport, SlotStatus, Stamp, StatusReport, TroubleSeen, Upstream, UpstreamSeen,
-        UpstreamState,
+        Between, ClientSide, ClientTlsMode, EPOCHS, Held, Injection, LARGEST_SEQ, LeakKinds, LimitsReadBack, MemoryReport,
+        OtherRole, OtherSlot, PodGrant, PoolRevision, PoolerError, ProofMode, Reach, Reconnected, ServerFull, ServerTls,
+        ServerTlsMode, SessionAliasReport, SlotStatus, Stamp, StatusReport, TroubleSeen, TrustReport, Upstream,
+        UpstreamSeen, UpstreamState,
     },
     decide::{
         effective::{EffectivePool, Refusal, effective},
@@ -224,6 +224,8 @@ fn report(uid: &str, revision: u64, epoch: u64, grant: PodGrant) -> StatusReport
         upstream: None,
         reconnected: None,
         leaks: None,
+        memory: None,
+        trust: None,
     }
 }
 
@@ -747,6 +749,45 @@ fn what_poolers_log_is_told_by_its_class_and_what_single_clients_get_wrong_is_no
             Between::Nobody => assert_eq!([ready.reason, clients.reason], [reasons::IN_FORCE, reasons::NONE_REFUSED]),
         }
     }
+}
+
+#[test]
+fn memory_that_holds_a_limit_back_is_held_against_the_pool_and_a_share_that_nobody_needs_or_a_whole_trust_store_is_told() {
+    let mut world = World::new(SHARED);
+    world.admit();
+    world.sizing = Some(sized(11, Reason::Demand));
+    world.settle();
+    let mut say = |memory: Option<(u32, bool)>, whole: Option<&str>| {
+        let Proof::Report(report) = &mut world.pods[0].proof else { panic!("it was asked") };
+        let mib = |mib: u64| mib << 20;
+        report.memory = memory.map(|(allows, holds_back)| MemoryReport {
+            limit_bytes: mib(64),
+            needed_bytes: mib(70),
+            limit_needed_bytes: mib(96),
+            allows,
+            holds_back,
+        });
+        report.trust = Some(TrustReport { certificates: 145, ca: None, whole: whole.map(str::to_owned) });
+        let plan = world.plan();
+        let of = |type_: &str| plan.report.conditions.iter().find(|it| it.type_ == type_).cloned();
+        (of("Ready").unwrap().reason, of("SidecarMemory"), plan.events)
+    };
+    assert_eq!(say(None, None).1, None, "no agent tells");
+    let (ready, memory, _) = say(Some((500, false)), None);
+    assert_eq!((ready, memory.unwrap().reason), (reasons::IN_FORCE, reasons::MEMORY_SUFFICES));
+    let (ready, memory, _) = say(Some((500, false)), Some("PgBouncer keeps all 145 CAs"));
+    let memory = memory.unwrap();
+    assert_eq!((ready, memory.reason, memory.status), (reasons::IN_FORCE, reasons::WHOLE_TRUST_STORE, ConditionStatus::True));
+    assert!(memory.message.contains("shop-0") && memory.message.contains("all 145 CAs"), "{}", memory.message);
+    let (ready, memory, _) = say(Some((2, false)), None);
+    assert_eq!((ready, memory.unwrap().reason), (reasons::IN_FORCE, reasons::SHARE_EXCEEDS_MEMORY));
+    let (ready, memory, events) = say(Some((2, true)), Some("PgBouncer keeps all 145 CAs"));
+    let message = memory.unwrap().message;
+    assert_eq!(ready, reasons::LIMITED_BY_MEMORY);
+    for words in ["64 MiB has room for 2 server connections", "limits.memory of the pool to 96Mi", "all 145 CAs"] {
+        assert!(message.contains(words), "{message}");
+    }
+    assert!(events.iter().any(|event| event.reason == reasons::LIMITED_BY_MEMORY), "{events:?}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The pods whose agents answer, and what they say.
-fn reports<'a>(observed: &'a Observed) -> impl Iterator<Item = (&'a PodSeen, &'a StatusReport)> + Clone {
+pub(super) fn reports<'a>(observed: &'a Observed) -> impl Iterator<Item = (&'a PodSeen, &'a StatusReport)> + Clone {
     observed.pods.iter().filter_map(|pod| match &pod.proof {
         Proof::Report(report) => Some((pod, &**report)),
         Proof::NotAsked | Proof::Unreachable { .. } => None,

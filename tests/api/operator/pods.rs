@@ -249,6 +249,8 @@ impl Agent {
             server_full: behaviour.server_full,
             upstream: behaviour.upstream,
             leaks: behaviour.leaks,
+            memory: None,
+            trust: None,
             reconnected: wanted.settings.reconnected_at.clone().map(|at| Reconnected { at, remaining: Some(0) }),
         });
     }

@@ -14,6 +14,7 @@ mod keeper;
 #[path = "../../../benches/figures/load.rs"]
 mod load;
 mod logins;
+mod memory;
 mod names;
 mod pins;
 mod queue;

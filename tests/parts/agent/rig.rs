@@ -354,7 +354,7 @@ impl Agent {
     /// The volumes of a pod whose annotations are not written yet.
     pub fn new(postgres_port: u16, account: &Account) -> Self {
         let directory = TempDir::new().unwrap();
-        for volume in ["config/credentials", "run", "state"] {
+        for volume in ["config/credentials", "run", "state", "cgroup"] {
             fs::create_dir_all(directory.path().join(volume)).unwrap();
         }
         let injection = Injection {
@@ -499,6 +499,8 @@ impl Agent {
             .arg(path("run"))
             .arg("--state-dir")
             .arg(path("state"))
+            .arg("--control-group")
+            .arg(path("cgroup"))
             .args(["--listen", &self.http.to_string(), "--pod-uid", "uid-of-the-pod", "--log", "debug"])
             .arg("--pgbouncer")
             .arg(&self.pooler)
@@ -576,6 +578,21 @@ impl Agent {
 
     pub fn remove(&self, name: &str) {
         fs::remove_file(self.directory.path().join("config").join(name)).unwrap();
+    }
+
+    /// The memory limit of the container, in MiB.
+    pub fn limit_memory(&self, mib: u64) {
+        fs::write(self.directory.path().join("cgroup/memory.max"), format!("{}\n", mib << 20)).unwrap();
+    }
+
+    /// Memory of all processes that the kernel cannot take back, in bytes.
+    pub fn memory(&self) -> u64 {
+        let of = |pid: Pid| {
+            let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", pid.as_raw_nonzero())).unwrap();
+            let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")).expect("what the kernel counts");
+            line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+        };
+        self.children().into_iter().chain([self.keeper_pid()]).map(of).sum()
     }
 
     pub fn revise(&self, revision: u64, settings: &Settings) {
