@@ -17,6 +17,7 @@ fn main() -> ExitCode {
             run(&options, keeper::keep(arguments, options.grace()))
         }
         Command::Agent(options) => {
+            keeper::end_with_parent();
             let log = options.clone();
             run(&log, async { Box::pin(run::run(*options)).await.map(|()| ExitCode::SUCCESS) })
         }

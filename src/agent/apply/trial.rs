@@ -171,7 +171,7 @@ impl Login {
     pub async fn run(self) -> Result<(), TrialError> {
         let log = self.directory.join("log");
         let mut command = Command::new(OWN_PROGRAM);
-        command.arg("exec").arg(&self.program).arg(&self.ini);
+        command.arg("exec").arg("--parent").arg(std::process::id().to_string()).arg(&self.program).arg(&self.ini);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).map_err(FileError::of(&log))?);
         let mut child = command
             .kill_on_drop(true)

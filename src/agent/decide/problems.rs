@@ -65,6 +65,8 @@ pub struct Problems {
     pub reload: Problem,
     /// A revision that needs a new process.
     pub switch: Problem,
+    /// Somebody else who listens where clients come to.
+    pub listeners: Problem,
     /// A new certificate to show to clients.
     pub identity: Problem,
     /// The database's certificate.
@@ -93,9 +95,9 @@ impl Problems {
     /// Everything that is told now.
     pub fn told(&self, now: Millis) -> impl Iterator<Item = &str> {
         let Self { inputs, program, process, configuration, credentials, logins, database, reload, .. } = self;
-        let Self { switch, upstream, identity, certificate, limits, alias, reading, files, state, .. } = self;
+        let Self { listeners, switch, upstream, identity, certificate, limits, alias, reading, files, state, .. } = self;
         let first = [inputs, program, process, configuration, credentials, logins, database, reload];
-        let then = [switch, upstream, identity, certificate, limits, alias, reading, files, state];
+        let then = [listeners, switch, upstream, identity, certificate, limits, alias, reading, files, state];
         first.into_iter().chain(then).filter_map(move |p| p.told(now))
     }
 }

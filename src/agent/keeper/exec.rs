@@ -19,7 +19,7 @@ use clap::Args;
 use rustix::{
     io::{FdFlags, dup, fcntl_setfd},
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
-    process::{Signal, set_parent_process_death_signal},
+    process::{Signal, getppid, set_parent_process_death_signal},
 };
 use thiserror::Error;
 
@@ -49,6 +49,9 @@ pub struct ExecOptions {
     /// Files that it needs to be able to open: the bound is raised so far, if it can be.
     #[arg(long, default_value_t = 0)]
     pub files: u64,
+    /// The process that started us: should it have ended by now, nothing is started.
+    #[arg(long)]
+    pub parent: Option<u32>,
     /// The program.
     pub program: PathBuf,
     /// Its configuration.
@@ -58,6 +61,9 @@ pub struct ExecOptions {
 /// Why the pooler was not executed.
 #[derive(Debug, Error)]
 pub enum ExecError {
+    /// Who started us has ended.
+    #[error("FATAL the process that starts the pooler has ended")]
+    Orphan,
     /// A socket did not get its number.
     #[error("FATAL socket {number} of the pooler became {got}")]
     Place {
@@ -90,6 +96,13 @@ fn become_pooler(options: &ExecOptions) -> Result<std::convert::Infallible, Exec
     // where the keeper is not the first process of its container, its end must end the pooler too
     set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|error| failed("asking to end with the keeper".to_owned())(error.into()))?;
+    // one that ended before we asked sends no signal
+    if options
+        .parent
+        .is_some_and(|parent| getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs()) != Some(parent))
+    {
+        return Err(ExecError::Orphan);
+    }
     raise_file_limit(options.files);
     let mut command = Command::new(&options.program);
     let mut sockets: Vec<OwnedFd> = Vec::new();

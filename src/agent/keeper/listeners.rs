@@ -14,7 +14,7 @@ use rustix::net::{
     sockopt::{set_ipv6_v6only, set_socket_reuseaddr, set_socket_reuseport},
 };
 
-use super::{orders::Listening, steering::steer};
+use super::{listening::count_listening, orders::Listening, steering::steer};
 use crate::agent::decide::slot_name::SlotName;
 
 /// Until a pooler names its own.
@@ -35,12 +35,13 @@ impl Listeners {
     /// Opens the sockets and leads clients to the first slot, if that may be tried.
     ///
     /// # Errors
-    /// Of the system: above all, a port that is taken.
+    /// Of the system: above all, a port that is taken, or that somebody else listens on too.
     pub fn open(addresses: &[IpAddr], port: u16, may_steer: bool) -> io::Result<Self> {
         let mut opened = Vec::with_capacity(addresses.len());
         let mut refused = (!may_steer).then(|| "it was not to be tried".to_owned());
         for address in addresses {
             let address = SocketAddr::new(*address, port);
+            refuse_strangers(address, 0)?;
             if !may_steer {
                 let only = socket(&address)?;
                 listen(&only, BACKLOG)?;
@@ -61,6 +62,10 @@ impl Listeners {
                     opened.push(Address { sockets: vec![first] });
                 }
             }
+        }
+        // somebody may have come meanwhile
+        for (address, ours) in addresses.iter().zip(&opened) {
+            refuse_strangers(SocketAddr::new(*address, port), ours.sockets.len())?;
         }
         Ok(Self { addresses: opened, refused })
     }
@@ -106,6 +111,25 @@ impl Listeners {
         };
         self.addresses.iter().map(copy).collect()
     }
+}
+
+/// Where others listen too, nobody knows which number is whose.
+fn refuse_strangers(address: SocketAddr, ours: usize) -> io::Result<()> {
+    // where it cannot be seen, it is as it always was
+    let all = count_listening(address).unwrap_or(ours);
+    if all <= ours {
+        return Ok(());
+    }
+    Err(io::Error::other(strangers(address, all - ours)))
+}
+
+/// What is said of sockets that are not ours.
+pub fn strangers(address: SocketAddr, count: usize) -> String {
+    let sockets = if count == 1 { "socket of another process listens" } else { "sockets of other processes listen" };
+    format!(
+        "{count} {sockets} on {address} too, and clients may come to it: a process that an earlier \
+         container left behind, or another pooler; find it with `ss -ltnp` in the pod's network, and end it"
+    )
 }
 
 fn socket(address: &SocketAddr) -> io::Result<OwnedFd> {
@@ -159,6 +183,23 @@ mod tests {
         // the other one goes on with those that wait
         drop(a);
         b.accept().unwrap();
+    }
+
+    #[test]
+    fn nothing_is_opened_beside_a_socket_that_somebody_else_has_of_the_port_and_it_is_told() {
+        let address = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let port = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port();
+        let left_over = socket(&(address, port).into()).unwrap();
+        listen(&left_over, BACKLOG).unwrap();
+        for may_steer in [true, false] {
+            let Err(error) = Listeners::open(&[address], port, may_steer) else { panic!("index 0 is the other's") };
+            assert!(error.to_string().starts_with("1 socket of another process listens on 127.0.0.1"), "{error}");
+        }
+        drop(left_over);
+        let listeners = Listeners::open(&[address], port, true).unwrap();
+        let slot = TcpListener::from(listeners.of(SlotName::A, 512).unwrap().remove(0));
+        let _client = TcpStream::connect((address, port)).unwrap();
+        slot.accept().unwrap();
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod exec;
 mod link;
 mod listeners;
+mod listening;
 mod orders;
 mod steering;
 
@@ -26,11 +27,14 @@ use std::{
 
 pub use exec::{ExecError, ExecOptions, exec};
 pub use link::{Link, LinkError};
+pub use listeners::strangers;
+pub use listening::count_listening;
 pub use orders::{Ending, Launch, Listening, Order, ProcessState, SlotState, State};
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags, mknodat},
     process::{
-        Pid, Resource, Rlimit, Signal, WaitOptions, getpid, getrlimit, kill_process, prlimit, set_child_subreaper, wait,
+        Pid, Resource, Rlimit, Signal, WaitOptions, getpid, getrlimit, kill_process, prlimit, set_child_subreaper,
+        set_parent_process_death_signal, wait,
     },
 };
 use thiserror::Error;
@@ -107,6 +111,13 @@ struct Keeper {
     logs: HashMap<PathBuf, File>,
     /// Set once we are asked to end: when what still runs is killed.
     ending: Option<Instant>,
+}
+
+/// Has this process end with the one that started it, whatever it is at then. That it had not ended before shows by its line.
+pub fn end_with_parent() {
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
+        tracing::warn!("asking to end with the keeper: {error}");
+    }
 }
 
 /// Keeps until SIGTERM or SIGINT. `arguments` are those of the agent, which has `grace` to end.
@@ -339,6 +350,7 @@ impl Keeper {
         };
         let mut command = Command::new(&self.program);
         command.arg("exec").arg("--files").arg(launch.files.to_string());
+        command.arg("--parent").arg(std::process::id().to_string());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::from(log));
         if let Some(console) = &launch.console {
             let listeners = self.listeners.as_ref().ok_or(io::ErrorKind::NotConnected)?;

@@ -98,6 +98,8 @@ const RELEASE_PATIENCE: Millis = 1000;
 const LIMITS_SWEEP: Millis = 15_000;
 /// Between two looks at all clients, which cost more than a reading.
 const CLIENTS_LOOK: Millis = 15_000;
+/// Between two counts of the sockets that listen on our port.
+const STRANGERS_LOOK: Millis = 5000;
 /// Between two looks for leaks: often enough to see each silence before keepalives disturb it.
 const LEAKS_LOOK: Millis = 4000;
 /// A round that begins so late means that we lack CPU.
@@ -156,6 +158,8 @@ struct Agent {
     /// How the pod goes from the one to the other.
     switch: Switch,
     switching: Switching,
+    /// Sockets of others that listen where clients come to, in a sentence.
+    strangers: Option<String>,
     certificate: CertificateWatch,
     /// Which CA stands for the whole bundle.
     anchoring: Anchoring,
@@ -225,6 +229,7 @@ struct Schedule {
     sweep: Millis,
     leaks: Millis,
     clients: Millis,
+    strangers: Millis,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -315,6 +320,7 @@ impl Agent {
             other,
             switch,
             switching: Switching::default(),
+            strangers: None,
             certificate: CertificateWatch::new(injection.upstream.tls.mode),
             anchoring: anchoring::take_up(&options.run_dir),
             handing: anchoring::Handing::default(),
@@ -450,6 +456,10 @@ impl Agent {
             self.next.release = now + RELEASE_LOOK;
             self.look_at_pools(now).await;
             self.apply_limits().await;
+        }
+        if now >= self.next.strangers {
+            self.next.strangers = now + STRANGERS_LOOK;
+            self.look_for_strangers();
         }
         if answering && now >= self.next.reading && !self.failover.comes_first(now) {
             self.next.reading = now + READING;

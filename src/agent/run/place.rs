@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
 };
 
@@ -10,6 +10,7 @@ use crate::{
     agent::{
         apply::slot::Slot,
         decide::{identity::Identity, slot_name::SlotName},
+        keeper::{self, count_listening},
         options::RunOptions,
     },
     contract::{Injection, Reach},
@@ -40,6 +41,14 @@ pub(super) fn identity_before(slot: &Slot, run_dir: &Path) -> Identity {
         let _ = identity.take(read(CERTIFICATE_FILE).as_deref(), read(KEY_FILE).as_deref());
     }
     identity
+}
+
+/// Sockets of others that listen where clients come to, in a sentence; None where there are none, or nobody can see.
+pub(super) fn strangers(addresses: &[IpAddr], port: u16, ours: usize) -> Option<String> {
+    addresses.iter().map(|address| SocketAddr::new(*address, port)).find_map(|address| {
+        let all = count_listening(address).ok()?;
+        (all > ours).then(|| keeper::strangers(address, all - ours))
+    })
 }
 
 /// What clients of this reach come to: an address of IPv4, and one of IPv6 where the pod has it.

@@ -6,7 +6,7 @@ use std::mem::{discriminant, swap};
 
 use tokio::task::JoinHandle;
 
-use super::{Agent, PING};
+use super::{Agent, PING, place};
 use crate::{
     agent::{
         apply::{
@@ -271,8 +271,8 @@ impl Agent {
         let rollout = self.wish.revision.as_ref().map(|revision| revision.settings.rollout).unwrap_or_default();
         let milliseconds = |seconds: u32| Millis::from(seconds) * 1000;
         // one proof at a time, and none of a process while nothing can log in
-        let waits =
-            self.switch.phase() == Phase::Steady && (self.rotating.set_aside() > 0 || self.rotating.is_refused());
+        let held = self.rotating.set_aside() > 0 || self.rotating.is_refused() || self.strangers.is_some();
+        let waits = self.switch.phase() == Phase::Steady && held;
         let place = self.switching.place.filter(|_| !waits);
         let wanted = match (place, self.switch.phase()) {
             // not looked at yet: it may be what waits already
@@ -513,8 +513,34 @@ impl Agent {
         )));
     }
 
+    /// Counts who listens where clients come to, besides the keeper.
+    pub(super) fn look_for_strangers(&mut self) {
+        let ours = match self.link.listening() {
+            Listening::Steering => SlotName::ALL.len(),
+            Listening::Shared { .. } => 1,
+            // a failure has been told
+            Listening::Closed | Listening::Failed { .. } => return,
+        };
+        let strangers = place::strangers(&self.addresses, self.injection.client.port, ours);
+        match &strangers {
+            Some(strangers) => {
+                let text = format!("{strangers}; until it has gone, new clients are led to no other process");
+                if self.problems.listeners.is(text) {
+                    tracing::error!("{strangers}");
+                }
+            }
+            None => self.problems.listeners.is_over(),
+        }
+        self.strangers = strangers;
+    }
+
     async fn steer(&mut self) {
         let slot = self.other.name();
+        self.look_for_strangers();
+        if self.strangers.is_some() {
+            let now = self.now();
+            return self.switch.not_steered(now, left(&self.link.state(), slot));
+        }
         let order = match self.way() {
             Way::Steer => Order::Steer { slot },
             Way::HandOver => {

@@ -1,14 +1,91 @@
 //! The keeper outlives the agent, and so do the pooler and its clients.
 
-use std::time::Duration;
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpStream},
+    time::Duration,
+};
 
-use rustix::process::{Signal, kill_process};
-use sluice::contract::SlotStatus;
+use rustix::{
+    net::{
+        AddressFamily, SocketFlags, SocketType, bind, listen, socket_with,
+        sockopt::{set_socket_reuseaddr, set_socket_reuseport},
+    },
+    process::{Pid, Signal, kill_process},
+};
+use sluice::contract::{SlotStatus, StatusReport};
+use tempfile::TempDir;
 
 use super::{
-    rig::{Account, Agent, Postgres, connect, reacting, settings, until},
+    faults::script_in,
+    rig::{Account, Agent, Postgres, connect, program, reacting, settings, until},
+    switch::{packets, switched},
     value,
 };
+
+/// What is told of a socket that is not the keeper's.
+fn tells_of_a_stranger(status: &StatusReport) -> bool {
+    status.message.contains("1 socket of another process listens on 127.0.0.1:")
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn a_process_that_a_dead_keeper_left_behind_with_the_port_is_told_of_and_nothing_is_steered_beside_it() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let directory = TempDir::new().unwrap();
+    // an image whose program is a script that starts the real one: that one does not end with the keeper
+    let real = program("pgbouncer");
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" = -V ] && exec {real} -V\nsh -c 'LISTEN_PID=$$ exec {real} \"$0\"' \"$1\" & wait\n",
+        real = real.display()
+    );
+    let mut agent = Agent::new(postgres.port, &account).with_pooler(&script_in(&directory, &script));
+    agent = agent.started(&settings(), 3).await;
+    assert_eq!(value(&agent.client().await, "select 1").await, "1");
+    let wrapper = agent.pooler_pid().unwrap().as_raw_nonzero();
+    let children = fs::read_to_string(format!("/proc/{wrapper}/task/{wrapper}/children")).unwrap();
+    let left_over = Pid::from_raw(children.trim().parse().unwrap()).unwrap();
+    agent.crash().await;
+    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, agent.client_port())).is_ok(), "it holds the port still");
+    agent.run();
+    let status = agent.until("it is told", tells_of_a_stranger).await;
+    assert_ne!(status.slot, SlotStatus::Serving);
+    kill_process(left_over, Signal::KILL).unwrap();
+    agent.until("the pooler serves", |status| status.slot == SlotStatus::Serving && status.message.is_empty()).await;
+    assert_eq!(value(&agent.client().await, "select 1").await, "1");
+    agent.revise(2, &packets(8192));
+    switched(&agent, 2).await;
+    // the one that this keeper's wrapper started has to end by hand
+    let wrappers = agent.pooler_pids();
+    for wrapper in wrappers.into_iter().map(Pid::as_raw_nonzero) {
+        let children = fs::read_to_string(format!("/proc/{wrapper}/task/{wrapper}/children")).unwrap();
+        for child in children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)) {
+            kill_process(child, Signal::KILL).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn while_somebody_else_listens_on_the_port_no_process_is_changed_and_no_client_is_lost() {
+    let (postgres, account) = Postgres::with_shop().await;
+    let agent = Agent::start(&postgres, &account, &settings(), 3).await;
+    let stays = agent.client().await;
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+    set_socket_reuseaddr(&socket, true).unwrap();
+    set_socket_reuseport(&socket, true).unwrap();
+    bind(&socket, &std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, agent.client_port()))).unwrap();
+    listen(&socket, 16).unwrap();
+    agent.revise(2, &packets(8192));
+    let status = agent.until("it is told", tells_of_a_stranger).await;
+    assert_eq!((status.revision, status.slot), (Some(1), SlotStatus::Serving));
+    for _ in 0..50 {
+        assert_eq!(value(&agent.client().await, "select 1").await, "1", "new clients come to the pooler");
+    }
+    drop(socket);
+    switched(&agent, 2).await;
+    assert_eq!(value(&stays, "select 'the same connection'").await, "the same connection");
+}
 
 #[tokio::test]
 #[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
