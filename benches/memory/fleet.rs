@@ -31,7 +31,8 @@ use sluice::{
     agent::decide::counters::Added,
     api::ConnectionPool,
     contract::{
-        Document, GrantDocument, Held, LimitsReadBack, PoolRevision, RevisionDocument, SlotStatus, StatusReport, names,
+        Document, GrantDocument, Held, LimitsReadBack, PoolRevision, RevisionDocument, SETTINGS_LEVEL, SlotStatus,
+        StatusReport, names,
     },
     decide::effective::effective,
     inject::{InjectionSettings, PodPool, inject},
@@ -252,6 +253,7 @@ fn agent_of(pod: &Pod) -> Option<(IpAddr, Agent)> {
         share,
         limits: Some(limits),
         held: Some(Held { held: share.min(2), active: share.min(2), leaked: Some(0), waiting: 0 }),
+        understands: SETTINGS_LEVEL,
         slot: SlotStatus::Serving,
         message: String::new(),
         switching: None,

@@ -104,7 +104,7 @@ pub const RECONNECTING: &str = "Reconnecting";
 pub const AWAITING_TRANSACTIONS: &str = "AwaitingTransactions";
 /// `Reconnected`: a later time was done before, so nothing is renewed for this one.
 pub const NOT_LATER: &str = "NotLater";
-/// `Reconnected`: agents of an earlier version do not know of it.
+/// `Proven`, `Reconnected`: agents of an earlier version do not know a setting of the revision.
 pub const AGENT_OUTDATED: &str = "AgentOutdated";
 /// Budget, `LedgerActive`: this version keeps no ledger.
 pub const LEDGER_NOT_KEPT: &str = "NotKeptYet";

@@ -14,6 +14,7 @@ pub mod names;
 mod revision;
 mod status;
 mod trouble;
+mod understanding;
 
 pub use document::{ContractError, Document};
 pub use grant::{EPOCHS, GrantDocument, LARGEST_SEQ, PodGrant, Stamp, is_later_epoch};
@@ -24,7 +25,8 @@ pub use revision::{
     Settings, UpstreamRole,
 };
 pub use status::{
-    Held, LeakKinds, LimitsReadBack, MemoryReport, OtherRole, OtherSlot, ProofMode, Reconnected, SessionAliasReport, SlotStatus,
-    StatusReport, Switching, TrustReport, UpstreamSeen, UpstreamState,
+    Held, LeakKinds, LimitsReadBack, MemoryReport, OtherRole, OtherSlot, ProofMode, Reconnected, SessionAliasReport,
+    SlotStatus, StatusReport, Switching, TrustReport, UpstreamSeen, UpstreamState,
 };
 pub use trouble::{Between, PoolerError, ServerFull, TroubleSeen};
+pub use understanding::{SETTINGS_LEVEL, unknown_here, unknown_to};

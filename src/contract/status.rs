@@ -28,6 +28,9 @@ pub struct StatusReport {
     pub limits: Option<LimitsReadBack>,
     /// Server connections open now; none while unknown. Never guessed.
     pub held: Option<Held>,
+    /// Level of the settings that the agent understands; 0 from an agent that does not tell.
+    #[serde(default)]
+    pub understands: u32,
     /// Pooler process.
     pub slot: SlotStatus,
     /// Why the newest revision or grant is not in force, in a sentence; empty when it is.

@@ -95,7 +95,8 @@ impl Problems {
     /// Everything that is told now.
     pub fn told(&self, now: Millis) -> impl Iterator<Item = &str> {
         let Self { inputs, program, process, configuration, credentials, logins, database, reload, .. } = self;
-        let Self { listeners, switch, upstream, identity, certificate, limits, alias, reading, files, state, .. } = self;
+        let Self { listeners, switch, upstream, identity, certificate, limits, alias, reading, files, state, .. } =
+            self;
         let first = [inputs, program, process, configuration, credentials, logins, database, reload];
         let then = [listeners, switch, upstream, identity, certificate, limits, alias, reading, files, state];
         first.into_iter().chain(then).filter_map(move |p| p.told(now))

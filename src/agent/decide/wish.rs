@@ -12,6 +12,7 @@ use crate::{
     },
     contract::{
         ContractError, Document, GrantDocument, PodGrant, PoolRevision, RevisionDocument, ServerTls, Stamp, names,
+        unknown_here,
     },
     pooler::pgbouncer::{
         parameters::{self, ParameterError},
@@ -90,6 +91,17 @@ pub enum Refusal {
     /// A parameter that is not allowed.
     #[error("annotation sluice.dev/revision: {0}; what was in force stays")]
     Parameter(#[from] ParameterError),
+    /// Settings that this agent has never heard of.
+    #[error(
+        "annotation sluice.dev/revision: this sluice-agent, version {}, does not know {}; the last revision that worked stays in force; \
+         restart the pod to get the agent of the operator that asks for it",
+        env!("CARGO_PKG_VERSION"),
+        names.join(", ")
+    )]
+    UnknownSetting {
+        /// Their paths.
+        names: Vec<String>,
+    },
     /// User name or password that the pooler cannot represent.
     #[error("{0}; the credentials in force stay")]
     Credentials(RenderError),
@@ -116,6 +128,7 @@ impl Refusal {
             Self::OlderGrant { .. } => "OlderGrant",
             Self::ForgedGrant { .. } => "ForgedGrant",
             Self::Parameter(_) => "Parameter",
+            Self::UnknownSetting { .. } => "UnknownSetting",
             Self::Credentials(_) | Self::NotUtf8 { .. } => "Credentials",
             Self::Certificate(_) => "Certificate",
         }
@@ -235,6 +248,10 @@ impl Wish {
             .pools
             .remove(&self.pool)
             .ok_or_else(|| Refusal::OtherPool { document: RevisionDocument::NAME, pool: self.pool.clone() })?;
+        let names = unknown_here(text, &self.pool);
+        if !names.is_empty() {
+            return Err(Refusal::UnknownSetting { names });
+        }
         parameters::check_all(&revision.settings.parameters, self.version)?;
         self.revision = Some(revision);
         Ok(())

@@ -3,7 +3,7 @@
 use super::Agent;
 use crate::{
     agent::options::RunOptions,
-    contract::{Injection, LimitsReadBack, Reach, SlotStatus, StatusReport},
+    contract::{self, Injection, LimitsReadBack, Reach, SlotStatus, StatusReport},
 };
 
 impl Agent {
@@ -34,6 +34,7 @@ impl Agent {
             share,
             limits,
             held: self.held,
+            understands: contract::SETTINGS_LEVEL,
             slot,
             message: self.message(),
             switching: self.program.is_some().then(|| self.switching_mode()),
@@ -78,6 +79,7 @@ pub(super) fn empty_report(options: &RunOptions, injection: &Injection) -> Statu
         share: 0,
         limits: None,
         held: None,
+        understands: contract::SETTINGS_LEVEL,
         slot: SlotStatus::Starting,
         message: String::new(),
         switching: None,

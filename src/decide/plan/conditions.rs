@@ -3,7 +3,7 @@
 use super::{
     Figures, memory,
     observed::{Annotation, BudgetSeen, GatewaySeen, Observed, PodSeen, Poolers, Proof, ROLLOUT, SidecarSeen},
-    revision::Rollout,
+    revision::{Rollout, unknown as unknown_settings},
     troubles,
 };
 use crate::{
@@ -370,6 +370,9 @@ fn proven(observed: &Observed, figures: &Figures) -> Condition {
         (Annotation::Unreadable { why, .. }, _) | (_, Annotation::Unreadable { why, .. }) => Some((pod, why.as_str())),
         _ => None,
     });
+    if let Some(condition) = agent_outdated(observed) {
+        return condition;
+    }
     if let Some((pod, why)) = complaint.or(damaged) {
         return no(PROVEN, reasons::NOT_APPLIED, format!("pod {}: {why}", pod.name));
     }
@@ -397,6 +400,36 @@ fn proven(observed: &Observed, figures: &Figures) -> Condition {
             ),
         ),
     }
+}
+
+/// An agent that tells a revision as in force without having heard of all that it says.
+fn agent_outdated(observed: &Observed) -> Option<Condition> {
+    let name = observed.pool.metadata.name.as_deref().unwrap_or_default();
+    let namespace = observed.pool.metadata.namespace.as_deref().unwrap_or_default();
+    let outdated: Vec<(&PodSeen, Vec<&'static str>)> = observed
+        .pods
+        .iter()
+        .map(|pod| (pod, unknown_settings(pod, name)))
+        .filter(|(_, names)| !names.is_empty())
+        .collect();
+    let (pod, names) = outdated.first()?;
+    let mut owners: Vec<String> = outdated.iter().filter_map(|(pod, _)| pod.owner.clone()).collect();
+    owners.sort();
+    owners.dedup();
+    owners.truncate(OWNERS);
+    Some(no(
+        PROVEN,
+        reasons::AGENT_OUTDATED,
+        format!(
+            "the agents of {} of {} pods, {} among them, are of a version that does not know {} of the revision: it is not in force \
+             there; {}",
+            outdated.len(),
+            observed.pods.len(),
+            pod.name,
+            names.join(", "),
+            restart(namespace, &owners),
+        ),
+    ))
 }
 
 fn scaling_active(observed: &Observed) -> Condition {

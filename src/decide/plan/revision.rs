@@ -11,7 +11,7 @@ use std::{
 
 use super::observed::{Annotation, Observed, PodSeen, Proof, RevisionSeen, SidecarSeen, UnixSeconds};
 use crate::{
-    contract::{PoolRevision, Settings},
+    contract::{PoolRevision, Settings, unknown_to},
     decide::{effective, shares::PodPhase},
 };
 
@@ -211,8 +211,14 @@ fn on_pod<'a>(pod: &'a PodSeen, pool: &str) -> Option<&'a PoolRevision> {
     pod.revision.last_known().and_then(|document| document.pools.get(pool))
 }
 
-/// True when the pod's agent read `revision` back from its pooler.
+/// True when the pod's agent read `revision` back from its pooler, and understands all of it.
 pub(super) fn runs(pod: &PodSeen, pool: &str, revision: u64) -> bool {
-    on_pod(pod, pool).is_some_and(|on_pod| on_pod.revision == revision)
-        && matches!(&pod.proof, Proof::Report(report) if report.revision == Some(revision))
+    let Some(on_pod) = on_pod(pod, pool).filter(|on_pod| on_pod.revision == revision) else { return false };
+    matches!(&pod.proof, Proof::Report(report) if report.revision == Some(revision) && unknown_to(report, &on_pod.settings).is_empty())
+}
+
+/// The settings that the pod's agent tells to be in force and has never heard of.
+pub(super) fn unknown(pod: &PodSeen, pool: &str) -> Vec<&'static str> {
+    let (Some(on_pod), Proof::Report(report)) = (on_pod(pod, pool), &pod.proof) else { return Vec::new() };
+    if report.revision == Some(on_pod.revision) { unknown_to(report, &on_pod.settings) } else { Vec::new() }
 }

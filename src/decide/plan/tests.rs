@@ -10,10 +10,10 @@ use crate::{
         reasons,
     },
     contract::{
-        Between, ClientSide, ClientTlsMode, EPOCHS, Held, Injection, LARGEST_SEQ, LeakKinds, LimitsReadBack, MemoryReport,
-        OtherRole, OtherSlot, PodGrant, PoolRevision, PoolerError, ProofMode, Reach, Reconnected, ServerFull, ServerTls,
-        ServerTlsMode, SessionAliasReport, SlotStatus, Stamp, StatusReport, TroubleSeen, TrustReport, Upstream,
-        UpstreamSeen, UpstreamState,
+        Between, ClientSide, ClientTlsMode, EPOCHS, Held, Injection, LARGEST_SEQ, LeakKinds, LimitsReadBack,
+        MemoryReport, OtherRole, OtherSlot, PodGrant, PoolRevision, PoolerError, ProofMode, Reach, Reconnected,
+        SETTINGS_LEVEL, ServerFull, ServerTls, ServerTlsMode, SessionAlias, SessionAliasReport, SlotStatus, Stamp,
+        StatusReport, TroubleSeen, TrustReport, Upstream, UpstreamSeen, UpstreamState,
     },
     decide::{
         effective::{EffectivePool, Refusal, effective},
@@ -213,6 +213,7 @@ fn report(uid: &str, revision: u64, epoch: u64, grant: PodGrant) -> StatusReport
             paused: grant.share == 0,
         }),
         held: Some(Held { held: grant.share, ..Held::default() }),
+        understands: SETTINGS_LEVEL,
         slot: SlotStatus::Serving,
         message: String::new(),
         switching: None,
@@ -752,7 +753,32 @@ fn what_poolers_log_is_told_by_its_class_and_what_single_clients_get_wrong_is_no
 }
 
 #[test]
-fn memory_that_holds_a_limit_back_is_held_against_the_pool_and_a_share_that_nobody_needs_or_a_whole_trust_store_is_told() {
+fn a_revision_is_not_proven_by_an_agent_that_has_never_heard_of_a_setting_in_it() {
+    let mut world = World::new(SHARED);
+    world.admit();
+    world.sizing = Some(sized(11, Reason::Demand));
+    world.effective.settings.session_alias = Some(SessionAlias { database: "shop_session".to_owned(), connections: 1 });
+    world.settle();
+    let mut told_by = |understands: u32| {
+        let Proof::Report(report) = &mut world.pods[0].proof else { panic!("it was asked") };
+        report.understands = understands;
+        let plan = world.plan();
+        let proven = plan.report.conditions.iter().find(|it| it.type_ == PROVEN).cloned().unwrap();
+        (proven, plan.expected[0].is_open)
+    };
+    let (proven, is_open) = told_by(SETTINGS_LEVEL);
+    assert_eq!((proven.reason, is_open), (reasons::ALL_PROVEN, false));
+    // one of before agents told, and says nothing of a session alias
+    let (proven, is_open) = told_by(0);
+    assert_eq!((proven.reason, proven.status, is_open), (reasons::AGENT_OUTDATED, ConditionStatus::False, true));
+    for words in ["shop-0 among them", "does not know sessionAlias of the revision", "rollout restart"] {
+        assert!(proven.message.contains(words), "{}", proven.message);
+    }
+}
+
+#[test]
+fn memory_that_holds_a_limit_back_is_held_against_the_pool_and_a_share_that_nobody_needs_or_a_whole_trust_store_is_told()
+ {
     let mut world = World::new(SHARED);
     world.admit();
     world.sizing = Some(sized(11, Reason::Demand));
@@ -777,7 +803,10 @@ fn memory_that_holds_a_limit_back_is_held_against_the_pool_and_a_share_that_nobo
     assert_eq!((ready, memory.unwrap().reason), (reasons::IN_FORCE, reasons::MEMORY_SUFFICES));
     let (ready, memory, _) = say(Some((500, false)), Some("PgBouncer keeps all 145 CAs"));
     let memory = memory.unwrap();
-    assert_eq!((ready, memory.reason, memory.status), (reasons::IN_FORCE, reasons::WHOLE_TRUST_STORE, ConditionStatus::True));
+    assert_eq!(
+        (ready, memory.reason, memory.status),
+        (reasons::IN_FORCE, reasons::WHOLE_TRUST_STORE, ConditionStatus::True)
+    );
     assert!(memory.message.contains("shop-0") && memory.message.contains("all 145 CAs"), "{}", memory.message);
     let (ready, memory, _) = say(Some((2, false)), None);
     assert_eq!((ready, memory.unwrap().reason), (reasons::IN_FORCE, reasons::SHARE_EXCEEDS_MEMORY));

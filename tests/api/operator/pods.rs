@@ -23,7 +23,7 @@ use sluice::{
     api::{ConnectionPool, Topology},
     contract::{
         Document, GrantDocument, Held, LeakKinds, LimitsReadBack, PodGrant, PoolRevision, Reconnected,
-        RevisionDocument, ServerFull, SlotStatus, StatusReport, TroubleSeen, UpstreamSeen, names,
+        RevisionDocument, SETTINGS_LEVEL, ServerFull, SlotStatus, StatusReport, TroubleSeen, UpstreamSeen, names,
     },
     decide::effective::effective,
     inject::{InjectionSettings, PodPool, inject},
@@ -239,6 +239,7 @@ impl Agent {
                 paused: grant.share == 0,
             }),
             held: Some(Held { held, active: 0, leaked: None, waiting: 0 }),
+            understands: SETTINGS_LEVEL,
             slot: SlotStatus::Serving,
             message: String::new(),
             switching: None,
