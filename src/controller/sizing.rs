@@ -1,7 +1,7 @@
 //! One pool's target: the load judged, sized and remembered, at each tick and whenever its spec has changed since.
 
 use std::{
-    collections::{BTreeMap, hash_map::DefaultHasher},
+    collections::{BTreeMap, HashMap, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
 };
 

@@ -333,7 +333,7 @@ fn complains(heard: &Heard) -> bool {
     let renews = report.reconnected.as_ref().is_some_and(|told| told.remaining.is_some_and(|count| count > 0));
     let is_primary = upstream.is_none_or(|state| state == UpstreamState::Primary);
     let is_held_back = report.memory.is_some_and(|memory| memory.holds_back);
-            troubled || leaks || renews || is_held_back || !report.message.is_empty() || !is_primary
+    troubled || leaks || renews || is_held_back || !report.message.is_empty() || !is_primary
 }
 
 /// The sweep, spread so that pods which started together are not asked together for ever.
