@@ -190,6 +190,7 @@ impl Agent {
                 tls: ServerTls { mode: ServerTlsMode::Disabled, own_ca: false, own_certificate: false },
             },
             client: ClientSide { port, max_connections: 200, reach: Reach::Pod, tls: ClientTlsMode::Disabled },
+            agent_port: 9130,
             fixed_hash: String::new(),
         };
         let revision = RevisionDocument {

@@ -267,6 +267,7 @@ fn agent_of(pod: &Pod) -> Option<(IpAddr, Agent)> {
         leaks: None,
         memory: None,
         trust: None,
+        bypass: None,
     };
     Some((address, Agent { pool, pod: pod.name_any(), report }))
 }

@@ -77,7 +77,8 @@ pub struct RunOptions {
     /// Directory of the container's control group: its memory limit bounds the server connections.
     #[arg(long, default_value = "/sys/fs/cgroup")]
     pub control_group: PathBuf,
-    /// Address of /metrics, /status, /healthz and /readyz. Default: port 9130 on every address.
+    /// Address of /metrics, /status, /healthz and /readyz. Default: the port of the injection, which is 9130 unless the pool says
+    /// otherwise, on every address.
     #[arg(long)]
     pub listen: Option<SocketAddr>,
     /// The pgbouncer program. Default: looked for in PATH and where images have it.

@@ -34,6 +34,8 @@ pub const UPSTREAM_HEALTHY: &str = "UpstreamHealthy";
 pub const RECONNECTED: &str = "Reconnected";
 /// No pooler turned a client away lately.
 pub const CLIENTS_ACCEPTED: &str = "ClientsAccepted";
+/// Of no pod an application is connected to the database past its pooler.
+pub const CLIENTS_POOLED: &str = "ClientsPooled";
 /// Server connections are held past the threshold by clients that do nothing.
 pub const LEAK_DETECTED: &str = "LeakDetected";
 /// The memory of the sidecars has room for what they may open. Absent where none of them tells.

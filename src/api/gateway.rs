@@ -47,9 +47,10 @@ pub struct GatewayMetadata {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// Where the pods of a gateway may run, and how long they may take to end.
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+/// Where the pods of a gateway may run, how they find names, and how long they may take to end.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.dnsPolicy) || self.dnsPolicy != 'None' || (has(self.dnsConfig) && has(self.dnsConfig.nameservers) && size(self.dnsConfig.nameservers) > 0)").message("dnsPolicy None needs a name server in dnsConfig.nameservers").field_path(".dnsPolicy"))]
 pub struct GatewayPodSpec {
     /// Labels that a node must have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -69,6 +70,53 @@ pub struct GatewayPodSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 35, max = 86_400))]
     pub termination_grace_period_seconds: Option<u32>,
+    /// Where the pods look names up. Default: ClusterFirst.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns_policy: Option<GatewayDnsPolicy>,
+    /// Name servers, search domains and options beside those of the policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns_config: Option<GatewayDnsConfig>,
+}
+
+/// Where the pods of a gateway look names up. Default: ClusterFirst. ClusterFirst: at the cluster's name server. Default: as their
+/// node does. None: as `dnsConfig` says, which needs a name server then.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+pub enum GatewayDnsPolicy {
+    /// At the cluster's name server.
+    ClusterFirst,
+    /// As their node does.
+    Default,
+    /// As `dnsConfig` says.
+    None,
+}
+
+/// Name servers, search domains and options of the pods of a gateway; the fields are those of Kubernetes.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub struct GatewayDnsConfig {
+    /// Addresses of name servers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 3), inner(length(min = 2, max = 45), regex(pattern = "^[0-9A-Fa-f:.]+$")))]
+    pub nameservers: Vec<String>,
+    /// Domains in which short names are looked up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 253)))]
+    pub searches: Vec<String>,
+    /// Options of the resolver, such as ndots.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub options: Vec<GatewayDnsOption>,
+}
+
+/// An option of the resolver.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub struct GatewayDnsOption {
+    /// Its name.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// Its value, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub value: Option<String>,
 }
 
 /// A taint that the pods of a gateway bear; the fields are those of Kubernetes.

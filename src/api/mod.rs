@@ -23,7 +23,10 @@ pub use budget::{
 };
 pub use class::{ClassUpstream, ConnectionPoolClass, ConnectionPoolClassSpec, IS_DEFAULT_CLASS_ANNOTATION};
 pub use crd::{crds, crds_chart_template, crds_yaml};
-pub use gateway::{Gateway, GatewayMetadata, GatewayPodSpec, GatewayTemplate, GatewayToleration};
+pub use gateway::{
+    Gateway, GatewayDnsConfig, GatewayDnsOption, GatewayDnsPolicy, GatewayMetadata, GatewayPodSpec, GatewayTemplate,
+    GatewayToleration,
+};
 pub use pool::{
     BudgetRef, ClassRef, ConnectionPool, ConnectionPoolSpec, CredentialsRef, Engine, LabelOperator, LabelRequirement,
     Mode, Role, SecretKeyRef, SecretRef, Selector, Sharing, Topology, UpstreamSpec, Workload,
@@ -34,7 +37,8 @@ pub use pool_status::{
 };
 pub use pooler::{
     ClientAuth, ClientSpec, ClientTlsModeSpec, ClientTlsSpec, EnvTemplate, HealthSpec, LeakAction, PgBouncerPoolMode,
-    PgBouncerSpec, ResourceAmounts, ServerTlsModeSpec, ServerTlsSpec, SessionAliasSpec, SidecarResources, SidecarSpec,
+    PgBouncerSpec, ResourceAmounts, ServerTlsModeSpec, ServerTlsSpec, SessionAliasSpec, SidecarReadiness,
+    SidecarResources, SidecarSpec,
 };
 pub use rollout::{AnalysisMetric, AnalysisSpec, AnalysisStep, BlueGreen, Canary, CanaryStep, Pause, RolloutSpec};
 pub use scaling::{

@@ -206,10 +206,29 @@ pub enum LeakAction {
 
 /// The container with the pooler, with topology Gateway too.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct SidecarSpec {
-    /// Requests and limits. Default: requests 10m and 32Mi, limit 64Mi of memory.
+    /// Requests and limits, of the container that copies the agent too. Default: requests 10m and 32Mi, limit 64Mi of memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<SidecarResources>,
+    /// TCP port of the agent, on every address of the pod: metrics, and what the operator asks. Default: 9130.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1024, max = 65535))]
+    pub agent_port: Option<u16>,
+    /// Whether the pod is ready without a share. Default: Independent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness: Option<SidecarReadiness>,
+}
+
+/// Whether the pod is ready without a share, with topology Sidecar. Default: Independent. Independent: the sidecar says nothing of
+/// it. WithShare: the pod is ready only while its pooler accepts clients and may open a server connection, so that no Service leads
+/// to a pod whose clients would queue. The database is not asked.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+pub enum SidecarReadiness {
+    /// The sidecar says nothing of it.
+    Independent,
+    /// Only while the pooler may open a server connection.
+    WithShare,
 }
 
 /// Requests and limits of the sidecar.

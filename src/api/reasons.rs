@@ -20,6 +20,8 @@ pub const CANNOT_RENDER: &str = "CannotRender";
 pub const NOT_ACCEPTED: &str = "NotAccepted";
 /// `Injected`: every pod has a sidecar.
 pub const ALL_INJECTED: &str = "AllInjected";
+/// `Injected`: the API server refuses to create pods.
+pub const PODS_REFUSED: &str = "PodsRefused";
 /// `Injected`: some pods are older than the pool or the webhook.
 pub const PODS_WITHOUT_SIDECAR: &str = "PodsWithoutSidecar";
 /// `PodsCurrent`: every pod was created with what is in force.
@@ -76,10 +78,14 @@ pub const TAKES_WRITES: &str = "TakesWrites";
 pub const UPSTREAM_READ_ONLY: &str = "UpstreamReadOnly";
 /// `UpstreamHealthy`: it does not answer.
 pub const UPSTREAM_SILENT: &str = "UpstreamSilent";
-/// `UpstreamHealthy`, `LeakDetected`: nobody can see it.
+/// `UpstreamHealthy`, `LeakDetected`, `ClientsPooled`: nobody can see it.
 pub const NOT_OBSERVED: &str = "NotObserved";
 /// `ClientsAccepted`: no pooler turned a client away lately.
 pub const NONE_REFUSED: &str = "NoneRefused";
+/// `ClientsPooled`: every connection of the pods to the database is a pooler's.
+pub const ALL_POOLED: &str = "AllPooled";
+/// `ClientsPooled`: applications are connected to the database past their poolers.
+pub const CONNECTED_PAST_POOLER: &str = "ConnectedPastPooler";
 /// `LeakDetected`: connections are held in a transaction that waits for its client.
 pub const IDLE_IN_TRANSACTION: &str = "IdleInTransaction";
 /// `LeakDetected`: connections are held outside of a transaction, pinned to their clients.

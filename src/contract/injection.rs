@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ContractError, Document};
+use super::{ContractError, Document, names};
 
 /// The environment variable `SLUICE_INJECTION` of the sidecar.
 ///
@@ -20,10 +20,22 @@ pub struct Injection {
     pub upstream: Upstream,
     /// How the application reaches the pooler.
     pub client: ClientSide,
+    /// Port of the agent. Left out where it is 9130, so that documents from before it could be chosen stay the same.
+    #[serde(default = "agent_port", skip_serializing_if = "is_agent_port")]
+    pub agent_port: u16,
     /// Hash of what else was fixed for the pod: references to Secrets, environment, image, resources. Only compared: a pod
     /// with another one was created from other values.
     #[serde(default)]
     pub fixed_hash: String,
+}
+
+const fn agent_port() -> u16 {
+    names::METRICS_PORT
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde passes it so
+const fn is_agent_port(port: &u16) -> bool {
+    *port == names::METRICS_PORT
 }
 
 /// The database behind the pooler.
@@ -118,6 +130,9 @@ impl Document for Injection {
         }
         if self.upstream.host.is_empty() || self.upstream.database.is_empty() || self.upstream.port == 0 {
             return wrong("upstream needs a host, a port and a database");
+        }
+        if self.agent_port == 0 || self.agent_port == self.client.port {
+            return wrong("agentPort needs a port of its own");
         }
         if self.client.port == 0 || self.client.max_connections == 0 {
             return wrong("client needs a port and at least one connection");

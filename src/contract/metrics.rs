@@ -44,6 +44,9 @@ pub const CLIENT_CONNECTIONS: &str = "sluice_client_connections";
 pub const LEAKED: &str = "sluice_leaked_server_connections";
 /// Gauge: of [`LEAKED`], those that a client holds outside of a transaction; absent where it cannot be seen.
 pub const PINNED: &str = "sluice_pinned_server_connections";
+/// Gauge: connections of the pod to the database that are not its pooler's, the most of the last minutes; absent where it cannot be
+/// seen.
+pub const BYPASSING: &str = "sluice_bypassing_connections";
 /// Counter: pinned server connections that were freed for clients that waited; their clients were cut.
 pub const PINNED_FREED: &str = "sluice_pinned_server_connections_freed_total";
 /// Gauge by [`WINDOW`]: largest demand of the last seconds: connections that work, and those that would serve within a second who

@@ -69,5 +69,7 @@ pub const GRACE_VARIABLE: &str = "SLUICE_GRACE_SECONDS";
 
 /// Name of the agent's HTTP port (`/metrics`, `/status`, `/healthz`, `/readyz`), by which Prometheus finds it.
 pub const METRICS_PORT_NAME: &str = "sluice-metrics";
-/// Number of that port.
+/// Path that answers with success while the pooler accepts clients and may open a server connection.
+pub const SHARE_PATH: &str = "/readyz/share";
+/// Number of that port, unless the pool chooses another.
 pub const METRICS_PORT: u16 = 9130;

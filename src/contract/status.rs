@@ -70,6 +70,10 @@ pub struct StatusReport {
     /// What verifies the database's certificate; None where nothing does, and from an agent that does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<TrustReport>,
+    /// What of the pod is connected to the database past its pooler; None where that cannot be seen, and from an agent that does not
+    /// look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bypass: Option<Bypass>,
 }
 
 /// What the memory of the container has room for, by the model in `decide::memory`.
@@ -100,6 +104,16 @@ pub struct TrustReport {
     /// Why the whole bundle is in use although the database has been seen, in a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub whole: Option<String>,
+}
+
+/// Connections of the pod to the database that are not its pooler's, as the kernel counts them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bypass {
+    /// The most of the last minutes.
+    pub connections: u32,
+    /// Where one of them goes: address and port. None while there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
 }
 
 /// Server connections that clients hold while nothing is said, by kind, for longer than the threshold.

@@ -29,6 +29,7 @@ mod pods;
 mod prove;
 mod queue;
 mod reconcile;
+mod refusals;
 mod revision;
 mod sizing;
 mod status;
@@ -55,7 +56,8 @@ pub use error::OperatorError;
 pub use options::{Gateways, OperatorArgs, SidecarUser};
 
 use self::{
-    census::Census, observe::Stores, pods::PodIndex, queue::Queue, reconcile::Context, turns::Turns, watch::Vitals,
+    census::Census, observe::Stores, pods::PodIndex, queue::Queue, reconcile::Context, refusals::Refusals,
+    turns::Turns, watch::Vitals,
 };
 use crate::{
     api::{ConnectionPool, ConnectionPoolClass},
@@ -421,6 +423,7 @@ async fn lead(
         injection: args.injection(),
         tick: args.tick(),
         census: Arc::new(Census::new(client.clone())),
+        refusals: Arc::new(Refusals::new(client.clone())),
         metrics: vitals.metrics.clone(),
     });
     {

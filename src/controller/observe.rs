@@ -13,6 +13,7 @@ use super::{
     memory::PoolMemory,
     pods::{PodFacts, PodIndex},
     prove::Proofs,
+    refusals::{Refusals, RefusedPods},
     revision,
 };
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
     contract::{Injection, PoolRevision, names::POOL_LABEL},
     decide::{
         effective::{EffectivePool, Refusal, class_of, effective},
-        plan::{BudgetSeen, PodSeen, RevisionSeen, Rival, Uninjected},
+        plan::{BudgetSeen, PodSeen, PodsRefused, RevisionSeen, Rival, Uninjected},
     },
     domain::PoolKey,
     inject::{InjectionSettings, PodPool},
@@ -191,7 +192,8 @@ pub fn pods(facts: Vec<PodFacts>, proofs: &Proofs, memory: &PoolMemory) -> Vec<P
 pub fn count_due(memory: &PoolMemory, generation: i64) -> Option<Since> {
     let since = match &memory.uninjected {
         Some(count) if count.generation == generation => {
-            let every = if count.found.as_ref().is_none_or(|found| found.pods > 0) { COUNT_AGAIN } else { COUNT_EVERY };
+            let changes = |found: &Uninjected| found.pods > 0 || found.refused.is_some();
+            let every = if count.found.as_ref().is_none_or(changes) { COUNT_AGAIN } else { COUNT_EVERY };
             (Instant::now() - count.at >= every).then_some(Since::Lately)
         }
         _ => Some(Since::Now),
@@ -206,12 +208,13 @@ pub fn uncounted(memory: &PoolMemory) -> Option<&str> {
     (count.found.is_none() || since.elapsed() >= COUNT_STANDS).then_some(why.as_str())
 }
 
-/// The pods that belong to the pool and have no sidecar.
+/// The pods that belong to the pool and have no sidecar, and those that cannot be created.
 ///
 /// # Errors
 /// [`CensusError`].
 pub async fn uninjected(
     census: &Census,
+    refusals: &Refusals,
     stores: &Stores,
     key: &PoolKey,
     pool: &ConnectionPool,
@@ -237,6 +240,15 @@ pub async fn uninjected(
             uninjected.owners.push(owner.clone());
         }
     }
+    let refused = refusals.of(&key.namespace).await;
+    let is_own = |refused: &&RefusedPods| {
+        let belongs_to = pool_of_labels(&refused.labels, rivals.iter().map(AsRef::as_ref));
+        belongs_to.is_some_and(|owner| owner.name_any() == key.name)
+    };
+    uninjected.refused = refused
+        .iter()
+        .find(is_own)
+        .map(|refused| PodsRefused { owner: refused.owner.clone(), message: refused.message.clone() });
     // that there are none cannot be told from a part of them
     if uninjected.pods == 0 && !bare.is_whole {
         return Err(Arc::new(CensusError::TooMany { namespace: key.namespace.clone() }));

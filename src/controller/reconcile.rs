@@ -19,6 +19,7 @@ use super::{
     pods::PodIndex,
     prove::Prover,
     queue::Queue,
+    refusals::Refusals,
     sizing::{self, Subject},
     status,
     turns::Again,
@@ -64,6 +65,8 @@ pub struct Context {
     pub tick: Duration,
     /// The pods without a sidecar.
     pub census: Arc<Census>,
+    /// The pods that cannot be created.
+    pub refusals: Arc<Refusals>,
     /// Metrics of the operator.
     pub metrics: Metrics,
 }
@@ -269,9 +272,10 @@ fn count_uninjected(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context
         since
     };
     let (pool, key, memory) = (pool.clone(), key.clone(), memory.clone());
-    let (census, stores, queue) = (context.census.clone(), context.stores.clone(), context.queue.clone());
+    let (census, refusals) = (context.census.clone(), context.refusals.clone());
+    let (stores, queue) = (context.stores.clone(), context.queue.clone());
     tokio::spawn(async move {
-        let outcome = observe::uninjected(&census, &stores, &key, &pool, since).await;
+        let outcome = observe::uninjected(&census, &refusals, &stores, &key, &pool, since).await;
         let is_news = {
             let mut memory = memory.lock();
             memory.is_counting = false;

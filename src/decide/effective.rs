@@ -11,12 +11,12 @@ use crate::{
         ClientTlsModeSpec, ConnectionPoolClass, ConnectionPoolClassSpec, ConnectionPoolSpec, EnvTemplate, HealthSpec,
         IS_DEFAULT_CLASS_ANNOTATION, LocalReaction, MetricsSpec, Mode, PgBouncerPoolMode, PgBouncerSpec,
         ResourceAmounts, Role, RolloutSpec, ScalingSpec, SecretKeyRef, SecretRef, ServerTlsModeSpec, ServerTlsSpec,
-        SidecarResources, Topology, reasons,
+        SidecarReadiness, SidecarResources, Topology, reasons,
     },
     contract::{
         Algorithm, Behavior, ClientTlsMode, HealthSettings, LimitSource, Objective, PoolMode, Reach, RolloutSettings,
         ScalingPolicy, ScalingPolicyType, ScalingRules, ScalingSettings, SelectPolicy, ServerTlsMode, SessionAlias,
-        Settings, UpstreamRole,
+        Settings, UpstreamRole, names::METRICS_PORT,
     },
     decide::behavior::default_for,
 };
@@ -94,6 +94,10 @@ pub struct PodBound {
     pub client_certificate: Option<SecretRef>,
     /// Requests and limits of the sidecar.
     pub resources: SidecarResources,
+    /// TCP port of the agent.
+    pub agent_port: u16,
+    /// Whether the pod is ready without a share.
+    pub readiness: SidecarReadiness,
 }
 
 /// Why a pool cannot be put into force.
@@ -212,6 +216,15 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
             message: format!(
                 "spec.upstream.host {} means the pooler's own pod, where no database is; name the database's address",
                 pool.upstream.host
+            ),
+        });
+    }
+    if pod.client_port == pod.agent_port {
+        return Err(Refusal {
+            reason: "PortTaken",
+            message: format!(
+                "spec.client.port {} is the port of the agent too; set spec.sidecar.agentPort or spec.client.port to another",
+                pod.client_port
             ),
         });
     }
@@ -501,6 +514,12 @@ fn pod_bound(
         resources: SidecarResources {
             requests: Some(amounts(resources.within(|r| r.requests.as_ref()), Some("10m"), "32Mi")),
             limits: Some(amounts(resources.within(|r| r.limits.as_ref()), None, "64Mi")),
+        },
+        agent_port: sidecar.get(|sidecar| sidecar.agent_port).unwrap_or(METRICS_PORT),
+        readiness: match reach {
+            Reach::Pod => sidecar.get(|sidecar| sidecar.readiness).unwrap_or(SidecarReadiness::Independent),
+            // its pods are ready with a share alone, whatever the class says
+            Reach::Network => SidecarReadiness::Independent,
         },
     }
 }

@@ -1,19 +1,15 @@
 //! What the user should know about a pod that is admitted: shown by `kubectl` as warnings, and nothing is refused.
 
-use k8s_openapi::api::core::v1::{Container, EnvVar, PodSpec};
+use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 use super::{
-    PodPool, ending, resources, session_tools, startup,
+    PodPool, bypass, ending, resources, session_tools, startup,
     warning::{Told, Warning},
 };
 use crate::{
     contract::{ClientTlsMode, names},
     decide::memory,
 };
-
-/// Endings of the names under which applications keep a whole connection string.
-const CONNECTION_STRING_NAMES: [&str; 6] =
-    ["DATABASE_URL", "DATABASE_URI", "DB_URL", "POSTGRES_URL", "JDBC_URL", "_DSN"];
 
 /// The warnings for one pod.
 pub fn warnings(spec: &PodSpec, plan: &PodPool<'_>, guaranteed: bool) -> Vec<Told> {
@@ -23,7 +19,7 @@ pub fn warnings(spec: &PodSpec, plan: &PodPool<'_>, guaranteed: bool) -> Vec<Tol
         .extend(spec.init_containers.iter().flatten().filter(|container| !super::containers::is_ours(container)));
     for container in &application {
         warnings.extend(port_clashes(container, plan));
-        warnings.extend(connection_strings(container, plan));
+        warnings.extend(bypass::warnings(container, plan));
         warnings.extend(startup::refused(container, plan));
         warnings.extend(session_tools::warning(container, plan));
     }
@@ -66,7 +62,7 @@ fn port_clashes(container: &Container, plan: &PodPool<'_>) -> Vec<Told> {
     let client_port = plan.effective.pod.client_port;
     let taken = [
         (client_port, Warning::PoolerPort, "set client.port of the pool"),
-        (names::METRICS_PORT, Warning::AgentPort, "let the application listen on another"),
+        (plan.effective.pod.agent_port, Warning::AgentPort, "set sidecar.agentPort of the pool"),
     ];
     let ports = container.ports.iter().flatten().filter(|port| port.protocol.as_deref().is_none_or(|p| p == "TCP"));
     ports
@@ -74,28 +70,6 @@ fn port_clashes(container: &Container, plan: &PodPool<'_>) -> Vec<Told> {
         .map(|(number, whose, cure)| {
             let before = format!("container {}: port {number} ", container.name);
             whose.told(&before, &format!("; {cure}; one of the two cannot listen"))
-        })
-        .collect()
-}
-
-fn connection_strings(container: &Container, plan: &PodPool<'_>) -> Vec<Told> {
-    let host = &plan.pool.spec.upstream.host;
-    let variables = container.env.iter().flatten().filter(|variable| !plan.sets(&variable.name));
-    variables
-        .filter_map(|EnvVar { name, value, value_from }| {
-            let from_secret = value_from.as_ref().is_some_and(|source| source.secret_key_ref.is_some());
-            let holds_string = CONNECTION_STRING_NAMES.iter().any(|ending| name.to_ascii_uppercase().ends_with(ending));
-            let before = format!("container {}: {name} ", container.name);
-            if from_secret && holds_string {
-                let behind = "; if it names the database's host, these connections bypass the pooler: name it in client.env of the pool";
-                return Some(Warning::Secret.told(&before, behind));
-            }
-            value.as_ref().filter(|value| value.contains(host.as_str())).map(|_| {
-                let behind = format!(
-                    " {host}, so its connections bypass the pooler; use $(PGHOST) there, or name it in client.env of the pool"
-                );
-                Warning::DatabaseHost.told(&before, &behind)
-            })
         })
         .collect()
 }

@@ -1,9 +1,34 @@
-//! PURE: the connection strings in a text, and what they set.
+//! PURE: the connection strings in a text, what they set and which hosts they name.
 
 /// Schemes of URLs. The name of a driver may follow: `postgresql+psycopg://`.
 const SCHEMES: [&str; 4] = ["postgresql", "postgres", "postgis", "pgsql"];
 /// One of them is in every connection string of words.
 const PLACES: [&str; 5] = ["host", "hostaddr", "server", "dbname", "database"];
+
+/// Settings that say where the server is.
+const HOSTS: [&str; 6] = ["host", "hostaddr", "server", "address", "addr", "data_source"];
+
+/// The hosts that the connection strings of a text name, without their ports and as they are written.
+pub fn hosts(text: &str) -> Vec<String> {
+    let authorities = SCHEMES.iter().flat_map(|scheme| urls(text, scheme)).filter_map(|url| {
+        let authority = url.strip_prefix("//")?.split(['/', '?', '#']).next()?;
+        Some(authority.rsplit('@').next().unwrap_or(authority).to_owned())
+    });
+    let is_place = |name: &str| HOSTS.iter().any(|place| place.eq_ignore_ascii_case(name));
+    let settings = parameters(text).into_iter().filter(|(name, _)| is_place(name)).map(|(_, value)| value);
+    let all: Vec<String> = authorities.chain(settings).collect();
+    let hosts = all.iter().flat_map(|hosts| hosts.split(',')).map(without_port);
+    hosts.filter(|host| !host.is_empty()).map(str::to_owned).collect()
+}
+
+/// A host without the port that may follow it.
+pub fn without_port(host: &str) -> &str {
+    if let Some(address) = host.strip_prefix('[') {
+        return address.split(']').next().unwrap_or(address);
+    }
+    // an address of IPv6 has several colons
+    host.split_once(':').filter(|(_, port)| !port.contains(':')).map_or(host, |(host, _)| host)
+}
 
 /// Names and values of all that the connection strings of a text set behind the place, without their encoding.
 pub fn parameters(text: &str) -> Vec<(String, String)> {
@@ -19,7 +44,12 @@ pub fn parameters(text: &str) -> Vec<(String, String)> {
 
 /// The queries of the URLs of one scheme: what follows the question mark.
 fn queries<'t>(text: &'t str, scheme: &str) -> Vec<&'t str> {
-    let query = |(at, word): (usize, &str)| {
+    urls(text, scheme).into_iter().filter_map(|url| Some(url.split_once('?')?.1)).collect()
+}
+
+/// The URLs of one scheme: what follows the scheme and its colon.
+fn urls<'t>(text: &'t str, scheme: &str) -> Vec<&'t str> {
+    let url = |(at, word): (usize, &str)| {
         let (before, behind) = (&text[..at], &text[at + word.len()..]);
         let behind = match behind.strip_prefix('+') {
             Some(driver) => driver.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '_'),
@@ -27,14 +57,13 @@ fn queries<'t>(text: &'t str, scheme: &str) -> Vec<&'t str> {
         };
         // JDBC has a short form without a host
         let is_jdbc = before.ends_with("jdbc:");
-        let url = behind.strip_prefix("://").or_else(|| behind.strip_prefix(':').filter(|_| is_jdbc))?;
+        let url = behind.strip_prefix(':').filter(|url| is_jdbc || url.starts_with("//"))?;
         // a blank is the end of one that stands among other words
         let is_among_words = before.contains(char::is_whitespace);
         let is_end = |c: char| matches!(c, '"' | '\'' | '`') || is_among_words && c.is_whitespace();
-        let (_, query) = url.split(is_end).next()?.split_once('?')?;
-        Some(query)
+        url.split(is_end).next()
     };
-    text.match_indices(scheme).filter_map(query).collect()
+    text.match_indices(scheme).filter_map(url).collect()
 }
 
 /// What a text sets that is a connection string of words: `host=127.0.0.1 options='-c jit=off'`, `Host=127.0.0.1;Search Path=app`.
@@ -112,6 +141,30 @@ mod tests {
         assert_eq!(of(encoded), pairs(&[("options", "-c search_path=a,b -c jit=%zz%")]));
         for text in ["", "postgres", "postgres://h/d", "https://h/?a=b", "mypostgresql:d?a=b", "größe=1?postgres"] {
             assert_eq!(of(text), Vec::new(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_hosts_that_a_text_names_are_found_in_every_kind_of_connection_string() {
+        for (text, expected) in [
+            ("postgres://u:p@pg-main:5432/d", &["pg-main"][..]),
+            ("postgresql+psycopg://pg-main.db/d?sslmode=require", &["pg-main.db"]),
+            ("jdbc:postgresql://a:1,b:2/d?user=u", &["a", "b"]),
+            ("postgres://u:p%40x@[fd00::1]:5432/d", &["fd00::1"]),
+            ("postgres:///d?host=pg-main&hostaddr=10.0.0.7", &["pg-main", "10.0.0.7"]),
+            ("exec app --url 'postgres://pg-main/d' --role=admin", &["pg-main"]),
+            ("host=pg-main hostaddr=10.0.0.7 dbname=d", &["pg-main", "10.0.0.7"]),
+            ("Host=pg-main;Port=5432;Database=d", &["pg-main"]),
+            ("", &[]),
+            ("a sentence about pg-main", &[]),
+            ("https://pg-main/metrics", &[]),
+        ] {
+            assert_eq!(hosts(text), expected, "{text}");
+        }
+        let alone =
+            [("pg-main", "pg-main"), ("pg-main:5432", "pg-main"), ("fd00::7", "fd00::7"), ("[fd00::7]:1", "fd00::7")];
+        for (text, expected) in alone {
+            assert_eq!(without_port(text), expected);
         }
     }
 

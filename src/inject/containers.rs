@@ -10,7 +10,10 @@ use k8s_openapi::{
 };
 
 use super::{InjectionSettings, PodPool, resources};
-use crate::contract::{Document, names};
+use crate::{
+    api::SidecarReadiness,
+    contract::{Document, names},
+};
 
 /// The agent in Sluice's image.
 const AGENT_IN_IMAGE: &str = "/usr/local/bin/sluice-agent";
@@ -75,8 +78,8 @@ pub fn copier(settings: &InjectionSettings, sidecar: &Container) -> Container {
 /// The sidecar: a native one, so that it starts before the application and ends after it, and a Job still completes.
 ///
 /// The startup probe asks whether the pooler accepts and its console answers, never whether the database does: a database
-/// that is down must not keep an application from starting. There is no readiness probe, because it would count for the
-/// pod, and a database outage would empty every Service. There is no liveness probe, because the only thing that the
+/// that is down must not keep an application from starting. There is no readiness probe unless the pool asks for one, because it
+/// would count for the pod; that one asks for a share and no more, or a database outage would empty every Service. There is no liveness probe, because the only thing that the
 /// kubelet can do is to end the container and with it every client of a pooler that still serves; the agent starts a
 /// pooler that died or hangs itself.
 pub fn sidecar(plan: &PodPool<'_>, settings: &InjectionSettings, guaranteed: bool) -> Container {
@@ -100,7 +103,7 @@ pub fn sidecar(plan: &PodPool<'_>, settings: &InjectionSettings, guaranteed: boo
         ]),
         ports: Some(vec![ContainerPort {
             name: Some(names::METRICS_PORT_NAME.to_owned()),
-            container_port: names::METRICS_PORT.into(),
+            container_port: plan.effective.pod.agent_port.into(),
             protocol: Some("TCP".to_owned()),
             ..ContainerPort::default()
         }]),
@@ -115,6 +118,7 @@ pub fn sidecar(plan: &PodPool<'_>, settings: &InjectionSettings, guaranteed: boo
             failure_threshold: Some(STARTUP_SECONDS),
             ..Probe::default()
         }),
+        readiness_probe: readiness_probe(plan),
         resources: Some(resources::sidecar(&plan.effective.pod.resources, guaranteed)),
         security_context: Some(security_context(settings)),
         volume_mounts: Some(vec![
@@ -126,6 +130,21 @@ pub fn sidecar(plan: &PodPool<'_>, settings: &InjectionSettings, guaranteed: boo
         ]),
         ..Container::default()
     }
+}
+
+/// Asks whether the pooler may open a server connection, where the pool wants that of a pod that is ready.
+fn readiness_probe(plan: &PodPool<'_>) -> Option<Probe> {
+    (plan.effective.pod.readiness == SidecarReadiness::WithShare).then(|| Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(names::SHARE_PATH.to_owned()),
+            port: IntOrString::String(names::METRICS_PORT_NAME.to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(1),
+        timeout_seconds: Some(1),
+        failure_threshold: Some(3),
+        ..Probe::default()
+    })
 }
 
 fn from_pod(name: &str, field: &str) -> EnvVar {

@@ -5,10 +5,12 @@
 //! is idempotent: applied to its own result it is empty, which is what `reinvocationPolicy: IfNeeded` needs.
 
 mod advice;
+mod bypass;
 mod connection_string;
 mod containers;
 mod ending;
 mod environment;
+mod libpq;
 mod patch;
 mod pod_level;
 mod resources;
@@ -26,7 +28,7 @@ pub(crate) use self::containers::{copier, sidecar, volumes};
 use self::patch::PatchBuilder;
 pub use self::warning::Warning;
 use crate::{
-    api::ConnectionPool,
+    api::{ConnectionPool, SidecarReadiness},
     contract::{
         ClientSide, ContractError, Document, GrantDocument, Injection, PodGrant, PoolRevision, RevisionDocument,
         ServerTls, Upstream, names,
@@ -105,6 +107,7 @@ impl PodPool<'_> {
                 reach: pod.reach,
                 tls: pod.client_tls,
             },
+            agent_port: pod.agent_port,
             fixed_hash: self.fixed_hash(),
         }
     }
@@ -122,6 +125,9 @@ impl PodPool<'_> {
         }
         if let Some(certificate) = &pod.upstream_certificate {
             text.extend(serde_json::to_vec(&("clientCertRef", certificate)).unwrap_or_default());
+        }
+        if pod.readiness != SidecarReadiness::Independent {
+            text.extend(b"readiness");
         }
         fingerprint(&text, 6)
     }
@@ -210,12 +216,13 @@ pub fn inject(pod: &Pod, plan: &PodPool<'_>, settings: &InjectionSettings) -> Re
 
     // Environment before containers: its paths count the init containers as they came.
     let variables = environment::variables(plan);
+    let with_neutral = |container: &Container| [variables.clone(), libpq::neutral(container, plan)].concat();
     for (index, container) in spec.containers.iter().enumerate() {
-        environment::patch(&mut builder, "containers", index, container, &variables);
+        environment::patch(&mut builder, "containers", index, container, &with_neutral(container));
     }
     for (index, container) in spec.init_containers.iter().flatten().enumerate() {
         if !containers::is_ours(container) {
-            environment::patch(&mut builder, "initContainers", index, container, &variables);
+            environment::patch(&mut builder, "initContainers", index, container, &with_neutral(container));
         }
     }
     let mut sidecar = containers::sidecar(plan, settings, guaranteed);

@@ -9,8 +9,14 @@ pub enum Warning {
     AgentPort,
     /// A connection string that nobody but the application can read.
     Secret,
+    /// The same, in a ConfigMap.
+    ConfigMap,
+    /// Variables that nobody but the application can read, whatever their names.
+    EnvFrom,
     /// A connection that leads past the pooler.
     DatabaseHost,
+    /// A file of connections that wins over the environment.
+    ServiceFile,
     /// A setting of a session that a pool does not keep.
     StartupParameter,
     /// The pod may be killed while its clients still work.
@@ -37,11 +43,14 @@ pub struct Told(String);
 
 impl Warning {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::PoolerPort,
         Self::AgentPort,
         Self::Secret,
+        Self::ConfigMap,
+        Self::EnvFrom,
         Self::DatabaseHost,
+        Self::ServiceFile,
         Self::StartupParameter,
         Self::GracePeriod,
         Self::SessionTool,
@@ -59,7 +68,10 @@ impl Warning {
             Self::PoolerPort => "is the pooler's port",
             Self::AgentPort => "is the agent's port",
             Self::Secret => "comes from a Secret and cannot be rewritten",
+            Self::ConfigMap => "comes from a ConfigMap and is not looked into",
+            Self::EnvFrom => "envFrom is not looked into",
             Self::DatabaseHost => "names the database's host",
+            Self::ServiceFile => "names a connection service, whose file wins over PGHOST",
             Self::StartupParameter => "asks for the startup parameter",
             Self::GracePeriod => "is shorter than what a client may wait and work for",
             Self::SessionTool => "needs a session of its own",

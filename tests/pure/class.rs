@@ -72,6 +72,8 @@ fn fields() -> Vec<(&'static str, Value, Value)> {
         ("sidecar.resources.requests.cpu", json!("20m"), json!("30m")),
         ("sidecar.resources.requests.memory", json!("40Mi"), json!("41Mi")),
         ("sidecar.resources.limits.cpu", json!("400m"), json!("500m")),
+        ("sidecar.agentPort", json!(9131), json!(9132)),
+        ("sidecar.readiness", json!("WithShare"), json!("Independent")),
         ("sidecar.resources.limits.memory", json!("96Mi"), json!("97Mi")),
     ]
 }

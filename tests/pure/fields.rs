@@ -74,6 +74,11 @@ fn of_pool() -> Vec<(&'static str, Effect)> {
         ("gateway.template.spec.tolerations[].effect", ReadIn(RENDER, "effect,")),
         ("gateway.template.spec.tolerations[].tolerationSeconds", ReadIn(RENDER, "toleration_seconds }")),
         ("gateway.template.spec.priorityClassName", ReadIn(RENDER, "priority_class_name,")),
+        ("gateway.template.spec.dnsPolicy", ReadIn(RENDER, "dns_policy.map(")),
+        ("gateway.template.spec.dnsConfig.nameservers", ReadIn(RENDER, "then_some(nameservers)")),
+        ("gateway.template.spec.dnsConfig.searches", ReadIn(RENDER, "then_some(searches)")),
+        ("gateway.template.spec.dnsConfig.options[].name", ReadIn(RENDER, "Some(option.name)")),
+        ("gateway.template.spec.dnsConfig.options[].value", ReadIn(RENDER, "value: option.value")),
         ("gateway.template.spec.terminationGracePeriodSeconds", ReadIn(RENDER, "Some(grace_seconds.into())")),
     ]
 }

@@ -237,6 +237,141 @@ fn what_could_bypass_the_pooler_or_clash_with_it_is_told() {
     insta::with_settings!({snapshot_path => "inject"}, { insta::assert_yaml_snapshot!("warnings", injected(&pod, &pool("")).warnings) });
 }
 
+/// The warnings for a pod whose application has this beside its name and image.
+fn warned(container: &Value, pool: &ConnectionPool) -> Vec<String> {
+    let mut pod = plain();
+    json_patch::merge(&mut pod["spec"]["containers"][0], container);
+    injected(&pod, pool).warnings
+}
+
+#[test]
+fn a_variable_that_may_lead_past_the_pooler_is_told_by_its_name_and_never_with_its_value() {
+    let from = |kind: &str| json!({kind: {"name": "shop-db", "key": "k"}});
+    let secret = from("secretKeyRef");
+    let map = from("configMapKeyRef");
+    for (name, source, words) in [
+        ("DB_URI", &secret, "DB_URI comes from a Secret"),
+        ("SPRING_DATASOURCE_URL", &secret, "SPRING_DATASOURCE_URL comes from a Secret"),
+        ("POSTGRES_PRISMA_URL", &secret, "POSTGRES_PRISMA_URL comes from a Secret"),
+        ("ConnectionStrings__Default", &secret, "ConnectionStrings__Default comes from a Secret"),
+        ("DB_HOST", &secret, "DB_HOST comes from a Secret"),
+        ("POSTGRES_SERVER", &secret, "POSTGRES_SERVER comes from a Secret"),
+        ("SHOP_DSN", &secret, "SHOP_DSN comes from a Secret"),
+        ("DATABASE_URL", &map, "DATABASE_URL comes from a ConfigMap"),
+        ("DB_HOST", &map, "DB_HOST comes from a ConfigMap"),
+    ] {
+        let told = warned(&json!({"env": [{"name": name, "valueFrom": source}]}), &pool(""));
+        assert!(told.len() == 1 && told[0].contains(words), "{name}: {told:?}");
+        let set = pool(&format!("  client: {{env: [{{name: {name}, template: x}}]}}\n"));
+        let told = warned(&json!({"env": [{"name": name, "valueFrom": source}]}), &set);
+        assert!(told.is_empty(), "{name} is the pool's: {told:?}");
+    }
+    for name in ["PGUSER", "PGPASSWORD", "DB_PASSWORD", "API_URL", "SMTP_HOST", "POSTGRES_DB", "AWS_DEFAULT_REGION"] {
+        let told = warned(&json!({"env": [{"name": name, "valueFrom": secret}]}), &pool(""));
+        assert!(told.is_empty(), "{name}: {told:?}");
+    }
+    let service = warned(&json!({"env": [{"name": "PGSERVICE", "value": "main"}]}), &pool(""));
+    assert!(
+        service.len() == 1 && service[0].contains("container app: PGSERVICE names a connection service"),
+        "{service:?}"
+    );
+    let sources = json!({"envFrom": [{"secretRef": {"name": "shop-env"}}, {"configMapRef": {"name": "common"}}]});
+    let told = warned(&sources, &pool(""));
+    assert!(
+        told.len() == 1 && told[0].contains("envFrom is not looked into (Secret shop-env, ConfigMap common)"),
+        "{told:?}"
+    );
+    assert!(told[0].contains("PGHOST, PGPORT, PGSSLMODE"), "which names are safe: {told:?}");
+}
+
+#[test]
+fn the_database_is_known_by_every_name_that_leads_to_it_in_the_cluster_wherever_it_stands() {
+    let mut here = pool("");
+    here.spec.upstream.host = "pg-main-rw.shop.svc".to_owned();
+    let words = "names the database's host pg-main-rw.shop.svc, so its connections bypass the pooler";
+    for (place, value) in [
+        ("env", json!([{"name": "DB_HOST", "value": "pg-main-rw"}])),
+        ("env", json!([{"name": "DB_HOST", "value": "pg-main-rw.shop:5432"}])),
+        ("env", json!([{"name": "SHOP", "value": "postgres://u:hunter2@pg-main-rw/shop"}])),
+        ("env", json!([{"name": "SHOP", "value": "Host=pg-main-rw;Database=shop;Password=hunter2"}])),
+        ("env", json!([{"name": "SHOP", "value": "{\"db\": \"PG-main-rw.shop.svc.cluster.local\"}"}])),
+        ("args", json!(["--db-host=pg-main-rw", "--port=5432"])),
+        ("args", json!(["-h", "pg-main-rw", "-c", "select 1"])),
+        ("args", json!(["-hpg-main-rw"])),
+        ("command", json!(["sh", "-c", "exec app --url postgres://u:hunter2@pg-main-rw:5432/shop"])),
+        ("command", json!(["sh", "-c", "psql -h pg-main-rw.shop.svc -f /init.sql"])),
+    ] {
+        let told = warned(&json!({place: value}), &here);
+        assert!(told.len() == 1 && told[0].contains(words), "{value}: {told:?}");
+        assert!(!told[0].contains("hunter2"), "{told:?}");
+    }
+    for (place, value) in [
+        ("env", json!([{"name": "NAME", "value": "pg-main-rw"}, {"name": "DB_HOST", "value": "pg-main-rw.other"}])),
+        ("env", json!([{"name": "SHOP", "value": "postgres://pg-main-rw@127.0.0.1/shop"}])),
+        (
+            "env",
+            json!([{"name": "SHOP", "value": "postgres://u@$(PGHOST)/shop"}, {"name": "PGHOSTADDR", "value": "10.0.0.7"}]),
+        ),
+        ("args", json!(["--release", "pg-main-rw", "--host=127.0.0.1", "pg-main-rw"])),
+    ] {
+        let told = warned(&json!({place: value}), &here);
+        assert!(told.is_empty(), "{value}: {told:?}");
+    }
+    // in another namespace the short name is another Service
+    assert!(warned(&json!({"env": [{"name": "DB_HOST", "value": "pg-main-rw"}]}), &pool("")).is_empty());
+    assert_eq!(warned(&json!({"env": [{"name": "DB_HOST", "value": "pg-main-rw.db"}]}), &pool("")).len(), 1);
+}
+
+#[test]
+fn variables_by_which_libpq_passes_by_the_pooler_or_refuses_it_are_set_right() {
+    let shop = pool("");
+    let env_of = |container: &Value, pool: &ConnectionPool| {
+        let mut pod = plain();
+        json_patch::merge(&mut pod["spec"]["containers"][0], container);
+        let once = admitted(&pod, pool);
+        assert_eq!(admitted(&once, pool), once, "a second admission changes nothing");
+        once["spec"]["containers"][0]["env"].clone()
+    };
+    let value_of = |container: &Value, pool: &ConnectionPool, name: &str| {
+        let env = env_of(container, pool);
+        let of_name: Vec<Value> =
+            env.as_array().expect("a list").iter().filter(|v| v["name"] == name).cloned().collect();
+        assert!(of_name.len() <= 1, "{env}");
+        of_name.first().map(|variable| {
+            assert!(variable.get("valueFrom").is_none(), "{env}");
+            variable["value"].as_str().unwrap_or_default().to_owned()
+        })
+    };
+    let given = |name: &str, value: &str| json!({"env": [{"name": name, "value": value}]});
+    for (name, breaking, neutral) in [
+        ("PGHOSTADDR", "10.0.0.7", ""),
+        ("PGSSLROOTCERT", "system", ""),
+        ("PGSSLNEGOTIATION", "direct", "postgres"),
+        ("PGCHANNELBINDING", "require", "prefer"),
+        ("PGSSLCERTMODE", "require", "allow"),
+        ("PGGSSENCMODE", "require", "prefer"),
+    ] {
+        assert_eq!(value_of(&given(name, breaking), &shop, name).as_deref(), Some(neutral), "{name}");
+        let own = pool(&format!(
+            "  client: {{env: [{{name: PGHOST, template: '{{host}}'}}, {{name: {name}, template: own}}]}}\n"
+        ));
+        assert_eq!(value_of(&given(name, breaking), &own, name).as_deref(), Some("own"), "the pool has the last word");
+        let none = pool("  client: {env: [{name: DB_HOST, template: '{host}'}]}\n");
+        assert_eq!(value_of(&given(name, breaking), &none, name).as_deref(), Some(breaking), "libpq is not led here");
+    }
+    assert_eq!(
+        value_of(&given("PGSSLROOTCERT", "/etc/ca.crt"), &shop, "PGSSLROOTCERT").as_deref(),
+        Some("/etc/ca.crt")
+    );
+    let verified = pool("  client: {env: [{name: PGSSLMODE, template: verify-full}]}\n");
+    assert_eq!(value_of(&given("PGSSLROOTCERT", "system"), &verified, "PGSSLROOTCERT").as_deref(), Some("system"));
+    let secret = json!({"env": [{"name": "PGHOSTADDR", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]});
+    assert_eq!(value_of(&secret, &shop, "PGHOSTADDR").as_deref(), Some(""));
+    let unseen = json!({"envFrom": [{"secretRef": {"name": "s"}}]});
+    assert_eq!(value_of(&unseen, &shop, "PGHOSTADDR").as_deref(), Some(""), "a variable wins over envFrom");
+    assert_eq!(value_of(&json!({}), &shop, "PGHOSTADDR"), None, "nothing is set where nothing is to be undone");
+}
+
 #[test]
 fn what_pgbouncer_would_refuse_of_the_environment_is_told_by_name_and_never_with_its_value() {
     let told = |variable: Value, extra: &str| {

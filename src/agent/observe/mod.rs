@@ -1,5 +1,6 @@
-//! What the agent sees of its pod: the configuration volume, the kernel's view of server connections, the database's certificate.
+//! What the agent sees of its pod: the configuration volume, the kernel's view of server connections and of what passes by the pooler, the database's certificate.
 
+pub mod bypass;
 pub mod handshake;
 pub mod inputs;
 pub mod sockets;

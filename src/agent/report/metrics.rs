@@ -113,6 +113,7 @@ pub struct Metrics {
     clients: Family<Label, Gauge>,
     leaked: Family<Nothing, Gauge>,
     pinned: Family<Nothing, Gauge>,
+    bypassing: Family<Nothing, Gauge>,
     freed: Counter,
     demand_peak: Family<Label, Float>,
     waiting_peak: Family<Label, Float>,
@@ -201,6 +202,7 @@ impl Metrics {
             clients: Family::default(),
             leaked: Family::default(),
             pinned: Family::default(),
+            bypassing: Family::default(),
             freed: Counter::default(),
             demand_peak: Family::default(),
             waiting_peak: Family::default(),
@@ -293,6 +295,12 @@ impl Metrics {
              absent where it cannot be seen",
             self.leaked.clone(),
         );
+        registry.register(
+            names::BYPASSING,
+            "Connections of the pod to the database that are not its pooler's, the most of the last minutes; absent where it cannot be \
+             seen",
+            self.bypassing.clone(),
+        );
     }
 
     fn register_transactions(&self, registry: &mut Registry) {
@@ -337,6 +345,14 @@ impl Metrics {
         match pinned {
             Some(count) => drop(self.pinned.get_or_create(&[]).set(count.into())),
             None => self.pinned.clear(),
+        }
+    }
+
+    /// Connections past the pooler; None while nobody can see them.
+    pub fn set_bypass(&self, connections: Option<u32>) {
+        match connections {
+            Some(count) => drop(self.bypassing.get_or_create(&[]).set(count.into())),
+            None => self.bypassing.clear(),
         }
     }
 

@@ -17,7 +17,11 @@ use axum::{
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 
-use crate::{agent::report::metrics::Metrics, contract::StatusReport, serving::Bounds};
+use crate::{
+    agent::report::metrics::Metrics,
+    contract::{StatusReport, names::SHARE_PATH},
+    serving::Bounds,
+};
 
 /// The loop counts as dead when it has not come round for so long.
 const LOOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -83,6 +87,7 @@ pub fn router(published: Arc<Published>) -> Router {
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
+        .route(SHARE_PATH, get(share))
         .with_state(published)
 }
 
@@ -105,6 +110,19 @@ async fn healthz(State(published): State<Arc<Published>>) -> Response {
         (StatusCode::SERVICE_UNAVAILABLE, format!("the loop has not come round for {} s\n", silent.as_secs()))
             .into_response()
     }
+}
+
+/// The same, and whether the pooler may open a server connection.
+async fn share(State(published): State<Arc<Published>>) -> Response {
+    let has_none = {
+        let view = published.view.lock();
+        view.waits_for.is_none() && view.status.share == 0
+    };
+    if has_none {
+        return (StatusCode::SERVICE_UNAVAILABLE, "waits for a share: the pool has none left for this pod\n")
+            .into_response();
+    }
+    readyz(State(published)).await
 }
 
 async fn readyz(State(published): State<Arc<Published>>) -> Response {

@@ -67,6 +67,7 @@ use crate::{
             wish::{Granted, Wish},
         },
         observe::{
+            bypass::{self, BypassWatch},
             inputs::Inputs,
             sockets::{LeakWatch, Local},
         },
@@ -75,7 +76,7 @@ use crate::{
             server::{self, Published},
         },
     },
-    contract::{ClientTlsMode, ContractError, Document, Held, Injection, PoolRevision, names},
+    contract::{self, ClientTlsMode, ContractError, Document, Held, Injection, PoolRevision, names},
     decide::guard::refused::Refused,
     pooler::pgbouncer::{
         render::{self, RenderError},
@@ -208,6 +209,8 @@ struct Agent {
     was_late: bool,
     /// Whether the database is reached.
     reach: Reach,
+    /// What of the pod is connected to the database past the pooler.
+    bypass: BypassWatch,
     leaked: Option<u32>,
     /// Which ones, where they can be seen.
     leaked_connections: BTreeSet<Local>,
@@ -242,8 +245,8 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
     render::check_host(&injection.upstream.host)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
-    let listener = server::bind(options.listen, names::METRICS_PORT).await.map_err(|source| RunError::Listen {
-        port: options.listen.map_or(names::METRICS_PORT, |address| address.port()),
+    let listener = server::bind(options.listen, injection.agent_port).await.map_err(|source| RunError::Listen {
+        port: options.listen.map_or(injection.agent_port, |address| address.port()),
         source,
     })?;
     let link = Link::inherited().await?;
@@ -352,6 +355,11 @@ impl Agent {
             reaction: Reaction::default(),
             was_late: false,
             reach: Reach::default(),
+            bypass: BypassWatch::new(bypass::Place {
+                host: injection.upstream.host.clone(),
+                port: injection.upstream.port,
+                client_port: injection.client.port,
+            }),
             leaked: None,
             leaked_connections: BTreeSet::new(),
             leaks: LeakWatch::default(),
@@ -479,9 +487,25 @@ impl Agent {
         if !serving || self.now().saturating_sub(self.held_at) > READING_HOLDS {
             self.held = None;
         }
+        self.watch_bypass(now).await;
         // counted before the status shows that their process is gone
         self.published.metrics.count_cut(self.slot.take_cut() + self.other.take_cut());
         self.publish();
+    }
+
+    /// Looks for connections past the pooler. A gateway's pod has no application.
+    async fn watch_bypass(&mut self, now: Millis) {
+        if self.injection.client.reach == contract::Reach::Network {
+            return;
+        }
+        let poolers = [self.slot.pid(), self.other.pid()];
+        let processes = || {
+            // the keeper is our parent
+            let own = [Some(rustix::process::getpid()), rustix::process::getppid()];
+            let own = own.into_iter().flatten().map(|process| process.as_raw_nonzero().get());
+            own.chain(poolers.into_iter().flatten()).collect()
+        };
+        self.bypass.step(now, processes).await;
     }
 
     /// Takes over what clients are shown.

@@ -48,7 +48,9 @@ impl Agent {
             leaks: self.leak_kinds(),
             memory: self.room.report(self.grant().share),
             trust: self.trust_report(),
+            bypass: self.bypass.told().cloned(),
         };
+        self.published.metrics.set_bypass(report.bypass.as_ref().map(|bypass| bypass.connections));
         self.published.metrics.set_upstream(report.upstream.as_ref().map(|upstream| upstream.state));
         if let Some(mode) = report.switching {
             self.published.metrics.set_switching(mode);
@@ -93,5 +95,6 @@ pub(super) fn empty_report(options: &RunOptions, injection: &Injection) -> Statu
         leaks: None,
         memory: None,
         trust: None,
+        bypass: None,
     }
 }

@@ -7,8 +7,8 @@ use k8s_openapi::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
             ConfigMap, Container, ContainerPort, ExecAction, HTTPGetAction, Lifecycle, LifecycleHandler,
-            LocalObjectReference, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile, Service,
-            ServicePort, ServiceSpec, Toleration, TopologySpreadConstraint,
+            LocalObjectReference, PodDNSConfig, PodDNSConfigOption, PodSecurityContext, PodSpec, PodTemplateSpec,
+            Probe, SeccompProfile, Service, ServicePort, ServiceSpec, Toleration, TopologySpreadConstraint,
         },
         policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
     },
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    api::{ConnectionPool, GROUP, Gateway, GatewayPodSpec, GatewayToleration, VERSION},
+    api::{ConnectionPool, GROUP, Gateway, GatewayDnsConfig, GatewayPodSpec, GatewayToleration, VERSION},
     contract::{Document, names},
     decide::surge::replacement,
     fingerprint::fingerprint,
@@ -173,8 +173,14 @@ fn record_of(existing: &Deployment) -> Option<TemplateRecord> {
 fn template(plan: &PodPool<'_>, settings: &InjectionSettings) -> PodTemplateSpec {
     let wanted = gateway_of(plan).and_then(|gateway| gateway.template.clone()).unwrap_or_default();
     let own = wanted.metadata.unwrap_or_default();
-    let GatewayPodSpec { node_selector, tolerations, priority_class_name, termination_grace_period_seconds } =
-        wanted.spec.unwrap_or_default();
+    let GatewayPodSpec {
+        node_selector,
+        tolerations,
+        priority_class_name,
+        termination_grace_period_seconds,
+        dns_policy,
+        dns_config,
+    } = wanted.spec.unwrap_or_default();
     let mut labels = own.labels;
     labels.extend(self::labels(plan));
     // the pods have their pooler: the webhook has nothing to add
@@ -202,6 +208,8 @@ fn template(plan: &PodPool<'_>, settings: &InjectionSettings) -> PodTemplateSpec
             tolerations: Some(tolerations.into_iter().map(toleration).collect::<Vec<_>>())
                 .filter(|tolerations| !tolerations.is_empty()),
             priority_class_name,
+            dns_policy: dns_policy.map(|policy| format!("{policy:?}")),
+            dns_config: dns_config.map(name_servers),
             termination_grace_period_seconds: Some(grace_seconds.into()),
             topology_spread_constraints: Some(
                 ["kubernetes.io/hostname", "topology.kubernetes.io/zone"].map(|key| spread(plan, key)).into(),
@@ -242,11 +250,14 @@ fn pooler(plan: &PodPool<'_>, settings: &InjectionSettings, grace_seconds: u32) 
     });
     let program = pooler.command.iter().flatten().next().cloned().unwrap_or_default();
     let seconds = grace_seconds.saturating_sub(LAST_SECONDS).to_string();
+    let mut drain = vec![program, "drain".to_owned(), "--seconds".to_owned(), seconds];
+    // left out where it is the agent's own: templates of earlier days stay as they are
+    if plan.effective.pod.agent_port != names::METRICS_PORT {
+        drain.extend(["--port".to_owned(), plan.effective.pod.agent_port.to_string()]);
+    }
     pooler.lifecycle = Some(Lifecycle {
         pre_stop: Some(LifecycleHandler {
-            exec: Some(ExecAction {
-                command: Some(vec![program, "drain".to_owned(), "--seconds".to_owned(), seconds]),
-            }),
+            exec: Some(ExecAction { command: Some(drain) }),
             ..LifecycleHandler::default()
         }),
         ..Lifecycle::default()
@@ -258,6 +269,17 @@ fn pooler(plan: &PodPool<'_>, settings: &InjectionSettings, grace_seconds: u32) 
         ..ContainerPort::default()
     });
     pooler
+}
+
+fn name_servers(wanted: GatewayDnsConfig) -> PodDNSConfig {
+    let GatewayDnsConfig { nameservers, searches, options } = wanted;
+    let options = options.into_iter().map(|option| PodDNSConfigOption { name: Some(option.name), value: option.value });
+    let options: Vec<PodDNSConfigOption> = options.collect();
+    PodDNSConfig {
+        nameservers: (!nameservers.is_empty()).then_some(nameservers),
+        searches: (!searches.is_empty()).then_some(searches),
+        options: (!options.is_empty()).then_some(options),
+    }
 }
 
 fn toleration(wanted: GatewayToleration) -> Toleration {

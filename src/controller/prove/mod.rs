@@ -18,22 +18,16 @@ use tokio::{
 
 use self::subjects::{Members, Question, Subjects};
 use super::{pods::PodFacts, queue::Queue};
-use crate::{causes::with_causes, contract::names::METRICS_PORT, decide::plan::Proof, domain::PoolKey, http::Metrics};
+use crate::{causes::with_causes, decide::plan::Proof, domain::PoolKey, http::Metrics};
 
 /// Never idle for longer, whatever is due.
 const LONGEST_IDLE: Duration = Duration::from_secs(1);
 
 /// What agents said, and the task that asks them.
+#[derive(Default)]
 pub struct Prover {
     subjects: Mutex<Subjects>,
     wake: Notify,
-    port: u16,
-}
-
-impl Default for Prover {
-    fn default() -> Self {
-        Self { subjects: Mutex::default(), wake: Notify::new(), port: METRICS_PORT }
-    }
 }
 
 /// What the agents of one pool said last. Nobody else is heard while it is held: moments only.
@@ -84,7 +78,7 @@ impl Prover {
     }
 
     async fn ask(self: Arc<Self>, client: reqwest::Client, question: Question, queue: Queue, metrics: Metrics) {
-        let answer = question::ask(&client, &question.address, self.port, &question.uid).await;
+        let answer = question::ask(&client, &question.address, &question.uid).await;
         metrics.asked(question::outcome(&answer));
         let is_new = self.subjects.lock().answered(&question, answer, Instant::now());
         self.wake.notify_one();
@@ -133,6 +127,14 @@ mod tests {
     }
 
     /// Pods of a pool at these addresses; their uids are the addresses.
+    /// Pods whose agents listen at this port.
+    fn at(port: u16, mut pods: Vec<PodFacts>) -> Vec<PodFacts> {
+        for injection in pods.iter_mut().filter_map(|pod| pod.injection.as_mut()) {
+            Arc::make_mut(injection).agent_port = port;
+        }
+        pods
+    }
+
     fn pods(pool: &PoolKey, addresses: &[Ipv4Addr], version: u64) -> Vec<PodFacts> {
         let index = PodIndex::default();
         for address in addresses {
@@ -273,7 +275,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn hundreds_of_silent_pods_neither_block_nor_delay_the_proofs_of_others() {
         let agents = Agents::start().await;
-        let prover = Arc::new(Prover { port: agents.port, ..Prover::default() });
+        let prover = Arc::new(Prover::default());
         let (queue, mut requests) = queue::queue();
         tokio::spawn(async move { while requests.next().await.is_some() {} });
         let silent: Vec<(PoolKey, Vec<PodFacts>)> = (0..3)
@@ -281,7 +283,7 @@ mod tests {
                 let pool = PoolKey::new("silent", format!("pool-{number}"));
                 let addresses: Vec<Ipv4Addr> =
                     (0..SILENT / 3).map(|pod| address(77, number * (SILENT / 3) + pod)).collect();
-                (pool.clone(), pods(&pool, &addresses, 1))
+                (pool.clone(), at(agents.port, pods(&pool, &addresses, 1)))
             })
             .collect();
         for (pool, pods) in &silent {
@@ -299,7 +301,7 @@ mod tests {
         };
         // all of the others are asked for the first time while the silent ones are
         for (_, pool, addresses) in &answering {
-            expect(&prover, pool, &pods(pool, addresses, 1), true);
+            expect(&prover, pool, &at(agents.port, pods(pool, addresses, 1)), true);
         }
         let [(_, other, of_other), (_, neighbour, of_neighbour)] = &answering;
         let first =
@@ -310,7 +312,7 @@ mod tests {
         for version in 2..5 {
             let before = [78, 79].map(|of| agents.asked(of));
             for (_, pool, addresses) in &answering {
-                expect(&prover, pool, &pods(pool, addresses, version), true);
+                expect(&prover, pool, &at(agents.port, pods(pool, addresses, version)), true);
             }
             let are_asked = || [78, 79].iter().zip(before).all(|(of, before)| agents.asked(*of) >= before + ANSWERING);
             let took = wait("something new to prove", LESS_THAN_A_SILENT_ONE_TAKES, are_asked).await;

@@ -45,17 +45,11 @@ pub(super) fn client() -> Result<reqwest::Client, reqwest::Error> {
         .build()
 }
 
-/// Asks the agent of a pod.
-pub(super) async fn ask(
-    client: &reqwest::Client,
-    address: &str,
-    port: u16,
-    uid: &str,
-) -> Result<StatusReport, AskError> {
-    let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+/// Asks the agent at an address and port.
+pub(super) async fn ask(client: &reqwest::Client, address: &str, uid: &str) -> Result<StatusReport, AskError> {
     let unreachable = |error: &dyn std::error::Error| AskError::Unreachable(with_causes(error));
     let asked = async {
-        let answer = client.get(format!("http://{host}:{port}/status")).send().await;
+        let answer = client.get(format!("http://{address}/status")).send().await;
         let mut answer = answer.and_then(reqwest::Response::error_for_status).map_err(|error| unreachable(&error))?;
         let mut body = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(|error| unreachable(&error))? {

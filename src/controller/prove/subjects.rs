@@ -19,7 +19,7 @@ use super::{
     question::AskError,
 };
 use crate::{
-    contract::{StatusReport, UpstreamState},
+    contract::{StatusReport, UpstreamState, names::METRICS_PORT},
     controller::pods::PodFacts,
     decide::plan::{Proof, SidecarSeen},
     domain::PoolKey,
@@ -125,11 +125,12 @@ impl Subjects {
         let mut mentioned = HashSet::new();
         for pod in pods {
             let Some(address) = &pod.address else { continue };
+            let address = agent_at(address, pod);
             if pod.sidecar != SidecarSeen::Running {
                 continue;
             }
             mentioned.insert(pod.uid.as_str());
-            members.expect(pod, address, open.contains(pod.uid.as_str()), now);
+            members.expect(pod, &address, open.contains(pod.uid.as_str()), now);
         }
         if members.of.len() > mentioned.len() {
             let gone: Vec<String> =
@@ -351,6 +352,12 @@ fn silence(before: &Heard, error: String, now: Instant) -> Heard {
     Heard::Silence { since, error, last }
 }
 
+/// Where the agent of a pod listens: address and port.
+fn agent_at(address: &str, pod: &PodFacts) -> String {
+    let port = pod.injection.as_ref().map_or(METRICS_PORT, |injection| injection.agent_port);
+    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+}
+
 /// Whether a plan could come out otherwise. Who is busy changes every second and does not matter.
 fn differs(before: &Heard, after: &Heard) -> bool {
     std::mem::discriminant(before) != std::mem::discriminant(after) || essence(before) != essence(after)
@@ -370,6 +377,18 @@ fn essence(heard: &Heard) -> Option<impl PartialEq + '_> {
             .map(|kinds| (kinds.in_transaction, kinds.pinned, kinds.unclear, kinds.freed, kinds.client.as_deref()));
         let proof = (report.proof, report.other.is_some_and(|other| other.awaiting_promotion));
         let room = (report.memory.map(|memory| (memory.allows, memory.holds_back)), &report.trust);
-        (in_force, held, upstream, full, troubles, &report.message, leaks, &report.reconnected, proof, room)
+        (
+            in_force,
+            held,
+            upstream,
+            full,
+            troubles,
+            &report.message,
+            leaks,
+            &report.reconnected,
+            proof,
+            room,
+            &report.bypass,
+        )
     })
 }

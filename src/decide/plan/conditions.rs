@@ -1,8 +1,10 @@
 //! The conditions of a pool, from what is known and what was decided. `Ready` sums up the others.
 
 use super::{
-    Figures, memory,
-    observed::{Annotation, BudgetSeen, GatewaySeen, Observed, PodSeen, Poolers, Proof, ROLLOUT, SidecarSeen},
+    Figures, bypass, memory,
+    observed::{
+        Annotation, BudgetSeen, GatewaySeen, Observed, PodSeen, PodsRefused, Poolers, Proof, ROLLOUT, SidecarSeen,
+    },
     revision::{Rollout, unknown as unknown_settings},
     troubles,
 };
@@ -10,9 +12,9 @@ use crate::{
     api::{
         Mode,
         conditions::{
-            ABLE_TO_SCALE, ACCEPTED, CLIENTS_ACCEPTED, ConditionStatus, GATEWAY_AVAILABLE, INJECTED, LEAK_DETECTED,
-            Observed as Condition, PAUSED, PODS_CURRENT, PROGRESSING, PROVEN, READY, RECONNECTED, SCALING_ACTIVE,
-            SCALING_LIMITED, SIDECAR_MEMORY, UPSTREAM_HEALTHY,
+            ABLE_TO_SCALE, ACCEPTED, CLIENTS_ACCEPTED, CLIENTS_POOLED, ConditionStatus, GATEWAY_AVAILABLE, INJECTED,
+            LEAK_DETECTED, Observed as Condition, PAUSED, PODS_CURRENT, PROGRESSING, PROVEN, READY, RECONNECTED,
+            SCALING_ACTIVE, SCALING_LIMITED, SIDECAR_MEMORY, UPSTREAM_HEALTHY,
         },
         reasons,
     },
@@ -42,7 +44,7 @@ pub(super) fn no(type_: &'static str, reason: &'static str, message: impl Into<S
     condition(type_, ConditionStatus::False, reason, message.into())
 }
 
-fn unknown(type_: &'static str, reason: &'static str, message: impl Into<String>) -> Condition {
+pub(super) fn unknown(type_: &'static str, reason: &'static str, message: impl Into<String>) -> Condition {
     condition(type_, ConditionStatus::Unknown, reason, message.into())
 }
 
@@ -54,7 +56,7 @@ pub(super) fn all(
     cannot_render: Option<&str>,
 ) -> Vec<Condition> {
     let about_pods = match &observed.gateway {
-        None => vec![injected(observed), pods_current(observed)],
+        None => vec![injected(observed), pods_current(observed), bypass::clients_pooled(observed)],
         Some(gateway) => vec![gateway_available(gateway), gateway_current(observed)],
     };
     let mut all = vec![accepted(observed, cannot_render)];
@@ -77,7 +79,7 @@ pub(super) fn all(
 }
 
 /// What `Ready` sums up, in the order in which it is told.
-pub(super) const SUMMED_UP: [&str; 12] = [
+pub(super) const SUMMED_UP: [&str; 13] = [
     ACCEPTED,
     INJECTED,
     GATEWAY_AVAILABLE,
@@ -85,6 +87,7 @@ pub(super) const SUMMED_UP: [&str; 12] = [
     SCALING_LIMITED,
     SIDECAR_MEMORY,
     PROVEN,
+    CLIENTS_POOLED,
     SCALING_ACTIVE,
     PODS_CURRENT,
     PROGRESSING,
@@ -183,6 +186,18 @@ fn accepted(observed: &Observed, cannot_render: Option<&str>) -> Condition {
 fn injected(observed: &Observed) -> Condition {
     let with = observed.pods.len();
     let namespace = observed.pool.metadata.namespace.as_deref().unwrap_or_default();
+    if let Some(refused) = observed.uninjected.as_ref().and_then(|uninjected| uninjected.refused.as_ref()) {
+        return no(
+            INJECTED,
+            reasons::PODS_REFUSED,
+            format!(
+                "the API server refuses to create pods of {}: {}; {}",
+                refused.owner,
+                refused.message,
+                refused.what_to_do(namespace)
+            ),
+        );
+    }
     let are_known = observed.uninjected.as_ref().is_some_and(|without| without.pods > 0);
     if let Some(why) = observed.uncounted.filter(|_| !are_known) {
         let message = format!(
@@ -215,6 +230,19 @@ fn injected(observed: &Observed) -> Condition {
             ),
         ),
         Some(_) => yes(INJECTED, reasons::ALL_INJECTED, format!("all {with} pods have a sidecar")),
+    }
+}
+
+impl PodsRefused {
+    /// What lets them be created, as far as the API server's words tell.
+    fn what_to_do(&self, namespace: &str) -> String {
+        const OF_RESOURCES: [&str; 4] = ["must specify", "per Container", "per Pod", "exceeded quota"];
+        if OF_RESOURCES.iter().any(|words| self.message.contains(words)) {
+            return "what the containers sluice and sluice-bin ask for is spec.sidecar.resources of the pool or its class: set requests and \
+                    limits there as the namespace wants them, or change its ResourceQuota or LimitRange"
+                .to_owned();
+        }
+        format!("`kubectl -n {namespace} describe {}` tells more", self.owner)
     }
 }
 
@@ -355,10 +383,11 @@ fn proven(observed: &Observed, figures: &Figures) -> Condition {
             reasons::AGENT_UNREACHABLE,
             format!(
                 "the agents of {} of {pods} pods do not answer, {} among them ({error}); if a NetworkPolicy or a strict mesh \
-                 stands between, allow ingress from the operator's pods to TCP port {METRICS_PORT} of the pods with the label \
+                 stands between, allow ingress from the operator's pods to TCP port {} of the pods with the label \
                  sluice.dev/pool; nothing grows on the strength of an unproven shrink",
                 unreachable.len(),
                 pod.name,
+                pod.injection.as_ref().map_or(METRICS_PORT, |injection| injection.agent_port),
             ),
         );
     }
@@ -500,7 +529,8 @@ fn scaling_limited(observed: &Observed, figures: &Figures) -> Condition {
                 reasons::TOO_MANY_PODS,
                 format!(
                     "maxAllowed {} is less than the number of pods: the {waiting} youngest have no connection and their \
-                     clients queue; raise spec.scaling.maxAllowed or run fewer pods",
+                     clients queue; raise spec.scaling.maxAllowed or run fewer pods; a rolling update whose new pods wait so does not \
+                     come further: it needs room for maxSurge more pods, or maxSurge 0",
                     effective.max_allowed,
                 ),
             );

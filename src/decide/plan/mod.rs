@@ -3,6 +3,7 @@
 //! The shell carries the plan out in the order of its fields: the revision before the pods that are to run it, the pods
 //! before the status that tells of them. It may stop between any two writes: the next plan is made from what is there.
 
+mod bypass;
 mod conditions;
 mod grants;
 mod memory;
@@ -16,8 +17,8 @@ mod troubles;
 use std::{collections::BTreeMap, sync::Arc};
 
 pub use observed::{
-    Annotation, BudgetSeen, Change, Failure, GatewaySeen, LoadSeen, Observed, PodSeen, Poolers, Proof, ROLLOUT,
-    RevisionSeen, Rival, SidecarSeen, SizingSeen, Trouble, Uninjected, UnixSeconds,
+    Annotation, BudgetSeen, Change, Failure, GatewaySeen, LoadSeen, Observed, PodSeen, PodsRefused, Poolers, Proof,
+    ROLLOUT, RevisionSeen, Rival, SidecarSeen, SizingSeen, Trouble, Uninjected, UnixSeconds,
 };
 pub use report::{EventKind, EventNote, Report};
 pub use revision::{NewRevision, Progress};

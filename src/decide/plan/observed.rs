@@ -221,6 +221,17 @@ pub struct Uninjected {
     pub pods: u32,
     /// What restarts some of them, by kind and name: `deployment/shop`, `rollout/shop`. At most five.
     pub owners: Vec<String>,
+    /// Pods that the API server refuses to create.
+    pub refused: Option<PodsRefused>,
+}
+
+/// Pods that the API server refuses to create.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodsRefused {
+    /// What wants to create them, as `kubectl describe` takes it.
+    pub owner: String,
+    /// What the API server said.
+    pub message: String,
 }
 
 /// A `ControllerRevision` of the pool.

@@ -9,9 +9,9 @@ use crate::{
     api::{
         Confidence, Effective, GatewayStatus, Load, Mode, PodCounts, Recommendation, RevisionStatus,
         conditions::{
-            ABLE_TO_SCALE, ACCEPTED, CLIENTS_ACCEPTED, ConditionStatus, GATEWAY_AVAILABLE, INJECTED, LEAK_DETECTED,
-            Observed as Condition, PODS_CURRENT, PROGRESSING, PROVEN, RECONNECTED, SCALING_ACTIVE, SCALING_LIMITED,
-            SIDECAR_MEMORY, UPSTREAM_HEALTHY,
+            ABLE_TO_SCALE, ACCEPTED, CLIENTS_ACCEPTED, CLIENTS_POOLED, ConditionStatus, GATEWAY_AVAILABLE, INJECTED,
+            LEAK_DETECTED, Observed as Condition, PODS_CURRENT, PROGRESSING, PROVEN, RECONNECTED, SCALING_ACTIVE,
+            SCALING_LIMITED, SIDECAR_MEMORY, UPSTREAM_HEALTHY,
         },
         reasons,
     },
@@ -270,7 +270,7 @@ fn turned(observed: &Observed, condition: &Condition) -> Option<EventNote> {
     // which status is bad news; the others do not make events
     let bad = match condition.type_ {
         ACCEPTED | INJECTED | GATEWAY_AVAILABLE | PODS_CURRENT | PROVEN | SCALING_ACTIVE | ABLE_TO_SCALE
-        | PROGRESSING | UPSTREAM_HEALTHY | SIDECAR_MEMORY | CLIENTS_ACCEPTED => ConditionStatus::False,
+        | PROGRESSING | UPSTREAM_HEALTHY | SIDECAR_MEMORY | CLIENTS_ACCEPTED | CLIENTS_POOLED => ConditionStatus::False,
         SCALING_LIMITED | LEAK_DETECTED => ConditionStatus::True,
         _ => return None,
     };

@@ -10,7 +10,7 @@ use crate::{
         reasons,
     },
     contract::{
-        Between, ClientSide, ClientTlsMode, EPOCHS, Held, Injection, LARGEST_SEQ, LeakKinds, LimitsReadBack,
+        Between, Bypass, ClientSide, ClientTlsMode, EPOCHS, Held, Injection, LARGEST_SEQ, LeakKinds, LimitsReadBack,
         MemoryReport, OtherRole, OtherSlot, PodGrant, PoolRevision, PoolerError, ProofMode, Reach, Reconnected,
         SETTINGS_LEVEL, ServerFull, ServerTls, ServerTlsMode, SessionAlias, SessionAliasReport, SlotStatus, Stamp,
         StatusReport, TroubleSeen, TrustReport, Upstream, UpstreamSeen, UpstreamState,
@@ -227,6 +227,7 @@ fn report(uid: &str, revision: u64, epoch: u64, grant: PodGrant) -> StatusReport
         leaks: None,
         memory: None,
         trust: None,
+        bypass: None,
     }
 }
 
@@ -318,7 +319,8 @@ fn a_pool_in_trouble_reads_like_this() {
     world.pods[1].proof = Proof::Unreachable { since: NOW - 60, error: "connection refused".to_owned(), last: None };
     let plan = world.plan_that(
         |observed| {
-            observed.uninjected = Some(Uninjected { pods: 2, owners: vec!["deployment/shop".to_owned()] });
+            observed.uninjected =
+                Some(Uninjected { pods: 2, owners: vec!["deployment/shop".to_owned()], refused: None });
             observed.budget = BudgetSeen::Missing("pg-main".to_owned());
         },
         None,
@@ -350,6 +352,64 @@ fn pods_that_cannot_be_counted_are_told_as_that_and_not_as_none_and_make_no_pool
         assert!(message.contains("no answer within 5 s; they are counted again"), "{message}");
     }
     assert_eq!(injected(Some(2)).1, reasons::PODS_WITHOUT_SIDECAR, "what was seen is still to be mended");
+}
+
+#[test]
+fn an_application_that_is_connected_past_its_pooler_keeps_the_pool_from_being_ready_and_its_pod_is_named() {
+    let mut world = World::new(SHARED);
+    for _ in 0..3 {
+        world.admit();
+    }
+    world.sizing = Some(sized(11, Reason::Demand));
+    world.settle();
+    let conditions = |world: &World| {
+        let plan = world.plan();
+        ["Ready", "ClientsPooled"].map(|type_| {
+            let all = &plan.report.conditions;
+            all.iter().find(|condition| condition.type_ == type_).cloned().expect("the condition")
+        })
+    };
+    let say = |world: &mut World, pod: usize, connections: u32| {
+        let Proof::Report(report) = &mut world.pods[pod].proof else { panic!("it was asked") };
+        let address = (connections > 0).then(|| "10.0.0.7:5432".to_owned());
+        report.bypass = Some(Bypass { connections, address });
+    };
+    let [ready, pooled] = conditions(&world);
+    assert_eq!((pooled.status, pooled.reason), (ConditionStatus::Unknown, reasons::NOT_OBSERVED));
+    assert_eq!(ready.reason, reasons::IN_FORCE, "agents of an earlier version see nothing");
+    (0..3).for_each(|pod| say(&mut world, pod, 0));
+    let [ready, pooled] = conditions(&world);
+    assert_eq!((ready.reason, pooled.reason), (reasons::IN_FORCE, reasons::ALL_POOLED));
+    say(&mut world, 1, 8);
+    say(&mut world, 2, 1);
+    let [ready, pooled] = conditions(&world);
+    assert_eq!((ready.status, ready.reason), (ConditionStatus::False, reasons::CONNECTED_PAST_POOLER));
+    let told = "in 2 of 3 pods, shop-1 among them, the application is or was lately connected to the database past its pooler: 9 \
+                connections to 10.0.0.7:5432";
+    assert!(pooled.message.contains(told), "{}", pooled.message);
+    let events = world.plan().events;
+    assert!(events.iter().any(|event| event.reason == reasons::CONNECTED_PAST_POOLER), "{events:?}");
+}
+
+#[test]
+fn pods_that_the_api_server_refuses_are_told_in_its_words_and_with_what_to_set() {
+    let world = World::new(SHARED);
+    let told = |message: &str| {
+        let refused = PodsRefused { owner: "deployment/shop".to_owned(), message: message.to_owned() };
+        let plan = world.plan_that(
+            |observed| observed.uninjected = Some(Uninjected { refused: Some(refused), ..Uninjected::default() }),
+            None,
+        );
+        let conditions = plan.report.conditions;
+        assert_eq!((conditions[0].status, conditions[0].reason), (ConditionStatus::False, reasons::PODS_REFUSED));
+        conditions.into_iter().find(|condition| condition.type_ == "Injected").expect("the condition").message
+    };
+    let quota = "pods \"shop-x\" is forbidden: failed quota: q: must specify limits.cpu for: sluice,sluice-bin";
+    let message = told(quota);
+    assert!(message.contains("deployment/shop") && message.contains(quota), "{message}");
+    assert!(message.contains("spec.sidecar.resources of the pool or its class"), "{message}");
+    let message = told("admission webhook \"other.example\" denied the request: no");
+    assert!(message.contains("kubectl -n ns describe deployment/shop"), "{message}");
 }
 
 #[test]
@@ -1022,6 +1082,7 @@ fn a_pod_that_was_created_with_something_else_is_told_of_with_the_command_that_r
             namespace: "ns".to_owned(),
             upstream: Upstream { host: "pg".to_owned(), port: 5432, database: "shop".to_owned(), tls },
             client: ClientSide { port: 5432, max_connections: 1000, reach: Reach::Pod, tls: ClientTlsMode::Disabled },
+            agent_port: 9130,
             fixed_hash: hash.to_owned(),
         }
     };

@@ -252,6 +252,7 @@ impl Agent {
             leaks: behaviour.leaks,
             memory: None,
             trust: None,
+            bypass: None,
             reconnected: wanted.settings.reconnected_at.clone().map(|at| Reconnected { at, remaining: Some(0) }),
         });
     }

@@ -1,6 +1,7 @@
 //! The agent with the real PgBouncer in front of the real PostgreSQL.
 
 mod black_hole;
+mod bypass;
 mod client_certificate;
 mod clock;
 mod console;

@@ -373,6 +373,7 @@ impl Agent {
                 reach: Reach::Pod,
                 tls: ClientTlsMode::Disabled,
             },
+            agent_port: 9130,
             fixed_hash: String::new(),
         };
         let agent = Self {

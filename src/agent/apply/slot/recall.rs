@@ -103,6 +103,7 @@ mod tests {
             namespace: "ns".to_owned(),
             upstream: Upstream { host, port: 5432, database, tls },
             client: ClientSide { port: 6432, max_connections: 10, reach: Reach::Pod, tls: ClientTlsMode::Disabled },
+            agent_port: 9130,
             fixed_hash: String::new(),
         };
         let (link, _keeper) = Link::played(&state).await;

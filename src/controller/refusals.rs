@@ -1,0 +1,258 @@
+//! Pods that the API server refuses to create, as ReplicaSets tell of them: one list of a namespace, for all its pools.
+//!
+//! A quota, a LimitRange or another webhook refuses a pod after ours has changed it, so nobody here hears of it, and there is no pod to
+//! ask. Its ReplicaSet has the API server's sentence in the condition `ReplicaFailure`. (A StatefulSet and a Job tell of it in
+//! events alone.)
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{Client, api::ListParams, core::Request};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
+
+/// Longest that one list may take.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// A list serves for so long.
+const REUSED_FOR: Duration = Duration::from_secs(8);
+/// Lists under way at once, of all namespaces.
+const LISTS_AT_ONCE: usize = 2;
+/// ReplicaSets in one page, and pages that are read. The API server keeps ten for each Deployment.
+const PAGE: u32 = 500;
+const PAGES: usize = 10;
+/// Longest sentence that is kept, in characters.
+const LONGEST: usize = 400;
+
+/// Pods that were refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedPods {
+    /// Their labels, as the template has them.
+    pub labels: BTreeMap<String, String>,
+    /// What wants to create them, as `kubectl describe` takes it.
+    pub owner: String,
+    /// What the API server said.
+    pub message: String,
+}
+
+type Found = Arc<[RefusedPods]>;
+/// The last list of one namespace; locked by whoever makes the next.
+type Place = Arc<tokio::sync::Mutex<Option<(Instant, Found)>>>;
+
+/// The lists of all namespaces.
+pub struct Refusals {
+    client: Client,
+    namespaces: Mutex<HashMap<String, Place>>,
+    lists: Semaphore,
+}
+
+impl Refusals {
+    /// None was made yet.
+    pub fn new(client: Client) -> Self {
+        Self { client, namespaces: Mutex::default(), lists: Semaphore::new(LISTS_AT_ONCE) }
+    }
+
+    /// The pods of a namespace that are refused now. Of several who ask at once, one lists for all. Where it cannot be read, it says so
+    /// in the log, and nothing is known.
+    pub async fn of(&self, namespace: &str) -> Found {
+        let place = self.place(namespace);
+        let mut last = place.lock().await;
+        if let Some((_, found)) = last.as_ref().filter(|(began, _)| began.elapsed() < REUSED_FOR) {
+            return found.clone();
+        }
+        // nobody closes the semaphore: it always gives a turn
+        let turn = self.lists.acquire().await;
+        let began = Instant::now();
+        let found: Found = match timeout(DEADLINE, self.list(namespace)).await {
+            Ok(Ok(found)) => found.into(),
+            Ok(Err(error)) => {
+                tracing::warn!(namespace, %error, "listing the ReplicaSets, whose pods may be refused");
+                Arc::from([])
+            }
+            Err(_) => {
+                tracing::warn!(namespace, "listing the ReplicaSets, whose pods may be refused: no answer in time");
+                Arc::from([])
+            }
+        };
+        drop(turn);
+        *last = Some((began, found.clone()));
+        found
+    }
+
+    /// The place of a namespace. What is old in the others, nobody will read again.
+    fn place(&self, namespace: &str) -> Place {
+        let mut namespaces = self.namespaces.lock();
+        namespaces.retain(|_, place| {
+            let is_recent =
+                |last: &Option<(Instant, Found)>| last.as_ref().is_some_and(|(began, _)| began.elapsed() < REUSED_FOR);
+            Arc::strong_count(place) > 1 || place.try_lock().is_ok_and(|last| is_recent(&last))
+        });
+        namespaces.entry(namespace.to_owned()).or_default().clone()
+    }
+
+    async fn list(&self, namespace: &str) -> Result<Vec<RefusedPods>, kube::Error> {
+        let path = format!("/apis/apps/v1/namespaces/{namespace}/replicasets");
+        let mut params = ListParams::default().limit(PAGE);
+        let mut refused = Vec::new();
+        for _ in 0..PAGES {
+            let request = Request::new(path.as_str()).list(&params).map_err(kube::Error::BuildRequest)?;
+            let page: Page = self.client.request(request).await?;
+            refused.extend(page.items.into_iter().filter_map(ReplicaSet::refused));
+            params.continue_token = page.metadata.continue_;
+            if params.continue_token.as_ref().is_none_or(String::is_empty) {
+                break;
+            }
+        }
+        Ok(refused)
+    }
+}
+
+/// What is read of a list; all else is skipped in the text.
+#[derive(Deserialize)]
+struct Page {
+    #[serde(default)]
+    metadata: PageMetadata,
+    items: Vec<ReplicaSet>,
+}
+
+#[derive(Default, Deserialize)]
+struct PageMetadata {
+    #[serde(rename = "continue")]
+    continue_: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ReplicaSet {
+    metadata: Named,
+    spec: Spec,
+    #[serde(default)]
+    status: Status,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Named {
+    name: String,
+    #[serde(default)]
+    owner_references: Vec<Owner>,
+}
+
+#[derive(Deserialize)]
+struct Owner {
+    kind: String,
+    name: String,
+    #[serde(default)]
+    controller: bool,
+}
+
+#[derive(Deserialize)]
+struct Spec {
+    #[serde(default)]
+    template: Template,
+}
+
+#[derive(Default, Deserialize)]
+struct Template {
+    #[serde(default)]
+    metadata: ObjectMeta,
+}
+
+#[derive(Default, Deserialize)]
+struct Status {
+    #[serde(default)]
+    conditions: Vec<Condition>,
+}
+
+#[derive(Deserialize)]
+struct Condition {
+    #[serde(rename = "type")]
+    type_: String,
+    status: String,
+    #[serde(default)]
+    message: String,
+}
+
+impl ReplicaSet {
+    /// What it says of pods that it cannot create; None: it can.
+    fn refused(self) -> Option<RefusedPods> {
+        let mut conditions = self.status.conditions.into_iter();
+        let failure = conditions.find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")?;
+        let owner = self.metadata.owner_references.into_iter().find(|owner| owner.controller);
+        let owner = owner.map_or_else(
+            || format!("replicaset/{}", self.metadata.name),
+            |owner| format!("{}/{}", owner.kind.to_lowercase(), owner.name),
+        );
+        let message = failure.message.chars().take(LONGEST).collect();
+        Some(RefusedPods { labels: self.spec.template.metadata.labels.unwrap_or_default(), owner, message })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use http::{Request as HttpRequest, Response, StatusCode};
+    use kube::client::Body;
+    use serde_json::{Value, json};
+    use tower::service_fn;
+
+    use super::*;
+
+    fn refusals(status: StatusCode, answer: Value) -> (Refusals, Arc<AtomicUsize>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counter = asked.clone();
+        let service = service_fn(move |_: HttpRequest<Body>| {
+            counter.fetch_add(1, Ordering::Relaxed);
+            let response = Response::builder().status(status).body(Body::from(answer.to_string().into_bytes()));
+            async move { Ok::<_, Infallible>(response.expect("a response")) }
+        });
+        (Refusals::new(Client::new(service, "default")), asked)
+    }
+
+    fn replica_set(name: &str, owner: &Value, status: &str) -> Value {
+        json!({
+            "metadata": {"name": name, "ownerReferences": owner},
+            "spec": {"template": {"metadata": {"labels": {"app": "shop"}}, "spec": {"containers": []}}},
+            "status": {"replicas": 0, "conditions": [
+                {"type": "ReplicaFailure", "status": status, "reason": "FailedCreate", "message": "pods \"a\" is forbidden: no"}]},
+        })
+    }
+
+    #[tokio::test]
+    async fn what_a_replica_set_cannot_create_is_told_with_its_owner_and_the_servers_words_and_listed_once_for_all() {
+        let owner =
+            json!([{"apiVersion": "apps/v1", "kind": "Deployment", "name": "shop", "uid": "u", "controller": true}]);
+        let none = json!([]);
+        let items = [
+            replica_set("shop-5d4f", &owner, "True"),
+            replica_set("alone", &none, "True"),
+            replica_set("fine", &none, "False"),
+            json!({"metadata": {"name": "new"}, "spec": {}}),
+        ];
+        let (refusals, asked) = refusals(StatusCode::OK, json!({"metadata": {}, "items": items}));
+        let found = refusals.of("ns").await;
+        let owners: Vec<&str> = found.iter().map(|refused| refused.owner.as_str()).collect();
+        assert_eq!(owners, ["deployment/shop", "replicaset/alone"]);
+        assert_eq!(found[0].labels, BTreeMap::from([("app".to_owned(), "shop".to_owned())]));
+        assert!(found[0].message.contains("is forbidden"), "{found:?}");
+        refusals.of("ns").await;
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn where_they_may_not_be_listed_nothing_is_known_and_nothing_fails() {
+        let refused = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": "no", "code": 403});
+        let (refusals, _) = refusals(StatusCode::FORBIDDEN, refused);
+        assert!(refusals.of("ns").await.is_empty());
+    }
+}
