@@ -6,10 +6,7 @@ use super::{
     PodPool, bypass, ending, resources, session_tools, startup,
     warning::{Told, Warning},
 };
-use crate::{
-    contract::{ClientTlsMode, names},
-    decide::memory,
-};
+use crate::{contract::ClientTlsMode, decide::memory};
 
 /// The warnings for one pod.
 pub fn warnings(spec: &PodSpec, plan: &PodPool<'_>, guaranteed: bool) -> Vec<Told> {

@@ -337,7 +337,7 @@ fn pods_that_cannot_be_counted_are_told_as_that_and_not_as_none_and_make_no_pool
     let injected = |pods: Option<u32>| {
         let plan = world.plan_that(
             |observed| {
-                observed.uninjected = pods.map(|pods| Uninjected { pods, owners: Vec::new() });
+                observed.uninjected = pods.map(|pods| Uninjected { pods, ..Uninjected::default() });
                 observed.uncounted = Some("no answer within 5 s");
             },
             None,
@@ -372,7 +372,7 @@ fn an_application_that_is_connected_past_its_pooler_keeps_the_pool_from_being_re
     let say = |world: &mut World, pod: usize, connections: u32| {
         let Proof::Report(report) = &mut world.pods[pod].proof else { panic!("it was asked") };
         let address = (connections > 0).then(|| "10.0.0.7:5432".to_owned());
-        report.bypass = Some(Bypass { connections, address });
+        Arc::make_mut(report).bypass = Some(Bypass { connections, address });
     };
     let [ready, pooled] = conditions(&world);
     assert_eq!((pooled.status, pooled.reason), (ConditionStatus::Unknown, reasons::NOT_OBSERVED));
@@ -821,7 +821,7 @@ fn a_revision_is_not_proven_by_an_agent_that_has_never_heard_of_a_setting_in_it(
     world.settle();
     let mut told_by = |understands: u32| {
         let Proof::Report(report) = &mut world.pods[0].proof else { panic!("it was asked") };
-        report.understands = understands;
+        Arc::make_mut(report).understands = understands;
         let plan = world.plan();
         let proven = plan.report.conditions.iter().find(|it| it.type_ == PROVEN).cloned().unwrap();
         (proven, plan.expected[0].is_open)
@@ -846,6 +846,7 @@ fn memory_that_holds_a_limit_back_is_held_against_the_pool_and_a_share_that_nobo
     let mut say = |memory: Option<(u32, bool)>, whole: Option<&str>| {
         let Proof::Report(report) = &mut world.pods[0].proof else { panic!("it was asked") };
         let mib = |mib: u64| mib << 20;
+        let report = Arc::make_mut(report);
         report.memory = memory.map(|(allows, holds_back)| MemoryReport {
             limit_bytes: mib(64),
             needed_bytes: mib(70),
