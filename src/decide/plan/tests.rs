@@ -1224,7 +1224,10 @@ fn an_older_annotation_that_comes_back_counts_as_what_the_agent_still_runs_and_i
     world.pods[0].grant = Annotation::Read(old);
     let plan = world.plan();
     world.carry_out(&plan, |_| true);
-    assert!(world.granted() - 1 + newest.share <= 12, "{:?}", plan.patches);
+    let of_others =
+        world.pods[1..].iter().map(|pod| pod.grant.last_known().map_or(0, |grant| grant.pools["shop"].granted));
+    let written = world.pods[0].grant.last_known().map_or(0, |grant| grant.pools["shop"].granted);
+    assert!(of_others.sum::<u32>() + written.max(newest.share) <= 12, "{:?}", plan.patches);
 }
 
 #[test]
@@ -1244,10 +1247,8 @@ fn what_prometheus_shows_of_a_number_that_was_never_written_proves_nothing() {
     let granted = settles.map_or(grant.granted, |grant| grant.pools["shop"].granted);
     assert_eq!(granted, 9, "{:?}", plan.patches);
     world.pods[0].measured = Some(shares::Proof { seq: 3, share: 2, held: 0 });
-    assert!(
-        world.plan().patches.iter().any(|patch| patch.name == "shop-0" && patch.granted == Some(2)),
-        "its own does"
-    );
+    let settles = |patch: &PodPatch| patch.name == "shop-0" && patch.granted.is_some_and(|granted| granted < 9);
+    assert!(world.plan().patches.iter().any(settles), "its own does");
 }
 
 #[test]
