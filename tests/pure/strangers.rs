@@ -8,7 +8,9 @@ use std::{
 };
 
 use rustix::process::{Resource, getrlimit, setrlimit};
-use sluice::contract::{ClientSide, ClientTlsMode, Document, Injection, Reach, ServerTls, ServerTlsMode, Upstream};
+use sluice::contract::{
+    ClientSide, ClientTlsMode, Document, Injection, Reach, ServerTls, ServerTlsMode, Upstream, names,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -102,6 +104,7 @@ fn injection() -> Injection {
         namespace: "shop".to_owned(),
         upstream: Upstream { host: "127.0.0.1".to_owned(), port: 5432, database: "shop".to_owned(), tls },
         client: ClientSide { port: 6432, max_connections: 100, reach: Reach::Pod, tls: ClientTlsMode::Disabled },
+        agent_port: names::METRICS_PORT,
         fixed_hash: String::new(),
     }
 }
