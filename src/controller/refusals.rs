@@ -91,8 +91,8 @@ impl Refusals {
         let mut namespaces = self.namespaces.lock();
         namespaces.retain(|_, place| {
             let is_recent =
-                |last: &Option<(Instant, Found)>| last.as_ref().is_some_and(|(began, _)| began.elapsed() < REUSED_FOR);
-            Arc::strong_count(place) > 1 || place.try_lock().is_ok_and(|last| is_recent(&last))
+                |last: Option<&(Instant, Found)>| last.is_some_and(|(began, _)| began.elapsed() < REUSED_FOR);
+            Arc::strong_count(place) > 1 || place.try_lock().is_ok_and(|last| is_recent(last.as_ref()))
         });
         namespaces.entry(namespace.to_owned()).or_default().clone()
     }

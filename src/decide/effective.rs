@@ -210,33 +210,7 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
         });
     }
     let pod = pod_bound(pool, class_spec, &pgbouncer);
-    if pool.topology == Topology::Gateway && is_loopback(&pool.upstream.host) {
-        return Err(Refusal {
-            reason: "UpstreamIsThePooler",
-            message: format!(
-                "spec.upstream.host {} means the pooler's own pod, where no database is; name the database's address",
-                pool.upstream.host
-            ),
-        });
-    }
-    if pod.client_port == pod.agent_port {
-        return Err(Refusal {
-            reason: "PortTaken",
-            message: format!(
-                "spec.client.port {} is the port of the agent too; set spec.sidecar.agentPort or spec.client.port to another",
-                pod.client_port
-            ),
-        });
-    }
-    if pod.client_port == pool.upstream.port && is_loopback(&pool.upstream.host) {
-        return Err(Refusal {
-            reason: "UpstreamIsThePooler",
-            message: format!(
-                "spec.upstream {}:{} is the address at which the pooler itself listens in the pod; set spec.client.port to another port",
-                pool.upstream.host, pool.upstream.port
-            ),
-        });
-    }
+    refuse_clashes(pool, &pod)?;
     Ok(EffectivePool {
         class: class.map(|class| (class.metadata.name.clone().unwrap_or_default(), class.metadata.generation)),
         min_allowed,
@@ -250,6 +224,26 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
         pod,
         not_supported: not_supported(pool, &rollout),
     })
+}
+
+/// Addresses at which two would meet.
+fn refuse_clashes(pool: &ConnectionPoolSpec, pod: &PodBound) -> Result<(), Refusal> {
+    let refuse = |reason: &'static str, message: String| Err(Refusal { reason, message });
+    let (host, port) = (&pool.upstream.host, pool.upstream.port);
+    if pool.topology == Topology::Gateway && is_loopback(host) {
+        let message = "means the pooler's own pod, where no database is; name the database's address";
+        return refuse("UpstreamIsThePooler", format!("spec.upstream.host {host} {message}"));
+    }
+    if pod.client_port == pod.agent_port {
+        let message = "is the port of the agent too; set spec.sidecar.agentPort or spec.client.port to another";
+        return refuse("PortTaken", format!("spec.client.port {} {message}", pod.client_port));
+    }
+    if pod.client_port == port && is_loopback(host) {
+        let message =
+            "is the address at which the pooler itself listens in the pod; set spec.client.port to another port";
+        return refuse("UpstreamIsThePooler", format!("spec.upstream {host}:{port} {message}"));
+    }
+    Ok(())
 }
 
 /// The fields that are set and do nothing.

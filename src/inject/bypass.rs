@@ -183,8 +183,8 @@ impl<'a> Aliases<'a> {
     /// The same of a command: what follows a switch for the host may be nothing but one.
     fn are_in_arguments(&self, texts: &[String]) -> bool {
         let mut is_host = false;
-        let words = texts.iter().flat_map(|text| text.split_whitespace());
-        let is_led = words.into_iter().any(|word| {
+        let mut words = texts.iter().flat_map(|text| text.split_whitespace());
+        let is_led = words.any(|word| {
             let was_host = std::mem::replace(&mut is_host, is_switch(word));
             let behind = word.split_once('=').filter(|(switch, _)| is_switch(switch)).map(|(_, host)| host);
             let short = word.strip_prefix("-h").filter(|host| !host.is_empty());

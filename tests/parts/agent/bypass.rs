@@ -31,8 +31,8 @@ async fn connections_past_the_pooler_are_counted_and_the_poolers_own_are_not_who
     for _ in 0..8 {
         past.push(connect(&postgres.login(&account)).await.unwrap());
     }
-    let is_seen = |bypass: &Option<Bypass>| bypass.as_ref().is_some_and(|bypass| bypass.connections == 8);
-    let status = agent.until("eight are seen under a share of 4", |status| is_seen(&status.bypass)).await;
+    let is_seen = |bypass: Option<&Bypass>| bypass.is_some_and(|bypass| bypass.connections == 8);
+    let status = agent.until("eight are seen under a share of 4", |status| is_seen(status.bypass.as_ref())).await;
     assert_eq!(status.bypass.unwrap().address, Some(format!("127.0.0.1:{}", postgres.port)));
     assert_eq!(agent.metric(BYPASSING), Some(8.0));
     assert!(status.message.is_empty(), "it keeps nothing from being in force: {}", status.message);
