@@ -27,7 +27,7 @@ use sluice::contract::SlotStatus;
 use crate::{
     Failure, machine,
     pod::{self, Postgres, pgbench_command},
-    process::{Process, free_port, lab_program, wait_for},
+    process::{Process, free_port, lab_program, product_program, wait_for},
     results::{self, Results, Samples},
     statistics, subject,
 };
@@ -97,6 +97,7 @@ struct Bench {
     port: u16,
     agent_port: u16,
     pgbouncer: PathBuf,
+    program: PathBuf,
 }
 
 impl Bench {
@@ -108,6 +109,7 @@ impl Bench {
             port: free_port()?,
             agent_port: free_port()?,
             pgbouncer: lab_program("pgbouncer")?,
+            program: product_program("sluice-agent")?,
         })
     }
 
@@ -120,6 +122,7 @@ impl Bench {
             port: self.port,
             agent_port: self.agent_port,
             pgbouncer: &self.pgbouncer,
+            agent: &self.program,
             tls: pod::Tls::Neither,
         })
     }

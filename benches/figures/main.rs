@@ -1,5 +1,5 @@
 //! Figures of the whole product, measured on real parts: `benches/run acquisition | agent | bad_green | changes | decision |
-//! endings | footprint | kills | memory | overhead | reaction | sharing | switch | tick`.
+//! endings | footprint | kills | memory | neighbours | overhead | reaction | sharing | switch | tick`.
 //!
 //! Each figure has a directory of its own: `mod.rs` measures, `report.rs` (PURE) turns the raw samples into the printed
 //! figures. The samples are written to `benches/results/NAME` together with the machine and the commit, and a test computes the
@@ -21,6 +21,7 @@ mod clients;
 mod decision;
 #[path = "../endings/mod.rs"]
 mod endings;
+mod fleet;
 #[path = "../footprint/mod.rs"]
 mod footprint;
 #[path = "../kills/mod.rs"]
@@ -30,6 +31,8 @@ mod losses;
 mod machine;
 #[path = "../memory/mod.rs"]
 mod memory;
+#[path = "../neighbours/mod.rs"]
+mod neighbours;
 mod node;
 #[path = "../overhead/mod.rs"]
 mod overhead;
@@ -89,6 +92,8 @@ enum Figure {
     Tick(tick::Options),
     /// Memory of the operator.
     Memory(memory::Options),
+    /// What one tenant, one pod or one sender of packets can do to the others.
+    Neighbours(neighbours::Options),
     /// How soon a decision of the operator is in force in PgBouncer.
     Reaction(reaction::Options),
     /// How soon the busy one of two pods has its share.
@@ -111,6 +116,7 @@ fn main() -> ExitCode {
         Figure::Switch(options) => switch::run(&options),
         Figure::Tick(options) => tick::run(&options),
         Figure::Memory(options) => memory::run(&options),
+        Figure::Neighbours(options) => neighbours::run(&options),
         Figure::Reaction(options) => reaction::run(&options),
         Figure::Sharing(options) => sharing::run(&options),
     };

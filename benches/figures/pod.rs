@@ -16,7 +16,7 @@ use sluice::contract::StatusReport;
 use crate::{
     Failure,
     certificates::Certified,
-    process::{Process, free_port, lab_program, output, product_program, wait_for},
+    process::{Process, free_port, lab_program, output, wait_for},
 };
 
 /// Database, and user, that everyone logs in to.
@@ -175,6 +175,8 @@ pub struct Sidecar<'a> {
     pub agent_port: u16,
     /// The pooler's program.
     pub pgbouncer: &'a Path,
+    /// The agent's program.
+    pub agent: &'a Path,
     /// TLS on either side of the pooler.
     pub tls: Tls,
 }
@@ -207,7 +209,7 @@ impl Sidecar<'_> {
             "client": {"port": self.port, "maxConnections": 1000, "tls": client_tls},
         });
         command
-            .arg(product_program("sluice-agent")?)
+            .arg(self.agent)
             .arg("run")
             .arg("--config-dir")
             .arg(self.config)

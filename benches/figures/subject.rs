@@ -18,7 +18,7 @@ use crate::{
     certificates::{Authority, Certified},
     load::Target,
     pod::{self, DATABASE, Postgres, SHARE, Tls},
-    process::{Process, free_port, lab_program, wait_for},
+    process::{Process, free_port, lab_program, product_program, wait_for},
 };
 
 /// Longest wait for any state.
@@ -59,8 +59,6 @@ pub struct Ground {
     pub authority: Authority,
     /// What both show.
     pub certified: Certified,
-    /// The CAs that a sidecar is given to verify the database with.
-    pub bundle: String,
     scratch: PathBuf,
 }
 
@@ -71,8 +69,7 @@ impl Ground {
         let certified = authority.certify()?;
         let postgres = Postgres::guarded(scratch, &certified)?;
         postgres.sql(&format!("create role {ROLE} login password '{PASSWORD}'"))?;
-        let bundle = authority.pem.clone();
-        Ok(Self { postgres, authority, certified, bundle, scratch: scratch.to_owned() })
+        Ok(Self { postgres, authority, certified, scratch: scratch.to_owned() })
     }
 
     /// What stands before PgBouncer; `changes` are lines of shell that see its file as `$1`, and start it as `$real`.
@@ -116,8 +113,10 @@ pub struct Subject {
     postgres_port: u16,
     /// Where clients come to.
     pub port: u16,
-    agent_port: u16,
+    /// Where the agent answers.
+    pub agent_port: u16,
     pooler: PathBuf,
+    agent: PathBuf,
     process: Option<Process>,
     revision: u64,
     seq: u64,
@@ -127,6 +126,18 @@ pub struct Subject {
 impl Subject {
     /// A running one below `directory`, with revision 1 and a grant of [`SHARE`].
     pub fn start(ground: &Ground, directory: &Path, login: Login, pooler: PathBuf) -> Result<Self, Failure> {
+        Self::of_agent(product_program("sluice-agent")?, ground, directory, login, pooler, &ground.authority.pem)
+    }
+
+    /// The same with this program as its agent, and this CA bundle to verify the database with.
+    pub fn of_agent(
+        agent: PathBuf,
+        ground: &Ground,
+        directory: &Path,
+        login: Login,
+        pooler: PathBuf,
+        bundle: &str,
+    ) -> Result<Self, Failure> {
         let config = directory.join("config");
         pod::write_configuration(&config, "Share")?;
         let mut subject = Self {
@@ -136,6 +147,7 @@ impl Subject {
             port: free_port()?,
             agent_port: free_port()?,
             pooler,
+            agent,
             process: None,
             revision: 1,
             seq: 1,
@@ -144,7 +156,7 @@ impl Subject {
         for (file, content) in [
             ("credentials/username", ROLE),
             ("credentials/password", PASSWORD),
-            ("server-ca/ca.crt", ground.bundle.as_str()),
+            ("server-ca/ca.crt", bundle),
             ("client-tls/tls.crt", ground.certified.certificate.as_str()),
             ("client-tls/tls.key", ground.certified.key.as_str()),
         ] {
@@ -167,6 +179,7 @@ impl Subject {
             port: self.port,
             agent_port: self.agent_port,
             pgbouncer: &self.pooler,
+            agent: &self.agent,
             tls: if self.login == Login::Trust { Tls::Neither } else { Tls::Both },
         })
     }

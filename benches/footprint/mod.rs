@@ -1,14 +1,22 @@
-//! Memory of a sidecar when it is largest: in the middle of a switch, with keeper, agent and two PgBouncers, and at its whole share.
+//! Memory of a sidecar when it is largest.
 //!
+//! In the middle of a switch, with keeper, agent and two PgBouncers:
 //! - `idle`: nobody is connected.
 //! - `busy`: clients by SCRAM over TLS, half of them on the process that was left and half on the new one, each of which asks
 //!   once a second; the database is spoken to over TLS too, and verified by a CA bundle of the pool's own.
-//! - `share`: one PgBouncer with its whole share open, to a database that is verified by a bundle as large as an image's trust store,
-//!   and as many clients by SCRAM over TLS: one for each server connection is always at work, the others ask once a second.
+//!
+//! With a whole share of server connections, each of them at work, by clients over TLS, and a CA bundle as large as those of Linux
+//! distributions:
+//! - `full`: this build.
+//! - `full before`: the agent of the build before (`SLUICE_BEFORE_BIN`), which is not killed here for what it takes.
 
 mod report;
 
-use std::{path::Path, thread::sleep, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    thread::sleep,
+    time::Duration,
+};
 
 use clap::Args;
 use serde_json::json;
@@ -18,7 +26,7 @@ use crate::{
     certificates::Authority,
     clients::Load,
     losses, machine,
-    process::{Memory, wait_for},
+    process::{Memory, product_program, wait_for},
     results::{self, Results, Samples},
     statistics,
     subject::{Ground, Login, PASSWORD, ROLE, Subject, WITHIN},
@@ -28,12 +36,14 @@ use crate::{
 const WARM_SECONDS: u32 = 600;
 /// Between two questions of a client.
 const THINK: Duration = Duration::from_secs(1);
-/// Certificates of a bundle that is as large as an image's trust store.
-const STORE: usize = 145;
-/// How long a client at work keeps its server connection.
-const WORK: Duration = Duration::from_millis(200);
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Server connections of a whole share: what a pool may open where it says nothing.
+const FULL_SHARE: u32 = 100;
+/// Certificates in the CA bundle of a Linux distribution.
+const BUNDLE: usize = 145;
+/// How long a question keeps its server connection busy.
+const WORK: Duration = Duration::from_millis(500);
 
 /// Options of `footprint`.
 #[derive(Clone, Debug, Args)]
@@ -44,12 +54,15 @@ pub struct Options {
     /// Clients.
     #[arg(long, default_value_t = 500)]
     clients: u32,
-    /// Server connections of `share`, all of which are open.
-    #[arg(long, default_value_t = 100)]
-    share: u32,
     /// Looks at each sidecar, one a second.
     #[arg(long, default_value_t = 6)]
     looks: u32,
+    /// Server connections of the whole share.
+    #[arg(long, default_value_t = FULL_SHARE)]
+    share: u32,
+    /// Directory with the programs of the build before.
+    #[arg(long, env = "SLUICE_BEFORE_BIN")]
+    before: Option<PathBuf>,
     /// Keep samples and figures below benches/results.
     #[arg(long)]
     keep: bool,
@@ -59,23 +72,29 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<Results, Failure> {
     let mut setting = machine::describe_with_pgbouncer()?;
     let scratch = tempfile::tempdir()?;
-    let mut ground = Ground::start(scratch.path())?;
+    let ground = Ground::start(scratch.path())?;
     let mut samples = Samples::of("part,round,look,process,resident_kib,proportional_kib,clients");
     for round in 0..options.rounds {
         idle(options, &ground, &scratch.path().join(format!("idle-{round}")), round, &mut samples)?;
         busy(options, &ground, &scratch.path().join(format!("busy-{round}")), round, &mut samples)?;
-    }
-    for number in 1..STORE {
-        ground.bundle.push_str(&Authority::new(&format!("stranger {number}"))?.pem);
-    }
-    for round in 0..options.rounds {
-        share(options, &ground, &scratch.path().join(format!("share-{round}")), round, &mut samples)?;
+        let own = product_program("sluice-agent")?;
+        let before = options.before.as_ref().map(|programs| ("full before", programs.join("sluice-agent")));
+        for (part, agent) in [("full", own)].into_iter().chain(before) {
+            let directory = scratch.path().join(format!("{}-{round}", part.replace(' ', "-")));
+            full(options, &ground, &directory, (part, agent), round, &mut samples)?;
+        }
     }
     setting.insert(
         "load".into(),
         json!(format!(
-            "busy: {0} clients by SCRAM over TLS, half on each process, two queries a second each; share: {1} server connections over \
-             TLS, a bundle of {STORE} CAs, {0} clients by SCRAM over TLS, {1} of them always at work",
+            "busy: {} clients by SCRAM over TLS, half on each process, two queries a second each",
+            options.clients
+        )),
+    );
+    setting.insert(
+        "full".into(),
+        json!(format!(
+            "{} clients by SCRAM over TLS, {} server connections at work, {BUNDLE} certificates in the CA bundle",
             options.clients, options.share
         )),
     );
@@ -135,33 +154,40 @@ fn busy(
     }
 }
 
-/// Everything that it may open is open.
-fn share(
+/// All server connections of a share at work.
+fn full(
     options: &Options,
     ground: &Ground,
     directory: &Path,
+    (part, agent): (&str, PathBuf),
     round: u32,
     samples: &mut Samples,
 ) -> Result<(), Failure> {
-    let mut subject = Subject::start(ground, directory, Login::ScramTls, ground.pooler_for(Login::ScramTls)?)?;
-    let seq = subject.grant(options.share, 1)?;
-    subject.until("the share is in force", |status| status.seq == seq)?;
+    let pooler = ground.pooler_for(Login::ScramTls)?;
+    let mut bundle = ground.authority.pem.clone();
+    for number in 1..BUNDLE {
+        bundle.push_str(&Authority::new(&format!("authority {number} that signed nothing here"))?.pem);
+    }
+    let mut subject = Subject::of_agent(agent, ground, directory, Login::ScramTls, pooler, &bundle)?;
+    let granted = subject.grant(options.share, 1)?;
+    subject.until("the whole share is in force", |status| {
+        status.seq == granted && status.limits.is_some_and(|limits| limits.pool_size == options.share)
+    })?;
     let target = ground.target(subject.port, Login::ScramTls, ROLE, PASSWORD)?;
     let load = Load::new()?;
-    let others = options.clients.saturating_sub(options.share);
-    let all = load.stay(|clients| {
+    let clients = load.stay(|clients| {
         (0..options.share).for_each(|_| clients.work(&target, WORK));
-        (0..others).for_each(|_| clients.stay(&target, None, THINK));
+        (options.share..options.clients).for_each(|_| clients.stay(&target, None, THINK));
     });
-    let connected = u64::from(options.share + others);
-    wait_for("they are connected", WITHIN, || (load.stayers.connections() >= connected).then_some(()))?;
-    let held = f64::from(options.share);
-    wait_for("all of the share is open", WITHIN, || (subject.metric("sluice_held{").ok()? >= held).then_some(()))?;
-    look(options, &subject, "share", round, samples)?;
-    load.leave(all);
+    wait_for("every server connection is open", WITHIN, || {
+        let held = subject.status().ok()?.held?.held;
+        (held >= options.share && load.stayers.connections() >= u64::from(options.clients)).then_some(())
+    })?;
+    look(options, &subject, part, round, samples)?;
+    load.leave(clients);
     match load.failures() {
         0 => Ok(()),
-        failures => Err(format!("{failures} failures of the clients that fill the memory").into()),
+        failures => Err(format!("{part}: {failures} failures of the clients that fill the memory").into()),
     }
 }
 
@@ -171,9 +197,9 @@ fn look(options: &Options, subject: &Subject, part: &str, round: u32, samples: &
         sleep(LOOK_EVERY);
         let clients = subject.metric("sluice_client_connections{")?;
         let poolers = subject.poolers()?;
-        let wanted = if part == "share" { 1 } else { 2 };
-        if poolers.len() != wanted {
-            return Err(format!("{} processes of PgBouncer, not {wanted}", poolers.len()).into());
+        let of_switch = usize::from(!part.starts_with("full"));
+        if poolers.len() != 1 + of_switch {
+            return Err(format!("{} processes of PgBouncer in part {part}", poolers.len()).into());
         }
         let poolers = ["blue", "green"].into_iter().zip(poolers);
         for (process, pid) in [("keeper", keeper), ("agent", subject.agent()?)].into_iter().chain(poolers) {

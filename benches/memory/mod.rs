@@ -5,7 +5,6 @@
 //! what its annotations say and hands out metrics of a load that comes and goes. The operator is the optimised binary of
 //! the image; its memory is read from `/proc` once a second, from its start on.
 
-mod fleet;
 mod report;
 
 use std::{
@@ -17,11 +16,12 @@ use std::{
 };
 
 use clap::Args;
-use fleet::Fleet;
 use serde_json::json;
 
 use crate::{
-    Failure, machine,
+    Failure,
+    fleet::{self, Fleet, Tenant, Waves},
+    machine,
     process::{Process, lab_program, output, product_program, wait_for},
     results::{self, Results, Samples},
     statistics,
@@ -58,7 +58,8 @@ pub fn run(options: &Options) -> Result<Results, Failure> {
     for size in &options.sizes {
         let (pools, pods) = size.split_once('x').ok_or_else(|| format!("--sizes: {size:?} is not POOLSxPODS"))?;
         let (pools, pods) = (pools.parse()?, pods.parse()?);
-        let fleet = runtime.block_on(Fleet::start(NAMESPACE, pools, pods))?;
+        let tenant = Tenant { namespace: NAMESPACE, pools, scaling: json!({}) };
+        let fleet = runtime.block_on(Fleet::start(vec![tenant], pods, Waves::OfPools))?;
         one_size(options, scratch.path(), &fleet, (pools, pods), &mut samples)?;
         runtime.block_on(fleet.delete())?;
     }

@@ -6,6 +6,8 @@ use super::statistics::{column, median, rows};
 
 /// Most MiB that the operator may take at 10 pools of 100 pods.
 pub const MOST_MEBIBYTES: f64 = 50.0;
+/// Most MiB that it may take at 1,000 pools of 10 pods.
+pub const MOST_MEBIBYTES_OF_THOUSAND: f64 = 120.0;
 
 /// The printed figures.
 pub fn report(samples: &str) -> Result<String, String> {
@@ -30,11 +32,13 @@ pub fn report(samples: &str) -> Result<String, String> {
         let first = shared.iter().zip(&seconds).find(|(shared, _)| **shared >= all).map_or(f64::NAN, |(_, at)| *at);
         // Writing to a String cannot fail.
         let _ = writeln!(text, "| {pools} | {pods} | {end:.1} | {largest:.1} | {first:.0} |");
-        if (pools.as_str(), pods.as_str()) == ("10", "100") {
-            let reached = if largest <= MOST_MEBIBYTES { "reached" } else { "MISSED" };
-            let _ =
-                writeln!(verdict, "\nAt most {MOST_MEBIBYTES} MiB at 10 pools of 100 pods, at any time: {reached}.");
-        }
+        let most = match (pools.as_str(), pods.as_str()) {
+            ("10", "100") => MOST_MEBIBYTES,
+            ("1000", "10") => MOST_MEBIBYTES_OF_THOUSAND,
+            _ => continue,
+        };
+        let reached = if largest <= most { "reached" } else { "MISSED" };
+        let _ = writeln!(verdict, "\nAt most {most} MiB at {pools} pools of {pods} pods, at any time: {reached}.");
     }
     text.push_str(&verdict);
     Ok(text)

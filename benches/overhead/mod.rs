@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::{
     Failure, machine,
     pod::{self, Postgres, SHARE, pgbench},
-    process::{Cgroup, Process, free_port, lab_program},
+    process::{Cgroup, Process, free_port, lab_program, product_program},
     results::{self, Results, Samples},
     statistics,
 };
@@ -90,6 +90,7 @@ struct Bench {
     port: u16,
     agent_port: u16,
     pgbouncer: PathBuf,
+    agent: PathBuf,
     hierarchy: &'static str,
     differs: Vec<String>,
 }
@@ -103,6 +104,7 @@ impl Bench {
             port: free_port()?,
             agent_port: free_port()?,
             pgbouncer: lab_program("pgbouncer")?,
+            agent: product_program("sluice-agent")?,
             hierarchy: "",
             differs: Vec::new(),
         };
@@ -171,6 +173,7 @@ impl Bench {
             port: self.port,
             agent_port: self.agent_port,
             pgbouncer: &self.pgbouncer,
+            agent: &self.agent,
             tls: pod::Tls::Neither,
         })
     }

@@ -20,6 +20,8 @@ mod kills;
 mod losses;
 #[path = "../../benches/memory/report.rs"]
 mod memory;
+#[path = "../../benches/neighbours/report.rs"]
+mod neighbours;
 #[path = "../../benches/overhead/report.rs"]
 mod overhead;
 #[path = "../../benches/reaction/report.rs"]
@@ -218,6 +220,57 @@ fn memory_counts_by_what_all_processes_of_a_sidecar_take_together() {
     };
     assert_eq!(of(4000, 12_000).matches(": reached").count(), 2);
     assert!(of(5000, 12_000).contains("idle: MISSED") && of(4000, 12_500).contains("by TLS: MISSED"));
+}
+
+#[test]
+fn a_whole_share_at_work_counts_in_mebibytes_and_is_told_where_it_was_measured() {
+    let header = "part,round,look,process,resident_kib,proportional_kib,clients\n";
+    let of = |full: u32, clients: u32| -> String {
+        let switch = ["idle", "busy"].into_iter().flat_map(|part| {
+            let processes = ["keeper", "agent", "blue", "green"].into_iter();
+            processes.map(move |process| format!("{part},0,0,{process},4000,2000,500\n"))
+        });
+        let full = ["keeper", "agent", "blue"].map(|process| format!("full,0,0,{process},{full},{full},{clients}\n"));
+        footprint::report(&(header.to_owned() + &switch.chain(full).collect::<String>())).unwrap()
+    };
+    assert!(of(16 << 10, 500).contains("at work: 48.0 MiB, reached"), "{}", of(16 << 10, 500));
+    assert!(of((16 << 10) + 1, 500).contains("MiB, MISSED"));
+    assert!(of(16 << 10, 400).contains("too few clients to tell"));
+}
+
+#[test]
+fn a_neighbour_that_slows_kills_or_cuts_the_others_is_a_miss_of_its_phase() {
+    let phase = |build: &str, phase: &str, [decision, proof, admission]: [u32; 3], bad: &[(&str, u32)]| -> String {
+        let times = [("decision_ms", decision), ("proven_ms", proof), ("admission_ms", admission)];
+        let times = times.map(|(what, value)| format!("{build},{phase},{what},{value},100\n")).concat();
+        let bad: String = bad.iter().map(|(what, count)| format!("{build},{phase},{what},0,{count}\n")).collect();
+        format!("{build},{phase},seconds,60,1\n{times}{bad}")
+    };
+    let of = |times: [u32; 3], bad: &[(&str, u32)]| -> String {
+        let calm = phase("now", "calm", [100, 1000, 10], &[]);
+        // what the build before did is told, and no miss
+        let before =
+            phase("before", "calm", [1, 1, 1], &[]) + &phase("before", "silent", [9, 9, 9], &[("client_failures", 9)]);
+        neighbours::report(&format!(
+            "build,phase,what,value,count\n{before}{calm}{}",
+            phase("now", "silent", times, bad)
+        ))
+        .unwrap()
+    };
+    let good = of([110, 1100, 15], &[]);
+    assert_eq!((good.matches(": reached").count(), good.matches("MISSED").count()), (5, 0), "{good}");
+    for (told, bad) in [
+        ("as many: MISSED (silent)", of([111, 1100, 15], &[])),
+        ("proofs at most 1.1 x as late as without (median): MISSED (silent)", of([110, 1101, 15], &[])),
+        ("none failed: MISSED (silent)", of([110, 1100, 16], &[])),
+        ("none failed: MISSED (silent)", of([110, 1100, 15], &[("admissions_failed", 1)])),
+        ("neither ends: MISSED (silent)", of([110, 1100, 15], &[("operator_killed", 1)])),
+        ("neither ends: MISSED (silent)", of([110, 1100, 15], &[("operator_ended", 1)])),
+        ("answers the operator: MISSED (silent)", of([110, 1100, 15], &[("client_failures", 1)])),
+        ("answers the operator: MISSED (silent)", of([110, 1100, 15], &[("agent_silent", 1)])),
+    ] {
+        assert!(bad.contains(told) && bad.matches("MISSED").count() == 1, "{told}: {bad}");
+    }
 }
 
 #[test]

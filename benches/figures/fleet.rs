@@ -26,13 +26,13 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use parking_lot::Mutex;
-use serde_json::json;
+use serde_json::{Value, json};
 use sluice::{
     agent::decide::counters::Added,
     api::ConnectionPool,
     contract::{
-        Document, GrantDocument, Held, LimitsReadBack, PoolRevision, RevisionDocument, SETTINGS_LEVEL, SlotStatus,
-        StatusReport, names,
+        Document, GrantDocument, Held, LimitsReadBack, PodGrant, PoolRevision, RevisionDocument, SETTINGS_LEVEL,
+        SlotStatus, StatusReport, names,
     },
     decide::effective::effective,
     inject::{InjectionSettings, PodPool, inject},
@@ -52,21 +52,58 @@ const WAVE: f64 = 300.0;
 const RATE: f64 = 40.0;
 const TRANSACTION_SECONDS: f64 = 0.05;
 
+/// Pools of one namespace.
+#[derive(Clone, Debug)]
+pub struct Tenant {
+    /// The namespace; it is there.
+    pub namespace: &'static str,
+    /// How many.
+    pub pools: usize,
+    /// What all of them have in `scaling` beside their bounds.
+    pub scaling: Value,
+}
+
+/// How the load comes and goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waves {
+    /// Pool by pool; its pods are alike.
+    OfPools,
+    /// Pod by pod, so that shares move between the pods of a pool.
+    OfPods,
+}
+
 /// What an agent knows of itself.
 struct Agent {
+    namespace: String,
     pool: String,
     pod: String,
     report: StatusReport,
+    grant: PodGrant,
+    /// Since when a share that was taken from it waits for its proof.
+    unproven_since: Option<Instant>,
 }
 
 /// Pools and their pods.
 pub struct Fleet {
-    namespace: String,
+    tenants: Vec<Tenant>,
+    pods_of_each: usize,
+    waves: Waves,
     client: Client,
     begin: Instant,
     agents: Mutex<HashMap<IpAddr, Agent>>,
+    silent: Mutex<Option<&'static str>>,
+    proven: Mutex<Vec<(Instant, Proven)>>,
     scrapes: AtomicUsize,
     tasks: Mutex<JoinSet<()>>,
+}
+
+/// A share that was taken back, and written down as proven.
+#[derive(Clone, Debug)]
+pub struct Proven {
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// From the one to the other.
+    pub took: Duration,
 }
 
 /// The address that was connected to: which pod was meant.
@@ -85,14 +122,18 @@ fn address(number: usize) -> IpAddr {
 }
 
 impl Fleet {
-    /// Creates pools and pods, and answers for their agents.
-    pub async fn start(namespace: &str, pools: usize, pods: usize) -> Result<Arc<Self>, Failure> {
+    /// Creates the pools of all tenants, each with so many pods, and answers for their agents.
+    pub async fn start(tenants: Vec<Tenant>, pods_of_each: usize, waves: Waves) -> Result<Arc<Self>, Failure> {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let fleet = Arc::new(Self {
-            namespace: namespace.to_owned(),
+            tenants,
+            pods_of_each,
+            waves,
             client: Client::try_default().await?,
             begin: Instant::now(),
             agents: Mutex::default(),
+            silent: Mutex::default(),
+            proven: Mutex::default(),
             scrapes: AtomicUsize::default(),
             tasks: Mutex::default(),
         });
@@ -110,44 +151,54 @@ impl Fleet {
             });
             tasks.spawn(fleet.clone().follow());
         }
-        let numbers = (0..pools).flat_map(|pool| (0..pods).map(move |pod| (pool, pod)));
-        stream::iter(0..pools)
-            .map(|pool| fleet.create_pool(pool, pods))
-            .buffer_unordered(AT_ONCE)
-            .try_collect::<()>()
-            .await?;
-        stream::iter(numbers)
-            .map(|(pool, pod)| fleet.create_pod(pool, pod, pool * pods + pod, pods))
+        let pools = fleet.pools();
+        let pods = pools.iter().flat_map(|pool| (0..pods_of_each).map(move |pod| (*pool, pod)));
+        stream::iter(&pools).map(|pool| fleet.create_pool(*pool)).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        stream::iter(pods)
+            .map(|(pool, pod)| fleet.create_pod(pool, pod))
             .buffer_unordered(AT_ONCE)
             .try_collect::<()>()
             .await?;
         Ok(fleet)
     }
 
-    fn pool(&self, number: usize, pods: usize) -> Result<ConnectionPool, Failure> {
-        let name = pool_name(number);
+    /// The pools of all tenants: number, and whose.
+    fn pools(&self) -> Vec<(usize, &Tenant)> {
+        self.tenants.iter().flat_map(|tenant| (0..tenant.pools).map(move |_| tenant)).enumerate().collect()
+    }
+
+    /// All pods there are.
+    pub fn pods(&self) -> usize {
+        self.pools().len() * self.pods_of_each
+    }
+
+    fn pool(&self, (number, tenant): (usize, &Tenant)) -> Result<ConnectionPool, Failure> {
+        let (name, pods) = (pool_name(number), self.pods_of_each);
+        let mut scaling = json!({"minAllowed": pods, "maxAllowed": pods * 8});
+        json_patch::merge(&mut scaling, &tenant.scaling);
         Ok(serde_json::from_value(json!({
             "apiVersion": "sluice.dev/v1alpha1", "kind": "ConnectionPool",
-            "metadata": {"name": name, "namespace": self.namespace},
+            "metadata": {"name": name, "namespace": tenant.namespace},
             "spec": {
                 "engine": "PostgreSQL", "topology": "Sidecar", "mode": "Apply",
                 "workload": {"selector": {"matchLabels": {"app": name}}},
                 "upstream": {"host": "pg-main-rw.db.svc", "database": "shop", "credentialsRef": {"name": "shop-db"}},
-                "scaling": {"minAllowed": pods, "maxAllowed": pods * 8},
+                "scaling": scaling,
             },
         }))?)
     }
 
-    async fn create_pool(&self, number: usize, pods: usize) -> Result<(), Failure> {
-        let pools: Api<ConnectionPool> = Api::namespaced(self.client.clone(), &self.namespace);
-        pools.create(&PostParams::default(), &self.pool(number, pods)?).await?;
+    async fn create_pool(&self, pool: (usize, &Tenant)) -> Result<(), Failure> {
+        let pools: Api<ConnectionPool> = Api::namespaced(self.client.clone(), pool.1.namespace);
+        pools.create(&PostParams::default(), &self.pool(pool)?).await?;
         Ok(())
     }
 
-    async fn create_pod(&self, pool: usize, pod: usize, number: usize, pods: usize) -> Result<(), Failure> {
-        let pool = self.pool(pool, pods)?;
+    async fn create_pod(&self, (pool, tenant): (usize, &Tenant), pod: usize) -> Result<(), Failure> {
+        let number = pool * self.pods_of_each + pod;
+        let pool = self.pool((pool, tenant))?;
         let bare: Pod = serde_json::from_value(json!({
-            "metadata": {"name": format!("{}-{pod}", pool.name_any()), "namespace": self.namespace, "labels": {"app": pool.name_any()}},
+            "metadata": {"name": format!("{}-{pod}", pool.name_any()), "namespace": tenant.namespace, "labels": {"app": pool.name_any()}},
             "spec": {
                 "nodeName": "node0",
                 "containers": [{"name": "app", "image": "app:1", "env": [{"name": "PGHOST", "value": "pg-main-rw.db.svc"}]}],
@@ -166,7 +217,7 @@ impl Fleet {
         let injected = inject(&bare, &PodPool { pool: &pool, effective: &merged, revision }, &settings)?;
         let mut patched = serde_json::to_value(&bare)?;
         json_patch::patch(&mut patched, &injected.patch)?;
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), tenant.namespace);
         pods.create(&PostParams::default(), &serde_json::from_value(patched)?).await?;
         let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let ran = |name: &str, image: &str| {
@@ -189,12 +240,35 @@ impl Fleet {
 
     /// Keeps what every agent would report: what the annotations of its pod say, in force at once.
     async fn follow(self: Arc<Self>) {
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let pods: Api<Pod> = Api::all(self.client.clone());
         let mut seen = watcher(pods, watcher::Config::default()).default_backoff().applied_objects().boxed();
         while let Some(pod) = seen.next().await {
-            let Some((address, agent)) = pod.ok().as_ref().and_then(agent_of) else { continue };
-            self.agents.lock().insert(address, agent);
+            let Some((address, mut agent)) = pod.ok().as_ref().and_then(agent_of) else { continue };
+            let mut agents = self.agents.lock();
+            let now = Instant::now();
+            let before = agents.get(&address).map(|before| (before.unproven_since, before.grant));
+            let is_unproven = agent.grant.granted > agent.grant.share;
+            match before {
+                Some((since, grant)) if is_unproven && grant.share <= agent.grant.share => agent.unproven_since = since,
+                Some(_) if is_unproven => agent.unproven_since = Some(now),
+                Some((Some(since), _)) => {
+                    let proven = Proven { namespace: agent.namespace.clone(), took: now - since };
+                    self.proven.lock().push((now, proven));
+                }
+                _ => {}
+            }
+            agents.insert(address, agent);
         }
+    }
+
+    /// The agents of this tenant's pods take questions and do not answer; of nobody's: all answer.
+    pub fn silence(&self, namespace: Option<&'static str>) {
+        *self.silent.lock() = namespace;
+    }
+
+    /// Shares that were written down as proven since then.
+    pub fn proven(&self, since: Instant) -> Vec<Proven> {
+        self.proven.lock().iter().filter(|(at, _)| *at >= since).map(|(_, proven)| proven.clone()).collect()
     }
 
     /// How often Prometheus has read.
@@ -211,20 +285,21 @@ impl Fleet {
     pub async fn delete(&self) -> Result<(), Failure> {
         self.tasks.lock().abort_all();
         let at_once = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
-        let pools: Api<ConnectionPool> = Api::namespaced(self.client.clone(), &self.namespace);
-        pools.delete_collection(&at_once, &ListParams::default()).await?;
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
-        pods.delete_collection(&at_once, &ListParams::default()).await?;
-        loop {
-            if pods.list_metadata(&ListParams::default().limit(1)).await?.items.is_empty() {
-                return Ok(());
+        for Tenant { namespace, .. } in &self.tenants {
+            let pools: Api<ConnectionPool> = Api::namespaced(self.client.clone(), namespace);
+            pools.delete_collection(&at_once, &ListParams::default()).await?;
+            let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+            pods.delete_collection(&at_once, &ListParams::default()).await?;
+            while !pods.list_metadata(&ListParams::default().limit(1)).await?.items.is_empty() {
+                tokio::time::sleep(Duration::from_millis(200)).await;
             }
-            tokio::time::sleep(Duration::from_millis(200)).await;
         }
+        Ok(())
     }
 }
 
-fn pool_name(number: usize) -> String {
+/// The name of a pool.
+pub fn pool_name(number: usize) -> String {
     format!("pool-{number:04}")
 }
 
@@ -269,14 +344,21 @@ fn agent_of(pod: &Pod) -> Option<(IpAddr, Agent)> {
         trust: None,
         bypass: None,
     };
-    Some((address, Agent { pool, pod: pod.name_any(), report }))
+    let namespace = pod.namespace().unwrap_or_default();
+    Some((address, Agent { namespace, pool, pod: pod.name_any(), report, grant, unproven_since: None }))
 }
 
 async fn status(
     ConnectInfo(Asked(address)): ConnectInfo<Asked>,
     State(fleet): State<Arc<Fleet>>,
 ) -> Result<Json<StatusReport>, StatusCode> {
-    fleet.agents.lock().get(&address).map(|agent| Json(agent.report.clone())).ok_or(StatusCode::NOT_FOUND)
+    let known = fleet.agents.lock().get(&address).map(|agent| (agent.namespace.clone(), agent.report.clone()));
+    let (namespace, report) = known.ok_or(StatusCode::NOT_FOUND)?;
+    if fleet.silent.lock().is_some_and(|silent| silent == namespace) {
+        // until whoever asks has enough of it
+        std::future::pending::<()>().await;
+    }
+    Ok(Json(report))
 }
 
 /// The figures of all agents as one page. Pools are in different places of the same wave, so that targets move all the time.
@@ -286,16 +368,20 @@ async fn figures(State(fleet): State<Arc<Fleet>>) -> Result<String, StatusCode> 
     let sample_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     let seconds = fleet.begin.elapsed().as_secs_f64() + 1.0;
     let mut page = String::new();
-    for Agent { pool, pod, report } in fleet.agents.lock().values() {
+    for Agent { namespace, pool, pod, report, .. } in fleet.agents.lock().values() {
+        let who = match fleet.waves {
+            Waves::OfPools => pool,
+            Waves::OfPods => pod,
+        };
         let place =
-            f64::from(pool.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into())) % 300);
+            f64::from(who.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into())) % 300);
         let phase = |seconds: f64| (seconds + place) * TAU / WAVE;
         let load = 1.0 + 0.8 * phase(seconds).sin();
         // the integral of the rate, so that the counter fits the load
         let transactions = RATE * (seconds + 0.8 * WAVE / TAU * (phase(0.0).cos() - phase(seconds).cos()));
         let active = RATE * TRANSACTION_SECONDS * load;
         let agent = agents::Agent {
-            namespace: &fleet.namespace,
+            namespace,
             pool,
             pod,
             instance: None,
