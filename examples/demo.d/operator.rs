@@ -11,6 +11,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -32,7 +33,7 @@ use sluice::{
     domain::{Automation, Bounds, PoolKey},
     http::{self, Metrics, PoolLabels, Pulse, Readiness},
     serving::Drain,
-    signals::{DEFAULT_SERVER, Server, ServerConfiguration},
+    signals::{DEFAULT_SERVER, Roster, Server, ServerConfiguration},
 };
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -103,6 +104,7 @@ struct Operator {
     key: PoolKey,
     effective: EffectivePool,
     server: Server,
+    roster: Arc<Roster>,
     client: reqwest::Client,
     pods: Vec<Pod>,
     load: LoadState,
@@ -143,6 +145,7 @@ impl Operator {
                     reach: Reach::Pod,
                     tls: ClientTlsMode::Disabled,
                 },
+                agent_port,
                 fixed_hash: String::new(),
             };
             let revision = RevisionDocument {
@@ -171,8 +174,10 @@ impl Operator {
                 demand: None,
             });
         }
+        let key = PoolKey::new(namespace, name);
         Ok(Self {
-            key: PoolKey::new(namespace, name),
+            roster: Arc::new(pods.iter().map(|pod| (key.clone(), pod.name.clone())).collect()),
+            key,
             target: effective.min_allowed,
             effective,
             server: Server::new(DEFAULT_SERVER, ServerConfiguration::new(options.prometheus.clone())),
@@ -224,7 +229,7 @@ impl Operator {
     /// Reads the load and sizes the pool. Returns why nothing was decided.
     async fn decide(&mut self, interval_seconds: f64, metrics: &Metrics) -> Option<String> {
         let now_seconds = Timestamp::now().as_duration().as_secs_f64();
-        let readings = self.server.read(now_seconds).await.map_err(|error| error.to_string());
+        let readings = self.server.read(now_seconds, &self.roster).await.map_err(|error| error.to_string());
         let expected: Vec<ExpectedPod<'_>> = self
             .pods
             .iter()
