@@ -59,8 +59,8 @@ pub struct Tenant {
     pub namespace: &'static str,
     /// How many.
     pub pools: usize,
-    /// What all of them have in `scaling` beside their bounds.
-    pub scaling: Value,
+    /// What all of them have in their spec beside the least.
+    pub spec: Value,
 }
 
 /// How the load comes and goes.
@@ -174,17 +174,16 @@ impl Fleet {
 
     fn pool(&self, (number, tenant): (usize, &Tenant)) -> Result<ConnectionPool, Failure> {
         let (name, pods) = (pool_name(number), self.pods_of_each);
-        let mut scaling = json!({"minAllowed": pods, "maxAllowed": pods * 8});
-        json_patch::merge(&mut scaling, &tenant.scaling);
+        let mut spec = json!({
+            "engine": "PostgreSQL", "topology": "Sidecar", "mode": "Apply",
+            "workload": {"selector": {"matchLabels": {"app": name}}},
+            "upstream": {"host": "pg-main-rw.db.svc", "database": "shop", "credentialsRef": {"name": "shop-db"}},
+            "scaling": {"minAllowed": pods, "maxAllowed": pods * 8},
+        });
+        json_patch::merge(&mut spec, &tenant.spec);
         Ok(serde_json::from_value(json!({
             "apiVersion": "sluice.dev/v1alpha1", "kind": "ConnectionPool",
-            "metadata": {"name": name, "namespace": tenant.namespace},
-            "spec": {
-                "engine": "PostgreSQL", "topology": "Sidecar", "mode": "Apply",
-                "workload": {"selector": {"matchLabels": {"app": name}}},
-                "upstream": {"host": "pg-main-rw.db.svc", "database": "shop", "credentialsRef": {"name": "shop-db"}},
-                "scaling": scaling,
-            },
+            "metadata": {"name": name, "namespace": tenant.namespace}, "spec": spec,
         }))?)
     }
 

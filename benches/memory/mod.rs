@@ -58,7 +58,7 @@ pub fn run(options: &Options) -> Result<Results, Failure> {
     for size in &options.sizes {
         let (pools, pods) = size.split_once('x').ok_or_else(|| format!("--sizes: {size:?} is not POOLSxPODS"))?;
         let (pools, pods) = (pools.parse()?, pods.parse()?);
-        let tenant = Tenant { namespace: NAMESPACE, pools, scaling: json!({}) };
+        let tenant = Tenant { namespace: NAMESPACE, pools, spec: json!({}) };
         let fleet = runtime.block_on(Fleet::start(vec![tenant], pods, Waves::OfPools))?;
         one_size(options, scratch.path(), &fleet, (pools, pods), &mut samples)?;
         runtime.block_on(fleet.delete())?;

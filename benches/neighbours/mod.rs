@@ -185,12 +185,20 @@ pub fn run(options: &Options) -> Result<Results, Failure> {
         kubectl(&["create", "serviceaccount", "default", "--namespace", namespace])?;
     }
     let theirs = options.silent.div_ceil(options.pods).min(options.pools.saturating_sub(2)).max(2);
-    let own_query = json!({"metrics": {"overrides": [{"signal": "WaitingClients", "query": signals::OWN_SERIES}]}});
-    let tenants = vec![
-        Tenant { namespace: OTHERS, pools: options.pools - theirs, scaling: json!({}) },
-        Tenant { namespace: TENANT, pools: theirs - 1, scaling: json!({}) },
-        Tenant { namespace: TENANT, pools: 1, scaling: own_query },
+    // targets that follow the load at every tick, so that there is a decision to be late with
+    let mut spec = json!({
+        "scaling": {"algorithm": "TargetUtilization"},
+        "behavior": {
+            "scaleUp": {"tolerance": "0", "policies": [{"type": "Percent", "value": 1000, "periodSeconds": 15}]},
+            "scaleDown": {"tolerance": "0", "stabilizationWindowSeconds": 0},
+        },
+    });
+    let mut tenants = vec![
+        Tenant { namespace: OTHERS, pools: options.pools - theirs, spec: spec.clone() },
+        Tenant { namespace: TENANT, pools: theirs - 1, spec: spec.clone() },
     ];
+    spec["scaling"]["metrics"] = json!({"overrides": [{"signal": "WaitingClients", "query": signals::OWN_SERIES}]});
+    tenants.push(Tenant { namespace: TENANT, pools: 1, spec });
     let fleet = runtime.block_on(Fleet::start(tenants, options.pods, Waves::OfPods))?;
     let mut tasks = JoinSet::new();
     let signals = runtime.block_on(async { Signals::start(PROMETHEUS, &mut tasks).await })?;
