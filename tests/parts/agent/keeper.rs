@@ -53,16 +53,12 @@ async fn a_process_that_a_dead_keeper_left_behind_with_the_port_is_told_of_and_n
     kill_process(left_over, Signal::KILL).unwrap();
     agent.until("the pooler serves", |status| status.slot == SlotStatus::Serving && status.message.is_empty()).await;
     assert_eq!(value(&agent.client().await, "select 1").await, "1");
-    agent.revise(2, &packets(8192));
-    switched(&agent, 2).await;
-    // the one that this keeper's wrapper started has to end by hand
-    let wrappers = agent.pooler_pids();
-    for wrapper in wrappers.into_iter().map(Pid::as_raw_nonzero) {
-        let children = fs::read_to_string(format!("/proc/{wrapper}/task/{wrapper}/children")).unwrap();
-        for child in children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)) {
-            kill_process(child, Signal::KILL).unwrap();
-        }
-    }
+    // what this keeper's script has started does not end with it either
+    let wrapper = agent.pooler_pid().unwrap().as_raw_nonzero();
+    let children = fs::read_to_string(format!("/proc/{wrapper}/task/{wrapper}/children")).unwrap();
+    let real = Pid::from_raw(children.trim().parse().unwrap()).unwrap();
+    agent.crash().await;
+    kill_process(real, Signal::KILL).unwrap();
 }
 
 #[tokio::test]
@@ -83,8 +79,10 @@ async fn while_somebody_else_listens_on_the_port_no_process_is_changed_and_no_cl
         assert_eq!(value(&agent.client().await, "select 1").await, "1", "new clients come to the pooler");
     }
     drop(socket);
-    switched(&agent, 2).await;
+    agent.until("new clients are led to the new process", |status| status.revision == Some(2)).await;
     assert_eq!(value(&stays, "select 'the same connection'").await, "the same connection");
+    drop(stays);
+    switched(&agent, 2).await;
 }
 
 #[tokio::test]
