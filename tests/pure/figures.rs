@@ -243,7 +243,8 @@ fn a_neighbour_that_slows_kills_or_cuts_the_others_is_a_miss_of_its_phase() {
     let phase = |build: &str, phase: &str, [decision, proof, admission]: [u32; 3], bad: &[(&str, u32)]| -> String {
         let times = [("decision_ms", decision), ("proven_ms", proof), ("admission_ms", admission)];
         let times = times.map(|(what, value)| format!("{build},{phase},{what},{value},100\n")).concat();
-        let bad: String = bad.iter().map(|(what, count)| format!("{build},{phase},{what},0,{count}\n")).collect();
+        let bad: Vec<String> = bad.iter().map(|(what, count)| format!("{build},{phase},{what},0,{count}\n")).collect();
+        let bad = bad.concat();
         format!("{build},{phase},seconds,60,1\n{times}{bad}")
     };
     let of = |times: [u32; 3], bad: &[(&str, u32)]| -> String {
