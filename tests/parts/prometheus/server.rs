@@ -335,15 +335,15 @@ impl Prometheus {
             .sum()
     }
 
-    /// What it says of the target at this address, once it has scraped it.
-    pub async fn health_of(&self, target: SocketAddr) -> Option<String> {
+    /// Why its last scrape of the target at this address failed, if it did.
+    pub async fn why_down(&self, target: SocketAddr) -> Option<String> {
         let url = format!("http://{}/api/v1/targets?state=active", self.address);
         let text = http_get(&url).await.ok()?.text().await.ok()?;
         let answer: serde_json::Value = serde_json::from_str(&text).ok()?;
         let targets = answer["data"]["activeTargets"].as_array()?;
         let instance = target.to_string();
         let target = targets.iter().find(|target| target["labels"]["instance"] == instance.as_str())?;
-        target["health"].as_str().filter(|health| *health != "unknown").map(str::to_owned)
+        (target["health"] == "down").then(|| target["lastError"].as_str().unwrap_or_default().to_owned())
     }
 
     async fn runs(&mut self) {
