@@ -8,6 +8,9 @@
 //! Whole --found--> One --refused twice--> the next that verifies it --none is left--> Whole
 //! ```
 //!
+//! A bundle of few certificates is given as it is: it costs next to nothing, and a database that goes from one of its CAs to another one,
+//! as in a rotation, is trusted at every moment, where a new certificate has to be noticed first.
+//!
 //! PgBouncer judges by another library than we do. What it refuses although we do not is not given to it again, and where nothing else
 //! verifies the database, it has the whole bundle, and that is told. Times are milliseconds on a clock that does not jump.
 
@@ -18,6 +21,8 @@ use crate::decide::memory::Bundle;
 
 const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
 const END: &[u8] = b"-----END CERTIFICATE-----";
+/// A bundle of so many certificates is given whole.
+const FEW: u32 = 4;
 /// First pause between two looks while the whole bundle is in use; doubled each time.
 const FIRST_PAUSE: Millis = 5000;
 /// Longest pause.
@@ -146,6 +151,8 @@ pub enum Trust {
 pub enum Why {
     /// The database has not shown its certificate yet.
     NotSeen,
+    /// The bundle is small.
+    Few,
     /// No certificate of the bundle that signed itself verifies it alone.
     NoAnchor,
     /// PgBouncer refused the one that does.
@@ -192,14 +199,20 @@ impl Anchoring {
         }
     }
 
+    /// Whether the whole bundle is as good as one of its certificates.
+    fn is_small(&self) -> bool {
+        self.trust == Trust::Whole(Why::Few)
+    }
+
     /// Another bundle is in force. Answers whether another trust is.
     pub fn bundle_is(&mut self, now: Millis, bundle: &[u8]) -> bool {
         (self.refused, self.strikes, self.pause, self.next_look) = (Vec::new(), 0, FIRST_PAUSE, now);
+        let is_small = size(bundle).certificates <= FEW;
         match &self.trust {
-            Trust::One(anchor) if anchor.is_in(bundle) => false,
+            Trust::One(anchor) if !is_small && anchor.is_in(bundle) => false,
             before => {
                 let changes = matches!(before, Trust::One(_));
-                self.trust = Trust::Whole(Why::NotSeen);
+                self.trust = Trust::Whole(if is_small { Why::Few } else { Why::NotSeen });
                 changes
             }
         }
@@ -219,7 +232,7 @@ impl Anchoring {
 
     /// Whether the database is to be asked for its certificate.
     pub fn wants_look(&self, now: Millis) -> bool {
-        now >= self.next_look && (self.doubted || self.anchor().is_none())
+        now >= self.next_look && (self.doubted || self.anchor().is_none()) && !self.is_small()
     }
 
     /// It is being asked.
@@ -231,6 +244,9 @@ impl Anchoring {
     /// The whole bundle verifies its certificate, and so does each of these alone. Answers whether another trust is in force.
     pub fn saw(&mut self, now: Millis, found: Vec<Anchor>) -> bool {
         let doubted = std::mem::take(&mut self.doubted);
+        if self.is_small() {
+            return false;
+        }
         if let Trust::One(anchor) = &self.trust
             && found.contains(anchor)
         {

@@ -189,7 +189,7 @@ impl Agent {
         let certificates = self.copied()?.certificates;
         let host = &self.injection.upstream.host;
         let whole = match self.anchoring.trust() {
-            Trust::One(_) | Trust::Whole(Why::NotSeen) => None,
+            Trust::One(_) | Trust::Whole(Why::NotSeen | Why::Few) => None,
             Trust::Whole(Why::NoAnchor) => Some(format!(
                 "the certificate of {host} is verified by no root CA of the bundle alone: have the server send its intermediate \
                  CAs, or name a bundle with the root CA in upstream.tls.caRef"

@@ -227,7 +227,7 @@ async fn where_no_root_ca_verifies_the_database_alone_pgbouncer_has_the_whole_bu
 async fn a_ca_that_pgbouncer_does_not_accept_gives_way_to_the_next_one() {
     let (unfit, fit, issuer) = twins("of both");
     let (postgres, account) = database(&server(&issuer, "127.0.0.1")).await;
-    let mut agent = verifying(&postgres, &account, &format!("{unfit}{fit}"), 3);
+    let mut agent = verifying(&postgres, &account, &format!("{unfit}{fit}{}", strangers(4)), 3);
     agent.run();
     agent.until("the grant is in force", |status| status.seq == 1).await;
     until("the one that it accepts", async || (ca_file(&agent)? == fit).then_some(())).await;

@@ -71,13 +71,32 @@ fn what_pgbouncer_refuses_twice_gives_way_to_the_next_and_then_to_the_whole_bund
     refuse(&mut anchoring);
     assert_eq!(anchoring.trust(), &Trust::Whole(Why::Refused("first".to_owned())));
     assert!(!anchoring.saw(90_000, both()), "it is not tried again");
-    let bundle = [first.pem(), second.pem()].concat();
-    assert!(!anchoring.bundle_is(100_000, &bundle), "it is the whole one still");
+    let large = |anchors: &[&Anchor]| {
+        let others = (0..FEW).map(|number| authority(&format!("stranger {number}")).1.into_bytes());
+        anchors.iter().map(|anchor| anchor.pem().to_owned()).chain(others).collect::<Vec<_>>().concat()
+    };
+    assert!(!anchoring.bundle_is(100_000, &large(&[&first, &second])), "it is the whole one still");
     assert!(anchoring.wants_look(100_000) && anchoring.saw(100_000, both()));
-    assert!(!anchoring.bundle_is(200_000, first.pem()), "the same one is part of the next bundle");
+    assert!(!anchoring.bundle_is(200_000, &large(&[&first])), "the same one is part of the next bundle");
     assert_eq!(anchoring.anchor(), Some(&first));
-    assert!(anchoring.bundle_is(300_000, second.pem()));
+    assert!(anchoring.bundle_is(300_000, &large(&[&second])));
     assert_eq!(anchoring.trust(), &Trust::Whole(Why::NotSeen));
+}
+
+#[test]
+fn a_small_bundle_is_given_whole_so_that_a_database_may_go_from_one_of_its_cas_to_another() {
+    let (old, new) = (anchor("old"), anchor("new"));
+    let mut anchoring = Anchoring::new(None);
+    assert!(!anchoring.bundle_is(0, &[old.pem(), new.pem()].concat()), "it is the whole one still");
+    anchoring.failed(10_000);
+    assert!(!anchoring.wants_look(10_000) && !anchoring.saw(10_000, vec![old.clone()]));
+    assert_eq!(anchoring.trust(), &Trust::Whole(Why::Few));
+    let mut anchoring = Anchoring::new(Some(old.clone()));
+    assert!(
+        anchoring.bundle_is(0, &[old.pem(), new.pem()].concat()),
+        "what a larger one was replaced by is too little now"
+    );
+    assert_eq!(anchoring.trust(), &Trust::Whole(Why::Few));
 }
 
 #[test]
