@@ -150,11 +150,13 @@ impl Agent {
     }
 
     pub(super) async fn apply_revision(&mut self) {
-        if self.slot.limits.is_none() && self.slot.taken_up {
+        if self.slot.taken_up {
             // what runs is not moved before it is known; what fails is asked again
-            if let Ok(limits) = self.slot.read_limits().await
-                && !limits.paused
-            {
+            let limits = match self.slot.limits {
+                Some(limits) => Some(limits),
+                None => self.slot.read_limits().await.ok(),
+            };
+            if let Some(limits) = limits.filter(|limits| !limits.paused) {
                 let both = self.limits_together().map_or(limits.pool_size, |limits| limits.pool_size);
                 self.reaction.goes_on_with(both);
                 self.decide_limit();

@@ -727,7 +727,8 @@ async fn what_cannot_be_put_into_force_is_told_and_leaves_everything_as_it_is() 
     shop.change(json!({"classRef": {"name": "gone"}})).await;
     let message = shop.condition("Accepted", "False/ClassNotFound").await;
     assert!(message.contains("spec.classRef.name"), "{message}");
-    shop.change(json!({"classRef": {"name": "production"}})).await;
+    // what bounds the pool is its own before the class's
+    shop.change(json!({"classRef": {"name": "production"}, "scaling": null})).await;
     shop.condition("Accepted", "True/Valid").await;
     let effective = shop.status().await.effective.expect("what is in force");
     assert_eq!((effective.min_allowed, effective.max_allowed), (20, 50), "the class came with the operator");
