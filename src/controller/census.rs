@@ -215,7 +215,7 @@ impl Census {
             for _ in 0..PAGES {
                 let page = timeout(DEADLINE_OF_A_PAGE, self.page(namespace, &params));
                 let page = page.await.map_err(|_| late(DEADLINE_OF_A_PAGE))??;
-                count(&mut alike, page.items.into_iter().map(|Lean(pod)| pod.metadata));
+                count(&mut alike, page.items.into_iter().flatten().map(|Lean(pod)| pod.metadata));
                 params.continue_token = page.metadata.continue_;
                 if params.continue_token.as_ref().is_none_or(String::is_empty) {
                     is_whole = true;
@@ -241,7 +241,8 @@ impl Census {
 #[derive(Deserialize)]
 struct Page {
     metadata: ListMeta,
-    items: Vec<Lean<PartialObjectMeta<Pod>>>,
+    /// The API server says `null` where there is none.
+    items: Option<Vec<Lean<PartialObjectMeta<Pod>>>>,
 }
 
 /// Adds pods that are not about to end.
@@ -312,6 +313,15 @@ mod tests {
         let alike = |owner: Option<&str>, pods| Alike { labels: labels.clone(), owner: owner.map(str::to_owned), pods };
         assert_eq!(found.alike, [alike(None, 1), alike(Some("deployment/shop"), 2)]);
         assert!(found.is_whole);
+    }
+
+    #[tokio::test]
+    async fn a_namespace_without_pods_has_none_as_the_api_server_says_it() {
+        for nothing in [json!([]), Value::Null] {
+            let (census, _) = census(StatusCode::OK, list(&nothing));
+            let found = census.of("ns", Since::Now).await.expect("a list");
+            assert!(found.alike.is_empty() && found.is_whole);
+        }
     }
 
     #[tokio::test(start_paused = true)]
