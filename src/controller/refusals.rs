@@ -104,7 +104,7 @@ impl Refusals {
         for _ in 0..PAGES {
             let request = Request::new(path.as_str()).list(&params).map_err(kube::Error::BuildRequest)?;
             let page: Page = self.client.request(request).await?;
-            refused.extend(page.items.into_iter().filter_map(ReplicaSet::refused));
+            refused.extend(page.items.into_iter().flatten().filter_map(ReplicaSet::refused));
             params.continue_token = page.metadata.continue_;
             if params.continue_token.as_ref().is_none_or(String::is_empty) {
                 break;
@@ -119,7 +119,7 @@ impl Refusals {
 struct Page {
     #[serde(default)]
     metadata: PageMetadata,
-    items: Vec<ReplicaSet>,
+    items: Option<Vec<ReplicaSet>>,
 }
 
 #[derive(Default, Deserialize)]
