@@ -161,6 +161,8 @@ fn rendered(pool: &str, figures: &Figures) -> String {
     metrics.set_upstream(Some(UpstreamState::Primary));
     metrics.set_refused_beyond(Some(3));
     metrics.set_pinned(Some(0));
+    metrics.set_bypass(Some(0));
+    metrics.set_memory_allows(Some(100));
     metrics.render().unwrap()
 }
 
