@@ -1,5 +1,5 @@
 //! Figures of the whole product, measured on real parts: `benches/run acquisition | agent | bad_green | changes | decision |
-//! endings | footprint | kills | memory | neighbours | overhead | reaction | sharing | switch | tick`.
+//! endings | footprint | kills | look | memory | neighbours | overhead | reaction | sharing | switch | tick`.
 //!
 //! Each figure has a directory of its own: `mod.rs` measures, `report.rs` (PURE) turns the raw samples into the printed
 //! figures. The samples are written to `benches/results/NAME` together with the machine and the commit, and a test computes the
@@ -27,6 +27,8 @@ mod footprint;
 #[path = "../kills/mod.rs"]
 mod kills;
 mod load;
+#[path = "../look/mod.rs"]
+mod look;
 mod losses;
 mod machine;
 #[path = "../memory/mod.rs"]
@@ -86,6 +88,8 @@ enum Figure {
     Kills(kills::Options),
     /// CPU seconds of the sidecar per million queries: PgBouncer alone against agent and PgBouncer.
     Overhead(overhead::Options),
+    /// Time of a whole look of the operator at one large pool.
+    Look(look::Options),
     /// Connections lost while a pod's pooler is replaced by another process.
     Switch(switch::Options),
     /// A whole tick of the operator, with 1,000 pools read from Prometheus.
@@ -112,6 +116,7 @@ fn main() -> ExitCode {
         Figure::Endings(options) => endings::run(&options),
         Figure::Footprint(options) => footprint::run(&options),
         Figure::Kills(options) => kills::run(&options),
+        Figure::Look(options) => look::run(&options),
         Figure::Overhead(options) => overhead::run(&options),
         Figure::Switch(options) => switch::run(&options),
         Figure::Tick(options) => tick::run(&options),

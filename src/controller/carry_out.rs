@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Writes on pods in one look at most: between two of them a pod that has just started gets its floor.
-const BATCH: usize = 16;
+pub const BATCH: usize = 16;
 /// Of them under way at once.
 const WRITES_AT_ONCE: usize = 8;
 /// Longest pause after a change that was refused.

@@ -11,13 +11,13 @@ use kube::ResourceExt;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{gateway::GatewayMemory, pods::PodFacts};
+use super::gateway::GatewayMemory;
 use crate::{
     api::{ConnectionPool, ConnectionPoolStatus},
     decide::{
         effective::EffectivePool,
         load::LoadState,
-        plan::{Failure, Progress, RevisionSeen, SizingSeen, Uninjected},
+        plan::{Failure, PodFacts, Progress, RevisionSeen, SizingSeen, Uninjected},
         shares::{PodDemand, Proof},
         sizing::Sizer,
     },
@@ -91,7 +91,7 @@ impl Retry {
 
 impl PoolMemory {
     /// Forgets the failed writes on pods that are gone.
-    pub fn forget_failures_but_of(&mut self, pods: &[PodFacts]) {
+    pub fn forget_failures_but_of(&mut self, pods: &[Arc<PodFacts>]) {
         if !self.pod_failures.is_empty() {
             let known: HashSet<&str> = pods.iter().map(|pod| pod.uid.as_str()).collect();
             self.pod_failures.retain(|uid, _| known.contains(uid.as_str()));

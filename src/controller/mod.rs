@@ -30,6 +30,7 @@ mod prove;
 mod queue;
 mod reconcile;
 mod refusals;
+pub mod rehearsal;
 mod revision;
 mod sizing;
 mod status;

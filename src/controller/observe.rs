@@ -11,7 +11,7 @@ use super::{
     census::{Census, CensusError, Since},
     gateway::{self, GatewayStores},
     memory::PoolMemory,
-    pods::{PodFacts, PodIndex},
+    pods::PodIndex,
     prove::Proofs,
     refusals::{Refusals, RefusedPods},
     revision,
@@ -21,7 +21,7 @@ use crate::{
     contract::{Injection, PoolRevision, names::POOL_LABEL},
     decide::{
         effective::{EffectivePool, Refusal, class_of, effective},
-        plan::{BudgetSeen, PodSeen, PodsRefused, RevisionSeen, Rival, Uninjected},
+        plan::{BudgetSeen, PodFacts, PodSeen, PodsRefused, RevisionSeen, Rival, Uninjected},
     },
     domain::PoolKey,
     inject::{InjectionSettings, PodPool},
@@ -133,7 +133,7 @@ impl Stores {
 
     /// The pools of a namespace that put poolers into pods.
     fn pools_of(&self, namespace: &str) -> Vec<Arc<ConnectionPool>> {
-        self.pools.state().into_iter().filter(|pool| pool.namespace().as_deref() == Some(namespace)).collect()
+        self.pools.state().into_iter().filter(|pool| pool.metadata.namespace.as_deref() == Some(namespace)).collect()
     }
 
     /// An older pool that has pods which this one selects too, or whose selector picks all that this one picks.
@@ -160,32 +160,20 @@ impl Stores {
 }
 
 /// The pods of a pool with what their agents said and what their load asks for.
-pub fn pods(facts: Vec<PodFacts>, proofs: &Proofs, memory: &PoolMemory) -> Vec<PodSeen> {
+pub fn pods(facts: Vec<Arc<PodFacts>>, proofs: &Proofs, memory: &PoolMemory) -> Vec<PodSeen> {
     let now = Instant::now();
-    facts
-        .into_iter()
-        .map(|facts| {
-            let demand = memory.demands.get(&facts.uid).copied();
-            PodSeen {
-                failure: memory.pod_failures.get(&facts.uid).map(|retry| retry.seen(now)),
-                measured: memory.proofs.get(&facts.uid).copied(),
-                proof: proofs.of(&facts.uid),
-                reporting: demand.is_some(),
-                demand,
-                uid: facts.uid,
-                resource_version: facts.resource_version,
-                created: facts.created,
-                phase: facts.phase,
-                sidecar: facts.sidecar,
-                injection: facts.injection,
-                revision: facts.revision,
-                grant: facts.grant,
-                doubtful_granted: facts.doubtful_granted,
-                name: facts.name,
-                owner: facts.owner,
-            }
-        })
-        .collect()
+    let seen = |facts: Arc<PodFacts>| {
+        let demand = memory.demands.get(&facts.uid).copied();
+        PodSeen {
+            proof: proofs.of(&facts.uid),
+            measured: memory.proofs.get(&facts.uid).copied(),
+            reporting: demand.is_some(),
+            demand,
+            failure: memory.pod_failures.get(&facts.uid).map(|retry| retry.seen(now)),
+            facts,
+        }
+    };
+    facts.into_iter().map(seen).collect()
 }
 
 /// Whether the pods without a sidecar are to be counted again, and how new the news must be.

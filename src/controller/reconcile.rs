@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     apply::{WriteError, Writer},
-    carry_out::{Outcome, Wrote, carry_out},
+    carry_out::{BATCH, Outcome, Wrote, carry_out},
     census::Census,
     events::Events,
     gateway,
@@ -195,6 +195,8 @@ pub(super) fn observe_and_plan(
         taken_numbers: &around.taken_numbers,
         sizing: memory.sizing.as_ref(),
         failure: failure.as_ref(),
+        // one more than is written in a look, to know whether another is needed
+        most_writes: BATCH + 1,
     };
     let plan = plan::plan(&observed, memory.progress, around.cannot_render.as_deref());
     memory.progress = plan.progress;
@@ -224,8 +226,8 @@ async fn keep_gateway(pool: &ConnectionPool, key: &PoolKey, context: &Context, m
 
 /// Sets what the pods must be seen to run: what was open, and whatever has just been written.
 pub(super) fn prove(key: &PoolKey, context: &Context, plan: &Plan) {
-    let open = plan.expected.iter().filter(|expected| expected.is_open).map(|expected| expected.uid.as_str());
-    let open: HashSet<&str> = open.chain(plan.patches.iter().map(|patch| patch.uid.as_str())).collect();
+    let written = plan.patches.iter().map(|patch| patch.uid.as_str());
+    let open: HashSet<&str> = plan.open.iter().map(String::as_str).chain(written).collect();
     context.prover.expect(key, &context.pods.of(key), &open);
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
+    sync::Arc,
 };
 
 use jiff::Timestamp;
@@ -12,7 +13,6 @@ use super::{
     asking::Said,
     memory::{DecidedFor, PoolMemory},
     overrides::Own,
-    pods::PodFacts,
     reconcile::Context,
 };
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
             Alternation, Completeness, ExpectedPod, HoldReason, Judgement, Load, LoadFigures, LoadInput, PodFigures,
             Stage,
         },
-        plan::{Change, LoadSeen, Proof, SidecarSeen, SizingSeen, Trouble, UnixSeconds},
+        plan::{Change, LoadSeen, PodFacts, Proof, SidecarSeen, SizingSeen, Trouble, UnixSeconds},
         shares::PodPhase,
         sizing::{Decision, Observation, SizingSettings},
     },
@@ -171,7 +171,7 @@ fn conclude(
 fn judge(
     state: &mut crate::decide::load::LoadState,
     key: &PoolKey,
-    facts: &[PodFacts],
+    facts: &[Arc<PodFacts>],
     (server, said, own): (&str, Option<&Said>, &Own),
     now: Timestamp,
 ) -> Load {
@@ -220,7 +220,7 @@ fn judge(
 fn observation<'a>(
     context: &Context,
     Subject { key, pool, effective }: Subject,
-    facts: &[PodFacts],
+    facts: &[Arc<PodFacts>],
     target: u32,
     now: Timestamp,
 ) -> Observation<'a> {
@@ -271,7 +271,7 @@ fn never_shrink_in_the_dark(
 }
 
 /// The target before the first decision of this process: what was told last, else what the pods may open.
-fn target_before(pool: &ConnectionPool, key: &PoolKey, facts: &[PodFacts], effective: &EffectivePool) -> u32 {
+fn target_before(pool: &ConnectionPool, key: &PoolKey, facts: &[Arc<PodFacts>], effective: &EffectivePool) -> u32 {
     let told = pool.status.as_ref().and_then(|status| status.recommendation).map(|told| told.target);
     let shares = facts.iter().filter_map(|pod| pod.grant.last_known()?.pools.get(&key.name));
     let share = shares.fold(0, |sum: u32, grant| sum.saturating_add(grant.share));
@@ -279,7 +279,7 @@ fn target_before(pool: &ConnectionPool, key: &PoolKey, facts: &[PodFacts], effec
 }
 
 /// What the agents of these pods said last, in their order.
-fn proofs(context: &Context, key: &PoolKey, facts: &[PodFacts]) -> Vec<Proof> {
+fn proofs(context: &Context, key: &PoolKey, facts: &[Arc<PodFacts>]) -> Vec<Proof> {
     let proofs = context.prover.proofs(key);
     facts.iter().map(|pod| proofs.of(&pod.uid)).collect()
 }
@@ -299,7 +299,7 @@ fn current_size(proofs: &[Proof]) -> Option<u32> {
 /// What the pods may hold together, beside their sessions, while the database refuses more to one of them.
 fn refused_beyond(
     proofs: &[Proof],
-    facts: &[PodFacts],
+    facts: &[Arc<PodFacts>],
     (pool, effective): (&str, &EffectivePool),
     now: UnixSeconds,
 ) -> Option<u32> {

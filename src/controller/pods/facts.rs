@@ -8,43 +8,14 @@ use k8s_openapi::{
 };
 
 use crate::{
-    contract::{Document, GrantDocument, Injection, RevisionDocument, names},
+    contract::{Document, names},
     decide::{
-        plan::{Annotation, ROLLOUT, SidecarSeen, UnixSeconds},
+        plan::{Annotation, PodFacts, ROLLOUT, SidecarSeen, UnixSeconds},
         shares::PodPhase,
     },
     domain::PoolKey,
     inject::injection_of,
 };
-
-/// What is kept of a pod.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PodFacts {
-    /// Its name.
-    pub name: String,
-    /// Its uid.
-    pub uid: String,
-    /// Version of the object.
-    pub resource_version: String,
-    /// When it was created.
-    pub created: UnixSeconds,
-    /// What restarts it, by kind and name.
-    pub owner: Option<String>,
-    /// Where in its life it is.
-    pub phase: PodPhase,
-    /// Whether its sidecar runs.
-    pub sidecar: SidecarSeen,
-    /// Address of its agent.
-    pub address: Option<String>,
-    /// What it was injected with, where this build can read it.
-    pub injection: Option<Arc<Injection>>,
-    /// The annotation `sluice.dev/revision`.
-    pub revision: Annotation<Arc<RevisionDocument>>,
-    /// The annotation `sluice.dev/grant`.
-    pub grant: Annotation<GrantDocument>,
-    /// The most that may be counted for it beside the annotation: a write whose outcome is unknown.
-    pub doubtful_granted: u32,
-}
 
 /// The pool that a pod has a sidecar of, and what is kept of the pod; none where it has no sidecar, or all its containers have ended: it
 /// holds nothing then.

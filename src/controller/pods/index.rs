@@ -1,33 +1,33 @@
 //! The injected pods by pool, as the watch tells of them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::RwLock;
 
-use super::facts::{self, PodFacts};
+use super::facts;
 use crate::{
     contract::{Injection, RevisionDocument},
-    decide::plan::Annotation,
+    decide::plan::{Annotation, PodFacts},
     domain::PoolKey,
 };
 
 /// Labels of pods: many have the same.
 type Labels = Arc<BTreeMap<String, String>>;
 
-pub(super) struct Entry {
+/// Where a pod stands.
+struct Entry {
     pool: PoolKey,
     labels: Labels,
-    pub(super) facts: PodFacts,
 }
 
 /// The pods of one pool.
 #[derive(Default)]
 struct Members {
-    names: BTreeSet<String>,
+    pods: BTreeMap<String, Arc<PodFacts>>,
     /// Their labels, and how many have them: another pool may select them too.
     labels: BTreeMap<Labels, u32>,
     /// What most of them have alike, kept once.
@@ -68,7 +68,7 @@ pub(super) type PodName = (String, String);
 #[derive(Default)]
 pub(super) struct Inner {
     /// By namespace and name of the pod.
-    pub(super) pods: HashMap<PodName, Entry>,
+    pods: HashMap<PodName, Entry>,
     pools: HashMap<PoolKey, Members>,
     /// Pods of a list that has begun and not ended.
     listed: Option<HashSet<PodName>>,
@@ -106,7 +106,7 @@ impl PodIndex {
         let key = key_of(pod);
         let mut inner = self.inner.write();
         let is_listed = inner.listed.as_mut().map(|listed| listed.insert(key.clone())).is_some();
-        if let Some(known) = inner.pods.get(&key).map(|known| &known.facts) {
+        if let Some(known) = inner.facts(&key) {
             let is_older = is_older(pod.metadata.resource_version.as_deref(), &known.resource_version);
             // of another pod of this name: its predecessor's last words. A list is newer than whatever was seen before it
             let is_the_same = Some(known.uid.as_str()) == pod.metadata.uid.as_deref();
@@ -121,21 +121,14 @@ impl PodIndex {
     pub fn delete(&self, pod: &Pod) -> Option<PoolKey> {
         let key = key_of(pod);
         let mut inner = self.inner.write();
-        let same =
-            inner.pods.get(&key).is_some_and(|known| Some(known.facts.uid.as_str()) == pod.metadata.uid.as_deref());
+        let same = inner.facts(&key).is_some_and(|known| Some(known.uid.as_str()) == pod.metadata.uid.as_deref());
         if same { inner.remove(&key) } else { None }
     }
 
     /// The pods of a pool.
-    pub fn of(&self, pool: &PoolKey) -> Vec<PodFacts> {
+    pub fn of(&self, pool: &PoolKey) -> Vec<Arc<PodFacts>> {
         let inner = self.inner.read();
-        let Some(members) = inner.pools.get(pool) else { return Vec::new() };
-        members
-            .names
-            .iter()
-            .filter_map(|name| inner.pods.get(&(pool.namespace.clone(), name.clone())))
-            .map(|entry| entry.facts.clone())
-            .collect()
+        inner.pools.get(pool).map(|members| members.pods.values().cloned().collect()).unwrap_or_default()
     }
 
     /// All pods by their names, each with its pool.
@@ -147,7 +140,8 @@ impl PodIndex {
     /// The epochs of all grants that say something.
     pub fn epochs(&self) -> Vec<u64> {
         let inner = self.inner.read();
-        let grants = inner.pods.values().filter_map(|entry| entry.facts.grant.last_known());
+        let pods = inner.pools.values().flat_map(|members| members.pods.values());
+        let grants = pods.filter_map(|pod| pod.grant.last_known());
         grants.filter(|grant| grant.pools.values().any(|grant| grant.seq > 0)).map(|grant| grant.epoch).collect()
     }
 
@@ -169,10 +163,22 @@ impl PodIndex {
 }
 
 impl Inner {
+    /// What is known of a pod.
+    pub(super) fn facts(&self, pod: &PodName) -> Option<&PodFacts> {
+        let members = self.pools.get(&self.pods.get(pod)?.pool)?;
+        members.pods.get(&pod.1).map(AsRef::as_ref)
+    }
+
+    /// The same, to be changed.
+    pub(super) fn facts_mut(&mut self, pod: &PodName) -> Option<&mut PodFacts> {
+        let members = self.pools.get_mut(&self.pods.get(pod)?.pool)?;
+        members.pods.get_mut(&pod.1).map(Arc::make_mut)
+    }
+
     /// Takes in a pod as it is now, whatever was known of it. Returns the pools that it concerns.
     pub(super) fn take_in(&mut self, key: PodName, pod: &Pod) -> Vec<PoolKey> {
         let Some((pool, mut facts)) = facts::read(pod) else { return self.remove(&key).into_iter().collect() };
-        if let Some(known) = self.pods.get(&key).map(|known| &known.facts).filter(|known| known.uid == facts.uid) {
+        if let Some(known) = self.facts(&key).filter(|known| known.uid == facts.uid) {
             remember(&mut facts.grant, &known.grant);
             remember(&mut facts.revision, &known.revision);
             if facts.resource_version == known.resource_version {
@@ -195,24 +201,24 @@ impl Inner {
         if let Annotation::Read(document) = &mut facts.revision {
             members.revisions.share(document);
         }
-        members.names.insert(pod.1.clone());
+        members.pods.insert(pod.1.clone(), Arc::new(facts));
         let known = members.labels.get_key_value(&labels).map(|(known, _)| known.clone());
         let labels = known.unwrap_or_else(|| Arc::new(labels));
         *members.labels.entry(labels.clone()).or_default() += 1;
-        self.pods.insert(pod, Entry { pool, labels, facts });
+        self.pods.insert(pod, Entry { pool, labels });
     }
 
     pub(super) fn remove(&mut self, pod: &PodName) -> Option<PoolKey> {
-        let Entry { pool, labels, .. } = self.pods.remove(pod)?;
+        let Entry { pool, labels } = self.pods.remove(pod)?;
         if let Some(members) = self.pools.get_mut(&pool) {
-            members.names.remove(&pod.1);
+            members.pods.remove(&pod.1);
             if let Some(pods) = members.labels.get_mut(&labels) {
                 *pods -= 1;
                 if *pods == 0 {
                     members.labels.remove(&labels);
                 }
             }
-            if members.names.is_empty() {
+            if members.pods.is_empty() {
                 self.pools.remove(&pool);
             }
         }

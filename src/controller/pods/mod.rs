@@ -8,7 +8,7 @@ mod facts;
 mod index;
 mod writes;
 
-pub use facts::{PodFacts, owner_of};
+pub use facts::owner_of;
 pub use index::PodIndex;
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::index::{Entry, PodIndex, is_older, key_of};
+use super::index::{PodIndex, is_older, key_of};
 use crate::domain::PoolKey;
 
 impl PodIndex {
@@ -17,7 +17,7 @@ impl PodIndex {
     pub fn answered(&self, pod: &Pod) {
         let key = key_of(pod);
         let mut inner = self.inner.write();
-        let is_newer = inner.pods.get(&key).is_some_and(|Entry { facts, .. }| {
+        let is_newer = inner.facts(&key).is_some_and(|facts| {
             Some(facts.uid.as_str()) == pod.metadata.uid.as_deref()
                 && !is_older(pod.metadata.resource_version.as_deref(), &facts.resource_version)
         });
@@ -30,7 +30,7 @@ impl PodIndex {
     pub fn gone(&self, pool: &PoolKey, name: &str, uid: &str) {
         let key = (pool.namespace.clone(), name.to_owned());
         let mut inner = self.inner.write();
-        if inner.pods.get(&key).is_some_and(|known| known.facts.uid == uid) {
+        if inner.facts(&key).is_some_and(|known| known.uid == uid) {
             inner.remove(&key);
         }
     }
@@ -38,7 +38,7 @@ impl PodIndex {
     /// A write that raises what is counted to `granted` has no known outcome: until the object changes, it counts.
     pub fn doubt(&self, pool: &PoolKey, name: &str, uid: &str, resource_version: &str, granted: u32) {
         let mut inner = self.inner.write();
-        if let Some(Entry { facts, .. }) = inner.pods.get_mut(&(pool.namespace.clone(), name.to_owned()))
+        if let Some(facts) = inner.facts_mut(&(pool.namespace.clone(), name.to_owned()))
             && facts.uid == uid
             && facts.resource_version == resource_version
         {

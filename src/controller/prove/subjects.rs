@@ -20,8 +20,7 @@ use super::{
 };
 use crate::{
     contract::{StatusReport, UpstreamState, names::METRICS_PORT},
-    controller::pods::PodFacts,
-    decide::plan::{Proof, SidecarSeen},
+    decide::plan::{PodFacts, Proof, SidecarSeen},
     domain::PoolKey,
 };
 
@@ -120,7 +119,7 @@ impl Subjects {
 
     /// Sets what the pods of a pool must be seen to run: `open` are the uids of those of which something is not proven. Pods that are
     /// not mentioned are forgotten.
-    pub(super) fn expect(&mut self, pool: &PoolKey, pods: &[PodFacts], open: &HashSet<&str>, now: Instant) {
+    pub(super) fn expect(&mut self, pool: &PoolKey, pods: &[Arc<PodFacts>], open: &HashSet<&str>, now: Instant) {
         let members = self.pools.entry(pool.clone()).or_default();
         let mut mentioned = HashSet::new();
         for pod in pods {

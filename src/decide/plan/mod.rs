@@ -17,11 +17,13 @@ mod troubles;
 use std::{collections::BTreeMap, sync::Arc};
 
 pub use observed::{
-    Annotation, BudgetSeen, Change, Failure, GatewaySeen, LoadSeen, Observed, PodSeen, PodsRefused, Poolers, Proof,
-    ROLLOUT, RevisionSeen, Rival, SidecarSeen, SizingSeen, Trouble, Uninjected, UnixSeconds,
+    Annotation, BudgetSeen, Change, Failure, GatewaySeen, LoadSeen, Observed, PodFacts, PodSeen, PodsRefused, Poolers,
+    Proof, ROLLOUT, RevisionSeen, Rival, SidecarSeen, SizingSeen, Trouble, Uninjected, UnixSeconds,
 };
 pub use report::{EventKind, EventNote, Report};
 pub use revision::{NewRevision, Progress};
+
+use grants::Grants;
 
 use crate::{
     api::reasons,
@@ -40,8 +42,9 @@ pub struct Plan {
     pub create: Option<NewRevision>,
     /// Writes on pods, most urgent first.
     pub patches: Vec<PodPatch>,
-    /// What every pod must be seen to run.
-    pub expected: Vec<Expectation>,
+    /// Uids of the pods of which something is awaited: what their annotations say has not been read back, or the agent may know of what
+    /// kind a leak is.
+    pub open: Vec<String>,
     /// Status and conditions.
     pub report: Report,
     /// Events.
@@ -78,15 +81,6 @@ impl PodPatch {
     }
 }
 
-/// What a pod must be seen to run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Expectation {
-    /// Uid of the pod.
-    pub uid: String,
-    /// True while something that the annotations say has not been read back, or the agent may know of what kind a leak is.
-    pub is_open: bool,
-}
-
 /// Figures that several parts of the report need.
 #[derive(Clone, Copy, Debug)]
 struct Figures {
@@ -120,58 +114,20 @@ pub fn plan(observed: &Observed, progress: Option<Progress>, cannot_render: Opti
     let target = target(observed, effective).min(refused.unwrap_or(u32::MAX));
     let grants = grants::plan(observed, effective, target, refused.filter(|_| !frozen && is_starved(observed)), frozen);
 
-    let mut patches = BTreeMap::new();
-    let mut order = Vec::new();
-    for (index, grant, move_) in &grants.writes {
-        let pod = &observed.pods[*index];
-        order.push(*index);
-        patches.insert(
-            *index,
-            PodPatch {
-                grant: Some(grants::document(pod, name, observed.epoch, *grant)),
-                granted: Some(grant.granted),
-                move_: *move_,
-                ..empty_patch(pod)
-            },
-        );
+    let patches = patches(observed, name, &grants, &rollout);
+    let proven: Vec<bool> = observed.pods.iter().map(|pod| is_proven(pod, name)).collect();
+    let mut awaited = vec![false; observed.pods.len()];
+    for index in &grants.awaited {
+        awaited[*index] = true;
     }
-    let mut documents = BTreeMap::new();
-    for (index, revision) in &rollout.writes {
-        let pod = &observed.pods[*index];
-        let patch = patches.entry(*index).or_insert_with(|| {
-            order.push(*index);
-            empty_patch(pod)
-        });
-        let document = |mut pools: BTreeMap<String, PoolRevision>| {
-            pools.insert(name.to_owned(), PoolRevision::clone(revision));
-            Arc::new(RevisionDocument { v: RevisionDocument::VERSION, pools })
-        };
-        let others = pod.revision.last_known().filter(|document| document.pools.keys().any(|pool| pool != name));
-        patch.revision = Some(match others {
-            Some(others) => document(others.pools.clone()),
-            // the same for all pods that belong to this pool alone
-            None => documents.entry(revision.revision).or_insert_with(|| document(BTreeMap::new())).clone(),
-        });
-    }
-    // a pod that could not be written holds up no other
-    let may_be_written = |index: &&usize| Failure::lets_try(observed.pods[**index].failure.as_ref());
-    let patches: Vec<PodPatch> =
-        order.iter().filter(may_be_written).filter_map(|index| patches.remove(index)).collect();
-
     let may_know_of_leaks = conditions::may_know_of_leaks(observed);
-    let expected: Vec<Expectation> = observed
-        .pods
-        .iter()
-        .enumerate()
-        .map(|(index, pod)| Expectation {
-            uid: pod.uid.clone(),
-            is_open: grants.awaited.contains(&index) || !is_proven(pod, name) || may_know_of_leaks(pod),
-        })
-        .collect();
+    let is_open = |index: usize, pod: &PodSeen| awaited[index] || !proven[index] || may_know_of_leaks(pod);
+    let pods = observed.pods.iter().enumerate();
+    let open = pods.filter(|(index, pod)| is_open(*index, pod)).map(|(_, pod)| pod.uid.clone()).collect();
     let figures = Figures {
         target: Some(target),
         share: grants.share,
-        proven: observed.pods.iter().filter(|pod| is_proven(pod, name)).count(),
+        proven: proven.iter().filter(|is_proven| **is_proven).count(),
         shortage: grants.shortage,
     };
     let report = report::report(observed, &rollout, &figures, cannot_render);
@@ -179,13 +135,64 @@ pub fn plan(observed: &Observed, progress: Option<Progress>, cannot_render: Opti
     let plan = Plan {
         create: rollout.create,
         patches,
-        expected,
+        open,
         report,
         events,
         prune: if may_create { rollout.prune } else { Vec::new() },
         progress: rollout.progress,
     };
     if may_create { plan } else { plan.without_creation() }
+}
+
+/// The writes on pods, most urgent first, as many as are wanted now.
+fn patches(observed: &Observed, name: &str, grants: &Grants, rollout: &revision::Rollout) -> Vec<PodPatch> {
+    let mut order = Vec::new();
+    let mut granted = vec![None; observed.pods.len()];
+    for (index, grant, move_) in &grants.writes {
+        order.push(*index);
+        granted[*index] = Some((*grant, *move_));
+    }
+    let mut told = vec![None; observed.pods.len()];
+    for (index, revision) in &rollout.writes {
+        if granted[*index].is_none() {
+            order.push(*index);
+        }
+        told[*index] = Some(revision);
+    }
+    let mut documents = BTreeMap::new();
+    // a pod that could not be written holds up no other
+    let may_be_written = |index: &usize| Failure::lets_try(observed.pods[*index].failure.as_ref());
+    let now = order.into_iter().filter(may_be_written).take(observed.most_writes);
+    now.map(|index| {
+        let pod = &observed.pods[index];
+        PodPatch {
+            name: pod.name.clone(),
+            uid: pod.uid.clone(),
+            resource_version: pod.resource_version.clone(),
+            revision: told[index].map(|revision| revision_document(pod, name, revision, &mut documents)),
+            grant: granted[index].map(|(grant, _)| grants::document(pod, name, observed.epoch, grant)),
+            granted: granted[index].map(|(grant, _)| grant.granted),
+            move_: granted[index].and_then(|(_, move_)| move_),
+        }
+    })
+    .collect()
+}
+
+/// The document that tells a pod of a revision, the entries of its other pools kept; `alike` are those of pods that have none.
+fn revision_document(
+    pod: &PodSeen,
+    pool: &str,
+    revision: &PoolRevision,
+    alike: &mut BTreeMap<u64, Arc<RevisionDocument>>,
+) -> Arc<RevisionDocument> {
+    let with = |mut pools: BTreeMap<String, PoolRevision>| {
+        pools.insert(pool.to_owned(), revision.clone());
+        Arc::new(RevisionDocument { v: RevisionDocument::VERSION, pools })
+    };
+    match pod.revision.last_known().filter(|document| document.pools.keys().any(|other| other != pool)) {
+        Some(others) => with(others.pools.clone()),
+        None => alike.entry(revision.revision).or_insert_with(|| with(BTreeMap::new())).clone(),
+    }
 }
 
 impl Plan {
@@ -217,7 +224,7 @@ fn refused(observed: &Observed, name: &str) -> Plan {
     let rollout = revision::Rollout::default();
     let report = report::report(observed, &rollout, &figures, None);
     let events = report::events(observed, &rollout, &report);
-    Plan { create: None, patches: Vec::new(), expected: Vec::new(), report, events, prune: Vec::new(), progress: None }
+    Plan { create: None, patches: Vec::new(), open: Vec::new(), report, events, prune: Vec::new(), progress: None }
 }
 
 /// The target in force: what the sizing decided, and before it has, what was in force.
@@ -252,16 +259,4 @@ fn is_starved(observed: &Observed) -> bool {
 fn is_proven(pod: &PodSeen, pool: &str) -> bool {
     let wanted = pod.revision.last_known().and_then(|document| document.pools.get(pool));
     wanted.is_some_and(|wanted| revision::runs(pod, pool, wanted.revision)) && grants::is_proven(pod, pool)
-}
-
-fn empty_patch(pod: &PodSeen) -> PodPatch {
-    PodPatch {
-        name: pod.name.clone(),
-        uid: pod.uid.clone(),
-        resource_version: pod.resource_version.clone(),
-        revision: None,
-        grant: None,
-        granted: None,
-        move_: None,
-    }
 }

@@ -1,6 +1,6 @@
 //! Everything that a plan is made from.
 
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
 use crate::{
     api::{ConnectionPool, ConnectionPoolStatus},
@@ -54,6 +54,8 @@ pub struct Observed<'a> {
     pub sizing: Option<&'a SizingSeen>,
     /// The last creation or deletion of a revision, if it failed.
     pub failure: Option<&'a Failure>,
+    /// So many writes on pods are wanted at most.
+    pub most_writes: usize,
 }
 
 /// Whether the budget exists.
@@ -100,23 +102,25 @@ pub struct Poolers {
     pub ready: u32,
 }
 
-/// A pod with a sidecar.
+/// A pod with a sidecar, as the API server tells of it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PodSeen {
+pub struct PodFacts {
     /// Its name.
     pub name: String,
-    /// What restarts it, by kind and name: `deployment/shop`, `rollout/shop`.
-    pub owner: Option<String>,
     /// Its uid.
     pub uid: String,
     /// Version of the object that was read.
     pub resource_version: String,
     /// When it was created.
     pub created: UnixSeconds,
+    /// What restarts it, as `kubectl rollout restart` takes it: `deployment/shop`.
+    pub owner: Option<String>,
     /// Where in its life it is.
     pub phase: PodPhase,
     /// Whether its sidecar runs.
     pub sidecar: SidecarSeen,
+    /// Address of its agent.
+    pub address: Option<String>,
     /// What it was injected with; none where that cannot be read.
     pub injection: Option<Arc<Injection>>,
     /// The annotation `sluice.dev/revision`.
@@ -125,6 +129,13 @@ pub struct PodSeen {
     pub grant: Annotation<GrantDocument>,
     /// The most that may be counted for it, where the outcome of a write is unknown.
     pub doubtful_granted: u32,
+}
+
+/// A pod with a sidecar: what the API server tells of it, and everything else that is known. What is shared is not copied for a look.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodSeen {
+    /// As the API server tells of it.
+    pub facts: Arc<PodFacts>,
     /// What its agent said last.
     pub proof: Proof,
     /// What Prometheus says of its grant: slower, and all there is while the agent cannot be asked.
@@ -135,6 +146,21 @@ pub struct PodSeen {
     pub reporting: bool,
     /// The last write on it, if it failed.
     pub failure: Option<Failure>,
+}
+
+impl Deref for PodSeen {
+    type Target = PodFacts;
+
+    fn deref(&self) -> &PodFacts {
+        &self.facts
+    }
+}
+
+#[cfg(test)]
+impl std::ops::DerefMut for PodSeen {
+    fn deref_mut(&mut self) -> &mut PodFacts {
+        Arc::make_mut(&mut self.facts)
+    }
 }
 
 /// Whether the sidecar runs.

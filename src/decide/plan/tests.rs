@@ -69,7 +69,7 @@ impl World {
         let revision = PoolRevision { revision: 0, settings: self.effective.settings.clone() };
         let revision = RevisionDocument { v: 1, pools: BTreeMap::from([("shop".to_owned(), revision)]) };
         let grant = GrantDocument { v: 1, epoch: 0, pools: BTreeMap::from([("shop".to_owned(), PodGrant::default())]) };
-        self.pods.push(PodSeen {
+        let facts = PodFacts {
             name: format!("shop-{number}"),
             owner: Some("deployment/shop".to_owned()),
             uid: format!("uid-{number}"),
@@ -81,6 +81,10 @@ impl World {
             revision: Annotation::Read(Arc::new(revision)),
             grant: Annotation::Read(grant),
             doubtful_granted: 0,
+            address: None,
+        };
+        self.pods.push(PodSeen {
+            facts: Arc::new(facts),
             proof: Proof::NotAsked,
             measured: None,
             demand: None,
@@ -112,6 +116,7 @@ impl World {
             taken_numbers: &[],
             sizing: self.sizing.as_ref(),
             failure: None,
+            most_writes: usize::MAX,
         };
         change(&mut observed);
         plan(&observed, self.progress, cannot_render)
@@ -824,7 +829,7 @@ fn a_revision_is_not_proven_by_an_agent_that_has_never_heard_of_a_setting_in_it(
         Arc::make_mut(report).understands = understands;
         let plan = world.plan();
         let proven = plan.report.conditions.iter().find(|it| it.type_ == PROVEN).cloned().unwrap();
-        (proven, plan.expected[0].is_open)
+        (proven, plan.open.contains(&world.pods[0].uid))
     };
     let (proven, is_open) = told_by(SETTINGS_LEVEL);
     assert_eq!((proven.reason, is_open), (reasons::ALL_PROVEN, false));
@@ -1023,10 +1028,10 @@ fn what_no_agent_has_told_of_is_told_as_a_transaction_by_nobody_and_its_agent_is
         world.plan()
     };
     let told = |plan: &Plan| plan.report.conditions.iter().find(|told| told.type_ == LEAK_DETECTED).cloned().unwrap();
-    let asked = |plan: &Plan| plan.expected[..2].iter().map(|pod| pod.is_open).collect::<Vec<_>>();
+    let asked = |plan: &Plan| ["uid-0", "uid-1"].map(|uid| plan.open.iter().any(|open| open == uid));
 
     let plan = say(&mut world, 0, [None, None]);
-    assert_eq!((told(&plan).reason, asked(&plan)), (reasons::NO_LEAK, vec![false, false]));
+    assert_eq!((told(&plan).reason, asked(&plan)), (reasons::NO_LEAK, [false, false]));
 
     let plan = say(&mut world, 2, [None, None]);
     let condition = told(&plan);
@@ -1049,7 +1054,7 @@ fn what_no_agent_has_told_of_is_told_as_a_transaction_by_nobody_and_its_agent_is
 
     let one = Some(LeakKinds { in_transaction: 1, ..LeakKinds::default() });
     let plan = say(&mut world, 2, [one, Some(LeakKinds { unclear: 1, ..LeakKinds::default() })]);
-    assert_eq!((told(&plan).reason, asked(&plan)), (reasons::IDLE_IN_TRANSACTION, vec![false, false]), "all is told");
+    assert_eq!((told(&plan).reason, asked(&plan)), (reasons::IDLE_IN_TRANSACTION, [false, false]), "all is told");
 
     // it is over, and Prometheus has not seen that yet
     world.told.conditions = merge(&[], plan.report.conditions, None, k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
@@ -1554,6 +1559,18 @@ fn while_a_revision_cannot_be_created_no_pod_is_told_of_it_and_all_get_their_gra
     assert!(plan.create.is_some() && plan.patches.iter().all(|patch| patch.revision.is_some()));
     let failed = plan.without_creation();
     assert!(failed.create.is_none() && failed.patches.iter().all(|patch| patch.revision.is_none()));
+}
+
+#[test]
+fn no_more_writes_are_made_than_are_wanted_now_and_the_most_urgent_come_first() {
+    let mut world = World::new(SHARED);
+    for _ in 0..5 {
+        world.admit();
+    }
+    let all = world.plan();
+    let some = world.plan_that(|observed| observed.most_writes = 2, None);
+    assert_eq!((all.patches.len(), some.patches.as_slice()), (5, &all.patches[..2]));
+    assert_eq!(some.open, all.open, "all are asked");
 }
 
 #[test]

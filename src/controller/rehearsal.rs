@@ -1,0 +1,231 @@
+//! Looks at one large pool without an API server, for `benches/look`: everything that a look computes, and none of its writes.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Client, Config,
+    runtime::{reflector, watcher::Event},
+};
+use parking_lot::Mutex;
+use serde_json::json;
+
+use super::{
+    apply::Writer,
+    census::Census,
+    events::Events,
+    leader::Leadership,
+    memory::{Memories, PoolMemory},
+    observe::Stores,
+    pods::PodIndex,
+    prove::Prover,
+    queue,
+    reconcile::{self, Context},
+    refusals::Refusals,
+    revision, status,
+};
+use crate::{
+    api::ConnectionPool,
+    contract::{
+        Document, GrantDocument, Held, LimitsReadBack, PodGrant, PoolRevision, RevisionDocument, SETTINGS_LEVEL,
+        SlotStatus, StatusReport, names,
+    },
+    decide::{
+        allowed::Allowed,
+        effective::effective,
+        plan::{NewRevision, Plan},
+        shares::PodDemand,
+    },
+    domain::PoolKey,
+    http::Metrics,
+    inject::{InjectionSettings, PodPool},
+};
+
+/// In which state the pool is that is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scene {
+    /// Every pod has its share and has proven it: there is nothing to write.
+    Settled,
+    /// The load of half of the pods has doubled, that of the others is gone.
+    LoadShifted,
+    /// No pod has anything yet.
+    AllNew,
+}
+
+/// A pool and its pods.
+pub struct Rehearsal {
+    context: Context,
+    pool: Arc<ConnectionPool>,
+    key: PoolKey,
+    memory: Arc<Mutex<PoolMemory>>,
+}
+
+/// Share of each pod at first, in server connections.
+const SHARE: u32 = 4;
+
+impl Rehearsal {
+    /// A pool of so many pods in this state.
+    ///
+    /// # Panics
+    /// When what is built here makes no sense.
+    #[allow(clippy::expect_used, clippy::missing_panics_doc)]
+    pub fn new(pods: u32, scene: Scene) -> Self {
+        let key = PoolKey::new("fleet", "shop");
+        let pool: ConnectionPool = serde_json::from_value(json!({
+            "apiVersion": "sluice.dev/v1alpha1", "kind": "ConnectionPool",
+            "metadata": {"name": key.name, "namespace": key.namespace, "uid": "pool-uid", "generation": 1},
+            "spec": {
+                "workload": {"selector": {"matchLabels": {"app": "shop"}}},
+                "upstream": {"host": "pg-main-rw.db.svc", "database": "shop", "credentialsRef": {"name": "shop-db"}},
+                "scaling": {"minAllowed": pods, "maxAllowed": pods * SHARE + pods.div_ceil(4)},
+            },
+        }))
+        .expect("a pool");
+        let mut merged = effective(&pool.spec, None).expect("it makes sense");
+        merged.settings = revision::normalised(&merged.settings);
+        let revision = PoolRevision { revision: 1, settings: merged.settings.clone() };
+        let injection = PodPool { pool: &pool, effective: &merged, revision: revision.clone() }.injection().render();
+        let context = context(&pool, &revision);
+        context.pods.list_begins();
+        for number in 0..pods {
+            let (granted, told) = match scene {
+                Scene::AllNew => (PodGrant::default(), 0),
+                Scene::Settled | Scene::LoadShifted => {
+                    (PodGrant { seq: 2, share: SHARE, granted: SHARE, floor: 1, paused: false }, 1)
+                }
+            };
+            let revision = PoolRevision { revision: told, settings: revision.settings.clone() };
+            context.pods.apply(&pod(&key, number, &injection, granted, revision));
+        }
+        context.pods.list_ends();
+        let memory = context.memories.of(&key, &pool);
+        let rehearsal = Self { context, pool: Arc::new(pool), key, memory };
+        rehearsal.learn(scene);
+        rehearsal.look();
+        if scene != Scene::AllNew {
+            rehearsal.context.prover.answer_all(&rehearsal.key, answer);
+        }
+        rehearsal
+    }
+
+    /// What the load asks of the pods.
+    fn learn(&self, scene: Scene) {
+        let facts = self.context.pods.of(&self.key);
+        let demand = |number: usize| match scene {
+            Scene::Settled => PodDemand { mean: 2.0, peak: 3.0 },
+            Scene::LoadShifted if number.is_multiple_of(2) => PodDemand { mean: 5.0, peak: 8.0 },
+            Scene::LoadShifted => PodDemand { mean: 0.0, peak: 0.0 },
+            Scene::AllNew => PodDemand { mean: 1.0, peak: 1.0 },
+        };
+        let demands = facts.iter().enumerate().map(|(number, pod)| (pod.uid.clone(), demand(number)));
+        self.memory.lock().demands = demands.collect::<HashMap<_, _>>();
+    }
+
+    /// One look, but for its writes. Returns how many pods it would write.
+    pub fn look(&self) -> usize {
+        let now = Timestamp::now();
+        let plan: Plan = reconcile::observe_and_plan(&self.pool, &self.key, &self.context, &self.memory, 7, now);
+        reconcile::prove(&self.key, &self.context, &plan);
+        let status = status::status(&self.pool, None, plan.report, now);
+        status::is_due(Some(&status), &status, Duration::ZERO);
+        plan.patches.len()
+    }
+}
+
+#[allow(clippy::expect_used)]
+fn context(pool: &ConnectionPool, revision: &PoolRevision) -> Context {
+    let client = || {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Client::try_from(Config::new(http::Uri::from_static("http://127.0.0.1:9")))
+            .expect("a client that is never used")
+    };
+    let (revisions, mut writer) = reflector::store();
+    let new = NewRevision { number: revision.revision, settings: revision.settings.clone() };
+    writer.apply_watcher_event(&Event::Apply(revision::object(pool, &new)));
+    let (pools, mut writer) = reflector::store();
+    writer.apply_watcher_event(&Event::Apply(pool.clone()));
+    let injection = InjectionSettings {
+        agent_image: "sluice:1".to_owned(),
+        pgbouncer_image: "pgbouncer:1".to_owned(),
+        image_pull_policy: None,
+        image_pull_secrets: Vec::new(),
+        run_as_user: Some(65532),
+        allowed: Allowed::default(),
+    };
+    let (classes, budgets) = (reflector::store().0, reflector::store().0);
+    let stores = Stores { pools, classes, budgets, revisions, gateways: None, injection: Arc::new(injection.clone()) };
+    let metrics = Metrics::default();
+    Context {
+        client: client(),
+        leadership: Leadership::default(),
+        stores,
+        pods: Arc::new(PodIndex::default()),
+        prover: Arc::new(Prover::default()),
+        writer: Writer::new(client(), Leadership::default(), metrics.clone()),
+        events: Events::new(client(), "rehearsal".to_owned()),
+        memories: Memories::default(),
+        queue: queue::queue().0,
+        injection,
+        tick: Duration::from_secs(15),
+        census: Arc::new(Census::new(client())),
+        refusals: Arc::new(Refusals::new(client())),
+        metrics,
+    }
+}
+
+/// A pod of a StatefulSet, whose labels no other has.
+#[allow(clippy::expect_used)]
+fn pod(key: &PoolKey, number: u32, injection: &str, grant: PodGrant, revision: PoolRevision) -> Pod {
+    let name = format!("{}-{number}", key.name);
+    let grant = GrantDocument { v: GrantDocument::VERSION, epoch: 7, pools: [(key.name.clone(), grant)].into() };
+    let revision = RevisionDocument { v: RevisionDocument::VERSION, pools: [(key.name.clone(), revision)].into() };
+    serde_json::from_value(json!({
+        "metadata": {
+            "name": name, "namespace": key.namespace, "uid": format!("00000000-0000-4000-8000-{number:012}"),
+            "resourceVersion": (100 + number).to_string(), "creationTimestamp": "2026-11-29T12:00:00Z",
+            "labels": {"app": "shop", "statefulset.kubernetes.io/pod-name": name, names::POOL_LABEL: key.name},
+            "annotations": {names::GRANT_ANNOTATION: grant.render(), names::REVISION_ANNOTATION: revision.render()},
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "shop", "uid": "s", "controller": true}],
+        },
+        "spec": {"nodeName": "node0", "containers": [], "initContainers": [{
+            "name": names::SIDECAR_CONTAINER, "restartPolicy": "Always", "command": ["/sluice/bin/sluice-agent"],
+            "env": [{"name": "SLUICE_INJECTION", "value": injection}],
+        }]},
+        "status": {"phase": "Running", "podIP": format!("10.{}.{}.{}", number >> 16, (number >> 8) & 255, number & 255),
+            "initContainerStatuses": [{"name": names::SIDECAR_CONTAINER, "image": "", "imageID": "", "ready": true,
+                "restartCount": 0, "state": {"running": {}}}]},
+    }))
+    .expect("a pod")
+}
+
+/// What an agent answers whose pooler runs what it should.
+fn answer(uid: &str) -> StatusReport {
+    StatusReport {
+        v: 1,
+        pod_uid: uid.to_owned(),
+        pool: "shop".to_owned(),
+        revision: Some(1),
+        wanted_revision: Some(1),
+        epoch: 7,
+        seq: 2,
+        share: SHARE,
+        limits: Some(LimitsReadBack { pool_size: SHARE, max_db_connections: SHARE, min_pool_size: 0, paused: false }),
+        held: Some(Held { held: 2, ..Held::default() }),
+        slot: SlotStatus::Serving,
+        message: String::new(),
+        switching: None,
+        other: None,
+        proof: None,
+        session_alias: None,
+        upstream: None,
+        reconnected: None,
+        troubles: Vec::new(),
+        server_full: None,
+        leaks: None,
+        memory: None,
+        trust: None,
+        bypass: None,
+        understands: SETTINGS_LEVEL,
+    }
+}
