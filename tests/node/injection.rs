@@ -122,6 +122,13 @@ fn while_the_webhook_or_the_operator_is_gone_injected_pods_serve_new_ones_wait_a
     // the API server keeps its connection for as long as whoever is at its other end
     kubectl(&format!("rollout restart deployment/{RELEASE} --namespace={SYSTEM}"));
     kubectl(&format!("rollout status deployment/{RELEASE} --namespace={SYSTEM} --timeout=2m"));
+    // those that end answer on for a while, and pods are injected by them
+    until("the operators before have ended", MINUTE, || {
+        let pods = get(&format!("pods --namespace={SYSTEM} --selector=app.kubernetes.io/component=operator"));
+        let is_ending = |pod: &Value| pod["metadata"]["deletionTimestamp"].is_string();
+        let ending = pods["items"].as_array().map_or(0, |pods| pods.iter().filter(|pod| is_ending(pod)).count());
+        if ending == 0 { Ok(()) } else { Err(format!("{ending} pods")) }
+    });
     kubectl(&format!("scale deployment/app --namespace={namespace} --replicas=2"));
     until_refused(namespace);
     start_another(namespace, "other");
