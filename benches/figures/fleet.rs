@@ -31,8 +31,8 @@ use sluice::{
     agent::decide::counters::Added,
     api::ConnectionPool,
     contract::{
-        Document, GrantDocument, Held, LimitsReadBack, PodGrant, PoolRevision, RevisionDocument, SETTINGS_LEVEL,
-        SlotStatus, StatusReport, names,
+        Document, GrantDocument, Held, LimitsReadBack, PodGrant, PoolRevision, RevisionDocument, SlotStatus,
+        StatusReport, names,
     },
     decide::effective::effective,
     inject::{InjectionSettings, PodPool, inject},
@@ -317,9 +317,6 @@ fn agent_of(pod: &Pod) -> Option<(IpAddr, Agent)> {
         paused: share == 0,
     };
     let report = StatusReport {
-        v: 1,
-        pod_uid: pod.uid()?,
-        pool: pool.clone(),
         revision,
         wanted_revision: revision,
         epoch: document.epoch,
@@ -327,21 +324,8 @@ fn agent_of(pod: &Pod) -> Option<(IpAddr, Agent)> {
         share,
         limits: Some(limits),
         held: Some(Held { held: share.min(2), active: share.min(2), leaked: Some(0), waiting: 0 }),
-        understands: SETTINGS_LEVEL,
         slot: SlotStatus::Serving,
-        message: String::new(),
-        switching: None,
-        other: None,
-        proof: None,
-        session_alias: None,
-        troubles: Vec::new(),
-        server_full: None,
-        upstream: None,
-        reconnected: None,
-        leaks: None,
-        memory: None,
-        trust: None,
-        bypass: None,
+        ..StatusReport::beginning(pod.uid()?, pool.clone())
     };
     let namespace = pod.namespace().unwrap_or_default();
     Some((address, Agent { namespace, pool, pod: pod.name_any(), report, grant, unproven_since: None }))

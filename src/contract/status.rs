@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ServerFull, TroubleSeen};
+use super::{SETTINGS_LEVEL, ServerFull, TroubleSeen};
 
 /// `GET /status` of the agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,6 +74,39 @@ pub struct StatusReport {
     /// look.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bypass: Option<Bypass>,
+}
+
+impl StatusReport {
+    /// What an agent of this build tells before its first round: nothing is known yet.
+    pub fn beginning(pod_uid: String, pool: String) -> Self {
+        Self {
+            v: 1,
+            pod_uid,
+            pool,
+            revision: None,
+            wanted_revision: None,
+            epoch: 0,
+            seq: 0,
+            share: 0,
+            limits: None,
+            held: None,
+            understands: SETTINGS_LEVEL,
+            slot: SlotStatus::Starting,
+            message: String::new(),
+            switching: None,
+            other: None,
+            proof: None,
+            session_alias: None,
+            upstream: None,
+            reconnected: None,
+            troubles: Vec::new(),
+            server_full: None,
+            leaks: None,
+            memory: None,
+            trust: None,
+            bypass: None,
+        }
+    }
 }
 
 /// What the memory of the container has room for, by the model in `decide::memory`.

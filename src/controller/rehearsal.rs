@@ -28,8 +28,8 @@ use super::{
 use crate::{
     api::ConnectionPool,
     contract::{
-        Document, GrantDocument, Held, LimitsReadBack, PodGrant, PoolRevision, RevisionDocument, SETTINGS_LEVEL,
-        SlotStatus, StatusReport, names,
+        Document, GrantDocument, Held, LimitsReadBack, PodGrant, PoolRevision, RevisionDocument, SlotStatus,
+        StatusReport, names,
     },
     decide::{
         allowed::Allowed,
@@ -202,9 +202,6 @@ fn pod(key: &PoolKey, number: u32, injection: &str, grant: PodGrant, revision: P
 /// What an agent answers whose pooler runs what it should.
 fn answer(uid: &str) -> StatusReport {
     StatusReport {
-        v: 1,
-        pod_uid: uid.to_owned(),
-        pool: "shop".to_owned(),
         revision: Some(1),
         wanted_revision: Some(1),
         epoch: 7,
@@ -213,19 +210,6 @@ fn answer(uid: &str) -> StatusReport {
         limits: Some(LimitsReadBack { pool_size: SHARE, max_db_connections: SHARE, min_pool_size: 0, paused: false }),
         held: Some(Held { held: 2, ..Held::default() }),
         slot: SlotStatus::Serving,
-        message: String::new(),
-        switching: None,
-        other: None,
-        proof: None,
-        session_alias: None,
-        upstream: None,
-        reconnected: None,
-        troubles: Vec::new(),
-        server_full: None,
-        leaks: None,
-        memory: None,
-        trust: None,
-        bypass: None,
-        understands: SETTINGS_LEVEL,
+        ..StatusReport::beginning(uid.to_owned(), "shop".to_owned())
     }
 }

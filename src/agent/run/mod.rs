@@ -76,7 +76,7 @@ use crate::{
             server::{self, Published},
         },
     },
-    contract::{self, ClientTlsMode, ContractError, Document, Held, Injection, PoolRevision, names},
+    contract::{self, ClientTlsMode, ContractError, Document, Held, Injection, PoolRevision, StatusReport, names},
     decide::guard::refused::Refused,
     pooler::pgbouncer::{
         render::{self, RenderError},
@@ -309,7 +309,7 @@ impl Agent {
         let switch = Switch::resume(0, switching::left(&left, other.name()));
         let published = Arc::new(Published::new(
             Metrics::new(&injection.namespace, &injection.pool),
-            report::empty_report(&options, &injection),
+            StatusReport::beginning(options.pod_uid.clone(), injection.pool.clone()),
         ));
         Self {
             addresses: place::addresses(injection.client.reach),

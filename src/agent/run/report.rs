@@ -1,10 +1,7 @@
 //! What `/status` and the metrics tell.
 
 use super::Agent;
-use crate::{
-    agent::options::RunOptions,
-    contract::{self, Injection, LimitsReadBack, Reach, SlotStatus, StatusReport},
-};
+use crate::contract::{self, LimitsReadBack, Reach, SlotStatus, StatusReport};
 
 impl Agent {
     pub(super) fn message(&self) -> String {
@@ -65,36 +62,5 @@ impl Agent {
         let has_nothing = self.injection.client.reach == Reach::Network && share == 0;
         let waits_for = waits_for.or_else(|| has_nothing.then(|| "a share: nothing has been granted yet".to_owned()));
         self.published.publish(report, waits_for);
-    }
-}
-
-/// Before the first round.
-pub(super) fn empty_report(options: &RunOptions, injection: &Injection) -> StatusReport {
-    StatusReport {
-        v: 1,
-        pod_uid: options.pod_uid.clone(),
-        pool: injection.pool.clone(),
-        revision: None,
-        wanted_revision: None,
-        epoch: 0,
-        seq: 0,
-        share: 0,
-        limits: None,
-        held: None,
-        understands: contract::SETTINGS_LEVEL,
-        slot: SlotStatus::Starting,
-        message: String::new(),
-        switching: None,
-        other: None,
-        proof: None,
-        session_alias: None,
-        upstream: None,
-        reconnected: None,
-        troubles: Vec::new(),
-        server_full: None,
-        leaks: None,
-        memory: None,
-        trust: None,
-        bypass: None,
     }
 }

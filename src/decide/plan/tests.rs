@@ -203,9 +203,6 @@ fn pool(spec: &str) -> ConnectionPool {
 
 fn report(uid: &str, revision: u64, epoch: u64, grant: PodGrant) -> StatusReport {
     StatusReport {
-        v: 1,
-        pod_uid: uid.to_owned(),
-        pool: "shop".to_owned(),
         revision: Some(revision),
         wanted_revision: Some(revision),
         epoch,
@@ -218,21 +215,8 @@ fn report(uid: &str, revision: u64, epoch: u64, grant: PodGrant) -> StatusReport
             paused: grant.share == 0,
         }),
         held: Some(Held { held: grant.share, ..Held::default() }),
-        understands: SETTINGS_LEVEL,
         slot: SlotStatus::Serving,
-        message: String::new(),
-        switching: None,
-        other: None,
-        proof: None,
-        session_alias: None,
-        troubles: Vec::new(),
-        server_full: None,
-        upstream: None,
-        reconnected: None,
-        leaks: None,
-        memory: None,
-        trust: None,
-        bypass: None,
+        ..StatusReport::beginning(uid.to_owned(), "shop".to_owned())
     }
 }
 

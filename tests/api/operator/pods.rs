@@ -23,7 +23,7 @@ use sluice::{
     api::{ConnectionPool, Topology},
     contract::{
         Document, GrantDocument, Held, LeakKinds, LimitsReadBack, PodGrant, PoolRevision, Reconnected,
-        RevisionDocument, SETTINGS_LEVEL, ServerFull, SlotStatus, StatusReport, TroubleSeen, UpstreamSeen, names,
+        RevisionDocument, ServerFull, SlotStatus, StatusReport, TroubleSeen, UpstreamSeen, names,
     },
     decide::effective::effective,
     inject::{InjectionSettings, PodPool, inject},
@@ -224,9 +224,6 @@ impl Agent {
         let behaviour = self.behaviour.lock().clone();
         let held = behaviour.held.unwrap_or(grant.share);
         *report = Some(StatusReport {
-            v: 1,
-            pod_uid: uid.to_owned(),
-            pool: pool.to_owned(),
             revision: Some(wanted.revision),
             wanted_revision: Some(wanted.revision),
             epoch: document.epoch,
@@ -239,21 +236,13 @@ impl Agent {
                 paused: grant.share == 0,
             }),
             held: Some(Held { held, active: 0, leaked: None, waiting: 0 }),
-            understands: SETTINGS_LEVEL,
             slot: SlotStatus::Serving,
-            message: String::new(),
-            switching: None,
-            other: None,
-            proof: None,
-            session_alias: None,
             troubles: behaviour.troubles,
             server_full: behaviour.server_full,
             upstream: behaviour.upstream,
             leaks: behaviour.leaks,
-            memory: None,
-            trust: None,
-            bypass: None,
             reconnected: wanted.settings.reconnected_at.clone().map(|at| Reconnected { at, remaining: Some(0) }),
+            ..StatusReport::beginning(uid.to_owned(), pool.to_owned())
         });
     }
 }
