@@ -449,7 +449,8 @@ async fn drivers_as_they_come_lose_nothing_while_limits_revisions_passwords_user
         "{operations} operations, {} logins with an old password; known: {:#?}",
         drivers.refused_logins, drivers.known
     );
-    assert!(drivers.unknown.is_empty(), "errors of ours: {:#?}\n{}", drivers.unknown, agent.log());
+    // the errors last: of a long report, the end is what is read
+    assert!(drivers.unknown.is_empty(), "{}\nerrors of ours: {:#?}", agent.log(), drivers.unknown);
     let dropped = dropped_cancels(&agent);
     // one in a thousand overtakes its query on a loaded machine and meets an idle session, which PostgreSQL does not mind; an older
     // PgBouncer also loses some of many at once that go to a process which drains, and logs nothing (docs/drivers.md)
