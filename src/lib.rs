@@ -11,17 +11,22 @@
 
 pub mod agent;
 pub mod api;
+#[cfg(feature = "operator")]
 mod causes;
+#[cfg(feature = "operator")]
 pub mod cli;
 pub mod contract;
+#[cfg(feature = "operator")]
 pub mod controller;
 pub mod decide;
 pub mod domain;
 mod fingerprint;
 pub mod http;
+#[cfg(feature = "operator")]
 pub mod inject;
 pub mod pooler;
 pub mod serving;
 pub mod signals;
 pub mod telemetry;
+#[cfg(feature = "operator")]
 pub mod webhook;

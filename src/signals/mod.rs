@@ -61,6 +61,7 @@ pub use configuration::{BasicAuthFiles, ConfigurationError, DEFAULT_SERVER, EVER
 pub use error::{Asked, Fault, ReadError, ReadFailure};
 pub use prometheus::{OverrideQuery, Server, Servers};
 pub use query::QUERIES_PER_READ;
+#[cfg(feature = "operator")]
 pub(crate) use response::partial;
 pub use roster::Roster;
 pub use trust::client as trusting_client;
