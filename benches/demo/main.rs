@@ -28,7 +28,7 @@ use std::{
 use rustix::process::Signal;
 use sluice::{
     contract::{PodGrant, Settings, StatusReport},
-    decide::shares::{Division, Pod as PodShare, PodDemand, PodPhase, Proof, step},
+    decide::shares::{Claimant, GrantProof, PodDemand, PodPhase, SharingRule, step},
 };
 use tokio::{
     task::{JoinHandle, spawn_blocking},
@@ -84,8 +84,8 @@ struct SluicePod {
 }
 
 impl SluicePod {
-    fn as_seen(&self, phase: PodPhase) -> PodShare<'_> {
-        PodShare {
+    fn as_seen(&self, phase: PodPhase) -> Claimant<'_> {
+        Claimant {
             uid: &self.uid,
             created_seconds: self.created,
             phase,
@@ -93,7 +93,7 @@ impl SluicePod {
             proof: self
                 .report
                 .as_ref()
-                .and_then(|report| Some(Proof { seq: report.seq, share: report.share, held: report.held?.held })),
+                .and_then(|report| Some(GrantProof { seq: report.seq, share: report.share, held: report.held?.held })),
             demand: self.demand,
             tries: 0,
         }
@@ -344,7 +344,7 @@ impl Arena {
     fn divide(&mut self, shop: &Shop, joins: Option<(&str, i64)>) -> PodGrant {
         let leaving: Vec<(String, PodGrant)> = self.leaving.iter().map(|pod| (pod.uid.clone(), pod.grant)).collect();
         let mut pods: Vec<&mut SluicePod> = self.pods().collect();
-        let bare = |uid, created_seconds, phase, grant| PodShare {
+        let bare = |uid, created_seconds, phase, grant| Claimant {
             uid,
             created_seconds,
             phase,
@@ -356,9 +356,9 @@ impl Arena {
         let running = pods.iter().map(|pod| pod.as_seen(PodPhase::Running));
         let joining = joins.map(|(uid, created)| bare(uid, created, PodPhase::Running, None));
         let ending = leaving.iter().map(|(uid, grant)| bare(uid, 0, PodPhase::Terminating, Some(*grant)));
-        let known: Vec<PodShare<'_>> = running.chain(joining).chain(ending).collect();
+        let known: Vec<Claimant<'_>> = running.chain(joining).chain(ending).collect();
         let mut first = PodGrant::default();
-        for write in step(&known, shop.floor, Division::ByDemand { max_allowed: shop.max_allowed }).writes {
+        for write in step(&known, shop.floor, SharingRule::ByDemand { max_allowed: shop.max_allowed }).writes {
             if let Some(pod) = pods.get_mut(write.pod) {
                 pod.grant = write.grant;
                 pod.agent.grant(write.grant);

@@ -211,7 +211,7 @@ impl Fleet {
             image_pull_policy: None,
             image_pull_secrets: Vec::new(),
             run_as_user: Some(65532),
-            allowed: sluice::decide::allowed::Allowed::default(),
+            allowed: sluice::decide::allowed::PoolAllowList::default(),
         };
         let injected = inject(&bare, &PodPool { pool: &pool, effective: &merged, revision }, &settings)?;
         let mut patched = serde_json::to_value(&bare)?;

@@ -35,11 +35,11 @@ use sluice::{
     contract::{Algorithm, Objective, PodGrant},
     decide::{
         load::{ExpectedPod, Judgement, LoadInput, LoadState, Stage},
-        shares::{self, Division, Pod, PodPhase, Proof},
+        shares::{self, Claimant, GrantProof, PodPhase, SharingRule},
         sizing::{Observation, Sizer, SizingSettings},
     },
     domain::{Automation, Bounds, PoolKey},
-    signals::{Roster, Server, ServerConfiguration},
+    signals::{PrometheusServer, Roster, ServerConfiguration},
 };
 use tokio::runtime;
 
@@ -157,9 +157,9 @@ pub fn run(options: &Options) -> Result<Results, Failure> {
 }
 
 /// A server of the operator at this address. A slow reading is a sample, not a failure.
-fn server(address: SocketAddr) -> Server {
+fn server(address: SocketAddr) -> PrometheusServer {
     let address = format!("http://{address}");
-    Server::new("default", ServerConfiguration { timeout_seconds: 60, ..ServerConfiguration::new(address) })
+    PrometheusServer::new("default", ServerConfiguration { timeout_seconds: 60, ..ServerConfiguration::new(address) })
 }
 
 /// What one tick took.
@@ -213,7 +213,7 @@ impl Operator {
         }
     }
 
-    async fn tick(&mut self, server: &Server, now_seconds: f64) -> Result<Tick, Failure> {
+    async fn tick(&mut self, server: &PrometheusServer, now_seconds: f64) -> Result<Tick, Failure> {
         let cpu_before = cpu_of_operator()?;
         let begun = Instant::now();
         let readings = server.read(now_seconds, &self.roster).await?;
@@ -268,21 +268,21 @@ impl Pool {
             );
             self.target = decision.size;
         }
-        let pods: Vec<Pod> = self
+        let pods: Vec<Claimant> = self
             .pods
             .iter()
             .zip(&self.grants)
-            .map(|(pod, grant)| Pod {
+            .map(|(pod, grant)| Claimant {
                 uid: pod,
                 created_seconds: 0,
                 phase: PodPhase::Running,
                 grant: *grant,
-                proof: grant.map(|grant| Proof { seq: grant.seq, share: grant.share, held: 0 }),
+                proof: grant.map(|grant| GrantProof { seq: grant.seq, share: grant.share, held: 0 }),
                 demand: load.demands.get(pod).copied(),
                 tries: 0,
             })
             .collect();
-        let plan = shares::step(&pods, 1, Division::ByDemand { max_allowed: MAX_ALLOWED });
+        let plan = shares::step(&pods, 1, SharingRule::ByDemand { max_allowed: MAX_ALLOWED });
         for write in &plan.writes {
             self.grants[write.pod] = Some(write.grant);
         }
@@ -316,7 +316,7 @@ impl Prometheus {
     }
 
     /// Waits until every pod can be read.
-    async fn has_scraped(&self, server: &Server, fleet: Fleet) -> Result<(), Failure> {
+    async fn has_scraped(&self, server: &PrometheusServer, fleet: Fleet) -> Result<(), Failure> {
         let (deadline, roster) = (Instant::now() + Duration::from_mins(4), fleet.roster());
         loop {
             let read = server.read(now_seconds(), &roster).await;

@@ -26,14 +26,14 @@ use sluice::{
     },
     decide::{
         effective::{EffectivePool, effective},
-        load::{ExpectedPod, Judgement, Load, LoadInput, LoadState, Stage},
-        shares::{self, Division, Pod as PodShare, PodDemand, PodPhase, Proof},
+        load::{ExpectedPod, Judgement, LoadInput, LoadState, PoolLoad, Stage},
+        shares::{self, Claimant, GrantProof, PodDemand, PodPhase, SharingRule},
         sizing::{Observation, Sizer, SizingSettings},
     },
     domain::{Automation, Bounds, PoolKey},
-    http::{self, Metrics, PoolLabels, Pulse, Readiness},
+    http::{self, OperatorMetrics, PoolLabels, Pulse, Readiness},
     serving::Drain,
-    signals::{DEFAULT_SERVER, Roster, Server, ServerConfiguration},
+    signals::{DEFAULT_SERVER, PrometheusServer, Roster, ServerConfiguration},
 };
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -81,7 +81,7 @@ async fn main() -> Result<(), Failure> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut operator = Operator::new(&options)?;
     operator.divide()?;
-    let metrics = Metrics::default();
+    let metrics = OperatorMetrics::default();
     let server = http::bind(options.http_bind, Readiness::default(), Pulse::default(), metrics.clone()).await?;
     tokio::select! {
         () = server.run(Drain::default()) => Ok(()),
@@ -103,7 +103,7 @@ struct Pod {
 struct Operator {
     key: PoolKey,
     effective: EffectivePool,
-    server: Server,
+    server: PrometheusServer,
     roster: Arc<Roster>,
     client: reqwest::Client,
     pods: Vec<Pod>,
@@ -180,7 +180,7 @@ impl Operator {
             key,
             target: effective.min_allowed,
             effective,
-            server: Server::new(DEFAULT_SERVER, ServerConfiguration::new(options.prometheus.clone())),
+            server: PrometheusServer::new(DEFAULT_SERVER, ServerConfiguration::new(options.prometheus.clone())),
             client: reqwest::Client::builder().no_proxy().tls_certs_only([]).timeout(ASK_DEADLINE).build()?,
             pods,
             load: LoadState::default(),
@@ -188,7 +188,7 @@ impl Operator {
         })
     }
 
-    async fn run(&mut self, options: &Options, metrics: &Metrics) -> Result<(), Failure> {
+    async fn run(&mut self, options: &Options, metrics: &OperatorMetrics) -> Result<(), Failure> {
         let labels = PoolLabels { pool_namespace: self.key.namespace.clone(), pool: self.key.name.clone() };
         let asks_per_tick = u64::from(options.tick_seconds) / ASK_SECONDS;
         let mut asks = interval(Duration::from_secs(ASK_SECONDS));
@@ -227,7 +227,7 @@ impl Operator {
     }
 
     /// Reads the load and sizes the pool. Returns why nothing was decided.
-    async fn decide(&mut self, interval_seconds: f64, metrics: &Metrics) -> Option<String> {
+    async fn decide(&mut self, interval_seconds: f64, metrics: &OperatorMetrics) -> Option<String> {
         let now_seconds = Timestamp::now().as_duration().as_secs_f64();
         let readings = self.server.read(now_seconds, &self.roster).await.map_err(|error| error.to_string());
         let expected: Vec<ExpectedPod<'_>> = self
@@ -235,7 +235,7 @@ impl Operator {
             .iter()
             .map(|pod| ExpectedPod { name: &pod.name, uid: &pod.name, stage: Stage::Starting })
             .collect();
-        let Load { judgement, demands, .. } = self.load.step(&LoadInput {
+        let PoolLoad { judgement, demands, .. } = self.load.step(&LoadInput {
             now_seconds,
             expected: &expected,
             read: readings.as_ref().map(|readings| readings.pods_of(&self.key)).map_err(String::as_str),
@@ -281,23 +281,23 @@ impl Operator {
 
     /// Divides what all pods may open together, and writes what changed.
     fn divide(&mut self) -> Result<(), Failure> {
-        let pods: Vec<PodShare<'_>> =
-            self.pods
-                .iter()
-                .map(|pod| PodShare {
-                    uid: &pod.name,
-                    created_seconds: pod.created_seconds,
-                    phase: PodPhase::Running,
-                    grant: pod.grant,
-                    proof: pod.report.as_ref().and_then(|report| {
-                        Some(Proof { seq: report.seq, share: report.share, held: report.held?.held })
-                    }),
-                    demand: pod.demand,
-                    tries: 0,
-                })
-                .collect();
-        let division = Division::ByDemand { max_allowed: self.effective.max_allowed };
-        for write in shares::step(&pods, self.effective.floor_per_pod, division).writes {
+        let pods: Vec<Claimant<'_>> = self
+            .pods
+            .iter()
+            .map(|pod| Claimant {
+                uid: &pod.name,
+                created_seconds: pod.created_seconds,
+                phase: PodPhase::Running,
+                grant: pod.grant,
+                proof: pod.report.as_ref().and_then(|report| {
+                    Some(GrantProof { seq: report.seq, share: report.share, held: report.held?.held })
+                }),
+                demand: pod.demand,
+                tries: 0,
+            })
+            .collect();
+        let rule = SharingRule::ByDemand { max_allowed: self.effective.max_allowed };
+        for write in shares::step(&pods, self.effective.floor_per_pod, rule).writes {
             let pod = &mut self.pods[write.pod];
             write_grant(&pod.config, &self.key.name, write.grant)?;
             pod.grant = Some(write.grant);

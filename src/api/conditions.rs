@@ -75,7 +75,7 @@ impl From<bool> for ConditionStatus {
 
 /// A condition as it is observed, before it is merged into a status.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Observed {
+pub struct ObservedCondition {
     /// Type: one of the constants of this module.
     pub type_: &'static str,
     /// Status.
@@ -91,11 +91,16 @@ const MESSAGE_BYTES: usize = 1024;
 
 /// Merges what was observed into the conditions of a status: the transition time of a condition whose status did not
 /// change is kept, conditions that were not observed are dropped, `Ready` comes first.
-pub fn merge(old: &[Condition], observed: Vec<Observed>, generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+pub fn merge(
+    old: &[Condition],
+    observed: Vec<ObservedCondition>,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
     let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
     let mut merged: Vec<Condition> = observed
         .into_iter()
-        .map(|Observed { type_, status, reason, mut message }| {
+        .map(|ObservedCondition { type_, status, reason, mut message }| {
             message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
             let since = old
                 .iter()

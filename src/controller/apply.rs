@@ -19,7 +19,7 @@ use crate::{
     contract::{Document, names},
     decide::plan::{NewRevision, PodPatch},
     domain::PoolKey,
-    http::{Metrics, Outcome, WriteKind},
+    http::{OperatorMetrics, WriteKind, WriteOutcome},
 };
 
 /// Longest that one write may take.
@@ -80,11 +80,11 @@ impl WriteError {
         matches!(self, Self::Failed { .. } | Self::NoAnswer { .. })
     }
 
-    fn outcome(&self) -> Outcome {
+    fn outcome(&self) -> WriteOutcome {
         match self {
-            Self::Conflict { .. } | Self::Gone { .. } => Outcome::Conflict,
-            Self::NoAnswer { .. } => Outcome::NoAnswer,
-            Self::Failed { .. } | Self::NotLeader { .. } => Outcome::Failed,
+            Self::Conflict { .. } | Self::Gone { .. } => WriteOutcome::Conflict,
+            Self::NoAnswer { .. } => WriteOutcome::NoAnswer,
+            Self::Failed { .. } | Self::NotLeader { .. } => WriteOutcome::Failed,
         }
     }
 }
@@ -93,13 +93,13 @@ impl WriteError {
 pub struct Writer {
     client: Client,
     leadership: Leadership,
-    metrics: Metrics,
+    metrics: OperatorMetrics,
     next_pod_write: Mutex<Option<Instant>>,
 }
 
 impl Writer {
     /// A writer that writes only while `leadership` lasts.
-    pub fn new(client: Client, leadership: Leadership, metrics: Metrics) -> Self {
+    pub fn new(client: Client, leadership: Leadership, metrics: OperatorMetrics) -> Self {
         Self { client, leadership, metrics, next_pod_write: Mutex::default() }
     }
 
@@ -226,7 +226,7 @@ impl Writer {
         } else {
             Err(WriteError::NotLeader { what })
         };
-        self.metrics.wrote(kind, result.as_ref().err().map_or(Outcome::Done, WriteError::outcome));
+        self.metrics.wrote(kind, result.as_ref().err().map_or(WriteOutcome::Done, WriteError::outcome));
         result
     }
 

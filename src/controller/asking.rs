@@ -22,13 +22,13 @@ use tokio::{
     time::Instant,
 };
 
-use super::overrides::{Overrides, Own, Turn};
+use super::overrides::{OverrideAnswers, OverrideTurn, Overrides};
 use crate::{
     api::ConnectionPool,
     causes::with_causes,
     decide::effective::EffectivePool,
     domain::PoolKey,
-    signals::{OverrideQuery, QUERIES_PER_READ, Readings, Roster, Server, Servers},
+    signals::{OverrideQuery, PrometheusServer, QUERIES_PER_READ, Readings, Roster, Servers},
 };
 
 /// Quantiles of the wait are asked for this often.
@@ -40,7 +40,7 @@ const UNHEARD: usize = 16;
 pub type Pods = Vec<(PoolKey, String)>;
 
 /// A pool at one tick.
-pub struct Member {
+pub struct QueriedPool {
     /// Its key.
     pub key: PoolKey,
     /// The object.
@@ -66,7 +66,7 @@ pub struct Tick {
 
 /// What one server said at one tick.
 #[derive(Debug)]
-pub struct Said {
+pub struct ServerReadings {
     /// The load of all pools, or why it could not be read.
     pub readings: Result<Readings, String>,
     /// Seconds after which a reading is too old.
@@ -76,21 +76,21 @@ pub struct Said {
 }
 
 /// What was heard of some pools.
-pub struct Load {
+pub struct LoadBatch {
     /// The pools.
-    pub members: Vec<Member>,
+    pub members: Vec<QueriedPool>,
     /// What their server said; none where the configuration has none of its name.
-    pub said: Option<Arc<Said>>,
+    pub said: Option<Arc<ServerReadings>>,
     /// What the pool's own queries yielded, where it has such: then it is one pool.
-    pub own: Own,
+    pub own: OverrideAnswers,
     /// As of when.
     pub now: Timestamp,
 }
 
 /// What was heard.
-pub enum Heard {
+pub enum QueryOutcome {
     /// Of the load of pools.
-    Load(Load),
+    Load(LoadBatch),
     /// 95th percentile of the wait in seconds, by pool, or why it could not be read.
     Quantiles {
         /// Which server said it.
@@ -101,9 +101,9 @@ pub enum Heard {
 }
 
 /// What was heard, and what it took.
-pub struct Report {
+pub struct QueryReport {
     /// What was heard.
-    pub heard: Heard,
+    pub heard: QueryOutcome,
     /// The tick, of which this is the reading of one server.
     pub tick: Option<Arc<Tick>>,
     /// How many queries were sent.
@@ -113,47 +113,47 @@ pub struct Report {
 }
 
 /// Asks.
-pub struct Asking {
+pub struct LoadQueries {
     servers: Servers,
     overrides: Arc<Overrides>,
     /// By name of the server: what is under way.
-    lines: BTreeMap<String, Line>,
+    lines: BTreeMap<String, ServerQueries>,
     tasks: JoinSet<()>,
-    heard: mpsc::Sender<Report>,
+    heard: mpsc::Sender<QueryReport>,
 }
 
 /// Pools of which nothing will be heard at a tick.
 #[derive(Default)]
-pub struct Unasked {
+pub struct NotQueried {
     /// Their server is not in the configuration.
-    pub of_no_server: Vec<Member>,
+    pub of_no_server: Vec<QueriedPool>,
     /// What was asked at an earlier tick has not been answered.
     pub waiting: Vec<PoolKey>,
 }
 
 /// One server between two ticks.
-struct Line {
+struct ServerQueries {
     reading: Arc<Semaphore>,
     quantiles: Arc<Semaphore>,
     quantiles_due: Instant,
 }
 
-impl Default for Line {
+impl Default for ServerQueries {
     fn default() -> Self {
         let one = || Arc::new(Semaphore::new(1));
         Self { reading: one(), quantiles: one(), quantiles_due: Instant::now() }
     }
 }
 
-impl Asking {
+impl LoadQueries {
     /// Asks these servers. What is heard comes out of the other end.
-    pub fn new(servers: Servers) -> (Self, mpsc::Receiver<Report>) {
+    pub fn new(servers: Servers) -> (Self, mpsc::Receiver<QueryReport>) {
         let (heard, hearing) = mpsc::channel(UNHEARD);
         (Self { servers, overrides: Arc::default(), lines: BTreeMap::new(), tasks: JoinSet::new(), heard }, hearing)
     }
 
     /// Begins to ask for the load of these pools, of which there are these pods. Returns those of which nothing will be heard.
-    pub fn begin(&mut self, members: Vec<Member>, pods: Pods, tick: &Arc<Tick>) -> Unasked {
+    pub fn begin(&mut self, members: Vec<QueriedPool>, pods: Pods, tick: &Arc<Tick>) -> NotQueried {
         while let Some(ended) = self.tasks.try_join_next() {
             if let Err(ended) = ended
                 && let Ok(panic) = ended.try_into_panic()
@@ -164,7 +164,7 @@ impl Asking {
         self.overrides.keep(&members.iter().map(|member| &member.key).collect());
         let server_of: HashMap<PoolKey, String> =
             members.iter().map(|member| (member.key.clone(), member.server.clone())).collect();
-        let mut by_server: BTreeMap<String, (Vec<Member>, Pods)> = BTreeMap::new();
+        let mut by_server: BTreeMap<String, (Vec<QueriedPool>, Pods)> = BTreeMap::new();
         for member in members {
             by_server.entry(member.server.clone()).or_default().0.push(member);
         }
@@ -174,7 +174,7 @@ impl Asking {
                 pods.push(pod);
             }
         }
-        let mut unasked = Unasked::default();
+        let mut unasked = NotQueried::default();
         for (name, (members, pods)) in by_server {
             match self.servers.get(&name).cloned() {
                 Some(server) => {
@@ -190,8 +190,8 @@ impl Asking {
     /// Returns the pools of which an answer is still awaited.
     fn begin_with(
         &mut self,
-        server: &Arc<Server>,
-        members: Vec<Member>,
+        server: &Arc<PrometheusServer>,
+        members: Vec<QueriedPool>,
         roster: &Arc<Roster>,
         tick: &Arc<Tick>,
     ) -> Vec<PoolKey> {
@@ -207,7 +207,7 @@ impl Asking {
             tracing::warn!(server = server.name(), "the last reading has not ended; its pools wait for it");
             return members.into_iter().map(|member| member.key).collect();
         };
-        let (mut own, others): (Vec<Member>, Vec<Member>) =
+        let (mut own, others): (Vec<QueriedPool>, Vec<QueriedPool>) =
             members.into_iter().partition(|member| !member.overrides.is_empty());
         let (tell, told) = watch::channel(None);
         // whoever has waited longest comes first
@@ -240,12 +240,12 @@ fn seconds(now: Timestamp) -> f64 {
 
 /// Reads the load of all pools of one server, and tells of those that need nothing else.
 async fn reading(
-    server: Arc<Server>,
+    server: Arc<PrometheusServer>,
     roster: Arc<Roster>,
-    members: Vec<Member>,
+    members: Vec<QueriedPool>,
     tick: Arc<Tick>,
-    heard: mpsc::Sender<Report>,
-    tell: watch::Sender<Option<Arc<Said>>>,
+    heard: mpsc::Sender<QueryReport>,
+    tell: watch::Sender<Option<Arc<ServerReadings>>>,
     turn: OwnedSemaphorePermit,
 ) {
     let now = tick.started;
@@ -260,11 +260,11 @@ async fn reading(
     }
     let failed = usize::from(readings.is_err());
     let stale_after_seconds = server.configuration().stale_after_seconds();
-    let said = Arc::new(Said { readings, stale_after_seconds, url: server.configuration().url.clone() });
+    let said = Arc::new(ServerReadings { readings, stale_after_seconds, url: server.configuration().url.clone() });
     // pools with queries of their own may wait for it, or there may be none
     let _ = tell.send(Some(said.clone()));
-    let load = Load { members, said: Some(said), own: Own::new(), now };
-    let report = Report { heard: Heard::Load(load), tick: Some(tick), queries: QUERIES_PER_READ, failed };
+    let load = LoadBatch { members, said: Some(said), own: OverrideAnswers::new(), now };
+    let report = QueryReport { heard: QueryOutcome::Load(load), tick: Some(tick), queries: QUERIES_PER_READ, failed };
     // the other end is gone only when nobody leads any more
     let _ = heard.send(report).await;
     // not before: what is heard of a pool keeps its order
@@ -273,37 +273,37 @@ async fn reading(
 
 /// Asks a pool's own queries, and waits for the readings of its server.
 async fn own_queries(
-    server: Arc<Server>,
+    server: Arc<PrometheusServer>,
     overrides: Arc<Overrides>,
-    member: Member,
-    mut told: watch::Receiver<Option<Arc<Said>>>,
+    member: QueriedPool,
+    mut told: watch::Receiver<Option<Arc<ServerReadings>>>,
     now: Timestamp,
-) -> Option<(Load, usize, usize)> {
+) -> Option<(LoadBatch, usize, usize)> {
     let turn = overrides.ask(&server, &member.key, &member.overrides, seconds(now)).await;
-    let Turn { own, asked, failed } = turn;
+    let OverrideTurn { own, asked, failed } = turn;
     let said = told.wait_for(Option::is_some).await.ok()?.clone();
-    Some((Load { members: vec![member], said, own, now }, asked, failed))
+    Some((LoadBatch { members: vec![member], said, own, now }, asked, failed))
 }
 
-async fn report_turn(turn: impl Future<Output = Option<(Load, usize, usize)>>, heard: mpsc::Sender<Report>) {
+async fn report_turn(turn: impl Future<Output = Option<(LoadBatch, usize, usize)>>, heard: mpsc::Sender<QueryReport>) {
     if let Some((load, queries, failed)) = turn.await {
-        let _ = heard.send(Report { heard: Heard::Load(load), tick: None, queries, failed }).await;
+        let _ = heard.send(QueryReport { heard: QueryOutcome::Load(load), tick: None, queries, failed }).await;
     }
 }
 
 /// Asks for the 95th percentile of the wait, of which nothing is decided.
 async fn quantiles(
-    server: Arc<Server>,
+    server: Arc<PrometheusServer>,
     roster: Arc<Roster>,
     now: Timestamp,
-    heard: mpsc::Sender<Report>,
+    heard: mpsc::Sender<QueryReport>,
     turn: OwnedSemaphorePermit,
 ) {
     let by_pool = server.wait_p95_seconds(seconds(now), &roster).await.map_err(|error| with_causes(&error));
     drop(turn);
     let failed = usize::from(by_pool.is_err());
-    let heard_of = Heard::Quantiles { server: server.name().to_owned(), by_pool };
-    let _ = heard.send(Report { heard: heard_of, tick: None, queries: 1, failed }).await;
+    let heard_of = QueryOutcome::Quantiles { server: server.name().to_owned(), by_pool };
+    let _ = heard.send(QueryReport { heard: heard_of, tick: None, queries: 1, failed }).await;
 }
 
 #[cfg(test)]
@@ -329,7 +329,7 @@ mod tests {
     /// And longest until a query is given up, with what else a busy machine needs.
     const GIVEN_UP: Duration = Duration::from_secs(20);
 
-    fn member(namespace: &str, name: &str, server: &str, query: Option<&str>) -> Member {
+    fn member(namespace: &str, name: &str, server: &str, query: Option<&str>) -> QueriedPool {
         let pool: ConnectionPool = serde_yaml::from_str(
             "apiVersion: sluice.dev/v1alpha1\nkind: ConnectionPool\nmetadata: {name: shop, namespace: ns}\nspec:\n  \
              workload: {selector: {matchLabels: {app: shop}}}\n  \
@@ -339,7 +339,7 @@ mod tests {
         let key = PoolKey::new(namespace, name);
         let own =
             |query: &str| OverrideQuery { pool: key.clone(), signal: Signal::WaitingClients, query: query.to_owned() };
-        Member {
+        QueriedPool {
             effective: effective(&pool.spec, None).unwrap(),
             pool: Arc::new(pool),
             server: server.to_owned(),
@@ -351,7 +351,7 @@ mod tests {
     type Answer = BoxFuture<'static, Response<Body>>;
 
     /// A Prometheus that answers as this says, by the query.
-    async fn serve(name: &str, answer: impl Fn(String) -> Answer + Clone + Send + Sync + 'static) -> Server {
+    async fn serve(name: &str, answer: impl Fn(String) -> Answer + Clone + Send + Sync + 'static) -> PrometheusServer {
         let answer = move |RawQuery(query): RawQuery| {
             let url = reqwest::Url::parse(&format!("http://x/?{}", query.unwrap_or_default())).unwrap();
             answer(url.query_pairs().find(|(name, _)| name == "query").unwrap().1.into_owned())
@@ -362,7 +362,7 @@ mod tests {
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         let allowed_namespaces = ["ns", "slow", "good"].map(str::to_owned).into();
         let url = format!("http://{address}");
-        Server::new(
+        PrometheusServer::new(
             name,
             ServerConfiguration { timeout_seconds: 1, allowed_namespaces, ..ServerConfiguration::new(url) },
         )
@@ -390,11 +390,11 @@ mod tests {
     }
 
     /// The loads that are heard of until all of these pools are, or until the time is up.
-    async fn loads(hearing: &mut mpsc::Receiver<Report>, pools: usize, within: Duration) -> Vec<Load> {
-        let mut loads: Vec<Load> = Vec::new();
+    async fn loads(hearing: &mut mpsc::Receiver<QueryReport>, pools: usize, within: Duration) -> Vec<LoadBatch> {
+        let mut loads: Vec<LoadBatch> = Vec::new();
         let heard = async {
             while loads.iter().map(|load| load.members.len()).sum::<usize>() < pools {
-                if let Heard::Load(load) = hearing.recv().await.unwrap().heard
+                if let QueryOutcome::Load(load) = hearing.recv().await.unwrap().heard
                     && !load.members.is_empty()
                 {
                     loads.push(load);
@@ -405,14 +405,14 @@ mod tests {
         loads
     }
 
-    fn names(loads: &[Load]) -> Vec<&str> {
+    fn names(loads: &[LoadBatch]) -> Vec<&str> {
         let mut names: Vec<&str> =
             loads.iter().flat_map(|load| &load.members).map(|member| member.key.name.as_str()).collect();
         names.sort_unstable();
         names
     }
 
-    fn message(load: &Load) -> &str {
+    fn message(load: &LoadBatch) -> &str {
         match &load.own[&Signal::WaitingClients].number {
             Ok(number) => panic!("{number}"),
             Err(NoNumber::Failed(message) | NoNumber::NotAllowed(message)) => message,
@@ -429,7 +429,7 @@ mod tests {
         });
         let (hangs, shop) = (serve("hangs", |_| never()).await, serve("shop", |_| vector("")).await);
         let servers: Servers = [idle.await, hangs, shop].into_iter().collect();
-        let (mut asking, mut hearing) = Asking::new(servers);
+        let (mut asking, mut hearing) = LoadQueries::new(servers);
         let members = || ["shop", "hangs", "none"].map(|server| member("ns", server, server, None)).into();
         let unasked = asking.begin(members(), pods(), &tick());
         assert_eq!(unasked.of_no_server.iter().map(|member| member.key.name.as_str()).collect::<Vec<_>>(), ["none"]);
@@ -468,7 +468,7 @@ mod tests {
                 _ => vector(r#"{"metric":{},"value":[1,"7"]}"#),
             }
         });
-        let (mut asking, mut hearing) = Asking::new([server.await].into_iter().collect());
+        let (mut asking, mut hearing) = LoadQueries::new([server.await].into_iter().collect());
         let mut members =
             vec![member("ns", "plain", "default", None), member("good", "number", "default", Some("seven"))];
         members.extend(["slow", "everything"].map(|query| member("slow", query, "default", Some(query))));
@@ -500,7 +500,7 @@ mod tests {
             counter.fetch_add(1, Ordering::Relaxed);
             never()
         });
-        let (mut asking, mut hearing) = Asking::new([server.await].into_iter().collect());
+        let (mut asking, mut hearing) = LoadQueries::new([server.await].into_iter().collect());
         let members = || {
             let slow = (0..20).map(|number| member("slow", &format!("slow-{number:02}"), "default", Some("slow")));
             slow.chain([member("good", "number", "default", Some("seven"))]).collect::<Vec<_>>()
@@ -527,7 +527,7 @@ mod tests {
             counter.fetch_add(usize::from(query == "others"), Ordering::Relaxed);
             vector("")
         });
-        let (mut asking, mut hearing) = Asking::new([server.await].into_iter().collect());
+        let (mut asking, mut hearing) = LoadQueries::new([server.await].into_iter().collect());
         asking.begin(vec![member("tenant", "pool", "default", Some("others"))], pods(), &tick());
         let heard = loads(&mut hearing, 1, SOON).await;
         let own = heard.first().unwrap();

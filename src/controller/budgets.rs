@@ -1,4 +1,4 @@
-//! `ConnectionBudget`s: accepted and told of. This version keeps no ledger and says so.
+//! `ConnectionBudget`s: accepted and reported on. This version keeps no ledger and says so.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::{reconcile::Context, status};
 use crate::api::{
     CapacitySource, ConnectionBudget, ConnectionBudgetStatus, ConnectionPool,
-    conditions::{ConditionStatus, LEDGER_ACTIVE, Observed, READY, merge},
+    conditions::{ConditionStatus, LEDGER_ACTIVE, ObservedCondition, READY, merge},
     reasons,
 };
 use crate::domain::PoolKey;
@@ -17,11 +17,11 @@ use crate::domain::PoolKey;
 /// Time between two looks at all budgets.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// Tells of all budgets for ever.
+/// Reports on all budgets for ever.
 pub async fn run(context: Arc<Context>) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut told: HashMap<String, ConnectionBudgetStatus> = HashMap::new();
+    let mut written: HashMap<String, ConnectionBudgetStatus> = HashMap::new();
     loop {
         ticks.tick().await;
         if !context.leadership.is_held() || !context.pods.is_synced() {
@@ -35,7 +35,7 @@ pub async fn run(context: Arc<Context>) {
                 .map(AsRef::as_ref)
                 .filter(|pool| pool.spec.budget_ref.as_ref().is_some_and(|named| named.name == budget.name_any()))
                 .collect();
-            let before = told.get(&uid).or(budget.status.as_ref());
+            let before = written.get(&uid).or(budget.status.as_ref());
             let status = status_of(&budget, &users, &context, before, Timestamp::now());
             if before == Some(&status) {
                 continue;
@@ -45,12 +45,12 @@ pub async fn run(context: Arc<Context>) {
             let what = format!("status of ConnectionBudget {}", budget.name_any());
             match context.writer.status(&budgets, &budget.name_any(), &body, what).await {
                 Ok(_) => {
-                    told.insert(uid, status);
+                    written.insert(uid, status);
                 }
-                Err(error) => tracing::warn!(%error, "telling of a budget"),
+                Err(error) => tracing::warn!(%error, "writing the status of a budget"),
             }
         }
-        told.retain(|uid, _| context.stores.budgets.state().iter().any(|budget| budget.uid().as_ref() == Some(uid)));
+        written.retain(|uid, _| context.stores.budgets.state().iter().any(|budget| budget.uid().as_ref() == Some(uid)));
     }
 }
 
@@ -71,7 +71,7 @@ fn status_of(
         .sum();
     let message = "this version divides maxAllowed of each pool over its pods and keeps no ledger of the server: the sum of \
                    the pools' maxAllowed is yours to keep below the capacity";
-    let observed = [READY, LEDGER_ACTIVE].map(|type_| Observed {
+    let observed = [READY, LEDGER_ACTIVE].map(|type_| ObservedCondition {
         type_,
         status: ConditionStatus::False,
         reason: reasons::LEDGER_NOT_KEPT,

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     apply::WriteError,
-    memory::{PoolMemory, Retry},
+    memory::{PoolMemory, WriteBackoff},
     reconcile::Context,
     revision,
 };
@@ -40,7 +40,7 @@ pub enum Wrote {
 }
 
 /// How far it came.
-pub struct Outcome {
+pub struct CarriedOut {
     /// What could be done of the plan.
     pub plan: Plan,
     /// What was written on pods.
@@ -56,7 +56,7 @@ pub async fn carry_out(
     context: &Context,
     memory: &Arc<Mutex<PoolMemory>>,
     plan: Plan,
-) -> Outcome {
+) -> CarriedOut {
     let not_created = match &plan.create {
         Some(new) => create(pool, key, context, memory, new).await.err(),
         None => None,
@@ -81,7 +81,7 @@ pub async fn carry_out(
     }
     let worst = errors.iter().position(WriteError::is_told).unwrap_or(0);
     let error = errors.into_iter().nth(worst);
-    Outcome { plan, wrote, error }
+    CarriedOut { plan, wrote, error }
 }
 
 async fn create(
@@ -172,12 +172,12 @@ fn note_pod(memory: &mut PoolMemory, patch: &PodPatch, error: Option<&WriteError
 }
 
 /// Remembers a failure, and forgets it after a success. Who was overtaken has neither failed nor succeeded.
-fn note(retry: &mut Option<Retry>, error: Option<&WriteError>) {
+fn note(retry: &mut Option<WriteBackoff>, error: Option<&WriteError>) {
     match error {
         None => *retry = None,
         Some(error) if error.is_told() => {
             let longest = if error.is_doubtful() { LONGEST_UNANSWERED_PAUSE } else { LONGEST_PAUSE };
-            *retry = Some(Retry::after(retry.as_ref(), error.to_string(), longest, Instant::now()));
+            *retry = Some(WriteBackoff::after(retry.as_ref(), error.to_string(), longest, Instant::now()));
         }
         Some(_) => {}
     }

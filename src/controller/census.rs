@@ -47,7 +47,7 @@ const MOST_PODS: usize = PAGE as usize * PAGES;
 
 /// Why the pods could not be listed.
 #[derive(Debug, Error)]
-pub enum CensusError {
+pub enum UninjectedListError {
     /// The API server refused or could not be reached.
     #[error("listing the pods without a sidecar of namespace {namespace}: {source}")]
     List {
@@ -78,7 +78,7 @@ pub enum CensusError {
 
 /// Pods without a sidecar that have the same labels and the same owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Alike {
+pub struct UninjectedGroup {
     /// Their labels.
     pub labels: BTreeMap<String, String>,
     /// What restarts them, by kind and name.
@@ -89,19 +89,19 @@ pub struct Alike {
 
 /// The pods without a sidecar of one namespace.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Bare {
+pub struct UninjectedPods {
     /// Those that are alike together.
-    pub alike: Vec<Alike>,
+    pub alike: Vec<UninjectedGroup>,
     /// Whether these are all.
     pub is_whole: bool,
 }
 
 /// What a list found, or why it did not: whoever waited for it learns the same.
-type Found = Result<Arc<Bare>, Arc<CensusError>>;
+type ListOutcome = Result<Arc<UninjectedPods>, Arc<UninjectedListError>>;
 
 /// Whose news is good enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Since {
+pub enum ListSince {
     /// A list that begins after this question.
     Now,
     /// One of the last seconds will do.
@@ -111,19 +111,19 @@ pub enum Since {
 /// A list that has ended.
 struct Listing {
     began: Instant,
-    found: Found,
+    found: ListOutcome,
     /// After a failure: not before then is another made.
-    again: Option<Again>,
+    again: Option<ListBackoff>,
 }
 
 /// When a list is made after one that failed.
 #[derive(Clone, Copy)]
-struct Again {
+struct ListBackoff {
     at: Instant,
     pause: Duration,
 }
 
-impl Again {
+impl ListBackoff {
     /// After a failure that ends now, and the one before it.
     fn after(before: Option<Self>) -> Self {
         let pause = before.map_or(FIRST_PAUSE, |before| (before.pause * 2).min(LONGEST_PAUSE));
@@ -148,16 +148,16 @@ impl Listing {
 }
 
 /// The last list of one namespace; locked by whoever makes the next.
-type Place = Arc<tokio::sync::Mutex<Option<Listing>>>;
+type NamespaceList = Arc<tokio::sync::Mutex<Option<Listing>>>;
 
 /// The lists of all namespaces.
-pub struct Census {
+pub struct UninjectedPodLister {
     client: Client,
-    namespaces: Mutex<HashMap<String, Place>>,
+    namespaces: Mutex<HashMap<String, NamespaceList>>,
     lists: Semaphore,
 }
 
-impl Census {
+impl UninjectedPodLister {
     /// None was made yet.
     pub fn new(client: Client) -> Self {
         Self { client, namespaces: Mutex::default(), lists: Semaphore::new(LISTS_AT_ONCE) }
@@ -167,16 +167,16 @@ impl Census {
     /// failed none is made for a while, each time longer: what failed is said again.
     ///
     /// # Errors
-    /// [`CensusError`].
-    pub async fn of(&self, namespace: &str, since: Since) -> Found {
+    /// [`UninjectedListError`].
+    pub async fn of(&self, namespace: &str, since: ListSince) -> ListOutcome {
         let asked = Instant::now();
         let place = self.place(namespace);
         let mut last = place.lock().await;
         let is_fresh = |listing: &Listing| {
             listing.is_pausing()
                 || match since {
-                    Since::Now => listing.began >= asked,
-                    Since::Lately => listing.is_recent(),
+                    ListSince::Now => listing.began >= asked,
+                    ListSince::Lately => listing.is_recent(),
                 }
         };
         if let Some(listing) = last.as_ref().filter(|listing| is_fresh(listing)) {
@@ -188,13 +188,13 @@ impl Census {
         let found = self.list(namespace).await.map_err(Arc::new);
         drop(turn);
         let before = last.as_ref().and_then(|listing| listing.again);
-        let again = found.is_err().then(|| Again::after(before));
+        let again = found.is_err().then(|| ListBackoff::after(before));
         *last = Some(Listing { began, found: found.clone(), again });
         found
     }
 
     /// The place of a namespace. What is old in the others, nobody will read again.
-    fn place(&self, namespace: &str) -> Place {
+    fn place(&self, namespace: &str) -> NamespaceList {
         let mut namespaces = self.namespaces.lock();
         namespaces.retain(|_, place| {
             let is_used = Arc::strong_count(place) > 1;
@@ -203,12 +203,12 @@ impl Census {
         namespaces.entry(namespace.to_owned()).or_default().clone()
     }
 
-    async fn list(&self, namespace: &str) -> Result<Arc<Bare>, CensusError> {
+    async fn list(&self, namespace: &str) -> Result<Arc<UninjectedPods>, UninjectedListError> {
         let mut params = ListParams::default()
             .labels(&format!("!{POOL_LABEL}"))
             .fields("status.phase!=Succeeded,status.phase!=Failed")
             .limit(PAGE);
-        let late = |within| CensusError::Deadline { namespace: namespace.to_owned(), within };
+        let late = |within| UninjectedListError::Deadline { namespace: namespace.to_owned(), within };
         let listed = async {
             let mut alike = BTreeMap::new();
             let mut is_whole = false;
@@ -222,14 +222,14 @@ impl Census {
                     break;
                 }
             }
-            let alike = alike.into_iter().map(|((labels, owner), pods)| Alike { labels, owner, pods });
-            Ok(Arc::new(Bare { alike: alike.collect(), is_whole }))
+            let alike = alike.into_iter().map(|((labels, owner), pods)| UninjectedGroup { labels, owner, pods });
+            Ok(Arc::new(UninjectedPods { alike: alike.collect(), is_whole }))
         };
         timeout(DEADLINE, listed).await.unwrap_or_else(|_| Err(late(DEADLINE)))
     }
 
-    async fn page(&self, namespace: &str, params: &ListParams) -> Result<Page, CensusError> {
-        let failed = |source| CensusError::List { namespace: namespace.to_owned(), source: Box::new(source) };
+    async fn page(&self, namespace: &str, params: &ListParams) -> Result<Page, UninjectedListError> {
+        let failed = |source| UninjectedListError::List { namespace: namespace.to_owned(), source: Box::new(source) };
         let url = Pod::url_path(&(), Some(namespace));
         let request =
             Request::new(url).list_metadata(params).map_err(|source| failed(kube::Error::BuildRequest(source)))?;
@@ -273,7 +273,7 @@ mod tests {
     use super::*;
 
     /// A census of what this answer says, and how often it was asked for.
-    fn census(status: StatusCode, answer: Value) -> (Census, Arc<AtomicUsize>) {
+    fn census(status: StatusCode, answer: Value) -> (UninjectedPodLister, Arc<AtomicUsize>) {
         let asked = Arc::new(AtomicUsize::new(0));
         let counter = asked.clone();
         let service = service_fn(move |_: http::Request<Body>| {
@@ -285,7 +285,7 @@ mod tests {
                 Ok::<_, Infallible>(response)
             }
         });
-        (Census::new(Client::new(service, "default")), asked)
+        (UninjectedPodLister::new(Client::new(service, "default")), asked)
     }
 
     fn list(pods: &Value) -> Value {
@@ -306,11 +306,15 @@ mod tests {
         let ends = json!({"deletionTimestamp": "2026-11-21T09:00:00Z"});
         let pods = json!([pod("a", &owner), pod("b", &owner), pod("c", &json!({})), pod("d", &ends)]);
         let (census, _) = census(StatusCode::OK, list(&pods));
-        let found = census.of("ns", Since::Now).await.expect("a list");
+        let found = census.of("ns", ListSince::Now).await.expect("a list");
         let labels =
             [("app", "shop"), ("pod-template-hash", "5d4f")].map(|(key, value)| (key.to_owned(), value.to_owned()));
         let labels = BTreeMap::from(labels);
-        let alike = |owner: Option<&str>, pods| Alike { labels: labels.clone(), owner: owner.map(str::to_owned), pods };
+        let alike = |owner: Option<&str>, pods| UninjectedGroup {
+            labels: labels.clone(),
+            owner: owner.map(str::to_owned),
+            pods,
+        };
         assert_eq!(found.alike, [alike(None, 1), alike(Some("deployment/shop"), 2)]);
         assert!(found.is_whole);
     }
@@ -319,7 +323,7 @@ mod tests {
     async fn a_namespace_without_pods_has_none_as_the_api_server_says_it() {
         for nothing in [json!([]), Value::Null] {
             let (census, _) = census(StatusCode::OK, list(&nothing));
-            let found = census.of("ns", Since::Now).await.expect("a list");
+            let found = census.of("ns", ListSince::Now).await.expect("a list");
             assert!(found.alike.is_empty() && found.is_whole);
         }
     }
@@ -328,18 +332,18 @@ mod tests {
     async fn of_many_pools_that_ask_one_lists_for_all() {
         let (census, asked) = census(StatusCode::OK, list(&json!([])));
         let all = |since| join_all((0..1000).map(|_| census.of("ns", since)).collect::<Vec<_>>());
-        assert!(all(Since::Now).await.iter().all(Result::is_ok));
+        assert!(all(ListSince::Now).await.iter().all(Result::is_ok));
         assert!(
             asked.load(Ordering::Relaxed) <= 2,
             "{asked:?}: those who came while the first list was made share the second"
         );
         let before = asked.load(Ordering::Relaxed);
-        all(Since::Lately).await;
+        all(ListSince::Lately).await;
         assert_eq!(asked.load(Ordering::Relaxed), before);
         advance(REUSED_FOR).await;
-        all(Since::Lately).await;
+        all(ListSince::Lately).await;
         assert_eq!(asked.load(Ordering::Relaxed), before + 1);
-        assert!(census.of("other", Since::Lately).await.is_ok());
+        assert!(census.of("other", ListSince::Lately).await.is_ok());
         assert_eq!(asked.load(Ordering::Relaxed), before + 2, "another namespace is another list");
     }
 
@@ -347,7 +351,7 @@ mod tests {
     async fn a_list_that_fails_is_an_error_to_all_who_waited_and_is_not_repeated_for_each() {
         let refused = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": "no", "code": 403});
         let (census, asked) = census(StatusCode::FORBIDDEN, refused);
-        let all = join_all((0..100).map(|_| census.of("ns", Since::Lately)).collect::<Vec<_>>()).await;
+        let all = join_all((0..100).map(|_| census.of("ns", ListSince::Lately)).collect::<Vec<_>>()).await;
         for found in all {
             let error = found.expect_err("it was refused").to_string();
             assert!(error.contains("listing the pods without a sidecar of namespace ns"), "{error}");
@@ -363,13 +367,13 @@ mod tests {
         let mut made = Vec::new();
         while began.elapsed() < Duration::from_hours(1) {
             let before = asked.load(Ordering::Relaxed);
-            for since in [Since::Lately, Since::Now] {
+            for since in [ListSince::Lately, ListSince::Now] {
                 assert!(census.of("ns", since).await.is_err());
             }
             if asked.load(Ordering::Relaxed) > before {
                 made.push(began.elapsed().as_secs());
             }
-            census.of("other", Since::Lately).await.expect_err("of another namespace, which has its own pauses");
+            census.of("other", ListSince::Lately).await.expect_err("of another namespace, which has its own pauses");
             advance(Duration::from_secs(10)).await;
         }
         assert_eq!(made[..7], [0, 10, 30, 70, 150, 310, 630]);
@@ -383,7 +387,7 @@ mod tests {
         let mut page = list(&pods);
         page["metadata"] = json!({"continue": "more"});
         let (census, asked) = census(StatusCode::OK, page);
-        let found = census.of("ns", Since::Now).await.expect("what was looked at");
+        let found = census.of("ns", ListSince::Now).await.expect("what was looked at");
         assert_eq!((asked.load(Ordering::Relaxed), found.is_whole), (PAGES, false));
         assert_eq!(found.alike[0].pods, 2 * u32::try_from(PAGES).unwrap());
     }

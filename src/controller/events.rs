@@ -29,7 +29,7 @@ const NOTE_BYTES: usize = 1024;
 /// Pools and reasons that are remembered; the oldest are forgotten.
 const REMEMBERED: usize = 4096;
 
-struct Told {
+struct PublishedEvent {
     note: String,
     at: Instant,
 }
@@ -38,13 +38,13 @@ struct Told {
 pub struct Events {
     client: Client,
     instance: String,
-    told: Mutex<HashMap<(String, String), Told>>,
+    published: Mutex<HashMap<(String, String), PublishedEvent>>,
 }
 
 impl Events {
     /// Events under the name of this process.
     pub fn new(client: Client, instance: String) -> Self {
-        Self { client, instance, told: Mutex::default() }
+        Self { client, instance, published: Mutex::default() }
     }
 
     /// Publishes an event about an object. A failure is logged: telling must not keep anything from being done.
@@ -58,25 +58,25 @@ impl Events {
         }
         if let Err(error) = self.create(writer, about, &event).await {
             tracing::warn!(%error, reason = event.reason, "publishing an event");
-            self.told.lock().remove(&(uid, event.reason));
+            self.published.lock().remove(&(uid, event.reason));
         }
     }
 
     /// Whether an event is worth publishing now; if so, it counts as told.
     fn is_news(&self, uid: &str, event: &EventNote) -> bool {
         let now = Instant::now();
-        let mut told = self.told.lock();
-        if told.len() >= REMEMBERED {
-            told.retain(|_, told| now - told.at < SAME_NOTE_SPACING);
+        let mut published = self.published.lock();
+        if published.len() >= REMEMBERED {
+            published.retain(|_, last| now - last.at < SAME_NOTE_SPACING);
         }
         let key = (uid.to_owned(), event.reason.clone());
-        if let Some(told) = told.get(&key) {
-            let spacing = if told.note == event.note { SAME_NOTE_SPACING } else { SPACING };
-            if now - told.at < spacing {
+        if let Some(last) = published.get(&key) {
+            let spacing = if last.note == event.note { SAME_NOTE_SPACING } else { SPACING };
+            if now - last.at < spacing {
                 return false;
             }
         }
-        told.insert(key, Told { note: event.note.clone(), at: now });
+        published.insert(key, PublishedEvent { note: event.note.clone(), at: now });
         true
     }
 

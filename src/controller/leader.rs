@@ -65,7 +65,7 @@ pub enum LeaderError {
 
 /// What is known of the lease: the record as last read, and when it was first seen in this state.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct ObservedRecord {
     /// Identity that the record names.
     pub holder: Option<String>,
     /// How long the holder asked for.
@@ -76,7 +76,7 @@ pub struct Seen {
     pub changed_at: Instant,
 }
 
-impl Seen {
+impl ObservedRecord {
     /// No Lease, and nothing known of who held it.
     fn absent(now: Instant) -> Self {
         Self { holder: Some(UNKNOWN_HOLDER.to_owned()), duration: LEASE_DURATION, epoch: None, changed_at: now }
@@ -85,7 +85,7 @@ impl Seen {
 
 /// What to do about the lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum ElectionStep {
     /// Nobody holds it, or the holder has been silent for longer than it asked for: take it.
     Take,
     /// It is ours: renew it.
@@ -95,12 +95,12 @@ pub enum Step {
 }
 
 /// What to do, from what was seen. Pure.
-pub fn evaluate(seen: &Seen, identity: &str, now: Instant) -> Step {
+pub fn evaluate(seen: &ObservedRecord, identity: &str, now: Instant) -> ElectionStep {
     match seen.holder.as_deref() {
-        None | Some("") => Step::Take,
-        Some(holder) if holder == identity => Step::Renew,
-        Some(_) if now.saturating_duration_since(seen.changed_at) > seen.duration => Step::Take,
-        Some(_) => Step::Wait,
+        None | Some("") => ElectionStep::Take,
+        Some(holder) if holder == identity => ElectionStep::Renew,
+        Some(_) if now.saturating_duration_since(seen.changed_at) > seen.duration => ElectionStep::Take,
+        Some(_) => ElectionStep::Wait,
     }
 }
 
@@ -189,7 +189,7 @@ impl Candidate {
 
     /// Waits until this process is the leader.
     pub async fn acquire(&self) -> Lease {
-        let mut seen: Option<(Seen, Option<String>)> = None;
+        let mut seen: Option<(ObservedRecord, Option<String>)> = None;
         loop {
             match self.attempt(&mut seen).await {
                 Ok(Some(lease)) => return lease,
@@ -271,11 +271,14 @@ impl Candidate {
         }
     }
 
-    async fn attempt(&self, seen: &mut Option<(Seen, Option<String>)>) -> Result<Option<Lease>, AttemptError> {
+    async fn attempt(
+        &self,
+        seen: &mut Option<(ObservedRecord, Option<String>)>,
+    ) -> Result<Option<Lease>, AttemptError> {
         let Some(lease) = deadline(self.leases.get_opt(&self.lease)).await? else {
             // deleted under a holder who may still write, for all that this process knows
-            let (known, _) = seen.get_or_insert_with(|| (Seen::absent(Instant::now()), None));
-            if evaluate(known, &self.identity, Instant::now()) == Step::Wait {
+            let (known, _) = seen.get_or_insert_with(|| (ObservedRecord::absent(Instant::now()), None));
+            if evaluate(known, &self.identity, Instant::now()) == ElectionStep::Wait {
                 return Ok(None);
             }
             let asked_at = self.leadership.now();
@@ -291,13 +294,13 @@ impl Candidate {
             let seconds = spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok());
             let duration = seconds.map_or(LEASE_DURATION, Duration::from_secs);
             let changed_at = Instant::now();
-            *seen = Some((Seen { holder: spec.holder_identity, duration, epoch, changed_at }, version));
+            *seen = Some((ObservedRecord { holder: spec.holder_identity, duration, epoch, changed_at }, version));
         }
         let Some((known, _)) = seen.as_ref() else { return Ok(None) };
         match evaluate(known, &self.identity, Instant::now()) {
-            Step::Wait => Ok(None),
+            ElectionStep::Wait => Ok(None),
             // our own name without our own memory of it: the epoch must grow all the same
-            Step::Take | Step::Renew => {
+            ElectionStep::Take | ElectionStep::Renew => {
                 let asked_at = self.leadership.now();
                 let taken = self.record(Some(&lease), epoch_of(&lease).map(following), Timestamp::now());
                 let lease = deadline(self.leases.replace(&self.lease, &PostParams::default(), &taken)).await?;
@@ -400,30 +403,30 @@ mod tests {
 
     use super::*;
 
-    fn seen(holder: Option<&str>, changed_at: Instant) -> Seen {
-        Seen { holder: holder.map(str::to_owned), duration: LEASE_DURATION, epoch: Some(1), changed_at }
+    fn seen(holder: Option<&str>, changed_at: Instant) -> ObservedRecord {
+        ObservedRecord { holder: holder.map(str::to_owned), duration: LEASE_DURATION, epoch: Some(1), changed_at }
     }
 
     #[test]
     fn a_lease_that_nobody_holds_is_taken() {
         let now = Instant::now();
-        assert_eq!(evaluate(&seen(None, now), "a", now), Step::Take);
-        assert_eq!(evaluate(&seen(Some(""), now), "a", now), Step::Take, "released");
+        assert_eq!(evaluate(&seen(None, now), "a", now), ElectionStep::Take);
+        assert_eq!(evaluate(&seen(Some(""), now), "a", now), ElectionStep::Take, "released");
     }
 
     #[test]
     fn the_lease_of_another_is_taken_only_after_it_was_silent_for_its_whole_duration() {
         let start = Instant::now();
         let lease = seen(Some("b"), start);
-        assert_eq!(evaluate(&lease, "a", start), Step::Wait);
-        assert_eq!(evaluate(&lease, "a", start + LEASE_DURATION), Step::Wait);
-        assert_eq!(evaluate(&lease, "a", start + LEASE_DURATION + Duration::from_millis(1)), Step::Take);
+        assert_eq!(evaluate(&lease, "a", start), ElectionStep::Wait);
+        assert_eq!(evaluate(&lease, "a", start + LEASE_DURATION), ElectionStep::Wait);
+        assert_eq!(evaluate(&lease, "a", start + LEASE_DURATION + Duration::from_millis(1)), ElectionStep::Take);
     }
 
     #[test]
     fn our_own_lease_is_renewed() {
         let now = Instant::now();
-        assert_eq!(evaluate(&seen(Some("a"), now), "a", now), Step::Renew);
+        assert_eq!(evaluate(&seen(Some("a"), now), "a", now), ElectionStep::Renew);
     }
 
     #[test]

@@ -17,8 +17,8 @@ use crate::{
     decide::{
         effective::EffectivePool,
         load::LoadState,
-        plan::{Failure, PodFacts, Progress, RevisionSeen, SizingSeen, Uninjected},
-        shares::{PodDemand, Proof},
+        plan::{FailedWrite, PodFacts, RevisionSeen, RolloutProgress, SizingSeen, Uninjected},
+        shares::{GrantProof, PodDemand},
         sizing::Sizer,
     },
     domain::PoolKey,
@@ -43,30 +43,30 @@ pub struct PoolMemory {
     /// What the load asks of each pod, by its uid: another pod may take its name.
     pub demands: HashMap<String, PodDemand>,
     /// What Prometheus says of each pod's grant, by its uid: the slower way to a proof.
-    pub proofs: HashMap<String, Proof>,
+    pub proofs: HashMap<String, GrantProof>,
     /// What the load was made of.
     pub load: LoadState,
     /// How far a rollout has come.
-    pub progress: Option<Progress>,
+    pub progress: Option<RolloutProgress>,
     /// The status as it was written last, and when.
-    pub told: Option<(ConnectionPoolStatus, Instant)>,
+    pub written_status: Option<(ConnectionPoolStatus, Instant)>,
     /// Revisions that were created and have not come back through the watch.
     pub created: Vec<RevisionSeen>,
     /// Pods without a sidecar, as they were counted last; none before the first count.
-    pub uninjected: Option<Count>,
+    pub uninjected: Option<UninjectedCount>,
     /// Whether they are being counted.
     pub is_counting: bool,
     /// Of its gateway.
     pub gateway: GatewayMemory,
     /// The last creation or deletion of a revision, if it failed.
-    pub failure: Option<Retry>,
+    pub failure: Option<WriteBackoff>,
     /// The last write on each pod that failed, by its uid.
-    pub pod_failures: HashMap<String, Retry>,
+    pub pod_failures: HashMap<String, WriteBackoff>,
 }
 
 /// A change that failed, and when it may be tried again: by a clock that nobody can set back.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Retry {
+pub struct WriteBackoff {
     /// How often in a row.
     pub times: u32,
     /// Not before this.
@@ -75,7 +75,7 @@ pub struct Retry {
     pub error: String,
 }
 
-impl Retry {
+impl WriteBackoff {
     /// After one more failure. The pause doubles each time, up to `longest`.
     pub fn after(before: Option<&Self>, error: String, longest: Duration, now: Instant) -> Self {
         let times = before.map_or(0, |before| before.times).saturating_add(1);
@@ -84,8 +84,8 @@ impl Retry {
     }
 
     /// As plans know it.
-    pub fn seen(&self, now: Instant) -> Failure {
-        Failure { times: self.times, is_due: now >= self.at, error: self.error.clone() }
+    pub fn seen(&self, now: Instant) -> FailedWrite {
+        FailedWrite { times: self.times, is_due: now >= self.at, error: self.error.clone() }
     }
 }
 
@@ -106,7 +106,7 @@ impl PoolMemory {
 
 /// A count of the pods without a sidecar.
 #[derive(Clone, Debug)]
-pub struct Count {
+pub struct UninjectedCount {
     /// What was found; none while no count has succeeded.
     pub found: Option<Uninjected>,
     /// Since when counts have failed, and why the last one did; none where it succeeded.
@@ -171,12 +171,12 @@ mod tests {
         let mut retry = None;
         let mut pauses = Vec::new();
         for _ in 0..7 {
-            retry = Some(Retry::after(retry.as_ref(), "no answer".to_owned(), longest, now));
+            retry = Some(WriteBackoff::after(retry.as_ref(), "no answer".to_owned(), longest, now));
             pauses.push(retry.as_ref().map(|retry| (retry.at - now).as_secs()).expect("it failed"));
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
         let mut memory = PoolMemory { failure: retry, ..PoolMemory::default() };
-        memory.pod_failures.insert("u".to_owned(), Retry::after(None, "refused".to_owned(), longest, now));
+        memory.pod_failures.insert("u".to_owned(), WriteBackoff::after(None, "refused".to_owned(), longest, now));
         assert_eq!(memory.next_retry(now), Some(now + Duration::from_secs(1)));
         assert_eq!(memory.next_retry(now + Duration::from_secs(1)), Some(now + longest));
         let seen = memory.pod_failures["u"].seen(now + Duration::from_secs(1));

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! watches (a task each) ──┐                  ┌─▶ pods/status, ControllerRevisions (apply, paced)
-//! agents' answers (prove) ┼─▶ queue ─▶ look ─┼─▶ agents to ask (prove)
+//! agents' answers (prove) ┼─▶ requests ─▶ look ─┼─▶ agents to ask (prove)
 //! tick: load, sizing ─────┘   plan = decide  └─▶ status, events (told only when something is new)
 //! ```
 //!
@@ -57,18 +57,18 @@ pub use error::OperatorError;
 pub use options::{Gateways, OperatorArgs, SidecarUser};
 
 use self::{
-    census::Census, observe::Stores, pods::PodIndex, queue::Queue, reconcile::Context, refusals::Refusals,
-    turns::Turns, watch::Vitals,
+    census::UninjectedPodLister, observe::Stores, pods::PodIndex, queue::LookRequests, reconcile::Context,
+    refusals::ReplicaFailureLister, turns::WorkQueue, watch::Instruments,
 };
 use crate::{
     api::{ConnectionPool, ConnectionPoolClass},
     contract::names::POOL_LABEL,
     domain::PoolKey,
-    http::{self, Metrics, Pulse, Readiness},
-    serving::{Drain, Server},
+    http::{self, OperatorMetrics, Pulse, Readiness},
+    serving::{Drain, HttpServer},
     signals::Servers,
     webhook::{
-        certificates::{CertificateKeeper, CertificateSettings, Standing},
+        certificates::{CertificateKeeper, CertificateSettings, CertificateTrust},
         lookup::ClusterLookup,
         server,
     },
@@ -110,14 +110,14 @@ pub async fn run(args: OperatorArgs, workers: &Handle) -> Result<(), OperatorErr
     let mut terminate = signal(SignalKind::terminate()).map_err(OperatorError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(OperatorError::Signals)?;
     let drain = Drain::default();
-    let vitals = Vitals { metrics: Metrics::default(), readiness: Readiness::default() };
+    let instruments = Instruments { metrics: OperatorMetrics::default(), readiness: Readiness::default() };
     // a file that cannot be read is told of before anything else: waiting does not mend it
     let servers = args.prometheus_config.as_deref().map(Servers::from_file).transpose()?;
     let config = config().await?;
     let client = client(config.clone())?;
 
     let pulse = Pulse::default();
-    let (queue, requests) = queue::queue();
+    let (requests, requested) = queue::requests();
     let (mut workers, stores) = {
         let _there = workers.enter();
         tokio::spawn(beat("what watches", pulse.clone()));
@@ -128,17 +128,17 @@ pub async fn run(args: OperatorArgs, workers: &Handle) -> Result<(), OperatorErr
             stop: CancellationToken::new(),
             threads: JoinSet::new(),
         };
-        let stores = watch_all(&workers.client, &queue, &args, &vitals);
+        let stores = watch_all(&workers.client, &requests, &args, &instruments);
         (workers, stores)
     };
     let identity = format!("{}_{}", args.pod_name, Timestamp::now().as_millisecond());
     let candidate = leader::Candidate::new(client.clone(), &args.namespace, &args.lease_name, identity);
 
-    let http = http::bind(args.http_bind, vitals.readiness.clone(), pulse, vitals.metrics.clone()).await?;
+    let http = http::bind(args.http_bind, instruments.readiness.clone(), pulse, instruments.metrics.clone()).await?;
     let mut serving = tokio::spawn(http.run(drain.clone()));
-    let mut admitting = tokio::spawn(admit(client, stores.clone(), args.clone(), vitals.clone(), drain.clone()));
+    let mut admitting = tokio::spawn(admit(client, stores.clone(), args.clone(), instruments.clone(), drain.clone()));
     let outcome = {
-        let leading = lead(&candidate, &stores, (queue, requests), &args, servers, &vitals, &mut workers);
+        let leading = lead(&candidate, &stores, (requests, requested), &args, servers, &instruments, &mut workers);
         tokio::select! {
             ended = &mut serving => Err(OperatorError::ended("the server of health and metrics", &ended)),
             ended = &mut admitting => Err(OperatorError::ended("the webhook", &ended)),
@@ -148,9 +148,9 @@ pub async fn run(args: OperatorArgs, workers: &Handle) -> Result<(), OperatorErr
         }
     };
     // a replica that was not ready is asked by nobody
-    let was_ready = vitals.readiness.is_ready();
-    vitals.readiness.close(ENDING_GATE, "this process ends");
-    vitals.metrics.leader(false);
+    let was_ready = instruments.readiness.is_ready();
+    instruments.readiness.close(ENDING_GATE, "this process ends");
+    instruments.metrics.leader(false);
     let _ = timeout(WRITES_END, workers.end()).await;
     drain.begin();
     let draining = async {
@@ -237,25 +237,26 @@ fn client(config: Config) -> Result<Client, OperatorError> {
 }
 
 /// The watches that every replica has. What changes asks for a look at the pools that it concerns.
-fn watch_all(client: &Client, queue: &Queue, args: &OperatorArgs, vitals: &Vitals) -> Stores {
-    let asking = queue.clone();
+fn watch_all(client: &Client, requests: &LookRequests, args: &OperatorArgs, instruments: &Instruments) -> Stores {
+    let asking = requests.clone();
     let mut news = watch::PoolNews::default();
-    let pools = watch::into_store(client.clone(), None, "ConnectionPool", vitals.clone(), move |pool, presence| {
-        let concerned = news.of(&pool, presence);
-        let asking = asking.clone();
-        async move {
-            if let Some(pool) = concerned {
-                asking.ask(&pool, "pool").await;
+    let pools =
+        watch::into_store(client.clone(), None, "ConnectionPool", instruments.clone(), move |pool, presence| {
+            let concerned = news.of(&pool, presence);
+            let asking = asking.clone();
+            async move {
+                if let Some(pool) = concerned {
+                    asking.ask(&pool, "pool").await;
+                }
             }
-        }
-    });
+        });
     // an edit of a class is an edit of each pool that names it, or that names none
-    let (asking, known) = (queue.clone(), pools.clone());
+    let (asking, known) = (requests.clone(), pools.clone());
     let classes = watch::into_store(
         client.clone(),
         None,
         "ConnectionPoolClass",
-        vitals.clone(),
+        instruments.clone(),
         move |class: ConnectionPoolClass, _| {
             let concerned: Vec<PoolKey> = known
                 .state()
@@ -271,12 +272,12 @@ fn watch_all(client: &Client, queue: &Queue, args: &OperatorArgs, vitals: &Vital
             }
         },
     );
-    let (asking, known) = (queue.clone(), pools.clone());
+    let (asking, known) = (requests.clone(), pools.clone());
     let budgets = watch::into_store(
         client.clone(),
         None,
         "ConnectionBudget",
-        vitals.clone(),
+        instruments.clone(),
         move |budget: crate::api::ConnectionBudget, _| {
             let concerned: Vec<PoolKey> = known
                 .state()
@@ -292,12 +293,12 @@ fn watch_all(client: &Client, queue: &Queue, args: &OperatorArgs, vitals: &Vital
             }
         },
     );
-    let asking = queue.clone();
+    let asking = requests.clone();
     let revisions = watch::into_store(
         client.clone(),
         Some(POOL_LABEL),
         "ControllerRevision",
-        vitals.clone(),
+        instruments.clone(),
         move |revision: ControllerRevision, _| {
             let concerned = watch::pool_of_revision(&revision);
             let asking = asking.clone();
@@ -309,24 +310,29 @@ fn watch_all(client: &Client, queue: &Queue, args: &OperatorArgs, vitals: &Vital
         },
     );
     let gateways = match args.gateways {
-        Gateways::Enabled => Some(gateway::watch_all(client, queue, vitals)),
+        Gateways::Enabled => Some(gateway::watch_all(client, requests, instruments)),
         Gateways::Disabled => None,
     };
     Stores { pools, classes, budgets, revisions, gateways, injection: Arc::new(args.injection()) }
 }
 
 /// Serves the webhook until the drain is over.
-async fn admit(client: Client, stores: Stores, args: OperatorArgs, vitals: Vitals, drain: Drain) {
+async fn admit(client: Client, stores: Stores, args: OperatorArgs, instruments: Instruments, drain: Drain) {
     tokio::select! {
-        (server, _keeping) = webhook(client, stores, args, vitals) => server.run(drain).await,
+        (server, _keeping) = webhook(client, stores, args, instruments) => server.run(drain).await,
         () = drain.over() => {}
     }
 }
 
 /// The webhook, as soon as it can be served, and the task that keeps its certificate alive.
-async fn webhook(client: Client, stores: Stores, args: OperatorArgs, vitals: Vitals) -> (Server, JoinSet<()>) {
-    vitals.readiness.wait(CERTIFICATE_GATE, "no certificate yet");
-    vitals.readiness.wait(LISTENER_GATE, "no certificate yet");
+async fn webhook(
+    client: Client,
+    stores: Stores,
+    args: OperatorArgs,
+    instruments: Instruments,
+) -> (HttpServer, JoinSet<()>) {
+    instruments.readiness.wait(CERTIFICATE_GATE, "no certificate yet");
+    instruments.readiness.wait(LISTENER_GATE, "no certificate yet");
     let settings = CertificateSettings::for_service(
         &args.namespace,
         &args.webhook_service,
@@ -339,28 +345,28 @@ async fn webhook(client: Client, stores: Stores, args: OperatorArgs, vitals: Vit
             Err(error) => {
                 let error = crate::causes::with_causes(&error);
                 tracing::warn!(error, "no certificate for the webhook; trying again");
-                vitals.readiness.wait(CERTIFICATE_GATE, &format!("no certificate: {error}"));
+                instruments.readiness.wait(CERTIFICATE_GATE, &format!("no certificate: {error}"));
                 sleep(CERTIFICATE_RETRY).await;
             }
         }
     };
     let tls = keeper.tls();
-    let (readiness, metrics) = (vitals.readiness.clone(), vitals.metrics.clone());
+    let (readiness, metrics) = (instruments.readiness.clone(), instruments.metrics.clone());
     let mut keeping = JoinSet::new();
     keeping.spawn(keeper.run(move |standing| match standing {
-        Standing::Trusted(serving) => {
+        CertificateTrust::Trusted(serving) => {
             metrics.certificate_ends(serving.not_after.as_second());
             readiness.open(CERTIFICATE_GATE);
         }
-        Standing::Untrusted(error) => readiness.wait(CERTIFICATE_GATE, &crate::causes::with_causes(error)),
+        CertificateTrust::Untrusted(error) => readiness.wait(CERTIFICATE_GATE, &crate::causes::with_causes(error)),
     }));
     let revisions = stores.revisions.clone();
     let stable = move |pool: &ConnectionPool| revision::stable(pool, &revisions.state());
     let lookup = ClusterLookup::new(client, stores.pools, stores.classes, stable);
-    let metrics = vitals.metrics.clone();
+    let metrics = instruments.metrics.clone();
     let routes = server::router(lookup, args.injection(), move |admitted| metrics.admitted(admitted));
-    let listener = listen(args.webhook_bind, &vitals.readiness).await;
-    (Server::new(listener, routes, server::BOUNDS).with_tls(tls), keeping)
+    let listener = listen(args.webhook_bind, &instruments.readiness).await;
+    (HttpServer::new(listener, routes, server::BOUNDS).with_tls(tls), keeping)
 }
 
 /// Takes the webhook's address. While it cannot be had this replica is not ready, so that pods are sent to others.
@@ -389,57 +395,56 @@ async fn listen(address: SocketAddr, readiness: &Readiness) -> TcpListener {
 async fn lead(
     candidate: &leader::Candidate,
     stores: &Stores,
-    (queue, mut requests): (Queue, mpsc::Receiver<PoolKey>),
+    (requests, mut requested): (LookRequests, mpsc::Receiver<PoolKey>),
     args: &OperatorArgs,
     servers: Option<Servers>,
-    vitals: &Vitals,
+    instruments: &Instruments,
     workers: &mut Workers,
 ) -> OperatorError {
     let acquiring = candidate.acquire();
     tokio::pin!(acquiring);
-    // whoever does not lead looks at no pool; the queue must not fill up meanwhile
+    // whoever does not lead looks at no pool; they must not fill up meanwhile
     let lease = loop {
         tokio::select! {
             lease = &mut acquiring => break lease,
-            _ = requests.next() => {}
+            _ = requested.next() => {}
         }
     };
     let leadership = candidate.leadership();
-    vitals.metrics.leader(true);
+    instruments.metrics.leader(true);
     tracing::info!(lease = args.lease_name, "this process is the leader");
 
     let (client, handle) = (workers.client.clone(), workers.handle.clone());
     let pods = Arc::new(PodIndex::default());
-    let prover = Arc::new(prove::Prover::default());
+    let poller = Arc::new(prove::AgentPoller::default());
     let context = Arc::new(Context {
         client: client.clone(),
         leadership: leadership.clone(),
         stores: stores.clone(),
         pods: pods.clone(),
-        prover: prover.clone(),
-        writer: apply::Writer::new(client.clone(), leadership, vitals.metrics.clone()),
+        poller: poller.clone(),
+        writer: apply::Writer::new(client.clone(), leadership, instruments.metrics.clone()),
         events: events::Events::new(client.clone(), args.pod_name.clone()),
         memories: memory::Memories::default(),
-        queue: queue.clone(),
+        requests: requests.clone(),
         injection: args.injection(),
         tick: args.tick(),
-        census: Arc::new(Census::new(client.clone())),
-        refusals: Arc::new(Refusals::new(client.clone())),
-        metrics: vitals.metrics.clone(),
+        uninjected_pods: Arc::new(UninjectedPodLister::new(client.clone())),
+        replica_failures: Arc::new(ReplicaFailureLister::new(client.clone())),
+        metrics: instruments.metrics.clone(),
     });
     {
         let _there = handle.enter();
         // the pods are listed only now, so that what the last leader wrote is in the list
-        watch::pods(client, pods, queue.clone(), vitals.clone());
+        watch::pods(client, pods, requests.clone(), instruments.clone());
     }
-    let (proofs, metrics) = (queue.clone(), vitals.metrics.clone());
-    handle.spawn(prover.run(proofs, metrics));
+    handle.spawn(poller.run(requests.clone(), instruments.metrics.clone()));
     let of = context.clone();
     workers.begin("the tick", move || tick::run(of, servers));
     workers.begin("what looks at pools", move || async move {
         let budgets = budgets::run(context.clone());
         let classes = classes::ensure(&context.client, &context.writer);
-        tokio::join!(classes, budgets, look_at_pools(context.clone(), requests));
+        tokio::join!(classes, budgets, look_at_pools(context.clone(), requested));
     });
     tokio::select! {
         lost = candidate.hold(lease) => OperatorError::Leader(lost),
@@ -447,18 +452,18 @@ async fn lead(
     }
 }
 
-/// Looks at the pools of the queue in turn, at several at once.
-async fn look_at_pools(context: Arc<Context>, mut requests: mpsc::Receiver<PoolKey>) {
+/// Looks at the pools that a look is asked for, in turn, at several at once.
+async fn look_at_pools(context: Arc<Context>, mut requested: mpsc::Receiver<PoolKey>) {
     // a pool that the store does not have yet would be taken for one that is gone
     if let Err(error) = context.stores.pools.wait_until_ready().await {
         tracing::error!(%error, "the watch of pools has ended");
         return;
     }
-    let mut turns = Turns::default();
+    let mut queue = WorkQueue::default();
     let mut looks = FuturesUnordered::new();
     loop {
-        while turns.served() < CONCURRENCY
-            && let Some(pool) = turns.take()
+        while queue.served() < CONCURRENCY
+            && let Some(pool) = queue.take()
         {
             let context = context.clone();
             looks.push(async move {
@@ -466,14 +471,14 @@ async fn look_at_pools(context: Arc<Context>, mut requests: mpsc::Receiver<PoolK
                 (pool, again)
             });
         }
-        let next_due = turns.next_due();
+        let next_due = queue.next_due();
         tokio::select! {
-            asked = requests.next() => match asked {
-                Some(pool) => turns.ask(pool),
+            asked = requested.next() => match asked {
+                Some(pool) => queue.ask(pool),
                 None => return,
             },
-            Some((pool, again)) = looks.next() => turns.done(pool, again, Instant::now()),
-            () = sleep_until(next_due.unwrap_or_else(Instant::now)), if next_due.is_some() => turns.wake(Instant::now()),
+            Some((pool, again)) = looks.next() => queue.done(pool, again, Instant::now()),
+            () = sleep_until(next_due.unwrap_or_else(Instant::now)), if next_due.is_some() => queue.wake(Instant::now()),
         }
     }
 }

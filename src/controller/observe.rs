@@ -8,19 +8,19 @@ use kube::{ResourceExt, runtime::reflector::Store};
 use tokio::time::Instant;
 
 use super::{
-    census::{Census, CensusError, Since},
+    census::{ListSince, UninjectedListError, UninjectedPodLister},
     gateway::{self, GatewayStores},
     memory::PoolMemory,
     pods::PodIndex,
-    prove::Proofs,
-    refusals::{Refusals, RefusedPods},
+    prove::AgentAnswers,
+    refusals::{ReplicaFailure, ReplicaFailureLister},
     revision,
 };
 use crate::{
     api::{ConnectionBudget, ConnectionPool, ConnectionPoolClass, pool_of_labels},
     contract::{Injection, PoolRevision, names::POOL_LABEL},
     decide::{
-        effective::{EffectivePool, Refusal, class_of, effective},
+        effective::{EffectivePool, PoolRefusal, class_of, effective},
         plan::{BudgetSeen, PodFacts, PodSeen, PodsRefused, RevisionSeen, Rival, Uninjected},
     },
     domain::PoolKey,
@@ -57,7 +57,7 @@ pub struct Stores {
 /// What belongs to a pool in the stores.
 pub struct Surroundings {
     /// What is in force, or why nothing can be.
-    pub effective: Result<EffectivePool, Refusal>,
+    pub effective: Result<EffectivePool, PoolRefusal>,
     /// Whether the budget that it names exists.
     pub budget: BudgetSeen,
     /// An older pool that selects the same pods.
@@ -74,7 +74,7 @@ pub struct Surroundings {
 
 impl Stores {
     /// What is in force for a pool.
-    pub fn effective(&self, pool: &ConnectionPool) -> Result<EffectivePool, Refusal> {
+    pub fn effective(&self, pool: &ConnectionPool) -> Result<EffectivePool, PoolRefusal> {
         if let Some(refusal) = gateway::refusal(pool) {
             return Err(refusal);
         }
@@ -160,12 +160,12 @@ impl Stores {
 }
 
 /// The pods of a pool with what their agents said and what their load asks for.
-pub fn pods(facts: Vec<Arc<PodFacts>>, proofs: &Proofs, memory: &PoolMemory) -> Vec<PodSeen> {
+pub fn pods(facts: Vec<Arc<PodFacts>>, answers: &AgentAnswers, memory: &PoolMemory) -> Vec<PodSeen> {
     let now = Instant::now();
     let seen = |facts: Arc<PodFacts>| {
         let demand = memory.demands.get(&facts.uid).copied();
         PodSeen {
-            proof: proofs.of(&facts.uid),
+            answer: answers.of(&facts.uid),
             measured: memory.proofs.get(&facts.uid).copied(),
             reporting: demand.is_some(),
             demand,
@@ -177,14 +177,14 @@ pub fn pods(facts: Vec<Arc<PodFacts>>, proofs: &Proofs, memory: &PoolMemory) -> 
 }
 
 /// Whether the pods without a sidecar are to be counted again, and how new the news must be.
-pub fn count_due(memory: &PoolMemory, generation: i64) -> Option<Since> {
+pub fn count_due(memory: &PoolMemory, generation: i64) -> Option<ListSince> {
     let since = match &memory.uninjected {
         Some(count) if count.generation == generation => {
             let changes = |found: &Uninjected| found.pods > 0 || found.refused.is_some();
             let every = if count.found.as_ref().is_none_or(changes) { COUNT_AGAIN } else { COUNT_EVERY };
-            (Instant::now() - count.at >= every).then_some(Since::Lately)
+            (Instant::now() - count.at >= every).then_some(ListSince::Lately)
         }
-        _ => Some(Since::Now),
+        _ => Some(ListSince::Now),
     };
     since.filter(|_| !memory.is_counting)
 }
@@ -199,21 +199,21 @@ pub fn uncounted(memory: &PoolMemory) -> Option<&str> {
 /// The pods that belong to the pool and have no sidecar, and those that cannot be created.
 ///
 /// # Errors
-/// [`CensusError`].
+/// [`UninjectedListError`].
 pub async fn uninjected(
-    census: &Census,
-    refusals: &Refusals,
+    uninjected_pods: &UninjectedPodLister,
+    replica_failures: &ReplicaFailureLister,
     stores: &Stores,
     key: &PoolKey,
     pool: &ConnectionPool,
-    since: Since,
-) -> Result<Uninjected, Arc<CensusError>> {
+    since: ListSince,
+) -> Result<Uninjected, Arc<UninjectedListError>> {
     let mut uninjected = Uninjected::default();
     if pool.selector().is_none() {
         // a gateway's pods are made with their pooler
         return Ok(uninjected);
     }
-    let bare = census.of(&key.namespace, since).await?;
+    let bare = uninjected_pods.of(&key.namespace, since).await?;
     let rivals = stores.pools_of(&key.namespace);
     for alike in bare.alike.iter().filter(|alike| pool.selects(&alike.labels)) {
         let belongs_to = pool_of_labels(&alike.labels, rivals.iter().map(AsRef::as_ref));
@@ -228,8 +228,8 @@ pub async fn uninjected(
             uninjected.owners.push(owner.clone());
         }
     }
-    let refused = refusals.of(&key.namespace).await;
-    let is_own = |refused: &&RefusedPods| {
+    let refused = replica_failures.of(&key.namespace).await;
+    let is_own = |refused: &&ReplicaFailure| {
         let belongs_to = pool_of_labels(&refused.labels, rivals.iter().map(AsRef::as_ref));
         belongs_to.is_some_and(|owner| owner.name_any() == key.name)
     };
@@ -239,7 +239,7 @@ pub async fn uninjected(
         .map(|refused| PodsRefused { owner: refused.owner.clone(), message: refused.message.clone() });
     // that there are none cannot be told from a part of them
     if uninjected.pods == 0 && !bare.is_whole {
-        return Err(Arc::new(CensusError::TooMany { namespace: key.namespace.clone() }));
+        return Err(Arc::new(UninjectedListError::TooMany { namespace: key.namespace.clone() }));
     }
     Ok(uninjected)
 }

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use crate::{decide::allowed::Allowed, inject::InjectionSettings, telemetry::LogFormat};
+use crate::{decide::allowed::PoolAllowList, inject::InjectionSettings, telemetry::LogFormat};
 
 /// Flags of `sluice operator`; each has an environment variable.
 #[derive(Args, Clone, Debug)]
@@ -107,7 +107,7 @@ impl OperatorArgs {
                 SidecarUser::Uid(uid) => Some(uid.into()),
                 SidecarUser::Platform => None,
             },
-            allowed: Allowed { images: listed(&self.pool_images), variables: listed(&self.pool_environment) },
+            allowed: PoolAllowList { images: listed(&self.pool_images), variables: listed(&self.pool_environment) },
         }
     }
 

@@ -21,9 +21,9 @@ use tokio::{
 use crate::{
     api,
     causes::with_causes,
-    decide::load::{NoNumber, OwnAnswer},
+    decide::load::{NoNumber, OverrideAnswer},
     domain::PoolKey,
-    signals::{Fault, OverrideQuery, Server},
+    signals::{Fault, OverrideQuery, PrometheusServer},
 };
 
 /// Pools whose queries are under way at once, to one server.
@@ -40,13 +40,13 @@ const FIRST_PAUSE: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 
 /// What the queries of one pool yielded.
-pub type Own = BTreeMap<api::Signal, OwnAnswer>;
+pub type OverrideAnswers = BTreeMap<api::Signal, OverrideAnswer>;
 
 /// What became of the queries of one pool.
 #[derive(Debug, Default)]
-pub struct Turn {
+pub struct OverrideTurn {
     /// What they yielded.
-    pub own: Own,
+    pub own: OverrideAnswers,
     /// How many were sent.
     pub asked: usize,
     /// How many of them yielded no number.
@@ -63,12 +63,12 @@ pub struct Overrides {
 struct Inner {
     pools: HashMap<PoolKey, Breaker>,
     namespaces: HashMap<String, Namespace>,
-    servers: HashMap<String, Places>,
+    servers: HashMap<String, OverridePlaces>,
 }
 
 /// The places of one server.
 #[derive(Clone)]
-struct Places {
+struct OverridePlaces {
     usual: Arc<Semaphore>,
     trials: Arc<Semaphore>,
 }
@@ -85,7 +85,7 @@ struct Namespace {
 struct Breaker {
     /// Whose answers these are: other queries begin anew.
     queries: Vec<(api::Signal, String)>,
-    state: State,
+    state: BreakerState,
     /// The last turn has not ended.
     is_under_way: bool,
     /// When the last turn began; those that waited longest come first.
@@ -93,7 +93,7 @@ struct Breaker {
 }
 
 #[derive(Debug)]
-enum State {
+enum BreakerState {
     /// They are asked at every tick.
     Closed {
         /// Turns in a row with one that is wrong.
@@ -104,57 +104,57 @@ enum State {
         until: Instant,
         pause: Duration,
         /// What they yielded last.
-        own: Own,
+        own: OverrideAnswers,
     },
 }
 
 /// What may be done with a pool's queries now.
 #[derive(Debug)]
-enum Standing {
+enum BreakerVerdict {
     Ask,
     TryAgain,
-    Wait(Own),
+    Wait(OverrideAnswers),
 }
 
 impl Breaker {
     fn new(queries: Vec<(api::Signal, String)>) -> Self {
-        Self { queries, state: State::Closed { wrong: 0 }, is_under_way: false, asked: None }
+        Self { queries, state: BreakerState::Closed { wrong: 0 }, is_under_way: false, asked: None }
     }
 
-    fn standing(&self, now: Instant) -> Standing {
+    fn standing(&self, now: Instant) -> BreakerVerdict {
         match &self.state {
-            State::Closed { .. } => Standing::Ask,
-            State::Open { until, .. } if *until <= now => Standing::TryAgain,
-            State::Open { until, own, .. } => {
+            BreakerState::Closed { .. } => BreakerVerdict::Ask,
+            BreakerState::Open { until, .. } if *until <= now => BreakerVerdict::TryAgain,
+            BreakerState::Open { until, own, .. } => {
                 let seconds = (*until - now).as_secs_f64().ceil();
-                let told = |answer: &OwnAnswer| {
+                let told = |answer: &OverrideAnswer| {
                     let mut answer = answer.clone();
                     if let Err(NoNumber::Failed(message)) = &mut answer.number {
                         *message = format!("{message}; asked again in {seconds:.0} s");
                     }
                     answer
                 };
-                Standing::Wait(own.iter().map(|(signal, answer)| (*signal, told(answer))).collect())
+                BreakerVerdict::Wait(own.iter().map(|(signal, answer)| (*signal, told(answer))).collect())
             }
         }
     }
 
     /// A turn has ended. `worst` is what was at fault, if anything was.
-    fn note(&mut self, worst: Option<Fault>, own: &Own, now: Instant) {
+    fn note(&mut self, worst: Option<Fault>, own: &OverrideAnswers, now: Instant) {
         let wrong = match &self.state {
-            State::Closed { wrong } => *wrong,
-            State::Open { .. } => WRONG_IN_A_ROW,
+            BreakerState::Closed { wrong } => *wrong,
+            BreakerState::Open { .. } => WRONG_IN_A_ROW,
         };
         let pause = match &self.state {
-            State::Closed { .. } => FIRST_PAUSE,
-            State::Open { pause, .. } => (*pause * 2).min(LONGEST_PAUSE),
+            BreakerState::Closed { .. } => FIRST_PAUSE,
+            BreakerState::Open { pause, .. } => (*pause * 2).min(LONGEST_PAUSE),
         };
-        let open = |pause| State::Open { until: now + pause, pause, own: own.clone() };
+        let open = |pause| BreakerState::Open { until: now + pause, pause, own: own.clone() };
         match worst {
-            None => self.state = State::Closed { wrong: 0 },
+            None => self.state = BreakerState::Closed { wrong: 0 },
             Some(Fault::Late) => self.state = open(pause),
             Some(Fault::Query) if wrong + 1 >= WRONG_IN_A_ROW => self.state = open(pause),
-            Some(Fault::Query) => self.state = State::Closed { wrong: wrong + 1 },
+            Some(Fault::Query) => self.state = BreakerState::Closed { wrong: wrong + 1 },
             // the server's own trouble says nothing about the queries
             Some(Fault::Server) => {}
         }
@@ -194,7 +194,13 @@ impl Overrides {
     }
 
     /// Asks the queries of one pool, whose turn has begun, as of `now_seconds` (Unix time).
-    pub async fn ask(&self, server: &Server, pool: &PoolKey, queries: &[OverrideQuery], now_seconds: f64) -> Turn {
+    pub async fn ask(
+        &self,
+        server: &PrometheusServer,
+        pool: &PoolKey,
+        queries: &[OverrideQuery],
+        now_seconds: f64,
+    ) -> OverrideTurn {
         let turn = self.turn(server, pool, queries, now_seconds).await;
         if let Some(breaker) = self.inner.lock().pools.get_mut(pool) {
             breaker.is_under_way = false;
@@ -202,7 +208,13 @@ impl Overrides {
         turn
     }
 
-    async fn turn(&self, server: &Server, pool: &PoolKey, queries: &[OverrideQuery], now_seconds: f64) -> Turn {
+    async fn turn(
+        &self,
+        server: &PrometheusServer,
+        pool: &PoolKey,
+        queries: &[OverrideQuery],
+        now_seconds: f64,
+    ) -> OverrideTurn {
         if !server.configuration().allows_overrides_of(&pool.namespace) {
             let message = format!(
                 "pools of namespace {} may not use queries of their own: they would read the series of all others on Prometheus \
@@ -212,13 +224,16 @@ impl Overrides {
                 server.name(),
                 server.name(),
             );
-            return Turn { own: all(queries, |_| Err(NoNumber::NotAllowed(message.clone()))), ..Turn::default() };
+            return OverrideTurn {
+                own: all(queries, |_| Err(NoNumber::NotAllowed(message.clone()))),
+                ..OverrideTurn::default()
+            };
         }
         let (standing, own_places, places) = self.standing(server, pool);
         let is_trial = match standing {
-            Standing::Wait(own) => return Turn { own, ..Turn::default() },
-            Standing::TryAgain => true,
-            Standing::Ask => false,
+            BreakerVerdict::Wait(own) => return OverrideTurn { own, ..OverrideTurn::default() },
+            BreakerVerdict::TryAgain => true,
+            BreakerVerdict::Ask => false,
         };
         let places = if is_trial { places.trials } else { places.usual };
         let longest_wait = server.configuration().timeout();
@@ -230,7 +245,10 @@ impl Overrides {
                  the next tick it is",
                 longest_wait.as_secs()
             );
-            return Turn { own: all(queries, |_| Err(NoNumber::Failed(message.clone()))), ..Turn::default() };
+            return OverrideTurn {
+                own: all(queries, |_| Err(NoNumber::Failed(message.clone()))),
+                ..OverrideTurn::default()
+            };
         };
         let read = server.read_overrides(now_seconds, queries).await;
         let worst = read.iter().filter_map(|read| read.as_ref().err()?.failure.fault()).max();
@@ -238,13 +256,13 @@ impl Overrides {
         let mut read = read.into_iter().map(|read| read.map_err(|error| NoNumber::Failed(with_causes(&error))));
         let own = all(queries, |_| read.next().unwrap_or_else(|| Err(NoNumber::Failed("not asked".to_owned()))));
         self.note(pool, worst, &own);
-        Turn { own, asked: queries.len(), failed }
+        OverrideTurn { own, asked: queries.len(), failed }
     }
 
-    fn standing(&self, server: &Server, pool: &PoolKey) -> (Standing, Arc<Semaphore>, Places) {
+    fn standing(&self, server: &PrometheusServer, pool: &PoolKey) -> (BreakerVerdict, Arc<Semaphore>, OverridePlaces) {
         let now = Instant::now();
         let mut inner = self.inner.lock();
-        let places = inner.servers.entry(server.name().to_owned()).or_insert_with(|| Places {
+        let places = inner.servers.entry(server.name().to_owned()).or_insert_with(|| OverridePlaces {
             usual: Arc::new(Semaphore::new(PLACES)),
             trials: Arc::new(Semaphore::new(PLACES_FOR_TRIALS)),
         });
@@ -256,10 +274,10 @@ impl Overrides {
         let is_late = namespace.late_until.is_some_and(|until| until > now);
         let own_places = namespace.places.clone();
         let standing = match inner.pools.get_mut(pool) {
-            None => Standing::Ask,
+            None => BreakerVerdict::Ask,
             Some(breaker) => {
                 let standing = breaker.standing(now);
-                if !matches!(standing, Standing::Wait(_)) {
+                if !matches!(standing, BreakerVerdict::Wait(_)) {
                     breaker.asked = Some(now);
                 }
                 standing
@@ -267,13 +285,13 @@ impl Overrides {
         };
         let standing = match standing {
             // one pool after the other of a namespace that writes queries which take long must not cost all others a place each
-            Standing::Ask if is_late => Standing::TryAgain,
+            BreakerVerdict::Ask if is_late => BreakerVerdict::TryAgain,
             standing => standing,
         };
         (standing, own_places, places)
     }
 
-    fn note(&self, pool: &PoolKey, worst: Option<Fault>, own: &Own) {
+    fn note(&self, pool: &PoolKey, worst: Option<Fault>, own: &OverrideAnswers) {
         let now = Instant::now();
         let mut inner = self.inner.lock();
         if let Some(breaker) = inner.pools.get_mut(pool) {
@@ -288,10 +306,10 @@ impl Overrides {
 }
 
 /// An answer to each query.
-fn all(queries: &[OverrideQuery], mut number: impl FnMut(&OverrideQuery) -> Result<f64, NoNumber>) -> Own {
+fn all(queries: &[OverrideQuery], mut number: impl FnMut(&OverrideQuery) -> Result<f64, NoNumber>) -> OverrideAnswers {
     queries
         .iter()
-        .map(|query| (query.signal, OwnAnswer { query: query.query.clone(), number: number(query) }))
+        .map(|query| (query.signal, OverrideAnswer { query: query.query.clone(), number: number(query) }))
         .collect()
 }
 
@@ -299,16 +317,16 @@ fn all(queries: &[OverrideQuery], mut number: impl FnMut(&OverrideQuery) -> Resu
 mod tests {
     use super::*;
 
-    fn own() -> Own {
+    fn own() -> OverrideAnswers {
         let number = Err(NoNumber::Failed("it takes too long".to_owned()));
-        Own::from([(api::Signal::WaitingClients, OwnAnswer { query: "x".to_owned(), number })])
+        OverrideAnswers::from([(api::Signal::WaitingClients, OverrideAnswer { query: "x".to_owned(), number })])
     }
 
     /// Seconds until the queries are asked again; none where they are.
     fn pause(breaker: &Breaker, now: Instant) -> Option<u64> {
         match &breaker.state {
-            State::Open { until, .. } => Some((*until - now).as_secs()),
-            State::Closed { .. } => None,
+            BreakerState::Open { until, .. } => Some((*until - now).as_secs()),
+            BreakerState::Closed { .. } => None,
         }
     }
 
@@ -317,17 +335,17 @@ mod tests {
         let mut breaker = Breaker::new(Vec::new());
         let mut now = Instant::now();
         for seconds in [30, 60, 120, 240, 300, 300] {
-            assert!(!matches!(breaker.standing(now), Standing::Wait(_)));
+            assert!(!matches!(breaker.standing(now), BreakerVerdict::Wait(_)));
             breaker.note(Some(Fault::Late), &own(), now);
             assert_eq!(pause(&breaker, now), Some(seconds));
-            let Standing::Wait(told) = breaker.standing(now) else { panic!("{breaker:?}") };
+            let BreakerVerdict::Wait(told) = breaker.standing(now) else { panic!("{breaker:?}") };
             let Err(NoNumber::Failed(message)) = &told[&api::Signal::WaitingClients].number else { panic!("{told:?}") };
             assert_eq!(*message, format!("it takes too long; asked again in {seconds} s"));
             now += Duration::from_secs(seconds);
-            assert!(matches!(breaker.standing(now), Standing::TryAgain));
+            assert!(matches!(breaker.standing(now), BreakerVerdict::TryAgain));
         }
-        breaker.note(None, &Own::new(), now);
-        assert!(matches!(breaker.standing(now), Standing::Ask));
+        breaker.note(None, &OverrideAnswers::new(), now);
+        assert!(matches!(breaker.standing(now), BreakerVerdict::Ask));
         breaker.note(Some(Fault::Late), &own(), now);
         assert_eq!(pause(&breaker, now), Some(30), "from the beginning");
     }
@@ -356,7 +374,7 @@ mod tests {
         assert!(!overrides.begin(&pool, &query("a")));
         overrides.note(&pool, Some(Fault::Late), &own());
         let end = || overrides.inner.lock().pools.get_mut(&pool).unwrap().is_under_way = false;
-        let is_open = || matches!(overrides.inner.lock().pools[&pool].state, State::Open { .. });
+        let is_open = || matches!(overrides.inner.lock().pools[&pool].state, BreakerState::Open { .. });
         end();
         assert!(overrides.begin(&pool, &query("a")) && is_open());
         end();

@@ -1,4 +1,4 @@
-//! Which pools to look at. Bounded: whoever finds it full waits, or leaves it to the next tick.
+//! Which pools to look at. Bounded: whoever finds the channel full waits, or leaves it to the next tick.
 
 use futures::{SinkExt, channel::mpsc};
 
@@ -7,19 +7,19 @@ use crate::domain::PoolKey;
 /// Requests that fit; behind them stands the line of [`super::turns`], with one place for each pool.
 const CAPACITY: usize = 4096;
 
-/// The way into the queue; cheap to clone.
+/// Asks for looks at pools; cheap to clone.
 #[derive(Clone)]
-pub struct Queue {
+pub struct LookRequests {
     sender: mpsc::Sender<PoolKey>,
 }
 
-/// A queue and its end.
-pub fn queue() -> (Queue, mpsc::Receiver<PoolKey>) {
+/// Where looks are asked for, and where the requests come out.
+pub fn requests() -> (LookRequests, mpsc::Receiver<PoolKey>) {
     let (sender, receiver) = mpsc::channel(CAPACITY);
-    (Queue { sender }, receiver)
+    (LookRequests { sender }, receiver)
 }
 
-impl Queue {
+impl LookRequests {
     /// Asks for a look at a pool, waiting for a place.
     pub async fn ask(&self, pool: &PoolKey, why: &'static str) {
         tracing::trace!(%pool, why, "a look is asked for");

@@ -9,27 +9,27 @@ use tokio::time::Instant;
 
 use super::{
     apply::{WriteError, Writer},
-    carry_out::{BATCH, Outcome, Wrote, carry_out},
-    census::Census,
+    carry_out::{BATCH, CarriedOut, Wrote, carry_out},
+    census::UninjectedPodLister,
     events::Events,
     gateway,
     leader::{self, Leadership},
-    memory::{Count, Memories, PoolMemory},
+    memory::{Memories, PoolMemory, UninjectedCount},
     observe::{self, Stores},
     pods::PodIndex,
-    prove::Prover,
-    queue::Queue,
-    refusals::Refusals,
-    sizing::{self, Subject},
+    prove::AgentPoller,
+    queue::LookRequests,
+    refusals::ReplicaFailureLister,
+    sizing::{self, SizedPool},
     status,
-    turns::Again,
+    turns::Requeue,
 };
 use crate::{
     api::{ConnectionPool, ConnectionPoolStatus, Topology},
     contract::PoolRevision,
     decide::plan::{self, Observed, Plan},
     domain::PoolKey,
-    http::{Metrics, PoolLabels},
+    http::{OperatorMetrics, PoolLabels},
     inject::{InjectionSettings, PodPool},
     pooler::pgbouncer::render::cannot_render,
 };
@@ -50,7 +50,7 @@ pub struct Context {
     /// The injected pods.
     pub pods: Arc<PodIndex>,
     /// What agents said.
-    pub prover: Arc<Prover>,
+    pub poller: Arc<AgentPoller>,
     /// The one place that writes.
     pub writer: Writer,
     /// The one place that publishes events.
@@ -58,24 +58,24 @@ pub struct Context {
     /// What is remembered of the pools.
     pub memories: Memories,
     /// Which pools to look at next.
-    pub queue: Queue,
+    pub requests: LookRequests,
     /// What the operator's configuration says about poolers' containers.
     pub injection: InjectionSettings,
     /// Time between two readings of Prometheus.
     pub tick: Duration,
     /// The pods without a sidecar.
-    pub census: Arc<Census>,
+    pub uninjected_pods: Arc<UninjectedPodLister>,
     /// The pods that cannot be created.
-    pub refusals: Arc<Refusals>,
+    pub replica_failures: Arc<ReplicaFailureLister>,
     /// Metrics of the operator.
-    pub metrics: Metrics,
+    pub metrics: OperatorMetrics,
 }
 
 /// Looks at the pool of this name as the store has it now, and says when to look again. One that is gone is forgotten.
-pub async fn look_at(key: &PoolKey, context: &Context) -> Again {
+pub async fn look_at(key: &PoolKey, context: &Context) -> Requeue {
     let Some(pool) = context.stores.pools.get(&ObjectRef::new(&key.name).within(&key.namespace)) else {
         forget(key, context);
-        return Again::WhenAsked;
+        return Requeue::WhenAsked;
     };
     let started = Instant::now();
     let (again, error) = look(&pool, key, context).await;
@@ -91,7 +91,7 @@ pub async fn look_at(key: &PoolKey, context: &Context) -> Again {
 /// A pool is gone: its pods keep their last grant, and nobody asks them any more.
 fn forget(key: &PoolKey, context: &Context) {
     context.memories.forget(key);
-    context.prover.expect(key, &[], &HashSet::new());
+    context.poller.expect(key, &[], &HashSet::new());
     context.metrics.pool_gone(&labels(key));
 }
 
@@ -112,34 +112,34 @@ fn category(error: &WriteError) -> &'static str {
 }
 
 /// Looks at one pool. What was written before a write that fails stands, and the next look goes on from there.
-async fn look(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context) -> (Again, Option<WriteError>) {
+async fn look(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context) -> (Requeue, Option<WriteError>) {
     if !context.pods.is_synced() {
         // counting pods now would find too few, and hand out what others have
-        return (Again::After(AFTER_CONFLICT), None);
+        return (Requeue::After(AFTER_CONFLICT), None);
     }
     let epoch = context.leadership.epoch_after(|| newest_epoch(context));
-    let Some(epoch) = epoch else { return (Again::WhenAsked, None) };
+    let Some(epoch) = epoch else { return (Requeue::WhenAsked, None) };
     if pool.metadata.deletion_timestamp.is_some() {
         // a finalizer may keep it for as long as it likes: nothing is measured of it any more
         context.metrics.pool_gone(&labels(key));
-        return (Again::WhenAsked, None);
+        return (Requeue::WhenAsked, None);
     }
     let memory = context.memories.of(key, pool);
     count_uninjected(pool, key, context, &memory);
 
     let now = Timestamp::now();
     let plan = observe_and_plan(pool, key, context, &memory, epoch, now);
-    let Outcome { plan, wrote, error } = carry_out(pool, key, context, &memory, plan).await;
+    let CarriedOut { plan, wrote, error } = carry_out(pool, key, context, &memory, plan).await;
     prove(key, context, &plan);
     keep_gateway(pool, key, context, &memory).await;
-    let told = tell(pool, key, context, &memory, (plan, epoch), now).await;
-    let error = error.or(told.err());
+    let reported = report(pool, key, context, &memory, (plan, epoch), now).await;
+    let error = error.or(reported.err());
     let retry = memory.lock().next_retry(Instant::now());
     (again(wrote, error.as_ref(), retry.map(|at| at.saturating_duration_since(Instant::now()))), error)
 }
 
 /// When to look again if nothing asks for it before; `retry`: until something that failed is tried again.
-fn again(wrote: Wrote, error: Option<&WriteError>, retry: Option<Duration>) -> Again {
+fn again(wrote: Wrote, error: Option<&WriteError>, retry: Option<Duration>) -> Requeue {
     let more = match wrote {
         Wrote::Nothing => None,
         Wrote::Everything => Some(AFTER_WRITE),
@@ -147,7 +147,7 @@ fn again(wrote: Wrote, error: Option<&WriteError>, retry: Option<Duration>) -> A
     };
     let mended = error.map(|error| if error.is_told() { AFTER_WRITE } else { AFTER_CONFLICT });
     let pause = [more, mended, retry].into_iter().flatten().min();
-    pause.map_or(Again::WhenAsked, Again::After)
+    pause.map_or(Requeue::WhenAsked, Requeue::After)
 }
 
 /// The newest epoch that an operator has written.
@@ -172,10 +172,10 @@ pub(super) fn observe_and_plan(
     let failure = memory.failure.as_ref().map(|retry| retry.seen(Instant::now()));
     let around = context.stores.around(key, pool, &context.pods, &memory.created);
     if let Ok(effective) = &around.effective {
-        sizing::follow_spec(context, Subject { key, pool, effective }, &mut memory, now);
+        sizing::follow_spec(context, SizedPool { key, pool, effective }, &mut memory, now);
     }
-    let pods = observe::pods(facts, &context.prover.proofs(key), &memory);
-    let told = memory.told.as_ref().map(|(told, _)| told).or(pool.status.as_ref());
+    let pods = observe::pods(facts, &context.poller.answers(key), &memory);
+    let status = memory.written_status.as_ref().map(|(status, _)| status).or(pool.status.as_ref());
     let gateway =
         gateway::seen(context.stores.gateways.as_ref(), key, pool, around.effective.as_ref().ok(), &memory.gateway);
     let observed = Observed {
@@ -183,7 +183,7 @@ pub(super) fn observe_and_plan(
         now: now.as_second(),
         epoch,
         pool,
-        told,
+        status,
         effective: around.effective.as_ref(),
         budget: around.budget,
         rival: around.rival,
@@ -220,7 +220,7 @@ async fn keep_gateway(pool: &ConnectionPool, key: &PoolKey, context: &Context, m
     let is_news = after.trouble() != had.as_ref();
     memory.lock().gateway = after;
     if is_news {
-        context.queue.ask(key, "gateway").await;
+        context.requests.ask(key, "gateway").await;
     }
 }
 
@@ -228,11 +228,11 @@ async fn keep_gateway(pool: &ConnectionPool, key: &PoolKey, context: &Context, m
 pub(super) fn prove(key: &PoolKey, context: &Context, plan: &Plan) {
     let written = plan.patches.iter().map(|patch| patch.uid.as_str());
     let open: HashSet<&str> = plan.open.iter().map(String::as_str).chain(written).collect();
-    context.prover.expect(key, &context.pods.of(key), &open);
+    context.poller.expect(key, &context.pods.of(key), &open);
 }
 
 /// Status and events, from the same plan.
-async fn tell(
+async fn report(
     pool: &ConnectionPool,
     key: &PoolKey,
     context: &Context,
@@ -248,19 +248,19 @@ async fn tell(
     for event in plan.events {
         context.events.publish(&context.writer, pool, event).await;
     }
-    // what was told by another process was told long ago
-    let (told, since) = match memory.lock().told.clone() {
-        Some((told, at)) => (Some(told), at.elapsed()),
+    // what another process wrote was written long ago
+    let (last, since) = match memory.lock().written_status.clone() {
+        Some((last, at)) => (Some(last), at.elapsed()),
         None => (pool.status.clone(), Duration::MAX),
     };
-    let status = ConnectionPoolStatus { epoch: Some(epoch), ..status::status(pool, told.as_ref(), plan.report, now) };
-    if !status::is_due(told.as_ref(), &status, since) {
+    let status = ConnectionPoolStatus { epoch: Some(epoch), ..status::status(pool, last.as_ref(), plan.report, now) };
+    if !status::is_due(last.as_ref(), &status, since) {
         return Ok(());
     }
     let pools: Api<ConnectionPool> = Api::namespaced(context.client.clone(), &key.namespace);
     let body = status::body::<ConnectionPool>(&status);
     context.writer.status(&pools, &key.name, &body, format!("status of ConnectionPool {key}")).await?;
-    memory.lock().told = Some((status, Instant::now()));
+    memory.lock().written_status = Some((status, Instant::now()));
     Ok(())
 }
 
@@ -274,10 +274,10 @@ fn count_uninjected(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context
         since
     };
     let (pool, key, memory) = (pool.clone(), key.clone(), memory.clone());
-    let (census, refusals) = (context.census.clone(), context.refusals.clone());
-    let (stores, queue) = (context.stores.clone(), context.queue.clone());
+    let (uninjected_pods, replica_failures) = (context.uninjected_pods.clone(), context.replica_failures.clone());
+    let (stores, requests) = (context.stores.clone(), context.requests.clone());
     tokio::spawn(async move {
-        let outcome = observe::uninjected(&census, &refusals, &stores, &key, &pool, since).await;
+        let outcome = observe::uninjected(&uninjected_pods, &replica_failures, &stores, &key, &pool, since).await;
         let is_news = {
             let mut memory = memory.lock();
             memory.is_counting = false;
@@ -289,18 +289,18 @@ fn count_uninjected(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context
                 Err(error) => {
                     let since = failed_before.as_ref().map_or_else(Instant::now, |(since, _)| *since);
                     let error = error.to_string();
-                    if failed_before.is_none_or(|(_, told)| told != error) {
+                    if failed_before.is_none_or(|(_, before)| before != error) {
                         tracing::warn!(pool = %key, error, "the last count stands for a while; counting again ever more rarely");
                     }
                     (known.clone(), Some((since, error)))
                 }
             };
             let is_news = before.is_none() || found != known;
-            memory.uninjected = Some(Count { found, failing, at: Instant::now(), generation });
+            memory.uninjected = Some(UninjectedCount { found, failing, at: Instant::now(), generation });
             is_news
         };
         if is_news {
-            queue.ask(&key, "count").await;
+            requests.ask(&key, "count").await;
         }
     });
 }
@@ -314,14 +314,14 @@ mod tests {
         let refused = || WriteError::NoAnswer { what: "a pod".to_owned() };
         let conflict = || WriteError::Conflict { what: "a pod".to_owned() };
         let seconds = |seconds| Some(Duration::from_secs(seconds));
-        assert_eq!(again(Wrote::Nothing, None, None), Again::WhenAsked);
-        assert_eq!(again(Wrote::Nothing, None, seconds(7)), Again::After(Duration::from_secs(7)));
-        assert_eq!(again(Wrote::Everything, Some(&refused()), seconds(7)), Again::After(AFTER_WRITE));
+        assert_eq!(again(Wrote::Nothing, None, None), Requeue::WhenAsked);
+        assert_eq!(again(Wrote::Nothing, None, seconds(7)), Requeue::After(Duration::from_secs(7)));
+        assert_eq!(again(Wrote::Everything, Some(&refused()), seconds(7)), Requeue::After(AFTER_WRITE));
         assert_eq!(
             again(Wrote::Batch, Some(&refused()), seconds(7)),
-            Again::After(Duration::ZERO),
+            Requeue::After(Duration::ZERO),
             "one pod holds up none"
         );
-        assert_eq!(again(Wrote::Everything, Some(&conflict()), None), Again::After(AFTER_CONFLICT));
+        assert_eq!(again(Wrote::Everything, Some(&conflict()), None), Requeue::After(AFTER_CONFLICT));
     }
 }

@@ -33,7 +33,7 @@ const LONGEST: usize = 400;
 
 /// Pods that were refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RefusedPods {
+pub struct ReplicaFailure {
     /// Their labels, as the template has them.
     pub labels: BTreeMap<String, String>,
     /// What wants to create them, as `kubectl describe` takes it.
@@ -42,18 +42,18 @@ pub struct RefusedPods {
     pub message: String,
 }
 
-type Found = Arc<[RefusedPods]>;
+type NamespaceFailures = Arc<[ReplicaFailure]>;
 /// The last list of one namespace; locked by whoever makes the next.
-type Place = Arc<tokio::sync::Mutex<Option<(Instant, Found)>>>;
+type NamespaceList = Arc<tokio::sync::Mutex<Option<(Instant, NamespaceFailures)>>>;
 
 /// The lists of all namespaces.
-pub struct Refusals {
+pub struct ReplicaFailureLister {
     client: Client,
-    namespaces: Mutex<HashMap<String, Place>>,
+    namespaces: Mutex<HashMap<String, NamespaceList>>,
     lists: Semaphore,
 }
 
-impl Refusals {
+impl ReplicaFailureLister {
     /// None was made yet.
     pub fn new(client: Client) -> Self {
         Self { client, namespaces: Mutex::default(), lists: Semaphore::new(LISTS_AT_ONCE) }
@@ -61,7 +61,7 @@ impl Refusals {
 
     /// The pods of a namespace that are refused now. Of several who ask at once, one lists for all. Where it cannot be read, it says so
     /// in the log, and nothing is known.
-    pub async fn of(&self, namespace: &str) -> Found {
+    pub async fn of(&self, namespace: &str) -> NamespaceFailures {
         let place = self.place(namespace);
         let mut last = place.lock().await;
         if let Some((_, found)) = last.as_ref().filter(|(began, _)| began.elapsed() < REUSED_FOR) {
@@ -70,7 +70,7 @@ impl Refusals {
         // nobody closes the semaphore: it always gives a turn
         let turn = self.lists.acquire().await;
         let began = Instant::now();
-        let found: Found = match timeout(DEADLINE, self.list(namespace)).await {
+        let found: NamespaceFailures = match timeout(DEADLINE, self.list(namespace)).await {
             Ok(Ok(found)) => found.into(),
             Ok(Err(error)) => {
                 tracing::warn!(namespace, %error, "listing the ReplicaSets, whose pods may be refused");
@@ -87,17 +87,18 @@ impl Refusals {
     }
 
     /// The place of a namespace. What is old in the others, nobody will read again.
-    fn place(&self, namespace: &str) -> Place {
+    fn place(&self, namespace: &str) -> NamespaceList {
         let mut namespaces = self.namespaces.lock();
         namespaces.retain(|_, place| {
-            let is_recent =
-                |last: Option<&(Instant, Found)>| last.is_some_and(|(began, _)| began.elapsed() < REUSED_FOR);
+            let is_recent = |last: Option<&(Instant, NamespaceFailures)>| {
+                last.is_some_and(|(began, _)| began.elapsed() < REUSED_FOR)
+            };
             Arc::strong_count(place) > 1 || place.try_lock().is_ok_and(|last| is_recent(last.as_ref()))
         });
         namespaces.entry(namespace.to_owned()).or_default().clone()
     }
 
-    async fn list(&self, namespace: &str) -> Result<Vec<RefusedPods>, kube::Error> {
+    async fn list(&self, namespace: &str) -> Result<Vec<ReplicaFailure>, kube::Error> {
         let path = format!("/apis/apps/v1/namespaces/{namespace}/replicasets");
         let mut params = ListParams::default().limit(PAGE);
         let mut refused = Vec::new();
@@ -181,7 +182,7 @@ struct Condition {
 
 impl ReplicaSet {
     /// What it says of pods that it cannot create; None: it can.
-    fn refused(self) -> Option<RefusedPods> {
+    fn refused(self) -> Option<ReplicaFailure> {
         let mut conditions = self.status.conditions.into_iter();
         let failure = conditions.find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")?;
         let owner = self.metadata.owner_references.into_iter().find(|owner| owner.controller);
@@ -190,7 +191,7 @@ impl ReplicaSet {
             |owner| format!("{}/{}", owner.kind.to_lowercase(), owner.name),
         );
         let message = failure.message.chars().take(LONGEST).collect();
-        Some(RefusedPods { labels: self.spec.template.metadata.labels.unwrap_or_default(), owner, message })
+        Some(ReplicaFailure { labels: self.spec.template.metadata.labels.unwrap_or_default(), owner, message })
     }
 }
 
@@ -208,7 +209,7 @@ mod tests {
 
     use super::*;
 
-    fn refusals(status: StatusCode, answer: Value) -> (Refusals, Arc<AtomicUsize>) {
+    fn refusals(status: StatusCode, answer: Value) -> (ReplicaFailureLister, Arc<AtomicUsize>) {
         let asked = Arc::new(AtomicUsize::new(0));
         let counter = asked.clone();
         let service = service_fn(move |_: HttpRequest<Body>| {
@@ -216,7 +217,7 @@ mod tests {
             let response = Response::builder().status(status).body(Body::from(answer.to_string().into_bytes()));
             async move { Ok::<_, Infallible>(response.expect("a response")) }
         });
-        (Refusals::new(Client::new(service, "default")), asked)
+        (ReplicaFailureLister::new(Client::new(service, "default")), asked)
     }
 
     fn replica_set(name: &str, owner: &Value, status: &str) -> Value {

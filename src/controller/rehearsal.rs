@@ -13,16 +13,16 @@ use serde_json::json;
 
 use super::{
     apply::Writer,
-    census::Census,
+    census::UninjectedPodLister,
     events::Events,
     leader::Leadership,
     memory::{Memories, PoolMemory},
     observe::Stores,
     pods::PodIndex,
-    prove::Prover,
+    prove::AgentPoller,
     queue,
     reconcile::{self, Context},
-    refusals::Refusals,
+    refusals::ReplicaFailureLister,
     revision, status,
 };
 use crate::{
@@ -32,13 +32,13 @@ use crate::{
         StatusReport, names,
     },
     decide::{
-        allowed::Allowed,
+        allowed::PoolAllowList,
         effective::effective,
         plan::{NewRevision, Plan},
         shares::PodDemand,
     },
     domain::PoolKey,
-    http::Metrics,
+    http::OperatorMetrics,
     inject::{InjectionSettings, PodPool},
 };
 
@@ -104,7 +104,7 @@ impl Rehearsal {
         rehearsal.learn(scene);
         rehearsal.look();
         if scene != Scene::AllNew {
-            rehearsal.context.prover.answer_all(&rehearsal.key, answer);
+            rehearsal.context.poller.answer_all(&rehearsal.key, answer);
         }
         rehearsal
     }
@@ -151,25 +151,25 @@ fn context(pool: &ConnectionPool, revision: &PoolRevision) -> Context {
         image_pull_policy: None,
         image_pull_secrets: Vec::new(),
         run_as_user: Some(65532),
-        allowed: Allowed::default(),
+        allowed: PoolAllowList::default(),
     };
     let (classes, budgets) = (reflector::store().0, reflector::store().0);
     let stores = Stores { pools, classes, budgets, revisions, gateways: None, injection: Arc::new(injection.clone()) };
-    let metrics = Metrics::default();
+    let metrics = OperatorMetrics::default();
     Context {
         client: client(),
         leadership: Leadership::default(),
         stores,
         pods: Arc::new(PodIndex::default()),
-        prover: Arc::new(Prover::default()),
+        poller: Arc::new(AgentPoller::default()),
         writer: Writer::new(client(), Leadership::default(), metrics.clone()),
         events: Events::new(client(), "rehearsal".to_owned()),
         memories: Memories::default(),
-        queue: queue::queue().0,
+        requests: queue::requests().0,
         injection,
         tick: Duration::from_secs(15),
-        census: Arc::new(Census::new(client())),
-        refusals: Arc::new(Refusals::new(client())),
+        uninjected_pods: Arc::new(UninjectedPodLister::new(client())),
+        replica_failures: Arc::new(ReplicaFailureLister::new(client())),
         metrics,
     }
 }

@@ -10,9 +10,9 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::{
-    asking::Said,
+    asking::ServerReadings,
     memory::{DecidedFor, PoolMemory},
-    overrides::Own,
+    overrides::OverrideAnswers,
     reconcile::Context,
 };
 use crate::{
@@ -22,10 +22,10 @@ use crate::{
         effective::EffectivePool,
         guard::refused,
         load::{
-            Alternation, Completeness, ExpectedPod, HoldReason, Judgement, Load, LoadFigures, LoadInput, PodFigures,
-            Stage,
+            Alternation, Completeness, ExpectedPod, HoldReason, Judgement, LoadFigures, LoadInput, PodFigures,
+            PoolLoad, Stage,
         },
-        plan::{Change, LoadSeen, PodFacts, Proof, SidecarSeen, SizingSeen, Trouble, UnixSeconds},
+        plan::{AgentAnswer, LoadSeen, PodFacts, SidecarSeen, SizingSeen, TargetChange, Trouble, UnixSeconds},
         shares::PodPhase,
         sizing::{Decision, Observation, SizingSettings},
     },
@@ -41,7 +41,7 @@ const STALE_AFTER_SECONDS: f64 = 90.0;
 
 /// The pool that is sized, and what is in force for it.
 #[derive(Clone, Copy)]
-pub struct Subject<'a> {
+pub struct SizedPool<'a> {
     /// Its key.
     pub key: &'a PoolKey,
     /// The object.
@@ -53,19 +53,19 @@ pub struct Subject<'a> {
 /// Judges the load of one pool by what the server of this name said, and its own queries, and sizes it.
 pub fn decide(
     context: &Context,
-    subject: Subject,
-    (server, said): (&str, Option<&Said>),
-    own: &Own,
+    subject: SizedPool,
+    (server, said): (&str, Option<&ServerReadings>),
+    own: &OverrideAnswers,
     wait_p95_seconds: Option<f64>,
     now: Timestamp,
 ) {
-    let Subject { key, pool, effective } = subject;
+    let SizedPool { key, pool, effective } = subject;
     let facts = context.pods.of(key);
     let memory = context.memories.of(key, pool);
     let mut memory = memory.lock();
     let target = memory.target.unwrap_or_else(|| target_before(pool, key, &facts, effective));
     let load = judge(&mut memory.load, key, &facts, (server, said, own), now);
-    let alternation = load.alternation.zip(said).map(|(alternation, said)| told(&alternation, said));
+    let alternation = load.alternation.zip(said).map(|(alternation, said)| alternation_message(&alternation, said));
     let (sample, trouble, completeness) = match &load.judgement {
         Judgement::New { sample, completeness } => (Some(*sample), None, *completeness),
         // no pod was scraped since the last tick: the last decision stands
@@ -106,7 +106,7 @@ pub fn decide(
 
 /// Decides again, on the load as it was judged last, when the spec or its class is another than at the last decision: what
 /// is told of a generation is decided for it.
-pub fn follow_spec(context: &Context, subject: Subject, memory: &mut PoolMemory, now: Timestamp) {
+pub fn follow_spec(context: &Context, subject: SizedPool, memory: &mut PoolMemory, now: Timestamp) {
     let Some(last) = memory.sizing.clone() else { return };
     if memory.decided_for == Some(DecidedFor::of(subject.pool, subject.effective)) {
         return;
@@ -136,7 +136,7 @@ struct Known {
 /// Remembers a decision, and tells of it when the target is another.
 fn conclude(
     context: &Context,
-    Subject { key, pool, effective }: Subject,
+    SizedPool { key, pool, effective }: SizedPool,
     memory: &mut PoolMemory,
     (decision, Known { load, trouble, alternation }): (Decision, Known),
     target: u32,
@@ -148,7 +148,7 @@ fn conclude(
     let change = if to == told_before {
         memory.sizing.as_ref().and_then(|sizing| sizing.change.clone())
     } else {
-        let change = Change {
+        let change = TargetChange {
             id: decision_id(pool, now, told_before, to),
             reason: decision.reason.as_str().to_owned(),
             from: told_before,
@@ -172,9 +172,9 @@ fn judge(
     state: &mut crate::decide::load::LoadState,
     key: &PoolKey,
     facts: &[Arc<PodFacts>],
-    (server, said, own): (&str, Option<&Said>, &Own),
+    (server, said, own): (&str, Option<&ServerReadings>, &OverrideAnswers),
     now: Timestamp,
-) -> Load {
+) -> PoolLoad {
     let expected: Vec<ExpectedPod> = facts
         .iter()
         .map(|pod| ExpectedPod {
@@ -219,27 +219,27 @@ fn judge(
 /// What is known of the pool beside its load.
 fn observation<'a>(
     context: &Context,
-    Subject { key, pool, effective }: Subject,
+    SizedPool { key, pool, effective }: SizedPool,
     facts: &[Arc<PodFacts>],
     target: u32,
     now: Timestamp,
 ) -> Observation<'a> {
     let running = facts.iter().filter(|pod| pod.sidecar == SidecarSeen::Running).count();
-    let proofs = proofs(context, key, facts);
+    let answers = answers(context, key, facts);
     Observation {
         now_seconds: now.as_duration().as_secs_f64(),
         interval_seconds: context.tick.as_secs_f64(),
         pods: u32::try_from(running).unwrap_or(u32::MAX),
-        current: current_size(&proofs).unwrap_or(target),
+        current: current_size(&answers).unwrap_or(target),
         target,
         bounds: Bounds { min: effective.min_allowed, max: effective.max_allowed, share: None },
         automation: match (pool.spec.paused, pool.spec.mode) {
             (true, _) => Automation::Paused,
             (false, Mode::Recommend) => Automation::Recommend,
-            (false, Mode::Apply) if is_read_only(&proofs) => Automation::UpstreamReadOnly,
+            (false, Mode::Apply) if is_read_only(&answers) => Automation::UpstreamReadOnly,
             (false, Mode::Apply) => Automation::Apply,
         },
-        refused_beyond: refused_beyond(&proofs, facts, (&key.name, effective), now.as_second()),
+        refused_beyond: refused_beyond(&answers, facts, (&key.name, effective), now.as_second()),
         samples: &[],
     }
 }
@@ -270,26 +270,26 @@ fn never_shrink_in_the_dark(
     (decision, Some(Trouble { reason: "PodsNotReporting", message }))
 }
 
-/// The target before the first decision of this process: what was told last, else what the pods may open.
+/// The target before the first decision of this process: what was recommended last, else what the pods may open.
 fn target_before(pool: &ConnectionPool, key: &PoolKey, facts: &[Arc<PodFacts>], effective: &EffectivePool) -> u32 {
-    let told = pool.status.as_ref().and_then(|status| status.recommendation).map(|told| told.target);
+    let recommended = pool.status.as_ref().and_then(|status| status.recommendation).map(|last| last.target);
     let shares = facts.iter().filter_map(|pod| pod.grant.last_known()?.pools.get(&key.name));
     let share = shares.fold(0, |sum: u32, grant| sum.saturating_add(grant.share));
-    effective.target_before(told, share)
+    effective.target_before(recommended, share)
 }
 
 /// What the agents of these pods said last, in their order.
-fn proofs(context: &Context, key: &PoolKey, facts: &[Arc<PodFacts>]) -> Vec<Proof> {
-    let proofs = context.prover.proofs(key);
-    facts.iter().map(|pod| proofs.of(&pod.uid)).collect()
+fn answers(context: &Context, key: &PoolKey, facts: &[Arc<PodFacts>]) -> Vec<AgentAnswer> {
+    let answers = context.poller.answers(key);
+    facts.iter().map(|pod| answers.of(&pod.uid)).collect()
 }
 
 /// Sum of the limits that agents read back; none while none has.
-fn current_size(proofs: &[Proof]) -> Option<u32> {
-    let mut limits = proofs
+fn current_size(answers: &[AgentAnswer]) -> Option<u32> {
+    let mut limits = answers
         .iter()
-        .filter_map(|proof| match proof {
-            Proof::Report(report) => report.limits.map(|limits| limits.pool_size),
+        .filter_map(|answer| match answer {
+            AgentAnswer::Report(report) => report.limits.map(|limits| limits.pool_size),
             _ => None,
         })
         .peekable();
@@ -298,23 +298,23 @@ fn current_size(proofs: &[Proof]) -> Option<u32> {
 
 /// What the pods may hold together, beside their sessions, while the database refuses more to one of them.
 fn refused_beyond(
-    proofs: &[Proof],
+    answers: &[AgentAnswer],
     facts: &[Arc<PodFacts>],
     (pool, effective): (&str, &EffectivePool),
     now: UnixSeconds,
 ) -> Option<u32> {
     let for_sessions = effective.settings.for_sessions();
-    refused::of_pool(facts.iter().zip(proofs).map(|(pod, proof)| {
+    refused::of_pool(facts.iter().zip(answers).map(|(pod, answer)| {
         let grant = pod.grant.last_known().and_then(|document| document.pools.get(pool));
         let share = grant.map_or(0, |grant| grant.share);
-        refused::PodSeen::of(proof.report(), proof.server_full(now), share, for_sessions)
+        refused::PodCeiling::of(answer.report(), answer.server_full(now), share, for_sessions)
     }))
 }
 
 /// Whether an agent that answers says that the database takes no writes.
-fn is_read_only(proofs: &[Proof]) -> bool {
-    proofs.iter().any(|proof| match proof {
-        Proof::Report(report) => {
+fn is_read_only(answers: &[AgentAnswer]) -> bool {
+    answers.iter().any(|answer| match answer {
+        AgentAnswer::Report(report) => {
             report.upstream.as_ref().is_some_and(|upstream| upstream.state == UpstreamState::ReadOnly)
         }
         _ => false,
@@ -322,7 +322,7 @@ fn is_read_only(proofs: &[Proof]) -> bool {
 }
 
 /// That several servers answer in turn, and what to do.
-fn told(alternation: &Alternation, said: &Said) -> String {
+fn alternation_message(alternation: &Alternation, said: &ServerReadings) -> String {
     let Alternation { pods, behind_seconds } = *alternation;
     let what = behind_seconds.map_or_else(
         || "counters of spec.scaling.metrics.overrides go back and forth".to_owned(),

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     api::{ConnectionPool, ConnectionPoolStatus, LastDecision, conditions},
-    decide::plan::{Report, UnixSeconds},
+    decide::plan::{PoolReport, UnixSeconds},
 };
 
 /// Figures that jitter are written at most this often.
@@ -17,22 +17,22 @@ const QUIET: Duration = Duration::from_mins(1);
 /// Longest sentence in the status, in bytes.
 const SENTENCE_BYTES: usize = 1024;
 
-/// The status that a report makes. `told` is what was written last: what did not change keeps its time.
+/// The status that a report makes. `last` is the one that was written last: what did not change keeps its time.
 pub fn status(
     pool: &ConnectionPool,
-    told: Option<&ConnectionPoolStatus>,
-    report: Report,
+    last: Option<&ConnectionPoolStatus>,
+    report: PoolReport,
     now: Timestamp,
 ) -> ConnectionPoolStatus {
-    let old = told.map(|told| told.conditions.as_slice()).unwrap_or_default();
+    let old = last.map(|last| last.conditions.as_slice()).unwrap_or_default();
     let last_change = report.last_change();
     ConnectionPoolStatus {
         observed_generation: pool.metadata.generation,
         summary: Some(shortened(report.summary)),
-        current_size: report.current_size.or_else(|| told.and_then(|told| told.current_size)),
+        current_size: report.current_size.or_else(|| last.and_then(|last| last.current_size)),
         share: Some(report.share),
-        last_scale_time: last_change.map(time).or_else(|| told.and_then(|told| told.last_scale_time.clone())),
-        recommendation: report.recommendation.or_else(|| told.and_then(|told| told.recommendation)),
+        last_scale_time: last_change.map(time).or_else(|| last.and_then(|last| last.last_scale_time.clone())),
+        recommendation: report.recommendation.or_else(|| last.and_then(|last| last.recommendation)),
         load: report.load,
         last_decision: report
             .change
@@ -44,10 +44,10 @@ pub fn status(
                 message: shortened(change.message),
                 time: time(change.at),
             })
-            .or_else(|| told.and_then(|told| told.last_decision.clone())),
+            .or_else(|| last.and_then(|last| last.last_decision.clone())),
         pods: Some(report.pods),
         revision: report.revision,
-        effective: report.effective.or_else(|| told.and_then(|told| told.effective.clone())),
+        effective: report.effective.or_else(|| last.and_then(|last| last.effective.clone())),
         capabilities: report.capabilities,
         gateway: report.gateway,
         epoch: None,
@@ -66,11 +66,11 @@ fn shortened(mut text: String) -> String {
 
 /// Whether a status is worth a write: at once when a condition, a reason, a target or a count of pods changes; for other
 /// figures at most once a minute.
-pub fn is_due(told: Option<&ConnectionPoolStatus>, new: &ConnectionPoolStatus, since: Duration) -> bool {
-    let Some(told) = told else { return true };
+pub fn is_due(last: Option<&ConnectionPoolStatus>, new: &ConnectionPoolStatus, since: Duration) -> bool {
+    let Some(last) = last else { return true };
     // a term alone is not worth a write: every pool would be written whenever another replica leads
-    *told != ConnectionPoolStatus { epoch: told.epoch, ..new.clone() }
-        && (essence(told) != essence(new) || since >= QUIET)
+    *last != ConnectionPoolStatus { epoch: last.epoch, ..new.clone() }
+        && (essence(last) != essence(new) || since >= QUIET)
 }
 
 /// What may not wait.
@@ -120,14 +120,14 @@ mod tests {
 
     #[test]
     fn a_changed_target_is_told_at_once_and_jitter_waits_for_its_minute() {
-        let told = status(5, "3.1");
+        let last = status(5, "3.1");
         let seconds = Duration::from_secs;
-        assert!(is_due(None, &told, seconds(0)));
-        assert!(is_due(Some(&told), &status(6, "3.1"), seconds(0)));
-        assert!(!is_due(Some(&told), &status(5, "3.2"), seconds(59)));
-        assert!(is_due(Some(&told), &status(5, "3.2"), seconds(60)));
-        assert!(!is_due(Some(&told), &told, seconds(3600)), "nothing new is never written");
-        let of_another_term = ConnectionPoolStatus { epoch: Some(7), ..told.clone() };
-        assert!(!is_due(Some(&told), &of_another_term, seconds(3600)), "nor is another term alone");
+        assert!(is_due(None, &last, seconds(0)));
+        assert!(is_due(Some(&last), &status(6, "3.1"), seconds(0)));
+        assert!(!is_due(Some(&last), &status(5, "3.2"), seconds(59)));
+        assert!(is_due(Some(&last), &status(5, "3.2"), seconds(60)));
+        assert!(!is_due(Some(&last), &last, seconds(3600)), "nothing new is never written");
+        let of_another_term = ConnectionPoolStatus { epoch: Some(7), ..last.clone() };
+        assert!(!is_due(Some(&last), &of_another_term, seconds(3600)), "nor is another term alone");
     }
 }

@@ -12,9 +12,9 @@ use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::{
-    asking::{Asking, Heard, Load, Member, Report, Tick, Unasked},
+    asking::{LoadBatch, LoadQueries, NotQueried, QueriedPool, QueryOutcome, QueryReport, Tick},
     reconcile::Context,
-    sizing::{self, Subject},
+    sizing::{self, SizedPool},
 };
 use crate::{
     api::ConnectionPool,
@@ -28,7 +28,7 @@ pub async fn run(context: Arc<Context>, servers: Option<Servers>) {
     while !context.pods.is_synced() {
         sleep(Duration::from_millis(50)).await;
     }
-    let (mut asking, mut hearing) = Asking::new(servers.unwrap_or_default());
+    let (mut asking, mut hearing) = LoadQueries::new(servers.unwrap_or_default());
     let mut quantiles = Quantiles::default();
     let mut ticks = interval(context.tick);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -46,24 +46,24 @@ pub async fn run(context: Arc<Context>, servers: Option<Servers>) {
 }
 
 /// Begins to ask for the load of all pools, and has those looked at that nothing will be heard of.
-async fn tick(context: &Context, asking: &mut Asking) {
+async fn tick(context: &Context, asking: &mut LoadQueries) {
     let pools = context.stores.pools.state();
-    let members: Vec<Member> = pools.iter().filter_map(|pool| member(context, pool)).collect();
+    let members: Vec<QueriedPool> = pools.iter().filter_map(|pool| member(context, pool)).collect();
     let mut heard_of: BTreeSet<PoolKey> = members.iter().map(|member| member.key.clone()).collect();
     let now = Timestamp::now();
     let tick = Arc::new(Tick { started: now, began: Instant::now(), pools: members.len() });
-    let Unasked { of_no_server, waiting } = asking.begin(members, context.pods.names(), &tick);
+    let NotQueried { of_no_server, waiting } = asking.begin(members, context.pods.names(), &tick);
     for pool in &waiting {
         heard_of.remove(pool);
     }
-    let load = Load { members: of_no_server, said: None, own: BTreeMap::new(), now };
+    let load = LoadBatch { members: of_no_server, said: None, own: BTreeMap::new(), now };
     decide(context, load, &Quantiles::default()).await;
     end(context, tick);
     let known = pools.iter().filter_map(|pool| Some(PoolKey::new(pool.namespace()?, pool.name_any())));
     let known: BTreeSet<PoolKey> = known.collect();
     // those without a target too: their conditions may have changed. And those that are gone: while a watch is broken nobody says so
     for pool in known.difference(&heard_of).chain(&context.memories.beside(&known)) {
-        context.queue.ask(pool, "tick").await;
+        context.requests.ask(pool, "tick").await;
     }
 }
 
@@ -77,11 +77,11 @@ fn end(context: &Context, tick: Arc<Tick>) {
 }
 
 /// Takes up what was heard.
-async fn hear(context: &Context, asking: &mut Asking, quantiles: &mut Quantiles, report: Report) {
-    let Report { heard, tick, queries, failed } = report;
+async fn hear(context: &Context, asking: &mut LoadQueries, quantiles: &mut Quantiles, report: QueryReport) {
+    let QueryReport { heard, tick, queries, failed } = report;
     context.metrics.queried(queries, failed);
     match heard {
-        Heard::Quantiles { server, by_pool } => {
+        QueryOutcome::Quantiles { server, by_pool } => {
             if by_pool.as_ref().is_ok_and(HashMap::is_empty) {
                 asking.quantiles_again(&server);
             }
@@ -89,7 +89,7 @@ async fn hear(context: &Context, asking: &mut Asking, quantiles: &mut Quantiles,
                 tracing::warn!(server, error, "reading the 95th percentile of the wait; the status is without it");
             }
         }
-        Heard::Load(load) => decide(context, load, quantiles).await,
+        QueryOutcome::Load(load) => decide(context, load, quantiles).await,
     }
     if let Some(tick) = tick {
         end(context, tick);
@@ -97,19 +97,19 @@ async fn hear(context: &Context, asking: &mut Asking, quantiles: &mut Quantiles,
 }
 
 /// Decides on pools by what was heard of them.
-async fn decide(context: &Context, Load { members, said, own, now }: Load, quantiles: &Quantiles) {
-    for Member { key, pool, effective, server, .. } in members {
+async fn decide(context: &Context, LoadBatch { members, said, own, now }: LoadBatch, quantiles: &Quantiles) {
+    for QueriedPool { key, pool, effective, server, .. } in members {
         // one that went meanwhile would come back into memory
         let is_there = context.stores.pools.get(&ObjectRef::new(&key.name).within(&key.namespace));
         if is_there.is_some_and(|known| known.uid() == pool.uid()) {
-            let subject = Subject { key: &key, pool: &pool, effective: &effective };
+            let subject = SizedPool { key: &key, pool: &pool, effective: &effective };
             sizing::decide(context, subject, (&server, said.as_deref()), &own, quantiles.of(&server, &key), now);
         }
-        context.queue.ask(&key, "tick").await;
+        context.requests.ask(&key, "tick").await;
     }
 }
 
-fn member(context: &Context, pool: &Arc<ConnectionPool>) -> Option<Member> {
+fn member(context: &Context, pool: &Arc<ConnectionPool>) -> Option<QueriedPool> {
     let effective = context.stores.effective(pool).ok()?;
     let key = PoolKey::new(pool.namespace()?, pool.name_any());
     let overrides = effective.metrics.overrides.iter();
@@ -117,7 +117,7 @@ fn member(context: &Context, pool: &Arc<ConnectionPool>) -> Option<Member> {
         .map(|replaced| OverrideQuery { pool: key.clone(), signal: replaced.signal, query: replaced.query.clone() })
         .collect();
     let server = effective.metrics.prometheus_ref.clone().unwrap_or_else(|| DEFAULT_SERVER.to_owned());
-    Some(Member { key, pool: pool.clone(), effective, server, overrides })
+    Some(QueriedPool { key, pool: pool.clone(), effective, server, overrides })
 }
 
 /// 95th percentile of the wait in seconds, by server and pool; a server that does not answer has none.

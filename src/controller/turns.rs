@@ -14,7 +14,7 @@ use crate::domain::PoolKey;
 
 /// When a pool is to be looked at again, if nothing asks for it before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Again {
+pub enum Requeue {
     /// Not before something asks for it.
     WhenAsked,
     /// After this long.
@@ -30,7 +30,7 @@ enum Meanwhile {
 
 /// The line, whoever is being looked at, and who comes later. At most one place for each pool.
 #[derive(Debug, Default)]
-pub struct Turns {
+pub struct WorkQueue {
     line: VecDeque<PoolKey>,
     in_line: HashSet<PoolKey>,
     served: HashMap<PoolKey, Meanwhile>,
@@ -38,7 +38,7 @@ pub struct Turns {
     due: HashMap<PoolKey, Instant>,
 }
 
-impl Turns {
+impl WorkQueue {
     /// A pool asks for a look: at the end of the line, unless it stands there. What it had put off is done with that.
     pub fn ask(&mut self, pool: PoolKey) {
         self.forget_later(&pool);
@@ -58,13 +58,13 @@ impl Turns {
     }
 
     /// The look at a pool has ended.
-    pub fn done(&mut self, pool: PoolKey, again: Again, now: Instant) {
+    pub fn done(&mut self, pool: PoolKey, again: Requeue, now: Instant) {
         let meanwhile = self.served.remove(&pool);
         match again {
             _ if meanwhile == Some(Meanwhile::AnotherLook) => self.ask(pool),
-            Again::WhenAsked => {}
-            Again::After(pause) if pause.is_zero() => self.ask(pool),
-            Again::After(pause) => {
+            Requeue::WhenAsked => {}
+            Requeue::After(pause) if pause.is_zero() => self.ask(pool),
+            Requeue::After(pause) => {
                 let due = now + pause;
                 self.due.insert(pool.clone(), due);
                 self.later.insert((due, pool));
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn whoever_asks_again_and_again_keeps_nobody_from_a_look() {
-        let mut turns = Turns::default();
+        let mut turns = WorkQueue::default();
         let now = Instant::now();
         for number in 0..1000 {
             turns.ask(pool(number));
@@ -119,31 +119,31 @@ mod tests {
         for _ in 0..1000 {
             let taken = turns.take().expect("somebody waits");
             seen.insert(taken.clone());
-            turns.done(taken, Again::After(Duration::ZERO), now);
+            turns.done(taken, Requeue::After(Duration::ZERO), now);
         }
         assert_eq!(seen.len(), 1000);
     }
 
     #[test]
     fn a_pool_that_asks_while_it_is_looked_at_is_looked_at_again_afterwards() {
-        let mut turns = Turns::default();
+        let mut turns = WorkQueue::default();
         turns.ask(pool(1));
         let taken = turns.take().expect("it asked");
         turns.ask(pool(1));
         assert_eq!(turns.take(), None, "never twice at a time");
-        turns.done(taken, Again::WhenAsked, Instant::now());
+        turns.done(taken, Requeue::WhenAsked, Instant::now());
         assert_eq!(turns.take(), Some(pool(1)));
     }
 
     #[test]
     fn a_pause_ends_by_itself_or_when_it_is_asked_for_before() {
-        let mut turns = Turns::default();
+        let mut turns = WorkQueue::default();
         let now = Instant::now();
         let second = Duration::from_secs(1);
         for number in [1, 2] {
             turns.ask(pool(number));
             let taken = turns.take().expect("it asked");
-            turns.done(taken, Again::After(second), now);
+            turns.done(taken, Requeue::After(second), now);
         }
         assert_eq!(turns.next_due(), Some(now + second));
         turns.ask(pool(2));
@@ -158,7 +158,7 @@ mod tests {
     proptest! {
         #[test]
         fn nobody_who_asks_is_lost_and_nobody_is_served_twice_at_a_time(steps in prop::collection::vec((0..4_u8, 0..5_usize), 1..200)) {
-            let mut turns = Turns::default();
+            let mut turns = WorkQueue::default();
             let mut now = Instant::now();
             let mut owed: HashSet<PoolKey> = HashSet::new();
             let mut served: Vec<PoolKey> = Vec::new();
@@ -175,8 +175,8 @@ mod tests {
                     },
                     2 => if !served.is_empty() {
                         let ended = served.swap_remove(number % served.len());
-                        let again = [Again::WhenAsked, Again::After(Duration::ZERO), Again::After(Duration::from_secs(1))][number % 3];
-                        if again != Again::WhenAsked {
+                        let again = [Requeue::WhenAsked, Requeue::After(Duration::ZERO), Requeue::After(Duration::from_secs(1))][number % 3];
+                        if again != Requeue::WhenAsked {
                             owed.insert(ended.clone());
                         }
                         turns.done(ended, again, now);
@@ -189,12 +189,12 @@ mod tests {
                 prop_assert_eq!(turns.served(), served.len());
             }
             for ended in served {
-                turns.done(ended, Again::WhenAsked, now);
+                turns.done(ended, Requeue::WhenAsked, now);
             }
             turns.wake(now + Duration::from_secs(1));
             while let Some(taken) = turns.take() {
                 owed.remove(&taken);
-                turns.done(taken, Again::WhenAsked, now);
+                turns.done(taken, Requeue::WhenAsked, now);
             }
             prop_assert!(owed.is_empty(), "{owed:?}");
         }

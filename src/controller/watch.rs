@@ -20,13 +20,13 @@ use serde::de::DeserializeOwned;
 use super::{
     lean::{self, Lean},
     pods::PodIndex,
-    queue::Queue,
+    queue::LookRequests,
 };
 use crate::{
     api::ConnectionPool,
     contract::names::POOL_LABEL,
     domain::PoolKey,
-    http::{Metrics, Readiness},
+    http::{OperatorMetrics, Readiness},
 };
 
 /// Seconds after which the API server ends a watch: load balancers drop what is silent for 240 s.
@@ -38,9 +38,9 @@ const PAGE: u32 = 50;
 
 /// What a watch tells of its health.
 #[derive(Clone)]
-pub struct Vitals {
+pub struct Instruments {
     /// Ages and errors.
-    pub metrics: Metrics,
+    pub metrics: OperatorMetrics,
     /// A gate per watch, open once its first list is in.
     pub readiness: Readiness,
 }
@@ -84,7 +84,7 @@ pub fn into_store<K, F>(
     client: Client,
     labels: Option<&str>,
     name: &'static str,
-    vitals: Vitals,
+    instruments: Instruments,
     mut changed: impl FnMut(K, Presence) -> F + Send + 'static,
 ) -> Store<K>
 where
@@ -95,7 +95,7 @@ where
 {
     let (reader, writer) = reflector::store::<K>();
     let store = reader.clone();
-    vitals.readiness.wait(name, "no list of the API server yet");
+    instruments.readiness.wait(name, "no list of the API server yet");
     let config = labels.map_or_else(config, |labels| config().labels(labels));
     tokio::spawn(async move {
         let objects = watcher::watcher(Api::<DeserializeGuard<Lean<K>>>::all(client), config).default_backoff();
@@ -105,15 +105,15 @@ where
         while let Some(event) = stream.next().await {
             match event {
                 Ok(event) => {
-                    vitals.metrics.watched(name);
+                    instruments.metrics.watched(name);
                     match event {
-                        Event::InitDone => vitals.readiness.open(name),
+                        Event::InitDone => instruments.readiness.open(name),
                         Event::Apply(object) | Event::InitApply(object) => changed(object, Presence::There).await,
                         Event::Delete(object) => changed(object, Presence::Gone).await,
                         Event::Init => {}
                     }
                 }
-                Err(error) => failed(&vitals, name, &error),
+                Err(error) => failed(&instruments, name, &error),
             }
         }
     });
@@ -153,7 +153,7 @@ where
 }
 
 /// Watches the injected pods into the index and asks for a look at the pools that they concern.
-pub fn pods(client: Client, index: Arc<PodIndex>, queue: Queue, vitals: Vitals) {
+pub fn pods(client: Client, index: Arc<PodIndex>, requests: LookRequests, instruments: Instruments) {
     const NAME: &str = "Pod";
     tokio::spawn(async move {
         let pods = Api::<Lean<Pod>>::all(client);
@@ -162,7 +162,7 @@ pub fn pods(client: Client, index: Arc<PodIndex>, queue: Queue, vitals: Vitals) 
         while let Some(event) = stream.next().await {
             let concerned: Vec<PoolKey> = match event {
                 Ok(event) => {
-                    vitals.metrics.watched(NAME);
+                    instruments.metrics.watched(NAME);
                     match event {
                         Event::Init => {
                             index.list_begins();
@@ -174,20 +174,20 @@ pub fn pods(client: Client, index: Arc<PodIndex>, queue: Queue, vitals: Vitals) 
                     }
                 }
                 Err(error) => {
-                    failed(&vitals, NAME, &error);
+                    failed(&instruments, NAME, &error);
                     Vec::new()
                 }
             };
             for pool in concerned {
-                queue.ask(&pool, "pod").await;
+                requests.ask(&pool, "pod").await;
             }
         }
     });
 }
 
-fn failed(vitals: &Vitals, name: &'static str, error: &watcher::Error) {
-    vitals.metrics.watch_failed(name);
-    vitals.readiness.wait(name, &format!("watching failed: {error}"));
+fn failed(instruments: &Instruments, name: &'static str, error: &watcher::Error) {
+    instruments.metrics.watch_failed(name);
+    instruments.readiness.wait(name, &format!("watching failed: {error}"));
     tracing::warn!(watch = name, %error, "watching failed; trying again");
 }
 

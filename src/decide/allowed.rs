@@ -6,34 +6,34 @@
 
 use crate::{
     api::{ConnectionPoolClass, ConnectionPoolSpec, Mode},
-    decide::effective::Refusal,
+    decide::effective::PoolRefusal,
 };
 
 /// What pools may say beyond what every pool may: lists of the operator's configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Allowed {
+pub struct PoolAllowList {
     /// Images of the pooler, by repository; one that ends with `/` stands for all beneath it.
     pub images: Vec<String>,
     /// Environment variables of applications, by name.
     pub variables: Vec<String>,
 }
 
-impl Allowed {
+impl PoolAllowList {
     /// Whether a pool may say what it says. `own_image` is the operator's image of the pooler: another tag of it may always be named.
     ///
     /// # Errors
-    /// [`Refusal`] says what is not allowed, and who can allow it.
+    /// [`PoolRefusal`] says what is not allowed, and who can allow it.
     pub fn check(
         &self,
         pool: &ConnectionPoolSpec,
         class: Option<&ConnectionPoolClass>,
         own_image: &str,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), PoolRefusal> {
         let class = class.map(|class| &class.spec);
         let bound = |scaling: Option<&crate::api::ScalingSpec>| scaling.and_then(|scaling| scaling.max_allowed);
         let bounds = bound(pool.scaling.as_ref()).or(bound(class.and_then(|class| class.scaling.as_ref())));
         if pool.mode == Mode::Apply && bounds.is_none() {
-            return Err(Refusal {
+            return Err(PoolRefusal {
                 reason: "MaxAllowedMissing",
                 message: "neither the pool nor its class says how many server connections all its pods together may open: set \
                           spec.scaling.maxAllowed to what the database can spare for it"
@@ -43,7 +43,7 @@ impl Allowed {
         let image = pool.pgbouncer.as_ref().and_then(|pgbouncer| pgbouncer.image.as_deref());
         let of_class = class.and_then(|class| class.pgbouncer.as_ref()?.image.as_deref());
         if let Some(image) = image.filter(|image| of_class != Some(image) && !self.has_image(image, own_image)) {
-            return Err(Refusal {
+            return Err(PoolRefusal {
                 reason: "ImageNotAllowed",
                 message: format!(
                     "spec.pgbouncer.image {image:?} is of another repository than {:?}, the operator's own; whoever installed Sluice can \
@@ -60,7 +60,7 @@ impl Allowed {
                 || of_class.iter().any(|variable| variable.name == name)
         };
         if let Some(variable) = variables.iter().find(|variable| !is_allowed(&variable.name)) {
-            return Err(Refusal {
+            return Err(PoolRefusal {
                 reason: "EnvironmentNotAllowed",
                 message: format!(
                     "spec.client.env may set what says where a database is (PGHOST, DATABASE_URL, ORDERS_DB_PORT), and {:?} does not \
@@ -159,13 +159,13 @@ mod tests {
         serde_yaml::from_str(&text).expect("the fixture is a class")
     }
 
-    fn reason(allowed: &Allowed, extra: &str, class: Option<&ConnectionPoolClass>) -> Option<&'static str> {
+    fn reason(allowed: &PoolAllowList, extra: &str, class: Option<&ConnectionPoolClass>) -> Option<&'static str> {
         allowed.check(&pool(extra), class, OWN).err().map(|refusal| refusal.reason)
     }
 
     #[test]
     fn a_pool_that_changes_sizes_has_a_bound_of_its_own_or_of_its_class() {
-        let none = Allowed::default();
+        let none = PoolAllowList::default();
         assert_eq!(reason(&none, "mode: Apply", None), Some("MaxAllowedMissing"));
         assert_eq!(reason(&none, "scaling: {minAllowed: 3}", Some(&class("{}"))), Some("MaxAllowedMissing"));
         assert_eq!(reason(&none, "scaling: {maxAllowed: 30}", None), None);
@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn an_image_is_of_the_operators_own_repository_or_allowed_by_whoever_installed_it() {
         let image = |image: &str| format!("scaling: {{maxAllowed: 9}}\npgbouncer: {{image: '{image}'}}");
-        let none = Allowed::default();
+        let none = PoolAllowList::default();
         let digest = format!("ghcr.io/cloudnative-pg/pgbouncer@sha256:{}", "0".repeat(64));
         for own in [OWN, "ghcr.io/cloudnative-pg/pgbouncer:1.25.2", "ghcr.io/cloudnative-pg/pgbouncer", &digest] {
             assert_eq!(reason(&none, &image(own), None), None, "{own}");
@@ -194,8 +194,10 @@ mod tests {
         for other in others {
             assert_eq!(reason(&none, &image(other), None), Some("ImageNotAllowed"), "{other}");
         }
-        let some =
-            Allowed { images: vec!["mirror:5000/db/".to_owned(), "quay.io/x/pgbouncer".to_owned()], ..none.clone() };
+        let some = PoolAllowList {
+            images: vec!["mirror:5000/db/".to_owned(), "quay.io/x/pgbouncer".to_owned()],
+            ..none.clone()
+        };
         for other in ["mirror:5000/db/pgbouncer:1", "mirror:5000/db/a/b", "quay.io/x/pgbouncer:7"] {
             assert_eq!(reason(&some, &image(other), None), None, "{other}");
         }
@@ -210,7 +212,7 @@ mod tests {
     #[test]
     fn the_environment_says_where_a_database_is_and_nothing_that_runs_code() {
         let env = |name: &str| format!("scaling: {{maxAllowed: 9}}\nclient: {{env: [{{name: {name}, template: x}}]}}");
-        let none = Allowed::default();
+        let none = PoolAllowList::default();
         for name in [
             "PGHOST",
             "PGSSLMODE",
@@ -253,7 +255,7 @@ mod tests {
         ] {
             assert_eq!(reason(&none, &env(name), None), Some("EnvironmentNotAllowed"), "{name}");
         }
-        let some = Allowed { variables: vec!["UPSTREAM_HOST".to_owned()], ..none.clone() };
+        let some = PoolAllowList { variables: vec!["UPSTREAM_HOST".to_owned()], ..none.clone() };
         assert_eq!(reason(&some, &env("UPSTREAM_HOST"), None), None);
         let class = class("{client: {env: [{name: UPSTREAM_HOST, template: '{host}'}]}}");
         assert_eq!(reason(&none, &env("UPSTREAM_HOST"), Some(&class)), None, "its class says so");

@@ -14,11 +14,11 @@
 //! would do harm. Neither skips a policy. Like the HPA, a size outside of its bounds is brought back at once.
 //!
 //! ```
-//! use sluice::{contract::Algorithm, decide::behavior::{BehaviorState, Urgency, Wanted, default_for}};
+//! use sluice::{contract::Algorithm, decide::behavior::{BehaviorState, DesiredSize, Urgency, default_for}};
 //!
 //! let behavior = default_for(Algorithm::TargetUtilization); // up: 100 % or 4 in 15 s; down: the highest of 300 s
 //! let mut state = BehaviorState::default();
-//! let wanted = Wanted { now_seconds: 0.0, current: 10, desired: 50, min: 5, max: 100, urgency: Urgency::None };
+//! let wanted = DesiredSize { now_seconds: 0.0, current: 10, desired: 50, min: 5, max: 100, urgency: Urgency::None };
 //! let allowed = state.limit(&behavior, &wanted);
 //! assert_eq!(allowed.size, 20);
 //! state.scaled(&behavior, 0.0, 10, 20); // when it has been applied
@@ -71,7 +71,7 @@ pub enum Urgency {
 
 /// One wish to be limited. Sizes are server connections.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Wanted {
+pub struct DesiredSize {
     /// The time, in seconds.
     pub now_seconds: f64,
     /// Size asked for last, as the HPA's `spec.replicas`.
@@ -105,7 +105,7 @@ pub enum LimitedBy {
 
 /// What is allowed of a wish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Allowed {
+pub struct LimitedSize {
     /// The size to set.
     pub size: u32,
     /// After the windows, before policies and bounds.
@@ -157,8 +157,8 @@ pub struct BehaviorState {
 
 impl BehaviorState {
     /// What windows, policies and bounds allow of a wish. Records the wish as a recommendation.
-    pub fn limit(&mut self, behavior: &Behavior, wanted: &Wanted) -> Allowed {
-        let &Wanted { now_seconds, current, desired, min, max, urgency } = wanted;
+    pub fn limit(&mut self, behavior: &Behavior, wanted: &DesiredSize) -> LimitedSize {
+        let &DesiredSize { now_seconds, current, desired, min, max, urgency } = wanted;
         let max = max.max(min);
         if self.lowest.entries.is_empty() {
             self.recommend(behavior, now_seconds, current);
@@ -166,7 +166,7 @@ impl BehaviorState {
         if current > max || current < min {
             let (size, by) = if current > max { (max, LimitedBy::TooMany) } else { (min, LimitedBy::TooFew) };
             let limited_by = (size != desired).then_some(by);
-            return Allowed { size, stabilized: size, limited_by };
+            return LimitedSize { size, stabilized: size, limited_by };
         }
         let stabilized = self.stabilize(behavior, now_seconds, current, desired, urgency);
         self.recommend(behavior, now_seconds, desired);
@@ -176,7 +176,7 @@ impl BehaviorState {
             std::cmp::Ordering::Greater => Some(LimitedBy::ScaleDownStabilized),
         };
         let (size, rated_by) = self.rate(behavior, now_seconds, current, stabilized, min, max);
-        Allowed { size, stabilized, limited_by: rated_by.or(stabilized_by) }
+        LimitedSize { size, stabilized, limited_by: rated_by.or(stabilized_by) }
     }
 
     /// Records a recommendation without asking for anything: history from before a restart.

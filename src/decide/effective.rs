@@ -1,7 +1,7 @@
 //! What is in force for a pool: the pool's own value, else its class's, else the built-in one.
 //!
 //! The schema has no defaults for these fields (`api`), so this is the only place where they are decided. What one object
-//! alone makes wrong, the schema refuses; what the merge makes wrong is a [`Refusal`], shown as `Accepted=False`.
+//! alone makes wrong, the schema refuses; what the merge makes wrong is a [`PoolRefusal`], shown as `Accepted=False`.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ pub struct EffectivePool {
     /// `reconnectedAt` of the settings, in Unix seconds.
     pub reconnected_at_seconds: Option<i64>,
     /// How a revision goes over the pods.
-    pub pace: Pace,
+    pub pace: RolloutStrategy,
     /// Where the load is read.
     pub metrics: MetricsSpec,
     /// What is fixed when a pod is created.
@@ -50,17 +50,17 @@ pub struct EffectivePool {
 }
 
 impl EffectivePool {
-    /// The target before the first decision of this process, in server connections of the whole pool: what was told last, else the
+    /// The target before the first decision of this process, in server connections of the whole pool: what was recommended last, else the
     /// sum of the shares that the pods have, else the least.
-    pub fn target_before(&self, told: Option<u32>, shares: u32) -> u32 {
-        let before = told.or((shares > 0).then_some(shares)).unwrap_or(self.min_allowed);
+    pub fn target_before(&self, recommended: Option<u32>, shares: u32) -> u32 {
+        let before = recommended.or((shares > 0).then_some(shares)).unwrap_or(self.min_allowed);
         before.clamp(self.min_allowed, self.max_allowed)
     }
 }
 
 /// How a revision goes over the pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pace {
+pub struct RolloutStrategy {
     /// Running pods that may change at once.
     pub max_unavailable: u32,
     /// Seconds without progress after which a rollout counts as failed.
@@ -102,7 +102,7 @@ pub struct PodBound {
 
 /// Why a pool cannot be put into force.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct PoolRefusal {
     /// Reason of the condition `Accepted`.
     pub reason: &'static str,
     /// What is wrong, where, and what to do.
@@ -112,15 +112,15 @@ pub struct Refusal {
 /// The class of a pool: the one that it names, else the default class; of several default classes the oldest.
 ///
 /// # Errors
-/// [`Refusal`] `ClassNotFound` when the pool names a class that does not exist.
+/// [`PoolRefusal`] `ClassNotFound` when the pool names a class that does not exist.
 pub fn class_of<'a>(
     pool: &ConnectionPoolSpec,
     classes: impl IntoIterator<Item = &'a ConnectionPoolClass>,
-) -> Result<Option<&'a ConnectionPoolClass>, Refusal> {
+) -> Result<Option<&'a ConnectionPoolClass>, PoolRefusal> {
     let name_of = |class: &ConnectionPoolClass| class.metadata.name.clone().unwrap_or_default();
     let mut classes = classes.into_iter();
     if let Some(wanted) = &pool.class_ref {
-        return classes.find(|class| name_of(class) == wanted.name).map(Some).ok_or_else(|| Refusal {
+        return classes.find(|class| name_of(class) == wanted.name).map(Some).ok_or_else(|| PoolRefusal {
             reason: "ClassNotFound",
             message: format!(
                 "spec.classRef.name: no ConnectionPoolClass {:?}; create it, or name one that `kubectl get cpclass` lists",
@@ -139,8 +139,8 @@ pub fn class_of<'a>(
 /// Merges a pool, its class and the built-in values.
 ///
 /// # Errors
-/// [`Refusal`] when the merged values contradict each other.
-pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>) -> Result<EffectivePool, Refusal> {
+/// [`PoolRefusal`] when the merged values contradict each other.
+pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>) -> Result<EffectivePool, PoolRefusal> {
     let none = ConnectionPoolClassSpec::default();
     let class_spec = class.map_or(&none, |class| &class.spec);
 
@@ -152,7 +152,7 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
     let for_sessions = session_alias.as_ref().map_or(0, |alias| alias.connections);
     let floor_per_pod = scaling.get(|s| s.floor_per_pod).unwrap_or(for_sessions + 1);
     if min_allowed > max_allowed {
-        return Err(Refusal {
+        return Err(PoolRefusal {
             reason: "InvalidBounds",
             message: format!(
                 "minAllowed {min_allowed} ({}) exceeds maxAllowed {max_allowed} ({}); raise spec.scaling.maxAllowed or lower spec.scaling.minAllowed",
@@ -162,7 +162,7 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
         });
     }
     if floor_per_pod > max_allowed {
-        return Err(Refusal {
+        return Err(PoolRefusal {
             reason: "InvalidBounds",
             message: format!(
                 "floorPerPod {floor_per_pod} exceeds maxAllowed {max_allowed}: not even one pod could have its floor; lower spec.scaling.floorPerPod"
@@ -194,7 +194,7 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
         rollout: blue_green(&rollout.within(|rollout| rollout.blue_green.as_ref())),
     };
     if settings.pool_mode == PoolMode::Session && settings.scaling.algorithm == Algorithm::Adaptive {
-        return Err(Refusal {
+        return Err(PoolRefusal {
             reason: "AdaptiveNeedsTransactionMode",
             message:
                 "pgbouncer.poolMode session keeps a server connection for an idle client, so transaction time says \
@@ -203,7 +203,7 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
         });
     }
     if pool.topology == Topology::External {
-        return Err(Refusal {
+        return Err(PoolRefusal {
             reason: reasons::NOT_SUPPORTED,
             message: "spec.topology: this version does not support External; create the pool with topology Sidecar or Gateway"
                 .to_owned(),
@@ -227,8 +227,8 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
 }
 
 /// Addresses at which two would meet.
-fn refuse_clashes(pool: &ConnectionPoolSpec, pod: &PodBound) -> Result<(), Refusal> {
-    let refuse = |reason: &'static str, message: String| Err(Refusal { reason, message });
+fn refuse_clashes(pool: &ConnectionPoolSpec, pod: &PodBound) -> Result<(), PoolRefusal> {
+    let refuse = |reason: &'static str, message: String| Err(PoolRefusal { reason, message });
     let (host, port) = (&pool.upstream.host, pool.upstream.port);
     if pool.topology == Topology::Gateway && is_loopback(host) {
         let message = "means the pooler's own pod, where no database is; name the database's address";
@@ -314,8 +314,8 @@ fn nothing_beside_sessions(
     of_pod: u32,
     for_sessions: u32,
     pgbouncer: &Layers<'_, PgBouncerSpec>,
-) -> Refusal {
-    Refusal {
+) -> PoolRefusal {
+    PoolRefusal {
         reason: "InvalidBounds",
         message: format!(
             "scaling.{field} {of_pod} leaves a pod nothing beside the {for_sessions} server connections of \
@@ -356,9 +356,9 @@ fn health(health: &Layers<'_, HealthSpec>) -> HealthSettings {
     }
 }
 
-fn pace(rollout: &Layers<'_, RolloutSpec>) -> Pace {
+fn pace(rollout: &Layers<'_, RolloutSpec>) -> RolloutStrategy {
     let canary = rollout.within(|rollout| rollout.canary.as_ref());
-    Pace {
+    RolloutStrategy {
         max_unavailable: canary.get(|canary| canary.max_unavailable).unwrap_or(1),
         progress_deadline_seconds: rollout.get(|rollout| rollout.progress_deadline_seconds).unwrap_or(600),
         revision_history_limit: rollout.get(|rollout| rollout.revision_history_limit).unwrap_or(10),
@@ -392,7 +392,7 @@ fn scaling_settings(
     mode: Mode,
     scaling: &Layers<'_, ScalingSpec>,
     behavior: &Layers<'_, BehaviorSpec>,
-) -> Result<ScalingSettings, Refusal> {
+) -> Result<ScalingSettings, PoolRefusal> {
     let algorithm = match scaling.get(|s| s.algorithm) {
         Some(AlgorithmSpec::Adaptive) | None => Algorithm::Adaptive,
         Some(AlgorithmSpec::TargetUtilization) => Algorithm::TargetUtilization,
@@ -419,7 +419,11 @@ fn scaling_settings(
     })
 }
 
-fn rules(direction: &str, layers: &Layers<'_, BehaviorRules>, built_in: ScalingRules) -> Result<ScalingRules, Refusal> {
+fn rules(
+    direction: &str,
+    layers: &Layers<'_, BehaviorRules>,
+    built_in: ScalingRules,
+) -> Result<ScalingRules, PoolRefusal> {
     let policies = layers.get(|r| r.policies.as_ref()).map(|policies| {
         let resolved = policies.iter().map(|policy| ScalingPolicy {
             type_: match policy.type_ {
@@ -451,8 +455,8 @@ fn rules(direction: &str, layers: &Layers<'_, BehaviorRules>, built_in: ScalingR
 }
 
 /// A decimal that the API carries as a string, because the API conventions forbid floating point.
-fn decimal(field: &str, text: &str) -> Result<f64, Refusal> {
-    text.parse().ok().filter(|value: &f64| value.is_finite() && *value >= 0.0).ok_or_else(|| Refusal {
+fn decimal(field: &str, text: &str) -> Result<f64, PoolRefusal> {
+    text.parse().ok().filter(|value: &f64| value.is_finite() && *value >= 0.0).ok_or_else(|| PoolRefusal {
         reason: "InvalidNumber",
         message: format!("spec.{field}: {text:?} is not a decimal number; write it like \"0.05\""),
     })

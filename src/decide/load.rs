@@ -2,14 +2,14 @@
 //!
 //! # Use
 //! Keep one [`LoadState`] per pool. Each tick, pass what was read to [`LoadState::step`], whether anything was read or
-//! not, and look at [`Load::judgement`]:
+//! not, and look at [`PoolLoad::judgement`]:
 //! - [`Judgement::New`]: pass its sample to the pool's `Sizer`. With [`Completeness::LowerBound`] some pods are missing, so the
 //!   load is at least what was seen: let the target grow, never shrink.
 //! - [`Judgement::Unchanged`]: no pod was scraped since the last tick. Decide nothing; the last decision stands.
 //! - [`Judgement::Hold`]: the load cannot be judged. Pass no sample to the `Sizer` (it holds with `NoData`) and show the
 //!   reason in `ScalingActive=False`.
 //!
-//! [`Load::demands`] and [`Load::proofs`] go to [`shares::step`](super::shares::step); [`Load::figures`] to the status.
+//! [`PoolLoad::demands`] and [`PoolLoad::proofs`] go to [`shares::step`](super::shares::step); [`PoolLoad::figures`] to the status.
 //!
 //! # What is counted
 //! The counters of pods are never added: [`Fleet`] sums the rates of each pod over its own interval, so pods may come, go and
@@ -20,7 +20,7 @@
 //!
 //! # Readings that go back
 //! Where several servers answer in turn behind one address, each with scrapes of its own, a reading may be older than the one
-//! before. It is no news, and its smaller counters are no restart; [`Load::alternation`] tells of it once it has happened twice.
+//! before. It is no news, and its smaller counters are no restart; [`PoolLoad::alternation`] tells of it once it has happened twice.
 //! Only when nothing else has come until the newer reading is stale (a clock that was ahead was set back) is it taken as new. The
 //! user's own counters have no sample time: one that fell by less than half is taken for an older answer for a while.
 //!
@@ -38,7 +38,7 @@ mod tests;
 use std::collections::{BTreeMap, HashMap, btree_map::Entry};
 
 use super::{
-    shares::{PodDemand, Proof},
+    shares::{GrantProof, PodDemand},
     sizing::{Fleet, Meter, PodSample},
 };
 use crate::{
@@ -66,7 +66,7 @@ pub struct PodFigures {
     /// Largest demand of the last 30 s, second by second.
     pub demand_peak: Option<f64>,
     /// The newest grant in force, its share, and what is held: the slower way to a proof.
-    pub proof: Option<Proof>,
+    pub proof: Option<GrantProof>,
 }
 
 impl PodFigures {
@@ -119,7 +119,7 @@ pub enum Stage {
 
 /// What one of the user's own queries yielded for the whole pool.
 #[derive(Clone, Debug, PartialEq)]
-pub struct OwnAnswer {
+pub struct OverrideAnswer {
     /// The query: another one counts something else.
     pub query: String,
     /// The number; or why there is none.
@@ -145,14 +145,14 @@ pub struct LoadInput<'a> {
     /// What the pods reported, by pod name; or why nothing could be read.
     pub read: Result<&'a BTreeMap<String, PodFigures>, &'a str>,
     /// What the user's own queries yielded.
-    pub overrides: &'a BTreeMap<api::Signal, OwnAnswer>,
+    pub overrides: &'a BTreeMap<api::Signal, OverrideAnswer>,
     /// Seconds after which a reading is too old.
     pub stale_after_seconds: f64,
 }
 
 /// What one tick says about the load of a pool.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Load {
+pub struct PoolLoad {
     /// Whether there is something to decide on.
     pub judgement: Judgement,
     /// The figures for the status; none while no pod reports.
@@ -162,7 +162,7 @@ pub struct Load {
     /// What each pod's load asks for, by pod name: fresh ones only. Whoever is missing here is unknown.
     pub demands: BTreeMap<String, PodDemand>,
     /// What each pod reported of its grant, by pod name: fresh ones only.
-    pub proofs: BTreeMap<String, Proof>,
+    pub proofs: BTreeMap<String, GrantProof>,
     /// Whether readings go back and forth.
     pub alternation: Option<Alternation>,
 }
@@ -431,7 +431,7 @@ impl PodState {
 
 impl LoadState {
     /// Takes in what was read at one tick.
-    pub fn step(&mut self, input: &LoadInput) -> Load {
+    pub fn step(&mut self, input: &LoadInput) -> PoolLoad {
         if let Ok(read) = input.read {
             self.take_in(input, read);
         }
@@ -458,7 +458,7 @@ impl LoadState {
             None => self.observe(input, &samples, missing),
         };
         let alternation = self.alternation(now);
-        Load { judgement, figures, reporting, demands, proofs, alternation }
+        PoolLoad { judgement, figures, reporting, demands, proofs, alternation }
     }
 
     fn alternation(&self, now_seconds: f64) -> Option<Alternation> {
@@ -495,7 +495,7 @@ impl LoadState {
 
     /// Why the load cannot be judged, if it cannot.
     fn hold(&self, input: &LoadInput, fresh: &BTreeMap<&str, &PodState>) -> Option<(HoldReason, String)> {
-        for (signal, OwnAnswer { number, .. }) in input.overrides {
+        for (signal, OverrideAnswer { number, .. }) in input.overrides {
             match number {
                 Ok(value) if value.is_finite() && *value >= 0.0 => {}
                 Ok(value) => {
@@ -582,7 +582,7 @@ impl LoadState {
             },
             None => Sample { at_seconds: input.now_seconds, ..last },
         };
-        for (&signal, OwnAnswer { number, .. }) in input.overrides {
+        for (&signal, OverrideAnswer { number, .. }) in input.overrides {
             let Ok(value) = *number else { continue };
             let rate = self.counters.get(&signal).and_then(|counter| counter.rate).unwrap_or(0.0);
             let since = rate * elapsed_seconds;
@@ -605,7 +605,7 @@ impl LoadState {
     /// Whether an answer about one of the user's own counters may be older than one before it: then nothing is new.
     fn counters_are_behind(&mut self, input: &LoadInput) -> bool {
         let mut are_behind = false;
-        for (signal, OwnAnswer { query, number }) in input.overrides {
+        for (signal, OverrideAnswer { query, number }) in input.overrides {
             let (Some(counter), Ok(value)) = (self.counters.get_mut(signal), number) else { continue };
             if counter.query == *query && counter.may_be_behind(*value, input.now_seconds) {
                 counter.lower = Some((*value, input.now_seconds));
@@ -620,7 +620,7 @@ impl LoadState {
         let now = input.now_seconds;
         self.counters
             .retain(|signal, counter| input.overrides.get(signal).is_some_and(|answer| answer.query == counter.query));
-        for (&signal, OwnAnswer { query, number }) in input.overrides {
+        for (&signal, OverrideAnswer { query, number }) in input.overrides {
             let Ok(value) = *number else { continue };
             if !is_counter(signal) {
                 continue;

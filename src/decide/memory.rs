@@ -79,7 +79,7 @@ pub struct Bundle {
 
 /// What a sidecar has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Load {
+pub struct SidecarLoad {
     /// Processes of PgBouncer: two while a change needs a new one.
     pub poolers: u32,
     /// Which PgBouncer.
@@ -96,7 +96,7 @@ pub struct Load {
     pub client_tls: bool,
 }
 
-impl Load {
+impl SidecarLoad {
     fn base(&self) -> Bytes {
         let pooler = match self.generation {
             Generation::Before1_25 => POOLER_BEFORE_1_25,
@@ -142,8 +142,8 @@ pub fn reserve(limit: Bytes) -> Bytes {
 
 /// The most that a sidecar of such a pod may ever have to do: the whole of what the pool may open, all clients that it takes, and a change
 /// that needs a new process. One CA verifies the database: the agent sees to that where it can.
-pub fn largest(injection: &Injection, share: u32, packet_bytes: u32) -> Load {
-    Load {
+pub fn largest(injection: &Injection, share: u32, packet_bytes: u32) -> SidecarLoad {
+    SidecarLoad {
         poolers: 2,
         generation: Generation::Newer,
         servers: share,
@@ -173,7 +173,7 @@ mod tests {
 
     const ONE: Bundle = Bundle { certificates: 1, pem_bytes: 1200 };
     const STORE: Bundle = Bundle { certificates: 145, pem_bytes: 220_704 };
-    const LOAD: Load = Load {
+    const LOAD: SidecarLoad = SidecarLoad {
         poolers: 1,
         generation: Generation::Before1_25,
         servers: 0,
@@ -186,16 +186,16 @@ mod tests {
 
     #[test]
     fn a_default_sidecar_has_room_for_its_whole_share_with_one_ca_and_not_with_a_trust_store() {
-        let one = Load { clients: 500, client_tls: true, generation: Generation::Newer, servers: 100, ..LOAD };
+        let one = SidecarLoad { clients: 500, client_tls: true, generation: Generation::Newer, servers: 100, ..LOAD };
         assert!(one.needed() <= 48 * MIB, "{} MiB", in_mib(one.needed()));
         assert!(one.servers_within(LIMIT) >= 100, "{}", one.servers_within(LIMIT));
-        let whole = Load { bundle: Some(STORE), clients: 1, client_tls: false, ..one };
+        let whole = SidecarLoad { bundle: Some(STORE), clients: 1, client_tls: false, ..one };
         assert!(
             (40..60).contains(&whole.servers_within(LIMIT)),
             "it was killed at about 50: {}",
             whole.servers_within(LIMIT)
         );
-        let two = Load { poolers: 2, ..one };
+        let two = SidecarLoad { poolers: 2, ..one };
         assert!(two.servers_within(LIMIT) < one.servers_within(LIMIT), "the second process needs room too");
     }
 
@@ -219,7 +219,7 @@ mod tests {
             (new, Some(ONE), 100, 501, true, 27_116),
         ] {
             // the buffers of connections that were not at work
-            let load = Load { generation, bundle, servers, clients, client_tls, packet_bytes: 0, ..LOAD };
+            let load = SidecarLoad { generation, bundle, servers, clients, client_tls, packet_bytes: 0, ..LOAD };
             let model = ((load.needed() - AGENT) / KIB) as f64;
             let ratio = model / f64::from(measured);
             // two figures of a bare process are of fractions of a MiB
@@ -238,12 +238,12 @@ mod tests {
             client_tls in any::<bool>(),
         ) {
             let bundle = bundle.map(|(certificates, pem_bytes)| Bundle { certificates, pem_bytes });
-            let load = Load { poolers, bundle, clients, client_tls, ..LOAD };
+            let load = SidecarLoad { poolers, bundle, clients, client_tls, ..LOAD };
             let usable = mib * MIB - reserve(mib * MIB);
             let servers = load.servers_within(mib * MIB);
-            let filled = Load { servers, ..load };
+            let filled = SidecarLoad { servers, ..load };
             prop_assert!(servers == 0 || filled.needed() <= usable);
-            let more = Load { servers: servers + 1, ..load };
+            let more = SidecarLoad { servers: servers + 1, ..load };
             prop_assert!(more.needed() > usable);
             let limit = more.limit();
             prop_assert!(more.servers_within(limit) >= more.servers && limit.is_multiple_of(STEP));

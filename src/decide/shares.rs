@@ -2,20 +2,20 @@
 //!
 //! # Use
 //! Call [`step`] each tick, and again as soon as a write of the last plan was confirmed or a proof came in: it is cheap and
-//! idle when there is nothing to do. Write every [`Write`] of the [`Plan`] with the pod's uid and resourceVersion, in
+//! idle when there is nothing to do. Write every [`Write`] of the [`SharePlan`] with the pod's uid and resourceVersion, in
 //! the order given, as many as the write limiter allows; what was not written comes again. Poll the pods in
-//! [`Plan::awaited`] for their proof.
+//! [`SharePlan::awaited`] for their proof.
 //!
 //! # The invariant
 //! At every instant, and whichever of the writes of whichever plans happened: the sum of `granted` over all pods is at
-//! most [`Division::most`]. It holds because
-//! - a shrink writes the lower `share` and leaves `granted`; only a [`Proof`] lowers `granted`, by a write of its own;
+//! most [`SharingRule::most`]. It holds because
+//! - a shrink writes the lower `share` and leaves `granted`; only a [`GrantProof`] lowers `granted`, by a write of its own;
 //! - growth raises both, within what the annotations *as read* leave free, never on the strength of a write of the
 //!   same plan. So any subset of a plan's writes, in any order, is safe, and a new leader needs the annotations alone.
 //!
 //! What the caller owes:
 //! - every pod object that exists is passed, terminating ones too, until all its containers have ended;
-//! - [`Pod::grant`] is the newest grant that was read *or written*: a cache may lag behind one's own writes. While the
+//! - [`Claimant::grant`] is the newest grant that was read *or written*: a cache may lag behind one's own writes. While the
 //!   outcome of a write is unknown, pass the larger `granted` of the two;
 //! - one caller at a time (the leader).
 //!
@@ -44,7 +44,7 @@ use divide::{Claim, divide, evenly};
 
 /// One pod of the pool that has a sidecar.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Pod<'a> {
+pub struct Claimant<'a> {
     /// Uid of the pod: breaks ties of the age.
     pub uid: &'a str,
     /// Unix time of its creation, in seconds: older pods get their floors first.
@@ -54,7 +54,7 @@ pub struct Pod<'a> {
     /// The newest grant that was read or written. None: no annotation yet, or one without this pool.
     pub grant: Option<PodGrant>,
     /// What the agent reported last. None: not asked, or no answer.
-    pub proof: Option<Proof>,
+    pub proof: Option<GrantProof>,
     /// What the load asks of it. None: unknown, which is never zero.
     pub demand: Option<PodDemand>,
     /// What it tries to hold while the database refuses it more, which of an even division it gets first; 0 while none is refused.
@@ -74,7 +74,7 @@ pub enum PodPhase {
 
 /// What an agent reported, by `/status` or by its metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Proof {
+pub struct GrantProof {
     /// The newest grant whose share is in force in the pooler, read back.
     pub seq: u64,
     /// Share of that grant.
@@ -92,15 +92,15 @@ pub struct PodDemand {
     pub peak: f64,
 }
 
-/// What is divided.
+/// By which rule shares are given, and out of how much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Division {
+pub enum SharingRule {
     /// All of `max_allowed`, by demand: the agents decide the limit within the share.
     ByDemand {
         /// What all pods together may open.
         max_allowed: u32,
     },
-    /// The target, evenly but for pods that the database refuses more ([`Pod::tries`]): limit and share are the same (`localReaction: Disabled`).
+    /// The target, evenly but for pods that the database refuses more ([`Claimant::tries`]): limit and share are the same (`localReaction: Disabled`).
     Target {
         /// The target of the pool.
         target: u32,
@@ -119,8 +119,8 @@ pub enum Division {
     },
 }
 
-impl Division {
-    /// The bound of the sum of `granted`. None with [`Division::Fixed`], which bounds each pod and not the sum.
+impl SharingRule {
+    /// The bound of the sum of `granted`. None with [`SharingRule::Fixed`], which bounds each pod and not the sum.
     pub const fn most(self) -> Option<u32> {
         match self {
             Self::ByDemand { max_allowed } | Self::Target { max_allowed, .. } | Self::Kept { max_allowed } => {
@@ -174,7 +174,7 @@ pub enum Shortage {
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub struct SharePlan {
     /// The writes, most urgent first.
     pub writes: Vec<Write>,
     /// The share that each pod is on its way to, in the order of the pods passed.
@@ -190,22 +190,22 @@ pub struct Plan {
 /// Decides what to write now. `floor_per_pod` is what every pod may always hold; at least 1 is taken.
 ///
 /// Pure and deterministic: the order of `pods` does not matter.
-pub fn step(pods: &[Pod], floor_per_pod: u32, division: Division) -> Plan {
+pub fn step(pods: &[Claimant], floor_per_pod: u32, rule: SharingRule) -> SharePlan {
     let mut order: Vec<usize> = (0..pods.len()).collect();
     order.sort_by_key(|&pod| (pods[pod].created_seconds, pods[pod].uid));
     let members: Vec<Member> = order.iter().map(|&pod| Member::new(&pods[pod])).collect();
-    let aim = match division {
-        Division::Fixed { limit_per_pod } => Aim::fixed(&members, limit_per_pod),
-        Division::Target { target, max_allowed } => {
+    let aim = match rule {
+        SharingRule::Fixed { limit_per_pod } => Aim::fixed(&members, limit_per_pod),
+        SharingRule::Target { target, max_allowed } => {
             Aim::target(&members, Whole { most: max_allowed, floor: floor_per_pod }, target)
         }
-        Division::Kept { max_allowed } => Aim::kept(&members, Whole { most: max_allowed, floor: floor_per_pod }),
-        Division::ByDemand { max_allowed } => {
+        SharingRule::Kept { max_allowed } => Aim::kept(&members, Whole { most: max_allowed, floor: floor_per_pod }),
+        SharingRule::ByDemand { max_allowed } => {
             Aim::by_demand(&members, Whole { most: max_allowed, floor: floor_per_pod })
         }
     };
     let granted = sum(members.iter().map(|member| member.counted));
-    let free = division.most().map_or(u64::MAX, |most| u64::from(most).saturating_sub(granted));
+    let free = rule.most().map_or(u64::MAX, |most| u64::from(most).saturating_sub(granted));
 
     let mut writes = writes(&members, &aim, &reach(&members, &aim, free));
     for write in &mut writes {
@@ -218,7 +218,7 @@ pub fn step(pods: &[Pod], floor_per_pod: u32, division: Division) -> Plan {
     let mut awaited: Vec<usize> =
         order.iter().zip(&members).filter(|(_, member)| member.counted > member.share).map(|(&pod, _)| pod).collect();
     awaited.sort_unstable();
-    Plan { writes, shares, awaited, granted: u32::try_from(granted).unwrap_or(u32::MAX), shortage: aim.shortage }
+    SharePlan { writes, shares, awaited, granted: u32::try_from(granted).unwrap_or(u32::MAX), shortage: aim.shortage }
 }
 
 /// Server connections to leave free for the floors of pods that may appear: a rolling update's default surge of 25 % of
@@ -244,7 +244,7 @@ struct Member {
 }
 
 impl Member {
-    fn new(pod: &Pod) -> Self {
+    fn new(pod: &Claimant) -> Self {
         let PodGrant { seq, share, granted, .. } = pod.grant.unwrap_or_default();
         let granted = granted.max(share);
         let held = pod.proof.map_or(0, |proof| proof.held);

@@ -42,7 +42,7 @@ mod tests {
         contract::PodGrant,
         decide::{
             effective::effective,
-            shares::{Division, Pod, PodDemand, PodPhase, Proof, step},
+            shares::{Claimant, GrantProof, PodDemand, PodPhase, SharingRule, step},
         },
     };
 
@@ -83,7 +83,7 @@ mod tests {
         created: i64,
         is_new: bool,
         grant: PodGrant,
-        proof: Option<Proof>,
+        proof: Option<GrantProof>,
         demand: f64,
         /// Rounds until it has ended; none while it is not being deleted.
         ends_in: Option<u32>,
@@ -113,10 +113,10 @@ mod tests {
         }
 
         fn share(&mut self) {
-            let pods: Vec<Pod> = self
+            let pods: Vec<Claimant> = self
                 .members
                 .iter()
-                .map(|member| Pod {
+                .map(|member| Claimant {
                     uid: &member.name,
                     created_seconds: member.created,
                     phase: if member.ends_in.is_some() { PodPhase::Terminating } else { PodPhase::Running },
@@ -126,7 +126,7 @@ mod tests {
                     tries: 0,
                 })
                 .collect();
-            let plan = step(&pods, self.floor, Division::ByDemand { max_allowed: self.most });
+            let plan = step(&pods, self.floor, SharingRule::ByDemand { max_allowed: self.most });
             for write in plan.writes {
                 self.members[write.pod].grant = write.grant;
             }
@@ -134,7 +134,7 @@ mod tests {
             assert!(granted <= self.most, "{granted} of {} are granted", self.most);
             for member in &mut self.members {
                 let PodGrant { seq, share, .. } = member.grant;
-                member.proof = Some(Proof { seq, share, held: share });
+                member.proof = Some(GrantProof { seq, share, held: share });
             }
         }
 

@@ -15,7 +15,7 @@ use prometheus_client::{
 };
 use tokio::time::Instant;
 
-use crate::api::conditions::Observed as Condition;
+use crate::api::conditions::ObservedCondition as Condition;
 
 /// Labels of what belongs to one pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -55,7 +55,7 @@ pub enum WriteKind {
 
 /// How a write or a question ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum Outcome {
+pub enum WriteOutcome {
     /// As asked.
     Done,
     /// Somebody else wrote first, or the object is gone.
@@ -96,7 +96,7 @@ struct ReasonLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct WriteLabels {
     kind: WriteKind,
-    outcome: Outcome,
+    outcome: WriteOutcome,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -127,7 +127,7 @@ struct WatchLabels {
 
 /// The operator's own metrics; cheap to clone.
 #[derive(Clone)]
-pub struct Metrics {
+pub struct OperatorMetrics {
     inner: Arc<Inner>,
 }
 
@@ -157,7 +157,7 @@ struct Inner {
     watched_at: Mutex<BTreeMap<&'static str, Instant>>,
 }
 
-impl Default for Metrics {
+impl Default for OperatorMetrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("sluice_operator");
         let inner = Inner {
@@ -214,7 +214,7 @@ fn seconds(registry: &mut Registry, name: &str, help: &str) -> Histogram {
     histogram
 }
 
-impl Metrics {
+impl OperatorMetrics {
     /// Counts a decision.
     pub fn decided(&self, reason: &str) {
         self.inner.decisions.get_or_create(&ReasonLabels { reason: reason.to_owned() }).inc();
@@ -284,7 +284,7 @@ impl Metrics {
     }
 
     /// One write.
-    pub fn wrote(&self, kind: WriteKind, outcome: Outcome) {
+    pub fn wrote(&self, kind: WriteKind, outcome: WriteOutcome) {
         self.inner.writes.get_or_create(&WriteLabels { kind, outcome }).inc();
     }
 
@@ -340,7 +340,7 @@ mod tests {
     use crate::api::conditions::ConditionStatus;
 
     /// The series of conditions on the page, in the order of their text.
-    fn series(metrics: &Metrics) -> Vec<String> {
+    fn series(metrics: &OperatorMetrics) -> Vec<String> {
         let page = metrics.encode().expect("a page");
         let mut series: Vec<String> =
             page.lines().filter(|line| line.starts_with("sluice_operator_condition{")).map(str::to_owned).collect();
@@ -350,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_figure_that_is_not_known_any_more_has_no_series_and_a_pool_that_is_gone_has_none_at_all() {
-        let metrics = Metrics::default();
+        let metrics = OperatorMetrics::default();
         let pool = PoolLabels { pool_namespace: "ns".to_owned(), pool: "shop".to_owned() };
         let series = || {
             let page = metrics.encode().expect("a page");
@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     fn each_condition_of_a_pool_is_one_series_for_what_it_is_now_until_the_pool_is_gone() {
-        let metrics = Metrics::default();
+        let metrics = OperatorMetrics::default();
         let pool = |name: &str| PoolLabels { pool_namespace: "ns".to_owned(), pool: name.to_owned() };
         let told = |status, reason| {
             ["Ready", "Paused"].map(|type_| Condition { type_, status, reason, message: "in words".to_owned() })

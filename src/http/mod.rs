@@ -18,12 +18,12 @@ use thiserror::Error;
 use tokio::{net::TcpListener, time::Instant};
 
 pub use health::{Gate, Pulse, Readiness};
-pub use metrics::{Admitted, Metrics, Outcome, PoolLabels, ProofOutcome, WriteKind};
+pub use metrics::{Admitted, OperatorMetrics, PoolLabels, ProofOutcome, WriteKind, WriteOutcome};
 
-use crate::serving::{Bounds, Server};
+use crate::serving::{HttpServer, ServingBounds};
 
 /// What everybody may take who reaches the port.
-const BOUNDS: Bounds = Bounds {
+const BOUNDS: ServingBounds = ServingBounds {
     connections: 64,
     handshake: Duration::from_secs(5),
     head: Duration::from_secs(5),
@@ -54,7 +54,7 @@ pub enum HttpError {
 struct Shared {
     readiness: Readiness,
     pulse: Pulse,
-    metrics: Metrics,
+    metrics: OperatorMetrics,
     page: Arc<Mutex<Option<(Instant, Bytes)>>>,
 }
 
@@ -73,7 +73,7 @@ impl Shared {
     }
 }
 
-/// Takes the address of `/healthz`, `/readyz` and `/metrics`; [`Server::run`] serves them.
+/// Takes the address of `/healthz`, `/readyz` and `/metrics`; [`HttpServer::run`] serves them.
 ///
 /// # Errors
 /// [`HttpError`]: the address cannot be bound.
@@ -81,13 +81,13 @@ pub async fn bind(
     address: SocketAddr,
     readiness: Readiness,
     pulse: Pulse,
-    metrics: Metrics,
-) -> Result<Server, HttpError> {
+    metrics: OperatorMetrics,
+) -> Result<HttpServer, HttpError> {
     let listener = TcpListener::bind(address).await.map_err(|source| HttpError::Bind { address, source })?;
-    Ok(Server::new(listener, router(readiness, pulse, metrics), BOUNDS))
+    Ok(HttpServer::new(listener, router(readiness, pulse, metrics), BOUNDS))
 }
 
-fn router(readiness: Readiness, pulse: Pulse, metrics: Metrics) -> Router {
+fn router(readiness: Readiness, pulse: Pulse, metrics: OperatorMetrics) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     fn of(readiness: Readiness) -> Router {
-        router(readiness, Pulse::default(), Metrics::default())
+        router(readiness, Pulse::default(), OperatorMetrics::default())
     }
 
     async fn ask(router: Router, path: &str) -> (StatusCode, String) {
@@ -158,7 +158,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_exposition_is_open_metrics() {
-        let metrics = Metrics::default();
+        let metrics = OperatorMetrics::default();
         metrics.decided("Demand");
         let (status, body) = ask(router(Readiness::default(), Pulse::default(), metrics), "/metrics").await;
         assert_eq!(status, StatusCode::OK);
@@ -184,7 +184,7 @@ mod tests {
         let pulse = Pulse::default();
         pulse.beat("the tick");
         pulse.beat("what watches");
-        let shown = || ask(router(Readiness::default(), pulse.clone(), Metrics::default()), "/healthz");
+        let shown = || ask(router(Readiness::default(), pulse.clone(), OperatorMetrics::default()), "/healthz");
         tokio::time::advance(Duration::from_secs(29)).await;
         assert_eq!(shown().await.0, StatusCode::OK);
         pulse.beat("what watches");
@@ -198,7 +198,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_page_of_metrics_is_made_once_for_all_who_ask_in_the_same_moment() {
-        let metrics = Metrics::default();
+        let metrics = OperatorMetrics::default();
         let router = router(Readiness::default(), Pulse::default(), metrics.clone());
         let before = ask(router.clone(), "/metrics").await.1;
         metrics.decided("Demand");

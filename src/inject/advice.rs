@@ -4,12 +4,12 @@ use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 use super::{
     PodPool, bypass, ending, resources, session_tools, startup,
-    warning::{Told, Warning},
+    warning::{Warning, WarningText},
 };
 use crate::{contract::ClientTlsMode, decide::memory};
 
 /// The warnings for one pod.
-pub fn warnings(spec: &PodSpec, plan: &PodPool<'_>, guaranteed: bool) -> Vec<Told> {
+pub fn warnings(spec: &PodSpec, plan: &PodPool<'_>, guaranteed: bool) -> Vec<WarningText> {
     let mut warnings = Vec::new();
     let mut application: Vec<&Container> = spec.containers.iter().collect();
     application
@@ -24,18 +24,18 @@ pub fn warnings(spec: &PodSpec, plan: &PodPool<'_>, guaranteed: bool) -> Vec<Tol
     warnings.extend(ending::cuts_idle_transactions(plan));
     if spec.share_process_namespace == Some(true) {
         let reads = " of the pod read the pooler's memory, its credentials included";
-        warnings.push(Warning::SharedProcesses.told("", reads));
+        warnings.push(Warning::SharedProcesses.text("", reads));
     }
     if resources::guesses_cpu_limit(&plan.effective.pod.resources, guaranteed) {
         let limit = ", by default 250m; set sidecar.resources.limits.cpu of the pool or its class to choose it";
-        warnings.push(Warning::CpuLimit.told("", limit));
+        warnings.push(Warning::CpuLimit.text("", limit));
     }
     warnings.extend(too_little_memory(plan, guaranteed));
     warnings
 }
 
 /// The agent keeps the limit within what memory has room for, so a pod that could get a larger share would never use it.
-fn too_little_memory(plan: &PodPool<'_>, guaranteed: bool) -> Option<Told> {
+fn too_little_memory(plan: &PodPool<'_>, guaranteed: bool) -> Option<WarningText> {
     let (effective, injection) = (plan.effective, plan.injection());
     let share = effective.fixed_limit_per_pod.unwrap_or(effective.max_allowed);
     let packet = plan.revision.settings.parameters.get("pkt_buf").and_then(|bytes| bytes.parse().ok());
@@ -51,11 +51,11 @@ fn too_little_memory(plan: &PodPool<'_>, guaranteed: bool) -> Option<Told> {
             injection.client.max_connections,
             memory::in_mib(load.limit()),
         );
-        Warning::MemoryLimit.told(&before, &behind)
+        Warning::MemoryLimit.text(&before, &behind)
     })
 }
 
-fn port_clashes(container: &Container, plan: &PodPool<'_>) -> Vec<Told> {
+fn port_clashes(container: &Container, plan: &PodPool<'_>) -> Vec<WarningText> {
     let client_port = plan.effective.pod.client_port;
     let taken = [
         (client_port, Warning::PoolerPort, "set client.port of the pool"),
@@ -66,7 +66,7 @@ fn port_clashes(container: &Container, plan: &PodPool<'_>) -> Vec<Told> {
         .filter_map(|port| taken.iter().find(|(number, ..)| port.container_port == i32::from(*number)))
         .map(|(number, whose, cure)| {
             let before = format!("container {}: port {number} ", container.name);
-            whose.told(&before, &format!("; {cure}; one of the two cannot listen"))
+            whose.text(&before, &format!("; {cure}; one of the two cannot listen"))
         })
         .collect()
 }

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource};
 
 use super::{
     PodPool, connection_string,
-    warning::{Told, Warning},
+    warning::{Warning, WarningText},
 };
 
 /// What is in the names of variables about a database.
@@ -36,7 +36,7 @@ const MOST_SOURCES: usize = 3;
 const LONGEST_NAME: usize = 63;
 
 /// The warnings for one container of the application.
-pub fn warnings(container: &Container, plan: &PodPool<'_>) -> Vec<Told> {
+pub fn warnings(container: &Container, plan: &PodPool<'_>) -> Vec<WarningText> {
     let aliases = Aliases::of(plan);
     let variables = container.env.iter().flatten().filter(|variable| !plan.sets(&variable.name));
     let of_variables = variables.filter_map(|variable| of_variable(container, variable, &aliases, plan));
@@ -49,19 +49,24 @@ pub fn warnings(container: &Container, plan: &PodPool<'_>) -> Vec<Told> {
     of_variables.chain(of_texts).chain(of_sources(container, plan)).collect()
 }
 
-fn of_variable(container: &Container, variable: &EnvVar, aliases: &Aliases<'_>, plan: &PodPool<'_>) -> Option<Told> {
+fn of_variable(
+    container: &Container,
+    variable: &EnvVar,
+    aliases: &Aliases<'_>,
+    plan: &PodPool<'_>,
+) -> Option<WarningText> {
     let EnvVar { name, value, value_from } = variable;
     let before = format!("container {}: {name} ", container.name);
     if name == SERVICE && plan.sets("PGHOST") {
         let behind = " for every connection that names no other service: take the variable away, so that the environment counts, or \
                       have its host be the pooler's";
-        return Some(Warning::ServiceFile.told(&before, behind));
+        return Some(Warning::ServiceFile.text(&before, behind));
     }
     if let Some(source) = value_from {
         let warning = unreadable(source).filter(|_| may_lead_to_a_database(name) && !is_settled(name, plan))?;
         let behind =
             "; if it names the database's host, these connections bypass the pooler: name it in client.env of the pool";
-        return Some(warning.told(&before, behind));
+        return Some(warning.text(&before, behind));
     }
     let value = value.as_deref().unwrap_or_default();
     let may_be_host = HOST.iter().any(|end| name.to_ascii_uppercase().ends_with(end));
@@ -69,12 +74,12 @@ fn of_variable(container: &Container, variable: &EnvVar, aliases: &Aliases<'_>, 
     leads.then(|| names_database(&before, aliases))
 }
 
-fn names_database(before: &str, aliases: &Aliases<'_>) -> Told {
+fn names_database(before: &str, aliases: &Aliases<'_>) -> WarningText {
     let behind = format!(
         " {}, so its connections bypass the pooler; use $(PGHOST) there, or name it in client.env of the pool",
         aliases.host
     );
-    Warning::DatabaseHost.told(before, &behind)
+    Warning::DatabaseHost.text(before, &behind)
 }
 
 /// Whether Sluice sets a variable of the application's right itself.
@@ -91,7 +96,7 @@ fn unreadable(source: &EnvVarSource) -> Option<Warning> {
     }
 }
 
-fn of_sources(container: &Container, plan: &PodPool<'_>) -> Option<Told> {
+fn of_sources(container: &Container, plan: &PodPool<'_>) -> Option<WarningText> {
     let sources = container.env_from.iter().flatten().filter_map(|source| {
         let secret = source.secret_ref.as_ref().map(|secret| format!("Secret {}", short(&secret.name)));
         secret.or_else(|| source.config_map_ref.as_ref().map(|map| format!("ConfigMap {}", short(&map.name))))
@@ -102,7 +107,7 @@ fn of_sources(container: &Container, plan: &PodPool<'_>) -> Option<Told> {
     (!all.is_empty()).then(|| {
         let named = all[..all.len().min(MOST_SOURCES)].join(", ");
         let more = if all.len() > MOST_SOURCES { ", ..." } else { "" };
-        Warning::EnvFrom.told(
+        Warning::EnvFrom.text(
             &format!("container {}: ", container.name),
             &format!(
                 " ({named}{more}): a connection string or a host of the database in it bypasses the pooler, unless it has one of the \

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Container, EnvVar, PodSpec};
 
 use super::{
     PodPool,
-    warning::{Told, Warning},
+    warning::{Warning, WarningText},
 };
 use crate::contract::{Settings, names};
 
@@ -27,7 +27,7 @@ fn grace_seconds(spec: &PodSpec) -> i64 {
 }
 
 /// The warning for a pod that may be killed while its clients still wait or work.
-pub fn too_short(spec: &PodSpec, plan: &PodPool<'_>) -> Option<Told> {
+pub fn too_short(spec: &PodSpec, plan: &PodPool<'_>) -> Option<WarningText> {
     let grace = grace_seconds(spec);
     let settings = &plan.revision.settings;
     let needs = [
@@ -39,7 +39,7 @@ pub fn too_short(spec: &PodSpec, plan: &PodPool<'_>) -> Option<Told> {
     (grace < needed).then(|| {
         let parts = needs.iter().filter(|(_, seconds)| *seconds > 0);
         let parts: Vec<_> = parts.map(|(what, seconds)| format!("{seconds} s {what}")).collect();
-        Warning::GracePeriod.told(
+        Warning::GracePeriod.text(
             &format!("terminationGracePeriodSeconds {grace} "),
             &format!(" when the pod ends ({}): transactions may be cut; use at least {needed}", parts.join(" + ")),
         )
@@ -47,9 +47,9 @@ pub fn too_short(spec: &PodSpec, plan: &PodPool<'_>) -> Option<Told> {
 }
 
 /// The warning for a bound on queries that older versions take for more.
-pub fn cuts_idle_transactions(plan: &PodPool<'_>) -> Option<Told> {
+pub fn cuts_idle_transactions(plan: &PodPool<'_>) -> Option<WarningText> {
     (query_timeout_seconds(&plan.revision.settings) > 0)
-        .then(|| Warning::QueryTimeout.told("", " it also cuts a client that is idle in a transaction for so long"))
+        .then(|| Warning::QueryTimeout.text("", " it also cuts a client that is idle in a transaction for so long"))
 }
 
 /// What is known beforehand: a `sleep`. How long a command takes is not.

@@ -33,7 +33,7 @@ use crate::{
         ClientSide, ContractError, Document, GrantDocument, Injection, PodGrant, PoolRevision, RevisionDocument,
         ServerTls, Upstream, names,
     },
-    decide::{allowed::Allowed, effective::EffectivePool},
+    decide::{allowed::PoolAllowList, effective::EffectivePool},
     fingerprint::fingerprint,
 };
 
@@ -58,7 +58,7 @@ pub struct InjectionSettings {
     /// Numeric user of both containers. None where the platform assigns one (OpenShift).
     pub run_as_user: Option<i64>,
     /// What pools may say of images and environment beyond what every pool may.
-    pub allowed: Allowed,
+    pub allowed: PoolAllowList,
 }
 
 /// The pool of a pod, resolved.
@@ -193,11 +193,11 @@ impl Unsupported {
 
     /// The warning that the user sees.
     pub fn warning(self) -> String {
-        let told = match self {
-            Self::HostNetwork => Warning::HostNetwork.told("", ", where poolers of several pods would clash"),
-            Self::Windows => Warning::Windows.told("", ""),
+        let text = match self {
+            Self::HostNetwork => Warning::HostNetwork.text("", ", where poolers of several pods would clash"),
+            Self::Windows => Warning::Windows.text("", ""),
         };
-        told.into()
+        text.into()
     }
 }
 

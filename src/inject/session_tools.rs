@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Container;
 
 use super::{
     PodPool,
-    warning::{Told, Warning},
+    warning::{Warning, WarningText},
 };
 use crate::contract::PoolMode;
 
@@ -43,7 +43,7 @@ const OF_THE_SHELL: [&str; 12] =
     ["#!/bin/sh", "#!/bin/bash", ".", "cd", "do", "done", "echo", "exit", "export", "fi", "set", "sleep"];
 
 /// The warning for a container that runs such a tool and does not ask for the session alias.
-pub fn warning(container: &Container, plan: &PodPool<'_>) -> Option<Told> {
+pub fn warning(container: &Container, plan: &PodPool<'_>) -> Option<WarningText> {
     let settings = &plan.revision.settings;
     let tool = (settings.pool_mode == PoolMode::Transaction).then(|| tool_of(container)).flatten()?;
     let alias = settings.session_alias.as_ref().map(|alias| alias.database.as_str());
@@ -65,7 +65,7 @@ pub fn warning(container: &Container, plan: &PodPool<'_>) -> Option<Told> {
         },
         |alias| format!("have it connect to database {alias}, the session alias of the pool: env PGDATABASE={alias}"),
     );
-    Some(Warning::SessionTool.told(
+    Some(Warning::SessionTool.text(
         &format!("container {}: {tool} ", container.name),
         &format!(", and with transaction pooling what it sets is lost or reaches other clients; {apart}{cure}"),
     ))

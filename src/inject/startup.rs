@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{Container, EnvVar};
 
 use super::{
     PodPool, connection_string,
-    warning::{Told, Warning},
+    warning::{Warning, WarningText},
 };
 use crate::pooler::pgbouncer::{
     parameters::{self, IGNORED, REFUSED, TRACKED},
@@ -23,7 +23,7 @@ const MOST_NAMES: usize = 5;
 const UNNAMED: &str = "another option";
 
 /// The warnings for one container of the application.
-pub fn refused(container: &Container, plan: &PodPool<'_>) -> Vec<Told> {
+pub fn refused(container: &Container, plan: &PodPool<'_>) -> Vec<WarningText> {
     let variables = container.env.iter().flatten().filter(|variable| !plan.sets(&variable.name));
     let of_variables = variables.map(|variable| (variable.name.clone(), of_variable(variable, plan)));
     let texts = [("command", &container.command), ("args", &container.args)];
@@ -40,7 +40,7 @@ pub fn refused(container: &Container, plan: &PodPool<'_>) -> Vec<Told> {
                  may be ignored",
                 asked?
             );
-            Some(Warning::StartupParameter.told(&format!("container {}: {place} ", container.name), &behind))
+            Some(Warning::StartupParameter.text(&format!("container {}: {place} ", container.name), &behind))
         })
         .collect()
 }

@@ -39,7 +39,7 @@ pub enum Warning {
 
 /// A warning in words. Only a kind of warning makes one, so that the guide has them all.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told(String);
+pub struct WarningText(String);
 
 impl Warning {
     /// All of them.
@@ -85,13 +85,13 @@ impl Warning {
     }
 
     /// The warning, with what stands before and behind its words.
-    pub(super) fn told(self, before: &str, behind: &str) -> Told {
-        Told(format!("{before}{}{behind}", self.words()))
+    pub(super) fn text(self, before: &str, behind: &str) -> WarningText {
+        WarningText(format!("{before}{}{behind}", self.words()))
     }
 }
 
-impl From<Told> for String {
-    fn from(told: Told) -> Self {
-        told.0
+impl From<WarningText> for String {
+    fn from(text: WarningText) -> Self {
+        text.0
     }
 }

@@ -34,11 +34,11 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{Bounds, Drain, TlsIdentity};
+use super::{Drain, ServingBounds, TlsIdentity};
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub enum ConnectionPhase {
     /// TLS is being agreed upon.
     Handshake {
         /// Since when.
@@ -58,7 +58,7 @@ pub enum Phase {
     },
 }
 
-impl Phase {
+impl ConnectionPhase {
     /// When it began.
     pub const fn since(self) -> Instant {
         match self {
@@ -72,7 +72,7 @@ impl Phase {
     }
 
     /// When it has taken too long.
-    fn deadline(self, bounds: &Bounds) -> Instant {
+    fn deadline(self, bounds: &ServingBounds) -> Instant {
         match self {
             Self::Handshake { since } => since + bounds.handshake,
             Self::Waiting { begun: Some(begun), .. } => begun + bounds.head,
@@ -84,39 +84,40 @@ impl Phase {
 
 /// A connection as the server and its own task share it.
 #[derive(Debug)]
-pub struct Connection {
+pub struct ServedConnection {
     /// Where it comes from.
     pub source: IpAddr,
     /// Whether it is closed by a reset: nothing of it stays, neither here nor in the kernel.
     pub is_cut: AtomicBool,
-    phase: Mutex<Phase>,
+    phase: Mutex<ConnectionPhase>,
 }
 
-impl Connection {
+impl ServedConnection {
     /// One that was accepted just now.
     pub fn new(source: IpAddr, by_tls: bool) -> Arc<Self> {
         let since = Instant::now();
-        let phase = if by_tls { Phase::Handshake { since } } else { Phase::Waiting { since, begun: None } };
+        let phase =
+            if by_tls { ConnectionPhase::Handshake { since } } else { ConnectionPhase::Waiting { since, begun: None } };
         Arc::new(Self { source, is_cut: AtomicBool::new(false), phase: Mutex::new(phase) })
     }
 
     /// What it is doing.
-    pub fn phase(&self) -> Phase {
+    pub fn phase(&self) -> ConnectionPhase {
         *self.phase.lock()
     }
 
     fn waits(&self) {
-        *self.phase.lock() = Phase::Waiting { since: Instant::now(), begun: None };
+        *self.phase.lock() = ConnectionPhase::Waiting { since: Instant::now(), begun: None };
     }
 
     fn has_read(&self) {
-        if let Phase::Waiting { begun: begun @ None, .. } = &mut *self.phase.lock() {
+        if let ConnectionPhase::Waiting { begun: begun @ None, .. } = &mut *self.phase.lock() {
             *begun = Some(Instant::now());
         }
     }
 
     /// Does this until it is done; nothing, and the connection is cut, when a phase takes longer than it may.
-    async fn within<T>(&self, bounds: &Bounds, doing: impl Future<Output = T>) -> Option<T> {
+    async fn within<T>(&self, bounds: &ServingBounds, doing: impl Future<Output = T>) -> Option<T> {
         let mut doing = pin!(doing);
         let mut alarm = pin!(sleep_until(self.phase().deadline(bounds)));
         poll_fn(|context| {
@@ -137,16 +138,16 @@ impl Connection {
 }
 
 /// What the task of a connection works with.
-pub struct Served {
+pub struct ConnectionTask {
     /// The connection.
-    pub connection: Arc<Connection>,
+    pub connection: Arc<ServedConnection>,
     /// Of its server.
-    pub bounds: Bounds,
+    pub bounds: ServingBounds,
     /// Of its server.
     pub drain: Drain,
 }
 
-impl Served {
+impl ConnectionTask {
     /// Answers until the client has gone or has to.
     pub fn run(
         self,
@@ -171,7 +172,7 @@ impl Served {
         let Self { connection, bounds, drain } = self;
         let answering = connection.clone();
         let service = service_fn(move |request: Request<Incoming>| {
-            let turn = Turn::of(answering.clone());
+            let turn = AnsweringGuard::of(answering.clone());
             let answer = TowerToHyperService::new(routes.clone()).call(request.map(Body::new));
             let drain = drain.clone();
             async move {
@@ -190,16 +191,16 @@ impl Served {
 }
 
 /// A request that is being answered, until its answer has been handed over.
-struct Turn(Arc<Connection>);
+struct AnsweringGuard(Arc<ServedConnection>);
 
-impl Turn {
-    fn of(connection: Arc<Connection>) -> Self {
-        *connection.phase.lock() = Phase::Busy { since: Instant::now() };
+impl AnsweringGuard {
+    fn of(connection: Arc<ServedConnection>) -> Self {
+        *connection.phase.lock() = ConnectionPhase::Busy { since: Instant::now() };
         Self(connection)
     }
 }
 
-impl Drop for Turn {
+impl Drop for AnsweringGuard {
     fn drop(&mut self) {
         self.0.waits();
     }
@@ -208,7 +209,7 @@ impl Drop for Turn {
 /// The body of an answer, with its turn.
 struct Turned {
     body: Body,
-    _turn: Turn,
+    _turn: AnsweringGuard,
 }
 
 impl HttpBody for Turned {
@@ -234,7 +235,7 @@ impl HttpBody for Turned {
 /// The socket. It tells when something came, and how it is closed.
 struct Socket {
     stream: TcpStream,
-    connection: Arc<Connection>,
+    connection: Arc<ServedConnection>,
 }
 
 impl Drop for Socket {

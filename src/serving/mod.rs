@@ -26,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::tls::{TlsIdentity, TlsIdentityError};
 use self::{
-    connection::{Connection, Served},
-    places::Places,
+    connection::{ConnectionTask, ServedConnection},
+    places::ConnectionPlaces,
 };
 
 /// Pause after the system gave no connection, because the process has no file descriptor left, say.
@@ -37,7 +37,7 @@ const TOLD_EVERY: Duration = Duration::from_mins(1);
 
 /// What the clients of one port may take together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
+pub struct ServingBounds {
     /// Connections at once.
     pub connections: usize,
     /// Longest TLS handshake.
@@ -83,16 +83,16 @@ impl Drain {
 }
 
 /// A server of one port.
-pub struct Server {
+pub struct HttpServer {
     listener: TcpListener,
     routes: Router,
-    bounds: Bounds,
+    bounds: ServingBounds,
     tls: Option<TlsIdentity>,
 }
 
-impl Server {
+impl HttpServer {
     /// One that answers in plain text.
-    pub const fn new(listener: TcpListener, routes: Router, bounds: Bounds) -> Self {
+    pub const fn new(listener: TcpListener, routes: Router, bounds: ServingBounds) -> Self {
         Self { listener, routes, bounds, tls: None }
     }
 
@@ -104,7 +104,7 @@ impl Server {
 
     /// Serves until the drain is over and what was being answered then is answered.
     pub async fn run(self, drain: Drain) {
-        let mut places = Places::new(self.bounds.connections);
+        let mut places = ConnectionPlaces::new(self.bounds.connections);
         let mut given_up = GivenUp::default();
         loop {
             let accepted = tokio::select! {
@@ -121,8 +121,8 @@ impl Server {
                 }
             };
             let source = address.ip().to_canonical();
-            let connection = Connection::new(source, self.tls.is_some());
-            let served = Served { connection: connection.clone(), bounds: self.bounds, drain: drain.clone() };
+            let connection = ServedConnection::new(source, self.tls.is_some());
+            let served = ConnectionTask { connection: connection.clone(), bounds: self.bounds, drain: drain.clone() };
             let doing = served.run(stream, self.tls.clone(), self.routes.clone());
             let room = places.take(connection, doing);
             if let Some(closed) = room.closed() {

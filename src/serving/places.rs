@@ -12,13 +12,13 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::connection::{Connection, Phase};
+use super::connection::{ConnectionPhase, ServedConnection};
 
 /// A connection as the choice sees it.
 #[derive(Clone, Copy, Debug)]
-struct Held {
+struct PlaceHolder {
     source: IpAddr,
-    phase: Phase,
+    phase: ConnectionPhase,
 }
 
 /// Whether there is a place for a newcomer.
@@ -35,7 +35,7 @@ enum Room {
 /// Who gives up a place, in this order: the longest idle connection of a source that has most places, the longest idle one of all,
 /// the longest busy one of a source that has most, if the newcomer's has fewer. The newcomer counts as if it had one: so a source alone
 /// keeps its newest connections, and several share.
-fn room(held: &[Held], newcomer: IpAddr, places: usize) -> Room {
+fn room(held: &[PlaceHolder], newcomer: IpAddr, places: usize) -> Room {
     if held.len() < places {
         return Room::Free;
     }
@@ -59,12 +59,12 @@ fn room(held: &[Held], newcomer: IpAddr, places: usize) -> Room {
 }
 
 struct Place {
-    connection: Arc<Connection>,
+    connection: Arc<ServedConnection>,
     task: AbortHandle,
 }
 
 /// What became of a newcomer.
-pub enum Taken {
+pub enum Acceptance {
     /// It has a place.
     Free,
     /// It has the place of a connection of this source.
@@ -73,7 +73,7 @@ pub enum Taken {
     Refused(IpAddr),
 }
 
-impl Taken {
+impl Acceptance {
     /// The source of which a connection was closed.
     pub const fn closed(&self) -> Option<IpAddr> {
         match self {
@@ -84,34 +84,38 @@ impl Taken {
 }
 
 /// The connections of a server.
-pub struct Places {
+pub struct ConnectionPlaces {
     most: usize,
     held: Vec<Place>,
     tasks: JoinSet<()>,
 }
 
-impl Places {
+impl ConnectionPlaces {
     /// All free.
     pub fn new(most: usize) -> Self {
         Self { most, held: Vec::new(), tasks: JoinSet::new() }
     }
 
     /// Gives a connection a place, of another if need be, and has it do its work.
-    pub fn take(&mut self, connection: Arc<Connection>, doing: impl Future<Output = ()> + Send + 'static) -> Taken {
+    pub fn take(
+        &mut self,
+        connection: Arc<ServedConnection>,
+        doing: impl Future<Output = ()> + Send + 'static,
+    ) -> Acceptance {
         while self.tasks.try_join_next().is_some() {}
         self.held.retain(|place| !place.task.is_finished());
-        let held: Vec<Held> = self.held.iter().map(|place| place.connection.held()).collect();
+        let held: Vec<PlaceHolder> = self.held.iter().map(|place| place.connection.held()).collect();
         let taken = match room(&held, connection.source, self.most) {
-            Room::Free => Taken::Free,
+            Room::Free => Acceptance::Free,
             Room::Of(index) => {
                 let place = self.held.swap_remove(index);
                 place.connection.is_cut.store(true, Ordering::Relaxed);
                 place.task.abort();
-                Taken::From(place.connection.source)
+                Acceptance::From(place.connection.source)
             }
             Room::None => {
                 connection.is_cut.store(true, Ordering::Relaxed);
-                return Taken::Refused(connection.source); // dropping what it would do closes it
+                return Acceptance::Refused(connection.source); // dropping what it would do closes it
             }
         };
         let task = self.tasks.spawn(doing);
@@ -131,9 +135,9 @@ impl Places {
     }
 }
 
-impl Connection {
-    fn held(&self) -> Held {
-        Held { source: self.source, phase: self.phase() }
+impl ServedConnection {
+    fn held(&self) -> PlaceHolder {
+        PlaceHolder { source: self.source, phase: self.phase() }
     }
 }
 
@@ -148,14 +152,20 @@ mod tests {
     }
 
     /// Connections by host and phase, the first the longest in it.
-    fn held(connections: &[(u8, bool)]) -> Vec<Held> {
+    fn held(connections: &[(u8, bool)]) -> Vec<PlaceHolder> {
         let begin = Instant::now();
         let since = |index: usize| begin + Duration::from_secs(u64::try_from(index).unwrap_or_default());
         let phase = |index, busy| {
-            if busy { Phase::Busy { since: since(index) } } else { Phase::Waiting { since: since(index), begun: None } }
+            if busy {
+                ConnectionPhase::Busy { since: since(index) }
+            } else {
+                ConnectionPhase::Waiting { since: since(index), begun: None }
+            }
         };
         let connections = connections.iter().enumerate();
-        connections.map(|(index, (host, busy))| Held { source: from(*host), phase: phase(index, *busy) }).collect()
+        connections
+            .map(|(index, (host, busy))| PlaceHolder { source: from(*host), phase: phase(index, *busy) })
+            .collect()
     }
 
     const IDLE: bool = false;

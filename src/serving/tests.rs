@@ -20,8 +20,8 @@ use super::*;
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Longer than any test.
 const LONG: Duration = Duration::from_mins(2);
-const PATIENT: Bounds =
-    Bounds { connections: 8, handshake: LONG, head: LONG, request: LONG, idle: LONG, buffer_bytes: 8 << 10 };
+const PATIENT: ServingBounds =
+    ServingBounds { connections: 8, handshake: LONG, head: LONG, request: LONG, idle: LONG, buffer_bytes: 8 << 10 };
 const SHORT: Duration = Duration::from_millis(100);
 
 const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9));
@@ -37,11 +37,11 @@ struct Served {
     asked: Arc<Notify>,
 }
 
-async fn serve(bounds: Bounds) -> Served {
+async fn serve(bounds: ServingBounds) -> Served {
     serve_by(bounds, None).await
 }
 
-async fn serve_by(bounds: Bounds, tls: Option<TlsIdentity>) -> Served {
+async fn serve_by(bounds: ServingBounds, tls: Option<TlsIdentity>) -> Served {
     let (answer, asked) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (answered, heard) = (answer.clone(), asked.clone());
     let slow = move || async move {
@@ -53,7 +53,7 @@ async fn serve_by(bounds: Bounds, tls: Option<TlsIdentity>) -> Served {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let drain = Drain::default();
-    let server = Server::new(listener, routes, bounds);
+    let server = HttpServer::new(listener, routes, bounds);
     let server = if let Some(tls) = tls { server.with_tls(tls) } else { server };
     let task = tokio::spawn(server.run(drain.clone()));
     Served { address, drain, task, answer, asked }
@@ -143,28 +143,28 @@ async fn a_stranger_that_is_answered_on_every_place_gives_one_up_to_another_sour
 
 #[tokio::test]
 async fn each_step_of_a_connection_has_its_time() {
-    let served = serve(Bounds { idle: SHORT, ..PATIENT }).await;
+    let served = serve(ServingBounds { idle: SHORT, ..PATIENT }).await;
     let mut idle = served.connect(FRIEND).await;
     assert!(closed(&mut idle).await >= SHORT / 2, "nothing was asked");
     let mut asked = served.connect(FRIEND).await;
     assert!(say(&mut asked, ASK).await.ends_with("ok\n"));
     closed(&mut asked).await; // nothing more was asked
 
-    let served = serve(Bounds { head: SHORT, ..PATIENT }).await;
+    let served = serve(ServingBounds { head: SHORT, ..PATIENT }).await;
     let mut slow = served.connect(FRIEND).await;
     assert_eq!(say(&mut slow, "GET / HTTP/1.1\r\nho").await, "", "a head that does not end");
     let mut second = served.connect(FRIEND).await;
     assert!(say(&mut second, ASK).await.ends_with("ok\n"));
     assert_eq!(say(&mut second, "GET").await, "", "nor does the second one");
 
-    let served = serve(Bounds { request: SHORT, ..PATIENT }).await;
+    let served = serve(ServingBounds { request: SHORT, ..PATIENT }).await;
     let mut slow = served.connect(FRIEND).await;
     assert_eq!(say(&mut slow, ASK_SLOWLY).await, "", "an answer that does not come");
 
     let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let _ = rustls::crypto::ring::default_provider().install_default();
     let identity = TlsIdentity::from_pem(&key.cert.pem(), &key.signing_key.serialize_pem()).expect("a pair");
-    let served = serve_by(Bounds { handshake: SHORT, ..PATIENT }, Some(identity)).await;
+    let served = serve_by(ServingBounds { handshake: SHORT, ..PATIENT }, Some(identity)).await;
     let mut silent = served.connect(FRIEND).await;
     assert!(closed(&mut silent).await >= SHORT / 2, "no handshake");
 }

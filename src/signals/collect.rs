@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     contract::metrics::BUSY_SECONDS,
-    decide::{load::PodFigures, shares::Proof},
+    decide::{load::PodFigures, shares::GrantProof},
     domain::Sample,
 };
 
@@ -29,9 +29,9 @@ const SHOWN_CHARACTERS: usize = 64;
 
 /// A series that was refused: the first of its kind in a reading, and how many there were.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct RefusedSeries {
     /// Why.
-    pub refusal: Refusal,
+    pub refusal: SeriesRefusal,
     /// The pool that the first one names.
     pub pool: PoolKey,
     /// The pod of the first one, as Prometheus knows it; empty if it does not.
@@ -46,7 +46,7 @@ pub struct Problem {
 
 /// Why a series was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Refusal {
+pub enum SeriesRefusal {
     /// NaN, infinite or negative. The pod is left out of this reading.
     Value,
     /// The scrape configuration adds no label `pod`.
@@ -59,26 +59,26 @@ pub enum Refusal {
     Incomplete,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for RefusedSeries {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { pool, pod, metric, value, count, .. } = self;
         match self.refusal {
-            Refusal::Value => {
+            SeriesRefusal::Value => {
                 write!(f, "{metric} of pod {pod:?}, pool {pool}, is {value:?}, which cannot be; the pod is left out")
             }
-            Refusal::NoPodLabel => {
+            SeriesRefusal::NoPodLabel => {
                 write!(
                     f,
                     "{metric} of pool {pool} has no label pod; add it in the scrape configuration (examples/prometheus)"
                 )
             }
-            Refusal::ForeignPool => {
+            SeriesRefusal::ForeignPool => {
                 write!(
                     f,
                     "pod {pod:?} in namespace {value:?} reports {metric} for pool {pool}, which it is not of; it is not counted"
                 )
             }
-            Refusal::TooManySets => {
+            SeriesRefusal::TooManySets => {
                 write!(
                     f,
                     "pod {pod:?}, pool {pool}, has more than {MOST_SETS} sets of {metric}, or labels of more than \
@@ -86,7 +86,7 @@ impl fmt::Display for Problem {
                      them in the scrape configuration (examples/prometheus)"
                 )
             }
-            Refusal::Incomplete => {
+            SeriesRefusal::Incomplete => {
                 let old = if *metric == BUSY_SECONDS {
                     ": its agent is older than the operator; restart the pod"
                 } else {
@@ -165,8 +165,8 @@ pub(super) struct Collector {
 pub(super) struct Collected {
     /// Of pods, by their places in the roster.
     rows: Vec<(usize, Rows)>,
-    problems: BTreeMap<Refusal, Problem>,
-    problems_by_pool: HashMap<PoolKey, Problem>,
+    problems: BTreeMap<SeriesRefusal, RefusedSeries>,
+    problems_by_pool: HashMap<PoolKey, RefusedSeries>,
 }
 
 impl Collector {
@@ -200,7 +200,7 @@ impl Collector {
         } else {
             rows[at].1 = Rows::TooMany;
             let pool = self.roster.pod(place).0.clone();
-            self.collected.refuse(Refusal::TooManySets, pool, &labels.pod, figure.metric(), "");
+            self.collected.refuse(SeriesRefusal::TooManySets, pool, &labels.pod, figure.metric(), "");
             return None;
         }
         Some(())
@@ -230,8 +230,8 @@ impl Collector {
     /// Tells of a series of no pod that may report, once for each target.
     fn refuse_origin(&mut self, origin: Origin, labels: &Labels, figure: Figure) {
         let refusal = match origin {
-            Origin::Foreign => Refusal::ForeignPool,
-            Origin::NoPodLabel => Refusal::NoPodLabel,
+            Origin::Foreign => SeriesRefusal::ForeignPool,
+            Origin::NoPodLabel => SeriesRefusal::NoPodLabel,
             Origin::Own(_) | Origin::Unknown => return,
         };
         if figure == Figure::SampleTime {
@@ -256,7 +256,7 @@ impl Take for Collector {
             Err(text) => {
                 row.is_refused = true;
                 let pool = self.roster.pod(place).0.clone();
-                self.collected.refuse(Refusal::Value, pool, &labels.pod, figure.metric(), text);
+                self.collected.refuse(SeriesRefusal::Value, pool, &labels.pod, figure.metric(), text);
             }
         }
     }
@@ -295,14 +295,14 @@ impl Collected {
                 Ok(figures) => {
                     pools.insert(pool.clone(), BTreeMap::from([(pod.clone(), figures)]));
                 }
-                Err(missing) => self.refuse(Refusal::Incomplete, pool.clone(), pod, missing.metric(), ""),
+                Err(missing) => self.refuse(SeriesRefusal::Incomplete, pool.clone(), pod, missing.metric(), ""),
             }
         }
         let problems = self.problems.into_values().collect();
         Readings { at_seconds, pools, problems, problems_by_pool: self.problems_by_pool, bytes }
     }
 
-    fn refuse(&mut self, refusal: Refusal, pool: PoolKey, pod: &str, metric: &'static str, value: &str) {
+    fn refuse(&mut self, refusal: SeriesRefusal, pool: PoolKey, pod: &str, metric: &'static str, value: &str) {
         let entry = self.problems.entry(refusal);
         let is_known = matches!(entry, Entry::Occupied(_)) && self.problems_by_pool.contains_key(&pool);
         if is_known {
@@ -310,7 +310,7 @@ impl Collected {
             return;
         }
         let [pod, value] = [pod, value].map(|text| text.chars().take(SHOWN_CHARACTERS).collect());
-        let problem = Problem { refusal, pool, pod, metric, value, count: 1 };
+        let problem = RefusedSeries { refusal, pool, pod, metric, value, count: 1 };
         self.problems_by_pool.entry(problem.pool.clone()).or_insert_with(|| problem.clone());
         entry.and_modify(|problem| problem.count = problem.count.saturating_add(1)).or_insert(problem);
     }
@@ -336,7 +336,9 @@ fn figures(row: &[Option<f64>; Figure::ALL.len()], sample_time_seconds: f64) -> 
     let transactions = need(Figure::Transactions)?;
     let [leaked, abandoned, assignments] = [Figure::Leaked, Figure::Abandoned, Figure::Assignments].map(get);
     let proof = match (get(Figure::GrantSeq), get(Figure::Share), get(Figure::Held)) {
-        (Some(seq), Some(share), Some(held)) => Some(Proof { seq: whole(seq), share: small(share), held: small(held) }),
+        (Some(seq), Some(share), Some(held)) => {
+            Some(GrantProof { seq: whole(seq), share: small(share), held: small(held) })
+        }
         _ => None,
     };
     Ok(PodFigures {

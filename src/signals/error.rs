@@ -9,7 +9,7 @@ use crate::api;
 
 /// What was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum ReadSubject {
     /// One of Sluice's own metrics, for all pools.
     Metric(&'static str),
     /// The user's own query in place of a signal.
@@ -30,7 +30,7 @@ pub enum Asked {
 /// Longest query that is shown in a message.
 const SHOWN_CHARACTERS: usize = 200;
 
-impl fmt::Display for Asked {
+impl fmt::Display for ReadSubject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Metric(name) => f.write_str(name),
@@ -51,7 +51,7 @@ pub struct ReadError {
     /// Name of the server in the configuration.
     pub server: String,
     /// What was asked.
-    pub asked: Asked,
+    pub asked: ReadSubject,
     /// What failed.
     pub failure: Box<ReadFailure>,
 }

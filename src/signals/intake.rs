@@ -67,7 +67,7 @@ impl Receive for Body {
 pub(super) struct Intake<T> {
     pieces: Sender<Piece>,
     room: Arc<Semaphore>,
-    thread: JoinHandle<Result<Taken<T>, ReadFailure>>,
+    thread: JoinHandle<Result<ArrivedResponse<T>, ReadFailure>>,
 }
 
 /// A piece, and the room that it takes up until it has been taken apart.
@@ -75,7 +75,7 @@ type Piece = (Bytes, OwnedSemaphorePermit);
 
 /// One answer that has arrived.
 #[derive(Debug)]
-pub(super) struct Taken<T> {
+pub(super) struct ArrivedResponse<T> {
     /// What was kept of its series.
     pub kept: T,
     /// The answer without its series.
@@ -96,7 +96,7 @@ impl<T: Send + 'static> Intake<T> {
     ///
     /// # Errors
     /// Why it is refused.
-    pub async fn finish(self) -> Result<Taken<T>, ReadFailure> {
+    pub async fn finish(self) -> Result<ArrivedResponse<T>, ReadFailure> {
         drop(self.pieces);
         joined(self.thread.await)
     }
@@ -116,7 +116,9 @@ impl<T: Send + 'static> Receive for Intake<T> {
 }
 
 /// What the thread says, or its panic.
-fn joined<T>(outcome: Result<Result<Taken<T>, ReadFailure>, task::JoinError>) -> Result<Taken<T>, ReadFailure> {
+fn joined<T>(
+    outcome: Result<Result<ArrivedResponse<T>, ReadFailure>, task::JoinError>,
+) -> Result<ArrivedResponse<T>, ReadFailure> {
     match outcome {
         Ok(outcome) => outcome,
         // nobody aborts it: it is not known outside, and ends when the pieces do
@@ -128,7 +130,7 @@ fn take_apart<T: Take>(
     mut arriving: Receiver<Piece>,
     largest_kept: usize,
     mut take: T,
-) -> Result<Taken<T::Taken>, ReadFailure> {
+) -> Result<ArrivedResponse<T::Taken>, ReadFailure> {
     let (mut splitter, mut bytes) = (Splitter::default(), 0);
     while let Some((piece, _room)) = arriving.blocking_recv() {
         bytes += piece.len();
@@ -137,7 +139,7 @@ fn take_apart<T: Take>(
             return Err(ReadFailure::BesideSeries { limit: largest_kept });
         }
     }
-    Ok(Taken { kept: take.taken(), rest: splitter.rest(), bytes })
+    Ok(ArrivedResponse { kept: take.taken(), rest: splitter.rest(), bytes })
 }
 
 #[cfg(test)]

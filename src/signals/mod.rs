@@ -56,10 +56,10 @@ use std::collections::{BTreeMap, HashMap};
 
 pub use crate::decide::load::PodFigures;
 use crate::domain::PoolKey;
-pub use collect::{Problem, Refusal};
+pub use collect::{RefusedSeries, SeriesRefusal};
 pub use configuration::{BasicAuthFiles, ConfigurationError, DEFAULT_SERVER, EVERY_NAMESPACE, ServerConfiguration};
-pub use error::{Asked, Fault, ReadError, ReadFailure};
-pub use prometheus::{OverrideQuery, Server, Servers};
+pub use error::{Fault, ReadError, ReadFailure, ReadSubject};
+pub use prometheus::{OverrideQuery, PrometheusServer, Servers};
 pub use query::QUERIES_PER_READ;
 #[cfg(feature = "operator")]
 pub(crate) use response::partial;
@@ -74,9 +74,9 @@ pub struct Readings {
     /// What the pods reported, by pool and pod name.
     pub pools: HashMap<PoolKey, BTreeMap<String, PodFigures>>,
     /// Series that were refused, and why; the first of each kind.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<RefusedSeries>,
     /// The first of the series of each pool that were refused.
-    problems_by_pool: HashMap<PoolKey, Problem>,
+    problems_by_pool: HashMap<PoolKey, RefusedSeries>,
     /// Size of the answer in bytes.
     pub bytes: usize,
 }
@@ -89,7 +89,7 @@ impl Readings {
     }
 
     /// The first of the pool's series that were refused, and why.
-    pub fn problem_of(&self, pool: &PoolKey) -> Option<&Problem> {
+    pub fn problem_of(&self, pool: &PoolKey) -> Option<&RefusedSeries> {
         self.problems_by_pool.get(pool)
     }
 }

@@ -20,10 +20,10 @@ use super::{
     PoolKey, Readings,
     collect::Collector,
     configuration::{self, ConfigurationError, ServerConfiguration},
-    error::{Asked, ReadError, ReadFailure},
-    intake::{Body, Intake, Receive, Take, Taken},
+    error::{ReadError, ReadFailure, ReadSubject},
+    intake::{ArrivedResponse, Body, Intake, Receive, Take},
     query::{self, QUERIES_PER_READ},
-    response::{Answer, Data, Labels, Series, Status},
+    response::{Labels, QueryResponse, ResponseData, ResponseStatus, Series},
     roster::Roster,
     trust,
 };
@@ -50,7 +50,7 @@ const LARGEST_SECRET: u64 = 1 << 20;
 /// The servers of the configuration, by name.
 #[derive(Debug, Default)]
 pub struct Servers {
-    by_name: BTreeMap<String, Arc<Server>>,
+    by_name: BTreeMap<String, Arc<PrometheusServer>>,
 }
 
 impl Servers {
@@ -59,24 +59,24 @@ impl Servers {
     /// # Errors
     /// [`ConfigurationError`] names the file, the server and the field.
     pub fn from_file(path: &Path) -> Result<Self, ConfigurationError> {
-        Ok(configuration::read(path)?.into_iter().map(|(name, server)| Server::new(name, server)).collect())
+        Ok(configuration::read(path)?.into_iter().map(|(name, server)| PrometheusServer::new(name, server)).collect())
     }
 
     /// The server of this name.
-    pub fn get(&self, name: &str) -> Option<&Arc<Server>> {
+    pub fn get(&self, name: &str) -> Option<&Arc<PrometheusServer>> {
         self.by_name.get(name)
     }
 }
 
-impl FromIterator<Server> for Servers {
-    fn from_iter<I: IntoIterator<Item = Server>>(servers: I) -> Self {
+impl FromIterator<PrometheusServer> for Servers {
+    fn from_iter<I: IntoIterator<Item = PrometheusServer>>(servers: I) -> Self {
         Self { by_name: servers.into_iter().map(|server| (server.name.clone(), Arc::new(server))).collect() }
     }
 }
 
 /// One Prometheus, or whatever speaks its HTTP API (Thanos, Mimir, VictoriaMetrics).
 #[derive(Debug)]
-pub struct Server {
+pub struct PrometheusServer {
     name: String,
     configuration: ServerConfiguration,
     connection: Mutex<Option<Connection>>,
@@ -113,7 +113,7 @@ pub struct OverrideQuery {
     pub query: String,
 }
 
-impl Server {
+impl PrometheusServer {
     /// A server of the configuration. It is not asked yet.
     pub fn new(name: impl Into<String>, configuration: ServerConfiguration) -> Self {
         Self { name: name.into(), configuration, connection: Mutex::default() }
@@ -140,8 +140,8 @@ impl Server {
         let [first, second] = query::figures();
         let [one, other] = &session.clients.reading;
         let (first, second) = try_join!(
-            session.take(one, &first, Asked::All, Collector::of(roster.clone())),
-            session.take(other, &second, Asked::All, Collector::of(roster.clone())),
+            session.take(one, &first, ReadSubject::All, Collector::of(roster.clone())),
+            session.take(other, &second, ReadSubject::All, Collector::of(roster.clone())),
         )?;
         let bytes = first.bytes + second.bytes;
         let mut collected = first.kept;
@@ -161,7 +161,7 @@ impl Server {
         roster: &Arc<Roster>,
     ) -> Result<HashMap<PoolKey, f64>, ReadError> {
         let session = self.session(now_seconds, self.deadline_of_all()).await?;
-        let asked = Asked::Metric(metrics::WAIT_HISTOGRAM);
+        let asked = ReadSubject::Metric(metrics::WAIT_HISTOGRAM);
         let quantiles = Quantiles { roster: roster.clone(), by_pool: HashMap::new() };
         let query = query::wait_quantile(WAIT_QUANTILE);
         Ok(session.take(&session.clients.other, &query, asked, quantiles).await?.kept)
@@ -285,7 +285,7 @@ impl Server {
     }
 
     fn failed(&self, failure: ReadFailure) -> ReadError {
-        ReadError { server: self.name.clone(), asked: Asked::Access, failure: Box::new(failure) }
+        ReadError { server: self.name.clone(), asked: ReadSubject::Access, failure: Box::new(failure) }
     }
 }
 
@@ -300,7 +300,7 @@ struct Question<'a> {
 
 /// One tick's dealings with a server.
 struct Session<'a> {
-    server: &'a Server,
+    server: &'a PrometheusServer,
     clients: Clients,
     authorization: Option<HeaderValue>,
     now_seconds: f64,
@@ -313,9 +313,9 @@ impl Session<'_> {
         &self,
         client: &Client,
         query: &str,
-        asked: Asked,
+        asked: ReadSubject,
         take: T,
-    ) -> Result<Taken<T::Taken>, ReadError> {
+    ) -> Result<ArrivedResponse<T::Taken>, ReadError> {
         let mut intake = Intake::new(LARGEST_KEPT, take);
         let question = Question { client, query, most_series: None };
         self.ask(question, &asked, &mut intake).await?;
@@ -325,7 +325,12 @@ impl Session<'_> {
     }
 
     /// Sends one query and passes on the answer piece by piece, within the deadline and the bound on its size.
-    async fn ask(&self, question: Question<'_>, asked: &Asked, receive: &mut impl Receive) -> Result<(), ReadError> {
+    async fn ask(
+        &self,
+        question: Question<'_>,
+        asked: &ReadSubject,
+        receive: &mut impl Receive,
+    ) -> Result<(), ReadError> {
         let timeout = self.server.configuration.timeout();
         let own = Instant::now() + timeout;
         match timeout_at(own.min(self.deadline), self.exchange(question, receive)).await {
@@ -339,7 +344,7 @@ impl Session<'_> {
         }
     }
 
-    fn failed(&self, asked: Asked, failure: ReadFailure) -> ReadError {
+    fn failed(&self, asked: ReadSubject, failure: ReadFailure) -> ReadError {
         ReadError { server: self.server.name.clone(), asked, failure: Box::new(failure) }
     }
 
@@ -409,7 +414,7 @@ impl Session<'_> {
         }
         let status = status.as_u16();
         // what is not Prometheus' JSON may be anything, a login page among others: it is not shown
-        Err(match serde_json::from_slice::<Answer>(&refusal) {
+        Err(match serde_json::from_slice::<QueryResponse>(&refusal) {
             Ok(answer) => ReadFailure::Status { status, message: message(&answer) },
             Err(_) if matches!(status, 400 | 422) => ReadFailure::NotPrometheus { status },
             Err(_) => ReadFailure::Status { status, message: String::new() },
@@ -418,7 +423,7 @@ impl Session<'_> {
 
     async fn read_override(&self, wanted: &OverrideQuery) -> Result<f64, ReadError> {
         let OverrideQuery { pool, signal, query } = wanted;
-        let asked = Asked::Override { pool: pool.clone(), signal: *signal, query: query.clone() };
+        let asked = ReadSubject::Override { pool: pool.clone(), signal: *signal, query: query.clone() };
         let question = Question { client: &self.clients.other, query, most_series: Some(MOST_SERIES) };
         let mut body = Body { bytes: Vec::new(), limit: LARGEST_NUMBER };
         self.ask(question, &asked, &mut body).await?;
@@ -454,9 +459,9 @@ impl Take for Quantiles {
 }
 
 /// The result in an answer, and what it says about being partial.
-fn data(body: &[u8]) -> Result<(Data<'_>, Option<ReadFailure>), ReadFailure> {
-    let answer: Answer = serde_json::from_slice(body).map_err(|source| ReadFailure::Malformed { source })?;
-    if answer.status == Status::Error {
+fn data(body: &[u8]) -> Result<(ResponseData<'_>, Option<ReadFailure>), ReadFailure> {
+    let answer: QueryResponse = serde_json::from_slice(body).map_err(|source| ReadFailure::Malformed { source })?;
+    if answer.status == ResponseStatus::Error {
         return Err(ReadFailure::Status { status: 200, message: message(&answer) });
     }
     let partial = answer.warning().map(|warning| ReadFailure::Warning { warning: shorten(warning) });
@@ -471,7 +476,7 @@ fn data(body: &[u8]) -> Result<(Data<'_>, Option<ReadFailure>), ReadFailure> {
 fn is_vector(rest: &[u8]) -> Result<(), ReadFailure> {
     match data(rest)? {
         (_, Some(partial)) => Err(partial),
-        (Data::Vector(_), None) => Ok(()),
+        (ResponseData::Vector(_), None) => Ok(()),
         (other, None) => Err(ReadFailure::ResultType { found: other.type_name(), needed: "vector" }),
     }
 }
@@ -480,15 +485,15 @@ fn is_vector(rest: &[u8]) -> Result<(), ReadFailure> {
 fn one_number(body: &[u8]) -> Result<f64, ReadFailure> {
     let (data, partial) = data(body)?;
     // a server that left out what is beyond the limit says so in a warning
-    if matches!(&data, Data::Vector(series) if series.len() > 1) {
+    if matches!(&data, ResponseData::Vector(series) if series.len() > 1) {
         return Err(ReadFailure::SeveralSeries);
     }
     if let Some(partial) = partial {
         return Err(partial);
     }
     let (found, point) = match data {
-        Data::Scalar(point) => ("scalar", Some(point)),
-        Data::Vector(series) => ("histogram", series.first().ok_or(ReadFailure::NoSeries)?.value),
+        ResponseData::Scalar(point) => ("scalar", Some(point)),
+        ResponseData::Vector(series) => ("histogram", series.first().ok_or(ReadFailure::NoSeries)?.value),
         other => (other.type_name(), None),
     };
     let point = point.ok_or(ReadFailure::ResultType { found, needed: "scalar, or vector of one element" })?;
@@ -496,7 +501,7 @@ fn one_number(body: &[u8]) -> Result<f64, ReadFailure> {
 }
 
 /// What the server said about a failure.
-fn message(answer: &Answer) -> String {
+fn message(answer: &QueryResponse) -> String {
     let texts = [answer.error_type.as_ref(), answer.error.as_ref()];
     shorten(&texts.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(": "))
 }

@@ -13,10 +13,10 @@ use crate::contract::metrics as names;
 /// The answer to an instant query.
 #[derive(Debug, Deserialize)]
 #[serde(bound(deserialize = "'de: 'a"))]
-pub(super) struct Answer<'a> {
-    pub status: Status,
+pub(super) struct QueryResponse<'a> {
+    pub status: ResponseStatus,
     #[serde(default)]
-    pub data: Option<Data<'a>>,
+    pub data: Option<ResponseData<'a>>,
     #[serde(default, rename = "errorType", borrow)]
     pub error_type: Cow<'a, str>,
     #[serde(default, borrow)]
@@ -28,7 +28,7 @@ pub(super) struct Answer<'a> {
     pub is_partial: bool,
 }
 
-impl Answer<'_> {
+impl QueryResponse<'_> {
     /// The first warning that the answer may be partial.
     pub fn warning(&self) -> Option<&str> {
         partial(self.is_partial, &self.warnings)
@@ -46,7 +46,7 @@ pub(crate) fn partial(is_partial: bool, warnings: &[String]) -> Option<&str> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Status {
+pub(super) enum ResponseStatus {
     Success,
     Error,
 }
@@ -54,14 +54,14 @@ pub(super) enum Status {
 /// What a query yielded, by type.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "resultType", content = "result", rename_all = "lowercase", bound(deserialize = "'de: 'a"))]
-pub(super) enum Data<'a> {
+pub(super) enum ResponseData<'a> {
     Vector(Vec<Series<'a>>),
     Scalar(#[serde(borrow)] Point<'a>),
     Matrix(IgnoredAny),
     String(IgnoredAny),
 }
 
-impl Data<'_> {
+impl ResponseData<'_> {
     pub const fn type_name(&self) -> &'static str {
         match self {
             Self::Vector(_) => "vector",

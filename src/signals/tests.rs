@@ -46,10 +46,10 @@ async fn serve(script: impl Fn(&str) -> Response<Body> + Send + Sync + 'static) 
     (scripted, address)
 }
 
-fn server(address: SocketAddr) -> Server {
+fn server(address: SocketAddr) -> PrometheusServer {
     let configuration =
         ServerConfiguration { timeout_seconds: 1, ..ServerConfiguration::new(format!("http://{address}/")) };
-    Server::new("default", configuration)
+    PrometheusServer::new("default", configuration)
 }
 
 /// Pods of the pool `shop`.
@@ -282,7 +282,7 @@ async fn an_answer_beyond_the_bound_is_not_read() {
         .await;
         let configuration =
             ServerConfiguration { max_response_bytes: 50_000, ..ServerConfiguration::new(format!("http://{address}")) };
-        let error = Server::new("default", configuration).read(1000.0, &roster(&["a"])).await.unwrap_err();
+        let error = PrometheusServer::new("default", configuration).read(1000.0, &roster(&["a"])).await.unwrap_err();
         assert!(matches!(*error.failure, ReadFailure::TooLarge { limit: 50_000 }), "{error}");
     }
 }
@@ -463,7 +463,7 @@ async fn a_rotated_token_is_used_at_the_next_tick() {
         bearer_token_file: Some(file.clone()),
         ..ServerConfiguration::new(format!("http://{address}"))
     };
-    let server = Server::new("default", configuration);
+    let server = PrometheusServer::new("default", configuration);
     for token in ["first", "second"] {
         fs::write(&file, format!("{token}\n")).unwrap();
         server.read(1000.0, &roster(&["a"])).await.unwrap();
@@ -495,7 +495,7 @@ async fn basic_auth_and_headers_are_sent_and_never_shown() {
         headers: BTreeMap::from([("X-Scope-OrgID".to_owned(), "tenant-7".to_owned())]),
         ..ServerConfiguration::new(format!("http://{address}"))
     };
-    let server = Server::new("default", configuration);
+    let server = PrometheusServer::new("default", configuration);
     let error = server.read(1000.0, &roster(&["a"])).await.unwrap_err();
     assert_eq!(authorization(&scripted), "Basic cmVhZGVyOnDDpHNzd29ydDox");
     assert_eq!(scripted.seen.lock().unwrap()[0].1["x-scope-orgid"], "tenant-7");
@@ -603,7 +603,7 @@ mod collecting {
     use std::sync::Arc;
 
     use super::super::{
-        PoolKey, Problem, Readings, Refusal, Roster,
+        PoolKey, Readings, RefusedSeries, Roster, SeriesRefusal,
         collect::{Collected, Collector},
         intake::Take as _,
         query::Figure,
@@ -732,7 +732,7 @@ mod collecting {
         let readings = both.finish(&roster, 1000.0, 0);
         let all = u32::try_from(Figure::ALL.len()).unwrap();
         assert!(
-            matches!(&readings.problems[..], [Problem { refusal: Refusal::Value, count, value, .. }] if *count == 2 * all && value == "NaN"),
+            matches!(&readings.problems[..], [RefusedSeries { refusal: SeriesRefusal::Value, count, value, .. }] if *count == 2 * all && value == "NaN"),
             "{:?}",
             readings.problems
         );
@@ -763,7 +763,8 @@ mod collecting {
         ] {
             let readings = collect(&[(&forged, "990")], |_| vec![(forged.clone(), "1".into())]);
             assert!(readings.pools.is_empty(), "{forged}");
-            let is_told = matches!(readings.problems[..], [Problem { refusal: Refusal::ForeignPool, count: 1, .. }]);
+            let is_told =
+                matches!(readings.problems[..], [RefusedSeries { refusal: SeriesRefusal::ForeignPool, count: 1, .. }]);
             assert_eq!(is_told, told, "{forged}: {:?}", readings.problems);
         }
     }
@@ -794,7 +795,7 @@ mod collecting {
         let readings = collector.taken().finish(&roster(), 1000.0, 0);
         assert_eq!(readings.pods_of(&PoolKey::new("shop", "shop")).keys().collect::<Vec<_>>(), ["good"]);
         let problems: Vec<_> = readings.problems.iter().map(|problem| (problem.refusal, problem.count)).collect();
-        assert_eq!(problems, [(Refusal::ForeignPool, 25_000), (Refusal::TooManySets, 1)]);
+        assert_eq!(problems, [(SeriesRefusal::ForeignPool, 25_000), (SeriesRefusal::TooManySets, 1)]);
         assert!(readings.problems[1].to_string().contains("more than 8 sets"), "{}", readings.problems[1]);
         assert_eq!(readings.pools.len(), 1);
     }
@@ -806,7 +807,7 @@ mod collecting {
             vec![(long.clone(), "1".into()), (honest.clone(), "1".into())]
         });
         assert_eq!(readings.pods_of(&PoolKey::new("shop", "shop")).keys().collect::<Vec<_>>(), ["good"]);
-        assert!(matches!(readings.problems[..], [Problem { refusal: Refusal::TooManySets, count: 1, .. }]));
+        assert!(matches!(readings.problems[..], [RefusedSeries { refusal: SeriesRefusal::TooManySets, count: 1, .. }]));
     }
 
     #[test]
@@ -836,7 +837,10 @@ mod collecting {
         {
             let readings = without(needed);
             assert!(readings.pools.is_empty());
-            assert!(matches!(readings.problems[..], [Problem { refusal: Refusal::Incomplete, .. }]), "{needed:?}");
+            assert!(
+                matches!(readings.problems[..], [RefusedSeries { refusal: SeriesRefusal::Incomplete, .. }]),
+                "{needed:?}"
+            );
         }
     }
 

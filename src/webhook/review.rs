@@ -309,26 +309,32 @@ impl Request {
     }
 
     /// The pod may be created as it is.
-    pub fn allow(&self) -> Answer {
-        Answer { uid: self.uid.clone(), allowed: true, ..Answer::default() }
+    pub fn allow(&self) -> AdmissionResponse {
+        AdmissionResponse { uid: self.uid.clone(), allowed: true, ..AdmissionResponse::default() }
     }
 
     /// The pod is refused, with a sentence for its creator.
-    pub fn deny(&self, message: impl Into<Cow<'static, str>>) -> Answer {
-        Answer { uid: self.uid.clone(), status: Some(Status { message: message.into() }), ..Answer::default() }
+    pub fn deny(&self, message: impl Into<Cow<'static, str>>) -> AdmissionResponse {
+        AdmissionResponse {
+            uid: self.uid.clone(),
+            status: Some(Status { message: message.into() }),
+            ..AdmissionResponse::default()
+        }
     }
 
     /// The pod may be created, changed by the patch, and its creator is told something.
-    pub fn change(&self, patch: &Patch, warnings: Vec<String>) -> Answer {
+    pub fn change(&self, patch: &Patch, warnings: Vec<String>) -> AdmissionResponse {
         let warnings = Some(warnings).filter(|warnings| !warnings.is_empty());
-        let allowed = Answer { warnings, ..self.allow() };
+        let allowed = AdmissionResponse { warnings, ..self.allow() };
         if patch.0.is_empty() {
             return allowed;
         }
         match serde_json::to_vec(patch) {
-            Ok(patch) => {
-                Answer { patch: Some(BASE64_STANDARD.encode(patch)), patch_type: Some("JSONPatch"), ..allowed }
-            }
+            Ok(patch) => AdmissionResponse {
+                patch: Some(BASE64_STANDARD.encode(patch)),
+                patch_type: Some("JSONPatch"),
+                ..allowed
+            },
             Err(error) => self.deny(format!("the patch could not be written: {error}")),
         }
     }
@@ -337,7 +343,7 @@ impl Request {
 /// The answer to a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Answer {
+pub struct AdmissionResponse {
     uid: String,
     allowed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -360,10 +366,10 @@ struct Status {
 struct Answered<'a> {
     api_version: &'static str,
     kind: &'static str,
-    response: &'a Answer,
+    response: &'a AdmissionResponse,
 }
 
-impl Answer {
+impl AdmissionResponse {
     /// As the API server reads it.
     ///
     /// # Errors
@@ -448,8 +454,9 @@ mod tests {
     #[test]
     fn an_answer_is_what_the_api_server_reads() {
         let request = Request::read(&review(&json!({"metadata": {}}))).expect("a review");
-        let written =
-            |answer: Answer| -> Value { serde_json::from_slice(&answer.write().expect("text")).expect("JSON") };
+        let written = |answer: AdmissionResponse| -> Value {
+            serde_json::from_slice(&answer.write().expect("text")).expect("JSON")
+        };
         let head = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview"});
         assert_eq!(written(request.allow())["response"], json!({"uid": "42", "allowed": true}));
         assert_eq!(written(request.allow())["kind"], head["kind"]);

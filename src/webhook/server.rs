@@ -25,15 +25,15 @@ use tracing::{info, warn};
 use super::{
     admission::{Catalogue, Freshness, Verdict, review},
     lookup::Lookup,
-    review::{Answer, Request, ReviewError, Size},
+    review::{AdmissionResponse, Request, ReviewError, Size},
 };
-use crate::{http::Admitted, inject::InjectionSettings, serving::Bounds};
+use crate::{http::Admitted, inject::InjectionSettings, serving::ServingBounds};
 
 /// The path of the webhook, as in the `MutatingWebhookConfiguration`.
 pub const INJECT_PATH: &str = "/inject";
 
 /// What everybody may take who reaches the port.
-pub const BOUNDS: Bounds = Bounds {
+pub const BOUNDS: ServingBounds = ServingBounds {
     // an API server asks about several pods at once, each by a connection of its own
     connections: 256,
     handshake: Duration::from_secs(5),
@@ -100,7 +100,7 @@ impl IntoResponse for RequestError {
     }
 }
 
-type Told = Box<dyn Fn(Admitted) + Send + Sync>;
+type OnAdmitted = Box<dyn Fn(Admitted) + Send + Sync>;
 
 struct Webhook<L> {
     lookup: L,
@@ -108,14 +108,14 @@ struct Webhook<L> {
     large_requests: Semaphore,
     live_readers: Semaphore,
     live_reads: Semaphore,
-    told: Told,
+    on_admitted: OnAdmitted,
 }
 
-/// The routes of the webhook. `told` hears what became of each pod, for metrics.
+/// The routes of the webhook. `on_admitted` hears what became of each pod, for metrics.
 pub fn router<L: Lookup>(
     lookup: L,
     settings: InjectionSettings,
-    told: impl Fn(Admitted) + Send + Sync + 'static,
+    on_admitted: impl Fn(Admitted) + Send + Sync + 'static,
 ) -> Router {
     let webhook = Arc::new(Webhook {
         lookup,
@@ -123,7 +123,7 @@ pub fn router<L: Lookup>(
         large_requests: Semaphore::new(1),
         live_readers: Semaphore::new(LIVE_READERS),
         live_reads: Semaphore::new(LIVE_READS),
-        told: Box::new(told),
+        on_admitted: Box::new(on_admitted),
     });
     Router::new().route(INJECT_PATH, post(inject::<L>)).with_state(webhook)
 }
@@ -162,7 +162,7 @@ async fn read(body: Body, bytes: usize) -> Result<Vec<u8>, RequestError> {
 }
 
 impl<L: Lookup> Webhook<L> {
-    async fn answer(&self, request: HttpRequest) -> Result<Answer, RequestError> {
+    async fn answer(&self, request: HttpRequest) -> Result<AdmissionResponse, RequestError> {
         let deadline = Instant::now() + ANSWER_DEADLINE;
         let bytes = length(request.headers())?;
         let mut place = None;
@@ -175,7 +175,7 @@ impl<L: Lookup> Webhook<L> {
             let request = Request::read_without_pod(&text)?;
             let namespace = &request.namespace;
             warn!(namespace, dry_run = request.dry_run, message = excess, "pod refused");
-            (self.told)(Admitted::Denied);
+            (self.on_admitted)(Admitted::Denied);
             return Ok(request.deny(excess));
         }
         if place.is_none() && size.objects > SMALL_REQUEST_OBJECTS {
@@ -186,7 +186,7 @@ impl<L: Lookup> Webhook<L> {
         let answer = timeout_at(deadline, self.decide(&request)).await;
         drop(place);
         Ok(answer.unwrap_or_else(|_| {
-            (self.told)(Admitted::Denied);
+            (self.on_admitted)(Admitted::Denied);
             request.deny(format!(
                 "no verdict on the pod within {}s; its controller tries again",
                 ANSWER_DEADLINE.as_secs()
@@ -202,7 +202,7 @@ impl<L: Lookup> Webhook<L> {
         }
     }
 
-    async fn decide(&self, request: &Request) -> Answer {
+    async fn decide(&self, request: &Request) -> AdmissionResponse {
         let (true, Some(pod)) = (request.creates, &request.pod) else { return request.allow() };
         let namespace = request.namespace.as_str();
         let name = pod.metadata.name.as_ref().or(pod.metadata.generate_name.as_ref()).map_or("", String::as_str);
@@ -210,7 +210,7 @@ impl<L: Lookup> Webhook<L> {
             Ok(verdict) => verdict,
             Err(message) => Verdict::Deny(message),
         };
-        (self.told)(match verdict {
+        (self.on_admitted)(match verdict {
             Verdict::Inject { .. } => Admitted::Injected,
             Verdict::Leave { .. } => Admitted::Left,
             Verdict::Deny(_) | Verdict::ReadLive => Admitted::Denied,
@@ -293,7 +293,7 @@ mod tests {
             image_pull_policy: None,
             image_pull_secrets: Vec::new(),
             run_as_user: None,
-            allowed: crate::decide::allowed::Allowed::default(),
+            allowed: crate::decide::allowed::PoolAllowList::default(),
         }
     }
 

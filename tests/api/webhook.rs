@@ -29,7 +29,7 @@ use sluice::{
     api::{ConnectionPool, ConnectionPoolClass},
     contract::{Document, GrantDocument, RevisionDocument, names},
     inject::{InjectionSettings, injection_of},
-    serving::{Drain, Server, TlsIdentity},
+    serving::{Drain, HttpServer, TlsIdentity},
     webhook::{
         certificates::{CertificateKeeper, CertificateSettings},
         lookup::ClusterLookup,
@@ -59,7 +59,7 @@ fn injection_settings() -> InjectionSettings {
         image_pull_policy: Some("IfNotPresent".to_owned()),
         image_pull_secrets: Vec::new(),
         run_as_user: Some(65532),
-        allowed: sluice::decide::allowed::Allowed::default(),
+        allowed: sluice::decide::allowed::PoolAllowList::default(),
     }
 }
 
@@ -123,7 +123,7 @@ async fn listen() -> (TcpListener, SocketAddr) {
 
 fn serve(listener: TcpListener, tls: TlsIdentity, routes: Router) -> (Drain, JoinHandle<()>) {
     let drain = Drain::default();
-    let server = Server::new(listener, routes, server::BOUNDS).with_tls(tls);
+    let server = HttpServer::new(listener, routes, server::BOUNDS).with_tls(tls);
     (drain.clone(), tokio::spawn(server.run(drain)))
 }
 

@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use sluice::signals::{Server, ServerConfiguration};
+use sluice::signals::{PrometheusServer, ServerConfiguration};
 use tempfile::TempDir;
 
 use super::{
@@ -160,7 +160,7 @@ impl Backend {
     }
 
     /// How to read it.
-    pub fn server(&self) -> Server {
-        Server::new("default", ServerConfiguration::new(format!("http://{}", self.address)))
+    pub fn server(&self) -> PrometheusServer {
+        PrometheusServer::new("default", ServerConfiguration::new(format!("http://{}", self.address)))
     }
 }

@@ -24,7 +24,7 @@ use sluice::{
     api,
     decide::load::{ExpectedPod, Judgement, LoadInput, LoadState, Stage},
     domain::PoolKey,
-    signals::{OverrideQuery, ReadFailure, Roster, Server, ServerConfiguration},
+    signals::{OverrideQuery, PrometheusServer, ReadFailure, Roster, ServerConfiguration},
 };
 
 /// Longest wait for any state.
@@ -201,8 +201,10 @@ async fn a_wrong_path_is_told_as_one_and_a_wrong_query_as_one_on_any_backend() {
         let agent = Agent::start("shop-1").await;
         let backend = Backend::start(kind, &Agents::of([&agent])).await;
         let wrong = format!("{}/wrong", backend.server().configuration().url);
-        let error =
-            Server::new("default", ServerConfiguration::new(wrong)).read(now_seconds(), &roster()).await.unwrap_err();
+        let error = PrometheusServer::new("default", ServerConfiguration::new(wrong))
+            .read(now_seconds(), &roster())
+            .await
+            .unwrap_err();
         assert!(
             error.to_string().contains("path of its url") || error.to_string().contains("check its url"),
             "{kind:?}: {error}"

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 use serde_json::{Map, Value, json};
 use sluice::{
     api::{ConnectionPoolClass, ConnectionPoolSpec, crds},
-    decide::effective::{EffectivePool, Refusal, effective},
+    decide::effective::{EffectivePool, PoolRefusal, effective},
 };
 
 /// The fields with effect, each with two values that are not the built-in one.
@@ -160,7 +160,7 @@ fn said(path: &str, value: &Value) -> Value {
 }
 
 /// What is in force for a pool that says this, with a class that says that.
-fn in_force(pool: &Value, class: Option<&Value>) -> Result<EffectivePool, Refusal> {
+fn in_force(pool: &Value, class: Option<&Value>) -> Result<EffectivePool, PoolRefusal> {
     let least = json!({
         "workload": {"selector": {"matchLabels": {"app": "shop"}}},
         "upstream": {"host": "pg", "database": "shop", "credentialsRef": {"name": "shop-db"}},

@@ -99,7 +99,7 @@ fn every_example_parses_without_losing_a_field() {
 fn every_example_pool_makes_sense_together_with_the_built_in_values() {
     for (file, pool) in of_kind::<ConnectionPool>("ConnectionPool") {
         decide::effective::effective(&pool.spec, None).unwrap_or_else(|refusal| panic!("{file}: {}", refusal.message));
-        let allowed = decide::allowed::Allowed::default().check(&pool.spec, None, "pgbouncer:1.26.1");
+        let allowed = decide::allowed::PoolAllowList::default().check(&pool.spec, None, "pgbouncer:1.26.1");
         allowed.unwrap_or_else(|refusal| panic!("{file}: {}", refusal.message));
     }
 }

@@ -175,7 +175,7 @@ fn outcome(spec: &Value) -> String {
         image_pull_policy: None,
         image_pull_secrets: Vec::new(),
         run_as_user: None,
-        allowed: sluice::decide::allowed::Allowed::default(),
+        allowed: sluice::decide::allowed::PoolAllowList::default(),
     };
     let pod: Pod =
         serde_json::from_value(json!({"metadata": {}, "spec": {"containers": [{"name": "app"}]}})).expect("a pod");

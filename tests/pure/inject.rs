@@ -21,7 +21,7 @@ fn settings() -> InjectionSettings {
         image_pull_policy: Some("IfNotPresent".to_owned()),
         image_pull_secrets: vec!["registry".to_owned()],
         run_as_user: Some(65532),
-        allowed: sluice::decide::allowed::Allowed::default(),
+        allowed: sluice::decide::allowed::PoolAllowList::default(),
     }
 }
 

@@ -47,7 +47,7 @@ use crate::{
     pooler::pgbouncer::{
         console::{Console, ConsoleError, Deadlines},
         ini,
-        limits::Step,
+        limits::LimitStep,
         render::{self, Credentials, Presented, Rendered},
         tables::{Alias, Pools, Server, Snapshot},
         version::Version,
@@ -91,7 +91,7 @@ pub enum SlotError {
     #[error("PgBouncer answered {step:?} and still shows {limits:?}; the change is not in force")]
     NotApplied {
         /// What was asked.
-        step: Step,
+        step: LimitStep,
         /// What is read back.
         limits: LimitsReadBack,
     },

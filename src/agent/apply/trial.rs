@@ -23,7 +23,7 @@ use crate::{
     pooler::pgbouncer::{
         console::{ConsoleError, socket, validate},
         log::{classify, essence, spoken},
-        render::{self, Credentials, Limits, Place, Presented, RenderError, RenderInput},
+        render::{self, Credentials, Limits, Presented, ProcessPlace, RenderError, RenderInput},
         version::Version,
     },
 };
@@ -136,7 +136,7 @@ impl Login {
             settings: &settings,
             limits: Limits { pool_size: 1, min_pool_size: 0, max_db_connections: 1 },
             credentials,
-            place: &Place {
+            place: &ProcessPlace {
                 listen_addresses: Vec::new(),
                 socket_dir: directory.display().to_string(),
                 auth_file: auth_file.display().to_string(),

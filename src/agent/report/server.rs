@@ -20,14 +20,14 @@ use tokio::net::TcpListener;
 use crate::{
     agent::report::metrics::Metrics,
     contract::{StatusReport, names::SHARE_PATH},
-    serving::Bounds,
+    serving::ServingBounds,
 };
 
 /// The loop counts as dead when it has not come round for so long.
 const LOOP_DEADLINE: Duration = Duration::from_secs(10);
 /// What everybody may take who reaches the port: it stands in a container whose memory is PgBouncer's. Whoever has reason to ask
 /// (Prometheus, the operator, the kubelet) needs one connection each.
-pub const BOUNDS: Bounds = Bounds {
+pub const BOUNDS: ServingBounds = ServingBounds {
     connections: 32,
     handshake: Duration::from_secs(5),
     head: Duration::from_secs(5),

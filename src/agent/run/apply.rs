@@ -16,15 +16,15 @@ use crate::{
     },
     contract::{LimitSource, PoolRevision},
     pooler::pgbouncer::{
-        limits::Wanted,
-        render::{self, Place, RenderError, RenderInput, Rendered},
+        limits::WantedLimits,
+        render::{self, ProcessPlace, RenderError, RenderInput, Rendered},
     },
 };
 
 impl Agent {
-    pub(super) fn wanted(&self) -> Wanted {
+    pub(super) fn wanted(&self) -> WantedLimits {
         let grant = self.grant();
-        Wanted { limit: self.limit.min(grant.share), warm: grant.floor, share: grant.share }
+        WantedLimits { limit: self.limit.min(grant.share), warm: grant.floor, share: grant.share }
     }
 
     /// What a process is to be started with in a slot to run a revision.
@@ -32,7 +32,7 @@ impl Agent {
         &self,
         slot: SlotName,
         revision: Option<&PoolRevision>,
-        wanted: Wanted,
+        wanted: WantedLimits,
     ) -> Option<Result<(PoolRevision, Rendered), RenderError>> {
         self.render_for(slot, revision, wanted, self.own()?)
     }
@@ -42,7 +42,7 @@ impl Agent {
         &self,
         slot: SlotName,
         revision: Option<&PoolRevision>,
-        wanted: Wanted,
+        wanted: WantedLimits,
         own: Own<'_>,
     ) -> Option<Result<(PoolRevision, Rendered), RenderError>> {
         let revision = revision?;
@@ -55,7 +55,7 @@ impl Agent {
             limits: wanted.as_limits(),
             credentials: own.credentials,
             shown: shown.as_ref(),
-            place: &Place {
+            place: &ProcessPlace {
                 presented: own.presented,
                 ..place::place(
                     &self.options,
@@ -276,7 +276,7 @@ impl Agent {
         self.store_last_good();
     }
 
-    async fn converge_active(&mut self, wanted: Wanted) -> bool {
+    async fn converge_active(&mut self, wanted: WantedLimits) -> bool {
         let now = self.now();
         match converge(&mut self.slot, wanted, now).await {
             Ok(Progress::InForce) => {
@@ -304,7 +304,7 @@ impl Agent {
         }
     }
 
-    async fn converge_other(&mut self, wanted: Wanted) -> bool {
+    async fn converge_other(&mut self, wanted: WantedLimits) -> bool {
         if self.other.is_mute() {
             return self.other.leaving().is_some_and(|bound| bound <= wanted.share);
         }
@@ -399,7 +399,7 @@ impl Agent {
 }
 
 /// One attempt to bring a process to its limits. One that is busy is helped to let go after a while.
-async fn converge(slot: &mut Slot, wanted: Wanted, now: Millis) -> Result<Progress, SlotError> {
+async fn converge(slot: &mut Slot, wanted: WantedLimits, now: Millis) -> Result<Progress, SlotError> {
     let held = slot.pools.filter(|(at, _)| now.saturating_sub(*at) <= READING).map(|(_, pools)| pools.held());
     let progress = slot.converge(now, wanted, held).await?;
     if progress == Progress::InForce {

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use super::Agent;
 use crate::{
     contract::{ClientTlsMode, MemoryReport, ServerTlsMode},
-    decide::memory::{self, Bundle, Bytes, Generation, Load},
+    decide::memory::{self, Bundle, Bytes, Generation, SidecarLoad},
     pooler::pgbouncer::tables::Pools,
 };
 
@@ -22,7 +22,7 @@ const LARGER_SINCE: (u32, u32) = (1, 25);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Room {
     limit: Option<Bytes>,
-    load: Option<Load>,
+    load: Option<SidecarLoad>,
     /// Whether the limit would be larger without it.
     holds_back: bool,
 }
@@ -56,7 +56,7 @@ impl Room {
     /// What is told of it; None without a limit.
     pub(super) fn report(&self, share: u32) -> Option<MemoryReport> {
         let (limit, load) = (self.limit?, self.load?);
-        let needed = Load { servers: share, ..load };
+        let needed = SidecarLoad { servers: share, ..load };
         Some(MemoryReport {
             limit_bytes: limit,
             needed_bytes: needed.needed(),
@@ -86,7 +86,7 @@ impl Agent {
         self.room.load = Some(self.load(clients));
     }
 
-    fn load(&mut self, clients: u32) -> Load {
+    fn load(&mut self, clients: u32) -> SidecarLoad {
         let poolers = 1 + u32::from(self.other.is_running());
         let tls = &self.injection.upstream.tls;
         let copied = match tls.mode {
@@ -95,7 +95,7 @@ impl Agent {
             ServerTlsMode::VerifyCa | ServerTlsMode::VerifyFull => self.copied(),
         };
         let is_older = self.build.is_some_and(|build| (build.version.major, build.version.minor) < LARGER_SINCE);
-        Load {
+        SidecarLoad {
             poolers,
             generation: if is_older { Generation::Before1_25 } else { Generation::Newer },
             servers: 0,

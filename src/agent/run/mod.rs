@@ -82,7 +82,7 @@ use crate::{
         render::{self, RenderError},
         version::{Build, RECOMMENDED, Support},
     },
-    serving::{Drain, Server},
+    serving::{Drain, HttpServer},
 };
 
 /// One round.
@@ -254,7 +254,7 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
     tokio::pin!(gone);
     let mut agent = Agent::new(options, injection, link).await;
     let routes = server::router(agent.published.clone());
-    let http = tokio::spawn(Server::new(listener, routes, server::BOUNDS).run(Drain::default()));
+    let http = tokio::spawn(HttpServer::new(listener, routes, server::BOUNDS).run(Drain::default()));
     agent.find_program().await;
 
     let mut due = tokio::time::Instant::now();

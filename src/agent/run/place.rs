@@ -14,7 +14,7 @@ use crate::{
         options::RunOptions,
     },
     contract::{Injection, Reach},
-    pooler::pgbouncer::render::{Peer, Place, PoolerCertificate, Shown},
+    pooler::pgbouncer::render::{Peer, PoolerCertificate, ProcessPlace, Shown},
 };
 
 /// Trust stores of common images.
@@ -74,9 +74,9 @@ pub(super) fn place(
     inherits_sockets: bool,
     ca: Option<&Path>,
     resolver: Option<&Path>,
-) -> Place {
+) -> ProcessPlace {
     let text = |path: &Path| path.display().to_string();
-    Place {
+    ProcessPlace {
         listen_addresses: addresses.iter().filter(|_| !inherits_sockets).map(ToString::to_string).collect(),
         socket_dir: if inherits_sockets { String::new() } else { text(&Slot::directory(slot, &options.run_dir)) },
         // two processes serve one address: a cancel request comes to the one that new clients come to

@@ -35,7 +35,7 @@ use crate::{
     fingerprint::fingerprint,
     pooler::pgbouncer::{
         console::{ConsoleError, log_in},
-        limits::Wanted,
+        limits::WantedLimits,
         render::{Credentials, PoolerCertificate, Presented},
     },
 };
@@ -502,8 +502,11 @@ impl Agent {
             revision.settings.session_alias = alias;
             Some(revision)
         });
-        let wanted =
-            Wanted { limit: limits.pool_size, warm: limits.min_pool_size, share: limits.max_db_connections.max(1) };
+        let wanted = WantedLimits {
+            limit: limits.pool_size,
+            warm: limits.min_pool_size,
+            share: limits.max_db_connections.max(1),
+        };
         let slot = if of_active { &self.slot } else { &self.other };
         if slot.is_refused() {
             // what is open is all that its clients will ever have

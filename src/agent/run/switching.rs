@@ -195,7 +195,7 @@ impl Agent {
         if !kept || !self.other_counts() || self.other.leaving().is_some() {
             return false;
         }
-        let wanted = limits::Wanted { limit: 1, warm: 0, share: 1 };
+        let wanted = limits::WantedLimits { limit: 1, warm: 0, share: 1 };
         let Some(Ok((_, rendered))) = self.render(self.other.name(), self.wish.revision.as_ref(), wanted) else {
             return false;
         };
@@ -221,7 +221,7 @@ impl Agent {
             return Some(version);
         }
         // nothing is opened before it proves itself
-        let wanted = limits::Wanted { limit: 1, warm: 0, share: 1 };
+        let wanted = limits::WantedLimits { limit: 1, warm: 0, share: 1 };
         let (revision, rendered) =
             self.render(self.other.name(), self.wish.revision.as_ref(), wanted).and_then(Result::ok)?;
         let names = self.other.needs_process(&rendered).await.ok()?;
@@ -462,7 +462,7 @@ impl Agent {
         let grant = self.grant();
         let part = trial(grant.share, grant.floor);
         // nothing is opened before it is asked to prove itself
-        let wanted = limits::Wanted { limit: part, warm: 0, share: part };
+        let wanted = limits::WantedLimits { limit: part, warm: 0, share: part };
         let rendered = self.render(self.other.name(), self.wish.revision.as_ref(), wanted);
         let (Some(rendered), Some(program)) = (rendered, self.program.clone()) else {
             return Err("there is nothing to start".to_owned());
@@ -490,7 +490,7 @@ impl Agent {
         // it may have proven itself before, and the share may have changed since it started
         self.switching.proof = None;
         self.other.limits = None;
-        let wanted = limits::Wanted { limit: part, warm: 0, share: part };
+        let wanted = limits::WantedLimits { limit: part, warm: 0, share: part };
         let now = self.now();
         let ready = match self.other.converge(now, wanted, Some(0)).await {
             // clients of the alias come with the others, and its part is blue's until then

@@ -15,7 +15,7 @@ pub struct Transaction {
 
 /// Poisson arrivals around the trace's rate (in batches where the scenario says so), log-normal service times.
 #[derive(Clone, Debug)]
-pub struct Arrivals {
+pub struct TraceArrivals {
     /// Rate and mean service time of every second.
     seconds: Vec<(f64, f64)>,
     stream: Stream,
@@ -26,7 +26,7 @@ pub struct Arrivals {
     left_in_batch: u32,
 }
 
-impl Arrivals {
+impl TraceArrivals {
     /// The arrivals of a trace. `several_pods`: whether a pod is drawn for each.
     pub fn new(mut seconds: Vec<(f64, f64)>, scenario: &Scenario, several_pods: bool) -> Self {
         add_noise(&mut seconds, scenario);
@@ -60,7 +60,7 @@ impl Arrivals {
     }
 }
 
-impl Iterator for Arrivals {
+impl Iterator for TraceArrivals {
     type Item = Transaction;
 
     fn next(&mut self) -> Option<Transaction> {

@@ -18,8 +18,8 @@ use std::{
 };
 
 use super::{
-    arrivals::{Arrivals, Transaction},
-    scenario::{EventKind, Scenario},
+    arrivals::{TraceArrivals, Transaction},
+    scenario::{Scenario, ScenarioEventKind},
     trace::Trace,
 };
 use crate::{
@@ -70,7 +70,7 @@ impl Ord for Running {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Pod {
+struct SimulatedPod {
     limit: usize,
     open: usize,
     busy: usize,
@@ -96,7 +96,7 @@ struct Counted {
     transaction_seconds: f64,
 }
 
-impl Pod {
+impl SimulatedPod {
     /// A free server connection, or a new one.
     fn take_server(&mut self, t: f64) -> (u64, f64) {
         // those that were closed are the ones not used for longest
@@ -176,10 +176,10 @@ pub struct Model {
     /// Speed of the database: 0 during an outage.
     speed: Vec<bool>,
     pods_by_second: Vec<usize>,
-    pods: Vec<Pod>,
+    pods: Vec<SimulatedPod>,
     alive: usize,
     running: BinaryHeap<Running>,
-    arrivals: Arrivals,
+    arrivals: TraceArrivals,
     next: Option<Transaction>,
     next_second: f64,
     scenario: Scenario,
@@ -205,33 +205,33 @@ impl Model {
         let mut pods_by_second = vec![scenario.replicas as usize; seconds.len()];
         for event in &scenario.events {
             match event.kind {
-                EventKind::DbOutage => {
+                ScenarioEventKind::DbOutage => {
                     for (second, up) in speed.iter_mut().enumerate() {
                         *up &= !event.covers(second as f64);
                     }
                 }
-                EventKind::Replicas => {
+                ScenarioEventKind::Replicas => {
                     for (second, pods) in pods_by_second.iter_mut().enumerate() {
                         if second as f64 >= event.t.floor() {
                             *pods = event.n as usize;
                         }
                     }
                 }
-                EventKind::MetricsGap | EventKind::StaleMetrics | EventKind::CounterReset => {}
+                ScenarioEventKind::MetricsGap | ScenarioEventKind::StaleMetrics | ScenarioEventKind::CounterReset => {}
             }
         }
         let most = pods_by_second.iter().copied().max().unwrap_or(1);
         let alive = pods_by_second.first().copied().unwrap_or(1);
-        let mut arrivals = Arrivals::new(seconds, &scenario, most > 1);
+        let mut arrivals = TraceArrivals::new(seconds, &scenario, most > 1);
         let next = arrivals.next();
         let limit = size as usize;
         let pods = (0..most)
-            .map(|pod| Pod {
+            .map(|pod| SimulatedPod {
                 agent: Differences::since_its_start(),
                 limit,
                 open: if pod < alive { limit } else { 0 },
                 last_used: vec![0.0; limit],
-                ..Pod::default()
+                ..SimulatedPod::default()
             })
             .collect();
         Self {

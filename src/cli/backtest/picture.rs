@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{replay::Moment, trace::Recorded};
+use super::{replay::RunMoment, trace::Recorded};
 
 const WIDTH: f64 = 1000.0;
 const LEFT: f64 = 60.0;
@@ -17,7 +17,7 @@ pub struct Picture<'a> {
     /// The second line.
     pub subtitle: &'a str,
     /// The run, one moment a second.
-    pub course: &'a [Moment],
+    pub course: &'a [RunMoment],
     /// Offered load of every second: busy connections if nobody had to wait.
     pub demand: &'a [f64],
     /// What the pool really had; empty when it was not recorded.
@@ -44,7 +44,8 @@ impl Picture<'_> {
     /// The picture as SVG.
     pub fn render(&self) -> String {
         let end = self.course.last().map_or(1.0, |moment| moment.t).max(1.0);
-        let of = |value: fn(&Moment) -> f64| columns(end, self.course.iter().map(|moment| (moment.t, value(moment))));
+        let of =
+            |value: fn(&RunMoment) -> f64| columns(end, self.course.iter().map(|moment| (moment.t, value(moment))));
         let demand = columns(end, self.demand.iter().enumerate().map(|(t, demand)| (t as f64, *demand)));
         let mut sizes = vec![
             Curve { name: "busy", colour: "#9ecae1", points: of(|m| m.busy), filled: true },

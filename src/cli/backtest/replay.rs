@@ -2,7 +2,7 @@
 
 use super::{
     model::{Counters, Model, Score},
-    scenario::{EventKind, Scenario},
+    scenario::{Scenario, ScenarioEventKind},
     trace::Trace,
 };
 use crate::decide::sizing::{Observation, Sizer, SizingSettings};
@@ -58,7 +58,7 @@ pub enum Policy {
 
 /// One moment of a run, for the picture. Figures of all pods together, the largest since the moment before.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Moment {
+pub struct RunMoment {
     /// Seconds since the beginning.
     pub t: f64,
     /// Sum of the limits.
@@ -75,7 +75,7 @@ pub struct Run {
     /// Its figures.
     pub score: Score,
     /// Its course, one moment a second.
-    pub course: Vec<Moment>,
+    pub course: Vec<RunMoment>,
 }
 
 /// Lets a policy run on a trace.
@@ -100,8 +100,8 @@ pub fn run(trace: &Trace, policy: &Policy, idle_timeout_seconds: f64) -> Run {
     Run { score: model.finish(), course }
 }
 
-fn moment(model: &Model, t: f64, size: u32) -> Moment {
-    Moment {
+fn moment(model: &Model, t: f64, size: u32) -> RunMoment {
+    RunMoment {
         t,
         size: f64::from(size) * f64::from(model.alive()),
         busy: model.busy() as f64,
@@ -142,8 +142,12 @@ struct Driver<'a> {
 impl<'a> Driver<'a> {
     fn new(trace: &'a Trace, settings: &'a SizingSettings, cadence: Cadence) -> Self {
         let scenario = &trace.scenario;
-        let mut resets: Vec<f64> =
-            scenario.events.iter().filter(|event| event.kind == EventKind::CounterReset).map(|event| event.t).collect();
+        let mut resets: Vec<f64> = scenario
+            .events
+            .iter()
+            .filter(|event| event.kind == ScenarioEventKind::CounterReset)
+            .map(|event| event.t)
+            .collect();
         resets.sort_by(|a, b| b.total_cmp(a));
         let size = initial_size(trace);
         Self {
@@ -160,7 +164,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn run(&mut self, model: &mut Model, course: &mut Vec<Moment>) {
+    fn run(&mut self, model: &mut Model, course: &mut Vec<RunMoment>) {
         let (mut scrapes, mut readings) = (0_u32, 0_u32);
         let mut decisions = 1_u32;
         let mut seconds = 1_u32;
@@ -208,9 +212,9 @@ impl<'a> Driver<'a> {
     fn decide(&mut self, model: &Model, now: f64) {
         let covered = |kind| self.scenario.events.iter().any(|event| event.kind == kind && event.covers(now));
         let mut readings = std::mem::take(&mut self.readings);
-        if covered(EventKind::MetricsGap) {
+        if covered(ScenarioEventKind::MetricsGap) {
             readings.clear();
-        } else if covered(EventKind::StaleMetrics) {
+        } else if covered(ScenarioEventKind::StaleMetrics) {
             readings = self.last.into_iter().collect();
         }
         self.last = readings.last().copied().or(self.last);

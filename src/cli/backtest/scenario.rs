@@ -47,7 +47,7 @@ pub struct Scenario {
     /// Whether the rate between two rows is interpolated or held.
     pub interpolate: bool,
     /// What happens when.
-    pub events: Vec<Event>,
+    pub events: Vec<ScenarioEvent>,
 }
 
 impl Default for Scenario {
@@ -80,12 +80,12 @@ impl Default for Scenario {
 
 /// Something that happens at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-pub struct Event {
+pub struct ScenarioEvent {
     /// When, in seconds.
     pub t: f64,
     /// What.
     #[serde(rename = "type")]
-    pub kind: EventKind,
+    pub kind: ScenarioEventKind,
     /// For how many seconds, where it lasts.
     #[serde(default)]
     pub dur: f64,
@@ -97,7 +97,7 @@ pub struct Event {
 /// What may happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum EventKind {
+pub enum ScenarioEventKind {
     /// No metrics.
     MetricsGap,
     /// The same metrics again and again.
@@ -110,7 +110,7 @@ pub enum EventKind {
     Replicas,
 }
 
-impl Event {
+impl ScenarioEvent {
     /// True while it lasts.
     pub fn covers(&self, t: f64) -> bool {
         (self.t..self.t + self.dur).contains(&t)
@@ -157,7 +157,7 @@ impl Scenario {
             return Err(format!("min_size {} exceeds max_size {}", self.min_size, self.max_size));
         }
         for event in &self.events {
-            let pods = event.kind != EventKind::Replicas || (1..=1000).contains(&event.n);
+            let pods = event.kind != ScenarioEventKind::Replicas || (1..=1000).contains(&event.n);
             if !(event.t.is_finite() && event.dur.is_finite() && pods) {
                 return Err(format!("event {event:?} needs a finite t and dur, and n from 1 to 1000 for replicas"));
             }

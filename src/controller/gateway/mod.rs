@@ -25,14 +25,14 @@ use tokio::time::Instant;
 use self::render::Objects;
 use super::{
     apply::{WriteError, Writer},
-    queue::Queue,
-    watch::{self, Vitals},
+    queue::LookRequests,
+    watch::{self, Instruments},
 };
 use crate::{
     api::{ConnectionPool, Topology, reasons},
     contract::names::POOL_LABEL,
     decide::{
-        effective::{EffectivePool, Refusal},
+        effective::{EffectivePool, PoolRefusal},
         plan::{GatewaySeen, Poolers, Trouble},
     },
     domain::PoolKey,
@@ -67,23 +67,23 @@ pub struct GatewayMemory {
 }
 
 /// Watches the objects of all gateways. Whatever happens to one asks for a look at its pool.
-pub fn watch_all(client: &Client, queue: &Queue, vitals: &Vitals) -> GatewayStores {
+pub fn watch_all(client: &Client, requests: &LookRequests, instruments: &Instruments) -> GatewayStores {
     GatewayStores {
-        deployments: watch_kind(client, queue, vitals, "Deployment"),
-        services: watch_kind(client, queue, vitals, "Service"),
-        disruption_budgets: watch_kind(client, queue, vitals, "PodDisruptionBudget"),
-        connection_infos: watch_kind(client, queue, vitals, "ConfigMap"),
+        deployments: watch_kind(client, requests, instruments, "Deployment"),
+        services: watch_kind(client, requests, instruments, "Service"),
+        disruption_budgets: watch_kind(client, requests, instruments, "PodDisruptionBudget"),
+        connection_infos: watch_kind(client, requests, instruments, "ConfigMap"),
     }
 }
 
-fn watch_kind<K>(client: &Client, queue: &Queue, vitals: &Vitals, name: &'static str) -> Store<K>
+fn watch_kind<K>(client: &Client, requests: &LookRequests, instruments: &Instruments, name: &'static str) -> Store<K>
 where
     K: Resource + Lookup + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     <K as Resource>::DynamicType: Default + Eq + std::hash::Hash + Clone + Send,
     <K as Lookup>::DynamicType: Default + Eq + std::hash::Hash + Clone + Send + Sync,
 {
-    let asking = queue.clone();
-    watch::into_store(client.clone(), Some(POOL_LABEL), name, vitals.clone(), move |object: K, _| {
+    let asking = requests.clone();
+    watch::into_store(client.clone(), Some(POOL_LABEL), name, instruments.clone(), move |object: K, _| {
         let meta = object.meta();
         let pool = meta.labels.as_ref().and_then(|labels| labels.get(POOL_LABEL));
         let concerned = pool.zip(meta.namespace.as_ref());
@@ -140,10 +140,10 @@ pub fn seen(
 }
 
 /// Why a gateway of this name cannot be put into force, if so.
-pub fn refusal(pool: &ConnectionPool) -> Option<Refusal> {
+pub fn refusal(pool: &ConnectionPool) -> Option<PoolRefusal> {
     let (name, namespace) = (pool.metadata.name.as_deref()?, pool.metadata.namespace.as_deref()?);
     if pool.spec.topology == Topology::Gateway && !render::can_name_a_service(name) {
-        return Some(Refusal {
+        return Some(PoolRefusal {
             reason: "InvalidName",
             message: format!(
                 "metadata.name {name}: the Service of a gateway is named after the pool, with -gateway, and its name begins with a \
@@ -153,7 +153,7 @@ pub fn refusal(pool: &ConnectionPool) -> Option<Refusal> {
     }
     let host = &pool.spec.upstream.host;
     let is_own = pool.spec.topology == Topology::Gateway && render::is_own_host(host, name, namespace);
-    is_own.then(|| Refusal {
+    is_own.then(|| PoolRefusal {
         reason: "UpstreamIsThePooler",
         message: format!(
             "spec.upstream.host {host} is the Service of this very gateway: its poolers would connect to themselves; name \
@@ -180,7 +180,7 @@ pub async fn keep(
     let deployment = get(&stores.deployments, &key);
     let wanted = render::render(plan, settings, deployment.as_deref().filter(|object| is_of(*object, pool)));
     let Objects { deployment: pods, service, disruption_budget, connection_info } = wanted;
-    let keeper = Keeper { client, writer, pool, key: &key };
+    let keeper = GatewayKeeper { client, writer, pool, key: &key };
     let settled = &mut memory.settled;
     // the address first: clients may have been told of it already
     let outcome = async {
@@ -205,14 +205,14 @@ impl GatewayMemory {
     }
 }
 
-struct Keeper<'a> {
+struct GatewayKeeper<'a> {
     client: &'a Client,
     writer: &'a Writer,
     pool: &'a ConnectionPool,
     key: &'a PoolKey,
 }
 
-impl Keeper<'_> {
+impl GatewayKeeper<'_> {
     /// Takes annotations of ours off the template: what somebody else wrote there stays in a server-side apply.
     async fn strip(&self, live: Option<&Deployment>) -> Result<(), Trouble> {
         let Some(live) = live.filter(|live| is_of(*live, self.pool)) else { return Ok(()) };

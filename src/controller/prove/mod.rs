@@ -16,14 +16,14 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use self::subjects::{Members, Question, Subjects};
-use super::queue::Queue;
+use self::subjects::{PollSchedule, PolledPods, StatusRequest};
+use super::queue::LookRequests;
 use crate::{
     causes::with_causes,
     contract::StatusReport,
-    decide::plan::{PodFacts, Proof},
+    decide::plan::{AgentAnswer, PodFacts},
     domain::PoolKey,
-    http::Metrics,
+    http::OperatorMetrics,
 };
 
 /// Never idle for longer, whatever is due.
@@ -31,25 +31,25 @@ const LONGEST_IDLE: Duration = Duration::from_secs(1);
 
 /// What agents said, and the task that asks them.
 #[derive(Default)]
-pub struct Prover {
-    subjects: Mutex<Subjects>,
+pub struct AgentPoller {
+    subjects: Mutex<PollSchedule>,
     wake: Notify,
 }
 
 /// What the agents of one pool said last. Nobody else is heard while it is held: moments only.
-pub struct Proofs<'a>(Option<MappedMutexGuard<'a, Members>>);
+pub struct AgentAnswers<'a>(Option<MappedMutexGuard<'a, PolledPods>>);
 
-impl Proofs<'_> {
+impl AgentAnswers<'_> {
     /// What the agent of a pod said last.
-    pub fn of(&self, uid: &str) -> Proof {
-        self.0.as_ref().map_or(Proof::NotAsked, |members| members.proof(uid))
+    pub fn of(&self, uid: &str) -> AgentAnswer {
+        self.0.as_ref().map_or(AgentAnswer::NotAsked, |pods| pods.answer(uid))
     }
 }
 
-impl Prover {
+impl AgentPoller {
     /// What the agents of a pool said last.
-    pub fn proofs(&self, pool: &PoolKey) -> Proofs<'_> {
-        Proofs(MutexGuard::try_map(self.subjects.lock(), |subjects| subjects.of(pool)).ok())
+    pub fn answers(&self, pool: &PoolKey) -> AgentAnswers<'_> {
+        AgentAnswers(MutexGuard::try_map(self.subjects.lock(), |subjects| subjects.of(pool)).ok())
     }
 
     /// Sets what the pods of a pool must be seen to run: `open` are the uids of those of which something is not proven. Pods that are
@@ -60,7 +60,7 @@ impl Prover {
     }
 
     /// Asks for ever. A pool whose pods said something new is looked at.
-    pub async fn run(self: Arc<Self>, queue: Queue, metrics: Metrics) {
+    pub async fn run(self: Arc<Self>, requests: LookRequests, metrics: OperatorMetrics) {
         let client = match question::client() {
             Ok(client) => client,
             Err(error) => {
@@ -70,7 +70,7 @@ impl Prover {
         };
         loop {
             while let Some(question) = self.next() {
-                tokio::spawn(self.clone().ask(client.clone(), question, queue.clone(), metrics.clone()));
+                tokio::spawn(self.clone().ask(client.clone(), question, requests.clone(), metrics.clone()));
             }
             let now = Instant::now();
             let pause = self.subjects.lock().next_due(now).map_or(LONGEST_IDLE, |due| due - now).min(LONGEST_IDLE);
@@ -83,7 +83,7 @@ impl Prover {
     pub fn answer_all(&self, pool: &PoolKey, answer: impl Fn(&str) -> StatusReport) {
         let mut subjects = self.subjects.lock();
         let all = Instant::now() + Duration::from_mins(1);
-        let due: Vec<Question> = std::iter::from_fn(|| {
+        let due: Vec<StatusRequest> = std::iter::from_fn(|| {
             let question = subjects.next(all).filter(|question| question.pool == *pool)?;
             subjects.answered(&question, Ok(answer(&question.uid)), all);
             Some(question)
@@ -92,17 +92,23 @@ impl Prover {
         tracing::debug!(%pool, pods = due.len(), "answers taken in");
     }
 
-    fn next(&self) -> Option<Question> {
+    fn next(&self) -> Option<StatusRequest> {
         self.subjects.lock().next(Instant::now())
     }
 
-    async fn ask(self: Arc<Self>, client: reqwest::Client, question: Question, queue: Queue, metrics: Metrics) {
+    async fn ask(
+        self: Arc<Self>,
+        client: reqwest::Client,
+        question: StatusRequest,
+        requests: LookRequests,
+        metrics: OperatorMetrics,
+    ) {
         let answer = question::ask(&client, &question.address, &question.uid).await;
         metrics.asked(question::outcome(&answer));
         let is_new = self.subjects.lock().answered(&question, answer, Instant::now());
         self.wake.notify_one();
         if is_new {
-            queue.ask(&question.pool, "proof").await;
+            requests.ask(&question.pool, "proof").await;
         }
     }
 }
@@ -157,60 +163,60 @@ mod tests {
     }
 
     /// Has these pods asked; all of them are open, or none.
-    fn expect(prover: &Prover, pool: &PoolKey, pods: &[Arc<PodFacts>], is_open: bool) {
+    fn expect(poller: &AgentPoller, pool: &PoolKey, pods: &[Arc<PodFacts>], is_open: bool) {
         let open = pods.iter().map(|pod| pod.uid.as_str()).filter(|_| is_open).collect();
-        prover.expect(pool, pods, &open);
+        poller.expect(pool, pods, &open);
     }
 
     /// Has one pod asked at this moment.
-    fn question(prover: &Prover, at: Instant) -> Question {
-        let question = prover.subjects.lock().next(at).expect("somebody is due");
-        assert_eq!(prover.subjects.lock().next(at), None);
+    fn question(poller: &AgentPoller, at: Instant) -> StatusRequest {
+        let question = poller.subjects.lock().next(at).expect("somebody is due");
+        assert_eq!(poller.subjects.lock().next(at), None);
         question
     }
 
     /// The agent answers with this: whether its pool is looked at, and whether it is asked again soon.
-    fn answers(prover: &Prover, says: &Value) -> (bool, bool) {
+    fn answers(poller: &AgentPoller, says: &Value) -> (bool, bool) {
         // it is asked whenever it is due
-        let question = question(prover, Instant::now() + Duration::from_mins(1));
+        let question = question(poller, Instant::now() + Duration::from_mins(1));
         let report: StatusReport = serde_json::from_value(report(&question.uid, says)).expect("a status report");
         let now = Instant::now();
-        let is_new = prover.subjects.lock().answered(&question, Ok(report), now);
-        let next = prover.subjects.lock().next_due(now).expect("it is asked again");
+        let is_new = poller.subjects.lock().answered(&question, Ok(report), now);
+        let next = poller.subjects.lock().next_due(now).expect("it is asked again");
         (is_new, next <= now + Duration::from_secs(5))
     }
 
-    fn prover() -> Prover {
-        let prover = Prover::default();
-        expect(&prover, &shop(), &pods(&shop(), &[Ipv4Addr::new(10, 0, 0, 1)], 1), false);
-        prover
+    fn poller() -> AgentPoller {
+        let poller = AgentPoller::default();
+        expect(&poller, &shop(), &pods(&shop(), &[Ipv4Addr::new(10, 0, 0, 1)], 1), false);
+        poller
     }
 
     #[test]
     fn who_tells_of_a_leak_is_asked_again_soon_and_its_pool_is_looked_at_when_the_kinds_change() {
-        let prover = prover();
+        let poller = poller();
         let leaks = |in_transaction: u32, pinned: u32, seconds: Option<u32>, freed: u32| {
             json!({"leaks": {"inTransaction": in_transaction, "pinned": pinned, "unclear": 0, "longestPinnedSeconds": seconds,
                 "freed": freed}})
         };
-        assert_eq!(answers(&prover, &json!({})), (true, false), "the first answer");
-        assert_eq!(answers(&prover, &json!({})), (false, false));
-        assert_eq!(answers(&prover, &leaks(0, 1, Some(300), 0)), (true, true));
-        assert_eq!(answers(&prover, &leaks(0, 1, Some(305), 0)), (false, true), "seconds alone are no news");
-        assert_eq!(answers(&prover, &leaks(1, 1, Some(310), 0)), (true, true));
-        assert_eq!(answers(&prover, &leaks(0, 0, None, 1)), (true, false), "it was freed, and that is told on");
-        assert_eq!(answers(&prover, &leaks(0, 0, None, 1)), (false, false));
+        assert_eq!(answers(&poller, &json!({})), (true, false), "the first answer");
+        assert_eq!(answers(&poller, &json!({})), (false, false));
+        assert_eq!(answers(&poller, &leaks(0, 1, Some(300), 0)), (true, true));
+        assert_eq!(answers(&poller, &leaks(0, 1, Some(305), 0)), (false, true), "seconds alone are no news");
+        assert_eq!(answers(&poller, &leaks(1, 1, Some(310), 0)), (true, true));
+        assert_eq!(answers(&poller, &leaks(0, 0, None, 1)), (true, false), "it was freed, and that is told on");
+        assert_eq!(answers(&poller, &leaks(0, 0, None, 1)), (false, false));
     }
 
     #[test]
     fn who_renews_connections_is_asked_again_soon_until_none_is_left() {
-        let prover = prover();
+        let poller = poller();
         let renewed =
             |remaining: Option<u32>| json!({"reconnected": {"at": "2026-11-28T12:00:00Z", "remaining": remaining}});
-        assert_eq!(answers(&prover, &renewed(None)), (true, false));
-        assert_eq!(answers(&prover, &renewed(Some(2))), (true, true));
-        assert_eq!(answers(&prover, &renewed(Some(2))), (false, true));
-        assert_eq!(answers(&prover, &renewed(Some(0))), (true, false));
+        assert_eq!(answers(&poller, &renewed(None)), (true, false));
+        assert_eq!(answers(&poller, &renewed(Some(2))), (true, true));
+        assert_eq!(answers(&poller, &renewed(Some(2))), (false, true));
+        assert_eq!(answers(&poller, &renewed(Some(0))), (true, false));
     }
     /// Silent, as behind a policy that drops whatever comes: their sockets take a connection and nobody answers.
     const SILENT: usize = 300;
@@ -288,9 +294,9 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn hundreds_of_silent_pods_neither_block_nor_delay_the_proofs_of_others() {
         let agents = Agents::start().await;
-        let prover = Arc::new(Prover::default());
-        let (queue, mut requests) = queue::queue();
-        tokio::spawn(async move { while requests.next().await.is_some() {} });
+        let poller = Arc::new(AgentPoller::default());
+        let (requests, mut requested) = queue::requests();
+        tokio::spawn(async move { while requested.next().await.is_some() {} });
         let silent: Vec<(PoolKey, Vec<Arc<PodFacts>>)> = (0..3)
             .map(|number| {
                 let pool = PoolKey::new("silent", format!("pool-{number}"));
@@ -300,21 +306,21 @@ mod tests {
             })
             .collect();
         for (pool, pods) in &silent {
-            expect(&prover, pool, pods, true);
+            expect(&poller, pool, pods, true);
         }
-        tokio::spawn(prover.clone().run(queue, Metrics::default()));
+        tokio::spawn(poller.clone().run(requests, OperatorMetrics::default()));
         let neighbour = PoolKey::new("silent", "neighbour");
         let answering = [(78, shop()), (79, neighbour)].map(|(of, pool)| {
             let addresses: Vec<Ipv4Addr> = (0..ANSWERING).map(|number| address(of, number)).collect();
             (of, pool, addresses)
         });
         let have_answered = |pool: &PoolKey, addresses: &[Ipv4Addr]| {
-            let proofs = prover.proofs(pool);
-            addresses.iter().all(|address| matches!(proofs.of(&address.to_string()), Proof::Report(_)))
+            let answers = poller.answers(pool);
+            addresses.iter().all(|address| matches!(answers.of(&address.to_string()), AgentAnswer::Report(_)))
         };
         // all of the others are asked for the first time while the silent ones are
         for (_, pool, addresses) in &answering {
-            expect(&prover, pool, &at(agents.port, pods(pool, addresses, 1)), true);
+            expect(&poller, pool, &at(agents.port, pods(pool, addresses, 1)), true);
         }
         let [(_, other, of_other), (_, neighbour, of_neighbour)] = &answering;
         let first =
@@ -325,7 +331,7 @@ mod tests {
         for version in 2..5 {
             let before = [78, 79].map(|of| agents.asked(of));
             for (_, pool, addresses) in &answering {
-                expect(&prover, pool, &at(agents.port, pods(pool, addresses, version)), true);
+                expect(&poller, pool, &at(agents.port, pods(pool, addresses, version)), true);
             }
             let are_asked = || [78, 79].iter().zip(before).all(|(of, before)| agents.asked(*of) >= before + ANSWERING);
             let took = wait("something new to prove", LESS_THAN_A_SILENT_ONE_TAKES, are_asked).await;
@@ -340,18 +346,18 @@ mod tests {
 
     #[test]
     fn pauses_are_counted_from_the_answer_and_grow_for_whoever_stays_silent() {
-        let prover = Prover::default();
-        expect(&prover, &shop(), &pods(&shop(), &[Ipv4Addr::new(10, 0, 0, 1)], 1), true);
+        let poller = AgentPoller::default();
+        expect(&poller, &shop(), &pods(&shop(), &[Ipv4Addr::new(10, 0, 0, 1)], 1), true);
         let mut now = Instant::now();
         let mut pauses = Vec::new();
         for version in 2..14 {
-            let asked = question(&prover, now);
+            let asked = question(&poller, now);
             // it waited long for its answer, and something new to prove came meanwhile
             now += Duration::from_secs(30);
-            expect(&prover, &shop(), &pods(&shop(), &[Ipv4Addr::new(10, 0, 0, 1)], version), true);
+            expect(&poller, &shop(), &pods(&shop(), &[Ipv4Addr::new(10, 0, 0, 1)], version), true);
             let unreachable = question::AskError::Unreachable("no answer".to_owned());
-            prover.subjects.lock().answered(&asked, Err(unreachable), now);
-            let next = prover.subjects.lock().next_due(now).expect("it is asked again");
+            poller.subjects.lock().answered(&asked, Err(unreachable), now);
+            let next = poller.subjects.lock().next_due(now).expect("it is asked again");
             pauses.push(next - now);
             now = next;
         }
@@ -361,11 +367,11 @@ mod tests {
 
     #[test]
     fn whose_proof_is_awaited_is_asked_at_once_when_there_is_something_new_to_prove() {
-        let prover = prover();
-        assert_eq!(answers(&prover, &json!({})), (true, false), "nothing is open: the sweep");
+        let poller = poller();
+        assert_eq!(answers(&poller, &json!({})), (true, false), "nothing is open: the sweep");
         let now = Instant::now();
-        expect(&prover, &shop(), &pods(&shop(), &[Ipv4Addr::new(10, 0, 0, 1)], 2), true);
-        let next = prover.subjects.lock().next_due(now).expect("it is asked");
+        expect(&poller, &shop(), &pods(&shop(), &[Ipv4Addr::new(10, 0, 0, 1)], 2), true);
+        let next = poller.subjects.lock().next_due(now).expect("it is asked");
         assert!(next - now <= Duration::from_millis(250), "{:?}", next - now);
     }
 }

@@ -1,7 +1,7 @@
 //! Who is asked, when, and what was answered.
 //!
 //! Pods with something unproven are asked often, all others in a slow sweep. Of those that are due, pools take turns; who may
-//! be asked at once is bounded by [`Places`]. A pause begins with the answer, or with its absence, so that a pod which does not
+//! be asked at once is bounded by [`PollsInFlight`]. A pause begins with the answer, or with its absence, so that a pod which does not
 //! answer is asked ever more seldom however long it waits for its turn.
 
 use std::{
@@ -15,12 +15,12 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
-    places::{Places, Standing},
+    places::{PollsInFlight, Responsiveness},
     question::AskError,
 };
 use crate::{
     contract::{StatusReport, UpstreamState, names::METRICS_PORT},
-    decide::plan::{PodFacts, Proof, SidecarSeen},
+    decide::plan::{AgentAnswer, PodFacts, SidecarSeen},
     domain::PoolKey,
 };
 
@@ -35,7 +35,7 @@ const SWEEP: Duration = Duration::from_mins(1);
 
 /// What a pod said last.
 #[derive(Clone, Debug)]
-enum Heard {
+enum LastAnswer {
     /// It was not asked yet.
     Nothing,
     /// An answer.
@@ -44,7 +44,7 @@ enum Heard {
     Silence { since: Instant, error: String, last: Option<Arc<StatusReport>> },
 }
 
-impl Heard {
+impl LastAnswer {
     fn report(&self) -> Option<&StatusReport> {
         match self {
             Self::Report(report) | Self::Silence { last: Some(report), .. } => Some(report),
@@ -52,18 +52,18 @@ impl Heard {
         }
     }
 
-    const fn standing(&self) -> Standing {
+    const fn standing(&self) -> Responsiveness {
         match self {
-            Self::Nothing => Standing::Untried,
-            Self::Report(_) => Standing::Answers,
-            Self::Silence { .. } => Standing::Silent,
+            Self::Nothing => Responsiveness::Untried,
+            Self::Report(_) => Responsiveness::Answers,
+            Self::Silence { .. } => Responsiveness::Silent,
         }
     }
 }
 
 /// Whether a pod waits to be asked, or for its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
+enum PollState {
     /// Not before this.
     Due(Instant),
     /// The question is under way; whether something new to prove has come since.
@@ -71,20 +71,20 @@ enum Turn {
 }
 
 /// One pod.
-struct Subject {
+struct PolledPod {
     address: String,
     /// The annotations that it was last asked about, by the version of the object.
     version: String,
     is_open: bool,
-    turn: Turn,
+    turn: PollState,
     pause: Duration,
-    heard: Heard,
+    heard: LastAnswer,
 }
 
 /// The pods of one pool.
 #[derive(Default)]
-pub(super) struct Members {
-    of: HashMap<String, Subject>,
+pub(super) struct PolledPods {
+    of: HashMap<String, PolledPod>,
     /// Those that wait to be asked, by what is known of them.
     due: [BTreeSet<(Instant, String)>; 3],
     /// How many have answered last.
@@ -95,25 +95,25 @@ pub(super) struct Members {
 
 /// All pods.
 #[derive(Default)]
-pub(super) struct Subjects {
-    pools: BTreeMap<PoolKey, Members>,
-    places: Places,
+pub(super) struct PollSchedule {
+    pools: BTreeMap<PoolKey, PolledPods>,
+    places: PollsInFlight,
     /// The pool that was served last, by standing.
     served: [Option<PoolKey>; 3],
 }
 
 /// A question that holds a place until it is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Question {
+pub(super) struct StatusRequest {
     pub(super) pool: PoolKey,
     pub(super) uid: String,
     pub(super) address: String,
-    standing: Standing,
+    standing: Responsiveness,
 }
 
-impl Subjects {
+impl PollSchedule {
     /// The pods of a pool.
-    pub(super) fn of(&mut self, pool: &PoolKey) -> Option<&mut Members> {
+    pub(super) fn of(&mut self, pool: &PoolKey) -> Option<&mut PolledPods> {
         self.pools.get_mut(pool)
     }
 
@@ -144,16 +144,16 @@ impl Subjects {
     }
 
     /// The next question, if anybody is due and has a place: pools take turns.
-    pub(super) fn next(&mut self, now: Instant) -> Option<Question> {
-        Standing::ALL.into_iter().find_map(|standing| self.next_of(standing, now))
+    pub(super) fn next(&mut self, now: Instant) -> Option<StatusRequest> {
+        Responsiveness::ALL.into_iter().find_map(|standing| self.next_of(standing, now))
     }
 
-    fn next_of(&mut self, standing: Standing, now: Instant) -> Option<Question> {
+    fn next_of(&mut self, standing: Responsiveness, now: Instant) -> Option<StatusRequest> {
         if !self.places.has_any(standing) {
             return None;
         }
         let places = &self.places;
-        let is_next = |(pool, members): &(&PoolKey, &Members)| {
+        let is_next = |(pool, members): &(&PoolKey, &PolledPods)| {
             members.first_due(standing).is_some_and(|(due, _)| *due <= now) && places.has_for(standing, pool)
         };
         let after = match &self.served[standing as usize] {
@@ -165,7 +165,7 @@ impl Subjects {
         let (uid, address) = self.pools.get_mut(&pool)?.take(standing)?;
         self.places.take(standing, &pool);
         self.served[standing as usize] = Some(pool.clone());
-        Some(Question { pool, uid, address, standing })
+        Some(StatusRequest { pool, uid, address, standing })
     }
 
     /// When somebody is due next who is not yet.
@@ -180,7 +180,7 @@ impl Subjects {
     /// Takes in an answer and gives the place back. True when it says something new.
     pub(super) fn answered(
         &mut self,
-        question: &Question,
+        question: &StatusRequest,
         answer: Result<StatusReport, AskError>,
         now: Instant,
     ) -> bool {
@@ -189,31 +189,31 @@ impl Subjects {
     }
 }
 
-impl Members {
+impl PolledPods {
     /// What the agent of a pod said last.
-    pub(super) fn proof(&self, uid: &str) -> Proof {
+    pub(super) fn answer(&self, uid: &str) -> AgentAnswer {
         match self.of.get(uid).map(|subject| &subject.heard) {
-            None | Some(Heard::Nothing) => Proof::NotAsked,
-            Some(Heard::Report(report)) => Proof::Report(report.clone()),
-            Some(Heard::Silence { since, error, last }) => {
+            None | Some(LastAnswer::Nothing) => AgentAnswer::NotAsked,
+            Some(LastAnswer::Report(report)) => AgentAnswer::Report(report.clone()),
+            Some(LastAnswer::Silence { since, error, last }) => {
                 let seconds = i64::try_from(since.elapsed().as_secs()).unwrap_or(i64::MAX);
                 let since = Timestamp::now().as_second().saturating_sub(seconds);
-                Proof::Unreachable { since, error: error.clone(), last: last.clone() }
+                AgentAnswer::Unreachable { since, error: error.clone(), last: last.clone() }
             }
         }
     }
 
     fn expect(&mut self, pod: &PodFacts, address: &str, is_open: bool, now: Instant) {
         let Some(subject) = self.of.get_mut(&pod.uid) else {
-            let subject = Subject {
+            let subject = PolledPod {
                 address: address.to_owned(),
                 version: pod.resource_version.clone(),
                 is_open,
-                turn: Turn::Due(now),
+                turn: PollState::Due(now),
                 pause: FIRST_PAUSE,
-                heard: Heard::Nothing,
+                heard: LastAnswer::Nothing,
             };
-            self.due[Standing::Untried as usize].insert((now, pod.uid.clone()));
+            self.due[Responsiveness::Untried as usize].insert((now, pod.uid.clone()));
             self.of.insert(pod.uid.clone(), subject);
             return;
         };
@@ -225,9 +225,9 @@ impl Members {
         subject.address.push_str(address);
         let standing = subject.heard.standing();
         match &mut subject.turn {
-            Turn::Asked { has_news: known } => *known |= has_news || has_moved,
+            PollState::Asked { has_news: known } => *known |= has_news || has_moved,
             // something new to prove: be quick again. Who does not answer is no quicker to ask about more
-            Turn::Due(due) if (has_news && standing != Standing::Silent) || has_moved => {
+            PollState::Due(due) if (has_news && standing != Responsiveness::Silent) || has_moved => {
                 subject.pause = FIRST_PAUSE;
                 let soon = now + FIRST_PAUSE;
                 if soon < *due {
@@ -238,48 +238,48 @@ impl Members {
                     *due = soon;
                 }
             }
-            Turn::Due(_) => {}
+            PollState::Due(_) => {}
         }
     }
 
     fn forget(&mut self, uid: &str) {
         let Some(subject) = self.of.remove(uid) else { return };
         self.count(subject.heard.standing(), false);
-        if let Turn::Due(due) = subject.turn {
+        if let PollState::Due(due) = subject.turn {
             self.due[subject.heard.standing() as usize].remove(&(due, uid.to_owned()));
         }
     }
 
-    fn count(&mut self, standing: Standing, is_more: bool) {
+    fn count(&mut self, standing: Responsiveness, is_more: bool) {
         let count = match standing {
-            Standing::Answers => &mut self.answer,
-            Standing::Silent => &mut self.silent,
-            Standing::Untried => return,
+            Responsiveness::Answers => &mut self.answer,
+            Responsiveness::Silent => &mut self.silent,
+            Responsiveness::Untried => return,
         };
         *count = if is_more { *count + 1 } else { count.saturating_sub(1) };
     }
 
     /// Whose due entries a budget pays for: where nobody has answered, those that were not asked yet will hardly.
-    fn budget(&self, kept: Standing) -> Standing {
+    fn budget(&self, kept: Responsiveness) -> Responsiveness {
         match kept {
-            Standing::Untried if self.silent > 0 && self.answer == 0 => Standing::Silent,
+            Responsiveness::Untried if self.silent > 0 && self.answer == 0 => Responsiveness::Silent,
             kept => kept,
         }
     }
 
     /// Which entries are the first that a budget pays for, and when they are due.
-    fn first_due(&self, budget: Standing) -> Option<(&Instant, Standing)> {
-        let paid = Standing::ALL.into_iter().filter(|kept| self.budget(*kept) == budget);
+    fn first_due(&self, budget: Responsiveness) -> Option<(&Instant, Responsiveness)> {
+        let paid = Responsiveness::ALL.into_iter().filter(|kept| self.budget(*kept) == budget);
         let firsts = paid.filter_map(|kept| self.due[kept as usize].first().map(|(due, _)| (due, kept)));
         firsts.min_by_key(|(due, _)| **due)
     }
 
     /// Takes the first that the budget pays for out of the line: its uid and address.
-    fn take(&mut self, budget: Standing) -> Option<(String, String)> {
+    fn take(&mut self, budget: Responsiveness) -> Option<(String, String)> {
         let (_, kept) = self.first_due(budget)?;
         let (_, uid) = self.due[kept as usize].pop_first()?;
         let subject = self.of.get_mut(&uid)?;
-        subject.turn = Turn::Asked { has_news: false };
+        subject.turn = PollState::Asked { has_news: false };
         Some((uid, subject.address.clone()))
     }
 
@@ -288,26 +288,27 @@ impl Members {
         let Some(subject) = self.of.get_mut(uid) else { return false };
         let before = subject.heard.standing();
         // its sidecar ended and began anew meanwhile: the answer may be of either
-        if let Turn::Due(due) = subject.turn {
+        if let PollState::Due(due) = subject.turn {
             self.due[before as usize].remove(&(due, uid.to_owned()));
         }
         let heard = match answer {
-            Ok(report) => Heard::Report(Arc::new(report)),
+            Ok(report) => LastAnswer::Report(Arc::new(report)),
             Err(AskError::OtherPod) => silence(&subject.heard, "another pod answers at its address".to_owned(), now),
             Err(AskError::Unreachable(error)) => silence(&subject.heard, error, now),
         };
         let is_new = differs(&subject.heard, &heard);
         subject.heard = heard;
         let standing = subject.heard.standing();
-        let has_news = matches!(subject.turn, Turn::Asked { has_news: true }) && standing != Standing::Silent;
+        let has_news =
+            matches!(subject.turn, PollState::Asked { has_news: true }) && standing != Responsiveness::Silent;
         // who begins to answer, or ends, begins a new row of pauses
         if has_news || before != standing {
             subject.pause = FIRST_PAUSE;
         }
         let pause = if has_news {
             FIRST_PAUSE
-        } else if standing == Standing::Silent || subject.is_open || complains(&subject.heard) {
-            let longest = if standing == Standing::Silent { LONGEST_SILENT_PAUSE } else { LONGEST_PAUSE };
+        } else if standing == Responsiveness::Silent || subject.is_open || complains(&subject.heard) {
+            let longest = if standing == Responsiveness::Silent { LONGEST_SILENT_PAUSE } else { LONGEST_PAUSE };
             let pause = subject.pause;
             subject.pause = (pause * 3 / 2).min(longest);
             pause
@@ -315,7 +316,7 @@ impl Members {
             subject.pause = FIRST_PAUSE;
             spread(uid)
         };
-        subject.turn = Turn::Due(now + pause);
+        subject.turn = PollState::Due(now + pause);
         self.due[standing as usize].insert((now + pause, uid.to_owned()));
         self.count(before, false);
         self.count(standing, true);
@@ -324,8 +325,8 @@ impl Members {
 }
 
 /// Whether an agent says something that passes: it is asked whether it still does.
-fn complains(heard: &Heard) -> bool {
-    let Heard::Report(report) = heard else { return false };
+fn complains(heard: &LastAnswer) -> bool {
+    let LastAnswer::Report(report) = heard else { return false };
     let upstream = report.upstream.as_ref().map(|upstream| upstream.state);
     let troubled = report.server_full.is_some() || !report.troubles.is_empty();
     let leaks = report.leaks.as_ref().is_some_and(|kinds| kinds.count() > 0);
@@ -342,13 +343,13 @@ fn spread(uid: &str) -> Duration {
     SWEEP.saturating_sub(Duration::from_millis(u64::from(sum % 15_000)))
 }
 
-fn silence(before: &Heard, error: String, now: Instant) -> Heard {
+fn silence(before: &LastAnswer, error: String, now: Instant) -> LastAnswer {
     let (since, last) = match before {
-        Heard::Silence { since, last, .. } => (*since, last.clone()),
-        Heard::Report(report) => (now, Some(report.clone())),
-        Heard::Nothing => (now, None),
+        LastAnswer::Silence { since, last, .. } => (*since, last.clone()),
+        LastAnswer::Report(report) => (now, Some(report.clone())),
+        LastAnswer::Nothing => (now, None),
     };
-    Heard::Silence { since, error, last }
+    LastAnswer::Silence { since, error, last }
 }
 
 /// Where the agent of a pod listens: address and port.
@@ -358,12 +359,12 @@ fn agent_at(address: &str, pod: &PodFacts) -> String {
 }
 
 /// Whether a plan could come out otherwise. Who is busy changes every second and does not matter.
-fn differs(before: &Heard, after: &Heard) -> bool {
+fn differs(before: &LastAnswer, after: &LastAnswer) -> bool {
     std::mem::discriminant(before) != std::mem::discriminant(after) || essence(before) != essence(after)
 }
 
 /// What of an answer a plan may depend on.
-fn essence(heard: &Heard) -> Option<impl PartialEq + '_> {
+fn essence(heard: &LastAnswer) -> Option<impl PartialEq + '_> {
     heard.report().map(|report| {
         let held = report.held.map(|held| held.held);
         let upstream = report.upstream.as_ref().map(|upstream| (upstream.state, upstream.silent));

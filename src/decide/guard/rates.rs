@@ -3,13 +3,13 @@
 use super::Limit;
 use crate::{
     contract::Behavior,
-    decide::behavior::{Allowed, BehaviorState, LimitedBy, Wanted},
+    decide::behavior::{BehaviorState, DesiredSize, LimitedBy, LimitedSize},
     domain::{Bounds, Reason},
 };
 
 /// Applies windows, policies and bounds to a wish and records it as a recommendation.
-pub fn check(state: &mut BehaviorState, behavior: &Behavior, wanted: &Wanted, bounds: &Bounds) -> Option<Limit> {
-    let Allowed { size, limited_by, .. } = state.limit(behavior, wanted);
+pub fn check(state: &mut BehaviorState, behavior: &Behavior, wanted: &DesiredSize, bounds: &Bounds) -> Option<Limit> {
+    let LimitedSize { size, limited_by, .. } = state.limit(behavior, wanted);
     let (wish, current) = (wanted.desired, wanted.current);
     let (reason, message) = match limited_by? {
         LimitedBy::ScaleUpStabilized => (

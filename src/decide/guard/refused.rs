@@ -30,7 +30,7 @@ const MOST_AT_ONCE: u32 = 64;
 
 /// What one pod was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-struct Refusal {
+struct LearnedCeiling {
     /// Held then.
     held: u32,
     /// Allowed now.
@@ -50,7 +50,7 @@ struct Refusal {
 /// What the database was seen to refuse. Times are seconds on a clock that does not jump.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Refused {
-    refusal: Option<Refusal>,
+    refusal: Option<LearnedCeiling>,
     /// A refusal was heard, and it is not known yet what was open then.
     is_heard: bool,
     spread_percent: u8,
@@ -81,7 +81,7 @@ impl Refused {
         let pause = before.map_or(FIRST_PAUSE_SECONDS, |before| {
             (2.0 * before.pause_seconds).clamp(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
         });
-        self.refusal = Some(Refusal {
+        self.refusal = Some(LearnedCeiling {
             held,
             // with none at all one is tried as often as the pooler does by itself: a limit of 0 would be a pause
             ceiling: held.max(1),
@@ -134,14 +134,14 @@ impl Refused {
 
 /// What is known of one pod of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PodSeen {
+pub struct PodCeiling {
     /// [`Refused::ceiling`] of its agent.
     pub ceiling: Option<u32>,
     /// What it holds, or the most that it may hold where that is not known; sessions not, which the ceiling does not count either.
     pub held: u32,
 }
 
-impl PodSeen {
+impl PodCeiling {
     /// What its agent reported, and what the database refuses it as far as that still counts; of one that has not reported the
     /// share counts. `for_sessions`: what of the share is for the session alias.
     pub fn of(report: Option<&StatusReport>, full: Option<&ServerFull>, share: u32, for_sessions: u32) -> Self {
@@ -157,7 +157,7 @@ impl PodSeen {
 }
 
 /// What the whole pool may hold beside its sessions, while the database refuses more to one of its pods.
-pub fn of_pool(pods: impl Iterator<Item = PodSeen>) -> Option<u32> {
+pub fn of_pool(pods: impl Iterator<Item = PodCeiling>) -> Option<u32> {
     let (mut most, mut is_refused) = (0_u32, false);
     for pod in pods {
         is_refused |= pod.ceiling.is_some();
@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn of_a_pool_counts_what_its_pods_hold_together() {
-        let pod = |ceiling, held| PodSeen { ceiling, held };
+        let pod = |ceiling, held| PodCeiling { ceiling, held };
         assert_eq!(of_pool([pod(None, 3), pod(None, 9)].into_iter()), None);
         assert_eq!(of_pool([pod(Some(4), 3), pod(None, 9)].into_iter()), Some(13));
         assert_eq!(check(20, Some(13)).map(|limit| (limit.size, limit.reason)), Some((13, Reason::ServerFull)));

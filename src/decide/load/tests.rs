@@ -6,7 +6,7 @@ use super::*;
 struct Pool {
     state: LoadState,
     read: BTreeMap<String, PodFigures>,
-    overrides: BTreeMap<api::Signal, OwnAnswer>,
+    overrides: BTreeMap<api::Signal, OverrideAnswer>,
     now: f64,
     stale_after_seconds: f64,
 }
@@ -24,11 +24,11 @@ impl Default for Pool {
 }
 
 impl Pool {
-    fn tick(&mut self, expected: &[&str]) -> Load {
+    fn tick(&mut self, expected: &[&str]) -> PoolLoad {
         self.tick_of(&expected.iter().map(|name| running(name)).collect::<Vec<_>>(), None)
     }
 
-    fn tick_of(&mut self, expected: &[ExpectedPod], failed: Option<&str>) -> Load {
+    fn tick_of(&mut self, expected: &[ExpectedPod], failed: Option<&str>) -> PoolLoad {
         self.now += 15.0;
         self.state.step(&LoadInput {
             now_seconds: self.now,
@@ -41,11 +41,11 @@ impl Pool {
 
     /// A query of the user's own yields this from now on.
     fn answers(&mut self, signal: api::Signal, value: f64) {
-        self.overrides.insert(signal, OwnAnswer { query: format!("{signal:?}"), number: Ok(value) });
+        self.overrides.insert(signal, OverrideAnswer { query: format!("{signal:?}"), number: Ok(value) });
     }
 
     /// A tick of a pool whose signals all come from queries of the user's own.
-    fn tick_of_own(&mut self, transactions: f64) -> Load {
+    fn tick_of_own(&mut self, transactions: f64) -> PoolLoad {
         for signal in OTHER_SIGNALS {
             self.answers(signal, 1.0);
         }
@@ -95,7 +95,7 @@ fn close(left: f64, right: f64) -> bool {
     (left - right).abs() < 1e-6
 }
 
-fn sample_of(load: &Load) -> Sample {
+fn sample_of(load: &PoolLoad) -> Sample {
     match load.judgement {
         Judgement::New { sample, .. } => sample,
         ref other => panic!("{other:?}"),
@@ -106,7 +106,7 @@ fn last_of(pool: &Pool) -> Sample {
     pool.state.last.expect("an observation").0
 }
 
-fn hold_of(load: &Load) -> (HoldReason, &str) {
+fn hold_of(load: &PoolLoad) -> (HoldReason, &str) {
     match &load.judgement {
         Judgement::Hold { reason, message } => (*reason, message),
         other => panic!("{other:?}"),
@@ -289,7 +289,7 @@ fn a_query_of_ones_own_that_comes_changes_or_goes_is_no_jump_of_the_load() {
     for tick in 0..24_u32 {
         pool.report("a", 1.0, 0.0);
         // 20 transactions a second, like the pod; counted from elsewhere
-        let own = |query: &str, begin: f64| OwnAnswer {
+        let own = |query: &str, begin: f64| OverrideAnswer {
             query: query.to_owned(),
             number: Ok(begin + f64::from(tick) * 15.0 * 20.0),
         };
@@ -572,13 +572,13 @@ fn an_override_that_yields_nothing_holds_with_its_words() {
     let mut pool = Pool::default();
     pool.report("a", 5.0, 0.0);
     let number = Err(NoNumber::Failed("pool shop/shop, query \"x\": it yields no series".to_owned()));
-    pool.overrides.insert(api::Signal::WaitingClients, OwnAnswer { query: "x".to_owned(), number });
+    pool.overrides.insert(api::Signal::WaitingClients, OverrideAnswer { query: "x".to_owned(), number });
     let load = pool.tick(&["a"]);
     assert_eq!(hold_of(&load), (HoldReason::InvalidOverride, "pool shop/shop, query \"x\": it yields no series"));
     pool.answers(api::Signal::WaitingClients, f64::NAN);
     assert_eq!(hold_of(&pool.tick(&["a"])).0, HoldReason::InvalidOverride);
     let number = Err(NoNumber::NotAllowed("not in this namespace".to_owned()));
-    pool.overrides.insert(api::Signal::WaitingClients, OwnAnswer { query: "x".to_owned(), number });
+    pool.overrides.insert(api::Signal::WaitingClients, OverrideAnswer { query: "x".to_owned(), number });
     let load = pool.tick(&["a"]);
     assert_eq!(hold_of(&load), (HoldReason::OverrideNotAllowed, "not in this namespace"));
 }

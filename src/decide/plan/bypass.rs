@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     api::{
-        conditions::{CLIENTS_POOLED, Observed as Condition},
+        conditions::{CLIENTS_POOLED, ObservedCondition as Condition},
         reasons,
     },
     contract::Bypass,
@@ -14,7 +14,7 @@ use crate::{
 
 /// What such connections mean: the limit of the pool does not hold them, and the database has to carry both.
 pub(super) fn clients_pooled(observed: &Observed) -> Condition {
-    let told = observed.pods.iter().filter_map(|pod| Some((pod, pod.proof.report()?.bypass.as_ref()?)));
+    let told = observed.pods.iter().filter_map(|pod| Some((pod, pod.answer.report()?.bypass.as_ref()?)));
     let told: Vec<(&PodSeen, &Bypass)> = told.collect();
     let past: Vec<&(&PodSeen, &Bypass)> = told.iter().filter(|(_, bypass)| bypass.connections > 0).collect();
     let Some((pod, bypass)) = past.iter().max_by_key(|(_, bypass)| bypass.connections) else {

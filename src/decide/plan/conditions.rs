@@ -3,7 +3,7 @@
 use super::{
     Figures, bypass, memory,
     observed::{
-        Annotation, BudgetSeen, GatewaySeen, Observed, PodSeen, PodsRefused, Poolers, Proof, ROLLOUT, SidecarSeen,
+        AgentAnswer, Annotation, BudgetSeen, GatewaySeen, Observed, PodSeen, PodsRefused, Poolers, ROLLOUT, SidecarSeen,
     },
     revision::{Rollout, unknown as unknown_settings},
     troubles,
@@ -13,8 +13,8 @@ use crate::{
         Mode,
         conditions::{
             ABLE_TO_SCALE, ACCEPTED, CLIENTS_ACCEPTED, CLIENTS_POOLED, ConditionStatus, GATEWAY_AVAILABLE, INJECTED,
-            LEAK_DETECTED, Observed as Condition, PAUSED, PODS_CURRENT, PROGRESSING, PROVEN, READY, RECONNECTED,
-            SCALING_ACTIVE, SCALING_LIMITED, SIDECAR_MEMORY, UPSTREAM_HEALTHY,
+            LEAK_DETECTED, ObservedCondition as Condition, PAUSED, PODS_CURRENT, PROGRESSING, PROVEN, READY,
+            RECONNECTED, SCALING_ACTIVE, SCALING_LIMITED, SIDECAR_MEMORY, UPSTREAM_HEALTHY,
         },
         reasons,
     },
@@ -370,8 +370,8 @@ fn proven(observed: &Observed, figures: &Figures) -> Condition {
         .pods
         .iter()
         .filter(|pod| pod.sidecar == SidecarSeen::Running)
-        .filter_map(|pod| match &pod.proof {
-            Proof::Unreachable { since, error, .. } if observed.now - since >= UNREACHABLE_AFTER_SECONDS => {
+        .filter_map(|pod| match &pod.answer {
+            AgentAnswer::Unreachable { since, error, .. } if observed.now - since >= UNREACHABLE_AFTER_SECONDS => {
                 Some((pod, error))
             }
             _ => None,
@@ -391,8 +391,8 @@ fn proven(observed: &Observed, figures: &Figures) -> Condition {
             ),
         );
     }
-    let complaint = observed.pods.iter().find_map(|pod| match &pod.proof {
-        Proof::Report(report) if !report.message.is_empty() => Some((pod, report.message.as_str())),
+    let complaint = observed.pods.iter().find_map(|pod| match &pod.answer {
+        AgentAnswer::Report(report) if !report.message.is_empty() => Some((pod, report.message.as_str())),
         _ => None,
     });
     let damaged = observed.pods.iter().find_map(|pod| match (&pod.grant, &pod.revision) {
@@ -417,7 +417,7 @@ fn proven(observed: &Observed, figures: &Figures) -> Condition {
     }
     let all = format!("all {pods} pods run what they should, read back from their poolers");
     let by_login =
-        |pod: &&PodSeen| pod.proof.report().is_some_and(|report| report.proof == Some(ProofMode::ConnectOnly));
+        |pod: &&PodSeen| pod.answer.report().is_some_and(|report| report.proof == Some(ProofMode::ConnectOnly));
     match observed.pods.iter().filter(by_login).count() {
         0 => yes(PROVEN, reasons::ALL_PROVEN, all),
         some => yes(
@@ -602,9 +602,9 @@ fn upstream_healthy(observed: &Observed) -> Condition {
     let all: Vec<(&str, &UpstreamSeen)> = observed
         .pods
         .iter()
-        .filter_map(|pod| match &pod.proof {
-            Proof::Report(report) => Some((pod.name.as_str(), report.upstream.as_ref()?)),
-            Proof::NotAsked | Proof::Unreachable { .. } => None,
+        .filter_map(|pod| match &pod.answer {
+            AgentAnswer::Report(report) => Some((pod.name.as_str(), report.upstream.as_ref()?)),
+            AgentAnswer::NotAsked | AgentAnswer::Unreachable { .. } => None,
         })
         .collect();
     let of = |state| all.iter().filter(move |(_, upstream)| upstream.state == state);
@@ -690,9 +690,9 @@ fn leak_kinds(observed: &Observed) -> (LeakKinds, Option<String>) {
 }
 
 fn said_of_leaks(pod: &PodSeen) -> Option<&LeakKinds> {
-    match &pod.proof {
-        Proof::Report(report) => report.leaks.as_ref(),
-        Proof::NotAsked | Proof::Unreachable { .. } => None,
+    match &pod.answer {
+        AgentAnswer::Report(report) => report.leaks.as_ref(),
+        AgentAnswer::NotAsked | AgentAnswer::Unreachable { .. } => None,
     }
 }
 
@@ -773,7 +773,7 @@ fn reconnected(observed: &Observed) -> Option<Condition> {
     let asked_since = observed.revisions.iter().filter(|revision| revision.settings.as_ref().is_some_and(asks));
     let asked_since = asked_since.map(|revision| revision.created).min();
     let done = |pod: &PodSeen| {
-        let told = pod.proof.report()?.reconnected.clone()?;
+        let told = pod.answer.report()?.reconnected.clone()?;
         (told.at.as_str() >= at && told.remaining.is_some()).then_some(told)
     };
     // whoever began after it was asked for, or has not begun, has no older connection: it counts once its agent says so
@@ -786,7 +786,7 @@ fn reconnected(observed: &Observed) -> Option<Condition> {
     let outdated = counted().filter(|(pod, _)| {
         let asked = pod.revision.last_known().and_then(|document| document.pools.get(name));
         let asked = asked.filter(|asked| asks(&asked.settings));
-        let says_nothing = pod.proof.report().filter(|report| report.reconnected.is_none());
+        let says_nothing = pod.answer.report().filter(|report| report.reconnected.is_none());
         says_nothing.is_some_and(|report| asked.is_some_and(|asked| report.revision == Some(asked.revision)))
     });
     let (pods, outdated) = (counted().count(), outdated.count());

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::observed::{Annotation, Observed, PodSeen, Proof};
+use super::observed::{AgentAnswer, Annotation, Observed, PodSeen};
 use crate::{
     contract::{Document, GrantDocument, LimitSource, PodGrant, Stamp, StatusReport},
     decide::{
         effective::EffectivePool,
-        shares::{self, Division, Move, Pod, PodDemand, PodPhase},
+        shares::{self, Claimant, Move, PodDemand, PodPhase, SharingRule},
     },
 };
 
@@ -27,12 +27,12 @@ pub(super) struct Grants {
 }
 
 /// What is divided, from what is in force; while frozen, what starts must have something and what runs keeps what it has.
-fn division(effective: &EffectivePool, target: u32, max_allowed: u32, frozen: bool) -> Division {
+fn rule(effective: &EffectivePool, target: u32, max_allowed: u32, frozen: bool) -> SharingRule {
     match (effective.fixed_limit_per_pod, effective.settings.scaling.limit_source) {
-        (Some(limit_per_pod), _) => Division::Fixed { limit_per_pod },
-        (None, _) if frozen => Division::Kept { max_allowed },
-        (None, LimitSource::Share) => Division::Target { target, max_allowed },
-        (None, LimitSource::LocalReaction) => Division::ByDemand { max_allowed },
+        (Some(limit_per_pod), _) => SharingRule::Fixed { limit_per_pod },
+        (None, _) if frozen => SharingRule::Kept { max_allowed },
+        (None, LimitSource::Share) => SharingRule::Target { target, max_allowed },
+        (None, LimitSource::LocalReaction) => SharingRule::ByDemand { max_allowed },
     }
 }
 
@@ -55,9 +55,9 @@ pub(super) fn plan(
     let floors = running.saturating_mul(effective.floor_per_pod.max(1));
     let most = lets_in
         .map_or(effective.max_allowed, |most| effective.max_allowed.min(most.saturating_add(sessions).max(floors)));
-    let division = division(effective, wanted, most, frozen);
-    let pods: Vec<Pod> = observed.pods.iter().map(|pod| as_pod(pod, name, division, for_sessions)).collect();
-    let plan = shares::step(&pods, effective.floor_per_pod, division);
+    let rule = rule(effective, wanted, most, frozen);
+    let pods: Vec<Claimant> = observed.pods.iter().map(|pod| as_pod(pod, name, rule, for_sessions)).collect();
+    let plan = shares::step(&pods, effective.floor_per_pod, rule);
 
     let mut writes: Vec<(usize, PodGrant, Option<Move>)> = plan
         .writes
@@ -65,7 +65,7 @@ pub(super) fn plan(
         // frozen: what runs changes only to make room for what starts
         .filter(|write| {
             let is_new = pods[write.pod].grant.is_none_or(|grant| grant.seq == 0);
-            let makes_room = division.most().is_some() && write.move_ != Move::Refloor;
+            let makes_room = rule.most().is_some() && write.move_ != Move::Refloor;
             !frozen || is_new || makes_room || write.move_ == Move::Settle
         })
         .map(|write| (write.pod, write.grant, Some(write.move_)))
@@ -101,9 +101,9 @@ pub(super) fn plan(
 }
 
 /// A pod as the division of shares sees it.
-fn as_pod<'a>(pod: &'a PodSeen, pool: &str, division: Division, for_sessions: u32) -> Pod<'a> {
+fn as_pod<'a>(pod: &'a PodSeen, pool: &str, rule: SharingRule, for_sessions: u32) -> Claimant<'a> {
     let annotated = pod.grant.last_known().and_then(|document| document.pools.get(pool)).copied();
-    let report = pod.proof.report().filter(|report| report.pool == pool);
+    let report = pod.answer.report().filter(|report| report.pool == pool);
     let grant = match (annotated, &pod.grant, report) {
         // an older annotation has come back, from a backup say: the agent takes it for an old one and stays with what it has, which
         // counts until a newer one was written
@@ -117,7 +117,7 @@ fn as_pod<'a>(pod: &'a PodSeen, pool: &str, division: Division, for_sessions: u3
         }
         // damaged, and nobody remembers: all of it may have been granted
         (None, Annotation::Unreadable { .. }, _) => {
-            Some(PodGrant { granted: division.most().unwrap_or_default(), ..PodGrant::default() })
+            Some(PodGrant { granted: rule.most().unwrap_or_default(), ..PodGrant::default() })
         }
         (None, ..) => None,
     };
@@ -135,7 +135,7 @@ fn as_pod<'a>(pod: &'a PodSeen, pool: &str, division: Division, for_sessions: u3
         None if pod.doubtful_granted > 0 => Some(PodGrant { granted: pod.doubtful_granted, ..PodGrant::default() }),
         grant => grant,
     };
-    Pod {
+    Claimant {
         uid: &pod.uid,
         created_seconds: pod.created,
         phase: pod.phase,
@@ -145,7 +145,7 @@ fn as_pod<'a>(pod: &'a PodSeen, pool: &str, division: Division, for_sessions: u3
             mean: demand.mean + f64::from(for_sessions),
             peak: demand.peak + f64::from(for_sessions),
         }),
-        tries: tries(&pod.proof, pool).map_or(0, |tries| tries.saturating_add(for_sessions)),
+        tries: tries(&pod.answer, pool).map_or(0, |tries| tries.saturating_add(for_sessions)),
     }
 }
 
@@ -162,8 +162,8 @@ fn is_behind(pod: &PodSeen, pool: &str) -> bool {
 }
 
 /// What the agent tries to hold while the database refuses more: the next one, unless its load has gone.
-fn tries(proof: &Proof, pool: &str) -> Option<u32> {
-    let Proof::Report(report) = proof else { return None };
+fn tries(proof: &AgentAnswer, pool: &str) -> Option<u32> {
+    let AgentAnswer::Report(report) = proof else { return None };
     let full = report.server_full.as_ref().filter(|_| report.pool == pool)?;
     let held = report.held.map_or(full.at_most, |held| held.held);
     Some(full.at_most.min(held.saturating_add(1)))
@@ -171,26 +171,28 @@ fn tries(proof: &Proof, pool: &str) -> Option<u32> {
 
 /// What the agent proved: the share in force by the console's own answer, and what is open; else what Prometheus has of it. What
 /// is in force by it counts for the newest grant alone, what is open counts anyhow.
-fn proof(pod: &PodSeen, pool: &str) -> Option<shares::Proof> {
+fn proof(pod: &PodSeen, pool: &str) -> Option<shares::GrantProof> {
     let newest = stamp(pod, pool);
-    let told = pod.proof.report().filter(|report| report.pool == pool).and_then(|report| {
+    let told = pod.answer.report().filter(|report| report.pool == pool).and_then(|report| {
         let held = report.held?.held;
         let seq = if newest.is_after(stamp_of(report)) { 0 } else { newest.seq };
         // the share counts as in force only as far as the pooler's own bound says so
         let bound =
             report.limits.map_or(report.share, |limits| if limits.paused { 0 } else { limits.max_db_connections });
-        Some(shares::Proof { seq, share: report.share.max(bound), held })
+        Some(shares::GrantProof { seq, share: report.share.max(bound), held })
     });
     // a metric has no epoch: a number beyond the newest is of an epoch before
-    let measured =
-        || pod.measured.map(|proof| shares::Proof { seq: if proof.seq > newest.seq { 0 } else { proof.seq }, ..proof });
+    let measured = || {
+        pod.measured
+            .map(|proof| shares::GrantProof { seq: if proof.seq > newest.seq { 0 } else { proof.seq }, ..proof })
+    };
     told.or_else(measured)
 }
 
 /// Where the newest grant of the pod stands that anybody knows of: the annotation, or what its agent has seen.
 fn stamp(pod: &PodSeen, pool: &str) -> Stamp {
     let annotated = pod.grant.last_known().and_then(|document| document.stamp(pool)).unwrap_or_default();
-    let seen = pod.proof.report().filter(|report| report.pool == pool).map(stamp_of);
+    let seen = pod.answer.report().filter(|report| report.pool == pool).map(stamp_of);
     seen.filter(|seen| seen.is_after(annotated)).unwrap_or(annotated)
 }
 
@@ -212,6 +214,6 @@ pub(super) fn document(pod: &PodSeen, pool: &str, epoch: u64, grant: PodGrant) -
 pub(super) fn is_proven(pod: &PodSeen, pool: &str) -> bool {
     let Some(document) = pod.grant.last_known() else { return false };
     let (Some(grant), Some(annotated)) = (document.pools.get(pool), document.stamp(pool)) else { return false };
-    let Proof::Report(report) = &pod.proof else { return false };
+    let AgentAnswer::Report(report) = &pod.answer else { return false };
     report.pool == pool && !annotated.is_after(stamp_of(report)) && report.share == grant.share
 }

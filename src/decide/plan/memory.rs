@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     api::{
-        conditions::{Observed as Condition, SIDECAR_MEMORY},
+        conditions::{ObservedCondition as Condition, SIDECAR_MEMORY},
         reasons,
     },
     contract::{MemoryReport, StatusReport, TrustReport},

@@ -17,11 +17,11 @@ mod troubles;
 use std::{collections::BTreeMap, sync::Arc};
 
 pub use observed::{
-    Annotation, BudgetSeen, Change, Failure, GatewaySeen, LoadSeen, Observed, PodFacts, PodSeen, PodsRefused, Poolers,
-    Proof, ROLLOUT, RevisionSeen, Rival, SidecarSeen, SizingSeen, Trouble, Uninjected, UnixSeconds,
+    AgentAnswer, Annotation, BudgetSeen, FailedWrite, GatewaySeen, LoadSeen, Observed, PodFacts, PodSeen, PodsRefused,
+    Poolers, ROLLOUT, RevisionSeen, Rival, SidecarSeen, SizingSeen, TargetChange, Trouble, Uninjected, UnixSeconds,
 };
-pub use report::{EventKind, EventNote, Report};
-pub use revision::{NewRevision, Progress};
+pub use report::{EventKind, EventNote, PoolReport};
+pub use revision::{NewRevision, RolloutProgress};
 
 use grants::Grants;
 
@@ -46,13 +46,13 @@ pub struct Plan {
     /// kind a leak is.
     pub open: Vec<String>,
     /// Status and conditions.
-    pub report: Report,
+    pub report: PoolReport,
     /// Events.
     pub events: Vec<EventNote>,
     /// Names of revisions that the history limit drops.
     pub prune: Vec<String>,
     /// To be given back with the next [`Observed`].
-    pub progress: Option<Progress>,
+    pub progress: Option<RolloutProgress>,
 }
 
 /// One write on one pod: a merge patch of its annotations.
@@ -95,11 +95,11 @@ struct Figures {
 
 /// Makes the plan. `progress` is what the last plan of this pool returned; `cannot_render` says why the pooler's driver
 /// refuses the settings.
-pub fn plan(observed: &Observed, progress: Option<Progress>, cannot_render: Option<&str>) -> Plan {
+pub fn plan(observed: &Observed, progress: Option<RolloutProgress>, cannot_render: Option<&str>) -> Plan {
     let name = observed.pool.metadata.name.as_deref().unwrap_or_default();
     let Ok(effective) = observed.effective else { return refused(observed, name) };
     let frozen = observed.pool.spec.paused;
-    let may_create = Failure::lets_try(observed.failure);
+    let may_create = FailedWrite::lets_try(observed.failure);
 
     // settings that cannot work are never rolled out: what the newest revision says stays
     let newest = revision::believable(observed.revisions).max_by_key(|revision| revision.number);
@@ -161,7 +161,7 @@ fn patches(observed: &Observed, name: &str, grants: &Grants, rollout: &revision:
     }
     let mut documents = BTreeMap::new();
     // a pod that could not be written holds up no other
-    let may_be_written = |index: &usize| Failure::lets_try(observed.pods[*index].failure.as_ref());
+    let may_be_written = |index: &usize| FailedWrite::lets_try(observed.pods[*index].failure.as_ref());
     let now = order.into_iter().filter(may_be_written).take(observed.most_writes);
     now.map(|index| {
         let pod = &observed.pods[index];
@@ -230,11 +230,12 @@ fn refused(observed: &Observed, name: &str) -> Plan {
 /// The target in force: what the sizing decided, and before it has, what was in force.
 fn target(observed: &Observed, effective: &EffectivePool) -> u32 {
     let before = || {
-        let told = observed.told.and_then(|status| status.recommendation).map(|recommendation| recommendation.target);
+        let recommended =
+            observed.status.and_then(|status| status.recommendation).map(|recommendation| recommendation.target);
         let name = observed.pool.metadata.name.as_deref().unwrap_or_default();
         let shares = observed.pods.iter().filter_map(|pod| pod.grant.last_known()?.pools.get(name));
         let share = shares.fold(0, |sum: u32, grant| sum.saturating_add(grant.share));
-        effective.target_before(told, share)
+        effective.target_before(recommended, share)
     };
     let wanted = observed.sizing.map_or_else(before, |sizing| sizing.decision.size);
     wanted.clamp(effective.min_allowed, effective.max_allowed)
@@ -245,13 +246,13 @@ fn refused_beyond(observed: &Observed, effective: &EffectivePool, pool: &str) ->
     let for_sessions = effective.settings.for_sessions();
     refused::of_pool(observed.pods.iter().map(|pod| {
         let share = pod.grant.last_known().and_then(|document| document.pools.get(pool)).map_or(0, |grant| grant.share);
-        refused::PodSeen::of(pod.proof.report(), pod.proof.server_full(observed.now), share, for_sessions)
+        refused::PodCeiling::of(pod.answer.report(), pod.answer.server_full(observed.now), share, for_sessions)
     }))
 }
 
 /// Whether the database lets a pod open nothing at all while others have what they have.
 fn is_starved(observed: &Observed) -> bool {
-    let mut refusals = observed.pods.iter().filter_map(|pod| pod.proof.server_full(observed.now));
+    let mut refusals = observed.pods.iter().filter_map(|pod| pod.answer.server_full(observed.now));
     refusals.any(|full| full.refused_beyond == 0)
 }
 

@@ -6,7 +6,7 @@ use crate::{
     api::{ConnectionPool, ConnectionPoolStatus},
     contract::{GrantDocument, Injection, RevisionDocument, ServerFull, Settings, StatusReport},
     decide::{
-        effective::{EffectivePool, Refusal},
+        effective::{EffectivePool, PoolRefusal},
         guard::refused::FORGOTTEN_SECONDS,
         shares::{self, PodDemand, PodPhase},
         sizing::Decision,
@@ -28,10 +28,10 @@ pub struct Observed<'a> {
     pub epoch: u64,
     /// The pool.
     pub pool: &'a ConnectionPool,
-    /// What was told last: its status as written, which may be newer than the one in `pool`.
-    pub told: Option<&'a ConnectionPoolStatus>,
+    /// Its status as it was written last, which may be newer than the one in `pool`.
+    pub status: Option<&'a ConnectionPoolStatus>,
     /// What is in force, or why nothing can be.
-    pub effective: Result<&'a EffectivePool, &'a Refusal>,
+    pub effective: Result<&'a EffectivePool, &'a PoolRefusal>,
     /// Whether the budget that it names exists.
     pub budget: BudgetSeen,
     /// An older pool that selects the same pods.
@@ -53,7 +53,7 @@ pub struct Observed<'a> {
     /// What the sizing said last; none before the first tick.
     pub sizing: Option<&'a SizingSeen>,
     /// The last creation or deletion of a revision, if it failed.
-    pub failure: Option<&'a Failure>,
+    pub failure: Option<&'a FailedWrite>,
     /// So many writes on pods are wanted at most.
     pub most_writes: usize,
 }
@@ -137,15 +137,15 @@ pub struct PodSeen {
     /// As the API server tells of it.
     pub facts: Arc<PodFacts>,
     /// What its agent said last.
-    pub proof: Proof,
+    pub answer: AgentAnswer,
     /// What Prometheus says of its grant: slower, and all there is while the agent cannot be asked.
-    pub measured: Option<shares::Proof>,
+    pub measured: Option<shares::GrantProof>,
     /// What its load asks for.
     pub demand: Option<PodDemand>,
     /// True when Prometheus has figures of it.
     pub reporting: bool,
     /// The last write on it, if it failed.
-    pub failure: Option<Failure>,
+    pub failure: Option<FailedWrite>,
 }
 
 impl Deref for PodSeen {
@@ -205,7 +205,7 @@ impl<T> Annotation<T> {
 
 /// What an agent said.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Proof {
+pub enum AgentAnswer {
     /// It has not been asked yet.
     NotAsked,
     /// It answered, with the uid of this pod.
@@ -221,7 +221,7 @@ pub enum Proof {
     },
 }
 
-impl Proof {
+impl AgentAnswer {
     /// The newest answer, old or not. What it proved about a grant stays true until the annotation changes.
     pub fn report(&self) -> Option<&StatusReport> {
         match self {
@@ -283,7 +283,7 @@ pub struct SizingSeen {
     /// Why the load is not known: reason and message.
     pub trouble: Option<Trouble>,
     /// The last decision that changed the target.
-    pub change: Option<Change>,
+    pub change: Option<TargetChange>,
     /// That answers go back and forth, and what to do; None while they do not.
     pub alternation: Option<String>,
 }
@@ -319,7 +319,7 @@ pub struct Trouble {
 
 /// A decision that changed the target.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct TargetChange {
     /// Identifies it in logs, events and status.
     pub id: String,
     /// What decided it.
@@ -336,7 +336,7 @@ pub struct Change {
 
 /// A change that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub struct FailedWrite {
     /// How often in a row.
     pub times: u32,
     /// Whether it is time to try again. The shell knows it by a clock that nobody can set back.
@@ -345,7 +345,7 @@ pub struct Failure {
     pub error: String,
 }
 
-impl Failure {
+impl FailedWrite {
     /// Whether nothing failed, or it is time to try again.
     pub fn lets_try(failure: Option<&Self>) -> bool {
         failure.is_none_or(|failure| failure.is_due)

@@ -2,7 +2,7 @@
 
 use super::{
     Figures, conditions,
-    observed::{Change, GatewaySeen, Observed, Poolers, Proof, UnixSeconds},
+    observed::{AgentAnswer, GatewaySeen, Observed, Poolers, TargetChange, UnixSeconds},
     revision::Rollout,
 };
 use crate::{
@@ -10,8 +10,8 @@ use crate::{
         Confidence, Effective, GatewayStatus, Load, Mode, PodCounts, Recommendation, RevisionStatus,
         conditions::{
             ABLE_TO_SCALE, ACCEPTED, CLIENTS_ACCEPTED, CLIENTS_POOLED, ConditionStatus, GATEWAY_AVAILABLE, INJECTED,
-            LEAK_DETECTED, Observed as Condition, PODS_CURRENT, PROGRESSING, PROVEN, RECONNECTED, SCALING_ACTIVE,
-            SCALING_LIMITED, SIDECAR_MEMORY, UPSTREAM_HEALTHY,
+            LEAK_DETECTED, ObservedCondition as Condition, PODS_CURRENT, PROGRESSING, PROVEN, RECONNECTED,
+            SCALING_ACTIVE, SCALING_LIMITED, SIDECAR_MEMORY, UPSTREAM_HEALTHY,
         },
         reasons,
     },
@@ -23,7 +23,7 @@ const CAPABILITIES: [&str; 2] = ["OnlineResize", "ClientIdleTimeout"];
 
 /// The status of a pool, without the times that the shell adds.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Report {
+pub struct PoolReport {
     /// All of it in one sentence.
     pub summary: String,
     /// Sum of the limits of the pods, read back; none while no pod has told.
@@ -35,7 +35,7 @@ pub struct Report {
     /// The load that was seen.
     pub load: Option<Load>,
     /// The last decision that changed the target.
-    pub change: Option<Change>,
+    pub change: Option<TargetChange>,
     /// Pods, counted.
     pub pods: PodCounts,
     /// The gateway; none with another topology, and before its Deployment exists.
@@ -72,7 +72,12 @@ pub struct EventNote {
     pub note: String,
 }
 
-pub(super) fn report(observed: &Observed, rollout: &Rollout, figures: &Figures, cannot_render: Option<&str>) -> Report {
+pub(super) fn report(
+    observed: &Observed,
+    rollout: &Rollout,
+    figures: &Figures,
+    cannot_render: Option<&str>,
+) -> PoolReport {
     let decision = observed.sizing.map(|sizing| &sizing.decision);
     let recommendation = decision.map(|decision| {
         let sizing::Recommendation { target, lower_bound, upper_bound, uncapped_target, confidence } =
@@ -94,8 +99,8 @@ pub(super) fn report(observed: &Observed, rollout: &Rollout, figures: &Figures, 
     let limits: Vec<u32> = observed
         .pods
         .iter()
-        .filter_map(|pod| match &pod.proof {
-            Proof::Report(report) => report.limits.map(|limits| if limits.paused { 0 } else { limits.pool_size }),
+        .filter_map(|pod| match &pod.answer {
+            AgentAnswer::Report(report) => report.limits.map(|limits| if limits.paused { 0 } else { limits.pool_size }),
             _ => None,
         })
         .collect();
@@ -107,8 +112,8 @@ pub(super) fn report(observed: &Observed, rollout: &Rollout, figures: &Figures, 
         max_allowed: effective.max_allowed,
     });
     let conditions = conditions::all(observed, rollout, figures, cannot_render);
-    let told = observed.told;
-    Report {
+    let before = observed.status.and_then(|status| status.revision.as_ref());
+    PoolReport {
         summary: summary(observed, figures, current_size, &conditions),
         current_size,
         share: figures.share,
@@ -118,11 +123,10 @@ pub(super) fn report(observed: &Observed, rollout: &Rollout, figures: &Figures, 
         pods: counts(observed, figures),
         gateway: observed.gateway.as_ref().and_then(gateway),
         revision: if rollout.updated > 0 {
-            let failed_hashes =
-                told.and_then(|told| told.revision.as_ref()).map(|told| told.failed_hashes.clone()).unwrap_or_default();
+            let failed_hashes = before.map(|before| before.failed_hashes.clone()).unwrap_or_default();
             Some(RevisionStatus { stable: rollout.stable, updated: rollout.updated, failed_hashes })
         } else {
-            told.and_then(|told| told.revision.clone())
+            before.cloned()
         },
         effective,
         capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
@@ -199,14 +203,14 @@ const fn as_api(confidence: sizing::Confidence) -> Confidence {
 }
 
 /// Events: a target that changed, a revision that was created, conditions that turned.
-pub(super) fn events(observed: &Observed, rollout: &Rollout, report: &Report) -> Vec<EventNote> {
+pub(super) fn events(observed: &Observed, rollout: &Rollout, report: &PoolReport) -> Vec<EventNote> {
     let mut events = Vec::new();
-    let told = observed.told;
-    let told_change = told.and_then(|told| told.last_decision.as_ref()).map(|decision| decision.id.as_str());
+    let last_decision =
+        observed.status.and_then(|status| status.last_decision.as_ref()).map(|decision| decision.id.as_str());
     if let Some(change) = &report.change
-        && told_change != Some(change.id.as_str())
+        && last_decision != Some(change.id.as_str())
     {
-        let Change { id, from, to, message, reason, .. } = change;
+        let TargetChange { id, from, to, message, reason, .. } = change;
         events.push(EventNote {
             kind: EventKind::Normal,
             reason: reasons::RESIZED.to_owned(),
@@ -232,12 +236,12 @@ pub(super) fn events(observed: &Observed, rollout: &Rollout, report: &Report) ->
 }
 
 /// The event of server connections that were renewed as asked for, once for each time that was asked.
-fn reconnected(observed: &Observed, report: &Report) -> Option<EventNote> {
+fn reconnected(observed: &Observed, report: &PoolReport) -> Option<EventNote> {
     let done = |condition: &&Condition| condition.type_ == RECONNECTED && condition.status == ConditionStatus::True;
-    let some_told =
-        || observed.pods.iter().any(|pod| pod.proof.report().is_some_and(|told| told.reconnected.is_some()));
-    let now = report.conditions.iter().find(done).filter(|_| some_told())?;
-    let before = observed.told?.conditions.iter().find(|told| told.type_ == RECONNECTED);
+    let some_report_it =
+        || observed.pods.iter().any(|pod| pod.answer.report().is_some_and(|report| report.reconnected.is_some()));
+    let now = report.conditions.iter().find(done).filter(|_| some_report_it())?;
+    let before = observed.status?.conditions.iter().find(|known| known.type_ == RECONNECTED);
     let at = observed.effective.ok()?.settings.reconnected_at.as_deref()?;
     let was_told = before.is_some_and(|before| before.status == now.status.as_str() && before.message.ends_with(at));
     (!was_told).then(|| EventNote {
@@ -278,7 +282,8 @@ fn turned(observed: &Observed, condition: &Condition) -> Option<EventNote> {
     let counts = |status: &str, reason: &str| {
         (status == bad.as_str() || reason == reasons::UPSTREAM_SILENT) && !WITHOUT_EVENT.contains(&reason)
     };
-    let before = observed.told.and_then(|told| told.conditions.iter().find(|told| told.type_ == condition.type_));
+    let before =
+        observed.status.and_then(|status| status.conditions.iter().find(|known| known.type_ == condition.type_));
     let was_bad = before.is_some_and(|before| counts(&before.status, &before.reason));
     let is_bad = counts(condition.status.as_str(), condition.reason);
     // a leak that is over is gone from what its agent says before it is gone from Prometheus
@@ -304,7 +309,7 @@ fn turned(observed: &Observed, condition: &Condition) -> Option<EventNote> {
     None
 }
 
-impl Report {
+impl PoolReport {
     /// When the target changed last.
     pub fn last_change(&self) -> Option<UnixSeconds> {
         self.change.as_ref().map(|change| change.at)

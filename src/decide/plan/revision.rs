@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use super::observed::{Annotation, Observed, PodSeen, Proof, RevisionSeen, SidecarSeen, UnixSeconds};
+use super::observed::{AgentAnswer, Annotation, Observed, PodSeen, RevisionSeen, SidecarSeen, UnixSeconds};
 use crate::{
     contract::{PoolRevision, Settings, unknown_to},
     decide::{effective, shares::PodPhase},
@@ -31,7 +31,7 @@ pub struct NewRevision {
 
 /// How far a rollout has come, to be given back the next time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
+pub struct RolloutProgress {
     /// The revision that is rolled out.
     pub revision: u64,
     /// Pods proven to run it.
@@ -62,30 +62,30 @@ pub(super) struct Rollout {
     /// True when `proven` has not risen within the deadline.
     pub is_stuck: bool,
     /// To be given back.
-    pub progress: Option<Progress>,
+    pub progress: Option<RolloutProgress>,
 }
 
 /// What bounds a rollout.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
-    pub allowed: effective::Pace,
+    pub allowed: effective::RolloutStrategy,
     /// Pods that run something keep it.
     pub frozen: bool,
 }
 
-pub(super) fn plan(observed: &Observed, settings: &Settings, pace: Pace, before: Option<Progress>) -> Rollout {
+pub(super) fn plan(observed: &Observed, settings: &Settings, pace: Pace, before: Option<RolloutProgress>) -> Rollout {
     let name = observed.pool.metadata.name.as_deref().unwrap_or_default();
     let Pace { allowed, frozen } = pace;
     let mut revisions: Vec<&RevisionSeen> = believable(observed.revisions).collect();
     revisions.sort_by_key(|revision| revision.number);
-    let told = observed.told.and_then(|status| status.revision.as_ref());
+    let in_status = observed.status.and_then(|status| status.revision.as_ref());
 
     let newest = revisions.last().copied().filter(|newest| newest.settings.as_ref() == Some(settings));
     let (updated, create) = if let Some(newest) = newest {
         (newest.number, None)
     } else {
         let used = revisions.iter().map(|revision| revision.number);
-        let own = used.chain(told.map(|told| told.updated)).filter(|&number| number < FIRST_FORGED);
+        let own = used.chain(in_status.map(|revision| revision.updated)).filter(|&number| number < FIRST_FORGED);
         // what others took or pods carry may be an earlier pool's, and may be made up: it is never used, and counted from only
         // as far as ours are far from their end
         let taken: HashSet<u64> = observed.taken_numbers.iter().copied().chain(in_use(observed, name)).collect();
@@ -108,7 +108,7 @@ pub(super) fn plan(observed: &Observed, settings: &Settings, pace: Pace, before:
         updated
     } else {
         let newest_running = observed.pods.iter().filter_map(|pod| on_pod(pod, name)).map(|pool| pool.revision).max();
-        let before = told.map(|told| told.stable).filter(|&stable| known(stable).is_some());
+        let before = in_status.map(|revision| revision.stable).filter(|&stable| known(stable).is_some());
         before.or(newest_running.filter(|&running| known(running).is_some())).unwrap_or(updated)
     };
     let stable_revision = known(stable).unwrap_or_else(|| target.clone());
@@ -159,7 +159,7 @@ pub(super) fn plan(observed: &Observed, settings: &Settings, pace: Pace, before:
     let progress = match before {
         // who waits for somebody is not stuck
         Some(before) if before.revision == updated && before.proven == proven && awaiting_promotion == 0 => before,
-        _ => Progress { revision: updated, proven, since: observed.now },
+        _ => RolloutProgress { revision: updated, proven, since: observed.now },
     };
     let deadline_seconds = i64::from(allowed.progress_deadline_seconds);
     let is_stuck = proven < members.len() && !frozen && observed.now - progress.since > deadline_seconds;
@@ -203,7 +203,7 @@ fn as_usize(count: u32) -> usize {
 
 /// True when the pod's agent has a process that waits for somebody to promote it.
 fn awaits(pod: &PodSeen) -> bool {
-    pod.proof.report().and_then(|report| report.other).is_some_and(|other| other.awaiting_promotion)
+    pod.answer.report().and_then(|report| report.other).is_some_and(|other| other.awaiting_promotion)
 }
 
 /// What the pod's annotation says of this pool.
@@ -214,11 +214,11 @@ fn on_pod<'a>(pod: &'a PodSeen, pool: &str) -> Option<&'a PoolRevision> {
 /// True when the pod's agent read `revision` back from its pooler, and understands all of it.
 pub(super) fn runs(pod: &PodSeen, pool: &str, revision: u64) -> bool {
     let Some(on_pod) = on_pod(pod, pool).filter(|on_pod| on_pod.revision == revision) else { return false };
-    matches!(&pod.proof, Proof::Report(report) if report.revision == Some(revision) && unknown_to(report, &on_pod.settings).is_empty())
+    matches!(&pod.answer, AgentAnswer::Report(report) if report.revision == Some(revision) && unknown_to(report, &on_pod.settings).is_empty())
 }
 
 /// The settings that the pod's agent tells to be in force and has never heard of.
 pub(super) fn unknown(pod: &PodSeen, pool: &str) -> Vec<&'static str> {
-    let (Some(on_pod), Proof::Report(report)) = (on_pod(pod, pool), &pod.proof) else { return Vec::new() };
+    let (Some(on_pod), AgentAnswer::Report(report)) = (on_pod(pod, pool), &pod.answer) else { return Vec::new() };
     if report.revision == Some(on_pod.revision) { unknown_to(report, &on_pod.settings) } else { Vec::new() }
 }

@@ -16,7 +16,7 @@ use crate::{
         StatusReport, TroubleSeen, TrustReport, Upstream, UpstreamSeen, UpstreamState,
     },
     decide::{
-        effective::{EffectivePool, Refusal, effective},
+        effective::{EffectivePool, PoolRefusal, effective},
         shares::{self, PodPhase},
         sizing::{Confidence, Decision, Explanation, Recommendation},
     },
@@ -31,9 +31,9 @@ struct World {
     effective: EffectivePool,
     pods: Vec<PodSeen>,
     revisions: Vec<RevisionSeen>,
-    told: ConnectionPoolStatus,
+    status: ConnectionPoolStatus,
     sizing: Option<SizingSeen>,
-    progress: Option<Progress>,
+    progress: Option<RolloutProgress>,
     epoch: u64,
     now: UnixSeconds,
     next_pod: u32,
@@ -48,7 +48,7 @@ impl World {
             effective,
             pods: Vec::new(),
             revisions: Vec::new(),
-            told: ConnectionPoolStatus::default(),
+            status: ConnectionPoolStatus::default(),
             sizing: None,
             progress: None,
             epoch: 3,
@@ -85,7 +85,7 @@ impl World {
         };
         self.pods.push(PodSeen {
             facts: Arc::new(facts),
-            proof: Proof::NotAsked,
+            answer: AgentAnswer::NotAsked,
             measured: None,
             demand: None,
             reporting: false,
@@ -104,7 +104,7 @@ impl World {
             now: self.now,
             epoch: self.epoch,
             pool: &self.pool,
-            told: Some(&self.told),
+            status: Some(&self.status),
             effective: Ok(&self.effective),
             budget: BudgetSeen::NotNamed,
             rival: None,
@@ -147,7 +147,7 @@ impl World {
             }
         }
         self.revisions.retain(|revision| !plan.prune.contains(&revision.name));
-        self.told.revision = plan.report.revision.clone();
+        self.status.revision = plan.report.revision.clone();
     }
 
     /// The agent of a pod does what its annotations say and tells so. It never takes an older grant for a newer one.
@@ -156,10 +156,10 @@ impl World {
         let (Annotation::Read(grant), Annotation::Read(revision)) = (&pod.grant, &pod.revision) else { return };
         let (Some(pod_grant), Some(revision)) = (grant.pools.get("shop"), revision.pools.get("shop")) else { return };
         let newest =
-            pod.proof.report().map_or_else(Stamp::default, |report| Stamp { epoch: report.epoch, seq: report.seq });
+            pod.answer.report().map_or_else(Stamp::default, |report| Stamp { epoch: report.epoch, seq: report.seq });
         let stamp = Stamp { epoch: grant.epoch, seq: pod_grant.seq };
         assert!(stamp == newest || stamp.is_after(newest), "the agent would refuse the grant as an old one");
-        pod.proof = Proof::Report(Arc::new(report(&pod.uid, revision.revision, grant.epoch, *pod_grant)));
+        pod.answer = AgentAnswer::Report(Arc::new(report(&pod.uid, revision.revision, grant.epoch, *pod_grant)));
     }
 
     fn granted(&self) -> u32 {
@@ -248,7 +248,7 @@ fn sized(target: u32, reason: Reason) -> SizingSeen {
         load: Some(LoadSeen { demand: 7.2, held: 9, active: 7, age_seconds: 6, ..LoadSeen::default() }),
         trouble: None,
         alternation: None,
-        change: Some(Change {
+        change: Some(TargetChange {
             id: "d-7f3a01".to_owned(),
             reason: reason.to_string(),
             from: 6,
@@ -305,7 +305,8 @@ fn a_pool_in_trouble_reads_like_this() {
     sizing.trouble =
         Some(Trouble { reason: "PrometheusUnavailable", message: "the server default does not answer".to_owned() });
     world.sizing = Some(sizing);
-    world.pods[1].proof = Proof::Unreachable { since: NOW - 60, error: "connection refused".to_owned(), last: None };
+    world.pods[1].answer =
+        AgentAnswer::Unreachable { since: NOW - 60, error: "connection refused".to_owned(), last: None };
     let plan = world.plan_that(
         |observed| {
             observed.uninjected =
@@ -359,7 +360,7 @@ fn an_application_that_is_connected_past_its_pooler_keeps_the_pool_from_being_re
         })
     };
     let say = |world: &mut World, pod: usize, connections: u32| {
-        let Proof::Report(report) = &mut world.pods[pod].proof else { panic!("it was asked") };
+        let AgentAnswer::Report(report) = &mut world.pods[pod].answer else { panic!("it was asked") };
         let address = (connections > 0).then(|| "10.0.0.7:5432".to_owned());
         Arc::make_mut(report).bypass = Some(Bypass { connections, address });
     };
@@ -410,7 +411,7 @@ fn a_database_that_takes_no_writes_or_answers_nobody_is_told_first_and_one_that_
     world.sizing = Some(sized(11, Reason::Demand));
     world.settle();
     let say = |world: &mut World, pod: usize, state: UpstreamState, silent: Option<bool>, message: &str| {
-        let Proof::Report(report) = &mut world.pods[pod].proof else { panic!("it was asked") };
+        let AgentAnswer::Report(report) = &mut world.pods[pod].answer else { panic!("it was asked") };
         let report = Arc::make_mut(report);
         report.upstream = Some(UpstreamSeen { state, message: message.to_owned(), silent });
     };
@@ -422,7 +423,7 @@ fn a_database_that_takes_no_writes_or_answers_nobody_is_told_first_and_one_that_
         let (ready, upstream) = (of("Ready"), of("UpstreamHealthy"));
         let events: Vec<_> = plan.events.iter().filter(|event| event.action == "UpstreamHealthy").cloned().collect();
         let events: Vec<_> = events.into_iter().map(|event| (event.kind, event.reason)).collect();
-        world.told.conditions = merge(&[], plan.report.conditions, None, k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
+        world.status.conditions = merge(&[], plan.report.conditions, None, k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
         (ready, upstream, events)
     };
     let (ready, upstream, events) = told(&mut world);
@@ -538,7 +539,7 @@ fn a_reconnect_goes_a_few_pods_at_a_time_and_its_end_is_told_once() {
     assert_eq!(told.reason, reasons::AGENT_OUTDATED, "agents that run it and say nothing of it: {}", told.message);
     let say = |world: &mut World, remaining: [Option<u32>; 3]| {
         for (pod, remaining) in world.pods.iter_mut().zip(remaining) {
-            let Proof::Report(report) = &mut pod.proof else { panic!("it was asked") };
+            let AgentAnswer::Report(report) = &mut pod.answer else { panic!("it was asked") };
             let report = Arc::make_mut(report);
             report.reconnected = Some(Reconnected { at: AT.to_owned(), remaining });
         }
@@ -554,7 +555,7 @@ fn a_reconnect_goes_a_few_pods_at_a_time_and_its_end_is_told_once() {
     let plan = say(&mut world, [Some(0); 3]);
     assert_eq!(condition(&plan).unwrap().reason, reasons::ALL_RECONNECTED);
     assert_eq!(of(&plan), 1);
-    world.told.conditions = merge(&[], plan.report.conditions, None, k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
+    world.status.conditions = merge(&[], plan.report.conditions, None, k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
     assert_eq!(of(&world.plan()), 0, "once");
 
     // whoever comes later has no older connection, and a pod that leaves takes its own along
@@ -567,11 +568,11 @@ fn a_reconnect_goes_a_few_pods_at_a_time_and_its_end_is_told_once() {
     let told = condition(&plan).unwrap();
     assert_eq!((told.status, told.reason, of(&plan)), (ConditionStatus::True, reasons::ALL_RECONNECTED, 0));
     assert!(told.message.contains("connection of 2 pods"), "{}", told.message);
-    let Proof::Report(first) = world.pods[1].proof.clone() else { panic!("it was asked") };
-    world.pods[3].proof = Proof::Report(first);
+    let AgentAnswer::Report(first) = world.pods[1].answer.clone() else { panic!("it was asked") };
+    world.pods[3].answer = AgentAnswer::Report(first);
     let told = condition(&world.plan()).unwrap();
     assert!(told.message.contains("connection of 3 pods"), "it counts once it says so: {}", told.message);
-    world.pods[1].proof = Proof::NotAsked;
+    world.pods[1].answer = AgentAnswer::NotAsked;
     let told = condition(&world.plan()).unwrap();
     assert_eq!(told.reason, reasons::RECONNECTING, "of an old one it is not known yet: {}", told.message);
 }
@@ -589,7 +590,7 @@ fn no_condition_has_a_hole_in_its_words() {
     world.settle();
     check(&world);
     for remaining in [None, Some(2), Some(0)] {
-        let Proof::Report(report) = &mut world.pods[0].proof else { panic!("it was asked") };
+        let AgentAnswer::Report(report) = &mut world.pods[0].answer else { panic!("it was asked") };
         let report = Arc::make_mut(report);
         report.reconnected = Some(Reconnected { at: "2025-11-21T04:00:00Z".to_owned(), remaining });
         check(&world);
@@ -608,7 +609,7 @@ fn what_was_renewed_for_a_later_time_is_not_told_as_renewed_for_this_one() {
     world.settle();
     let say = |world: &mut World, at: [&str; 2]| {
         for (pod, at) in world.pods.iter_mut().zip(at) {
-            let Proof::Report(report) = &mut pod.proof else { panic!("it was asked") };
+            let AgentAnswer::Report(report) = &mut pod.answer else { panic!("it was asked") };
             let report = Arc::make_mut(report);
             report.reconnected = Some(Reconnected { at: at.to_owned(), remaining: Some(0) });
         }
@@ -640,14 +641,14 @@ fn a_database_that_refuses_more_is_told_the_target_stays_at_what_it_lets_in_and_
     world.sizing = Some(sized(20, Reason::WaitingClients));
     world.settle();
     let refuse = |world: &mut World, pod: usize, refused_beyond: u32, at_most: u32| {
-        let Proof::Report(report) = &mut world.pods[pod].proof else { panic!("it was asked") };
+        let AgentAnswer::Report(report) = &mut world.pods[pod].answer else { panic!("it was asked") };
         let report = Arc::make_mut(report);
         report.held = Some(Held { held: refused_beyond, ..Held::default() });
         let words = "too many connections for role \"shop\"".to_owned();
         report.server_full = Some(ServerFull { refused_beyond, at_most, words });
     };
     refuse(&mut world, 0, 3, 4);
-    let Proof::Report(other) = &mut world.pods[1].proof else { panic!("it was asked") };
+    let AgentAnswer::Report(other) = &mut world.pods[1].answer else { panic!("it was asked") };
     Arc::make_mut(other).held = Some(Held { held: 1, ..Held::default() });
     let plan = world.plan();
     let of = |plan: &Plan, type_: &str| plan.report.conditions.iter().find(|it| it.type_ == type_).cloned().unwrap();
@@ -669,9 +670,9 @@ fn a_database_that_refuses_more_is_told_the_target_stays_at_what_it_lets_in_and_
 
     // what agents said whose nodes are gone does not hold the others for ever
     for (pod, seconds, is_told) in [(0, 30, true), (0, 600, true), (1, 600, false)] {
-        let last = world.pods[pod].proof.report().cloned().map(Arc::new);
+        let last = world.pods[pod].answer.report().cloned().map(Arc::new);
         let since = world.now - seconds;
-        world.pods[pod].proof = Proof::Unreachable { since, error: "no route to host".to_owned(), last };
+        world.pods[pod].answer = AgentAnswer::Unreachable { since, error: "no route to host".to_owned(), last };
         let plan = world.plan();
         assert_eq!(of(&plan, "UpstreamHealthy").reason == "TooManyServerConnections", is_told, "{pod}, {seconds} s");
         assert_eq!(shares(&plan) > 0, is_told, "{pod}, {seconds} s: {:?}", plan.patches);
@@ -697,7 +698,7 @@ fn sessions_are_no_part_of_what_a_database_that_refuses_more_lets_the_pool_open(
     world.settle();
     let words = "too many connections for role \"shop\"".to_owned();
     for (pod, held, server_full) in [(0, 3, Some(ServerFull { refused_beyond: 3, at_most: 3, words })), (1, 7, None)] {
-        let Proof::Report(report) = &mut world.pods[pod].proof else { panic!("it was asked") };
+        let AgentAnswer::Report(report) = &mut world.pods[pod].answer else { panic!("it was asked") };
         let report = Arc::make_mut(report);
         (report.held, report.server_full) = (Some(Held { held, ..Held::default() }), server_full);
         let database = "shop_session".to_owned();
@@ -712,7 +713,7 @@ fn sessions_are_no_part_of_what_a_database_that_refuses_more_lets_the_pool_open(
 
     // of one that has not answered its share counts, less what of it is for sessions
     let share = silent.grant.last_known().expect("granted").pools["shop"].share;
-    world.pods.push(PodSeen { proof: Proof::NotAsked, ..silent });
+    world.pods.push(PodSeen { answer: AgentAnswer::NotAsked, ..silent });
     world.plan_that(|observed| beyond = beyond_of(observed), None);
     assert_eq!(beyond, Some(8 + share - 2));
 }
@@ -732,7 +733,7 @@ fn where_limits_are_shares_a_pod_that_is_refused_more_keeps_what_it_has_and_can_
         for _ in 0..20 {
             for (pod, holds) in holds.into_iter().enumerate() {
                 world.obey(pod);
-                let Proof::Report(report) = &mut world.pods[pod].proof else { panic!("it was asked") };
+                let AgentAnswer::Report(report) = &mut world.pods[pod].answer else { panic!("it was asked") };
                 let report = Arc::make_mut(report);
                 report.held = Some(Held { held: holds.min(report.share), ..Held::default() });
                 let words = "too many connections for role \"shop\"".to_owned();
@@ -759,7 +760,7 @@ fn a_pod_that_waits_for_a_secret_is_told_after_half_a_minute_with_what_its_sidec
     world.settle();
     let since = |world: &mut World, seconds: i64| {
         world.pods[0].sidecar = SidecarSeen::NotStartable { since: world.now - seconds };
-        world.pods[0].proof = Proof::NotAsked;
+        world.pods[0].answer = AgentAnswer::NotAsked;
         let plan = world.plan();
         let of = |type_: &str| plan.report.conditions.iter().find(|it| it.type_ == type_).cloned().unwrap();
         (of("Ready"), of("Proven"))
@@ -779,7 +780,7 @@ fn what_poolers_log_is_told_by_its_class_and_what_single_clients_get_wrong_is_no
     world.sizing = Some(sized(11, Reason::Demand));
     world.settle();
     let say = |world: &mut World, reason: PoolerError, words: &str| {
-        let Proof::Report(report) = &mut world.pods[0].proof else { panic!("it was asked") };
+        let AgentAnswer::Report(report) = &mut world.pods[0].answer else { panic!("it was asked") };
         let report = Arc::make_mut(report);
         report.troubles = vec![TroubleSeen { reason, lines: 3, words: words.to_owned() }];
     };
@@ -809,7 +810,7 @@ fn a_revision_is_not_proven_by_an_agent_that_has_never_heard_of_a_setting_in_it(
     world.effective.settings.session_alias = Some(SessionAlias { database: "shop_session".to_owned(), connections: 1 });
     world.settle();
     let mut told_by = |understands: u32| {
-        let Proof::Report(report) = &mut world.pods[0].proof else { panic!("it was asked") };
+        let AgentAnswer::Report(report) = &mut world.pods[0].answer else { panic!("it was asked") };
         Arc::make_mut(report).understands = understands;
         let plan = world.plan();
         let proven = plan.report.conditions.iter().find(|it| it.type_ == PROVEN).cloned().unwrap();
@@ -833,7 +834,7 @@ fn memory_that_holds_a_limit_back_is_held_against_the_pool_and_a_share_that_nobo
     world.sizing = Some(sized(11, Reason::Demand));
     world.settle();
     let mut say = |memory: Option<(u32, bool)>, whole: Option<&str>| {
-        let Proof::Report(report) = &mut world.pods[0].proof else { panic!("it was asked") };
+        let AgentAnswer::Report(report) = &mut world.pods[0].answer else { panic!("it was asked") };
         let mib = |mib: u64| mib << 20;
         let report = Arc::make_mut(report);
         report.memory = memory.map(|(allows, holds_back)| MemoryReport {
@@ -883,7 +884,7 @@ fn what_many_clients_get_wrong_hides_nothing_that_ready_counts_and_every_class_i
     world.settle();
     let mut say = |reasons: [&[PoolerError]; 3]| {
         for (pod, reasons) in world.pods.iter_mut().zip(reasons) {
-            let Proof::Report(report) = &mut pod.proof else { panic!("it was asked") };
+            let AgentAnswer::Report(report) = &mut pod.answer else { panic!("it was asked") };
             let report = Arc::make_mut(report);
             let seen =
                 |reason: &PoolerError| TroubleSeen { reason: *reason, lines: 3, words: reason.as_str().to_lowercase() };
@@ -924,7 +925,7 @@ fn a_database_that_wants_a_client_certificate_is_told_with_the_field_and_one_tha
         world.admit();
         world.sizing = Some(sized(11, Reason::Demand));
         world.settle();
-        let Proof::Report(report) = &mut world.pods[0].proof else { panic!("it was asked") };
+        let AgentAnswer::Report(report) = &mut world.pods[0].answer else { panic!("it was asked") };
         let report = Arc::make_mut(report);
         let words = "connection requires a valid client certificate".to_owned();
         report.troubles = vec![TroubleSeen { reason: PoolerError::ServerWantsCertificate, lines: 3, words }];
@@ -948,7 +949,7 @@ fn a_leak_is_told_as_what_it_is_and_a_pinned_one_with_its_client() {
     let told = |world: &mut World, leaked: u32, kinds: [LeakKinds; 2]| {
         world.sizing.as_mut().unwrap().load.as_mut().unwrap().leaked = Some(leaked);
         for (pod, kinds) in world.pods.iter_mut().zip(kinds) {
-            let Proof::Report(report) = &mut pod.proof else { panic!("it was asked") };
+            let AgentAnswer::Report(report) = &mut pod.answer else { panic!("it was asked") };
             let report = Arc::make_mut(report);
             report.leaks = Some(kinds);
         }
@@ -1000,7 +1001,7 @@ fn what_no_agent_has_told_of_is_told_as_a_transaction_by_nobody_and_its_agent_is
     let say = |world: &mut World, leaked: u32, kinds: [Option<LeakKinds>; 2]| {
         world.sizing.as_mut().unwrap().load.as_mut().unwrap().leaked = Some(leaked);
         for (pod, kinds) in world.pods.iter_mut().zip(kinds) {
-            let Proof::Report(report) = &mut pod.proof else { panic!("it was asked") };
+            let AgentAnswer::Report(report) = &mut pod.answer else { panic!("it was asked") };
             let report = Arc::make_mut(report);
             report.leaks = kinds;
         }
@@ -1008,7 +1009,7 @@ fn what_no_agent_has_told_of_is_told_as_a_transaction_by_nobody_and_its_agent_is
         let mut last = report("uid-2", 1, 1, PodGrant::default());
         last.leaks = Some(LeakKinds { in_transaction: 5, ..LeakKinds::default() });
         let (since, error) = (NOW - 20, "connection refused".to_owned());
-        world.pods[2].proof = Proof::Unreachable { since, error, last: Some(Arc::new(last)) };
+        world.pods[2].answer = AgentAnswer::Unreachable { since, error, last: Some(Arc::new(last)) };
         world.plan()
     };
     let told = |plan: &Plan| plan.report.conditions.iter().find(|told| told.type_ == LEAK_DETECTED).cloned().unwrap();
@@ -1041,7 +1042,7 @@ fn what_no_agent_has_told_of_is_told_as_a_transaction_by_nobody_and_its_agent_is
     assert_eq!((told(&plan).reason, asked(&plan)), (reasons::IDLE_IN_TRANSACTION, [false, false]), "all is told");
 
     // it is over, and Prometheus has not seen that yet
-    world.told.conditions = merge(&[], plan.report.conditions, None, k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
+    world.status.conditions = merge(&[], plan.report.conditions, None, k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
     let plan = say(&mut world, 2, [None, None]);
     assert_eq!((told(&plan).reason, of_leaks(&plan)), (reasons::HELD_WITHOUT_WORK, 0));
 }
@@ -1050,7 +1051,7 @@ fn what_no_agent_has_told_of_is_told_as_a_transaction_by_nobody_and_its_agent_is
 fn a_refused_pool_changes_nothing_and_says_why() {
     let mut world = World::new(LOCAL);
     world.admit();
-    let refusal = Refusal { reason: "ClassNotFound", message: "spec.classRef.name: no such class".to_owned() };
+    let refusal = PoolRefusal { reason: "ClassNotFound", message: "spec.classRef.name: no such class".to_owned() };
     let plan = world.plan_that(|observed| observed.effective = Err(&refusal), None);
     assert!(plan.create.is_none() && plan.patches.is_empty() && plan.prune.is_empty());
     let ready = &plan.report.conditions[0];
@@ -1180,10 +1181,10 @@ fn an_older_annotation_that_comes_back_counts_as_what_the_agent_still_runs_and_i
     world.admit();
     world.settle();
     for pod in &mut world.pods {
-        let Proof::Report(report) = &mut pod.proof else { panic!("it was asked") };
+        let AgentAnswer::Report(report) = &mut pod.answer else { panic!("it was asked") };
         Arc::make_mut(report).held = Some(Held::default());
     }
-    let runs = world.pods[0].proof.report().map(|report| (report.seq, report.share)).expect("it was asked");
+    let runs = world.pods[0].answer.report().map(|report| (report.seq, report.share)).expect("it was asked");
     assert!(runs.1 > 2, "{runs:?}");
     // from a backup
     let old = PodGrant { seq: 1, share: 1, granted: 1, floor: 1, paused: false };
@@ -1196,7 +1197,7 @@ fn an_older_annotation_that_comes_back_counts_as_what_the_agent_still_runs_and_i
         let newest = world.pods[0].grant.last_known().expect("it was written").pools["shop"];
         assert!(newest.seq > runs.0, "{newest:?}: the agent would take it for an old one");
         let counted = |pod: &PodSeen| {
-            let runs = pod.proof.report().map_or(0, |report| report.share);
+            let runs = pod.answer.report().map_or(0, |report| report.share);
             pod.grant.last_known().map_or(0, |grant| grant.pools["shop"].granted).max(runs)
         };
         let sum: u32 = world.pods.iter().map(counted).sum();
@@ -1208,8 +1209,8 @@ fn an_older_annotation_that_comes_back_counts_as_what_the_agent_still_runs_and_i
     world.settle();
     // the same by what Prometheus shows, where the agent cannot be asked
     let newest = world.pods[0].grant.last_known().expect("it was written").pools["shop"];
-    world.pods[0].measured = Some(shares::Proof { seq: newest.seq, share: newest.share, held: 0 });
-    world.pods[0].proof = Proof::NotAsked;
+    world.pods[0].measured = Some(shares::GrantProof { seq: newest.seq, share: newest.share, held: 0 });
+    world.pods[0].answer = AgentAnswer::NotAsked;
     world.pods[0].grant = Annotation::Read(old);
     let plan = world.plan();
     world.carry_out(&plan, |_| true);
@@ -1229,13 +1230,13 @@ fn what_prometheus_shows_of_a_number_that_was_never_written_proves_nothing() {
     let grant = PodGrant { seq: 3, share: 2, granted: 9, floor: 1, paused: false };
     let document = GrantDocument { v: 1, epoch: 1, pools: BTreeMap::from([("shop".to_owned(), grant)]) };
     world.pods[0].grant = Annotation::Read(document);
-    world.pods[0].proof = Proof::NotAsked;
-    world.pods[0].measured = Some(shares::Proof { seq: 40, share: 2, held: 0 });
+    world.pods[0].answer = AgentAnswer::NotAsked;
+    world.pods[0].measured = Some(shares::GrantProof { seq: 40, share: 2, held: 0 });
     let plan = world.plan();
     let settles = plan.patches.iter().find(|patch| patch.name == "shop-0").and_then(|patch| patch.grant.clone());
     let granted = settles.map_or(grant.granted, |grant| grant.pools["shop"].granted);
     assert_eq!(granted, 9, "{:?}", plan.patches);
-    world.pods[0].measured = Some(shares::Proof { seq: 3, share: 2, held: 0 });
+    world.pods[0].measured = Some(shares::GrantProof { seq: 3, share: 2, held: 0 });
     let settles = |patch: &PodPatch| patch.name == "shop-0" && patch.granted.is_some_and(|granted| granted < 9);
     assert!(world.plan().patches.iter().any(settles), "its own does");
 }
@@ -1263,7 +1264,7 @@ fn a_proof_by_login_alone_is_told() {
         conditions.into_iter().find(|condition| condition.type_ == PROVEN).expect("always told")
     };
     assert_eq!(proven(&world).reason, reasons::ALL_PROVEN);
-    if let Proof::Report(report) = &mut world.pods[0].proof {
+    if let AgentAnswer::Report(report) = &mut world.pods[0].answer {
         let report = Arc::make_mut(report);
         report.proof = Some(ProofMode::ConnectOnly);
     }
@@ -1311,7 +1312,7 @@ fn a_revision_that_waits_for_its_promotion_is_told_as_paused_and_never_as_stuck(
     world.carry_out(&world.plan(), |_| true);
     let first = world.revision_numbers().iter().position(|number| *number == 2).expect("one pod gets it");
     let other = OtherSlot { role: OtherRole::Green, revision: Some(2), clients: Some(0), awaiting_promotion: true };
-    if let Proof::Report(report) = &mut world.pods[first].proof {
+    if let AgentAnswer::Report(report) = &mut world.pods[first].answer {
         let report = Arc::make_mut(report);
         (report.wanted_revision, report.other) = (Some(2), Some(other));
     }
@@ -1481,7 +1482,7 @@ fn a_damaged_grant_of_a_pod_that_nobody_remembers_counts_as_everything() {
     let other = plan.patches.iter().find(|patch| patch.name == "shop-1");
     let share = other.and_then(|patch| patch.grant.as_ref()).map_or(0, |grant| grant.pools["shop"].share);
     assert_eq!(share, 0, "nothing may be handed out on a guess");
-    world.pods[0].proof = Proof::Report(Arc::new(report(
+    world.pods[0].answer = AgentAnswer::Report(Arc::new(report(
         "uid-0",
         1,
         3,
@@ -1497,7 +1498,7 @@ fn a_decision_is_told_once() {
     world.sizing = Some(sized(11, Reason::Demand));
     let resized = |world: &World| world.plan().events.iter().filter(|event| event.reason == reasons::RESIZED).count();
     assert_eq!(resized(&world), 1);
-    world.told.last_decision = Some(crate::api::LastDecision {
+    world.status.last_decision = Some(crate::api::LastDecision {
         id: "d-7f3a01".to_owned(),
         reason: "Demand".to_owned(),
         from: 6,
@@ -1514,7 +1515,7 @@ fn credentials_that_do_not_work_in_a_pod_are_a_condition_and_one_event() {
     world.admit();
     world.settle();
     let why = "what the Secret holds now is not in force: password authentication failed";
-    if let Proof::Report(report) = &mut world.pods[0].proof {
+    if let AgentAnswer::Report(report) = &mut world.pods[0].answer {
         let report = Arc::make_mut(report);
         report.message = why.to_owned();
     }
@@ -1523,7 +1524,8 @@ fn credentials_that_do_not_work_in_a_pod_are_a_condition_and_one_event() {
     assert_eq!(told(&plan), 1);
     let proven = plan.report.conditions.iter().find(|condition| condition.type_ == PROVEN).expect("always told");
     assert_eq!((proven.reason, proven.message.as_str()), (reasons::NOT_APPLIED, format!("pod shop-0: {why}").as_str()));
-    world.told.conditions = merge(&[], plan.report.conditions.clone(), None, k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
+    world.status.conditions =
+        merge(&[], plan.report.conditions.clone(), None, k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
     assert_eq!(told(&world.plan()), 0, "it was told");
 }
 
@@ -1531,14 +1533,14 @@ fn credentials_that_do_not_work_in_a_pod_are_a_condition_and_one_event() {
 fn while_a_revision_cannot_be_created_no_pod_is_told_of_it_and_all_get_their_grants() {
     let mut world = World::new(SHARED);
     world.admit();
-    let failure = Failure { times: 3, is_due: false, error: "no answer".to_owned() };
+    let failure = FailedWrite { times: 3, is_due: false, error: "no answer".to_owned() };
     let plan = world.plan_that(|observed| observed.failure = Some(&failure), None);
     assert!(plan.create.is_none());
     assert!(plan.patches.iter().all(|patch| patch.revision.is_none() && patch.grant.is_some()), "{:?}", plan.patches);
     assert_eq!(plan.patches.len(), 1);
     let able = plan.report.conditions.iter().find(|condition| condition.type_ == "AbleToScale").expect("AbleToScale");
     assert_eq!(able.reason, reasons::BACKOFF_AFTER_FAILURE);
-    let due = Failure { is_due: true, ..failure.clone() };
+    let due = FailedWrite { is_due: true, ..failure.clone() };
     let plan = world.plan_that(|observed| observed.failure = Some(&due), None);
     assert!(plan.create.is_some() && plan.patches.iter().all(|patch| patch.revision.is_some()));
     let failed = plan.without_creation();
@@ -1564,7 +1566,7 @@ fn a_pod_that_cannot_be_written_waits_alone_and_is_told_of() {
         world.admit();
     }
     world.pods[1].failure =
-        Some(Failure { times: 4, is_due: false, error: "admission webhook denied the request".to_owned() });
+        Some(FailedWrite { times: 4, is_due: false, error: "admission webhook denied the request".to_owned() });
     let plan = world.plan();
     let written: Vec<&str> = plan.patches.iter().map(|patch| patch.name.as_str()).collect();
     assert_eq!(written, ["shop-0", "shop-2"], "the others get their floors");
@@ -1574,7 +1576,7 @@ fn a_pod_that_cannot_be_written_waits_alone_and_is_told_of() {
     let able = plan.report.conditions.iter().find(|condition| condition.type_ == "AbleToScale").expect("AbleToScale");
     assert_eq!(able.reason, reasons::BACKOFF_AFTER_FAILURE);
     assert!(able.message.contains("1 of 3 pods") && able.message.contains("shop-1 failed 4 times"), "{}", able.message);
-    world.pods[1].failure = Some(Failure { times: 4, is_due: true, error: String::new() });
+    world.pods[1].failure = Some(FailedWrite { times: 4, is_due: true, error: String::new() });
     assert_eq!(world.plan().patches.len(), 1, "it is tried again when it is time");
 }
 

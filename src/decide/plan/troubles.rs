@@ -4,11 +4,11 @@ use std::cmp::Reverse;
 
 use super::{
     conditions::{CALM, no, yes},
-    observed::{Observed, PodSeen, Proof},
+    observed::{AgentAnswer, Observed, PodSeen},
 };
 use crate::{
     api::{
-        conditions::{CLIENTS_ACCEPTED, Observed as Condition, UPSTREAM_HEALTHY},
+        conditions::{CLIENTS_ACCEPTED, ObservedCondition as Condition, UPSTREAM_HEALTHY},
         reasons,
     },
     contract::{Between, PoolerError, ServerFull, StatusReport, TroubleSeen},
@@ -16,18 +16,18 @@ use crate::{
 
 /// The pods whose agents answer, and what they say.
 pub(super) fn reports<'a>(observed: &'a Observed) -> impl Iterator<Item = (&'a PodSeen, &'a StatusReport)> + Clone {
-    observed.pods.iter().filter_map(|pod| match &pod.proof {
-        Proof::Report(report) => Some((pod, &**report)),
-        Proof::NotAsked | Proof::Unreachable { .. } => None,
+    observed.pods.iter().filter_map(|pod| match &pod.answer {
+        AgentAnswer::Report(report) => Some((pod, &**report)),
+        AgentAnswer::NotAsked | AgentAnswer::Unreachable { .. } => None,
     })
 }
 
 /// The database refuses further server connections.
 pub(super) fn server_full(observed: &Observed) -> Option<Condition> {
     let full: Vec<(&PodSeen, &ServerFull)> =
-        observed.pods.iter().filter_map(|pod| Some((pod, pod.proof.server_full(observed.now)?))).collect();
+        observed.pods.iter().filter_map(|pod| Some((pod, pod.answer.server_full(observed.now)?))).collect();
     let (pod, first) = full.first()?;
-    let all = observed.pods.iter().filter(|pod| pod.proof.report().is_some()).count();
+    let all = observed.pods.iter().filter(|pod| pod.answer.report().is_some()).count();
     let held = full.iter().map(|(_, full)| full.refused_beyond).sum::<u32>();
     Some(no(
         UPSTREAM_HEALTHY,
@@ -108,7 +108,7 @@ pub(super) fn server(observed: &Observed) -> Option<Condition> {
         ),
         _ => ("the database does not answer", "see spec.upstream.host and port, and what stands between"),
     };
-    Some(told(observed, UPSTREAM_HEALTHY, (worst, others), what, todo))
+    Some(condition(observed, UPSTREAM_HEALTHY, (worst, others), what, todo))
 }
 
 /// Whether new pods show the database a certificate.
@@ -145,10 +145,10 @@ pub(super) fn clients_accepted(observed: &Observed) -> Condition {
             "they must use those of spec.upstream and its Secret",
         ),
     };
-    told(observed, CLIENTS_ACCEPTED, (worst, others), what, todo)
+    condition(observed, CLIENTS_ACCEPTED, (worst, others), what, todo)
 }
 
-fn told(
+fn condition(
     observed: &Observed,
     type_: &'static str,
     (worst, others): (&Class<'_>, &[Class<'_>]),

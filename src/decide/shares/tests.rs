@@ -8,37 +8,37 @@ const fn grant(seq: u64, share: u32, granted: u32) -> PodGrant {
     PodGrant { seq, share, granted, floor: 1, paused: false }
 }
 
-fn pod(uid: &str, grant: Option<PodGrant>, demand: Option<f64>) -> Pod<'_> {
+fn pod(uid: &str, grant: Option<PodGrant>, demand: Option<f64>) -> Claimant<'_> {
     let demand = demand.map(|demand| PodDemand { mean: demand, peak: demand });
-    Pod { uid, created_seconds: 0, phase: PodPhase::Running, grant, proof: None, demand, tries: 0 }
+    Claimant { uid, created_seconds: 0, phase: PodPhase::Running, grant, proof: None, demand, tries: 0 }
 }
 
-fn by_demand(max_allowed: u32) -> Division {
-    Division::ByDemand { max_allowed }
+fn by_demand(max_allowed: u32) -> SharingRule {
+    SharingRule::ByDemand { max_allowed }
 }
 
 /// A small world of pods that do what they are told at once: writes land, agents apply and report.
 struct Quiet<'a> {
-    pods: Vec<Pod<'a>>,
+    pods: Vec<Claimant<'a>>,
     writes: usize,
 }
 
 impl<'a> Quiet<'a> {
-    fn new(pods: impl IntoIterator<Item = Pod<'a>>) -> Self {
+    fn new(pods: impl IntoIterator<Item = Claimant<'a>>) -> Self {
         Self { pods: pods.into_iter().collect(), writes: 0 }
     }
 
     /// One tick: plans until nothing is left to write, with proofs between.
-    fn tick(&mut self, floor: u32, division: Division) -> Plan {
+    fn tick(&mut self, floor: u32, rule: SharingRule) -> SharePlan {
         for _ in 0..20 {
-            let plan = step(&self.pods, floor, division);
+            let plan = step(&self.pods, floor, rule);
             if plan.writes.is_empty() {
                 return plan;
             }
             self.writes += plan.writes.len();
             for Write { pod, grant, .. } in plan.writes {
                 self.pods[pod].grant = Some(grant);
-                self.pods[pod].proof = Some(Proof { seq: grant.seq, share: grant.share, held: grant.share });
+                self.pods[pod].proof = Some(GrantProof { seq: grant.seq, share: grant.share, held: grant.share });
             }
         }
         panic!("no rest after 20 rounds: {:?}", self.pods);
@@ -64,7 +64,7 @@ fn two_pods_with_load_nine_to_one_share_twenty_accordingly_within_two_ticks() {
         let Write { grant, .. } = plan.writes[0];
         assert_eq!(grant.granted, 10);
         world.pods[1].grant = Some(grant);
-        world.pods[1].proof = Some(Proof { seq: grant.seq, share: grant.share, held: 1 });
+        world.pods[1].proof = Some(GrantProof { seq: grant.seq, share: grant.share, held: 1 });
         // second tick: the proof is in
         world.tick(1, by_demand(20));
         assert!(world.shares()[0] >= 14, "load {}: {:?}", 9.0 * scale, world.shares());
@@ -88,7 +88,7 @@ fn when_prometheus_stops_the_shares_stay() {
 fn a_new_pod_gets_its_floor_out_of_the_headroom_at_once() {
     let mut world = Quiet::new(["a", "b", "c"].map(|uid| pod(uid, None, Some(2.0))));
     world.tick(1, by_demand(30));
-    world.pods.push(Pod { created_seconds: 100, ..pod("new", None, None) });
+    world.pods.push(Claimant { created_seconds: 100, ..pod("new", None, None) });
     let plan = step(&world.pods, 1, by_demand(30));
     let first = plan.writes[0];
     assert_eq!((first.pod, first.move_), (3, Move::Grow));
@@ -102,7 +102,7 @@ fn a_new_pod_gets_its_part_after_proofs_when_demand_left_no_headroom() {
     let mut world = Quiet::new(["a", "b"].map(|uid| pod(uid, None, Some(30.0))));
     world.tick(1, by_demand(10));
     assert_eq!(world.shares(), [5, 5]);
-    world.pods.push(Pod { created_seconds: 100, ..pod("new", None, None) });
+    world.pods.push(Claimant { created_seconds: 100, ..pod("new", None, None) });
     world.tick(1, by_demand(10));
     assert_eq!(world.shares().iter().sum::<u32>(), 10);
     assert!(world.shares()[2] >= 3, "{:?}", world.shares());
@@ -113,7 +113,7 @@ fn a_pod_that_began_with_its_floor_gets_what_others_use_before_its_own_load_is_k
     let mut world = Quiet::new(["a", "b", "c", "d"].map(|uid| pod(uid, None, Some(3.0))));
     world.tick(1, by_demand(40));
     // the annotation of its first moment: nothing but the floor was free
-    world.pods.push(Pod { created_seconds: 100, ..pod("new", Some(grant(1, 1, 1)), None) });
+    world.pods.push(Claimant { created_seconds: 100, ..pod("new", Some(grant(1, 1, 1)), None) });
     world.tick(1, by_demand(40));
     assert!(world.shares()[4] > 3, "{:?}", world.shares());
 }
@@ -122,7 +122,7 @@ fn a_pod_that_began_with_its_floor_gets_what_others_use_before_its_own_load_is_k
 fn pods_that_begin_one_after_the_other_each_get_a_good_part_before_any_load_is_known() {
     let mut world = Quiet::new([]);
     for (age, uid) in (0..).zip(["a", "b", "c"]) {
-        world.pods.push(Pod { created_seconds: age, ..pod(uid, None, None) });
+        world.pods.push(Claimant { created_seconds: age, ..pod(uid, None, None) });
         world.tick(1, by_demand(60));
     }
     assert!(world.shares().iter().all(|&share| share >= 10), "{:?}", world.shares());
@@ -137,7 +137,7 @@ fn a_rolling_update_while_prometheus_is_down_starves_no_pod() {
         pod.demand = None;
     }
     for (age, uid) in (1..).zip(&uids[6..]) {
-        world.pods.push(Pod { created_seconds: age, ..pod(uid, None, None) });
+        world.pods.push(Claimant { created_seconds: age, ..pod(uid, None, None) });
         world.tick(1, by_demand(60));
         world.pods[0].phase = PodPhase::Terminating;
         world.tick(1, by_demand(60));
@@ -160,7 +160,7 @@ fn a_pod_whose_figures_are_lost_keeps_what_it_has_and_no_more() {
 
 #[test]
 fn more_pods_than_connections_leaves_the_youngest_without_and_says_so() {
-    let mut world = Quiet::new((0..5).map(|age| Pod {
+    let mut world = Quiet::new((0..5).map(|age| Claimant {
         created_seconds: 100 - age,
         ..pod(["e", "d", "c", "b", "a"][usize::try_from(age).unwrap()], None, None)
     }));
@@ -207,7 +207,7 @@ fn a_terminating_pod_is_counted_and_never_grows() {
 #[test]
 fn an_unscheduled_pod_gets_nothing_and_is_kept_room_for() {
     let mut world = Quiet::new([pod("a", None, Some(1.0))]);
-    world.pods.extend(["b", "c", "d"].map(|uid| Pod { phase: PodPhase::Unscheduled, ..pod(uid, None, None) }));
+    world.pods.extend(["b", "c", "d"].map(|uid| Claimant { phase: PodPhase::Unscheduled, ..pod(uid, None, None) }));
     let plan = world.tick(2, by_demand(20));
     assert_eq!(world.shares(), [14, 0, 0, 0]);
     assert_eq!(plan.granted, 14);
@@ -216,49 +216,53 @@ fn an_unscheduled_pod_gets_nothing_and_is_kept_room_for() {
 #[test]
 fn a_proof_of_an_older_grant_or_of_more_connections_proves_nothing() {
     let shrunk = Some(grant(5, 4, 10));
-    for proof in
-        [Proof { seq: 4, share: 4, held: 1 }, Proof { seq: 5, share: 4, held: 5 }, Proof { seq: 6, share: 9, held: 1 }]
-    {
-        let pods =
-            [Pod { proof: Some(proof), ..pod("a", shrunk, Some(4.0)) }, pod("b", Some(grant(1, 10, 10)), Some(16.0))];
+    for proof in [
+        GrantProof { seq: 4, share: 4, held: 1 },
+        GrantProof { seq: 5, share: 4, held: 5 },
+        GrantProof { seq: 6, share: 9, held: 1 },
+    ] {
+        let pods = [
+            Claimant { proof: Some(proof), ..pod("a", shrunk, Some(4.0)) },
+            pod("b", Some(grant(1, 10, 10)), Some(16.0)),
+        ];
         let plan = step(&pods, 1, by_demand(20));
         assert!(plan.writes.iter().all(|write| write.move_ == Move::Shrink), "{proof:?}: {:?}", plan.writes);
         assert_eq!(plan.awaited, [0]);
     }
-    let proof = Some(Proof { seq: 5, share: 4, held: 4 });
-    let pods = [Pod { proof, ..pod("a", shrunk, Some(4.0)) }, pod("b", Some(grant(1, 10, 10)), Some(16.0))];
+    let proof = Some(GrantProof { seq: 5, share: 4, held: 4 });
+    let pods = [Claimant { proof, ..pod("a", shrunk, Some(4.0)) }, pod("b", Some(grant(1, 10, 10)), Some(16.0))];
     assert_eq!(step(&pods, 1, by_demand(20)).writes[0].grant, grant(6, 4, 4));
 }
 
 #[test]
 fn with_the_target_divided_the_shares_sum_up_to_it() {
-    let division = |target| Division::Target { target, max_allowed: 20 };
+    let rule = |target| SharingRule::Target { target, max_allowed: 20 };
     let mut world = Quiet::new(["a", "b", "c"].map(|uid| pod(uid, None, None)));
     for (target, shares) in [(11, [4, 4, 3]), (10, [4, 3, 3]), (12, [4, 4, 4]), (1, [1, 1, 1]), (50, [7, 7, 6])] {
-        world.tick(1, division(target));
+        world.tick(1, rule(target));
         assert_eq!(world.shares(), shares, "target {target}");
     }
 }
 
 #[test]
 fn of_the_target_a_pod_that_is_refused_more_gets_first_what_it_tries_to_hold() {
-    let division = |target| Division::Target { target, max_allowed: 20 };
+    let rule = |target| SharingRule::Target { target, max_allowed: 20 };
     let mut world = Quiet::new(["a", "b", "c"].map(|uid| pod(uid, None, None)));
     world.pods[1].tries = 9;
     for (target, shares) in [(14, [3, 9, 2]), (12, [2, 9, 1]), (30, [6, 9, 5]), (5, [1, 3, 1])] {
-        world.tick(1, division(target));
+        world.tick(1, rule(target));
         assert_eq!(world.shares(), shares, "target {target}");
     }
     world.pods[1].tries = 2;
-    world.tick(1, division(12));
+    world.tick(1, rule(12));
     assert_eq!(world.shares(), [4, 4, 4], "no more than evenly is no less either");
 }
 
 #[test]
 fn a_raised_target_is_granted_without_waiting_for_a_proof() {
     let mut world = Quiet::new(["a", "b"].map(|uid| pod(uid, None, None)));
-    world.tick(1, Division::Target { target: 8, max_allowed: 20 });
-    let plan = step(&world.pods, 1, Division::Target { target: 12, max_allowed: 20 });
+    world.tick(1, SharingRule::Target { target: 8, max_allowed: 20 });
+    let plan = step(&world.pods, 1, SharingRule::Target { target: 12, max_allowed: 20 });
     assert_eq!(
         plan.writes.iter().map(|write| (write.grant.share, write.grant.granted)).collect::<Vec<_>>(),
         [(6, 6); 2]
@@ -271,12 +275,12 @@ fn while_frozen_what_runs_keeps_its_share_and_what_starts_gets_its_floor() {
     world.tick(2, by_demand(20));
     let before = world.shares();
     world.demand(0, 30.0);
-    world.tick(2, Division::Kept { max_allowed: 20 });
+    world.tick(2, SharingRule::Kept { max_allowed: 20 });
     assert_eq!(world.shares(), before, "frozen");
     for uid in ["c", "d", "e"] {
-        world.pods.push(Pod { created_seconds: 9, ..pod(uid, None, None) });
+        world.pods.push(Claimant { created_seconds: 9, ..pod(uid, None, None) });
     }
-    world.tick(2, Division::Kept { max_allowed: 20 });
+    world.tick(2, SharingRule::Kept { max_allowed: 20 });
     assert_eq!(world.shares()[2..], [2, 2, 2]);
     assert_eq!(world.shares().iter().sum::<u32>(), 20);
 }
@@ -284,7 +288,7 @@ fn while_frozen_what_runs_keeps_its_share_and_what_starts_gets_its_floor() {
 #[test]
 fn recommend_gives_every_pod_its_fixed_limit_as_floor_and_share() {
     let mut world = Quiet::new(["a", "b"].map(|uid| pod(uid, None, Some(90.0))));
-    world.tick(1, Division::Fixed { limit_per_pod: 8 });
+    world.tick(1, SharingRule::Fixed { limit_per_pod: 8 });
     assert!(
         world
             .pods
@@ -344,7 +348,7 @@ fn a_rolling_update_costs_a_few_writes_per_pod() {
     world.tick(1, by_demand(120));
     world.writes = 0;
     for (age, uid) in (1..).zip(&uids[20..]) {
-        world.pods.push(Pod { created_seconds: age, ..pod(uid, None, None) });
+        world.pods.push(Claimant { created_seconds: age, ..pod(uid, None, None) });
         world.tick(1, by_demand(120));
         let newest = world.pods.len() - 1;
         world.demand(newest, 3.0);
@@ -419,8 +423,8 @@ struct RealPod {
     demand: Option<PodDemand>,
     tries: u32,
     /// What the leader heard last.
-    proof: Option<Proof>,
-    under_way: Vec<Proof>,
+    proof: Option<GrantProof>,
+    under_way: Vec<GrantProof>,
 }
 
 #[derive(Debug, Default)]
@@ -439,10 +443,10 @@ impl World {
         self.pods.get_mut(&uid)
     }
 
-    fn seen(&self) -> Vec<Pod<'_>> {
+    fn seen(&self) -> Vec<Claimant<'_>> {
         self.pods
             .iter()
-            .map(|(uid, real)| Pod {
+            .map(|(uid, real)| Claimant {
                 uid,
                 created_seconds: real.created,
                 phase: real.phase.unwrap_or(PodPhase::Running),
@@ -466,14 +470,14 @@ impl World {
     }
 
     /// Everything that is under way arrives, until there is rest.
-    fn settle(&mut self, floor: u32, division: Division) -> Plan {
+    fn settle(&mut self, floor: u32, rule: SharingRule) -> SharePlan {
         for _ in 0..50 {
             for pod in self.pods.values_mut() {
                 pod.applied = pod.grant.unwrap_or_default();
                 pod.held = pod.held.min(pod.applied.share);
-                pod.proof = Some(Proof { seq: pod.applied.seq, share: pod.applied.share, held: pod.held });
+                pod.proof = Some(GrantProof { seq: pod.applied.seq, share: pod.applied.share, held: pod.held });
             }
-            let plan = step(&self.seen(), floor, division);
+            let plan = step(&self.seen(), floor, rule);
             if plan.writes.is_empty() {
                 return plan;
             }
@@ -495,15 +499,15 @@ proptest! {
         floor in 1..4_u32,
         mut whole in 1..40_u32,
         how in prop_oneof![
-            3 => Just(Division::ByDemand { max_allowed: 0 }),
-            2 => (0..60_u32).prop_map(|target| Division::Target { target, max_allowed: 0 }),
-            1 => Just(Division::Kept { max_allowed: 0 }),
+            3 => Just(SharingRule::ByDemand { max_allowed: 0 }),
+            2 => (0..60_u32).prop_map(|target| SharingRule::Target { target, max_allowed: 0 }),
+            1 => Just(SharingRule::Kept { max_allowed: 0 }),
         ],
     ) {
-        let division = |max_allowed| match how {
-            Division::Target { target, .. } => Division::Target { target, max_allowed },
-            Division::Kept { .. } => Division::Kept { max_allowed },
-            _ => Division::ByDemand { max_allowed },
+        let rule = |max_allowed| match how {
+            SharingRule::Target { target, .. } => SharingRule::Target { target, max_allowed },
+            SharingRule::Kept { .. } => SharingRule::Kept { max_allowed },
+            _ => SharingRule::ByDemand { max_allowed },
         };
         let mut world = World::default();
         for happening in happenings {
@@ -529,7 +533,7 @@ proptest! {
                 },
                 Happening::Plans { written, backwards } => {
                     let read: Vec<_> = world.pods.iter().map(|(uid, pod)| (uid.clone(), pod.grant)).collect();
-                    let mut writes = step(&world.seen(), floor, division(whole)).writes;
+                    let mut writes = step(&world.seen(), floor, rule(whole)).writes;
                     if backwards {
                         writes.reverse();
                     }
@@ -547,7 +551,7 @@ proptest! {
                     // above the share connections can only close
                     let most = pod.applied.share.max(pod.held);
                     pod.held = u32::from(wish).min(most);
-                    let report = Proof { seq: pod.applied.seq, share: pod.applied.share, held: pod.held };
+                    let report = GrantProof { seq: pod.applied.seq, share: pod.applied.share, held: pod.held };
                     pod.under_way.push(report);
                 },
                 Happening::IsRefused(pod, tries) => if let Some(pod) = world.pod(pod) {
@@ -574,7 +578,7 @@ proptest! {
             }
         }
 
-        let plan = world.settle(floor, division(whole));
+        let plan = world.settle(floor, rule(whole));
         let shares: Vec<u32> = plan.shares.clone();
         let running = world.pods.values().filter(|pod| pod.phase == Some(PodPhase::Running)).count();
         let unscheduled = world.pods.values().filter(|pod| pod.phase == Some(PodPhase::Unscheduled)).count();
@@ -582,15 +586,15 @@ proptest! {
         prop_assert!(plan.awaited.is_empty());
         prop_assert_eq!(plan.granted, sum);
         if running > 0 {
-            match division(whole) {
-                Division::ByDemand { .. } => {
+            match rule(whole) {
+                SharingRule::ByDemand { .. } => {
                     let spared = headroom(u32::try_from(running).unwrap(), u32::try_from(unscheduled).unwrap(), floor);
                     prop_assert!(sum + spared >= whole, "{sum} of {whole}, {spared} spared: {world:?}");
                 }
-                Division::Target { target, .. } => {
+                SharingRule::Target { target, .. } => {
                     prop_assert!(sum >= target.min(whole) , "{sum} of target {target}, {whole}: {world:?}");
                 }
-                Division::Kept { .. } | Division::Fixed { .. } => {}
+                SharingRule::Kept { .. } | SharingRule::Fixed { .. } => {}
             }
             if plan.shortage == Shortage::None {
                 for ((uid, pod), share) in world.pods.iter().zip(&shares) {
@@ -607,11 +611,11 @@ proptest! {
         turn in 0..12_usize,
     ) {
         let uids: Vec<String> = (0..shares.len()).map(|uid| uid.to_string()).collect();
-        let mut pods: Vec<Pod> = uids.iter().zip(&shares).map(|(uid, &(share, created_seconds, demand))| Pod {
+        let mut pods: Vec<Claimant> = uids.iter().zip(&shares).map(|(uid, &(share, created_seconds, demand))| Claimant {
             created_seconds,
             ..pod(uid, Some(grant(1, share, share)), demand)
         }).collect();
-        let outcome = |pods: &[Pod]| {
+        let outcome = |pods: &[Claimant]| {
             let plan = step(pods, 1, by_demand(whole));
             let writes: Vec<_> = plan.writes.iter().map(|write| (pods[write.pod].uid.to_owned(), write.grant)).collect();
             let shares: BTreeMap<_, _> = pods.iter().map(|pod| pod.uid.to_owned()).zip(plan.shares).collect();

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    algorithm::{Context, News, SizingAlgorithm, Wish},
+    algorithm::{News, ProposedSize, SizingAlgorithm, SizingContext},
     decision::{Explanation, Setting},
     staffing::Staffing,
 };
@@ -171,35 +171,35 @@ impl Default for Adaptive {
 }
 
 /// `old` unless `new` is further away than the tolerance of that direction.
-fn tolerate(new: u32, old: u32, context: &Context) -> u32 {
+fn tolerate(new: u32, old: u32, context: &SizingContext) -> u32 {
     let tolerance = if new > old { context.tolerance_up } else { context.tolerance_down };
     if f64::from(new.abs_diff(old)) <= tolerance * f64::from(old) { old } else { new }
 }
 
 impl Adaptive {
-    fn staffing(context: &Context) -> Staffing {
+    fn staffing(context: &SizingContext) -> Staffing {
         Staffing::new(context.wait_seconds, context.max)
     }
 
-    fn staff_target(context: &Context) -> f64 {
+    fn staff_target(context: &SizingContext) -> f64 {
         context.adaptive.staff_factor * context.violation_share
     }
 
-    fn fast_target(context: &Context) -> f64 {
+    fn fast_target(context: &SizingContext) -> f64 {
         context.adaptive.fast_factor * context.violation_share
     }
 
-    fn target(context: &Context) -> f64 {
+    fn target(context: &SizingContext) -> f64 {
         context.adaptive.target_share * context.violation_share
     }
 
     /// Seconds from a burst to its end as the fast path would have it.
-    fn delay(context: &Context) -> f64 {
+    fn delay(context: &SizingContext) -> f64 {
         context.adaptive.react_seconds + context.interval_seconds
     }
 
     /// EWMA that jumps when the change is larger than sampling noise explains.
-    fn follow(&mut self, reading: &Reading, demand: f64, context: &Context) {
+    fn follow(&mut self, reading: &Reading, demand: f64, context: &SizingContext) {
         let noise =
             (self.level.max(0.3) * reading.service_seconds * 2.5 / reading.dt_seconds).sqrt() + 0.05 * self.level;
         let error = demand - self.level;
@@ -221,13 +221,13 @@ impl Adaptive {
 
     /// Share of the transactions that waited too long: those that were given up, and of the others Erlang-C's exponential
     /// tail with the measured mean wait.
-    fn measured(reading: &Reading, context: &Context) -> f64 {
+    fn measured(reading: &Reading, context: &SizingContext) -> f64 {
         let waited = Self::measured_of_those_served(reading, context);
         let all = reading.assigned + reading.abandoned;
         if reading.abandoned > 0.0 { (waited * reading.assigned + reading.abandoned) / all } else { waited }
     }
 
-    fn measured_of_those_served(reading: &Reading, context: &Context) -> f64 {
+    fn measured_of_those_served(reading: &Reading, context: &SizingContext) -> f64 {
         let Some(wait) = reading.mean_wait_seconds else {
             return if reading.waiting > 0.0 { 1.0 } else { 0.0 };
         };
@@ -237,7 +237,15 @@ impl Adaptive {
     }
 
     /// Charges every setting for one sample as if it had been in force with these sizes.
-    fn replay(&mut self, sizes: &[u32], reading: &Reading, load: f64, service: f64, rate: f64, context: &Context) {
+    fn replay(
+        &mut self,
+        sizes: &[u32],
+        reading: &Reading,
+        load: f64,
+        service: f64,
+        rate: f64,
+        context: &SizingContext,
+    ) {
         let staffing = Self::staffing(context);
         let (at, dt, delay) = (reading.at_seconds, reading.dt_seconds, Self::delay(context));
         let traffic = rate / self.rate_mean.max(1e-6); // violations count per transaction
@@ -283,7 +291,7 @@ impl Adaptive {
         demands
     }
 
-    fn default_setting(context: &Context) -> usize {
+    fn default_setting(context: &SizingContext) -> usize {
         (0..SETTINGS)
             .find(|&i| {
                 let setting = setting(i);
@@ -294,7 +302,7 @@ impl Adaptive {
     }
 
     /// The setting to follow.
-    fn choose(&mut self, service: f64, context: &Context) -> usize {
+    fn choose(&mut self, service: f64, context: &SizingContext) -> usize {
         if self.weight_seconds < context.adaptive.learn_seconds {
             return Self::default_setting(context);
         }
@@ -315,7 +323,7 @@ impl Adaptive {
     }
 
     /// Size of every setting and the base that follows from the chosen one.
-    fn plan(&mut self, reading: &Reading, context: &Context) {
+    fn plan(&mut self, reading: &Reading, context: &SizingContext) {
         let staffing = Self::staffing(context);
         let demands = self.demands(context.now_seconds);
         let target = Self::staff_target(context);
@@ -347,19 +355,19 @@ impl Adaptive {
     /// The fast path of a pool that was hardly used: nobody knows how long its transactions take, and that none finishes
     /// does not mean that the database stands still. Every client that waits gets a connection, as far as the bounds
     /// allow.
-    fn react_blindly(&mut self, sample: &Sample, context: &Context) {
+    fn react_blindly(&mut self, sample: &Sample, context: &SizingContext) {
         if sample.waiting > 0.0 && sample.active >= 0.9 * context.current * context.pods {
             self.raise((sample.busy() + sample.waiting) / context.pods, context);
         }
     }
 
-    fn raise(&mut self, floor: f64, context: &Context) {
+    fn raise(&mut self, floor: f64, context: &SizingContext) {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // clamped to a size; saturates
         self.floors.push_back((context.now_seconds, floor.ceil().clamp(0.0, f64::from(u32::MAX)) as u32));
     }
 
     /// The fast path: clients wait although the connections are busy.
-    fn react(&mut self, reading: &Reading, context: &Context) {
+    fn react(&mut self, reading: &Reading, context: &SizingContext) {
         if reading.stalled || reading.waiting == 0.0 {
             return;
         }
@@ -379,7 +387,7 @@ impl Adaptive {
 }
 
 impl SizingAlgorithm for Adaptive {
-    fn learn(&mut self, reading: &Reading, context: &Context) {
+    fn learn(&mut self, reading: &Reading, context: &SizingContext) {
         let demand = reading.demand / context.pods;
         if self.first_at.is_none() {
             (self.first_at, self.level, self.rate_mean) = (Some(reading.at_seconds), demand, reading.rate);
@@ -417,7 +425,7 @@ impl SizingAlgorithm for Adaptive {
         }
     }
 
-    fn wish(&mut self, news: News, context: &Context) -> Wish {
+    fn wish(&mut self, news: News, context: &SizingContext) -> ProposedSize {
         if let Some(reading) = news.slow {
             self.plan(reading, context);
         }
@@ -439,14 +447,14 @@ impl SizingAlgorithm for Adaptive {
         let base = *self.base.get_or_insert(context.target);
         let floor = self.floors.iter().map(|&(_, floor)| floor).max().unwrap_or(0);
         let (size, reason) = if floor > base { (floor, Reason::WaitingClients) } else { (base, Reason::Demand) };
-        Wish { size: context.whole(size), base: context.whole(base), reason }
+        ProposedSize { size: context.whole(size), base: context.whole(base), reason }
     }
 
     fn cap(&mut self, size: u32) {
         self.base = self.base.map(|base| base.min(size));
     }
 
-    fn explain(&self, context: &Context) -> Explanation {
+    fn explain(&self, context: &SizingContext) -> Explanation {
         let staffing = Self::staffing(context);
         let peak = self.peaks.iter().map(|p| p.demand).fold(self.level, f64::max);
         let size = |load: f64, p: f64| staffing.size(load, self.service_seconds.max(1e-5), p);

@@ -16,7 +16,7 @@ pub(super) struct Whole {
 
 /// What an algorithm needs to know beside the load. Sizes are per pod unless said: every pod queues for itself.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Context<'a> {
+pub(super) struct SizingContext<'a> {
     pub now_seconds: f64,
     /// Seconds between two decisions.
     pub interval_seconds: f64,
@@ -41,7 +41,7 @@ pub(super) struct Context<'a> {
     pub pool: Whole,
 }
 
-impl Context<'_> {
+impl SizingContext<'_> {
     /// A size of one pod as the size of all.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // not negative; saturates
     pub fn whole(&self, per_pod: u32) -> u32 {
@@ -51,7 +51,7 @@ impl Context<'_> {
 
 /// What an algorithm wants, all pods together, before any guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Wish {
+pub(super) struct ProposedSize {
     /// Size wanted now.
     pub size: u32,
     /// Size for the load as it has been, without the clients that wait this second.
@@ -77,16 +77,16 @@ pub(super) struct News<'a> {
 /// A rule that turns load into a size.
 pub(super) trait SizingAlgorithm {
     /// Takes in one reading of the slow meter. Called for each, oldest first.
-    fn learn(&mut self, reading: &Reading, context: &Context);
+    fn learn(&mut self, reading: &Reading, context: &SizingContext);
 
     /// The size wanted.
-    fn wish(&mut self, news: News, context: &Context) -> Wish;
+    fn wish(&mut self, news: News, context: &SizingContext) -> ProposedSize;
 
     /// Tells which size per pod the saturated database left of the wish.
     fn cap(&mut self, size: u32);
 
     /// Why the last wish is what it is.
-    fn explain(&self, context: &Context) -> Explanation;
+    fn explain(&self, context: &SizingContext) -> Explanation;
 
     /// The clock was set back: nothing may lie in the future.
     fn rewind(&mut self, now_seconds: f64);

@@ -31,7 +31,7 @@ struct Rates {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-struct Pod {
+struct PodRates {
     last: Sample,
     rates: Option<Rates>,
 }
@@ -53,7 +53,7 @@ struct Pod {
 /// ```
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Fleet {
-    pods: BTreeMap<String, Pod>,
+    pods: BTreeMap<String, PodRates>,
     total: Option<Sample>,
 }
 
@@ -106,7 +106,7 @@ impl Fleet {
     /// True when the reading was new.
     fn update(&mut self, name: &str, sample: &Sample) -> bool {
         let Some(pod) = self.pods.get_mut(name) else {
-            self.pods.insert(name.to_owned(), Pod { last: *sample, rates: None });
+            self.pods.insert(name.to_owned(), PodRates { last: *sample, rates: None });
             return true;
         };
         let dt = sample.at_seconds - pod.last.at_seconds;

@@ -15,7 +15,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    algorithm::{Context, News, SizingAlgorithm, Wish},
+    algorithm::{News, ProposedSize, SizingAlgorithm, SizingContext},
     decision::Explanation,
     load::LoadHistory,
 };
@@ -39,11 +39,11 @@ fn size(load: f64, min: f64, max: f64) -> u32 {
 }
 
 impl SizingAlgorithm for LoadFactor {
-    fn learn(&mut self, reading: &Reading, _: &Context) {
+    fn learn(&mut self, reading: &Reading, _: &SizingContext) {
         self.history.service_seconds = reading.service_seconds;
     }
 
-    fn wish(&mut self, news: News, context: &Context) -> Wish {
+    fn wish(&mut self, news: News, context: &SizingContext) -> ProposedSize {
         news.samples.iter().for_each(|sample| self.history.add(sample));
         let pool = context.pool;
         let size = self.history.last().map_or(pool.target, |load| {
@@ -52,12 +52,12 @@ impl SizingAlgorithm for LoadFactor {
             let slight = f64::from(size.abs_diff(pool.target)) <= tolerance * f64::from(pool.target);
             if slight { pool.target } else { size }
         });
-        Wish { size, base: size, reason: Reason::Demand }
+        ProposedSize { size, base: size, reason: Reason::Demand }
     }
 
     fn cap(&mut self, _: u32) {}
 
-    fn explain(&self, context: &Context) -> Explanation {
+    fn explain(&self, context: &SizingContext) -> Explanation {
         let (min, max) = (f64::from(context.pool.min), f64::from(context.pool.max));
         self.history.explain(|load| size(load, min, max))
     }

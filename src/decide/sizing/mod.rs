@@ -74,12 +74,12 @@ pub use settings::SizingSettings;
 
 use self::{
     adaptive::Adaptive,
-    algorithm::{Context, News, SizingAlgorithm, Whole, Wish},
+    algorithm::{News, ProposedSize, SizingAlgorithm, SizingContext, Whole},
     load_factor::LoadFactor,
     target_utilization::TargetUtilization,
 };
 use super::{
-    behavior::{BehaviorState, Urgency, Wanted},
+    behavior::{BehaviorState, DesiredSize, Urgency},
     guard::{self, Limit, knee::Knee, signal::SignalState},
 };
 use crate::{
@@ -128,7 +128,7 @@ pub struct Observation<'a> {
 
 /// A change of the size that may or may not have been applied.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-struct Asked {
+struct PendingResize {
     at_seconds: f64,
     from: u32,
     to: u32,
@@ -136,13 +136,13 @@ struct Asked {
 
 /// The algorithm's own state.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-enum State {
+enum AlgorithmState {
     Adaptive(Box<Adaptive>),
     TargetUtilization(TargetUtilization),
     LoadFactor(LoadFactor),
 }
 
-impl State {
+impl AlgorithmState {
     fn new(algorithm: Algorithm) -> Self {
         match algorithm {
             Algorithm::Adaptive => Self::Adaptive(Box::default()),
@@ -175,11 +175,11 @@ pub struct Sizer {
     quick: Meter,
     knee: Knee,
     behavior: BehaviorState,
-    state: State,
+    state: AlgorithmState,
     last_now: Option<f64>,
     /// Recommended last, where recommendations are not carried out.
     recommended: Option<u32>,
-    asked: Option<Asked>,
+    asked: Option<PendingResize>,
     seen_seconds: f64,
     /// Clients hide the demand: more than half the size waited at the newest reading.
     hidden: bool,
@@ -198,7 +198,7 @@ impl Default for Sizer {
             quick: Meter::default(),
             knee: Knee::default(),
             behavior: BehaviorState::default(),
-            state: State::new(Algorithm::default()),
+            state: AlgorithmState::new(Algorithm::default()),
             last_now: None,
             recommended: None,
             asked: None,
@@ -262,7 +262,7 @@ impl Sizer {
         signal: SignalState,
     ) -> Decision {
         if self.state.runs() != settings.algorithm {
-            self.state = State::new(settings.algorithm);
+            self.state = AlgorithmState::new(settings.algorithm);
         }
         let now = self.tick(observation);
         // a recommendation that nobody carries out builds on the one before
@@ -299,7 +299,8 @@ impl Sizer {
         let recommended = draft.size;
         self.recommended = Some(recommended);
         draft.apply(guard::automation::check(observation.automation, recommended, observation.target));
-        self.asked = (recommended != target).then_some(Asked { at_seconds: now, from: target, to: recommended });
+        self.asked =
+            (recommended != target).then_some(PendingResize { at_seconds: now, from: target, to: recommended });
 
         let explanation = self.state.algorithm().explain(&context);
         let clamp = |size: u32| size.saturating_add(self.set_aside).clamp(bounds.least(), bounds.most());
@@ -359,14 +360,14 @@ impl Sizer {
     }
 
     /// The size of the whole pool: what the load asks for, and what is set aside.
-    fn add_leaks(&self, wish: Wish, mut draft: Draft) -> (Wish, Draft) {
+    fn add_leaks(&self, wish: ProposedSize, mut draft: Draft) -> (ProposedSize, Draft) {
         if self.set_aside == 0 {
             return (wish, draft);
         }
         let whole = |size: u32| size.saturating_add(self.set_aside);
         draft.size = whole(draft.size);
         draft.message = format!("{}, and {} more that are leaked", draft.message, self.set_aside);
-        (Wish { size: whole(wish.size), base: whole(wish.base), ..wish }, draft)
+        (ProposedSize { size: whole(wish.size), base: whole(wish.base), ..wish }, draft)
     }
 
     fn context<'a>(
@@ -376,11 +377,11 @@ impl Sizer {
         bounds: &Bounds,
         target: u32,
         now: f64,
-    ) -> Context<'a> {
+    ) -> SizingContext<'a> {
         let pods = observation.pods.max(1);
         let current = observation.current.max(1).saturating_sub(self.set_aside);
         let target = target.saturating_sub(self.set_aside);
-        Context {
+        SizingContext {
             now_seconds: now,
             interval_seconds: Some(observation.interval_seconds).filter(|s| s.is_finite() && *s > 0.0).unwrap_or(1.0),
             pods: f64::from(pods),
@@ -425,7 +426,7 @@ impl Sizer {
     }
 
     /// Feeds the meters and the algorithm's memory. Returns the newest slow reading and every quick one.
-    fn read(&mut self, settings: &SizingSettings, fresh: &[Sample], context: &Context) -> Read {
+    fn read(&mut self, settings: &SizingSettings, fresh: &[Sample], context: &SizingContext) -> Read {
         let mut read = Read { slow: None, quick: Vec::with_capacity(fresh.len()), still_seconds: None, unused: false };
         let set_aside = f64::from(self.set_aside);
         let rest = |reading: Reading| Reading { active: (reading.active - set_aside).max(0.0), ..reading };
@@ -466,18 +467,24 @@ impl Sizer {
     }
 
     /// The size stays: the load cannot be judged.
-    fn hold(&mut self, limit: Limit) -> (Wish, Draft) {
+    fn hold(&mut self, limit: Limit) -> (ProposedSize, Draft) {
         if limit.reason == Reason::DatabaseStalled {
             self.hidden = true;
         }
-        let wish = Wish { size: limit.size, base: limit.size, reason: limit.reason };
+        let wish = ProposedSize { size: limit.size, base: limit.size, reason: limit.reason };
         let mut draft = Draft { size: limit.size, reason: limit.reason, message: String::new(), limits: Vec::new() };
         draft.apply(Some(limit));
         (wish, draft)
     }
 
     /// The algorithm's wish and the guards that depend on it.
-    fn pursue(&mut self, settings: &SizingSettings, news: &News, context: &Context, bounds: &Bounds) -> (Wish, Draft) {
+    fn pursue(
+        &mut self,
+        settings: &SizingSettings,
+        news: &News,
+        context: &SizingContext,
+        bounds: &Bounds,
+    ) -> (ProposedSize, Draft) {
         let wish = self.state.algorithm().wish(*news, context);
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // sizes
         let per_pod = |size: u32| (f64::from(size) / context.pods).round() as u32;
@@ -509,7 +516,7 @@ impl Sizer {
             }
             draft.apply(limit);
         }
-        let wanted = Wanted {
+        let wanted = DesiredSize {
             now_seconds: context.now_seconds,
             current: context.pool.target,
             desired: draft.size,
@@ -522,7 +529,7 @@ impl Sizer {
     }
 
     /// The wish in words.
-    fn explain(&mut self, wish: &Wish, settings: &SizingSettings, context: &Context) -> String {
+    fn explain(&mut self, wish: &ProposedSize, settings: &SizingSettings, context: &SizingContext) -> String {
         let why = self.state.algorithm().explain(context);
         let waiting = self.quick.previous().map_or(0.0, |sample| sample.waiting);
         let rule = match settings.algorithm {

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    algorithm::{Context, News, SizingAlgorithm, Wish},
+    algorithm::{News, ProposedSize, SizingAlgorithm, SizingContext},
     decision::Explanation,
     load::LoadHistory,
 };
@@ -28,11 +28,11 @@ fn rounded_up(size: f64) -> u32 {
 }
 
 impl SizingAlgorithm for TargetUtilization {
-    fn learn(&mut self, reading: &Reading, _: &Context) {
+    fn learn(&mut self, reading: &Reading, _: &SizingContext) {
         self.history.service_seconds = reading.service_seconds;
     }
 
-    fn wish(&mut self, news: News, context: &Context) -> Wish {
+    fn wish(&mut self, news: News, context: &SizingContext) -> ProposedSize {
         news.samples.iter().for_each(|sample| self.history.add(sample));
         let pool = context.pool;
         let current = f64::from(pool.current.max(1));
@@ -41,12 +41,12 @@ impl SizingAlgorithm for TargetUtilization {
             let slight = (1.0 - context.tolerance_down..=1.0 + context.tolerance_up).contains(&ratio);
             if slight { pool.target } else { rounded_up(current * ratio) }
         });
-        Wish { size, base: size, reason: Reason::Demand }
+        ProposedSize { size, base: size, reason: Reason::Demand }
     }
 
     fn cap(&mut self, _: u32) {}
 
-    fn explain(&self, context: &Context) -> Explanation {
+    fn explain(&self, context: &SizingContext) -> Explanation {
         let target = context.target_utilization;
         self.history.explain(|load| rounded_up(load / target))
     }

@@ -100,7 +100,7 @@ pub enum Changed {
 
 /// One change of one parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct ParameterChange {
     /// PgBouncer's name.
     pub name: &'static str,
     /// The first version that has it so.
@@ -112,12 +112,12 @@ pub struct Change {
 const V1_25: Version = Version { major: 1, minor: 25, patch: 0 };
 const V1_26: Version = Version { major: 1, minor: 26, patch: 0 };
 
-const fn change(name: &'static str, since: Version, changed: Changed) -> Change {
-    Change { name, since, changed }
+const fn change(name: &'static str, since: Version, changed: Changed) -> ParameterChange {
+    ParameterChange { name, since, changed }
 }
 
 /// All that changed about parameters since the oldest version that is started, held against `SHOW CONFIG` of real programs by the tests.
-pub const HISTORY: &[Change] = &[
+pub const HISTORY: &[ParameterChange] = &[
     change("auth_ldap_options", V1_25, Changed::Added("")),
     change("client_tls13_ciphers", V1_25, Changed::Added("")),
     change("login_notify_message", V1_26, Changed::Added("")),
@@ -151,13 +151,13 @@ pub fn fixed(version: Version) -> impl Iterator<Item = (&'static str, &'static s
 
 /// Since when a parameter exists, where it did not always.
 fn added(name: &str) -> Option<Version> {
-    let is_addition = |change: &&Change| change.name == name && matches!(change.changed, Changed::Added(_));
+    let is_addition = |change: &&ParameterChange| change.name == name && matches!(change.changed, Changed::Added(_));
     HISTORY.iter().find(is_addition).map(|change| change.since)
 }
 
 /// Since when it exists no more.
 fn removed(name: &str) -> Option<Version> {
-    let is_removal = |change: &&Change| change.name == name && change.changed == Changed::Removed;
+    let is_removal = |change: &&ParameterChange| change.name == name && change.changed == Changed::Removed;
     HISTORY.iter().find(is_removal).map(|change| change.since)
 }
 
@@ -393,7 +393,7 @@ mod tests {
 
     #[test]
     fn whatever_versions_disagree_about_is_rendered_or_not_set_by_any() {
-        for Change { name, changed, .. } in HISTORY {
+        for ParameterChange { name, changed, .. } in HISTORY {
             let is_rendered = find(name).is_some() || fixed(V1_26).any(|(fixed, _)| fixed == *name);
             let is_not_set = matches!(changed, Changed::Added("") | Changed::Removed);
             assert!(is_rendered != is_not_set, "{name}");

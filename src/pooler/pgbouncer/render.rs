@@ -79,7 +79,7 @@ pub struct Limits {
 
 /// Addresses and files of the machine that PgBouncer runs on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct ProcessPlace {
     /// Addresses to listen on for clients.
     pub listen_addresses: Vec<String>,
     /// Directory of the unix socket with the console.
@@ -123,7 +123,7 @@ pub struct RenderInput<'a> {
     /// What clients are shown; None without TLS.
     pub shown: Option<&'a Shown<'a>>,
     /// Where it runs.
-    pub place: &'a Place,
+    pub place: &'a ProcessPlace,
     /// Who reads it; None: any version, and what only some have is left out.
     pub version: Option<Version>,
 }
@@ -346,7 +346,7 @@ pub fn cannot_render(settings: &Settings, injection: &Injection) -> Option<Strin
             certificate_file: format!("{}/tls.crt", names::RUN_DIR),
             key_file: format!("{}/tls.key", names::RUN_DIR),
         }),
-        place: &Place {
+        place: &ProcessPlace {
             listen_addresses: vec!["127.0.0.1".to_owned()],
             socket_dir: names::RUN_DIR.to_owned(),
             auth_file: format!("{}/users", names::RUN_DIR),

@@ -9,7 +9,7 @@ use rcgen::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::plan::{AUTHORITY_LIFE, Inventory, LEAF_LIFE, Step, Validity, next_step};
+use super::plan::{AUTHORITY_LIFE, Inventory, LEAF_LIFE, RenewalStep, Validity, next_step};
 
 /// Key of the document in the Secret.
 pub const SECRET_KEY: &str = "certificates.json";
@@ -84,13 +84,13 @@ impl Material {
         held: Option<&Self>,
         names: &[String],
         now: Timestamp,
-    ) -> Result<Option<(Self, Step)>, rcgen::Error> {
+    ) -> Result<Option<(Self, RenewalStep)>, rcgen::Error> {
         let mut first = None;
         let mut material = held.cloned();
         for _ in 0..MOST_STEPS {
             let inventory = material.as_ref().map(Self::inventory);
             let step = next_step(inventory.as_ref(), names, now);
-            if step == Step::Keep {
+            if step == RenewalStep::Keep {
                 break;
             }
             first.get_or_insert(step);
@@ -100,20 +100,20 @@ impl Material {
     }
 }
 
-fn take(step: Step, held: Option<Material>, names: &[String], now: Timestamp) -> Result<Material, rcgen::Error> {
+fn take(step: RenewalStep, held: Option<Material>, names: &[String], now: Timestamp) -> Result<Material, rcgen::Error> {
     let sign = |authorities: Vec<Pair>, issuer: usize| {
         let leaf = server_certificate(&authorities[issuer], names, now)?;
         Ok(Material { authorities, leaf, issuer, names: names.to_vec() })
     };
     match (step, held) {
-        (Step::StartOver(_), _) | (_, None) => sign(vec![authority(now)?], 0),
-        (Step::Keep, Some(held)) => Ok(held),
-        (Step::AddAuthority, Some(mut held)) => {
+        (RenewalStep::StartOver(_), _) | (_, None) => sign(vec![authority(now)?], 0),
+        (RenewalStep::Keep, Some(held)) => Ok(held),
+        (RenewalStep::AddAuthority, Some(mut held)) => {
             held.authorities.push(authority(now)?);
             Ok(held)
         }
-        (Step::SignLeaf { issuer }, Some(held)) => sign(held.authorities, issuer),
-        (Step::DropAuthority { index }, Some(mut held)) => {
+        (RenewalStep::SignLeaf { issuer }, Some(held)) => sign(held.authorities, issuer),
+        (RenewalStep::DropAuthority { index }, Some(mut held)) => {
             held.authorities.remove(index);
             held.issuer -= usize::from(index < held.issuer);
             Ok(held)
@@ -201,7 +201,7 @@ mod tests {
         verifier.verify_server_cert(&leaf, &[], &name, &[], now).is_ok()
     }
 
-    fn renewed(held: Option<&Material>, now: Timestamp) -> Option<(Material, Step)> {
+    fn renewed(held: Option<&Material>, now: Timestamp) -> Option<(Material, RenewalStep)> {
         Material::renewed(held, &names(), now).expect("minted")
     }
 
@@ -222,7 +222,7 @@ mod tests {
         let first = Material::read(&first.write()).expect("a document");
         let later = start() + SignedDuration::from_hours(24 * 61);
         let (second, step) = renewed(Some(&first), later).expect("due");
-        assert_eq!(step, Step::SignLeaf { issuer: 0 });
+        assert_eq!(step, RenewalStep::SignLeaf { issuer: 0 });
         assert_eq!(first.bundle(), second.bundle());
         assert!(verifies(&first.bundle(), &second, &names()[0], later));
     }

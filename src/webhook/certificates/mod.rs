@@ -116,7 +116,7 @@ pub struct Serving {
 
 /// Whether the API server can call the webhook, as far as certificates go.
 #[derive(Debug)]
-pub enum Standing<'a> {
+pub enum CertificateTrust<'a> {
     /// What is served is trusted. A look that failed since then, because the API server restarts, say, changes nothing
     /// about that.
     Trusted(Serving),
@@ -168,8 +168,8 @@ impl CertificateKeeper {
         Ok(Serving { not_after: material.not_after() })
     }
 
-    /// Looks for ever. `told` hears after every look how things stand: readiness and metrics follow it.
-    pub async fn run(mut self, told: impl Fn(Standing<'_>) + Send) {
+    /// Looks for ever. `report` is called after every look with how things stand: readiness and metrics follow it.
+    pub async fn run(mut self, report: impl Fn(CertificateTrust<'_>) + Send) {
         let mut retry = SHORTEST_RETRY;
         let mut trusted = None;
         loop {
@@ -177,13 +177,13 @@ impl CertificateKeeper {
             let pause = match self.look(now).await {
                 Ok(serving) => {
                     trusted = Some(serving);
-                    told(Standing::Trusted(serving));
+                    report(CertificateTrust::Trusted(serving));
                     retry = SHORTEST_RETRY;
                     INTERVAL
                 }
                 Err(error) => {
                     let standing = trusted.filter(|serving: &Serving| now < serving.not_after);
-                    told(standing.map_or(Standing::Untrusted(&error), Standing::Trusted));
+                    report(standing.map_or(CertificateTrust::Untrusted(&error), CertificateTrust::Trusted));
                     error!(error = &error as &dyn std::error::Error, "the webhook's certificate could not be kept");
                     retry = (retry * 2).min(INTERVAL);
                     retry

@@ -60,13 +60,13 @@ pub struct Inventory {
     pub names: Vec<String>,
 }
 
-/// What to do next. After each but [`Step::Keep`] the question is asked again.
+/// What to do next. After each but [`RenewalStep::Keep`] the question is asked again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum RenewalStep {
     /// Nothing.
     Keep,
     /// A new authority and a certificate signed by it, at once: nothing that is there can be trusted any more.
-    StartOver(Why),
+    StartOver(StartOverReason),
     /// One more authority for the bundle; it signs nothing yet.
     AddAuthority,
     /// A new server certificate, signed by this authority.
@@ -83,7 +83,7 @@ pub enum Step {
 
 /// Why everything is minted anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum StartOverReason {
     /// There is nothing yet, or nothing that can be read.
     Absent,
     /// It has expired: no replica ran for a long time.
@@ -93,18 +93,18 @@ pub enum Why {
 }
 
 /// The next step. `names` are those that the server certificate must be for.
-pub fn next_step(inventory: Option<&Inventory>, names: &[String], now: Timestamp) -> Step {
+pub fn next_step(inventory: Option<&Inventory>, names: &[String], now: Timestamp) -> RenewalStep {
     let Some(Inventory { authorities, leaf, issuer, names: held_names }) = inventory else {
-        return Step::StartOver(Why::Absent);
+        return RenewalStep::StartOver(StartOverReason::Absent);
     };
     let (Some(signer), Some(newest)) = (authorities.get(*issuer), authorities.last()) else {
-        return Step::StartOver(Why::Absent);
+        return RenewalStep::StartOver(StartOverReason::Absent);
     };
     if now < signer.not_before || now < leaf.not_before {
-        return Step::StartOver(Why::NotYetValid);
+        return RenewalStep::StartOver(StartOverReason::NotYetValid);
     }
     if !signer.holds(now) && !newest.holds(now) {
-        return Step::StartOver(Why::Expired);
+        return RenewalStep::StartOver(StartOverReason::Expired);
     }
     let last = authorities.len() - 1;
     let rested = |since: Timestamp| now.duration_since(since) >= OVERLAP;
@@ -114,18 +114,18 @@ pub fn next_step(inventory: Option<&Inventory>, names: &[String], now: Timestamp
         unused.then_some(index)
     };
     if let Some(index) = authorities.iter().enumerate().find_map(obsolete) {
-        return Step::DropAuthority { index };
+        return RenewalStep::DropAuthority { index };
     }
     if newest.ends_within(AUTHORITY_RENEWAL, now) {
-        return Step::AddAuthority;
+        return RenewalStep::AddAuthority;
     }
     // The newest authority, once every API server has had the time to learn of it; at once when the signer has expired.
     let may_sign = rested(newest.minted_at()) || last == 0 || !signer.holds(now);
     let next_issuer = if may_sign { last } else { *issuer };
     if next_issuer != *issuer || leaf.ends_within(LEAF_RENEWAL, now) && may_renew(signer, leaf) || held_names != names {
-        return Step::SignLeaf { issuer: next_issuer };
+        return RenewalStep::SignLeaf { issuer: next_issuer };
     }
-    Step::Keep
+    RenewalStep::Keep
 }
 
 /// A certificate cannot outlive its authority: one that ends with it is renewed by the next authority only.
@@ -148,25 +148,25 @@ mod tests {
     }
 
     /// Does what a step says, as `mint` does with keys.
-    fn take(step: Step, held: Option<Inventory>, now: Timestamp) -> Inventory {
+    fn take(step: RenewalStep, held: Option<Inventory>, now: Timestamp) -> Inventory {
         let authority = Validity::minted(now, AUTHORITY_LIFE);
         let leaf = |signer: &Validity| Validity {
             not_after: (now + LEAF_LIFE).min(signer.not_after),
             ..Validity::minted(now, LEAF_LIFE)
         };
         match (step, held) {
-            (Step::StartOver(_), _) | (_, None) => {
+            (RenewalStep::StartOver(_), _) | (_, None) => {
                 Inventory { authorities: vec![authority], leaf: leaf(&authority), issuer: 0, names: names() }
             }
-            (Step::Keep, Some(held)) => held,
-            (Step::AddAuthority, Some(mut held)) => {
+            (RenewalStep::Keep, Some(held)) => held,
+            (RenewalStep::AddAuthority, Some(mut held)) => {
                 held.authorities.push(authority);
                 held
             }
-            (Step::SignLeaf { issuer }, Some(held)) => {
+            (RenewalStep::SignLeaf { issuer }, Some(held)) => {
                 Inventory { leaf: leaf(&held.authorities[issuer]), issuer, names: names(), ..held }
             }
-            (Step::DropAuthority { index }, Some(mut held)) => {
+            (RenewalStep::DropAuthority { index }, Some(mut held)) => {
                 held.authorities.remove(index);
                 held.issuer -= usize::from(index < held.issuer);
                 held
@@ -174,11 +174,11 @@ mod tests {
         }
     }
 
-    fn settle(mut held: Option<Inventory>, now: Timestamp) -> (Inventory, Vec<Step>) {
+    fn settle(mut held: Option<Inventory>, now: Timestamp) -> (Inventory, Vec<RenewalStep>) {
         let mut steps = Vec::new();
         for _ in 0..8 {
             let step = next_step(held.as_ref(), &names(), now);
-            if step == Step::Keep {
+            if step == RenewalStep::Keep {
                 return (held.expect("kept"), steps);
             }
             steps.push(step);
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn nothing_is_minted_once_and_then_kept() {
         let (held, steps) = settle(None, START);
-        assert_eq!(steps, [Step::StartOver(Why::Absent)]);
+        assert_eq!(steps, [RenewalStep::StartOver(StartOverReason::Absent)]);
         assert_eq!(settle(Some(held), START + hours(24)).1, []);
     }
 
@@ -200,25 +200,25 @@ mod tests {
     fn another_name_is_signed_by_the_same_authority() {
         let (mut held, _) = settle(None, START);
         held.names = vec!["old.svc".to_owned()];
-        assert_eq!(settle(Some(held), START).1, [Step::SignLeaf { issuer: 0 }]);
+        assert_eq!(settle(Some(held), START).1, [RenewalStep::SignLeaf { issuer: 0 }]);
     }
 
     #[test]
     fn a_clock_that_went_back_starts_over_rather_than_serve_what_nobody_accepts() {
         let (held, _) = settle(None, START + hours(48));
-        assert_eq!(settle(Some(held), START).1, [Step::StartOver(Why::NotYetValid)]);
+        assert_eq!(settle(Some(held), START).1, [RenewalStep::StartOver(StartOverReason::NotYetValid)]);
     }
 
     #[test]
     fn after_years_without_a_replica_everything_is_new() {
         let (held, _) = settle(None, START);
-        assert_eq!(settle(Some(held), START + hours(24 * 800)).1, [Step::StartOver(Why::Expired)]);
+        assert_eq!(settle(Some(held), START + hours(24 * 800)).1, [RenewalStep::StartOver(StartOverReason::Expired)]);
     }
 
     #[test]
     fn an_expired_certificate_of_a_living_authority_is_renewed_by_it() {
         let (held, _) = settle(None, START);
-        assert_eq!(settle(Some(held), START + hours(24 * 100)).1, [Step::SignLeaf { issuer: 0 }]);
+        assert_eq!(settle(Some(held), START + hours(24 * 100)).1, [RenewalStep::SignLeaf { issuer: 0 }]);
     }
 
     proptest! {
@@ -238,7 +238,7 @@ mod tests {
                 held = next;
                 now += hours(gap);
                 let (next, steps) = settle(Some(held.clone()), now);
-                prop_assert!(steps.iter().all(|step| !matches!(step, Step::StartOver(_))), "{steps:?}");
+                prop_assert!(steps.iter().all(|step| !matches!(step, RenewalStep::StartOver(_))), "{steps:?}");
                 prop_assert!(next.leaf.holds(now) && next.authorities[next.issuer].holds(now));
                 prop_assert!(next.leaf.not_after <= next.authorities[next.issuer].not_after);
                 prop_assert!(next.authorities.len() <= 2, "a bundle of {}", next.authorities.len());

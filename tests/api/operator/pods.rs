@@ -200,7 +200,7 @@ pub fn injected(pool: &ConnectionPool, name: &str) -> Pod {
         image_pull_policy: None,
         image_pull_secrets: Vec::new(),
         run_as_user: None,
-        allowed: sluice::decide::allowed::Allowed::default(),
+        allowed: sluice::decide::allowed::PoolAllowList::default(),
     };
     let injected = inject(&pod, &PodPool { pool, effective: &effective, revision }, &settings).expect("injected");
     let mut value = serde_json::to_value(&pod).expect("JSON");

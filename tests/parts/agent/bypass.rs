@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sluice::{
     api::ConnectionPool,
     contract::{Bypass, PoolRevision},
-    decide::{allowed::Allowed, effective::effective},
+    decide::{allowed::PoolAllowList, effective::effective},
     inject::{InjectionSettings, PodPool, inject},
 };
 
@@ -70,7 +70,7 @@ fn environment(given: &[(&str, &str)], port: u16) -> BTreeMap<String, String> {
         image_pull_policy: None,
         image_pull_secrets: Vec::new(),
         run_as_user: None,
-        allowed: Allowed::default(),
+        allowed: PoolAllowList::default(),
     };
     patch(&mut after, &inject(&pod, &plan, &images).unwrap().patch).unwrap();
     let env = after["spec"]["containers"][0]["env"].as_array().unwrap().clone();

@@ -10,7 +10,7 @@ use rustls::{
 };
 use sluice::{
     contract::{ClientTlsMode, ServerTls, ServerTlsMode, StatusReport},
-    decide::memory::{Bundle, Generation, Load},
+    decide::memory::{Bundle, Generation, SidecarLoad},
 };
 
 use super::{
@@ -154,7 +154,7 @@ async fn what_a_sidecar_takes_of_memory_is_what_the_model_says_within_15_percent
         }
         until("they are connected", async || (others.tally.connections() >= clients).then_some(())).await;
         agent.until("they are open", |status| status.held.is_some_and(|held| held.held == servers)).await;
-        let load = Load {
+        let load = SidecarLoad {
             poolers: 1,
             generation,
             servers,

@@ -10,7 +10,7 @@ use std::{
 use axum::{Router, body::Body, extract::State, http::Response};
 use sluice::{
     decide::load::{Judgement, LoadState},
-    signals::{Server, ServerConfiguration},
+    signals::{PrometheusServer, ServerConfiguration},
 };
 
 use super::{
@@ -59,7 +59,7 @@ async fn two_prometheus_that_answer_in_turn_make_no_wrong_demand_and_are_told() 
     let servers =
         [Prometheus::start(&Agents::of(&agents)).await, Prometheus::start(&Agents::of(&agents).every(5)).await];
     let address = in_turn([servers[0].address, servers[1].address]).await;
-    let server = Server::new("default", ServerConfiguration::new(format!("http://{address}")));
+    let server = PrometheusServer::new("default", ServerConfiguration::new(format!("http://{address}")));
     let begin = Instant::now();
     let work = || {
         for agent in &agents {

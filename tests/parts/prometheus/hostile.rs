@@ -12,7 +12,7 @@ use sluice::{
     agent::report::server::OPENMETRICS,
     api,
     contract::metrics,
-    signals::{OverrideQuery, ReadFailure, Refusal, Server, ServerConfiguration},
+    signals::{OverrideQuery, PrometheusServer, ReadFailure, SeriesRefusal, ServerConfiguration},
 };
 
 use super::{Agents, DEADLINE, Prometheus, now_seconds, read, read_until, server::Agent, shop};
@@ -94,14 +94,14 @@ async fn of_hundred_thousand_series_that_a_pod_forged_nothing_is_kept_and_every_
     }
     // this build of the reader is not optimised
     let configuration = ServerConfiguration { timeout_seconds: 30, ..prometheus.configuration() };
-    let readings = read(&Server::new("default", configuration)).await.unwrap();
+    let readings = read(&PrometheusServer::new("default", configuration)).await.unwrap();
     assert!(readings.bytes > 10 << 20, "they were sent: {} bytes", readings.bytes);
     let active: BTreeMap<&str, f64> =
         readings.pods_of(&shop()).iter().map(|(pod, figures)| (pod.as_str(), figures.sample.active)).collect();
     assert_eq!(active, BTreeMap::from([("shop-1", 9.0), ("shop-2", 0.0)]));
     assert_eq!(readings.pools.len(), 1, "of pools that there are none of nothing is kept");
     let problems: Vec<_> = readings.problems.iter().map(|problem| (problem.refusal, problem.count)).collect();
-    assert_eq!(problems, [(Refusal::ForeignPool, FORGED / 2)]);
+    assert_eq!(problems, [(SeriesRefusal::ForeignPool, FORGED / 2)]);
 }
 
 #[tokio::test]

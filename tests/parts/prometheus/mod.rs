@@ -16,9 +16,9 @@ use std::{
 
 use server::{Agents, Prometheus};
 use sluice::{
-    decide::load::{ExpectedPod, Judgement, Load, LoadInput, LoadState, Stage},
+    decide::load::{ExpectedPod, Judgement, LoadInput, LoadState, PoolLoad, Stage},
     domain::PoolKey,
-    signals::{PodFigures, ReadError, Readings, Roster, Server},
+    signals::{PodFigures, PrometheusServer, ReadError, Readings, Roster},
 };
 
 /// Longest wait for any state.
@@ -41,12 +41,12 @@ fn roster() -> Arc<Roster> {
     Arc::new(of_shop.chain(others).collect())
 }
 
-async fn read(server: &Server) -> Result<Readings, ReadError> {
+async fn read(server: &PrometheusServer) -> Result<Readings, ReadError> {
     server.read(now_seconds(), &roster()).await
 }
 
 /// Reads until the pods of the pool are as wanted.
-async fn read_until(server: &Server, wanted: impl Fn(&BTreeMap<String, PodFigures>) -> bool) -> Readings {
+async fn read_until(server: &PrometheusServer, wanted: impl Fn(&BTreeMap<String, PodFigures>) -> bool) -> Readings {
     let deadline = std::time::Instant::now() + DEADLINE;
     loop {
         let readings = read(server).await.unwrap();
@@ -59,7 +59,7 @@ async fn read_until(server: &Server, wanted: impl Fn(&BTreeMap<String, PodFigure
 }
 
 /// One tick of the pool `shop` as the operator does it.
-async fn tick(state: &mut LoadState, server: &Server, pods: &[&str], stale_after_seconds: f64) -> Load {
+async fn tick(state: &mut LoadState, server: &PrometheusServer, pods: &[&str], stale_after_seconds: f64) -> PoolLoad {
     let now_seconds = now_seconds();
     let readings = server.read(now_seconds, &roster()).await.map_err(|error| error.to_string());
     let expected: Vec<ExpectedPod> =
@@ -76,11 +76,11 @@ async fn tick(state: &mut LoadState, server: &Server, pods: &[&str], stale_after
 /// Ticks until the load is judged as wanted.
 async fn tick_until(
     state: &mut LoadState,
-    server: &Server,
+    server: &PrometheusServer,
     pods: &[&str],
     stale_after_seconds: f64,
     wanted: impl Fn(&Judgement) -> bool,
-) -> Load {
+) -> PoolLoad {
     let deadline = std::time::Instant::now() + DEADLINE;
     loop {
         let load = tick(state, server, pods, stale_after_seconds).await;

@@ -6,7 +6,7 @@ use sluice::{
     api,
     decide::{
         load::{Completeness, HoldReason, Judgement, LoadState},
-        shares::Proof,
+        shares::GrantProof,
     },
     signals::{OverrideQuery, QUERIES_PER_READ},
 };
@@ -30,7 +30,7 @@ async fn every_figure_of_every_pod_is_read_as_the_agent_exports_it() {
     assert_eq!((figures.sample.wait_seconds, figures.sample.assignments), (0.5, 1e9));
     assert_eq!((figures.held, figures.limit, figures.leaked), (Some(12.0), Some(10.0), None));
     assert_eq!(figures.demand_peak, Some(13.0));
-    assert_eq!(figures.proof, Some(Proof { seq: 7, share: 12, held: 12 }));
+    assert_eq!(figures.proof, Some(GrantProof { seq: 7, share: 12, held: 12 }));
     let age = now_seconds() - figures.sample.at_seconds;
     assert!((-1.0..10.0).contains(&age), "the sample time is the agent's: {age} s");
     assert_eq!(pods["shop-2"].sample.active.to_bits(), 0.0_f64.to_bits(), "an idle pod reports a zero");

@@ -13,8 +13,8 @@ use std::{
 use axum::{Router, extract::State, routing::get};
 use serde_json::{Value, json};
 use sluice::{
-    api::conditions::{ConditionStatus, Observed as Condition, READY, SCALING_ACTIVE},
-    http::{Metrics, Outcome, PoolLabels, ProofOutcome, WriteKind},
+    api::conditions::{ConditionStatus, ObservedCondition as Condition, READY, SCALING_ACTIVE},
+    http::{OperatorMetrics, PoolLabels, ProofOutcome, WriteKind, WriteOutcome},
 };
 
 use super::{
@@ -23,10 +23,10 @@ use super::{
 };
 
 /// Serves what an operator renders.
-async fn operator(metrics: Metrics) -> SocketAddr {
+async fn operator(metrics: OperatorMetrics) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let page = |State(metrics): State<Metrics>| {
+    let page = |State(metrics): State<OperatorMetrics>| {
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         std::future::ready(([("content-type", kind)], metrics.encode().unwrap()))
     };
@@ -46,15 +46,15 @@ fn conditions(status: ConditionStatus, reason: &'static str) -> [Condition; 2] {
 }
 
 /// An operator of which every metric has a series.
-fn busy_operator() -> Metrics {
-    let metrics = Metrics::default();
+fn busy_operator() -> OperatorMetrics {
+    let metrics = OperatorMetrics::default();
     metrics.decided("Demand");
     metrics.pool(&shop(), Some(10), 12, Some(10), 1);
     metrics.conditions(&shop(), &conditions(ConditionStatus::True, "InForce"));
     metrics.reconciled(Duration::from_millis(1), Some("Status"));
     metrics.ticked(Duration::from_millis(1));
     metrics.queried(1, 0);
-    metrics.wrote(WriteKind::Pod, Outcome::Done);
+    metrics.wrote(WriteKind::Pod, WriteOutcome::Done);
     metrics.asked(ProofOutcome::Answered);
     metrics.watched("pods");
     metrics.watch_failed("pods");

@@ -21,7 +21,7 @@ use sluice::{
     },
     contract::{Switching, UpstreamState},
     pooler::pgbouncer::tables::Pools,
-    signals::{Server, ServerConfiguration},
+    signals::{PrometheusServer, ServerConfiguration},
 };
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -308,8 +308,8 @@ impl Prometheus {
     }
 
     /// How to read it, without login.
-    pub fn server(&self) -> Server {
-        Server::new("default", self.configuration())
+    pub fn server(&self) -> PrometheusServer {
+        PrometheusServer::new("default", self.configuration())
     }
 
     pub fn configuration(&self) -> ServerConfiguration {

@@ -9,7 +9,7 @@ use axum::{
     http::{HeaderMap, Response, StatusCode, Uri},
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use sluice::signals::{BasicAuthFiles, ReadFailure, Server, ServerConfiguration};
+use sluice::signals::{BasicAuthFiles, PrometheusServer, ReadFailure, ServerConfiguration};
 use tempfile::TempDir;
 
 use super::{
@@ -67,7 +67,7 @@ async fn a_prometheus_with_tls_and_users_is_read_with_its_ca_and_password_alone(
         ca_file: Some(file("ca.crt", &authority.pem)),
         ..prometheus.configuration()
     };
-    let server = Server::new("default", configuration.clone());
+    let server = PrometheusServer::new("default", configuration.clone());
     read_until(&server, |pods| pods.len() == 1).await;
 
     // files that change are read again, by the same server
@@ -86,16 +86,16 @@ async fn a_prometheus_with_tls_and_users_is_read_with_its_ca_and_password_alone(
     read(&server).await.unwrap();
 
     // not the system's CAs, nor another name, nor plain text
-    let error = read(&Server::new("default", ServerConfiguration { ca_file: None, ..configuration.clone() }))
+    let error = read(&PrometheusServer::new("default", ServerConfiguration { ca_file: None, ..configuration.clone() }))
         .await
         .unwrap_err();
     assert!(matches!(*error.failure, ReadFailure::Connection { .. } | ReadFailure::Client { .. }), "{error}");
     let port = prometheus.address.port();
     let named = ServerConfiguration { url: format!("https://localhost:{port}"), ..configuration.clone() };
-    let error = read(&Server::new("default", named)).await.unwrap_err();
+    let error = read(&PrometheusServer::new("default", named)).await.unwrap_err();
     assert!(error.to_string().contains("certificate"), "{error}");
     let plain = ServerConfiguration { url: format!("http://127.0.0.1:{port}"), ca_file: None, ..configuration };
-    let error = read(&Server::new("default", plain)).await.unwrap_err();
+    let error = read(&PrometheusServer::new("default", plain)).await.unwrap_err();
     assert!(matches!(*error.failure, ReadFailure::NotPrometheus { status: 400 }), "{error}");
 }
 
@@ -135,7 +135,7 @@ async fn behind_a_proxy_token_tenant_and_path_are_sent() {
         headers: BTreeMap::from([("X-Scope-OrgID".to_owned(), "shop".to_owned())]),
         ..ServerConfiguration::new(format!("http://{address}/tenant/"))
     };
-    let server = Server::new("default", configuration.clone());
+    let server = PrometheusServer::new("default", configuration.clone());
     read_until(&server, |pods| pods.len() == 1).await;
     fs::write(&token, "revoked").unwrap();
     let error = read(&server).await.unwrap_err();
@@ -144,7 +144,7 @@ async fn behind_a_proxy_token_tenant_and_path_are_sent() {
         "Prometheus \"default\", all signals: HTTP 401 Unauthorized; check bearerTokenFile or basicAuth"
     );
     fs::write(&token, "t0ken").unwrap();
-    let without = Server::new("default", ServerConfiguration { headers: BTreeMap::new(), ..configuration });
+    let without = PrometheusServer::new("default", ServerConfiguration { headers: BTreeMap::new(), ..configuration });
     let error = read(&without).await.unwrap_err();
     assert!(matches!(*error.failure, ReadFailure::Status { status: 403, .. }), "{error}");
 }

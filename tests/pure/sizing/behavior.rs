@@ -7,7 +7,7 @@ use sluice::{
         ScalingPolicyType::{self, Connections, Percent},
         ScalingRules, SelectPolicy,
     },
-    decide::behavior::{Allowed, BehaviorState, LimitedBy, Urgency, Wanted},
+    decide::behavior::{BehaviorState, DesiredSize, LimitedBy, LimitedSize, Urgency},
 };
 
 const NOW: f64 = 10_000.0;
@@ -99,7 +99,7 @@ impl Case {
         }
     }
 
-    fn run(&self) -> Allowed {
+    fn run(&self) -> LimitedSize {
         // history is kept for as long as any policy may ask for it
         let keep = Behavior {
             scale_up: rules(0, SelectPolicy::Max, &[policy(Connections, 1, 1800)]),
@@ -112,7 +112,7 @@ impl Case {
         for &(at, change) in &self.downs {
             state.scaled(&keep, at, change, 0);
         }
-        let wanted = Wanted {
+        let wanted = DesiredSize {
             now_seconds: NOW,
             current: self.current,
             desired: self.desired,
@@ -253,7 +253,7 @@ fn the_smallest_change_wins_where_min_is_selected() {
         scale_down: rules(0, SelectPolicy::Min, &policies),
     };
     let ask = |current, desired| {
-        let wanted = Wanted { now_seconds: NOW, current, desired, min: 0, max: 100, urgency: Urgency::None };
+        let wanted = DesiredSize { now_seconds: NOW, current, desired, min: 0, max: 100, urgency: Urgency::None };
         BehaviorState::default().limit(&behavior, &wanted).size
     };
     assert_eq!(ask(1, 50), 2); // 1 + 2 and 1 * 1.5 rounded up: the smaller
@@ -267,7 +267,7 @@ fn a_disabled_direction_does_not_move() {
         scale_down: rules(0, SelectPolicy::Disabled, &hpa_down()),
     };
     for desired in [1, 50] {
-        let wanted = Wanted { now_seconds: NOW, current: 10, desired, min: 1, max: 100, urgency: Urgency::None };
+        let wanted = DesiredSize { now_seconds: NOW, current: 10, desired, min: 1, max: 100, urgency: Urgency::None };
         assert_eq!(BehaviorState::default().limit(&behavior, &wanted).size, 10);
     }
 }
@@ -300,7 +300,7 @@ fn windows_hold_what_the_hpa_holds() {
         for (minutes, size) in history {
             state.recommend(&behavior, NOW - 60.0 * minutes, size);
         }
-        let wanted = Wanted { now_seconds: NOW, current, desired, min: 0, max: 1000, urgency: Urgency::None };
+        let wanted = DesiredSize { now_seconds: NOW, current, desired, min: 0, max: 1000, urgency: Urgency::None };
         assert_eq!(state.limit(&behavior, &wanted).size, expected, "{name}");
     }
 }
@@ -311,7 +311,7 @@ fn the_first_size_seen_counts_as_a_recommendation() {
         Behavior { scale_up: rules(0, SelectPolicy::Max, &[]), scale_down: rules(300, SelectPolicy::Max, &[]) };
     let mut state = BehaviorState::default();
     let mut ask = |now_seconds| {
-        let wanted = Wanted { now_seconds, current: 10, desired: 3, min: 1, max: 100, urgency: Urgency::None };
+        let wanted = DesiredSize { now_seconds, current: 10, desired: 3, min: 1, max: 100, urgency: Urgency::None };
         state.limit(&behavior, &wanted)
     };
     assert_eq!(ask(0.0).size, 10);
@@ -326,7 +326,7 @@ fn waiting_clients_skip_the_window_up_and_never_the_policies() {
         scale_down: rules(300, SelectPolicy::Max, &[]),
     };
     let ask = |urgency| {
-        let wanted = Wanted { now_seconds: NOW, current: 10, desired: 50, min: 1, max: 100, urgency };
+        let wanted = DesiredSize { now_seconds: NOW, current: 10, desired: 50, min: 1, max: 100, urgency };
         BehaviorState::default().limit(&behavior, &wanted)
     };
     assert_eq!(ask(Urgency::None).size, 10);
@@ -340,8 +340,14 @@ fn a_change_that_was_not_applied_does_not_count() {
         scale_up: rules(0, SelectPolicy::Max, &[policy(Connections, 4, 60)]),
         scale_down: rules(0, SelectPolicy::Max, &[]),
     };
-    let wanted =
-        |now_seconds, current| Wanted { now_seconds, current, desired: 50, min: 1, max: 100, urgency: Urgency::None };
+    let wanted = |now_seconds, current| DesiredSize {
+        now_seconds,
+        current,
+        desired: 50,
+        min: 1,
+        max: 100,
+        urgency: Urgency::None,
+    };
     let mut state = BehaviorState::default();
     assert_eq!(state.limit(&behavior, &wanted(0.0, 10)).size, 14);
     assert_eq!(state.limit(&behavior, &wanted(15.0, 10)).size, 14, "the write failed: nothing was used up");
@@ -358,8 +364,8 @@ struct Plain {
 }
 
 impl Plain {
-    fn limit(&mut self, behavior: &Behavior, wanted: &Wanted) -> u32 {
-        let Wanted { now_seconds: now, current, desired, min, max, .. } = *wanted;
+    fn limit(&mut self, behavior: &Behavior, wanted: &DesiredSize) -> u32 {
+        let DesiredSize { now_seconds: now, current, desired, min, max, .. } = *wanted;
         if self.recommendations.is_empty() {
             self.recommendations.push((now, current));
         }
@@ -434,7 +440,7 @@ proptest! {
         let (mut now, mut current) = (0.0, 10);
         for (pause, desired) in steps {
             now += f64::from(pause);
-            let wanted = Wanted { now_seconds: now, current, desired, min, max, urgency: Urgency::None };
+            let wanted = DesiredSize { now_seconds: now, current, desired, min, max, urgency: Urgency::None };
             let allowed = state.limit(&behavior, &wanted).size;
             prop_assert_eq!(allowed, plain.limit(&behavior, &wanted));
             state.scaled(&behavior, now, current, allowed);
@@ -462,7 +468,7 @@ proptest! {
         for (pause, desired, urgent) in steps {
             now += f64::from(pause);
             let urgency = if urgent { Urgency::ClientsWait } else { Urgency::None };
-            let wanted = Wanted { now_seconds: now, current, desired, min: 1, max: 1000, urgency };
+            let wanted = DesiredSize { now_seconds: now, current, desired, min: 1, max: 1000, urgency };
             let allowed = state.limit(&behavior, &wanted).size;
             state.scaled(&behavior, now, current, allowed);
             let before = sizes.iter().rev().find(|s| s.0 <= now - f64::from(period)).map_or(10, |s| s.1);

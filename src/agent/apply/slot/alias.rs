@@ -3,7 +3,7 @@
 use super::{Slot, SlotError};
 use crate::{
     agent::decide::{machine::Millis, switch::alias::AliasLoad},
-    pooler::pgbouncer::{limits::Step, render::Rendered},
+    pooler::pgbouncer::{limits::LimitStep, render::Rendered},
 };
 
 /// What is named when a session alias needs a new process: clients of one that is gone from the file would be cut.
@@ -68,7 +68,10 @@ impl Slot {
         }
         let limits = self.read_limits().await?;
         if self.alias.as_ref().is_some_and(|alias| alias.paused != paused) {
-            return Err(SlotError::NotApplied { step: if paused { Step::Pause } else { Step::Resume }, limits });
+            return Err(SlotError::NotApplied {
+                step: if paused { LimitStep::Pause } else { LimitStep::Resume },
+                limits,
+            });
         }
         Ok(true)
     }

@@ -4,7 +4,7 @@ use super::{Slot, SlotError};
 use crate::{
     agent::decide::machine::Millis,
     contract::LimitsReadBack,
-    pooler::pgbouncer::limits::{Step, Wanted, next_step},
+    pooler::pgbouncer::limits::{LimitStep, WantedLimits, next_step},
 };
 
 /// `server_lifetime` of connections that are kept: 30 days, the longest that a user may set.
@@ -61,10 +61,15 @@ impl Slot {
     ///
     /// # Errors
     /// [`SlotError`]; what was read back last stays in [`Slot::limits`].
-    pub async fn converge(&mut self, at: Millis, wanted: Wanted, mut held: Option<u32>) -> Result<Progress, SlotError> {
+    pub async fn converge(
+        &mut self,
+        at: Millis,
+        wanted: WantedLimits,
+        mut held: Option<u32>,
+    ) -> Result<Progress, SlotError> {
         self.quiet.expire(at);
         let bounds = self.quiet.bounds();
-        let wanted = bounds.map_or(wanted, |bounds| Wanted {
+        let wanted = bounds.map_or(wanted, |bounds| WantedLimits {
             limit: wanted.limit.min(bounds.pool_size),
             warm: bounds.min_pool_size,
             ..wanted
@@ -76,23 +81,23 @@ impl Slot {
         if self.keep == Keep::Always || self.keep == Keep::UnlessInTheWay && self.recycling != Recycling::Soon {
             self.recycle(Recycling::Never).await?;
         }
-        let mut last = Step::Done;
+        let mut last = LimitStep::Done;
         for _ in 0..MOST_STEPS {
             let step = next_step(&now, held, wanted);
-            if step != Step::Done && step == last {
+            if step != LimitStep::Done && step == last {
                 return Err(SlotError::NotApplied { step, limits: now });
             }
             match step {
-                Step::Done => {
+                LimitStep::Done => {
                     self.was_open |= wanted.share > 0;
                     let kept = self.keep != Keep::No || bounds.is_some() && self.recycling == Recycling::Never;
                     self.recycle(if kept { Recycling::Never } else { Recycling::AsConfigured }).await?;
                     return Ok(Progress::InForce);
                 }
-                Step::AwaitRelease { excess } => {
+                LimitStep::AwaitRelease { excess } => {
                     return Ok(Progress::Releasing { excess });
                 }
-                Step::Pause => {
+                LimitStep::Pause => {
                     let (pools, _) = self.console.pools(&self.database).await?;
                     let is_used = pools.held() > 0 || pools.clients_active > 0 || pools.clients_waiting > 0;
                     if self.was_open && is_used && !self.is_quiet(at).await? {
@@ -100,10 +105,10 @@ impl Slot {
                     }
                     self.pause().await?;
                 }
-                Step::Resume => self.console.resume(&self.database).await?,
-                Step::PoolSize(n) => self.console.set("default_pool_size", &n.to_string()).await?,
-                Step::MinPoolSize(n) => self.console.set("min_pool_size", &n.to_string()).await?,
-                Step::MaxDbConnections(n) => self.console.set("max_db_connections", &n.to_string()).await?,
+                LimitStep::Resume => self.console.resume(&self.database).await?,
+                LimitStep::PoolSize(n) => self.console.set("default_pool_size", &n.to_string()).await?,
+                LimitStep::MinPoolSize(n) => self.console.set("min_pool_size", &n.to_string()).await?,
+                LimitStep::MaxDbConnections(n) => self.console.set("max_db_connections", &n.to_string()).await?,
             }
             last = step;
             now = self.read_limits().await?;

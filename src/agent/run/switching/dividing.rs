@@ -55,11 +55,13 @@ impl Agent {
     }
 
     /// What each process may open: the active one, and the other one while it counts. None: not known now.
-    pub(in crate::agent::run) async fn parts(&mut self) -> Option<(limits::Wanted, Option<limits::Wanted>)> {
+    pub(in crate::agent::run) async fn parts(
+        &mut self,
+    ) -> Option<(limits::WantedLimits, Option<limits::WantedLimits>)> {
         let grant = self.grant();
         let (share, floor) = (grant.share.saturating_sub(self.rotating.set_aside()), grant.floor);
         let alone =
-            |part: u32, limit: u32| limits::Wanted { limit: limit.min(part), warm: floor.min(part), share: part };
+            |part: u32, limit: u32| limits::WantedLimits { limit: limit.min(part), warm: floor.min(part), share: part };
         if !self.other_counts() {
             let part = if self.makes_room() { beside(share, floor) } else { share };
             return Some((alone(part, self.limit), None));
@@ -134,7 +136,7 @@ impl Agent {
             [part, share - part]
         };
         let [active, other] = allowed(share, parts, loads);
-        Some((alone(active, self.limit), Some(limits::Wanted { limit: other, warm: 0, share: other })))
+        Some((alone(active, self.limit), Some(limits::WantedLimits { limit: other, warm: 0, share: other })))
     }
 
     /// Whether two processes have no more between them than the database lets in. A proof has its own place, and what is closed of a
@@ -145,13 +147,13 @@ impl Agent {
     }
 
     /// What a process that new clients come to is started with: not what the other one may still hold.
-    pub(in crate::agent::run) fn wanted_beside(&self) -> limits::Wanted {
+    pub(in crate::agent::run) fn wanted_beside(&self) -> limits::WantedLimits {
         let wanted = self.wanted();
         if !self.other_counts() {
             return wanted;
         }
         let part = self.other.bound().map_or(0, |bound| wanted.share.saturating_sub(bound));
-        limits::Wanted { limit: wanted.limit.min(part), warm: wanted.warm.min(part), share: part }
+        limits::WantedLimits { limit: wanted.limit.min(part), warm: wanted.warm.min(part), share: part }
     }
 
     /// Whether both processes together can hold no more than the share.

@@ -19,7 +19,7 @@ fn of_version(version: &str) -> InjectionSettings {
         image_pull_policy: Some("IfNotPresent".to_owned()),
         image_pull_secrets: vec!["registry".to_owned()],
         run_as_user: Some(65532),
-        allowed: crate::decide::allowed::Allowed::default(),
+        allowed: crate::decide::allowed::PoolAllowList::default(),
     }
 }
 

@@ -24,8 +24,8 @@ fn settings() -> Settings {
     .unwrap()
 }
 
-fn place() -> Place {
-    Place {
+fn place() -> ProcessPlace {
+    ProcessPlace {
         peers: Vec::new(),
         peer: 0,
         listen_addresses: vec!["127.0.0.1".into(), "::1".into()],
@@ -164,7 +164,7 @@ fn the_database_is_shown_a_certificate_where_the_pool_names_one_and_there_must_b
     injection.upstream.tls = ServerTls { mode: ServerTlsMode::Require, own_ca: false, own_certificate: true };
     assert_eq!(render_with(&injection, "u", "p"), Err(RenderError::NoUpstreamCertificate));
     let shown = Presented { certificate_file: "/run/u.crt".into(), key_file: "/run/u.key".into() };
-    let place = Place { presented: Some(shown.clone()), ..place() };
+    let place = ProcessPlace { presented: Some(shown.clone()), ..place() };
     let of = |injection: &Injection| {
         let input = RenderInput {
             injection,
@@ -214,7 +214,7 @@ fn clients_are_shown_a_certificate_where_tls_is_asked_for_and_there_must_be_one(
 
 #[test]
 fn names_are_looked_up_every_few_seconds_and_where_the_agent_answers_for_them() {
-    let of = |place: &Place, name: &str| {
+    let of = |place: &ProcessPlace, name: &str| {
         let credentials = Credentials { username: "u".into(), password: "p".into() };
         let (injection, settings) = (injection(), settings());
         let input = RenderInput {
@@ -231,7 +231,7 @@ fn names_are_looked_up_every_few_seconds_and_where_the_agent_answers_for_them() 
     };
     let system = place();
     assert_eq!(of(&system, "resolv_conf"), None);
-    let ours = Place { resolver: Some("/sluice/run/resolv.conf".into()), ..place() };
+    let ours = ProcessPlace { resolver: Some("/sluice/run/resolv.conf".into()), ..place() };
     assert_eq!(of(&ours, "resolv_conf").as_deref(), Some("/sluice/run/resolv.conf"));
     for parameter in ["dns_max_ttl", "dns_nxdomain_ttl"] {
         assert_eq!(of(&ours, parameter).as_deref(), Some("5"), "{parameter}");
