@@ -5,17 +5,14 @@ use super::{
     observed::{AgentAnswer, GatewaySeen, Observed, Poolers, TargetChange, UnixSeconds},
     revision::Rollout,
 };
-use crate::{
-    api::{
-        Confidence, Effective, GatewayStatus, Load, Mode, PodCounts, Recommendation, RevisionStatus,
-        conditions::{
-            ABLE_TO_SCALE, ACCEPTED, CLIENTS_ACCEPTED, CLIENTS_POOLED, ConditionStatus, GATEWAY_AVAILABLE, INJECTED,
-            LEAK_DETECTED, ObservedCondition as Condition, PODS_CURRENT, PROGRESSING, PROVEN, RECONNECTED,
-            SCALING_ACTIVE, SCALING_LIMITED, SIDECAR_MEMORY, UPSTREAM_HEALTHY,
-        },
-        reasons,
+use crate::api::{
+    Effective, GatewayStatus, Load, Mode, PodCounts, Recommendation, RevisionStatus,
+    conditions::{
+        ABLE_TO_SCALE, ACCEPTED, CLIENTS_ACCEPTED, CLIENTS_POOLED, ConditionStatus, GATEWAY_AVAILABLE, INJECTED,
+        LEAK_DETECTED, ObservedCondition as Condition, PODS_CURRENT, PROGRESSING, PROVEN, RECONNECTED, SCALING_ACTIVE,
+        SCALING_LIMITED, SIDECAR_MEMORY, UPSTREAM_HEALTHY,
     },
-    decide::sizing,
+    reasons,
 };
 
 /// What the pooler of a sidecar can do: names of `status.capabilities`.
@@ -78,12 +75,7 @@ pub(super) fn report(
     figures: &Figures,
     cannot_render: Option<&str>,
 ) -> PoolReport {
-    let decision = observed.sizing.map(|sizing| &sizing.decision);
-    let recommendation = decision.map(|decision| {
-        let sizing::Recommendation { target, lower_bound, upper_bound, uncapped_target, confidence } =
-            decision.recommendation;
-        Recommendation { target, lower_bound, upper_bound, uncapped_target, confidence: as_api(confidence) }
-    });
+    let recommendation = observed.sizing.map(|sizing| sizing.decision.recommendation);
     let load = observed.sizing.and_then(|sizing| {
         let load = sizing.load?;
         Some(Load {
@@ -192,14 +184,6 @@ fn first_problem(conditions: &[Condition]) -> String {
         .iter()
         .find(|condition| condition.status == ConditionStatus::False)
         .map_or_else(String::new, |condition| condition.message.clone())
-}
-
-const fn as_api(confidence: sizing::Confidence) -> Confidence {
-    match confidence {
-        sizing::Confidence::Low => Confidence::Low,
-        sizing::Confidence::Medium => Confidence::Medium,
-        sizing::Confidence::High => Confidence::High,
-    }
 }
 
 /// Events: a target that changed, a revision that was created, conditions that turned.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     api::{
-        ConnectionPool, ConnectionPoolStatus, RevisionStatus, SecretRef,
+        Confidence, ConnectionPool, ConnectionPoolStatus, Recommendation, RevisionStatus, SecretRef,
         conditions::{ConditionStatus, INJECTED, LEAK_DETECTED, PROVEN, READY, RECONNECTED, merge},
         reasons,
     },
@@ -18,7 +18,7 @@ use crate::{
     decide::{
         effective::{EffectivePool, PoolRefusal, effective},
         shares::{self, PodPhase},
-        sizing::{Confidence, Decision, Explanation, Recommendation},
+        sizing::{Decision, Explanation},
     },
     domain::Reason,
 };

@@ -2,34 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{decide::guard::Limit, domain::Reason};
-
-/// How much a recommendation is worth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Confidence {
-    /// Less than 15 minutes of samples, or none now, or a queue longer than half the size hides the demand.
-    Low,
-    /// At least 15 minutes of samples.
-    Medium,
-    /// At least four hours of samples, the half-life of what `Adaptive` learns.
-    High,
-}
-
-/// What `status.recommendation` shows. Server connections of the whole pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Recommendation {
-    /// The size to set, every guard and bound applied except `Paused` and `RecommendOnly`.
-    pub target: u32,
-    /// Below this the objective is missed at the load as it is now.
-    pub lower_bound: u32,
-    /// Enough for the largest load of the last two hours, with headroom.
-    pub upper_bound: u32,
-    /// What the load asks for before any guard or bound.
-    pub uncapped_target: u32,
-    /// How much it is worth.
-    pub confidence: Confidence,
-}
+use crate::{api::Recommendation, decide::guard::Limit, domain::Reason};
 
 /// One of the pairs that `Adaptive` chooses from.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -314,7 +314,7 @@ pub struct AnswerLine {
     /// Before any guard or bound.
     pub uncapped_target: u32,
     /// What the recommendation is worth.
-    pub confidence: super::Confidence,
+    pub confidence: crate::api::Confidence,
     /// Size for the load as it has been.
     pub base: u32,
     /// Busy server connections that the load asks for.

@@ -66,7 +66,7 @@ mod target_utilization;
 use serde::{Deserialize, Serialize};
 
 pub use adaptive::AdaptiveParameters;
-pub use decision::{Confidence, Decision, Explanation, Recommendation, Setting};
+pub use decision::{Decision, Explanation, Setting};
 pub(in crate::decide) use demand::Meter;
 pub use fleet::{Fleet, PodSample};
 pub use line::{AnswerLine, LineError, ObservationLine, OwnedObservation, SampleLine, SizesOf};
@@ -83,6 +83,7 @@ use super::{
     guard::{self, Limit, knee::Knee, signal::SignalState},
 };
 use crate::{
+    api::{Confidence, Recommendation},
     contract::Algorithm,
     domain::{Automation, Bounds, Reading, Reason, Sample},
 };
@@ -99,7 +100,7 @@ const SERVICE_TIMES_PER_SAMPLE: f64 = 4.0;
 const WIDEST_SAMPLE_SECONDS: f64 = 600.0;
 /// A gap counts as at most this much learning.
 const LONGEST_STEP_SECONDS: f64 = 60.0;
-/// Seconds of samples for [`Confidence::Medium`] and [`Confidence::High`].
+/// Seconds of samples for [`Confidence::Medium`], and for [`Confidence::High`]: the half-life of what `Adaptive` learns.
 const MEDIUM_SECONDS: f64 = 900.0;
 const HIGH_SECONDS: f64 = 4.0 * 3600.0;
 

@@ -1,8 +1,9 @@
 //! The edge cases of `docs/sizing.md`, one test each.
 
 use sluice::{
+    api::Confidence,
     contract::Algorithm,
-    decide::sizing::{Confidence, Fleet, PodSample},
+    decide::sizing::{Fleet, PodSample},
     domain::{Automation, Bounds, Reason, Sample},
 };
 
