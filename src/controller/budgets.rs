@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use kube::{Api, ResourceExt};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{reconcile::Context, status};
+use super::{context::Context, report::status};
 use crate::api::{
     CapacitySource, ConnectionBudget, ConnectionBudgetStatus, ConnectionPool,
     conditions::{ConditionStatus, LEDGER_ACTIVE, ObservedCondition, READY, merge},

@@ -6,7 +6,7 @@ use kube::{Api, Client, ResourceExt, api::PostParams};
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::apply::{WriteError, Writer};
+use super::apply::writer::{WriteError, Writer};
 use crate::{
     api::{ConnectionPoolClass, FIELD_MANAGER},
     http::WriteKind,

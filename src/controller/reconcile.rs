@@ -1,75 +1,26 @@
-//! One pool, once: observe, decide, apply, prove, report.
+//! One look at one pool: observe, decide, apply, prove, report.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use kube::{Api, Client, runtime::reflector::ObjectRef};
-use parking_lot::Mutex;
+use kube::runtime::reflector::ObjectRef;
 use tokio::time::Instant;
 
 use super::{
-    apply::{WriteError, Writer},
-    carry_out::{BATCH, CarriedOut, Wrote, carry_out},
-    census::UninjectedPodLister,
-    events::Events,
-    gateway,
-    leader::{self, Leadership},
-    memory::{Memories, PoolMemory, UninjectedCount},
-    observe::{self, Stores},
-    pods::PodIndex,
-    prove::AgentPoller,
-    queue::LookRequests,
-    refusals::ReplicaFailureLister,
-    sizing::{self, SizedPool},
-    status,
-    turns::Requeue,
+    apply::{self, CarriedOut, Wrote, writer::WriteError},
+    context::Context,
+    decide, leader,
+    observe::uninjected_count,
+    prove,
+    report::{self, metric_labels},
+    work_queue::Requeue,
 };
-use crate::{
-    api::{ConnectionPool, ConnectionPoolStatus, Topology},
-    contract::PoolRevision,
-    decide::plan::{self, Observed, Plan},
-    domain::PoolKey,
-    http::{OperatorMetrics, PoolLabels},
-    inject::{InjectionSettings, PodPool},
-    pooler::pgbouncer::render::cannot_render,
-};
+use crate::{api::ConnectionPool, domain::PoolKey};
 
 /// Look again after this long when somebody else wrote first: the watch brings the news as well.
 const AFTER_CONFLICT: Duration = Duration::from_millis(250);
 /// Look again this long after a write if nothing else asks for it: a proof does, and usually comes before.
 const AFTER_WRITE: Duration = Duration::from_secs(1);
-
-/// Everything that the leader works with.
-pub struct Context {
-    /// The API server.
-    pub client: Client,
-    /// Whether this process may write.
-    pub leadership: Leadership,
-    /// The stores of the watches.
-    pub stores: Stores,
-    /// The injected pods.
-    pub pods: Arc<PodIndex>,
-    /// What agents said.
-    pub poller: Arc<AgentPoller>,
-    /// The one place that writes.
-    pub writer: Writer,
-    /// The one place that publishes events.
-    pub events: Events,
-    /// What is remembered of the pools.
-    pub memories: Memories,
-    /// Which pools to look at next.
-    pub requests: LookRequests,
-    /// What the operator's configuration says about poolers' containers.
-    pub injection: InjectionSettings,
-    /// Time between two readings of Prometheus.
-    pub tick: Duration,
-    /// The pods without a sidecar.
-    pub uninjected_pods: Arc<UninjectedPodLister>,
-    /// The pods that cannot be created.
-    pub replica_failures: Arc<ReplicaFailureLister>,
-    /// Metrics of the operator.
-    pub metrics: OperatorMetrics,
-}
 
 /// Looks at the pool of this name as the store has it now, and says when to look again. One that is gone is forgotten.
 pub async fn look_at(key: &PoolKey, context: &Context) -> Requeue {
@@ -92,12 +43,7 @@ pub async fn look_at(key: &PoolKey, context: &Context) -> Requeue {
 fn forget(key: &PoolKey, context: &Context) {
     context.memories.forget(key);
     context.poller.expect(key, &[], &HashSet::new());
-    context.metrics.pool_gone(&labels(key));
-}
-
-/// How metrics name a pool.
-fn labels(key: &PoolKey) -> PoolLabels {
-    PoolLabels { pool_namespace: key.namespace.clone(), pool: key.name.clone() }
+    context.metrics.pool_gone(&metric_labels(key));
 }
 
 /// A stable name of what failed, for metrics.
@@ -121,18 +67,20 @@ async fn look(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context) -> (
     let Some(epoch) = epoch else { return (Requeue::WhenAsked, None) };
     if pool.metadata.deletion_timestamp.is_some() {
         // a finalizer may keep it for as long as it likes: nothing is measured of it any more
-        context.metrics.pool_gone(&labels(key));
+        context.metrics.pool_gone(&metric_labels(key));
         return (Requeue::WhenAsked, None);
     }
     let memory = context.memories.of(key, pool);
-    count_uninjected(pool, key, context, &memory);
+    uninjected_count::renew(pool, key, context, &memory);
 
     let now = Timestamp::now();
-    let plan = observe_and_plan(pool, key, context, &memory, epoch, now);
-    let CarriedOut { plan, wrote, error } = carry_out(pool, key, context, &memory, plan).await;
-    prove(key, context, &plan);
-    keep_gateway(pool, key, context, &memory).await;
-    let reported = report(pool, key, context, &memory, (plan, epoch), now).await;
+    // observes the pool, and decides on what it has seen
+    let plan = decide::plan(pool, key, context, &memory, epoch, now);
+    let CarriedOut { plan, wrote, error } = apply::carry_out(pool, key, context, &memory, plan).await;
+    prove::expect(key, context, &plan);
+    // writing its objects may take seconds, and no proof waits for that
+    apply::gateway_objects::mend(pool, key, context, &memory).await;
+    let reported = report::report(pool, key, context, &memory, (plan, epoch), now).await;
     let error = error.or(reported.err());
     let retry = memory.lock().next_retry(Instant::now());
     (again(wrote, error.as_ref(), retry.map(|at| at.saturating_duration_since(Instant::now()))), error)
@@ -155,154 +103,6 @@ fn newest_epoch(context: &Context) -> u64 {
     let pools = context.stores.pools.state();
     let in_status = pools.iter().filter_map(|pool| pool.status.as_ref()?.epoch);
     leader::newest_written(in_status, context.pods.epochs())
-}
-
-/// What is to be done for the pool, from everything that is known of it.
-pub(super) fn observe_and_plan(
-    pool: &ConnectionPool,
-    key: &PoolKey,
-    context: &Context,
-    memory: &Mutex<PoolMemory>,
-    epoch: u64,
-    now: Timestamp,
-) -> Plan {
-    let facts = context.pods.of(key);
-    let mut memory = memory.lock();
-    memory.forget_failures_but_of(&facts);
-    let failure = memory.failure.as_ref().map(|retry| retry.seen(Instant::now()));
-    let around = context.stores.around(key, pool, &context.pods, &memory.created);
-    if let Ok(effective) = &around.effective {
-        sizing::follow_spec(context, SizedPool { key, pool, effective }, &mut memory, now);
-    }
-    let pods = observe::pods(facts, &context.poller.answers(key), &memory);
-    let status = memory.written_status.as_ref().map(|(status, _)| status).or(pool.status.as_ref());
-    let gateway =
-        gateway::seen(context.stores.gateways.as_ref(), key, pool, around.effective.as_ref().ok(), &memory.gateway);
-    let observed = Observed {
-        gateway,
-        now: now.as_second(),
-        epoch,
-        pool,
-        status,
-        effective: around.effective.as_ref(),
-        budget: around.budget,
-        rival: around.rival,
-        pods: &pods,
-        uninjected: memory.uninjected.as_ref().and_then(|count| count.found.clone()),
-        uncounted: observe::uncounted(&memory),
-        injection: around.injection.as_ref(),
-        revisions: &around.revisions,
-        taken_numbers: &around.taken_numbers,
-        sizing: memory.sizing.as_ref(),
-        failure: failure.as_ref(),
-        // one more than is written in a look, to know whether another is needed
-        most_writes: BATCH + 1,
-    };
-    let plan = plan::plan(&observed, memory.progress, around.cannot_render.as_deref());
-    memory.progress = plan.progress;
-    let target = plan.report.recommendation.map(|recommendation| recommendation.target);
-    context.metrics.pool(&labels(key), target, plan.report.share, plan.report.current_size, pods.len());
-    plan
-}
-
-/// Mends the objects of the pool's gateway. A pool that is not accepted keeps what it has.
-async fn keep_gateway(pool: &ConnectionPool, key: &PoolKey, context: &Context, memory: &Mutex<PoolMemory>) {
-    let (Topology::Gateway, Some(stores)) = (pool.spec.topology, &context.stores.gateways) else { return };
-    let Ok(effective) = context.stores.effective(pool) else { return };
-    let revision = PoolRevision { revision: 0, settings: effective.settings.clone() };
-    let wanted = PodPool { pool, effective: &effective, revision };
-    if cannot_render(&wanted.revision.settings, &wanted.injection()).is_some() {
-        return;
-    }
-    let before = std::mem::take(&mut memory.lock().gateway);
-    let had = before.trouble().cloned();
-    let after = gateway::keep(&context.client, &context.writer, stores, &wanted, &context.injection, before).await;
-    let is_news = after.trouble() != had.as_ref();
-    memory.lock().gateway = after;
-    if is_news {
-        context.requests.ask(key, "gateway").await;
-    }
-}
-
-/// Sets what the pods must be seen to run: what was open, and whatever has just been written.
-pub(super) fn prove(key: &PoolKey, context: &Context, plan: &Plan) {
-    let written = plan.patches.iter().map(|patch| patch.uid.as_str());
-    let open: HashSet<&str> = plan.open.iter().map(String::as_str).chain(written).collect();
-    context.poller.expect(key, &context.pods.of(key), &open);
-}
-
-/// Status and events, from the same plan.
-async fn report(
-    pool: &ConnectionPool,
-    key: &PoolKey,
-    context: &Context,
-    memory: &Mutex<PoolMemory>,
-    (plan, epoch): (Plan, u64),
-    now: Timestamp,
-) -> Result<(), WriteError> {
-    if memory.lock().uninjected.is_none() {
-        // a first count is under way: half a status now would turn a condition twice
-        return Ok(());
-    }
-    context.metrics.conditions(&labels(key), &plan.report.conditions);
-    for event in plan.events {
-        context.events.publish(&context.writer, pool, event).await;
-    }
-    // what another process wrote was written long ago
-    let (last, since) = match memory.lock().written_status.clone() {
-        Some((last, at)) => (Some(last), at.elapsed()),
-        None => (pool.status.clone(), Duration::MAX),
-    };
-    let status = ConnectionPoolStatus { epoch: Some(epoch), ..status::status(pool, last.as_ref(), plan.report, now) };
-    if !status::is_due(last.as_ref(), &status, since) {
-        return Ok(());
-    }
-    let pools: Api<ConnectionPool> = Api::namespaced(context.client.clone(), &key.namespace);
-    let body = status::body::<ConnectionPool>(&status);
-    context.writer.status(&pools, &key.name, &body, format!("status of ConnectionPool {key}")).await?;
-    memory.lock().written_status = Some((status, Instant::now()));
-    Ok(())
-}
-
-/// Counts the pods without a sidecar, if that is due, beside everything else: a list may take seconds, and no grant waits for it.
-fn count_uninjected(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context, memory: &Arc<Mutex<PoolMemory>>) {
-    let generation = pool.metadata.generation.unwrap_or_default();
-    let since = {
-        let mut memory = memory.lock();
-        let Some(since) = observe::count_due(&memory, generation) else { return };
-        memory.is_counting = true;
-        since
-    };
-    let (pool, key, memory) = (pool.clone(), key.clone(), memory.clone());
-    let (uninjected_pods, replica_failures) = (context.uninjected_pods.clone(), context.replica_failures.clone());
-    let (stores, requests) = (context.stores.clone(), context.requests.clone());
-    tokio::spawn(async move {
-        let outcome = observe::uninjected(&uninjected_pods, &replica_failures, &stores, &key, &pool, since).await;
-        let is_news = {
-            let mut memory = memory.lock();
-            memory.is_counting = false;
-            let before = memory.uninjected.take();
-            let known = before.as_ref().and_then(|count| count.found.clone());
-            let failed_before = before.as_ref().and_then(|count| count.failing.clone());
-            let (found, failing) = match outcome {
-                Ok(found) => (Some(found), None),
-                Err(error) => {
-                    let since = failed_before.as_ref().map_or_else(Instant::now, |(since, _)| *since);
-                    let error = error.to_string();
-                    if failed_before.is_none_or(|(_, before)| before != error) {
-                        tracing::warn!(pool = %key, error, "the last count stands for a while; counting again ever more rarely");
-                    }
-                    (known.clone(), Some((since, error)))
-                }
-            };
-            let is_news = before.is_none() || found != known;
-            memory.uninjected = Some(UninjectedCount { found, failing, at: Instant::now(), generation });
-            is_news
-        };
-        if is_news {
-            requests.ask(&key, "count").await;
-        }
-    });
 }
 
 #[cfg(test)]

@@ -12,18 +12,17 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use super::{
-    apply::Writer,
-    census::UninjectedPodLister,
-    events::Events,
+    apply::{controller_revision, writer::Writer},
+    context::Context,
+    decide,
     leader::Leadership,
+    look_requests,
     memory::{Memories, PoolMemory},
-    observe::Stores,
-    pods::PodIndex,
-    prove::AgentPoller,
-    queue,
-    reconcile::{self, Context},
-    refusals::ReplicaFailureLister,
-    revision, status,
+    observe::{
+        pods::PodIndex, replica_failures::ReplicaFailureLister, stores::Stores, uninjected_pods::UninjectedPodLister,
+    },
+    prove::{self, AgentPoller},
+    report::{events::Events, status},
 };
 use crate::{
     api::ConnectionPool,
@@ -83,7 +82,7 @@ impl Rehearsal {
         }))
         .expect("a pool");
         let mut merged = effective(&pool.spec, None).expect("it makes sense");
-        merged.settings = revision::normalised(&merged.settings);
+        merged.settings = controller_revision::normalised(&merged.settings);
         let revision = PoolRevision { revision: 1, settings: merged.settings.clone() };
         let injection = PodPool { pool: &pool, effective: &merged, revision: revision.clone() }.injection().render();
         let context = context(&pool, &revision);
@@ -125,8 +124,8 @@ impl Rehearsal {
     /// One look, but for its writes. Returns how many pods it would write.
     pub fn look(&self) -> usize {
         let now = Timestamp::now();
-        let plan: Plan = reconcile::observe_and_plan(&self.pool, &self.key, &self.context, &self.memory, 7, now);
-        reconcile::prove(&self.key, &self.context, &plan);
+        let plan: Plan = decide::plan(&self.pool, &self.key, &self.context, &self.memory, 7, now);
+        prove::expect(&self.key, &self.context, &plan);
         let status = status::status(&self.pool, None, plan.report, now);
         status::is_due(Some(&status), &status, Duration::ZERO);
         plan.patches.len()
@@ -142,7 +141,7 @@ fn context(pool: &ConnectionPool, revision: &PoolRevision) -> Context {
     };
     let (revisions, mut writer) = reflector::store();
     let new = NewRevision { number: revision.revision, settings: revision.settings.clone() };
-    writer.apply_watcher_event(&Event::Apply(revision::object(pool, &new)));
+    writer.apply_watcher_event(&Event::Apply(controller_revision::object(pool, &new)));
     let (pools, mut writer) = reflector::store();
     writer.apply_watcher_event(&Event::Apply(pool.clone()));
     let injection = InjectionSettings {
@@ -165,7 +164,7 @@ fn context(pool: &ConnectionPool, revision: &PoolRevision) -> Context {
         writer: Writer::new(client(), Leadership::default(), metrics.clone()),
         events: Events::new(client(), "rehearsal".to_owned()),
         memories: Memories::default(),
-        requests: queue::requests().0,
+        requests: look_requests::requests().0,
         injection,
         tick: Duration::from_secs(15),
         uninjected_pods: Arc::new(UninjectedPodLister::new(client())),

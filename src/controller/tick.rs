@@ -1,5 +1,5 @@
-//! Every 15 s, all pools: what Prometheus says of their load ([`asking`](super::asking)), and what is made of it
-//! ([`sizing`](super::sizing)), each pool as soon as its own server has answered.
+//! Every 15 s, all pools: what Prometheus says of their load ([`load_queries`](super::observe::load_queries)), and what is made of it
+//! ([`sizing`](super::decide::sizing)), each pool as soon as its own server has answered.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -12,9 +12,9 @@ use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::{
-    asking::{LoadBatch, LoadQueries, NotQueried, QueriedPool, QueryOutcome, QueryReport, Tick},
-    reconcile::Context,
-    sizing::{self, SizedPool},
+    context::Context,
+    decide::sizing::{self, SizedPool},
+    observe::load_queries::{LoadBatch, LoadQueries, NotQueried, QueriedPool, QueryOutcome, QueryReport, Tick},
 };
 use crate::{
     api::ConnectionPool,
@@ -28,35 +28,35 @@ pub async fn run(context: Arc<Context>, servers: Option<Servers>) {
     while !context.pods.is_synced() {
         sleep(Duration::from_millis(50)).await;
     }
-    let (mut asking, mut hearing) = LoadQueries::new(servers.unwrap_or_default());
+    let (mut load_queries, mut hearing) = LoadQueries::new(servers.unwrap_or_default());
     let mut quantiles = Quantiles::default();
     let mut ticks = interval(context.tick);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         tokio::select! {
             _ = ticks.tick() => if context.leadership.is_held() {
-                tick(&context, &mut asking).await;
+                tick(&context, &mut load_queries).await;
             },
-            // the asking keeps the other end
+            // they keep the other end
             Some(report) = hearing.recv() => if context.leadership.is_held() {
-                hear(&context, &mut asking, &mut quantiles, report).await;
+                hear(&context, &mut load_queries, &mut quantiles, report).await;
             },
         }
     }
 }
 
 /// Begins to ask for the load of all pools, and has those looked at that nothing will be heard of.
-async fn tick(context: &Context, asking: &mut LoadQueries) {
+async fn tick(context: &Context, load_queries: &mut LoadQueries) {
     let pools = context.stores.pools.state();
     let members: Vec<QueriedPool> = pools.iter().filter_map(|pool| member(context, pool)).collect();
     let mut heard_of: BTreeSet<PoolKey> = members.iter().map(|member| member.key.clone()).collect();
     let now = Timestamp::now();
     let tick = Arc::new(Tick { started: now, began: Instant::now(), pools: members.len() });
-    let NotQueried { of_no_server, waiting } = asking.begin(members, context.pods.names(), &tick);
+    let NotQueried { of_no_server, waiting } = load_queries.begin(members, context.pods.names(), &tick);
     for pool in &waiting {
         heard_of.remove(pool);
     }
-    let load = LoadBatch { members: of_no_server, said: None, own: BTreeMap::new(), now };
+    let load = LoadBatch { pools: of_no_server, server: None, overrides: BTreeMap::new(), now };
     decide(context, load, &Quantiles::default()).await;
     end(context, tick);
     let known = pools.iter().filter_map(|pool| Some(PoolKey::new(pool.namespace()?, pool.name_any())));
@@ -77,13 +77,13 @@ fn end(context: &Context, tick: Arc<Tick>) {
 }
 
 /// Takes up what was heard.
-async fn hear(context: &Context, asking: &mut LoadQueries, quantiles: &mut Quantiles, report: QueryReport) {
-    let QueryReport { heard, tick, queries, failed } = report;
+async fn hear(context: &Context, load_queries: &mut LoadQueries, quantiles: &mut Quantiles, report: QueryReport) {
+    let QueryReport { outcome, tick, queries, failed } = report;
     context.metrics.queried(queries, failed);
-    match heard {
+    match outcome {
         QueryOutcome::Quantiles { server, by_pool } => {
             if by_pool.as_ref().is_ok_and(HashMap::is_empty) {
-                asking.quantiles_again(&server);
+                load_queries.quantiles_again(&server);
             }
             if let Some(error) = quantiles.take(&server, by_pool) {
                 tracing::warn!(server, error, "reading the 95th percentile of the wait; the status is without it");
@@ -97,13 +97,24 @@ async fn hear(context: &Context, asking: &mut LoadQueries, quantiles: &mut Quant
 }
 
 /// Decides on pools by what was heard of them.
-async fn decide(context: &Context, LoadBatch { members, said, own, now }: LoadBatch, quantiles: &Quantiles) {
-    for QueriedPool { key, pool, effective, server, .. } in members {
+async fn decide(
+    context: &Context,
+    LoadBatch { pools, server: readings, overrides, now }: LoadBatch,
+    quantiles: &Quantiles,
+) {
+    for QueriedPool { key, pool, effective, server, .. } in pools {
         // one that went meanwhile would come back into memory
         let is_there = context.stores.pools.get(&ObjectRef::new(&key.name).within(&key.namespace));
         if is_there.is_some_and(|known| known.uid() == pool.uid()) {
             let subject = SizedPool { key: &key, pool: &pool, effective: &effective };
-            sizing::decide(context, subject, (&server, said.as_deref()), &own, quantiles.of(&server, &key), now);
+            sizing::decide(
+                context,
+                subject,
+                (&server, readings.as_deref()),
+                &overrides,
+                quantiles.of(&server, &key),
+                now,
+            );
         }
         context.requests.ask(&key, "tick").await;
     }

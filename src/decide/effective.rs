@@ -39,7 +39,7 @@ pub struct EffectivePool {
     /// `reconnectedAt` of the settings, in Unix seconds.
     pub reconnected_at_seconds: Option<i64>,
     /// How a revision goes over the pods.
-    pub pace: RolloutStrategy,
+    pub rollout: RolloutStrategy,
     /// Where the load is read.
     pub metrics: MetricsSpec,
     /// What is fixed when a pod is created.
@@ -219,7 +219,7 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
         fixed_limit_per_pod,
         settings,
         reconnected_at_seconds,
-        pace: pace(&rollout),
+        rollout: rollout_strategy(&rollout),
         metrics: metrics(&scaling),
         pod,
         not_supported: not_supported(pool, &rollout),
@@ -356,7 +356,7 @@ fn health(health: &Layers<'_, HealthSpec>) -> HealthSettings {
     }
 }
 
-fn pace(rollout: &Layers<'_, RolloutSpec>) -> RolloutStrategy {
+fn rollout_strategy(rollout: &Layers<'_, RolloutSpec>) -> RolloutStrategy {
     let canary = rollout.within(|rollout| rollout.canary.as_ref());
     RolloutStrategy {
         max_unavailable: canary.get(|canary| canary.max_unavailable).unwrap_or(1),
@@ -617,7 +617,7 @@ mod tests {
         let merged =
             effective(&pool(&format!("{steps}\nsharing: {{weight: 5}}")), None).expect("what was stored goes on");
         assert_eq!(merged.not_supported, ["spec.sharing (from the pool)", "spec.rollout.canary.steps (from the pool)"]);
-        assert_eq!(merged.pace.max_unavailable, 2, "the rest of the group is in force");
+        assert_eq!(merged.rollout.max_unavailable, 2, "the rest of the group is in force");
         let analysis = class("{rollout: {analysis: {metrics: [{name: errors}]}}}");
         let merged = effective(&pool("mode: Apply"), Some(&analysis)).expect("what was stored goes on");
         assert_eq!(merged.not_supported, ["spec.rollout.analysis (from its class)"]);

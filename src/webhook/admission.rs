@@ -72,14 +72,14 @@ pub enum Verdict {
     ReadLive,
 }
 
-/// Decides about one pod. `stable_revision` gives the revision that new pods of a pool get; none: the pool has none yet,
+/// Decides about one pod. `revision_for_new_pods` gives the revision that new pods of a pool get; none: the pool has none yet,
 /// and the pod starts with what is in force, as revision 0.
 pub fn review(
     pod: &Pod,
     namespace: &str,
     catalogue: &Catalogue,
     freshness: Freshness,
-    stable_revision: impl FnOnce(&ConnectionPool) -> Option<PoolRevision>,
+    revision_for_new_pods: impl FnOnce(&ConnectionPool) -> Option<PoolRevision>,
     settings: &InjectionSettings,
 ) -> Verdict {
     if let Some(unsupported) = pod.spec.as_ref().and_then(Unsupported::of) {
@@ -112,8 +112,8 @@ pub fn review(
             ));
         }
     };
-    let revision =
-        stable_revision(pool).unwrap_or_else(|| PoolRevision { revision: 0, settings: effective.settings.clone() });
+    let revision = revision_for_new_pods(pool)
+        .unwrap_or_else(|| PoolRevision { revision: 0, settings: effective.settings.clone() });
     let plan = PodPool { pool, effective: &effective, revision };
     if let Some(why) = cannot_render(&plan.revision.settings, &plan.injection()) {
         return Verdict::Deny(format!(

@@ -1,4 +1,4 @@
-//! Where the webhook finds pools, classes and stable revisions.
+//! Where the webhook finds pools, classes and the revisions that new pods get.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -48,7 +48,7 @@ pub trait Lookup: Send + Sync + 'static {
     fn live(&self, namespace: &str) -> impl Future<Output = Result<Catalogue, LookupError>> + Send;
 
     /// The revision that new pods of the pool get; none while it has none.
-    fn stable_revision(&self, pool: &ConnectionPool) -> Option<PoolRevision>;
+    fn revision_for_new_pods(&self, pool: &ConnectionPool) -> Option<PoolRevision>;
 }
 
 /// [`Lookup`] over the stores of the operator's watches.
@@ -56,18 +56,18 @@ pub struct ClusterLookup<R> {
     client: Client,
     pools: Store<ConnectionPool>,
     classes: Store<ConnectionPoolClass>,
-    stable_revision: R,
+    revision_for_new_pods: R,
 }
 
 impl<R> ClusterLookup<R> {
-    /// `stable_revision` answers from the operator's cache of revisions.
+    /// `revision_for_new_pods` answers from the operator's cache of revisions.
     pub const fn new(
         client: Client,
         pools: Store<ConnectionPool>,
         classes: Store<ConnectionPoolClass>,
-        stable_revision: R,
+        revision_for_new_pods: R,
     ) -> Self {
-        Self { client, pools, classes, stable_revision }
+        Self { client, pools, classes, revision_for_new_pods }
     }
 
     async fn list(&self, namespace: &str) -> Result<Catalogue, LookupError> {
@@ -104,7 +104,7 @@ where
         read.unwrap_or_else(|_| Err(LookupError::Deadline { namespace: namespace.to_owned() }))
     }
 
-    fn stable_revision(&self, pool: &ConnectionPool) -> Option<PoolRevision> {
-        (self.stable_revision)(pool)
+    fn revision_for_new_pods(&self, pool: &ConnectionPool) -> Option<PoolRevision> {
+        (self.revision_for_new_pods)(pool)
     }
 }

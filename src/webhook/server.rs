@@ -231,8 +231,8 @@ impl<L: Lookup> Webhook<L> {
 
     async fn verdict(&self, pod: &Pod, namespace: &str) -> Result<Verdict, String> {
         let review = |catalogue: &Catalogue, freshness| {
-            let stable = |pool: &_| self.lookup.stable_revision(pool);
-            review(pod, namespace, catalogue, freshness, stable, &self.settings)
+            let for_new_pods = |pool: &_| self.lookup.revision_for_new_pods(pool);
+            review(pod, namespace, catalogue, freshness, for_new_pods, &self.settings)
         };
         match review(&self.lookup.cached(namespace), Freshness::Cached) {
             Verdict::ReadLive => {}
@@ -281,7 +281,7 @@ mod tests {
             }
         }
 
-        fn stable_revision(&self, _: &ConnectionPool) -> Option<PoolRevision> {
+        fn revision_for_new_pods(&self, _: &ConnectionPool) -> Option<PoolRevision> {
             None
         }
     }

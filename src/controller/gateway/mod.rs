@@ -24,9 +24,9 @@ use tokio::time::Instant;
 
 use self::render::Objects;
 use super::{
-    apply::{WriteError, Writer},
-    queue::LookRequests,
-    watch::{self, Instruments},
+    apply::writer::{WriteError, Writer},
+    look_requests::LookRequests,
+    observe::watch::{self, Instruments},
 };
 use crate::{
     api::{ConnectionPool, Topology, reasons},

@@ -130,7 +130,7 @@ fn deployment(plan: &PodPool<'_>, settings: &InjectionSettings, existing: Option
         metadata,
         spec: Some(DeploymentSpec {
             replicas: Some(as_i32(replicas)),
-            progress_deadline_seconds: Some(as_i32(plan.effective.pace.progress_deadline_seconds)),
+            progress_deadline_seconds: Some(as_i32(plan.effective.rollout.progress_deadline_seconds)),
             revision_history_limit: Some(HISTORY),
             selector: label_selector(plan),
             strategy: Some(DeploymentStrategy {

@@ -1,12 +1,12 @@
 //! Asking agents what they run.
 //!
-//! - [`subjects`]: who is asked, when, and what was answered.
-//! - [`places`]: how many questions may be under way at once, and of whom.
-//! - [`question`]: one question, `GET http://POD:9130/status`.
+//! - [`schedule`]: who is asked, when, and what was answered.
+//! - [`in_flight`]: how many requests may be under way at once, and to whom.
+//! - [`status_request`]: one request, `GET http://POD:9130/status`.
 
-mod places;
-mod question;
-mod subjects;
+mod in_flight;
+mod schedule;
+mod status_request;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -16,12 +16,12 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use self::subjects::{PollSchedule, PolledPods, StatusRequest};
-use super::queue::LookRequests;
+use self::schedule::{PollSchedule, PolledPods, StatusRequest};
+use super::{context::Context, look_requests::LookRequests};
 use crate::{
     causes::with_causes,
     contract::StatusReport,
-    decide::plan::{AgentAnswer, PodFacts},
+    decide::plan::{AgentAnswer, Plan, PodFacts},
     domain::PoolKey,
     http::OperatorMetrics,
 };
@@ -32,7 +32,7 @@ const LONGEST_IDLE: Duration = Duration::from_secs(1);
 /// What agents said, and the task that asks them.
 #[derive(Default)]
 pub struct AgentPoller {
-    subjects: Mutex<PollSchedule>,
+    schedule: Mutex<PollSchedule>,
     wake: Notify,
 }
 
@@ -49,19 +49,19 @@ impl AgentAnswers<'_> {
 impl AgentPoller {
     /// What the agents of a pool said last.
     pub fn answers(&self, pool: &PoolKey) -> AgentAnswers<'_> {
-        AgentAnswers(MutexGuard::try_map(self.subjects.lock(), |subjects| subjects.of(pool)).ok())
+        AgentAnswers(MutexGuard::try_map(self.schedule.lock(), |schedule| schedule.of(pool)).ok())
     }
 
     /// Sets what the pods of a pool must be seen to run: `open` are the uids of those of which something is not proven. Pods that are
     /// not mentioned are forgotten.
     pub fn expect(&self, pool: &PoolKey, pods: &[Arc<PodFacts>], open: &HashSet<&str>) {
-        self.subjects.lock().expect(pool, pods, open, Instant::now());
+        self.schedule.lock().expect(pool, pods, open, Instant::now());
         self.wake.notify_one();
     }
 
     /// Asks for ever. A pool whose pods said something new is looked at.
     pub async fn run(self: Arc<Self>, requests: LookRequests, metrics: OperatorMetrics) {
-        let client = match question::client() {
+        let client = match status_request::client() {
             Ok(client) => client,
             Err(error) => {
                 tracing::error!(error = with_causes(&error), "building the client that asks agents");
@@ -69,11 +69,11 @@ impl AgentPoller {
             }
         };
         loop {
-            while let Some(question) = self.next() {
-                tokio::spawn(self.clone().ask(client.clone(), question, requests.clone(), metrics.clone()));
+            while let Some(request) = self.next() {
+                tokio::spawn(self.clone().ask(client.clone(), request, requests.clone(), metrics.clone()));
             }
             let now = Instant::now();
-            let pause = self.subjects.lock().next_due(now).map_or(LONGEST_IDLE, |due| due - now).min(LONGEST_IDLE);
+            let pause = self.schedule.lock().next_due(now).map_or(LONGEST_IDLE, |due| due - now).min(LONGEST_IDLE);
             // whoever is due and has no place is woken by the next answer
             let _ = timeout(pause, self.wake.notified()).await;
         }
@@ -81,36 +81,43 @@ impl AgentPoller {
 
     /// Takes in an answer of every pod of a pool, as if each had been asked: for rehearsals.
     pub fn answer_all(&self, pool: &PoolKey, answer: impl Fn(&str) -> StatusReport) {
-        let mut subjects = self.subjects.lock();
+        let mut schedule = self.schedule.lock();
         let all = Instant::now() + Duration::from_mins(1);
         let due: Vec<StatusRequest> = std::iter::from_fn(|| {
-            let question = subjects.next(all).filter(|question| question.pool == *pool)?;
-            subjects.answered(&question, Ok(answer(&question.uid)), all);
-            Some(question)
+            let request = schedule.next(all).filter(|request| request.pool == *pool)?;
+            schedule.answered(&request, Ok(answer(&request.uid)), all);
+            Some(request)
         })
         .collect();
         tracing::debug!(%pool, pods = due.len(), "answers taken in");
     }
 
     fn next(&self) -> Option<StatusRequest> {
-        self.subjects.lock().next(Instant::now())
+        self.schedule.lock().next(Instant::now())
     }
 
     async fn ask(
         self: Arc<Self>,
         client: reqwest::Client,
-        question: StatusRequest,
+        request: StatusRequest,
         requests: LookRequests,
         metrics: OperatorMetrics,
     ) {
-        let answer = question::ask(&client, &question.address, &question.uid).await;
-        metrics.asked(question::outcome(&answer));
-        let is_new = self.subjects.lock().answered(&question, answer, Instant::now());
+        let answer = status_request::ask(&client, &request.address, &request.uid).await;
+        metrics.asked(status_request::outcome(&answer));
+        let is_new = self.schedule.lock().answered(&request, answer, Instant::now());
         self.wake.notify_one();
         if is_new {
-            requests.ask(&question.pool, "proof").await;
+            requests.ask(&request.pool, "proof").await;
         }
     }
+}
+
+/// Sets what the pods must be seen to run: what was open, and whatever has just been written.
+pub fn expect(key: &PoolKey, context: &Context, plan: &Plan) {
+    let written = plan.patches.iter().map(|patch| patch.uid.as_str());
+    let open: HashSet<&str> = plan.open.iter().map(String::as_str).chain(written).collect();
+    context.poller.expect(key, &context.pods.of(key), &open);
 }
 
 #[cfg(test)]
@@ -127,7 +134,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::controller::{pods::PodIndex, queue};
+    use crate::controller::{look_requests, observe::pods::PodIndex};
 
     fn shop() -> PoolKey {
         PoolKey::new("ns", "shop")
@@ -157,7 +164,7 @@ mod tests {
     fn pods(pool: &PoolKey, addresses: &[Ipv4Addr], version: u64) -> Vec<Arc<PodFacts>> {
         let index = PodIndex::default();
         for address in addresses {
-            index.apply(&crate::controller::pods::injected(pool, &address.to_string(), *address, version));
+            index.apply(&crate::controller::observe::pods::injected(pool, &address.to_string(), *address, version));
         }
         index.of(pool)
     }
@@ -169,20 +176,20 @@ mod tests {
     }
 
     /// Has one pod asked at this moment.
-    fn question(poller: &AgentPoller, at: Instant) -> StatusRequest {
-        let question = poller.subjects.lock().next(at).expect("somebody is due");
-        assert_eq!(poller.subjects.lock().next(at), None);
-        question
+    fn request(poller: &AgentPoller, at: Instant) -> StatusRequest {
+        let request = poller.schedule.lock().next(at).expect("somebody is due");
+        assert_eq!(poller.schedule.lock().next(at), None);
+        request
     }
 
     /// The agent answers with this: whether its pool is looked at, and whether it is asked again soon.
     fn answers(poller: &AgentPoller, says: &Value) -> (bool, bool) {
         // it is asked whenever it is due
-        let question = question(poller, Instant::now() + Duration::from_mins(1));
-        let report: StatusReport = serde_json::from_value(report(&question.uid, says)).expect("a status report");
+        let request = request(poller, Instant::now() + Duration::from_mins(1));
+        let report: StatusReport = serde_json::from_value(report(&request.uid, says)).expect("a status report");
         let now = Instant::now();
-        let is_new = poller.subjects.lock().answered(&question, Ok(report), now);
-        let next = poller.subjects.lock().next_due(now).expect("it is asked again");
+        let is_new = poller.schedule.lock().answered(&request, Ok(report), now);
+        let next = poller.schedule.lock().next_due(now).expect("it is asked again");
         (is_new, next <= now + Duration::from_secs(5))
     }
 
@@ -295,7 +302,7 @@ mod tests {
     async fn hundreds_of_silent_pods_neither_block_nor_delay_the_proofs_of_others() {
         let agents = Agents::start().await;
         let poller = Arc::new(AgentPoller::default());
-        let (requests, mut requested) = queue::requests();
+        let (requests, mut requested) = look_requests::requests();
         tokio::spawn(async move { while requested.next().await.is_some() {} });
         let silent: Vec<(PoolKey, Vec<Arc<PodFacts>>)> = (0..3)
             .map(|number| {
@@ -351,13 +358,13 @@ mod tests {
         let mut now = Instant::now();
         let mut pauses = Vec::new();
         for version in 2..14 {
-            let asked = question(&poller, now);
+            let asked = request(&poller, now);
             // it waited long for its answer, and something new to prove came meanwhile
             now += Duration::from_secs(30);
             expect(&poller, &shop(), &pods(&shop(), &[Ipv4Addr::new(10, 0, 0, 1)], version), true);
-            let unreachable = question::AskError::Unreachable("no answer".to_owned());
-            poller.subjects.lock().answered(&asked, Err(unreachable), now);
-            let next = poller.subjects.lock().next_due(now).expect("it is asked again");
+            let unreachable = status_request::AskError::Unreachable("no answer".to_owned());
+            poller.schedule.lock().answered(&asked, Err(unreachable), now);
+            let next = poller.schedule.lock().next_due(now).expect("it is asked again");
             pauses.push(next - now);
             now = next;
         }
@@ -371,7 +378,7 @@ mod tests {
         assert_eq!(answers(&poller, &json!({})), (true, false), "nothing is open: the sweep");
         let now = Instant::now();
         expect(&poller, &shop(), &pods(&shop(), &[Ipv4Addr::new(10, 0, 0, 1)], 2), true);
-        let next = poller.subjects.lock().next_due(now).expect("it is asked");
+        let next = poller.schedule.lock().next_due(now).expect("it is asked");
         assert!(next - now <= Duration::from_millis(250), "{:?}", next - now);
     }
 }

@@ -5,7 +5,7 @@ use super::{
     observed::{
         AgentAnswer, Annotation, BudgetSeen, GatewaySeen, Observed, PodSeen, PodsRefused, Poolers, ROLLOUT, SidecarSeen,
     },
-    revision::{Rollout, unknown as unknown_settings},
+    rollout::{Rollout, unknown as unknown_settings},
     troubles,
 };
 use crate::{

@@ -9,7 +9,7 @@ mod grants;
 mod memory;
 mod observed;
 mod report;
-mod revision;
+mod rollout;
 #[cfg(test)]
 mod tests;
 mod troubles;
@@ -21,7 +21,7 @@ pub use observed::{
     Poolers, ROLLOUT, RevisionSeen, Rival, SidecarSeen, SizingSeen, TargetChange, Trouble, Uninjected, UnixSeconds,
 };
 pub use report::{EventKind, EventNote, PoolReport};
-pub use revision::{NewRevision, RolloutProgress};
+pub use rollout::{NewRevision, RolloutProgress};
 
 use grants::Grants;
 
@@ -102,13 +102,13 @@ pub fn plan(observed: &Observed, progress: Option<RolloutProgress>, cannot_rende
     let may_create = FailedWrite::lets_try(observed.failure);
 
     // settings that cannot work are never rolled out: what the newest revision says stays
-    let newest = revision::believable(observed.revisions).max_by_key(|revision| revision.number);
+    let newest = rollout::believable(observed.revisions).max_by_key(|revision| revision.number);
     let settings = match cannot_render {
         None => Some(&effective.settings),
         Some(_) => newest.and_then(|revision| revision.settings.as_ref()),
     };
-    let pace = revision::Pace { allowed: effective.pace, frozen: frozen || cannot_render.is_some() };
-    let rollout = settings.map(|settings| revision::plan(observed, settings, pace, progress)).unwrap_or_default();
+    let pace = rollout::Pace { strategy: effective.rollout, frozen: frozen || cannot_render.is_some() };
+    let rollout = settings.map(|settings| rollout::plan(observed, settings, pace, progress)).unwrap_or_default();
 
     let refused = refused_beyond(observed, effective, name);
     let target = target(observed, effective).min(refused.unwrap_or(u32::MAX));
@@ -145,7 +145,7 @@ pub fn plan(observed: &Observed, progress: Option<RolloutProgress>, cannot_rende
 }
 
 /// The writes on pods, most urgent first, as many as are wanted now.
-fn patches(observed: &Observed, name: &str, grants: &Grants, rollout: &revision::Rollout) -> Vec<PodPatch> {
+fn patches(observed: &Observed, name: &str, grants: &Grants, rollout: &rollout::Rollout) -> Vec<PodPatch> {
     let mut order = Vec::new();
     let mut granted = vec![None; observed.pods.len()];
     for (index, grant, move_) in &grants.writes {
@@ -221,7 +221,7 @@ fn refused(observed: &Observed, name: &str) -> Plan {
         proven,
         shortage: Shortage::None,
     };
-    let rollout = revision::Rollout::default();
+    let rollout = rollout::Rollout::default();
     let report = report::report(observed, &rollout, &figures, None);
     let events = report::events(observed, &rollout, &report);
     Plan { create: None, patches: Vec::new(), open: Vec::new(), report, events, prune: Vec::new(), progress: None }
@@ -259,5 +259,5 @@ fn is_starved(observed: &Observed) -> bool {
 /// True when grant and revision of the pod were read back from its pooler.
 fn is_proven(pod: &PodSeen, pool: &str) -> bool {
     let wanted = pod.revision.last_known().and_then(|document| document.pools.get(pool));
-    wanted.is_some_and(|wanted| revision::runs(pod, pool, wanted.revision)) && grants::is_proven(pod, pool)
+    wanted.is_some_and(|wanted| rollout::runs(pod, pool, wanted.revision)) && grants::is_proven(pod, pool)
 }

@@ -3,7 +3,7 @@
 use super::{
     Figures, conditions,
     observed::{AgentAnswer, GatewaySeen, Observed, Poolers, TargetChange, UnixSeconds},
-    revision::Rollout,
+    rollout::Rollout,
 };
 use crate::api::{
     Effective, GatewayStatus, Load, Mode, PodCounts, Recommendation, RevisionStatus,

@@ -1,10 +1,10 @@
-//! Which pools to look at. Bounded: whoever finds the channel full waits, or leaves it to the next tick.
+//! Asking for looks at pools. Bounded: whoever finds the channel full waits, or leaves it to the next tick.
 
 use futures::{SinkExt, channel::mpsc};
 
 use crate::domain::PoolKey;
 
-/// Requests that fit; behind them stands the line of [`super::turns`], with one place for each pool.
+/// Requests that fit; behind them stands the queue of [`super::work_queue`], with one place for each pool.
 const CAPACITY: usize = 4096;
 
 /// Asks for looks at pools; cheap to clone.

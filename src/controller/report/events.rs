@@ -13,9 +13,9 @@ use kube::{Api, Client, Resource, ResourceExt, api::PostParams};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::apply::{WriteError, Writer};
 use crate::{
     api::FIELD_MANAGER,
+    controller::apply::writer::{WriteError, Writer},
     decide::plan::{EventKind, EventNote},
     http::WriteKind,
 };

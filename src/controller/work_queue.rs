@@ -28,7 +28,7 @@ enum Meanwhile {
     AnotherLook,
 }
 
-/// The line, whoever is being looked at, and who comes later. At most one place for each pool.
+/// The queue, whoever is being looked at, and who comes later. At most one place for each pool.
 #[derive(Debug, Default)]
 pub struct WorkQueue {
     line: VecDeque<PoolKey>,
@@ -110,55 +110,55 @@ mod tests {
 
     #[test]
     fn whoever_asks_again_and_again_keeps_nobody_from_a_look() {
-        let mut turns = WorkQueue::default();
+        let mut queue = WorkQueue::default();
         let now = Instant::now();
         for number in 0..1000 {
-            turns.ask(pool(number));
+            queue.ask(pool(number));
         }
         let mut seen = HashSet::new();
         for _ in 0..1000 {
-            let taken = turns.take().expect("somebody waits");
+            let taken = queue.take().expect("somebody waits");
             seen.insert(taken.clone());
-            turns.done(taken, Requeue::After(Duration::ZERO), now);
+            queue.done(taken, Requeue::After(Duration::ZERO), now);
         }
         assert_eq!(seen.len(), 1000);
     }
 
     #[test]
     fn a_pool_that_asks_while_it_is_looked_at_is_looked_at_again_afterwards() {
-        let mut turns = WorkQueue::default();
-        turns.ask(pool(1));
-        let taken = turns.take().expect("it asked");
-        turns.ask(pool(1));
-        assert_eq!(turns.take(), None, "never twice at a time");
-        turns.done(taken, Requeue::WhenAsked, Instant::now());
-        assert_eq!(turns.take(), Some(pool(1)));
+        let mut queue = WorkQueue::default();
+        queue.ask(pool(1));
+        let taken = queue.take().expect("it asked");
+        queue.ask(pool(1));
+        assert_eq!(queue.take(), None, "never twice at a time");
+        queue.done(taken, Requeue::WhenAsked, Instant::now());
+        assert_eq!(queue.take(), Some(pool(1)));
     }
 
     #[test]
     fn a_pause_ends_by_itself_or_when_it_is_asked_for_before() {
-        let mut turns = WorkQueue::default();
+        let mut queue = WorkQueue::default();
         let now = Instant::now();
         let second = Duration::from_secs(1);
         for number in [1, 2] {
-            turns.ask(pool(number));
-            let taken = turns.take().expect("it asked");
-            turns.done(taken, Requeue::After(second), now);
+            queue.ask(pool(number));
+            let taken = queue.take().expect("it asked");
+            queue.done(taken, Requeue::After(second), now);
         }
-        assert_eq!(turns.next_due(), Some(now + second));
-        turns.ask(pool(2));
-        assert_eq!(turns.take(), Some(pool(2)));
-        turns.wake(now + second / 2);
-        assert_eq!(turns.take(), None);
-        turns.wake(now + second);
-        assert_eq!(turns.take(), Some(pool(1)));
-        assert_eq!((turns.take(), turns.next_due()), (None, None), "the pause of the other is over too");
+        assert_eq!(queue.next_due(), Some(now + second));
+        queue.ask(pool(2));
+        assert_eq!(queue.take(), Some(pool(2)));
+        queue.wake(now + second / 2);
+        assert_eq!(queue.take(), None);
+        queue.wake(now + second);
+        assert_eq!(queue.take(), Some(pool(1)));
+        assert_eq!((queue.take(), queue.next_due()), (None, None), "the pause of the other is over too");
     }
 
     proptest! {
         #[test]
         fn nobody_who_asks_is_lost_and_nobody_is_served_twice_at_a_time(steps in prop::collection::vec((0..4_u8, 0..5_usize), 1..200)) {
-            let mut turns = WorkQueue::default();
+            let mut queue = WorkQueue::default();
             let mut now = Instant::now();
             let mut owed: HashSet<PoolKey> = HashSet::new();
             let mut served: Vec<PoolKey> = Vec::new();
@@ -166,9 +166,9 @@ mod tests {
                 match step {
                     0 => {
                         owed.insert(pool(number));
-                        turns.ask(pool(number));
+                        queue.ask(pool(number));
                     }
-                    1 => if let Some(taken) = turns.take() {
+                    1 => if let Some(taken) = queue.take() {
                         prop_assert!(!served.contains(&taken));
                         owed.remove(&taken);
                         served.push(taken);
@@ -179,22 +179,22 @@ mod tests {
                         if again != Requeue::WhenAsked {
                             owed.insert(ended.clone());
                         }
-                        turns.done(ended, again, now);
+                        queue.done(ended, again, now);
                     },
                     _ => {
                         now += Duration::from_millis(400);
-                        turns.wake(now);
+                        queue.wake(now);
                     }
                 }
-                prop_assert_eq!(turns.served(), served.len());
+                prop_assert_eq!(queue.served(), served.len());
             }
             for ended in served {
-                turns.done(ended, Requeue::WhenAsked, now);
+                queue.done(ended, Requeue::WhenAsked, now);
             }
-            turns.wake(now + Duration::from_secs(1));
-            while let Some(taken) = turns.take() {
+            queue.wake(now + Duration::from_secs(1));
+            while let Some(taken) = queue.take() {
                 owed.remove(&taken);
-                turns.done(taken, Requeue::WhenAsked, now);
+                queue.done(taken, Requeue::WhenAsked, now);
             }
             prop_assert!(owed.is_empty(), "{owed:?}");
         }

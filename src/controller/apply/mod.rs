@@ -1,5 +1,13 @@
 //! Carrying a plan out: the revision first, then the pods, then what the history limit drops. What cannot be written holds up
 //! itself and nothing else: a pod that is refused waits alone, and while a revision cannot be created all pods get their grants.
+//!
+//! - [`writer`]: the one place that writes, paced and with deadlines.
+//! - [`controller_revision`]: a revision as an object.
+//! - [`gateway_objects`]: the objects of a pool's gateway.
+
+pub mod controller_revision;
+pub mod gateway_objects;
+pub mod writer;
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,11 +15,10 @@ use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use self::writer::WriteError;
 use super::{
-    apply::WriteError,
+    context::Context,
     memory::{PoolMemory, WriteBackoff},
-    reconcile::Context,
-    revision,
 };
 use crate::{
     api::ConnectionPool,
@@ -94,7 +101,7 @@ async fn create(
     let created = context.writer.create_revision(pool, new).await;
     let mut memory = memory.lock();
     note(&mut memory.failure, created.as_ref().err());
-    memory.created.push(revision::seen(&created?));
+    memory.created.push(controller_revision::seen(&created?));
     tracing::info!(pool = %key, revision = new.number, "revision created");
     Ok(())
 }

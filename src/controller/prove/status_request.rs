@@ -1,4 +1,4 @@
-//! One question to one agent: `GET http://POD:9130/status`.
+//! One request to one agent: `GET http://POD:9130/status`.
 
 use std::time::Duration;
 

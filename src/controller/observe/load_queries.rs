@@ -34,7 +34,7 @@ use crate::{
 /// Quantiles of the wait are asked for this often.
 const QUANTILES_EVERY: Duration = Duration::from_mins(1);
 /// What was heard and not taken up yet; who has more to say waits.
-const UNHEARD: usize = 16;
+const UNHANDLED: usize = 16;
 
 /// Names of pods, each with its pool.
 pub type Pods = Vec<(PoolKey, String)>;
@@ -75,19 +75,19 @@ pub struct ServerReadings {
     pub url: String,
 }
 
-/// What was heard of some pools.
+/// The load of some pools, as far as it could be read.
 pub struct LoadBatch {
     /// The pools.
-    pub members: Vec<QueriedPool>,
+    pub pools: Vec<QueriedPool>,
     /// What their server said; none where the configuration has none of its name.
-    pub said: Option<Arc<ServerReadings>>,
+    pub server: Option<Arc<ServerReadings>>,
     /// What the pool's own queries yielded, where it has such: then it is one pool.
-    pub own: OverrideAnswers,
+    pub overrides: OverrideAnswers,
     /// As of when.
     pub now: Timestamp,
 }
 
-/// What was heard.
+/// What came of queries.
 pub enum QueryOutcome {
     /// Of the load of pools.
     Load(LoadBatch),
@@ -100,10 +100,10 @@ pub enum QueryOutcome {
     },
 }
 
-/// What was heard, and what it took.
+/// What came of queries, and what they took.
 pub struct QueryReport {
-    /// What was heard.
-    pub heard: QueryOutcome,
+    /// What came of the queries.
+    pub outcome: QueryOutcome,
     /// The tick, of which this is the reading of one server.
     pub tick: Option<Arc<Tick>>,
     /// How many queries were sent.
@@ -112,12 +112,12 @@ pub struct QueryReport {
     pub failed: usize,
 }
 
-/// Asks.
+/// What is asked, and of whom.
 pub struct LoadQueries {
     servers: Servers,
     overrides: Arc<Overrides>,
     /// By name of the server: what is under way.
-    lines: BTreeMap<String, ServerQueries>,
+    in_flight: BTreeMap<String, ServerQueries>,
     tasks: JoinSet<()>,
     heard: mpsc::Sender<QueryReport>,
 }
@@ -148,8 +148,8 @@ impl Default for ServerQueries {
 impl LoadQueries {
     /// Asks these servers. What is heard comes out of the other end.
     pub fn new(servers: Servers) -> (Self, mpsc::Receiver<QueryReport>) {
-        let (heard, hearing) = mpsc::channel(UNHEARD);
-        (Self { servers, overrides: Arc::default(), lines: BTreeMap::new(), tasks: JoinSet::new(), heard }, hearing)
+        let (heard, hearing) = mpsc::channel(UNHANDLED);
+        (Self { servers, overrides: Arc::default(), in_flight: BTreeMap::new(), tasks: JoinSet::new(), heard }, hearing)
     }
 
     /// Begins to ask for the load of these pools, of which there are these pods. Returns those of which nothing will be heard.
@@ -196,14 +196,14 @@ impl LoadQueries {
         tick: &Arc<Tick>,
     ) -> Vec<PoolKey> {
         let (now, began) = (tick.started, tick.began);
-        let line = self.lines.entry(server.name().to_owned()).or_default();
-        if began >= line.quantiles_due
-            && let Ok(turn) = line.quantiles.clone().try_acquire_owned()
+        let in_flight = self.in_flight.entry(server.name().to_owned()).or_default();
+        if began >= in_flight.quantiles_due
+            && let Ok(turn) = in_flight.quantiles.clone().try_acquire_owned()
         {
-            line.quantiles_due = began + QUANTILES_EVERY;
+            in_flight.quantiles_due = began + QUANTILES_EVERY;
             self.tasks.spawn(quantiles(server.clone(), roster.clone(), now, self.heard.clone(), turn));
         }
-        let Ok(turn) = line.reading.clone().try_acquire_owned() else {
+        let Ok(turn) = in_flight.reading.clone().try_acquire_owned() else {
             tracing::warn!(server = server.name(), "the last reading has not ended; its pools wait for it");
             return members.into_iter().map(|member| member.key).collect();
         };
@@ -227,8 +227,8 @@ impl LoadQueries {
 
     /// Soon asks this server for its quantiles again: none is known before every pod has been scraped twice.
     pub fn quantiles_again(&mut self, server: &str) {
-        if let Some(line) = self.lines.get_mut(server) {
-            line.quantiles_due = Instant::now();
+        if let Some(in_flight) = self.in_flight.get_mut(server) {
+            in_flight.quantiles_due = Instant::now();
         }
     }
 }
@@ -263,8 +263,8 @@ async fn reading(
     let said = Arc::new(ServerReadings { readings, stale_after_seconds, url: server.configuration().url.clone() });
     // pools with queries of their own may wait for it, or there may be none
     let _ = tell.send(Some(said.clone()));
-    let load = LoadBatch { members, said: Some(said), own: OverrideAnswers::new(), now };
-    let report = QueryReport { heard: QueryOutcome::Load(load), tick: Some(tick), queries: QUERIES_PER_READ, failed };
+    let load = LoadBatch { pools: members, server: Some(said), overrides: OverrideAnswers::new(), now };
+    let report = QueryReport { outcome: QueryOutcome::Load(load), tick: Some(tick), queries: QUERIES_PER_READ, failed };
     // the other end is gone only when nobody leads any more
     let _ = heard.send(report).await;
     // not before: what is heard of a pool keeps its order
@@ -282,12 +282,12 @@ async fn own_queries(
     let turn = overrides.ask(&server, &member.key, &member.overrides, seconds(now)).await;
     let OverrideTurn { own, asked, failed } = turn;
     let said = told.wait_for(Option::is_some).await.ok()?.clone();
-    Some((LoadBatch { members: vec![member], said, own, now }, asked, failed))
+    Some((LoadBatch { pools: vec![member], server: said, overrides: own, now }, asked, failed))
 }
 
 async fn report_turn(turn: impl Future<Output = Option<(LoadBatch, usize, usize)>>, heard: mpsc::Sender<QueryReport>) {
     if let Some((load, queries, failed)) = turn.await {
-        let _ = heard.send(QueryReport { heard: QueryOutcome::Load(load), tick: None, queries, failed }).await;
+        let _ = heard.send(QueryReport { outcome: QueryOutcome::Load(load), tick: None, queries, failed }).await;
     }
 }
 
@@ -302,8 +302,8 @@ async fn quantiles(
     let by_pool = server.wait_p95_seconds(seconds(now), &roster).await.map_err(|error| with_causes(&error));
     drop(turn);
     let failed = usize::from(by_pool.is_err());
-    let heard_of = QueryOutcome::Quantiles { server: server.name().to_owned(), by_pool };
-    let _ = heard.send(QueryReport { heard: heard_of, tick: None, queries: 1, failed }).await;
+    let outcome = QueryOutcome::Quantiles { server: server.name().to_owned(), by_pool };
+    let _ = heard.send(QueryReport { outcome, tick: None, queries: 1, failed }).await;
 }
 
 #[cfg(test)]
@@ -393,9 +393,9 @@ mod tests {
     async fn loads(hearing: &mut mpsc::Receiver<QueryReport>, pools: usize, within: Duration) -> Vec<LoadBatch> {
         let mut loads: Vec<LoadBatch> = Vec::new();
         let heard = async {
-            while loads.iter().map(|load| load.members.len()).sum::<usize>() < pools {
-                if let QueryOutcome::Load(load) = hearing.recv().await.unwrap().heard
-                    && !load.members.is_empty()
+            while loads.iter().map(|load| load.pools.len()).sum::<usize>() < pools {
+                if let QueryOutcome::Load(load) = hearing.recv().await.unwrap().outcome
+                    && !load.pools.is_empty()
                 {
                     loads.push(load);
                 }
@@ -407,13 +407,13 @@ mod tests {
 
     fn names(loads: &[LoadBatch]) -> Vec<&str> {
         let mut names: Vec<&str> =
-            loads.iter().flat_map(|load| &load.members).map(|member| member.key.name.as_str()).collect();
+            loads.iter().flat_map(|load| &load.pools).map(|member| member.key.name.as_str()).collect();
         names.sort_unstable();
         names
     }
 
     fn message(load: &LoadBatch) -> &str {
-        match &load.own[&Signal::WaitingClients].number {
+        match &load.overrides[&Signal::WaitingClients].number {
             Ok(number) => panic!("{number}"),
             Err(NoNumber::Failed(message) | NoNumber::NotAllowed(message)) => message,
         }
@@ -435,13 +435,13 @@ mod tests {
         assert_eq!(unasked.of_no_server.iter().map(|member| member.key.name.as_str()).collect::<Vec<_>>(), ["none"]);
         let heard = loads(&mut hearing, 1, SOON).await;
         assert_eq!(names(&heard), ["shop"]);
-        assert!(heard[0].said.as_ref().unwrap().readings.is_ok());
+        assert!(heard[0].server.as_ref().unwrap().readings.is_ok());
         // the next tick finds one of them still waiting
         let unasked = asking.begin(members(), pods(), &tick());
         assert_eq!(unasked.waiting, [PoolKey::new("ns", "hangs")]);
         let heard = loads(&mut hearing, 2, GIVEN_UP).await;
         assert_eq!(names(&heard), ["hangs", "shop"], "given up in the end, and told");
-        assert!(heard.iter().any(|load| load.said.as_ref().unwrap().readings.is_err()));
+        assert!(heard.iter().any(|load| load.server.as_ref().unwrap().readings.is_err()));
         assert_eq!(asked.load(Ordering::Relaxed), 0);
     }
 
@@ -475,16 +475,16 @@ mod tests {
         asking.begin(members, pods(), &tick());
         let heard = loads(&mut hearing, 3, SOON).await;
         assert_eq!(names(&heard), ["everything", "number", "plain"]);
-        let number = heard.iter().find(|load| load.members[0].key.name == "number").unwrap();
-        assert_eq!(number.own[&Signal::WaitingClients].number, Ok(7.0));
-        let everything = heard.iter().find(|load| load.members[0].key.name == "everything").unwrap();
+        let number = heard.iter().find(|load| load.pools[0].key.name == "number").unwrap();
+        assert_eq!(number.overrides[&Signal::WaitingClients].number, Ok(7.0));
+        let everything = heard.iter().find(|load| load.pools[0].key.name == "everything").unwrap();
         assert!(message(everything).contains("more than 4096 bytes"), "{}", message(everything));
         assert!(sent.load(Ordering::Relaxed) < 32 << 20, "{sent:?}: the connection holds some, and no more is taken");
         let heard = loads(&mut hearing, 1, GIVEN_UP).await;
         assert_eq!(names(&heard), ["slow"]);
         assert!(message(&heard[0]).contains("no answer in 1.0 s"), "{}", message(&heard[0]));
         assert!(
-            heard[0].said.as_ref().unwrap().readings.is_ok(),
+            heard[0].server.as_ref().unwrap().readings.is_ok(),
             "the readings are there, and only its own is missing"
         );
     }
@@ -531,7 +531,7 @@ mod tests {
         asking.begin(vec![member("tenant", "pool", "default", Some("others"))], pods(), &tick());
         let heard = loads(&mut hearing, 1, SOON).await;
         let own = heard.first().unwrap();
-        assert!(matches!(own.own[&Signal::WaitingClients].number, Err(NoNumber::NotAllowed(_))));
+        assert!(matches!(own.overrides[&Signal::WaitingClients].number, Err(NoNumber::NotAllowed(_))));
         assert!(message(own).contains("add the namespace to allowedNamespaces of this server"), "{}", message(own));
         assert_eq!(asked.load(Ordering::Relaxed), 0);
     }

@@ -20,11 +20,11 @@ use serde::de::DeserializeOwned;
 use super::{
     lean::{self, Lean},
     pods::PodIndex,
-    queue::LookRequests,
 };
 use crate::{
     api::ConnectionPool,
     contract::names::POOL_LABEL,
+    controller::look_requests::LookRequests,
     domain::PoolKey,
     http::{OperatorMetrics, Readiness},
 };

@@ -272,8 +272,8 @@ mod tests {
 
     use super::*;
 
-    /// A census of what this answer says, and how often it was asked for.
-    fn census(status: StatusCode, answer: Value) -> (UninjectedPodLister, Arc<AtomicUsize>) {
+    /// A lister of what this answer says, and how often it was asked for.
+    fn lister(status: StatusCode, answer: Value) -> (UninjectedPodLister, Arc<AtomicUsize>) {
         let asked = Arc::new(AtomicUsize::new(0));
         let counter = asked.clone();
         let service = service_fn(move |_: http::Request<Body>| {
@@ -305,8 +305,8 @@ mod tests {
             {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "shop-5d4f", "uid": "u", "controller": true}]});
         let ends = json!({"deletionTimestamp": "2026-11-21T09:00:00Z"});
         let pods = json!([pod("a", &owner), pod("b", &owner), pod("c", &json!({})), pod("d", &ends)]);
-        let (census, _) = census(StatusCode::OK, list(&pods));
-        let found = census.of("ns", ListSince::Now).await.expect("a list");
+        let (lister, _) = lister(StatusCode::OK, list(&pods));
+        let found = lister.of("ns", ListSince::Now).await.expect("a list");
         let labels =
             [("app", "shop"), ("pod-template-hash", "5d4f")].map(|(key, value)| (key.to_owned(), value.to_owned()));
         let labels = BTreeMap::from(labels);
@@ -322,16 +322,16 @@ mod tests {
     #[tokio::test]
     async fn a_namespace_without_pods_has_none_as_the_api_server_says_it() {
         for nothing in [json!([]), Value::Null] {
-            let (census, _) = census(StatusCode::OK, list(&nothing));
-            let found = census.of("ns", ListSince::Now).await.expect("a list");
+            let (lister, _) = lister(StatusCode::OK, list(&nothing));
+            let found = lister.of("ns", ListSince::Now).await.expect("a list");
             assert!(found.alike.is_empty() && found.is_whole);
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn of_many_pools_that_ask_one_lists_for_all() {
-        let (census, asked) = census(StatusCode::OK, list(&json!([])));
-        let all = |since| join_all((0..1000).map(|_| census.of("ns", since)).collect::<Vec<_>>());
+        let (lister, asked) = lister(StatusCode::OK, list(&json!([])));
+        let all = |since| join_all((0..1000).map(|_| lister.of("ns", since)).collect::<Vec<_>>());
         assert!(all(ListSince::Now).await.iter().all(Result::is_ok));
         assert!(
             asked.load(Ordering::Relaxed) <= 2,
@@ -343,15 +343,15 @@ mod tests {
         advance(REUSED_FOR).await;
         all(ListSince::Lately).await;
         assert_eq!(asked.load(Ordering::Relaxed), before + 1);
-        assert!(census.of("other", ListSince::Lately).await.is_ok());
+        assert!(lister.of("other", ListSince::Lately).await.is_ok());
         assert_eq!(asked.load(Ordering::Relaxed), before + 2, "another namespace is another list");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_list_that_fails_is_an_error_to_all_who_waited_and_is_not_repeated_for_each() {
         let refused = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": "no", "code": 403});
-        let (census, asked) = census(StatusCode::FORBIDDEN, refused);
-        let all = join_all((0..100).map(|_| census.of("ns", ListSince::Lately)).collect::<Vec<_>>()).await;
+        let (lister, asked) = lister(StatusCode::FORBIDDEN, refused);
+        let all = join_all((0..100).map(|_| lister.of("ns", ListSince::Lately)).collect::<Vec<_>>()).await;
         for found in all {
             let error = found.expect_err("it was refused").to_string();
             assert!(error.contains("listing the pods without a sidecar of namespace ns"), "{error}");
@@ -362,18 +362,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_list_that_never_succeeds_is_made_ever_more_rarely_whoever_asks_and_a_new_pool_too() {
         let refused = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": "no", "code": 500});
-        let (census, asked) = census(StatusCode::INTERNAL_SERVER_ERROR, refused);
+        let (lister, asked) = lister(StatusCode::INTERNAL_SERVER_ERROR, refused);
         let began = Instant::now();
         let mut made = Vec::new();
         while began.elapsed() < Duration::from_hours(1) {
             let before = asked.load(Ordering::Relaxed);
             for since in [ListSince::Lately, ListSince::Now] {
-                assert!(census.of("ns", since).await.is_err());
+                assert!(lister.of("ns", since).await.is_err());
             }
             if asked.load(Ordering::Relaxed) > before {
                 made.push(began.elapsed().as_secs());
             }
-            census.of("other", ListSince::Lately).await.expect_err("of another namespace, which has its own pauses");
+            lister.of("other", ListSince::Lately).await.expect_err("of another namespace, which has its own pauses");
             advance(Duration::from_secs(10)).await;
         }
         assert_eq!(made[..7], [0, 10, 30, 70, 150, 310, 630]);
@@ -386,8 +386,8 @@ mod tests {
         let pods = json!([pod("a", &json!({})), pod("b", &json!({}))]);
         let mut page = list(&pods);
         page["metadata"] = json!({"continue": "more"});
-        let (census, asked) = census(StatusCode::OK, page);
-        let found = census.of("ns", ListSince::Now).await.expect("what was looked at");
+        let (lister, asked) = lister(StatusCode::OK, page);
+        let found = lister.of("ns", ListSince::Now).await.expect("what was looked at");
         assert_eq!((asked.load(Ordering::Relaxed), found.is_whole), (PAGES, false));
         assert_eq!(found.alike[0].pods, 2 * u32::try_from(PAGES).unwrap());
     }

@@ -92,7 +92,7 @@ fn settings(revision: &ControllerRevision) -> Option<Settings> {
 
 /// The revision that new pods of `pool` get: the one that its status calls stable, else the newest. It is asked for each new pod, of
 /// all revisions there are: nothing is copied, and nothing decoded but what is chosen.
-pub fn stable(pool: &ConnectionPool, revisions: &[Arc<ControllerRevision>]) -> Option<PoolRevision> {
+pub fn for_new_pods(pool: &ConnectionPool, revisions: &[Arc<ControllerRevision>]) -> Option<PoolRevision> {
     let namespace = pool.metadata.namespace.as_deref();
     let stable = pool.status.as_ref().and_then(|status| status.revision.as_ref()).map(|revision| revision.stable);
     let number = |revision: &ControllerRevision| u64::try_from(revision.revision).unwrap_or_default();
@@ -149,10 +149,10 @@ mod tests {
             stored(4, "ns", "pool-uid"),
             stored(2, "ns", "pool-uid"),
         ];
-        let chosen = |stable| super::stable(&pool(stable), &all).map(|revision| revision.revision);
+        let chosen = |stable| super::for_new_pods(&pool(stable), &all).map(|revision| revision.revision);
         assert_eq!(chosen(Some(3)), Some(3));
         assert_eq!(chosen(None), Some(4));
         assert_eq!(chosen(Some(7)), Some(4), "one that is gone");
-        assert_eq!(super::stable(&pool(None), &all[..1]), None);
+        assert_eq!(super::for_new_pods(&pool(None), &all[..1]), None);
     }
 }

@@ -13,10 +13,11 @@ use serde_json::{Map, Value, json};
 use thiserror::Error;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{leader::Leadership, revision};
+use super::controller_revision;
 use crate::{
     api::{ConnectionPool, FIELD_MANAGER},
     contract::{Document, names},
+    controller::leader::Leadership,
     decide::plan::{NewRevision, PodPatch},
     domain::PoolKey,
     http::{OperatorMetrics, WriteKind, WriteOutcome},
@@ -135,10 +136,10 @@ impl Writer {
         pool: &ConnectionPool,
         new: &NewRevision,
     ) -> Result<ControllerRevision, WriteError> {
-        let object = revision::object(pool, new);
+        let object = controller_revision::object(pool, new);
         let namespace = pool.metadata.namespace.as_deref().unwrap_or_default();
         let revisions: Api<ControllerRevision> = Api::namespaced(self.client.clone(), namespace);
-        let what = format!("ControllerRevision {namespace}/{}", revision::name(pool, new.number));
+        let what = format!("ControllerRevision {namespace}/{}", controller_revision::name(pool, new.number));
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         self.write(WriteKind::Revision, what, revisions.create(&params, &object)).await
     }

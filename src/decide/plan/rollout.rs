@@ -68,14 +68,14 @@ pub(super) struct Rollout {
 /// What bounds a rollout.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
-    pub allowed: effective::RolloutStrategy,
+    pub strategy: effective::RolloutStrategy,
     /// Pods that run something keep it.
     pub frozen: bool,
 }
 
 pub(super) fn plan(observed: &Observed, settings: &Settings, pace: Pace, before: Option<RolloutProgress>) -> Rollout {
     let name = observed.pool.metadata.name.as_deref().unwrap_or_default();
-    let Pace { allowed, frozen } = pace;
+    let Pace { strategy, frozen } = pace;
     let mut revisions: Vec<&RevisionSeen> = believable(observed.revisions).collect();
     revisions.sort_by_key(|revision| revision.number);
     let in_status = observed.status.and_then(|status| status.revision.as_ref());
@@ -142,7 +142,7 @@ pub(super) fn plan(observed: &Observed, settings: &Settings, pace: Pace, before:
         let pod = &observed.pods[index];
         (pod.sidecar == SidecarSeen::Running, pod.created, &pod.uid)
     });
-    let free = as_usize(allowed.max_unavailable).max(1).saturating_sub(in_flight);
+    let free = as_usize(strategy.max_unavailable).max(1).saturating_sub(in_flight);
     let mut running = 0;
     for index in waiting {
         if observed.pods[index].sidecar == SidecarSeen::Running {
@@ -161,10 +161,10 @@ pub(super) fn plan(observed: &Observed, settings: &Settings, pace: Pace, before:
         Some(before) if before.revision == updated && before.proven == proven && awaiting_promotion == 0 => before,
         _ => RolloutProgress { revision: updated, proven, since: observed.now },
     };
-    let deadline_seconds = i64::from(allowed.progress_deadline_seconds);
+    let deadline_seconds = i64::from(strategy.progress_deadline_seconds);
     let is_stuck = proven < members.len() && !frozen && observed.now - progress.since > deadline_seconds;
     let in_use: Vec<u64> = in_use(observed, name).collect();
-    let history_limit = as_usize(allowed.revision_history_limit).max(1);
+    let history_limit = as_usize(strategy.revision_history_limit).max(1);
     let surplus = (revisions.len() + usize::from(create.is_some())).saturating_sub(history_limit);
     let is_used = |number: u64| number == stable || number == updated || in_use.contains(&number);
     Rollout {

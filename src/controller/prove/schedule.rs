@@ -15,8 +15,8 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
-    places::{PollsInFlight, Responsiveness},
-    question::AskError,
+    in_flight::{PollsInFlight, Responsiveness},
+    status_request::AskError,
 };
 use crate::{
     contract::{StatusReport, UpstreamState, names::METRICS_PORT},
@@ -52,7 +52,7 @@ impl LastAnswer {
         }
     }
 
-    const fn standing(&self) -> Responsiveness {
+    const fn responsiveness(&self) -> Responsiveness {
         match self {
             Self::Nothing => Responsiveness::Untried,
             Self::Report(_) => Responsiveness::Answers,
@@ -66,7 +66,7 @@ impl LastAnswer {
 enum PollState {
     /// Not before this.
     Due(Instant),
-    /// The question is under way; whether something new to prove has come since.
+    /// The request is under way; whether something new to prove has come since.
     Asked { has_news: bool },
 }
 
@@ -97,18 +97,18 @@ pub(super) struct PolledPods {
 #[derive(Default)]
 pub(super) struct PollSchedule {
     pools: BTreeMap<PoolKey, PolledPods>,
-    places: PollsInFlight,
-    /// The pool that was served last, by standing.
+    in_flight: PollsInFlight,
+    /// The pool that was served last, by responsiveness.
     served: [Option<PoolKey>; 3],
 }
 
-/// A question that holds a place until it is answered.
+/// A request that holds a place until it is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct StatusRequest {
     pub(super) pool: PoolKey,
     pub(super) uid: String,
     pub(super) address: String,
-    standing: Responsiveness,
+    responsiveness: Responsiveness,
 }
 
 impl PollSchedule {
@@ -120,7 +120,7 @@ impl PollSchedule {
     /// Sets what the pods of a pool must be seen to run: `open` are the uids of those of which something is not proven. Pods that are
     /// not mentioned are forgotten.
     pub(super) fn expect(&mut self, pool: &PoolKey, pods: &[Arc<PodFacts>], open: &HashSet<&str>, now: Instant) {
-        let members = self.pools.entry(pool.clone()).or_default();
+        let polled = self.pools.entry(pool.clone()).or_default();
         let mut mentioned = HashSet::new();
         for pod in pods {
             let Some(address) = &pod.address else { continue };
@@ -129,48 +129,48 @@ impl PollSchedule {
                 continue;
             }
             mentioned.insert(pod.uid.as_str());
-            members.expect(pod, &address, open.contains(pod.uid.as_str()), now);
+            polled.expect(pod, &address, open.contains(pod.uid.as_str()), now);
         }
-        if members.of.len() > mentioned.len() {
-            let gone: Vec<String> =
-                members.of.keys().filter(|uid| !mentioned.contains(uid.as_str())).cloned().collect();
+        if polled.of.len() > mentioned.len() {
+            let gone: Vec<String> = polled.of.keys().filter(|uid| !mentioned.contains(uid.as_str())).cloned().collect();
             for uid in gone {
-                members.forget(&uid);
+                polled.forget(&uid);
             }
         }
-        if members.of.is_empty() {
+        if polled.of.is_empty() {
             self.pools.remove(pool);
         }
     }
 
-    /// The next question, if anybody is due and has a place: pools take turns.
+    /// The next request, if anybody is due and has a place: pools take turns.
     pub(super) fn next(&mut self, now: Instant) -> Option<StatusRequest> {
-        Responsiveness::ALL.into_iter().find_map(|standing| self.next_of(standing, now))
+        Responsiveness::ALL.into_iter().find_map(|responsiveness| self.next_of(responsiveness, now))
     }
 
-    fn next_of(&mut self, standing: Responsiveness, now: Instant) -> Option<StatusRequest> {
-        if !self.places.has_any(standing) {
+    fn next_of(&mut self, responsiveness: Responsiveness, now: Instant) -> Option<StatusRequest> {
+        if !self.in_flight.has_any(responsiveness) {
             return None;
         }
-        let places = &self.places;
-        let is_next = |(pool, members): &(&PoolKey, &PolledPods)| {
-            members.first_due(standing).is_some_and(|(due, _)| *due <= now) && places.has_for(standing, pool)
+        let in_flight = &self.in_flight;
+        let is_next = |(pool, polled): &(&PoolKey, &PolledPods)| {
+            polled.first_due(responsiveness).is_some_and(|(due, _)| *due <= now)
+                && in_flight.has_for(responsiveness, pool)
         };
-        let after = match &self.served[standing as usize] {
+        let after = match &self.served[responsiveness as usize] {
             Some(served) => (Bound::Excluded(served.clone()), Bound::Unbounded),
             None => (Bound::Unbounded, Bound::Unbounded),
         };
         let (pool, _) = self.pools.range(after).find(is_next).or_else(|| self.pools.iter().find(is_next))?;
         let pool = pool.clone();
-        let (uid, address) = self.pools.get_mut(&pool)?.take(standing)?;
-        self.places.take(standing, &pool);
-        self.served[standing as usize] = Some(pool.clone());
-        Some(StatusRequest { pool, uid, address, standing })
+        let (uid, address) = self.pools.get_mut(&pool)?.take(responsiveness)?;
+        self.in_flight.take(responsiveness, &pool);
+        self.served[responsiveness as usize] = Some(pool.clone());
+        Some(StatusRequest { pool, uid, address, responsiveness })
     }
 
     /// When somebody is due next who is not yet.
     pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
-        let firsts = self.pools.values().flat_map(|members| &members.due).filter_map(|due| {
+        let firsts = self.pools.values().flat_map(|polled| &polled.due).filter_map(|due| {
             let after = (Bound::Excluded((now, String::from(char::MAX))), Bound::Unbounded);
             due.range(after).next().map(|(due, _)| *due)
         });
@@ -180,19 +180,19 @@ impl PollSchedule {
     /// Takes in an answer and gives the place back. True when it says something new.
     pub(super) fn answered(
         &mut self,
-        question: &StatusRequest,
+        request: &StatusRequest,
         answer: Result<StatusReport, AskError>,
         now: Instant,
     ) -> bool {
-        self.places.give_back(question.standing, &question.pool);
-        self.pools.get_mut(&question.pool).is_some_and(|members| members.answered(&question.uid, answer, now))
+        self.in_flight.give_back(request.responsiveness, &request.pool);
+        self.pools.get_mut(&request.pool).is_some_and(|polled| polled.answered(&request.uid, answer, now))
     }
 }
 
 impl PolledPods {
     /// What the agent of a pod said last.
     pub(super) fn answer(&self, uid: &str) -> AgentAnswer {
-        match self.of.get(uid).map(|subject| &subject.heard) {
+        match self.of.get(uid).map(|entry| &entry.heard) {
             None | Some(LastAnswer::Nothing) => AgentAnswer::NotAsked,
             Some(LastAnswer::Report(report)) => AgentAnswer::Report(report.clone()),
             Some(LastAnswer::Silence { since, error, last }) => {
@@ -204,8 +204,8 @@ impl PolledPods {
     }
 
     fn expect(&mut self, pod: &PodFacts, address: &str, is_open: bool, now: Instant) {
-        let Some(subject) = self.of.get_mut(&pod.uid) else {
-            let subject = PolledPod {
+        let Some(entry) = self.of.get_mut(&pod.uid) else {
+            let entry = PolledPod {
                 address: address.to_owned(),
                 version: pod.resource_version.clone(),
                 is_open,
@@ -214,27 +214,27 @@ impl PolledPods {
                 heard: LastAnswer::Nothing,
             };
             self.due[Responsiveness::Untried as usize].insert((now, pod.uid.clone()));
-            self.of.insert(pod.uid.clone(), subject);
+            self.of.insert(pod.uid.clone(), entry);
             return;
         };
-        let has_news = is_open && (subject.version != pod.resource_version || !subject.is_open);
-        subject.version.clone_from(&pod.resource_version);
-        subject.is_open = is_open;
-        let has_moved = subject.address != address;
-        subject.address.clear();
-        subject.address.push_str(address);
-        let standing = subject.heard.standing();
-        match &mut subject.turn {
+        let has_news = is_open && (entry.version != pod.resource_version || !entry.is_open);
+        entry.version.clone_from(&pod.resource_version);
+        entry.is_open = is_open;
+        let has_moved = entry.address != address;
+        entry.address.clear();
+        entry.address.push_str(address);
+        let responsiveness = entry.heard.responsiveness();
+        match &mut entry.turn {
             PollState::Asked { has_news: known } => *known |= has_news || has_moved,
             // something new to prove: be quick again. Who does not answer is no quicker to ask about more
-            PollState::Due(due) if (has_news && standing != Responsiveness::Silent) || has_moved => {
-                subject.pause = FIRST_PAUSE;
+            PollState::Due(due) if (has_news && responsiveness != Responsiveness::Silent) || has_moved => {
+                entry.pause = FIRST_PAUSE;
                 let soon = now + FIRST_PAUSE;
                 if soon < *due {
                     let mut key = (*due, pod.uid.clone());
-                    self.due[standing as usize].remove(&key);
+                    self.due[responsiveness as usize].remove(&key);
                     key.0 = soon;
-                    self.due[standing as usize].insert(key);
+                    self.due[responsiveness as usize].insert(key);
                     *due = soon;
                 }
             }
@@ -243,15 +243,15 @@ impl PolledPods {
     }
 
     fn forget(&mut self, uid: &str) {
-        let Some(subject) = self.of.remove(uid) else { return };
-        self.count(subject.heard.standing(), false);
-        if let PollState::Due(due) = subject.turn {
-            self.due[subject.heard.standing() as usize].remove(&(due, uid.to_owned()));
+        let Some(entry) = self.of.remove(uid) else { return };
+        self.count(entry.heard.responsiveness(), false);
+        if let PollState::Due(due) = entry.turn {
+            self.due[entry.heard.responsiveness() as usize].remove(&(due, uid.to_owned()));
         }
     }
 
-    fn count(&mut self, standing: Responsiveness, is_more: bool) {
-        let count = match standing {
+    fn count(&mut self, responsiveness: Responsiveness, is_more: bool) {
+        let count = match responsiveness {
             Responsiveness::Answers => &mut self.answer,
             Responsiveness::Silent => &mut self.silent,
             Responsiveness::Untried => return,
@@ -278,48 +278,48 @@ impl PolledPods {
     fn take(&mut self, budget: Responsiveness) -> Option<(String, String)> {
         let (_, kept) = self.first_due(budget)?;
         let (_, uid) = self.due[kept as usize].pop_first()?;
-        let subject = self.of.get_mut(&uid)?;
-        subject.turn = PollState::Asked { has_news: false };
-        Some((uid, subject.address.clone()))
+        let entry = self.of.get_mut(&uid)?;
+        entry.turn = PollState::Asked { has_news: false };
+        Some((uid, entry.address.clone()))
     }
 
     /// Takes in an answer. True when it says something new.
     fn answered(&mut self, uid: &str, answer: Result<StatusReport, AskError>, now: Instant) -> bool {
-        let Some(subject) = self.of.get_mut(uid) else { return false };
-        let before = subject.heard.standing();
+        let Some(entry) = self.of.get_mut(uid) else { return false };
+        let before = entry.heard.responsiveness();
         // its sidecar ended and began anew meanwhile: the answer may be of either
-        if let PollState::Due(due) = subject.turn {
+        if let PollState::Due(due) = entry.turn {
             self.due[before as usize].remove(&(due, uid.to_owned()));
         }
         let heard = match answer {
             Ok(report) => LastAnswer::Report(Arc::new(report)),
-            Err(AskError::OtherPod) => silence(&subject.heard, "another pod answers at its address".to_owned(), now),
-            Err(AskError::Unreachable(error)) => silence(&subject.heard, error, now),
+            Err(AskError::OtherPod) => silence(&entry.heard, "another pod answers at its address".to_owned(), now),
+            Err(AskError::Unreachable(error)) => silence(&entry.heard, error, now),
         };
-        let is_new = differs(&subject.heard, &heard);
-        subject.heard = heard;
-        let standing = subject.heard.standing();
+        let is_new = differs(&entry.heard, &heard);
+        entry.heard = heard;
+        let responsiveness = entry.heard.responsiveness();
         let has_news =
-            matches!(subject.turn, PollState::Asked { has_news: true }) && standing != Responsiveness::Silent;
+            matches!(entry.turn, PollState::Asked { has_news: true }) && responsiveness != Responsiveness::Silent;
         // who begins to answer, or ends, begins a new row of pauses
-        if has_news || before != standing {
-            subject.pause = FIRST_PAUSE;
+        if has_news || before != responsiveness {
+            entry.pause = FIRST_PAUSE;
         }
         let pause = if has_news {
             FIRST_PAUSE
-        } else if standing == Responsiveness::Silent || subject.is_open || complains(&subject.heard) {
-            let longest = if standing == Responsiveness::Silent { LONGEST_SILENT_PAUSE } else { LONGEST_PAUSE };
-            let pause = subject.pause;
-            subject.pause = (pause * 3 / 2).min(longest);
+        } else if responsiveness == Responsiveness::Silent || entry.is_open || complains(&entry.heard) {
+            let longest = if responsiveness == Responsiveness::Silent { LONGEST_SILENT_PAUSE } else { LONGEST_PAUSE };
+            let pause = entry.pause;
+            entry.pause = (pause * 3 / 2).min(longest);
             pause
         } else {
-            subject.pause = FIRST_PAUSE;
+            entry.pause = FIRST_PAUSE;
             spread(uid)
         };
-        subject.turn = PollState::Due(now + pause);
-        self.due[standing as usize].insert((now + pause, uid.to_owned()));
+        entry.turn = PollState::Due(now + pause);
+        self.due[responsiveness as usize].insert((now + pause, uid.to_owned()));
         self.count(before, false);
-        self.count(standing, true);
+        self.count(responsiveness, true);
         is_new
     }
 }

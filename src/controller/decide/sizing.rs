@@ -9,15 +9,14 @@ use std::{
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::{
-    asking::ServerReadings,
-    memory::{DecidedFor, PoolMemory},
-    overrides::OverrideAnswers,
-    reconcile::Context,
-};
 use crate::{
     api::{ConnectionPool, Mode},
     contract::UpstreamState,
+    controller::{
+        context::Context,
+        memory::{DecidedFor, PoolMemory},
+        observe::{load_queries::ServerReadings, overrides::OverrideAnswers},
+    },
     decide::{
         effective::EffectivePool,
         guard::refused,

@@ -1,0 +1,37 @@
+//! What is to be done for one pool: the pure functions of [`crate::decide`], given what was observed and what is remembered.
+
+pub mod sizing;
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+
+use self::sizing::SizedPool;
+use super::{context::Context, memory::PoolMemory, observe, report::metric_labels};
+use crate::{
+    api::ConnectionPool,
+    decide::plan::{self, Plan},
+    domain::PoolKey,
+};
+
+/// What is to be done for the pool, from everything that is known of it.
+pub fn plan(
+    pool: &ConnectionPool,
+    key: &PoolKey,
+    context: &Context,
+    memory: &Mutex<PoolMemory>,
+    epoch: u64,
+    now: Timestamp,
+) -> Plan {
+    let mut memory = memory.lock();
+    let snapshot = observe::snapshot(pool, key, context, &mut memory);
+    if let Ok(effective) = &snapshot.surroundings.effective {
+        sizing::follow_spec(context, SizedPool { key, pool, effective }, &mut memory, now);
+    }
+    let observed = snapshot.observed(pool, &memory, epoch, now);
+    let plan = plan::plan(&observed, memory.progress, snapshot.surroundings.cannot_render.as_deref());
+    memory.progress = plan.progress;
+    let target = plan.report.recommendation.map(|recommendation| recommendation.target);
+    let pods = snapshot.pods.len();
+    context.metrics.pool(&metric_labels(key), target, plan.report.share, plan.report.current_size, pods);
+    plan
+}

@@ -1,0 +1,126 @@
+//! What only the leader does: it watches the pods, ticks, and looks at pools, for as long as it holds the lease.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, channel::mpsc, stream::FuturesUnordered};
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    apply::writer::Writer,
+    budgets, classes,
+    context::Context,
+    error::OperatorError,
+    leader::Candidate,
+    look_requests::LookRequests,
+    memory::Memories,
+    observe::{
+        pods::PodIndex,
+        replica_failures::ReplicaFailureLister,
+        stores::Stores,
+        uninjected_pods::UninjectedPodLister,
+        watch::{self, Instruments},
+    },
+    options::OperatorArgs,
+    prove::AgentPoller,
+    reconcile,
+    report::events::Events,
+    tick,
+    work_queue::WorkQueue,
+    workers::Workers,
+};
+use crate::{domain::PoolKey, signals::Servers};
+
+/// Pools that are looked at at once.
+const CONCURRENCY: usize = 16;
+
+/// Waits for the lease, has the workers work while it is held, and says why it was lost.
+pub async fn lead(
+    candidate: &Candidate,
+    stores: &Stores,
+    (requests, mut requested): (LookRequests, mpsc::Receiver<PoolKey>),
+    args: &OperatorArgs,
+    servers: Option<Servers>,
+    instruments: &Instruments,
+    workers: &mut Workers,
+) -> OperatorError {
+    let acquiring = candidate.acquire();
+    tokio::pin!(acquiring);
+    // whoever does not lead looks at no pool; what is asked for must not fill up the channel meanwhile
+    let lease = loop {
+        tokio::select! {
+            lease = &mut acquiring => break lease,
+            _ = requested.next() => {}
+        }
+    };
+    let leadership = candidate.leadership();
+    instruments.metrics.leader(true);
+    tracing::info!(lease = args.lease_name, "this process is the leader");
+
+    let (client, handle) = (workers.client.clone(), workers.handle.clone());
+    let pods = Arc::new(PodIndex::default());
+    let poller = Arc::new(AgentPoller::default());
+    let context = Arc::new(Context {
+        client: client.clone(),
+        leadership: leadership.clone(),
+        stores: stores.clone(),
+        pods: pods.clone(),
+        poller: poller.clone(),
+        writer: Writer::new(client.clone(), leadership, instruments.metrics.clone()),
+        events: Events::new(client.clone(), args.pod_name.clone()),
+        memories: Memories::default(),
+        requests: requests.clone(),
+        injection: args.injection(),
+        tick: args.tick(),
+        uninjected_pods: Arc::new(UninjectedPodLister::new(client.clone())),
+        replica_failures: Arc::new(ReplicaFailureLister::new(client.clone())),
+        metrics: instruments.metrics.clone(),
+    });
+    {
+        let _there = handle.enter();
+        // the pods are listed only now, so that what the last leader wrote is in the list
+        watch::pods(client, pods, requests.clone(), instruments.clone());
+    }
+    handle.spawn(poller.run(requests.clone(), instruments.metrics.clone()));
+    let of = context.clone();
+    workers.begin("the tick", move || tick::run(of, servers));
+    workers.begin("what looks at pools", move || async move {
+        let budgets = budgets::run(context.clone());
+        let classes = classes::ensure(&context.client, &context.writer);
+        tokio::join!(classes, budgets, look_at_pools(context.clone(), requested));
+    });
+    tokio::select! {
+        lost = candidate.hold(lease) => OperatorError::Leader(lost),
+        () = workers.one_ended() => OperatorError::Idle,
+    }
+}
+
+/// Looks at the pools that a look is asked for, in turn, at several at once.
+async fn look_at_pools(context: Arc<Context>, mut requested: mpsc::Receiver<PoolKey>) {
+    // a pool that the store does not have yet would be taken for one that is gone
+    if let Err(error) = context.stores.pools.wait_until_ready().await {
+        tracing::error!(%error, "the watch of pools has ended");
+        return;
+    }
+    let mut queue = WorkQueue::default();
+    let mut looks = FuturesUnordered::new();
+    loop {
+        while queue.served() < CONCURRENCY
+            && let Some(pool) = queue.take()
+        {
+            let context = context.clone();
+            looks.push(async move {
+                let again = reconcile::look_at(&pool, &context).await;
+                (pool, again)
+            });
+        }
+        let next_due = queue.next_due();
+        tokio::select! {
+            asked = requested.next() => match asked {
+                Some(pool) => queue.ask(pool),
+                None => return,
+            },
+            Some((pool, again)) = looks.next() => queue.done(pool, again, Instant::now()),
+            () = sleep_until(next_due.unwrap_or_else(Instant::now)), if next_due.is_some() => queue.wake(Instant::now()),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The only reader: everything that a plan is made from, out of the stores of the watches, the answers of the agents and
+//! what is remembered.
+//!
+//! - [`stores`]: what the watches have delivered, and the watches themselves ([`watch`], [`lean`]).
+//! - [`surroundings`]: what belongs to a pool in the stores.
+//! - [`pods`]: the injected pods, by pool.
+//! - [`load_queries`]: what Prometheus says of the load, and the users' own queries ([`overrides`]).
+//! - [`uninjected_count`]: what cannot be watched, and is listed from time to time: pods without a sidecar ([`uninjected_pods`]),
+//!   and pods that cannot be created ([`replica_failures`]).
+
+mod lean;
+pub mod load_queries;
+pub mod overrides;
+pub mod pods;
+pub mod replica_failures;
+pub mod stores;
+mod surroundings;
+pub mod uninjected_count;
+pub mod uninjected_pods;
+pub mod watch;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use self::surroundings::Surroundings;
+use super::{apply::BATCH, context::Context, gateway, memory::PoolMemory, prove::AgentAnswers};
+use crate::{
+    api::ConnectionPool,
+    decide::plan::{FailedWrite, GatewaySeen, Observed, PodFacts, PodSeen},
+    domain::PoolKey,
+};
+
+/// What was read of one pool for one look.
+pub struct PoolSnapshot {
+    /// What belongs to it in the stores.
+    pub surroundings: Surroundings,
+    /// Its pods with a sidecar.
+    pub pods: Vec<PodSeen>,
+    gateway: Option<GatewaySeen>,
+    failure: Option<FailedWrite>,
+}
+
+/// Reads everything of one pool that is not remembered, and lets go of what is remembered of pods that are gone.
+pub fn snapshot(pool: &ConnectionPool, key: &PoolKey, context: &Context, memory: &mut PoolMemory) -> PoolSnapshot {
+    let facts = context.pods.of(key);
+    memory.forget_failures_but_of(&facts);
+    let failure = memory.failure.as_ref().map(|backoff| backoff.seen(Instant::now()));
+    let surroundings = context.stores.around(key, pool, &context.pods, &memory.created);
+    let effective = surroundings.effective.as_ref().ok();
+    let gateway = gateway::seen(context.stores.gateways.as_ref(), key, pool, effective, &memory.gateway);
+    let pods = pods_seen(facts, &context.poller.answers(key), memory);
+    PoolSnapshot { surroundings, pods, gateway, failure }
+}
+
+impl PoolSnapshot {
+    /// Everything that a plan is made from: this, and what is remembered.
+    pub fn observed<'a>(
+        &'a self,
+        pool: &'a ConnectionPool,
+        memory: &'a PoolMemory,
+        epoch: u64,
+        now: Timestamp,
+    ) -> Observed<'a> {
+        let Self { surroundings, pods, gateway, failure } = self;
+        Observed {
+            gateway: gateway.clone(),
+            now: now.as_second(),
+            epoch,
+            pool,
+            status: memory.written_status.as_ref().map(|(status, _)| status).or(pool.status.as_ref()),
+            effective: surroundings.effective.as_ref(),
+            budget: surroundings.budget.clone(),
+            rival: surroundings.rival.clone(),
+            pods,
+            uninjected: memory.uninjected.as_ref().and_then(|count| count.found.clone()),
+            uncounted: uninjected_count::why_unknown(memory),
+            injection: surroundings.injection.as_ref(),
+            revisions: &surroundings.revisions,
+            taken_numbers: &surroundings.taken_numbers,
+            sizing: memory.sizing.as_ref(),
+            failure: failure.as_ref(),
+            // one more than is written in a look, to know whether another is needed
+            most_writes: BATCH + 1,
+        }
+    }
+}
+
+/// The pods of a pool with what their agents said and what their load asks for.
+fn pods_seen(facts: Vec<Arc<PodFacts>>, answers: &AgentAnswers, memory: &PoolMemory) -> Vec<PodSeen> {
+    let now = Instant::now();
+    let seen = |facts: Arc<PodFacts>| {
+        let demand = memory.demands.get(&facts.uid).copied();
+        PodSeen {
+            answer: answers.of(&facts.uid),
+            measured: memory.proofs.get(&facts.uid).copied(),
+            reporting: demand.is_some(),
+            demand,
+            failure: memory.pod_failures.get(&facts.uid).map(|backoff| backoff.seen(now)),
+            facts,
+        }
+    };
+    facts.into_iter().map(seen).collect()
+}
