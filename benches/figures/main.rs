@@ -17,6 +17,7 @@ mod certificates;
 #[path = "../changes/mod.rs"]
 mod changes;
 mod clients;
+mod cluster;
 #[path = "../decision/mod.rs"]
 mod decision;
 #[path = "../endings/mod.rs"]

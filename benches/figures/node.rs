@@ -18,7 +18,7 @@ use serde_json::Value;
 use sluice::contract::{StatusReport, names};
 
 use crate::{
-    Failure,
+    Failure, cluster,
     pod::page,
     process::{Process, lab_program, output, wait_for},
 };
@@ -47,7 +47,7 @@ pub fn unix_of(time: &Value) -> Result<f64, Failure> {
 
 /// `kubectl`, its arguments by spaces.
 pub fn kubectl(words: &str) -> Result<String, Failure> {
-    output(Command::new(lab_program("kubectl")?).args(words.split(' ')))
+    cluster::kubectl(&words.split(' ').collect::<Vec<_>>())
 }
 
 fn lab(words: &[&str]) -> Result<String, Failure> {

@@ -19,10 +19,10 @@ use clap::Args;
 use serde_json::json;
 
 use crate::{
-    Failure,
+    Failure, cluster,
     fleet::{self, Fleet, Tenant, Waves},
     machine,
-    process::{Process, lab_program, output, product_program, wait_for},
+    process::{Process, lab_program, product_program, wait_for},
     results::{self, Results, Samples},
     statistics,
 };
@@ -75,22 +75,11 @@ pub fn run(options: &Options) -> Result<Results, Failure> {
     })
 }
 
-fn kubectl(words: &[&str]) -> Result<String, Failure> {
-    output(Command::new(lab_program("kubectl")?).args(words))
-}
-
 /// The definitions, the namespaces, and the configuration of both Prometheus and the operator.
 fn install(scratch: &Path) -> Result<(), Failure> {
-    let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds");
-    kubectl(&["apply", "--server-side", "--filename", &crds.display().to_string()])?;
-    // kubectl wait fails at once on a definition that has no conditions yet
-    wait_for("the definitions to be served", Duration::from_mins(1), || {
-        kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "connectionpools.sluice.dev"]).ok()
-    })?;
+    cluster::define(Path::new(env!("CARGO_MANIFEST_DIR")))?;
     for namespace in [NAMESPACE, SYSTEM] {
-        kubectl(&["create", "namespace", namespace])?;
-        // its controller does not run here
-        kubectl(&["create", "serviceaccount", "default", "--namespace", namespace])?;
+        cluster::create_namespace(namespace)?;
     }
     let scrape = json!({
         "global": {"scrape_interval": "15s", "scrape_timeout": "14s"},

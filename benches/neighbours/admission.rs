@@ -1,7 +1,6 @@
 //! Who asks the webhook: the API server about a pod, whose answers are timed, and somebody whose bodies are as large as they may be.
 
 use std::{
-    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,11 +16,7 @@ use tokio::{
 };
 
 use super::operator::webhook;
-use crate::{
-    Failure,
-    fleet::pool_name,
-    process::{lab_program, output, wait_for},
-};
+use crate::{Failure, cluster::kubectl, fleet::pool_name, process::wait_for};
 
 /// The Service in front of the webhook: the name in its certificate.
 const NAME: &str = "sluice-webhook.sluice-system.svc";
@@ -34,8 +29,7 @@ const POD_EVERY: Duration = Duration::from_millis(50);
 pub fn client() -> Result<Client, Failure> {
     let words = ["get", "mutatingwebhookconfiguration", "sluice", "--output", "json"];
     let bundle = wait_for("the operator puts its authority into force", Duration::from_mins(1), || {
-        let told = output(Command::new(lab_program("kubectl").ok()?).args(words)).ok()?;
-        let configuration: Value = serde_json::from_str(&told).ok()?;
+        let configuration: Value = serde_json::from_str(&kubectl(&words).ok()?).ok()?;
         STANDARD.decode(configuration["webhooks"][0]["clientConfig"]["caBundle"].as_str()?).ok()
     })?;
     let trusted = reqwest::Certificate::from_pem_bundle(&bundle)?;

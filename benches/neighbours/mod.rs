@@ -44,6 +44,7 @@ use tokio::{runtime::Runtime, task::JoinSet};
 
 use crate::{
     Failure,
+    cluster::{create_namespace, define, kubectl},
     fleet::{self, Fleet, Tenant, Waves, pool_name},
     machine, node,
     process::{Process, lab_program, output, product_program, wait_for},
@@ -180,9 +181,7 @@ pub fn run(options: &Options) -> Result<Results, Failure> {
     define(&builds[0].tree)?;
     kubectl(&["apply", "--filename", &write(scratch.path(), "webhook.json", &webhook_configuration())?])?;
     for namespace in [OTHERS, TENANT, SYSTEM] {
-        kubectl(&["create", "namespace", namespace])?;
-        // its controller does not run here
-        kubectl(&["create", "serviceaccount", "default", "--namespace", namespace])?;
+        create_namespace(namespace)?;
     }
     let theirs = options.silent.div_ceil(options.pods).min(options.pools.saturating_sub(2)).max(2);
     // targets that follow the load at every tick, so that there is a decision to be late with
@@ -231,25 +230,10 @@ pub fn run(options: &Options) -> Result<Results, Failure> {
     })
 }
 
-fn kubectl(words: &[&str]) -> Result<String, Failure> {
-    output(Command::new(lab_program("kubectl")?).args(words))
-}
-
 fn write(directory: &Path, name: &str, content: &Value) -> Result<String, Failure> {
     let path = directory.join(name);
     fs::write(&path, content.to_string())?;
     Ok(path.display().to_string())
-}
-
-/// Puts the definitions of a build into force.
-fn define(tree: &Path) -> Result<(), Failure> {
-    let crds = tree.join("crds").display().to_string();
-    kubectl(&["apply", "--server-side", "--force-conflicts", "--filename", &crds])?;
-    // kubectl wait fails at once on a definition that has no conditions yet
-    wait_for("the definitions to be served", Duration::from_mins(1), || {
-        kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "connectionpools.sluice.dev"]).ok()
-    })?;
-    Ok(())
 }
 
 /// What the chart installs, for the operator to put its authority into. It asks about no pod: the bench does.
