@@ -1,12 +1,12 @@
 //! One place that a revision runs in: its files, its process, its console, and what was read back from it.
 
 mod accepting;
-mod alias;
 mod leaving;
 mod limits;
 mod logins;
 mod recall;
-mod revision;
+mod session_alias;
+mod takeover;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,8 +19,8 @@ use std::{
 pub use accepting::DEAF;
 use limits::Recycling;
 pub use limits::{Keep, Progress};
-use revision::Follows;
-pub use revision::{Taken, USER, When};
+use takeover::Follows;
+pub use takeover::{Taken, USER, When};
 use thiserror::Error;
 use tokio::{net::unix::pipe, sync::mpsc, task::JoinHandle};
 
@@ -134,14 +134,14 @@ pub struct Start<'a> {
 
 /// Whether the database has refused the user that a process keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refused {
+enum UserRefused {
     No,
     /// There was no reading since: a login that the next one shows may have been earlier.
     Unread,
     Yes,
 }
 
-impl Refused {
+impl UserRefused {
     /// After a reading that showed whether one has logged in since the reading before.
     fn read(self, logged_in: bool) -> Self {
         match self {
@@ -203,7 +203,7 @@ pub struct Slot {
     /// What it shows the database.
     presented: Option<Presented>,
     /// Whether the database has refused the user that the process keeps although another one is in force, and let none in since.
-    refused: Refused,
+    refused: UserRefused,
     /// The version of the pooler; None until it is known.
     pub version: Option<Version>,
     /// Clients that have to connect anew.
@@ -259,7 +259,7 @@ impl Slot {
             fixed: None,
             credentials: None,
             presented: None,
-            refused: Refused::No,
+            refused: UserRefused::No,
             version: None,
             recall: None,
             runs: None,
@@ -460,7 +460,7 @@ impl Slot {
         self.fixed = None;
         self.forget_recall();
         (self.credentials, self.presented) = (None, None);
-        self.refused = Refused::No;
+        self.refused = UserRefused::No;
         self.runs = None;
         self.reconnected_at = None;
         self.pools = None;
@@ -488,12 +488,12 @@ impl Slot {
 
     /// The database has refused the user that the process keeps.
     pub fn was_refused(&mut self) {
-        self.refused = Refused::Unread;
+        self.refused = UserRefused::Unread;
     }
 
     /// Whether a server connection of the process that ends could not be opened again, because the user that it keeps is refused.
     pub fn is_refused(&self) -> bool {
-        self.refused != Refused::No
+        self.refused != UserRefused::No
     }
 
     /// Whether its clients get nothing any more: none of its server connections is left, and none can be opened.

@@ -80,7 +80,7 @@ pub enum TrialError {
 }
 
 /// What is tried.
-pub struct Plan<'a> {
+pub struct TrialSetup<'a> {
     /// The pooler's program.
     pub program: &'a Path,
     /// An empty or missing directory in memory; removed afterwards.
@@ -120,8 +120,8 @@ impl Login {
     ///
     /// # Errors
     /// [`TrialError`].
-    pub fn prepare(plan: &Plan<'_>) -> Result<Self, TrialError> {
-        let Plan { directory, injection, settings, credentials, .. } = plan;
+    pub fn prepare(plan: &TrialSetup<'_>) -> Result<Self, TrialError> {
+        let TrialSetup { directory, injection, settings, credentials, .. } = plan;
         let mut settings = (*settings).clone();
         // without it a database that cannot be reached, or a certificate that does not fit, would not be named
         settings.parameters.insert("log_disconnections".to_owned(), "1".to_owned());

@@ -55,7 +55,7 @@ impl RestartReason {
 
 /// What is seen of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Observation {
+pub struct ProcessSeen {
     /// Whether there is a configuration to start with.
     pub startable: bool,
     /// Whether the process runs.
@@ -81,7 +81,7 @@ pub enum ConsoleSeen {
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum ProcessAction {
     /// Start a process.
     Start,
     /// Kill the process at once: it does not answer.
@@ -89,7 +89,7 @@ pub enum Action {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum ProcessPhase {
     Down {
         until: Millis,
     },
@@ -110,57 +110,57 @@ enum Phase {
 /// The state of one slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Machine {
-    phase: Phase,
+    phase: ProcessPhase,
     faults: u32,
     restart_reason: Option<RestartReason>,
 }
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { phase: Phase::Down { until: 0 }, faults: 0, restart_reason: None }
+        Self { phase: ProcessPhase::Down { until: 0 }, faults: 0, restart_reason: None }
     }
 }
 
 impl Machine {
     /// The state for a process that runs already, and was started by somebody else.
     pub fn taken_up(now: Millis) -> Self {
-        Self { phase: Phase::Starting { since: now }, ..Self::default() }
+        Self { phase: ProcessPhase::Starting { since: now }, ..Self::default() }
     }
 
     /// The state for a process that answers already, and takes the place of the one before.
     pub fn serving(now: Millis) -> Self {
-        Self { phase: Phase::Serving { answered: now, quiet_since: now, since: now }, ..Self::default() }
+        Self { phase: ProcessPhase::Serving { answered: now, quiet_since: now, since: now }, ..Self::default() }
     }
 
     /// Takes in one observation.
-    pub fn step(&mut self, now: Millis, seen: Observation) -> Option<Action> {
+    pub fn step(&mut self, now: Millis, seen: ProcessSeen) -> Option<ProcessAction> {
         match self.phase {
-            Phase::Down { until } => {
+            ProcessPhase::Down { until } => {
                 if now < until || !seen.startable {
                     return None;
                 }
-                self.phase = Phase::Starting { since: now };
-                Some(Action::Start)
+                self.phase = ProcessPhase::Starting { since: now };
+                Some(ProcessAction::Start)
             }
-            Phase::Starting { since } => {
+            ProcessPhase::Starting { since } => {
                 if !seen.running {
                     self.ended(now, RestartReason::Exited);
                     return None;
                 }
                 if seen.console == ConsoleSeen::Answered {
-                    self.phase = Phase::Serving { answered: now, quiet_since: now, since: now };
+                    self.phase = ProcessPhase::Serving { answered: now, quiet_since: now, since: now };
                     return None;
                 }
                 let given_up = now.saturating_sub(since) >= START_DEADLINE && seen.effort != Effort::Starved;
                 given_up.then(|| self.kill(RestartReason::NeverAnswered))
             }
-            Phase::Serving { answered, quiet_since, since } => {
+            ProcessPhase::Serving { answered, quiet_since, since } => {
                 if !seen.running {
                     self.ended(now, RestartReason::Exited);
                     return None;
                 }
                 if seen.console == ConsoleSeen::Answered {
-                    self.phase = Phase::Serving { answered: now, quiet_since: now, since };
+                    self.phase = ProcessPhase::Serving { answered: now, quiet_since: now, since };
                     if now.saturating_sub(since) >= FORGIVEN_AFTER {
                         self.faults = 0;
                     }
@@ -173,14 +173,14 @@ impl Machine {
                     Effort::Starved => silent,
                 };
                 if excused {
-                    self.phase = Phase::Serving { answered, quiet_since: now, since };
+                    self.phase = ProcessPhase::Serving { answered, quiet_since: now, since };
                     return None;
                 }
                 let patience = if seen.effort == Effort::Busy { BUSY_AFTER } else { HUNG_AFTER };
                 let hung = silent && now.saturating_sub(quiet_since) >= patience;
                 hung.then(|| self.kill(RestartReason::Hung))
             }
-            Phase::Killed { reason } => {
+            ProcessPhase::Killed { reason } => {
                 if !seen.running {
                     self.ended(now, reason);
                 }
@@ -189,7 +189,7 @@ impl Machine {
         }
     }
 
-    /// Why the start that [`Action::Start`] just asked for is a restart; None for the first one.
+    /// Why the start that [`ProcessAction::Start`] just asked for is a restart; None for the first one.
     pub fn take_restart_reason(&mut self) -> Option<RestartReason> {
         self.restart_reason.take()
     }
@@ -207,35 +207,39 @@ impl Machine {
     /// What to report.
     pub fn status(&self, now: Millis) -> SlotStatus {
         match self.phase {
-            Phase::Down { .. } if self.restart_reason.is_none() => SlotStatus::Starting,
-            Phase::Down { .. } => SlotStatus::Down,
-            Phase::Starting { .. } => SlotStatus::Starting,
-            Phase::Serving { answered, .. } if now.saturating_sub(answered) < SILENT_AFTER => SlotStatus::Serving,
-            Phase::Serving { .. } | Phase::Killed { .. } => SlotStatus::NotAnswering,
+            ProcessPhase::Down { .. } if self.restart_reason.is_none() => SlotStatus::Starting,
+            ProcessPhase::Down { .. } => SlotStatus::Down,
+            ProcessPhase::Starting { .. } => SlotStatus::Starting,
+            ProcessPhase::Serving { answered, .. } if now.saturating_sub(answered) < SILENT_AFTER => {
+                SlotStatus::Serving
+            }
+            ProcessPhase::Serving { .. } | ProcessPhase::Killed { .. } => SlotStatus::NotAnswering,
         }
     }
 
     /// Whether the process has answered since its start, so that its limits may be changed.
     pub fn is_serving(&self) -> bool {
-        matches!(self.phase, Phase::Serving { .. })
+        matches!(self.phase, ProcessPhase::Serving { .. })
     }
 
     /// Whether a process was started and has not answered yet.
     pub fn is_starting(&self) -> bool {
-        matches!(self.phase, Phase::Starting { .. })
+        matches!(self.phase, ProcessPhase::Starting { .. })
     }
 
     /// Milliseconds of further silence after which a process that could have answered is hung; None unless one serves.
     pub fn until_hung(&self, now: Millis) -> Option<Millis> {
         match self.phase {
-            Phase::Serving { quiet_since, .. } => Some(HUNG_AFTER.saturating_sub(now.saturating_sub(quiet_since))),
+            ProcessPhase::Serving { quiet_since, .. } => {
+                Some(HUNG_AFTER.saturating_sub(now.saturating_sub(quiet_since)))
+            }
             _ => None,
         }
     }
 
-    fn kill(&mut self, reason: RestartReason) -> Action {
-        self.phase = Phase::Killed { reason };
-        Action::Kill(reason)
+    fn kill(&mut self, reason: RestartReason) -> ProcessAction {
+        self.phase = ProcessPhase::Killed { reason };
+        ProcessAction::Kill(reason)
     }
 
     fn ended(&mut self, now: Millis, reason: RestartReason) {
@@ -245,7 +249,7 @@ impl Machine {
         };
         self.faults = self.faults.saturating_add(1);
         self.restart_reason = Some(reason);
-        self.phase = Phase::Down { until: now.saturating_add(pause) };
+        self.phase = ProcessPhase::Down { until: now.saturating_add(pause) };
     }
 }
 
@@ -255,7 +259,7 @@ mod tests {
 
     use super::*;
 
-    const CALM: Observation = Observation {
+    const CALM: ProcessSeen = ProcessSeen {
         startable: true,
         running: true,
         console: ConsoleSeen::Answered,
@@ -265,7 +269,7 @@ mod tests {
 
     fn serving() -> Machine {
         let mut machine = Machine::default();
-        assert_eq!(machine.step(0, Observation { running: false, ..CALM }), Some(Action::Start));
+        assert_eq!(machine.step(0, ProcessSeen { running: false, ..CALM }), Some(ProcessAction::Start));
         assert_eq!(machine.step(10, CALM), None);
         assert_eq!(machine.status(10), SlotStatus::Serving);
         machine
@@ -274,25 +278,25 @@ mod tests {
     #[test]
     fn nothing_starts_without_a_configuration() {
         let mut machine = Machine::default();
-        assert_eq!(machine.step(0, Observation { startable: false, running: false, ..CALM }), None);
+        assert_eq!(machine.step(0, ProcessSeen { startable: false, running: false, ..CALM }), None);
         assert_eq!(machine.status(0), SlotStatus::Starting);
     }
 
     #[test]
     fn a_process_that_ends_is_started_again_at_once() {
         let mut machine = serving();
-        assert_eq!(machine.step(1000, Observation { running: false, ..CALM }), None);
-        assert_eq!(machine.step(1050, Observation { running: false, ..CALM }), Some(Action::Start));
+        assert_eq!(machine.step(1000, ProcessSeen { running: false, ..CALM }), None);
+        assert_eq!(machine.step(1050, ProcessSeen { running: false, ..CALM }), Some(ProcessAction::Start));
         assert_eq!(machine.take_restart_reason(), Some(RestartReason::Exited));
     }
 
     #[test]
     fn a_process_that_keeps_ending_is_started_ever_more_slowly() {
         let mut machine = Machine::default();
-        let down = Observation { running: false, console: ConsoleSeen::NotAsked, ..CALM };
+        let down = ProcessSeen { running: false, console: ConsoleSeen::NotAsked, ..CALM };
         let mut starts = Vec::new();
         for now in (0..120_000).step_by(50) {
-            if machine.step(now, down) == Some(Action::Start) {
+            if machine.step(now, down) == Some(ProcessAction::Start) {
                 starts.push(now);
             }
         }
@@ -303,11 +307,11 @@ mod tests {
     #[test]
     fn a_console_silent_for_a_second_means_hung() {
         let mut machine = serving();
-        let silent = Observation { console: ConsoleSeen::Silent, ..CALM };
+        let silent = ProcessSeen { console: ConsoleSeen::Silent, ..CALM };
         assert_eq!(machine.step(510, silent), None);
-        assert_eq!(machine.step(1010, silent), Some(Action::Kill(RestartReason::Hung)));
-        assert_eq!(machine.step(1020, Observation { running: false, ..silent }), None);
-        assert_eq!(machine.step(1030, Observation { running: false, ..silent }), Some(Action::Start));
+        assert_eq!(machine.step(1010, silent), Some(ProcessAction::Kill(RestartReason::Hung)));
+        assert_eq!(machine.step(1020, ProcessSeen { running: false, ..silent }), None);
+        assert_eq!(machine.step(1030, ProcessSeen { running: false, ..silent }), Some(ProcessAction::Start));
         assert_eq!(machine.take_restart_reason(), Some(RestartReason::Hung));
     }
 
@@ -315,7 +319,7 @@ mod tests {
     fn the_time_until_the_verdict_counts_from_the_last_answer() {
         let mut machine = serving();
         assert_eq!(machine.until_hung(10), Some(1000));
-        machine.step(910, Observation { console: ConsoleSeen::Silent, ..CALM });
+        machine.step(910, ProcessSeen { console: ConsoleSeen::Silent, ..CALM });
         assert_eq!((machine.until_hung(910), machine.until_hung(5000)), (Some(100), Some(0)));
         machine.step(950, CALM);
         assert_eq!(machine.until_hung(950), Some(1000));
@@ -325,7 +329,7 @@ mod tests {
     #[test]
     fn when_we_ourselves_run_late_silence_says_nothing() {
         let mut machine = serving();
-        let late = Observation { console: ConsoleSeen::Silent, punctual: false, ..CALM };
+        let late = ProcessSeen { console: ConsoleSeen::Silent, punctual: false, ..CALM };
         for now in (500..60_000).step_by(500) {
             assert_eq!(machine.step(now, late), None);
         }
@@ -334,8 +338,10 @@ mod tests {
     /// When a process that answers no more is killed, asked every half second; None: not within a minute.
     fn killed_after(effort: Effort, punctual: bool) -> Option<Millis> {
         let mut machine = serving();
-        let silent = Observation { console: ConsoleSeen::Silent, effort, punctual, ..CALM };
-        (510..60_000).step_by(500).find(|now| machine.step(*now, silent) == Some(Action::Kill(RestartReason::Hung)))
+        let silent = ProcessSeen { console: ConsoleSeen::Silent, effort, punctual, ..CALM };
+        (510..60_000)
+            .step_by(500)
+            .find(|now| machine.step(*now, silent) == Some(ProcessAction::Kill(RestartReason::Hung)))
     }
 
     #[test]
@@ -356,7 +362,7 @@ mod tests {
     #[test]
     fn one_silence_changes_nothing_and_three_seconds_of_it_are_reported() {
         let mut machine = serving();
-        let silent = Observation { console: ConsoleSeen::Silent, effort: Effort::Starved, ..CALM };
+        let silent = ProcessSeen { console: ConsoleSeen::Silent, effort: Effort::Starved, ..CALM };
         machine.step(510, silent);
         assert_eq!(machine.status(1400), SlotStatus::Serving);
         machine.step(1500, CALM);
@@ -372,11 +378,11 @@ mod tests {
     #[test]
     fn a_process_that_is_starved_while_it_starts_is_waited_for() {
         let mut machine = Machine::default();
-        machine.step(0, Observation { running: false, ..CALM });
-        let starved = Observation { console: ConsoleSeen::Silent, effort: Effort::Starved, ..CALM };
+        machine.step(0, ProcessSeen { running: false, ..CALM });
+        let starved = ProcessSeen { console: ConsoleSeen::Silent, effort: Effort::Starved, ..CALM };
         assert_eq!(machine.step(START_DEADLINE + 1, starved), None);
-        let idle = Observation { effort: Effort::Idle, ..starved };
-        assert_eq!(machine.step(START_DEADLINE + 2, idle), Some(Action::Kill(RestartReason::NeverAnswered)));
+        let idle = ProcessSeen { effort: Effort::Idle, ..starved };
+        assert_eq!(machine.step(START_DEADLINE + 2, idle), Some(ProcessAction::Kill(RestartReason::NeverAnswered)));
     }
 
     proptest! {
@@ -392,16 +398,16 @@ mod tests {
                 now += pause;
                 let console = [ConsoleSeen::NotAsked, ConsoleSeen::Answered, ConsoleSeen::Silent][usize::from(console)];
                 running = running && !dies;
-                match machine.step(now, Observation { startable, running, console, punctual, effort }) {
-                    Some(Action::Start) => { prop_assert!(!running && startable); running = true; }
-                    Some(Action::Kill(_)) => { prop_assert!(running); running = false; }
+                match machine.step(now, ProcessSeen { startable, running, console, punctual, effort }) {
+                    Some(ProcessAction::Start) => { prop_assert!(!running && startable); running = true; }
+                    Some(ProcessAction::Kill(_)) => { prop_assert!(running); running = false; }
                     None => {}
                 }
             }
             for _ in 0..20 {
                 now += LONGEST_PAUSE;
-                if let Some(action) = machine.step(now, Observation { running, ..CALM }) {
-                    running = action == Action::Start;
+                if let Some(action) = machine.step(now, ProcessSeen { running, ..CALM }) {
+                    running = action == ProcessAction::Start;
                 }
             }
             prop_assert!(machine.is_serving());

@@ -159,7 +159,7 @@ pub fn is_full(pools: &Pools, limits: &LimitsReadBack) -> bool {
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum PinAction {
     /// Cut the clients of these, as far as each look stands.
     Free(Vec<Look>),
     /// Have the process of this slot close what a client holds outside of a transaction.
@@ -268,7 +268,7 @@ impl Pins {
     }
 
     /// What to free, for clients that wait. Slots of which nothing is known, or for which nothing may be done, have no need.
-    pub fn step(&mut self, now: Millis, needs: &[Need]) -> Option<Action> {
+    pub fn step(&mut self, now: Millis, needs: &[Need]) -> Option<PinAction> {
         let stuck = || needs.iter().filter(|need| need.waiting > 0 && need.is_full);
         self.stuck.retain(|slot, _| stuck().any(|need| need.slot == *slot));
         for need in stuck() {
@@ -289,12 +289,12 @@ impl Pins {
             freed.extend(pinned.into_iter().take(usize::try_from(need.waiting).unwrap_or(usize::MAX)));
         }
         if !freed.is_empty() {
-            return Some(Action::Free(freed));
+            return Some(PinAction::Free(freed));
         }
         let mut slots = stuck.into_iter().flat_map(|need| [need.slot, need.slot.other()].map(|slot| (need, slot)));
         let (_, slot) = slots.find(|(need, slot)| self.is_to_close(now, need, *slot))?;
         self.closed.insert(slot, now);
-        Some(Action::CloseIdle(slot))
+        Some(PinAction::CloseIdle(slot))
     }
 
     /// Whether nothing moves in a process, and what stands there may be pinned.
@@ -399,12 +399,12 @@ mod tests {
         pins.answered(SlotName::A, &[session(1, SessionState::Idle, 2000)]);
         assert_eq!(
             pins.step(0, &[FULL]),
-            Some(Action::CloseIdle(SlotName::A)),
+            Some(PinAction::CloseIdle(SlotName::A)),
             "idle for less long than silent: another one"
         );
         pins.answered(SlotName::A, &[session(1, SessionState::Idle, 60_000)]);
         pins.look(vec![look(1, 64_000, LastByte::Received)]);
-        assert_eq!(pins.step(0, &[FULL]), Some(Action::Free(vec![look(1, 64_000, LastByte::Received)])));
+        assert_eq!(pins.step(0, &[FULL]), Some(PinAction::Free(vec![look(1, 64_000, LastByte::Received)])));
         pins.look(vec![Look { bytes: (9, 7), ..look(1, 20, LastByte::Received) }]);
         assert_eq!(pins.step(0, &[FULL]), None);
     }
@@ -437,7 +437,7 @@ mod tests {
         pins.cannot_look();
         assert_eq!((pins.step(0, &[FULL]), pins.longest_pinned(THRESHOLD)), (None, None));
         pins.look(vec![pinned]);
-        assert_eq!(pins.step(0, &[FULL]), Some(Action::Free(vec![pinned])), "no byte has moved");
+        assert_eq!(pins.step(0, &[FULL]), Some(PinAction::Free(vec![pinned])), "no byte has moved");
     }
 
     #[test]
@@ -445,8 +445,8 @@ mod tests {
         let limits = LimitsReadBack { pool_size: 20, max_db_connections: 20, min_pool_size: 0, paused: false };
         let pools = Pools { active: 3, ..Pools::default() };
         let mut quiet = Quiet::default();
-        let seen = quiet::Observation { logins: 1, held: pools.held(), limits };
-        let quiet::Action::Hold(bounds) = quiet.step(0, &seen) else { panic!("it may open more") };
+        let seen = quiet::LoginsSeen { logins: 1, held: pools.held(), limits };
+        let quiet::Clearance::Hold(bounds) = quiet.step(0, &seen) else { panic!("it may open more") };
         let held_back = LimitsReadBack { pool_size: bounds.pool_size, ..limits };
         assert!(is_full(&pools, &held_back) && !is_full(&pools, &quiet.without(held_back)));
         assert!(is_full(&Pools { active: 20, ..pools }, &limits));
@@ -477,7 +477,7 @@ mod tests {
         assert_eq!(pins.step(0, &[Need { patience: 100_000, ..FULL }]), None);
         assert_eq!(
             pins.step(0, &[Need { waiting: 1, ..FULL }]),
-            Some(Action::Free(vec![look(2, 90_000, LastByte::Received)])),
+            Some(PinAction::Free(vec![look(2, 90_000, LastByte::Received)])),
             "the longest first"
         );
     }
@@ -490,9 +490,9 @@ mod tests {
             None,
             "sessions of the alias would end with them"
         );
-        assert_eq!(pins.step(0, &[FULL]), Some(Action::CloseIdle(SlotName::A)));
+        assert_eq!(pins.step(0, &[FULL]), Some(PinAction::CloseIdle(SlotName::A)));
         assert_eq!(pins.step(CLOSE_AGAIN - 1, &[FULL]), None);
-        assert_eq!(pins.step(CLOSE_AGAIN, &[FULL]), Some(Action::CloseIdle(SlotName::A)));
+        assert_eq!(pins.step(CLOSE_AGAIN, &[FULL]), Some(PinAction::CloseIdle(SlotName::A)));
         assert_eq!(looked(&[look(1, 60_000, LastByte::Sent)]).step(0, &[FULL]), None, "a slow database");
         let one_works = [look(1, 60_000, LastByte::Received), look(2, 100, LastByte::Sent)];
         assert_eq!(looked(&one_works).step(0, &[FULL]), None, "the question gets its turn");
@@ -512,7 +512,7 @@ mod tests {
         assert_eq!(pins.to_ask(0, THRESHOLD, SlotName::B), [2, 3], "each is told of by the database for itself");
         pins.answered(SlotName::B, &idle);
         let freed = |pins: &mut Pins, needs: &[Need]| match pins.step(0, needs) {
-            Some(Action::Free(freed)) => freed.iter().map(|look| look.process).collect::<Vec<_>>(),
+            Some(PinAction::Free(freed)) => freed.iter().map(|look| look.process).collect::<Vec<_>>(),
             other => panic!("{other:?}"),
         };
         let waiting = |slot, waiting| Need { slot, waiting, ..FULL };
@@ -535,7 +535,7 @@ mod tests {
         pins.answered(SlotName::A, &[session(1, SessionState::Idle, 60_000)]);
         let need = Need { shares: true, ..FULL };
         assert_eq!((pins.step(0, &[need]), pins.step(SPARED - 1, &[need])), (None, None));
-        assert_eq!(pins.step(SPARED, &[need]), Some(Action::Free(vec![pinned])));
+        assert_eq!(pins.step(SPARED, &[need]), Some(PinAction::Free(vec![pinned])));
         // it was given one
         assert_eq!(pins.step(SPARED + 1, &[Need { is_full: false, ..need }]), None);
         assert_eq!(pins.step(SPARED + 2, &[need]), None);
@@ -549,10 +549,10 @@ mod tests {
             looked(&[look(1, 60_000, LastByte::Received), Look { slot: SlotName::B, ..look(2, 100, LastByte::Sent) }]);
         let of_b = Need { slot: SlotName::B, ..FULL };
         assert_eq!(pins.step(0, &[Need { may_close: [false, true], ..FULL }]), None);
-        assert_eq!(pins.step(0, &[of_b]), Some(Action::CloseIdle(SlotName::A)), "they live within one share");
+        assert_eq!(pins.step(0, &[of_b]), Some(PinAction::CloseIdle(SlotName::A)), "they live within one share");
         assert_eq!(pins.step(1, &[FULL, of_b]), None);
         pins.look(vec![Look { slot: SlotName::B, ..look(2, 60_000, LastByte::Received) }]);
-        assert_eq!(pins.step(2, &[of_b]), Some(Action::CloseIdle(SlotName::B)));
+        assert_eq!(pins.step(2, &[of_b]), Some(PinAction::CloseIdle(SlotName::B)));
         pins.look(vec![Look { of_session: true, ..look(3, 60_000, LastByte::Received) }]);
         assert_eq!(pins.step(CLOSE_AGAIN, &[FULL]), None, "a session has it by right");
     }
@@ -580,7 +580,7 @@ mod tests {
                 sessions.into_iter().map(|(process, which, since)| session(process, state(which), since)).collect();
             let mut pins = looked(&looks);
             pins.answered(SlotName::A, &sessions);
-            if let Some(Action::Free(freed)) = pins.step(0, &[Need { waiting, ..FULL }]) {
+            if let Some(PinAction::Free(freed)) = pins.step(0, &[Need { waiting, ..FULL }]) {
                 prop_assert!(freed.len() <= usize::try_from(waiting).unwrap());
                 for freed in freed {
                     prop_assert!(looks.contains(&freed));

@@ -24,7 +24,7 @@ const FORGOTTEN: Millis = 1000;
 
 /// One look at a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Observation {
+pub struct LoginsSeen {
     /// Server connections that log in, those of the session alias included.
     pub logins: u32,
     /// Server connections of the database itself, in all states.
@@ -35,14 +35,14 @@ pub struct Observation {
 
 /// Bounds that PgBouncer opens server connections within, in server connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
+pub struct OpeningBounds {
     /// `default_pool_size`; at least 1.
     pub pool_size: u32,
     /// `min_pool_size`.
     pub min_pool_size: u32,
 }
 
-impl Bounds {
+impl OpeningBounds {
     fn of(limits: &LimitsReadBack) -> Self {
         Self { pool_size: limits.pool_size, min_pool_size: limits.min_pool_size }
     }
@@ -50,9 +50,9 @@ impl Bounds {
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum Clearance {
     /// Set these, read them back, and look again.
-    Hold(Bounds),
+    Hold(OpeningBounds),
     /// Look again in the next round.
     Wait,
     /// Nobody logs in, and nobody begins to.
@@ -66,8 +66,8 @@ struct Waiting {
     since: Millis,
     looked: Millis,
     /// In force before.
-    before: Bounds,
-    bounds: Bounds,
+    before: OpeningBounds,
+    bounds: OpeningBounds,
 }
 
 /// What is kept in mind of one process while its logins are waited for.
@@ -78,14 +78,14 @@ pub struct Quiet {
 
 impl Quiet {
     /// Takes in one look.
-    pub fn step(&mut self, now: Millis, seen: &Observation) -> Action {
+    pub fn step(&mut self, now: Millis, seen: &LoginsSeen) -> Clearance {
         self.expire(now);
-        let in_force = Bounds::of(&seen.limits);
+        let in_force = OpeningBounds::of(&seen.limits);
         let start = Waiting { since: now, looked: now, before: in_force, bounds: in_force };
         let waiting = self.waiting.get_or_insert(start);
         waiting.looked = now;
         let waited = now.saturating_sub(waiting.since);
-        let Bounds { pool_size, min_pool_size } = waiting.before;
+        let OpeningBounds { pool_size, min_pool_size } = waiting.before;
         waiting.bounds = if seen.limits.paused {
             // it opens none
             in_force
@@ -93,21 +93,21 @@ impl Quiet {
             // 0 is "without limit" to PgBouncer
             let most = if pool_size == 0 { u32::MAX } else { pool_size };
             let pool_size = seen.held.clamp(1, most);
-            Bounds { pool_size, min_pool_size: min_pool_size.min(pool_size) }
+            OpeningBounds { pool_size, min_pool_size: min_pool_size.min(pool_size) }
         } else if seen.held > 0 {
-            Bounds { pool_size: 1, min_pool_size: min_pool_size.min(1) }
+            OpeningBounds { pool_size: 1, min_pool_size: min_pool_size.min(1) }
         } else {
-            Bounds { pool_size: 1, min_pool_size: 1 }
+            OpeningBounds { pool_size: 1, min_pool_size: 1 }
         };
         let is_held = in_force == waiting.bounds;
         if seen.logins == 0 && (seen.limits.paused || is_held && seen.held > 0 || seen.held == 0 && waited >= FIRST) {
-            Action::Go
+            Clearance::Go
         } else if waited >= LONGEST {
-            Action::GoAnyway
+            Clearance::GoAnyway
         } else if is_held {
-            Action::Wait
+            Clearance::Wait
         } else {
-            Action::Hold(waiting.bounds)
+            Clearance::Hold(waiting.bounds)
         }
     }
 
@@ -124,7 +124,7 @@ impl Quiet {
     }
 
     /// What PgBouncer is kept within now.
-    pub fn bounds(&self) -> Option<Bounds> {
+    pub fn bounds(&self) -> Option<OpeningBounds> {
         self.waiting.map(|waiting| waiting.bounds)
     }
 
@@ -147,24 +147,24 @@ mod tests {
     const LIMITS: LimitsReadBack =
         LimitsReadBack { pool_size: 8, max_db_connections: 8, min_pool_size: 1, paused: false };
 
-    fn seen(logins: u32, held: u32, (pool_size, min_pool_size): (u32, u32)) -> Observation {
-        Observation { logins, held, limits: LimitsReadBack { pool_size, min_pool_size, ..LIMITS } }
+    fn seen(logins: u32, held: u32, (pool_size, min_pool_size): (u32, u32)) -> LoginsSeen {
+        LoginsSeen { logins, held, limits: LimitsReadBack { pool_size, min_pool_size, ..LIMITS } }
     }
 
-    fn hold(pool_size: u32, min_pool_size: u32) -> Action {
-        Action::Hold(Bounds { pool_size, min_pool_size })
+    fn hold(pool_size: u32, min_pool_size: u32) -> Clearance {
+        Clearance::Hold(OpeningBounds { pool_size, min_pool_size })
     }
 
     #[test]
     fn a_pool_that_grows_is_kept_from_it_until_the_login_is_through_and_is_looked_at_once_more() {
         let mut quiet = Quiet::default();
         assert_eq!(quiet.step(0, &seen(1, 4, (8, 1))), hold(4, 1));
-        assert_eq!(quiet.step(1, &seen(1, 4, (4, 1))), Action::Wait);
+        assert_eq!(quiet.step(1, &seen(1, 4, (4, 1))), Clearance::Wait);
         assert_eq!(quiet.step(50, &seen(0, 4, (4, 1))), hold(1, 1));
         // one that came to its end made room for another in between
         assert_eq!(quiet.step(51, &seen(1, 4, (1, 1))), hold(4, 1));
         assert_eq!(quiet.step(100, &seen(0, 3, (4, 1))), hold(1, 1));
-        assert_eq!(quiet.step(101, &seen(0, 3, (1, 1))), Action::Go);
+        assert_eq!(quiet.step(101, &seen(0, 3, (1, 1))), Clearance::Go);
         assert_eq!(quiet.without(LimitsReadBack { pool_size: 1, ..LIMITS }), LIMITS, "a RELOAD moves no limit");
     }
 
@@ -172,27 +172,27 @@ mod tests {
     fn the_first_connection_is_waited_for_but_not_where_none_can_be_opened() {
         let mut quiet = Quiet::default();
         assert_eq!(quiet.step(0, &seen(0, 0, (8, 0))), hold(1, 1));
-        assert_eq!(quiet.step(1, &seen(0, 0, (1, 1))), Action::Wait);
+        assert_eq!(quiet.step(1, &seen(0, 0, (1, 1))), Clearance::Wait);
         assert_eq!(quiet.step(300, &seen(1, 1, (1, 1))), hold(1, 0));
-        assert_eq!(quiet.step(301, &seen(1, 1, (1, 0))), Action::Wait);
-        assert_eq!(quiet.step(350, &seen(0, 1, (1, 0))), Action::Go);
+        assert_eq!(quiet.step(301, &seen(1, 1, (1, 0))), Clearance::Wait);
+        assert_eq!(quiet.step(350, &seen(0, 1, (1, 0))), Clearance::Go);
         quiet.is_over();
         assert_eq!(quiet.step(400, &seen(0, 0, (8, 0))), hold(1, 1));
-        assert_eq!(quiet.step(401, &seen(0, 0, (1, 1))), Action::Wait);
-        assert_eq!(quiet.step(400 + FIRST, &seen(0, 0, (1, 1))), Action::Go, "logins fail");
+        assert_eq!(quiet.step(401, &seen(0, 0, (1, 1))), Clearance::Wait);
+        assert_eq!(quiet.step(400 + FIRST, &seen(0, 0, (1, 1))), Clearance::Go, "logins fail");
         quiet.is_over();
         let paused = LimitsReadBack { paused: true, ..LIMITS };
-        assert_eq!(quiet.step(5000, &Observation { logins: 0, held: 0, limits: paused }), Action::Go);
+        assert_eq!(quiet.step(5000, &LoginsSeen { logins: 0, held: 0, limits: paused }), Clearance::Go);
         quiet.is_over();
-        let session = Observation { logins: 1, held: 0, limits: paused };
-        assert_eq!(quiet.step(6000, &session), Action::Wait, "one of the session alias");
+        let session = LoginsSeen { logins: 1, held: 0, limits: paused };
+        assert_eq!(quiet.step(6000, &session), Clearance::Wait, "one of the session alias");
     }
 
     #[test]
     fn who_gives_up_holds_nothing_back_and_begins_anew() {
         let mut quiet = Quiet::default();
         assert_eq!(quiet.step(0, &seen(1, 4, (8, 1))), hold(4, 1));
-        assert_eq!(quiet.bounds(), Some(Bounds { pool_size: 4, min_pool_size: 1 }));
+        assert_eq!(quiet.bounds(), Some(OpeningBounds { pool_size: 4, min_pool_size: 1 }));
         quiet.expire(FORGOTTEN - 1);
         assert!(quiet.bounds().is_some());
         quiet.expire(FORGOTTEN);
@@ -214,7 +214,7 @@ mod tests {
             self.open + u32::from(self.login.is_some())
         }
 
-        fn run(&mut self, now: Millis, wish: Wish) {
+        fn run(&mut self, now: Millis, wish: Waiter) {
             if self.login.is_some_and(|until| now >= until) {
                 self.login = None;
                 self.open += 1;
@@ -231,14 +231,14 @@ mod tests {
     }
 
     #[derive(Clone, Copy, Debug)]
-    struct Wish {
+    struct Waiter {
         queue: bool,
         ends: bool,
         takes: Millis,
     }
 
-    fn wish() -> impl Strategy<Value = Wish> {
-        (prop::bool::weighted(0.8), prop::bool::weighted(0.2), 1..500_u64).prop_map(|(queue, ends, takes)| Wish {
+    fn wish() -> impl Strategy<Value = Waiter> {
+        (prop::bool::weighted(0.8), prop::bool::weighted(0.2), 1..500_u64).prop_map(|(queue, ends, takes)| Waiter {
             queue,
             ends,
             takes,
@@ -263,18 +263,18 @@ mod tests {
                 for _ in 0..4 {
                     now += 1;
                     pool.run(now, wishes.next().unwrap());
-                    let observed = Observation {
+                    let observed = LoginsSeen {
                         logins: pool.login.is_some().into(),
                         held: pool.held(),
                         limits: pool.limits,
                     };
                     match quiet.step(now, &observed) {
-                        Action::Hold(Bounds { pool_size, min_pool_size }) => {
+                        Clearance::Hold(OpeningBounds { pool_size, min_pool_size }) => {
                             pool.limits = LimitsReadBack { pool_size, min_pool_size, ..limits };
                         }
-                        Action::Wait => break,
-                        Action::GoAnyway => return Err(TestCaseError::fail("before its time")),
-                        Action::Go => break 'rounds,
+                        Clearance::Wait => break,
+                        Clearance::GoAnyway => return Err(TestCaseError::fail("before its time")),
+                        Clearance::Go => break 'rounds,
                     }
                 }
             }
@@ -296,21 +296,21 @@ mod tests {
             for now in (0..=LONGEST).step_by(50) {
                 let (logins, held, pool_size, min_pool_size, paused) = looks.next().unwrap();
                 let limits = LimitsReadBack { pool_size, min_pool_size, paused, ..LIMITS };
-                match quiet.step(now, &Observation { logins, held, limits }) {
-                    Action::Go => {
+                match quiet.step(now, &LoginsSeen { logins, held, limits }) {
+                    Clearance::Go => {
                         prop_assert_eq!(logins, 0);
                         is_over = true;
                         break;
                     }
-                    Action::GoAnyway => {
+                    Clearance::GoAnyway => {
                         prop_assert!(now >= LONGEST);
                         is_over = true;
                         break;
                     }
-                    Action::Hold(Bounds { pool_size: bound, .. }) => {
+                    Clearance::Hold(OpeningBounds { pool_size: bound, .. }) => {
                         prop_assert!(bound > 0 && bound <= held.max(pool_size).max(1));
                     }
-                    Action::Wait => {}
+                    Clearance::Wait => {}
                 }
             }
             prop_assert!(is_over);

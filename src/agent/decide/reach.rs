@@ -31,11 +31,11 @@ struct Failing {
 
 /// What is known of the way to the database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reach {
+pub struct Reachability {
     failing: Option<Failing>,
 }
 
-impl Reach {
+impl Reachability {
     /// An attempt failed.
     pub fn failed(&mut self, now: Millis, why: Obstacle) {
         let before = self.failing.filter(|failing| now.saturating_sub(failing.last) <= FRESH);
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn attempts_that_fail_one_after_the_other_are_told_until_one_succeeds() {
-        let mut reach = Reach::default();
+        let mut reach = Reachability::default();
         for now in [1000, 2500] {
             reach.failed(now, Obstacle::NoAnswer);
             assert_eq!(reach.trouble(now), None);
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn without_attempts_nothing_is_known() {
-        let mut reach = Reach::default();
+        let mut reach = Reachability::default();
         for now in [1000, 5000] {
             reach.failed(now, Obstacle::NoAnswer);
         }

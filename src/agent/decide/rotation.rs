@@ -35,7 +35,7 @@ pub enum Logins {
 
 /// What is known of the login that is being tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trial {
+pub enum TrialOutcome {
     /// Nothing yet.
     Open,
     /// It worked.
@@ -46,7 +46,7 @@ pub enum Trial {
 
 /// One observation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Observation {
+pub struct RotationSeen {
     /// Which credentials are to be proven; None: those in force are wanted, and work.
     pub wanted: Option<u64>,
     /// Whether every slot answers, and none proves itself.
@@ -60,10 +60,10 @@ pub struct Observation {
     /// Whether the database lets in what is in force.
     pub logins: Logins,
     /// What is known of the login that is being tried.
-    pub trial: Trial,
+    pub trial: TrialOutcome,
 }
 
-impl Observation {
+impl RotationSeen {
     /// Whether a connection may be taken from the slots.
     fn has_room(&self) -> bool {
         self.share > 0 && (self.logins == Logins::Work || self.held.is_some_and(|held| held < self.share))
@@ -72,7 +72,7 @@ impl Observation {
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum RotationAction {
     /// Log in with the wanted credentials.
     Try,
     /// They work: they are in force from now on.
@@ -83,7 +83,7 @@ pub enum Action {
 
 /// Why a login was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub enum RotationFailure {
     /// The slots could not give up a connection for it.
     NoRoom,
     /// It did not work.
@@ -91,16 +91,16 @@ pub enum Failure {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum RotationPhase {
     Idle,
     MakingRoom { since: Millis, version: u64 },
     Proving { since: Millis, version: u64 },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct GivenUp {
+struct GivenUpLogin {
     version: u64,
-    failure: Failure,
+    failure: RotationFailure,
     at: Millis,
     until: Millis,
     pause: Millis,
@@ -111,74 +111,74 @@ struct GivenUp {
 /// How far a rotation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rotation {
-    phase: Phase,
-    given_up: Option<GivenUp>,
+    phase: RotationPhase,
+    given_up: Option<GivenUpLogin>,
     spread: Millis,
 }
 
 impl Rotation {
     /// Nothing to prove yet. `spread` makes the pauses of pods differ, in percent.
     pub fn new(spread: u8) -> Self {
-        Self { phase: Phase::Idle, given_up: None, spread: spread.into() }
+        Self { phase: RotationPhase::Idle, given_up: None, spread: spread.into() }
     }
 
     /// Whether one connection of the share is not the slots'.
     pub fn needs_room(&self) -> bool {
-        self.phase != Phase::Idle
+        self.phase != RotationPhase::Idle
     }
 
     /// Whether a login may be open beside the slots.
     pub fn is_trying(&self) -> bool {
-        matches!(self.phase, Phase::Proving { .. })
+        matches!(self.phase, RotationPhase::Proving { .. })
     }
 
     /// Why these credentials were given up, until they work or others are wanted.
-    pub fn failure(&self, version: u64) -> Option<Failure> {
+    pub fn failure(&self, version: u64) -> Option<RotationFailure> {
         self.given_up.filter(|given_up| given_up.version == version).map(|given_up| given_up.failure)
     }
 
     /// Takes in one observation.
-    pub fn step(&mut self, now: Millis, seen: &Observation) -> Option<Action> {
+    pub fn step(&mut self, now: Millis, seen: &RotationSeen) -> Option<RotationAction> {
         let goes_on = |version| seen.wanted == Some(version) && seen.able && seen.share > 0;
         match self.phase {
-            Phase::Idle => {
+            RotationPhase::Idle => {
                 self.idle(now, seen);
                 None
             }
-            Phase::MakingRoom { since, version } => {
+            RotationPhase::MakingRoom { since, version } => {
                 if !goes_on(version) || !seen.has_room() {
-                    self.phase = Phase::Idle;
+                    self.phase = RotationPhase::Idle;
                 } else if seen.bound.is_some_and(|bound| bound < seen.share) {
-                    self.phase = Phase::Proving { since: now, version };
-                    return Some(Action::Try);
+                    self.phase = RotationPhase::Proving { since: now, version };
+                    return Some(RotationAction::Try);
                 } else {
                     // a share of 1 is paused meanwhile
                     let deadline = if seen.share == 1 { PROOF_DEADLINE } else { ROOM_DEADLINE };
                     if now.saturating_sub(since) >= deadline {
-                        self.give_up(now, version, Failure::NoRoom, seen.logins);
+                        self.give_up(now, version, RotationFailure::NoRoom, seen.logins);
                     }
                 }
                 None
             }
-            Phase::Proving { version, .. } if !goes_on(version) => {
-                self.phase = Phase::Idle;
-                Some(Action::Stop)
+            RotationPhase::Proving { version, .. } if !goes_on(version) => {
+                self.phase = RotationPhase::Idle;
+                Some(RotationAction::Stop)
             }
-            Phase::Proving { since, version } => match seen.trial {
-                Trial::Passed => {
-                    (self.phase, self.given_up) = (Phase::Idle, None);
-                    Some(Action::TakeOver)
+            RotationPhase::Proving { since, version } => match seen.trial {
+                TrialOutcome::Passed => {
+                    (self.phase, self.given_up) = (RotationPhase::Idle, None);
+                    Some(RotationAction::TakeOver)
                 }
-                Trial::Open if now.saturating_sub(since) < START_DEADLINE => None,
-                Trial::Open | Trial::Failed => {
-                    self.give_up(now, version, Failure::NotProven, seen.logins);
-                    Some(Action::Stop)
+                TrialOutcome::Open if now.saturating_sub(since) < START_DEADLINE => None,
+                TrialOutcome::Open | TrialOutcome::Failed => {
+                    self.give_up(now, version, RotationFailure::NotProven, seen.logins);
+                    Some(RotationAction::Stop)
                 }
             },
         }
     }
 
-    fn idle(&mut self, now: Millis, seen: &Observation) {
+    fn idle(&mut self, now: Millis, seen: &RotationSeen) {
         let Some(version) = seen.wanted else {
             self.given_up = None;
             return;
@@ -195,16 +195,16 @@ impl Rotation {
             }
         }
         if seen.able && seen.has_room() {
-            self.phase = Phase::MakingRoom { since: now, version };
+            self.phase = RotationPhase::MakingRoom { since: now, version };
         }
     }
 
-    fn give_up(&mut self, now: Millis, version: u64, failure: Failure, logins: Logins) {
+    fn give_up(&mut self, now: Millis, version: u64, failure: RotationFailure, logins: Logins) {
         let before = self.given_up.map_or(0, |given_up| given_up.pause);
         let pause = (2 * before).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         let until = now.saturating_add(pause + pause * self.spread / 100);
-        self.given_up = Some(GivenUp { version, failure, at: now, until, pause, logins });
-        self.phase = Phase::Idle;
+        self.given_up = Some(GivenUpLogin { version, failure, at: now, until, pause, logins });
+        self.phase = RotationPhase::Idle;
     }
 }
 
@@ -214,27 +214,27 @@ mod tests {
 
     use super::*;
 
-    const CALM: Observation = Observation {
+    const CALM: RotationSeen = RotationSeen {
         wanted: None,
         able: true,
         share: 4,
         bound: Some(4),
         held: Some(2),
         logins: Logins::Work,
-        trial: Trial::Open,
+        trial: TrialOutcome::Open,
     };
 
     /// A pod whose slots do as told at once, and a database that lets in one version.
-    struct Pod {
+    struct RotatingPod {
         rotation: Rotation,
         now: Millis,
-        seen: Observation,
+        seen: RotationSeen,
         works: u64,
         in_force: u64,
         tries: Vec<Millis>,
     }
 
-    impl Pod {
+    impl RotatingPod {
         fn new() -> Self {
             Self { rotation: Rotation::new(0), now: 0, seen: CALM, works: 1, in_force: 1, tries: Vec::new() }
         }
@@ -245,12 +245,13 @@ mod tests {
                 self.seen.wanted = Some(wanted).filter(|wanted| *wanted != self.in_force);
                 self.seen.bound = Some(self.seen.share - u32::from(self.rotation.needs_room()));
                 match self.rotation.step(self.now, &self.seen) {
-                    Some(Action::Try) => {
+                    Some(RotationAction::Try) => {
                         self.tries.push(self.now);
-                        self.seen.trial = if self.works == wanted { Trial::Passed } else { Trial::Failed };
+                        self.seen.trial =
+                            if self.works == wanted { TrialOutcome::Passed } else { TrialOutcome::Failed };
                     }
-                    Some(Action::TakeOver) => (self.in_force, self.seen.logins) = (wanted, Logins::Work),
-                    Some(Action::Stop) | None => {}
+                    Some(RotationAction::TakeOver) => (self.in_force, self.seen.logins) = (wanted, Logins::Work),
+                    Some(RotationAction::Stop) | None => {}
                 }
                 self.now += 50;
             }
@@ -259,7 +260,7 @@ mod tests {
 
     #[test]
     fn credentials_that_work_are_taken_over_after_one_login() {
-        let mut pod = Pod::new();
+        let mut pod = RotatingPod::new();
         pod.works = 2;
         pod.run(2, 1000);
         assert_eq!((pod.in_force, pod.tries.len()), (2, 1));
@@ -268,10 +269,10 @@ mod tests {
 
     #[test]
     fn credentials_that_fail_are_tried_ever_more_rarely_and_others_at_once() {
-        let mut pod = Pod::new();
+        let mut pod = RotatingPod::new();
         pod.run(2, 600_000);
         assert_eq!(pod.in_force, 1);
-        assert_eq!(pod.rotation.failure(2), Some(Failure::NotProven));
+        assert_eq!(pod.rotation.failure(2), Some(RotationFailure::NotProven));
         let pauses: Vec<Millis> = pod.tries.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert!(pauses[0] >= FIRST_PAUSE && pauses[0] < 2 * FIRST_PAUSE, "{pauses:?}");
         assert!(pauses.is_sorted() && pauses.last().is_some_and(|pause| *pause >= LONGEST_PAUSE), "{pauses:?}");
@@ -285,7 +286,7 @@ mod tests {
 
     #[test]
     fn when_the_database_begins_to_refuse_what_is_in_force_what_failed_is_tried_at_once() {
-        let mut pod = Pod::new();
+        let mut pod = RotatingPod::new();
         pod.run(2, 300_000);
         let (before, at) = (pod.tries.len(), pod.now);
         (pod.works, pod.seen.logins) = (2, Logins::Refused);
@@ -296,7 +297,7 @@ mod tests {
 
     #[test]
     fn while_logins_are_refused_no_open_connection_is_given_up() {
-        let mut pod = Pod::new();
+        let mut pod = RotatingPod::new();
         (pod.seen.held, pod.seen.logins, pod.works) = (Some(4), Logins::Refused, 2);
         pod.run(2, 100_000);
         assert_eq!((pod.in_force, pod.tries.len()), (1, 0));
@@ -308,7 +309,7 @@ mod tests {
 
     #[test]
     fn without_a_share_nothing_is_tried() {
-        let mut pod = Pod::new();
+        let mut pod = RotatingPod::new();
         (pod.seen.share, pod.works) = (0, 2);
         pod.run(2, 10_000);
         assert_eq!((pod.in_force, pod.tries.len()), (1, 0));
@@ -317,20 +318,20 @@ mod tests {
     #[test]
     fn slots_that_cannot_give_up_a_connection_get_it_back() {
         let mut rotation = Rotation::new(0);
-        let seen = Observation { wanted: Some(2), ..CALM };
+        let seen = RotationSeen { wanted: Some(2), ..CALM };
         let mut tries = 0;
         for now in (0..ROOM_DEADLINE + 1000).step_by(50) {
-            tries += usize::from(rotation.step(now, &seen) == Some(Action::Try));
+            tries += usize::from(rotation.step(now, &seen) == Some(RotationAction::Try));
         }
-        assert_eq!((tries, rotation.failure(2)), (0, Some(Failure::NoRoom)));
+        assert_eq!((tries, rotation.failure(2)), (0, Some(RotationFailure::NoRoom)));
     }
 
-    fn seen() -> impl Strategy<Value = Observation> {
+    fn seen() -> impl Strategy<Value = RotationSeen> {
         let logins = prop_oneof![Just(Logins::Work), Just(Logins::Refused)];
-        let trial = prop_oneof![3 => Just(Trial::Open), 1 => Just(Trial::Passed), 1 => Just(Trial::Failed)];
+        let trial = prop_oneof![3 => Just(TrialOutcome::Open), 1 => Just(TrialOutcome::Passed), 1 => Just(TrialOutcome::Failed)];
         let figures = (0..4u32, proptest::option::of(0..5u32), proptest::option::of(0..5u32));
         (proptest::option::of(0..3u64), prop::bool::weighted(0.9), figures, logins, trial).prop_map(
-            |(wanted, able, (share, bound, held), logins, trial)| Observation {
+            |(wanted, able, (share, bound, held), logins, trial)| RotationSeen {
                 wanted,
                 able,
                 share,
@@ -353,20 +354,20 @@ mod tests {
                 now += pause;
                 let before = rotation;
                 match rotation.step(now, &seen) {
-                    Some(Action::Try) => {
+                    Some(RotationAction::Try) => {
                         prop_assert!(before.needs_room() && seen.bound.is_some_and(|bound| bound < seen.share));
                         prop_assert!(seen.logins == Logins::Work || seen.held.is_some_and(|held| held < seen.share));
                         let version = seen.wanted.unwrap();
                         if let (Some(failure), Some((tried, at))) = (before.failure(version), last) {
-                            prop_assert!(tried != version || failure == Failure::NoRoom || now - at >= FIRST_PAUSE);
+                            prop_assert!(tried != version || failure == RotationFailure::NoRoom || now - at >= FIRST_PAUSE);
                         }
                         (trying, last) = (seen.wanted, Some((version, now)));
                     }
-                    Some(Action::TakeOver) => {
-                        prop_assert!(seen.trial == Trial::Passed && trying.is_some() && trying == seen.wanted);
+                    Some(RotationAction::TakeOver) => {
+                        prop_assert!(seen.trial == TrialOutcome::Passed && trying.is_some() && trying == seen.wanted);
                         trying = None;
                     }
-                    Some(Action::Stop) => trying = None,
+                    Some(RotationAction::Stop) => trying = None,
                     None => {}
                 }
                 prop_assert_eq!(trying.is_some(), rotation.is_trying());

@@ -73,7 +73,7 @@ impl Cause {
 
 /// What came of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum RoleAnswer {
     /// The server takes writes.
     TakesWrites,
     /// It does not.
@@ -82,7 +82,7 @@ pub enum Answer {
     Silent,
 }
 
-impl Answer {
+impl RoleAnswer {
     /// Reads what [`QUERY`] answers; None when that is something else. `remembers`: the pooler sets what it remembers for a client,
     /// so that the transaction is as another client's would be.
     pub fn read(table: &Table, remembers: bool) -> Option<Self> {
@@ -101,7 +101,7 @@ impl Answer {
 
 /// One observation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Observation {
+pub struct RoleSeen {
     /// Which role of the server is expected.
     pub expected: UpstreamRole,
     /// Between two checks.
@@ -111,12 +111,12 @@ pub struct Observation {
     /// Whether a server connection that is closed could be opened again, and none logs in.
     pub renewable: bool,
     /// What came of the check that runs; None: nothing yet.
-    pub answer: Option<Answer>,
+    pub answer: Option<RoleAnswer>,
 }
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum RoleAction {
     /// Ask the database.
     Ask,
     /// Have every process close its server connections as their transactions end, and open others.
@@ -160,7 +160,7 @@ struct ReadOnly {
 
 /// What is known of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Upstream {
+pub struct RoleWatch {
     known: Known,
     answered: Option<Millis>,
     /// Since when a check runs.
@@ -173,7 +173,7 @@ pub struct Upstream {
     spread: Millis,
 }
 
-impl Upstream {
+impl RoleWatch {
     /// Nothing known yet. `spread` makes the pauses of pods differ, in percent.
     pub fn new(spread: u8) -> Self {
         Self {
@@ -261,14 +261,14 @@ impl Upstream {
     }
 
     /// Takes in one observation.
-    pub fn step(&mut self, now: Millis, seen: &Observation) -> Option<Action> {
+    pub fn step(&mut self, now: Millis, seen: &RoleSeen) -> Option<RoleAction> {
         if seen.expected == UpstreamRole::Any {
             let spread = self.spread;
             *self = Self { spread, ..Self::new(0) };
             return None;
         }
         if let Some(since) = self.asking {
-            let lost = (now.saturating_sub(since) >= LOST_AFTER).then_some(Answer::Silent);
+            let lost = (now.saturating_sub(since) >= LOST_AFTER).then_some(RoleAnswer::Silent);
             let answer = seen.answer.or(lost)?;
             self.asking = None;
             return self.take(now, answer, seen);
@@ -287,27 +287,27 @@ impl Upstream {
             return None;
         }
         self.asking = Some(now);
-        Some(Action::Ask)
+        Some(RoleAction::Ask)
     }
 
-    fn take(&mut self, now: Millis, answer: Answer, seen: &Observation) -> Option<Action> {
+    fn take(&mut self, now: Millis, answer: RoleAnswer, seen: &RoleSeen) -> Option<RoleAction> {
         (self.silences, self.answered) = match answer {
-            Answer::Silent => (self.silences.saturating_add(1), self.answered),
-            Answer::TakesWrites | Answer::ReadOnly(_) => (0, Some(now)),
+            RoleAnswer::Silent => (self.silences.saturating_add(1), self.answered),
+            RoleAnswer::TakesWrites | RoleAnswer::ReadOnly(_) => (0, Some(now)),
         };
         let action = match answer {
-            Answer::Silent => {
+            RoleAnswer::Silent => {
                 if let Known::ReadOnly(before) = &mut self.known {
                     before.owed = false;
                 }
                 None
             }
-            Answer::TakesWrites => {
+            RoleAnswer::TakesWrites => {
                 self.recalls |= matches!(self.known, Known::ReadOnly(ReadOnly { is_remembered: true, .. }));
                 self.known = Known::TakesWrites;
                 None
             }
-            Answer::ReadOnly(cause) => {
+            RoleAnswer::ReadOnly(cause) => {
                 let before = self.read_only(now, cause);
                 self.renews(now, ReadOnly { owed: now >= before.due, ..before }, seen)
             }
@@ -352,10 +352,10 @@ impl Upstream {
     }
 
     /// Renews what is owed a renewal, if that is possible now.
-    fn renews(&mut self, now: Millis, before: ReadOnly, seen: &Observation) -> Option<Action> {
+    fn renews(&mut self, now: Millis, before: ReadOnly, seen: &RoleSeen) -> Option<RoleAction> {
         let renews = before.owed && seen.renewable;
         self.known = Known::ReadOnly(if renews { self.renewed(now, before) } else { before });
-        renews.then_some(Action::Renew)
+        renews.then_some(RoleAction::Renew)
     }
 
     fn renewed(&self, now: Millis, before: ReadOnly) -> ReadOnly {
@@ -373,24 +373,24 @@ mod tests {
     use super::*;
 
     const PERIOD: Millis = 10_000;
-    const CALM: Observation =
-        Observation { expected: UpstreamRole::Primary, period: PERIOD, askable: true, renewable: true, answer: None };
-    const STANDBY: Answer = Answer::ReadOnly(Cause::InRecovery);
+    const CALM: RoleSeen =
+        RoleSeen { expected: UpstreamRole::Primary, period: PERIOD, askable: true, renewable: true, answer: None };
+    const STANDBY: RoleAnswer = RoleAnswer::ReadOnly(Cause::InRecovery);
 
     /// A pod whose database answers each check at once.
-    struct Pod {
-        upstream: Upstream,
+    struct AskingPod {
+        upstream: RoleWatch,
         now: Millis,
-        seen: Observation,
+        seen: RoleSeen,
         asked: Vec<Millis>,
         renewed: Vec<Millis>,
         recalled: Vec<Millis>,
     }
 
-    impl Pod {
+    impl AskingPod {
         fn new() -> Self {
             Self {
-                upstream: Upstream::new(0),
+                upstream: RoleWatch::new(0),
                 now: 0,
                 seen: CALM,
                 asked: Vec::new(),
@@ -399,13 +399,13 @@ mod tests {
             }
         }
 
-        fn run(&mut self, database: Answer, milliseconds: Millis) {
+        fn run(&mut self, database: RoleAnswer, milliseconds: Millis) {
             let end = self.now + milliseconds;
             while self.now < end {
                 self.seen.answer = self.upstream.is_asking().then_some(database);
                 match self.upstream.step(self.now, &self.seen) {
-                    Some(Action::Ask) => self.asked.push(self.now),
-                    Some(Action::Renew) => self.renewed.push(self.now),
+                    Some(RoleAction::Ask) => self.asked.push(self.now),
+                    Some(RoleAction::Renew) => self.renewed.push(self.now),
                     None => {}
                 }
                 if self.upstream.take_recall() {
@@ -426,8 +426,8 @@ mod tests {
 
     #[test]
     fn a_primary_is_asked_once_a_period_and_nothing_else_is_done() {
-        let mut pod = Pod::new();
-        pod.run(Answer::TakesWrites, 10 * PERIOD);
+        let mut pod = AskingPod::new();
+        pod.run(RoleAnswer::TakesWrites, 10 * PERIOD);
         assert!((9..=11).contains(&pod.asked.len()), "{:?}", pod.asked);
         assert_eq!((pod.state(), pod.renewed.len()), (UpstreamState::Primary, 0));
         assert_eq!(pod.upstream.message(pod.now, PERIOD, None), "");
@@ -435,8 +435,8 @@ mod tests {
 
     #[test]
     fn a_demoted_primary_has_connections_renewed_at_once_and_then_ever_more_seldom() {
-        let mut pod = Pod::new();
-        pod.run(Answer::TakesWrites, PERIOD);
+        let mut pod = AskingPod::new();
+        pod.run(RoleAnswer::TakesWrites, PERIOD);
         let at = pod.now;
         pod.run(STANDBY, 1_800_000);
         assert_eq!(pod.state(), UpstreamState::ReadOnly);
@@ -450,42 +450,42 @@ mod tests {
 
     #[test]
     fn clients_of_a_fence_connect_anew_once_it_holds_and_once_it_is_over() {
-        let fenced = Answer::ReadOnly(Cause::ReadOnlyByDefault);
-        let mut pod = Pod::new();
-        pod.run(Answer::TakesWrites, PERIOD);
+        let fenced = RoleAnswer::ReadOnly(Cause::ReadOnlyByDefault);
+        let mut pod = AskingPod::new();
+        pod.run(RoleAnswer::TakesWrites, PERIOD);
         pod.run(fenced, 300_000);
         assert_eq!(pod.recalled.len(), 1, "those from before write through it: {:?}", pod.recalled);
         assert!(pod.recalled[0] > pod.renewed[0], "new ones have to meet the fence");
         let renewals = pod.renewed.len();
-        pod.run(Answer::ReadOnly(Cause::Remembered), 3000);
+        pod.run(RoleAnswer::ReadOnly(Cause::Remembered), 3000);
         assert!(pod.renewed.len() > renewals, "what new clients are given is renewed at once");
         assert_eq!(pod.recalled.len(), 1);
         let at = pod.now;
-        pod.run(Answer::TakesWrites, PERIOD);
+        pod.run(RoleAnswer::TakesWrites, PERIOD);
         assert_eq!(pod.recalled.len(), 2);
         assert!(pod.recalled[1] < at + READ_ONLY_PERIOD + 200);
     }
 
     #[test]
     fn clients_of_a_standby_or_of_a_user_that_never_writes_are_left_alone() {
-        let mut pod = Pod::new();
-        pod.run(Answer::TakesWrites, PERIOD);
+        let mut pod = AskingPod::new();
+        pod.run(RoleAnswer::TakesWrites, PERIOD);
         pod.run(STANDBY, 300_000);
-        pod.run(Answer::TakesWrites, PERIOD);
+        pod.run(RoleAnswer::TakesWrites, PERIOD);
         assert_eq!(pod.recalled.len(), 0, "it is nothing that PgBouncer remembers");
-        let mut pod = Pod::new();
-        pod.run(Answer::ReadOnly(Cause::ReadOnlyByDefault), 300_000);
+        let mut pod = AskingPod::new();
+        pod.run(RoleAnswer::ReadOnly(Cause::ReadOnlyByDefault), 300_000);
         assert_eq!(pod.recalled.len(), 0, "nobody wrote before");
-        pod.run(Answer::ReadOnly(Cause::WrittenThrough), 10_000);
+        pod.run(RoleAnswer::ReadOnly(Cause::WrittenThrough), 10_000);
         assert_eq!(pod.recalled.len(), 1, "but when somebody does");
     }
 
     #[test]
     fn a_fence_that_the_next_primary_ends_at_once_has_clients_connect_anew_once() {
-        let mut pod = Pod::new();
-        pod.run(Answer::TakesWrites, PERIOD);
-        pod.run(Answer::ReadOnly(Cause::ReadOnlyByDefault), READ_ONLY_PERIOD);
-        pod.run(Answer::TakesWrites, PERIOD);
+        let mut pod = AskingPod::new();
+        pod.run(RoleAnswer::TakesWrites, PERIOD);
+        pod.run(RoleAnswer::ReadOnly(Cause::ReadOnlyByDefault), READ_ONLY_PERIOD);
+        pod.run(RoleAnswer::TakesWrites, PERIOD);
         assert_eq!((pod.renewed.len(), pod.recalled.len()), (1, 1));
     }
 
@@ -496,27 +496,27 @@ mod tests {
             rows: vec![vec![Some(state.to_owned()), transaction.map(str::to_owned)]],
         };
         let cases = [
-            ("Primary", Some("on"), false, Answer::TakesWrites),
-            ("Primary", Some("on"), true, Answer::ReadOnly(Cause::Remembered)),
-            ("Primary", Some("off"), true, Answer::TakesWrites),
-            ("Primary", None, true, Answer::TakesWrites),
-            ("ReadOnlyByDefault", Some("off"), false, Answer::ReadOnly(Cause::ReadOnlyByDefault)),
-            ("ReadOnlyByDefault", Some("off"), true, Answer::ReadOnly(Cause::WrittenThrough)),
-            ("ReadOnlyByDefault", Some("on"), true, Answer::ReadOnly(Cause::ReadOnlyByDefault)),
+            ("Primary", Some("on"), false, RoleAnswer::TakesWrites),
+            ("Primary", Some("on"), true, RoleAnswer::ReadOnly(Cause::Remembered)),
+            ("Primary", Some("off"), true, RoleAnswer::TakesWrites),
+            ("Primary", None, true, RoleAnswer::TakesWrites),
+            ("ReadOnlyByDefault", Some("off"), false, RoleAnswer::ReadOnly(Cause::ReadOnlyByDefault)),
+            ("ReadOnlyByDefault", Some("off"), true, RoleAnswer::ReadOnly(Cause::WrittenThrough)),
+            ("ReadOnlyByDefault", Some("on"), true, RoleAnswer::ReadOnly(Cause::ReadOnlyByDefault)),
             ("InRecovery", Some("on"), true, STANDBY),
         ];
         for (state, transaction, remembers, answer) in cases {
-            assert_eq!(Answer::read(&row(state, transaction), remembers), Some(answer), "{state} {transaction:?}");
+            assert_eq!(RoleAnswer::read(&row(state, transaction), remembers), Some(answer), "{state} {transaction:?}");
         }
-        assert_eq!(Answer::read(&row("Else", None), true), None);
+        assert_eq!(RoleAnswer::read(&row("Else", None), true), None);
     }
 
     #[test]
     fn the_end_of_it_is_noticed_within_seconds_and_the_next_time_begins_anew() {
-        let mut pod = Pod::new();
+        let mut pod = AskingPod::new();
         pod.run(STANDBY, 300_000);
         let many = pod.renewed.len();
-        pod.run(Answer::TakesWrites, READ_ONLY_PERIOD + 200);
+        pod.run(RoleAnswer::TakesWrites, READ_ONLY_PERIOD + 200);
         assert_eq!((pod.state(), pod.upstream.is_read_only()), (UpstreamState::Primary, false));
         pod.run(STANDBY, PERIOD + 3 * FIRST_PAUSE);
         assert!(pod.renewed.len() > many + 1, "{:?}", pod.renewed);
@@ -524,25 +524,25 @@ mod tests {
 
     #[test]
     fn silence_is_never_read_as_read_only_and_frees_nobody_either() {
-        let mut pod = Pod::new();
-        pod.run(Answer::Silent, 100_000);
+        let mut pod = AskingPod::new();
+        pod.run(RoleAnswer::Silent, 100_000);
         assert_eq!((pod.state(), pod.upstream.is_read_only()), (UpstreamState::Unknown, false));
         assert!(pod.upstream.message(pod.now, PERIOD, Some("connect failed")).contains("connect failed"));
         pod.run(STANDBY, 20_000);
         let renewed = pod.renewed.len();
-        pod.run(Answer::Silent, 300_000);
+        pod.run(RoleAnswer::Silent, 300_000);
         assert_eq!((pod.state(), pod.upstream.is_read_only()), (UpstreamState::ReadOnly, true));
         assert_eq!(pod.renewed.len(), renewed, "what does not answer is not renewed for it");
-        pod.run(Answer::TakesWrites, PERIOD);
-        pod.run(Answer::Silent, PERIOD + 5000);
+        pod.run(RoleAnswer::TakesWrites, PERIOD);
+        pod.run(RoleAnswer::Silent, PERIOD + 5000);
         assert_eq!(pod.state(), UpstreamState::Primary, "one silence changes nothing");
-        pod.run(Answer::Silent, 5 * PERIOD);
+        pod.run(RoleAnswer::Silent, 5 * PERIOD);
         assert_eq!((pod.state(), pod.upstream.is_read_only()), (UpstreamState::Unknown, false));
     }
 
     #[test]
     fn where_any_role_will_do_nobody_is_asked_and_nothing_stays_frozen() {
-        let mut pod = Pod::new();
+        let mut pod = AskingPod::new();
         pod.run(STANDBY, PERIOD);
         assert!(pod.upstream.is_read_only());
         pod.seen.expected = UpstreamRole::Any;
@@ -553,7 +553,7 @@ mod tests {
 
     #[test]
     fn while_logins_are_refused_no_connection_is_renewed() {
-        let mut pod = Pod::new();
+        let mut pod = AskingPod::new();
         pod.seen.renewable = false;
         pod.run(STANDBY, 100_000);
         assert_eq!((pod.renewed.len(), pod.state()), (0, UpstreamState::ReadOnly));
@@ -564,7 +564,7 @@ mod tests {
 
     #[test]
     fn a_renewal_that_waited_for_a_login_is_made_up_for_before_the_next_check_unless_it_is_not_wanted_any_more() {
-        let mut pod = Pod::new();
+        let mut pod = AskingPod::new();
         pod.seen.renewable = false;
         pod.run(STANDBY, 150);
         assert!(pod.upstream.owes_renewal() && pod.upstream.is_read_only());
@@ -574,60 +574,63 @@ mod tests {
         pod.seen.renewable = false;
         pod.run(STANDBY, 2 * READ_ONLY_PERIOD + 500);
         assert!(pod.upstream.owes_renewal());
-        pod.run(Answer::TakesWrites, READ_ONLY_PERIOD + 200);
+        pod.run(RoleAnswer::TakesWrites, READ_ONLY_PERIOD + 200);
         pod.seen.renewable = true;
-        pod.run(Answer::TakesWrites, PERIOD);
+        pod.run(RoleAnswer::TakesWrites, PERIOD);
         assert_eq!(pod.renewed.len(), 1);
     }
 
     #[test]
     fn a_pool_without_a_free_connection_is_not_asked_and_what_was_known_grows_old() {
-        let mut pod = Pod::new();
-        pod.run(Answer::TakesWrites, PERIOD);
+        let mut pod = AskingPod::new();
+        pod.run(RoleAnswer::TakesWrites, PERIOD);
         pod.seen.askable = false;
         let asked = pod.asked.len();
-        pod.run(Answer::TakesWrites, 10 * PERIOD);
+        pod.run(RoleAnswer::TakesWrites, 10 * PERIOD);
         assert_eq!((pod.asked.len(), pod.state(), pod.is_silent()), (asked, UpstreamState::Unknown, false));
         assert!(pod.upstream.message(pod.now, PERIOD, None).contains("no server connection was free"));
     }
 
     #[test]
     fn who_was_asked_is_silent_after_a_check_without_an_answer_or_a_moment_of_waiting_for_one() {
-        let mut pod = Pod::new();
+        let mut pod = AskingPod::new();
         assert_eq!((pod.state(), pod.is_silent()), (UpstreamState::Unknown, false), "nobody has asked yet");
-        assert_eq!(pod.upstream.step(0, &CALM), Some(Action::Ask));
+        assert_eq!(pod.upstream.step(0, &CALM), Some(RoleAction::Ask));
         assert!(!pod.upstream.is_silent(GRACE, PERIOD) && pod.upstream.is_silent(GRACE + 1, PERIOD));
-        pod.run(Answer::TakesWrites, PERIOD);
-        pod.run(Answer::Silent, 2 * PERIOD);
+        pod.run(RoleAnswer::TakesWrites, PERIOD);
+        pod.run(RoleAnswer::Silent, 2 * PERIOD);
         assert_eq!((pod.state(), pod.is_silent()), (UpstreamState::Primary, false), "what was known holds");
-        pod.run(Answer::Silent, 3 * PERIOD);
+        pod.run(RoleAnswer::Silent, 3 * PERIOD);
         assert_eq!((pod.state(), pod.is_silent()), (UpstreamState::Unknown, true));
     }
 
     #[test]
     fn only_the_three_words_of_the_query_are_an_answer() {
         let cell = |text: &str| Table { columns: vec!["case".to_owned()], rows: vec![vec![Some(text.to_owned())]] };
-        assert_eq!(Answer::read(&cell("Primary"), true), Some(Answer::TakesWrites));
-        assert_eq!(Answer::read(&cell("InRecovery"), true), Some(STANDBY));
-        assert_eq!(Answer::read(&cell("ReadOnlyByDefault"), true), Some(Answer::ReadOnly(Cause::ReadOnlyByDefault)));
-        assert_eq!(Answer::read(&cell("on"), true), None);
-        assert_eq!(Answer::read(&Table { rows: vec![vec![None]], ..Table::default() }, true), None);
-        assert_eq!(Answer::read(&Table::default(), true), None);
+        assert_eq!(RoleAnswer::read(&cell("Primary"), true), Some(RoleAnswer::TakesWrites));
+        assert_eq!(RoleAnswer::read(&cell("InRecovery"), true), Some(STANDBY));
+        assert_eq!(
+            RoleAnswer::read(&cell("ReadOnlyByDefault"), true),
+            Some(RoleAnswer::ReadOnly(Cause::ReadOnlyByDefault))
+        );
+        assert_eq!(RoleAnswer::read(&cell("on"), true), None);
+        assert_eq!(RoleAnswer::read(&Table { rows: vec![vec![None]], ..Table::default() }, true), None);
+        assert_eq!(RoleAnswer::read(&Table::default(), true), None);
     }
 
-    fn seen() -> impl Strategy<Value = Observation> {
+    fn seen() -> impl Strategy<Value = RoleSeen> {
         let role = prop_oneof![9 => Just(UpstreamRole::Primary), 1 => Just(UpstreamRole::Any)];
         let answer = prop_oneof![
             Just(None),
-            Just(Some(Answer::TakesWrites)),
+            Just(Some(RoleAnswer::TakesWrites)),
             Just(Some(STANDBY)),
-            Just(Some(Answer::ReadOnly(Cause::ReadOnlyByDefault))),
-            Just(Some(Answer::ReadOnly(Cause::WrittenThrough))),
-            Just(Some(Answer::ReadOnly(Cause::Remembered))),
-            Just(Some(Answer::Silent)),
+            Just(Some(RoleAnswer::ReadOnly(Cause::ReadOnlyByDefault))),
+            Just(Some(RoleAnswer::ReadOnly(Cause::WrittenThrough))),
+            Just(Some(RoleAnswer::ReadOnly(Cause::Remembered))),
+            Just(Some(RoleAnswer::Silent)),
         ];
         (role, 1..60_u64, any::<bool>(), prop::bool::weighted(0.8), answer).prop_map(
-            |(expected, seconds, askable, renewable, answer)| Observation {
+            |(expected, seconds, askable, renewable, answer)| RoleSeen {
                 expected,
                 period: 1000 * seconds,
                 askable,
@@ -642,22 +645,22 @@ mod tests {
         fn whatever_happens_connections_are_renewed_for_a_fresh_answer_alone_and_never_without_a_pause(
             steps in prop::collection::vec((seen(), 0..20_000_u64), 1..200),
         ) {
-            let (mut upstream, mut now, mut last) = (Upstream::new(30), 0, None);
+            let (mut upstream, mut now, mut last) = (RoleWatch::new(30), 0, None);
             let mut frozen = false;
             for (seen, pause) in steps {
                 now += pause;
                 let before = upstream;
                 let action = upstream.step(now, &seen);
                 match (seen.expected, seen.answer.filter(|_| before.is_asking())) {
-                    (UpstreamRole::Any, _) | (_, Some(Answer::TakesWrites)) => (frozen, last) = (false, None),
-                    (_, Some(Answer::ReadOnly(_))) => frozen = true,
+                    (UpstreamRole::Any, _) | (_, Some(RoleAnswer::TakesWrites)) => (frozen, last) = (false, None),
+                    (_, Some(RoleAnswer::ReadOnly(_))) => frozen = true,
                     _ => {}
                 }
                 prop_assert_eq!(upstream.is_read_only(), frozen);
                 match action {
-                    Some(Action::Ask) => prop_assert!(!before.is_asking() && seen.askable),
-                    Some(Action::Renew) => {
-                        let asked_for = matches!(seen.answer, Some(Answer::ReadOnly(_))) || before.owes_renewal();
+                    Some(RoleAction::Ask) => prop_assert!(!before.is_asking() && seen.askable),
+                    Some(RoleAction::Renew) => {
+                        let asked_for = matches!(seen.answer, Some(RoleAnswer::ReadOnly(_))) || before.owes_renewal();
                         prop_assert!(asked_for && seen.renewable && frozen);
                         prop_assert!(last.is_none_or(|last| now - last >= FIRST_PAUSE));
                         last = Some(now);
@@ -671,7 +674,7 @@ mod tests {
         fn a_database_that_can_be_asked_is_asked_again_however_it_was_before(
             steps in prop::collection::vec((seen(), 0..20_000_u64), 0..50),
         ) {
-            let (mut upstream, mut now) = (Upstream::new(30), 0);
+            let (mut upstream, mut now) = (RoleWatch::new(30), 0);
             for (seen, pause) in steps {
                 now += pause;
                 upstream.step(now, &seen);
@@ -679,7 +682,7 @@ mod tests {
             let end = now + 60_000 + LOST_AFTER;
             let mut asked = false;
             while now < end {
-                asked |= upstream.step(now, &CALM) == Some(Action::Ask);
+                asked |= upstream.step(now, &CALM) == Some(RoleAction::Ask);
                 now += 1000;
             }
             prop_assert!(asked);

@@ -21,7 +21,7 @@ const NANOSECONDS_PER_TICK: u64 = 10_000_000;
 
 /// What a process does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum RunState {
     /// By a signal or a debugger.
     Stopped,
     /// On a CPU or waiting for one.
@@ -36,7 +36,7 @@ pub enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vitals {
     /// What it does.
-    pub state: State,
+    pub state: RunState,
     /// CPU time that it has used.
     pub ran_nanoseconds: u64,
     /// Time for which it was runnable and had no CPU; 0 where the kernel does not count it.
@@ -63,10 +63,10 @@ impl Vitals {
         // the name stands in parentheses and may hold any
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         let state = match *fields.first()? {
-            "T" | "t" => State::Stopped,
-            "R" => State::Runnable,
-            "D" => State::Uninterruptible,
-            _ => State::Asleep,
+            "T" | "t" => RunState::Stopped,
+            "R" => RunState::Runnable,
+            "D" => RunState::Uninterruptible,
+            _ => RunState::Asleep,
         };
         let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
         let mut times = schedstat.unwrap_or_default().split_whitespace().map(str::parse::<u64>);
@@ -83,11 +83,11 @@ impl Vitals {
         let ran = self.ran_nanoseconds.saturating_sub(before.ran_nanoseconds);
         let waited = self.waited_nanoseconds.saturating_sub(before.waited_nanoseconds);
         match self.state {
-            State::Stopped => Effort::Stopped,
-            State::Runnable | State::Uninterruptible if ran >= elapsed / 2 => Effort::Busy,
-            State::Runnable | State::Uninterruptible => Effort::Starved,
-            State::Asleep if waited > 0 && waited >= elapsed / 5 => Effort::Starved,
-            State::Asleep => Effort::Idle,
+            RunState::Stopped => Effort::Stopped,
+            RunState::Runnable | RunState::Uninterruptible if ran >= elapsed / 2 => Effort::Busy,
+            RunState::Runnable | RunState::Uninterruptible => Effort::Starved,
+            RunState::Asleep if waited > 0 && waited >= elapsed / 5 => Effort::Starved,
+            RunState::Asleep => Effort::Idle,
         }
     }
 }
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn both_files_are_read_and_the_second_may_be_missing() {
-        let only = Vitals { state: State::Asleep, ran_nanoseconds: 1_500_000_000, waited_nanoseconds: 0 };
+        let only = Vitals { state: RunState::Asleep, ran_nanoseconds: 1_500_000_000, waited_nanoseconds: 0 };
         assert_eq!(Vitals::parse(STAT, None), Some(only));
         assert_eq!(vitals("R", 7, 8).waited_nanoseconds, 8_000_000);
         assert_eq!(Vitals::parse("", None), None);

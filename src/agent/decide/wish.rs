@@ -46,7 +46,7 @@ pub struct Texts {
 
 /// Why a text was not taken over.
 #[derive(Debug, Error)]
-pub enum Refusal {
+pub enum DocumentRefusal {
     /// Not there, or empty.
     #[error("{what} is missing; {consequence}")]
     Missing {
@@ -116,7 +116,7 @@ pub enum Refusal {
     },
 }
 
-impl Refusal {
+impl DocumentRefusal {
     /// The value of the label `reason`.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -181,7 +181,7 @@ pub struct Wish {
     /// What the database is shown.
     pub certificate: Option<PoolerCertificate>,
     /// Why the newest revision, grant, credentials were not taken over.
-    pub refusals: [Option<Refusal>; 3],
+    pub refusals: [Option<DocumentRefusal>; 3],
 }
 
 impl Wish {
@@ -237,42 +237,42 @@ impl Wish {
         self.granted.map_or_else(PodGrant::default, |granted| granted.grant)
     }
 
-    fn take_revision(&mut self, text: Option<&str>) -> Result<(), Refusal> {
+    fn take_revision(&mut self, text: Option<&str>) -> Result<(), DocumentRefusal> {
         let consequence = match self.revision {
             Some(_) => "the last revision that worked stays in force",
             None => "the pooler starts when it is there",
         };
-        let text = present(text).ok_or(Refusal::Missing { what: RevisionDocument::NAME, consequence })?;
+        let text = present(text).ok_or(DocumentRefusal::Missing { what: RevisionDocument::NAME, consequence })?;
         let mut document = RevisionDocument::parse(text)?;
         let revision = document
             .pools
             .remove(&self.pool)
-            .ok_or_else(|| Refusal::OtherPool { document: RevisionDocument::NAME, pool: self.pool.clone() })?;
+            .ok_or_else(|| DocumentRefusal::OtherPool { document: RevisionDocument::NAME, pool: self.pool.clone() })?;
         let names = unknown_here(text, &self.pool);
         if !names.is_empty() {
-            return Err(Refusal::UnknownSetting { names });
+            return Err(DocumentRefusal::UnknownSetting { names });
         }
         parameters::check_all(&revision.settings.parameters, self.version)?;
         self.revision = Some(revision);
         Ok(())
     }
 
-    fn take_grant(&mut self, text: Option<&str>) -> Result<(), Refusal> {
+    fn take_grant(&mut self, text: Option<&str>) -> Result<(), DocumentRefusal> {
         let consequence = match self.granted {
             Some(_) => "the last share stays in force",
             None => "clients wait until a share is granted",
         };
-        let text = present(text).ok_or(Refusal::Missing { what: GrantDocument::NAME, consequence })?;
+        let text = present(text).ok_or(DocumentRefusal::Missing { what: GrantDocument::NAME, consequence })?;
         let document = GrantDocument::parse(text)?;
         let grant = *document
             .pools
             .get(&self.pool)
-            .ok_or_else(|| Refusal::OtherPool { document: GrantDocument::NAME, pool: self.pool.clone() })?;
+            .ok_or_else(|| DocumentRefusal::OtherPool { document: GrantDocument::NAME, pool: self.pool.clone() })?;
         let new = Granted { epoch: document.epoch, grant };
         if let Some(newest) = self.granted {
             let is_same = new.stamp() == newest.stamp();
             if !is_same && !new.stamp().is_after(newest.stamp()) {
-                return Err(Refusal::OlderGrant {
+                return Err(DocumentRefusal::OlderGrant {
                     epoch: new.epoch,
                     seq: grant.seq,
                     newest_epoch: newest.epoch,
@@ -280,14 +280,14 @@ impl Wish {
                 });
             }
             if is_same && grant != newest.grant {
-                return Err(Refusal::ForgedGrant { epoch: new.epoch, seq: grant.seq });
+                return Err(DocumentRefusal::ForgedGrant { epoch: new.epoch, seq: grant.seq });
             }
         }
         self.granted = Some(new);
         Ok(())
     }
 
-    fn take_server_ca(&mut self, bundle: Option<&[u8]>) -> Result<(), Refusal> {
+    fn take_server_ca(&mut self, bundle: Option<&[u8]>) -> Result<(), DocumentRefusal> {
         if !self.tls.own_ca {
             return Ok(());
         }
@@ -296,31 +296,32 @@ impl Wish {
             None => "the pooler starts when it is there",
         };
         let bundle = bundle.filter(|bundle| !bundle.is_empty());
-        self.server_ca = Some(bundle.ok_or(Refusal::Missing { what: names::SERVER_CA_FILE, consequence })?.to_vec());
+        self.server_ca =
+            Some(bundle.ok_or(DocumentRefusal::Missing { what: names::SERVER_CA_FILE, consequence })?.to_vec());
         Ok(())
     }
 
-    fn take_certificate(&mut self, chain: Option<&[u8]>, key: Option<&[u8]>) -> Result<(), Refusal> {
+    fn take_certificate(&mut self, chain: Option<&[u8]>, key: Option<&[u8]>) -> Result<(), DocumentRefusal> {
         if self.tls.own_certificate {
             self.certificate = Some(identity::read(Files::FOR_DATABASE, chain, key, self.certificate.as_ref())?);
         }
         Ok(())
     }
 
-    fn take_credentials(&mut self, username: Option<&[u8]>, password: Option<&[u8]>) -> Result<(), Refusal> {
+    fn take_credentials(&mut self, username: Option<&[u8]>, password: Option<&[u8]>) -> Result<(), DocumentRefusal> {
         let consequence = match self.credentials {
             Some(_) => "the credentials in force stay",
             None => "the pooler starts when it is there",
         };
-        let read = |field: &'static str, bytes: Option<&[u8]>| -> Result<String, Refusal> {
-            let bytes = bytes.ok_or(Refusal::Missing { what: field, consequence })?;
-            String::from_utf8(bytes.to_vec()).map_err(|_| Refusal::NotUtf8 { field })
+        let read = |field: &'static str, bytes: Option<&[u8]>| -> Result<String, DocumentRefusal> {
+            let bytes = bytes.ok_or(DocumentRefusal::Missing { what: field, consequence })?;
+            String::from_utf8(bytes.to_vec()).map_err(|_| DocumentRefusal::NotUtf8 { field })
         };
         let credentials = Credentials {
             username: read(names::USERNAME_FILE, username)?,
             password: read(names::PASSWORD_FILE, password)?,
         };
-        render::check_credentials(&credentials).map_err(Refusal::Credentials)?;
+        render::check_credentials(&credentials).map_err(DocumentRefusal::Credentials)?;
         self.credentials = Some(credentials);
         Ok(())
     }
@@ -386,7 +387,7 @@ mod tests {
         for (text, reason) in cases {
             let mut wish = taken();
             wish.take(&Texts { revision: text.clone(), ..texts() });
-            assert_eq!(wish.refusals[0].as_ref().map(Refusal::reason), Some(reason), "{text:?}");
+            assert_eq!(wish.refusals[0].as_ref().map(DocumentRefusal::reason), Some(reason), "{text:?}");
             assert_eq!(wish.revision.map(|revision| revision.revision), Some(1));
         }
     }
@@ -396,7 +397,7 @@ mod tests {
         let mut wish = taken();
         let mut take = |text: String| {
             wish.take(&Texts { grant: Some(text), ..texts() });
-            (wish.grant().share, wish.refusals[1].as_ref().map(Refusal::reason))
+            (wish.grant().share, wish.refusals[1].as_ref().map(DocumentRefusal::reason))
         };
         assert_eq!(take(grant_text(1, 3, 7)), (7, None));
         assert_eq!(take(grant_text(1, 2, 9)), (7, Some("OlderGrant")));
@@ -411,7 +412,7 @@ mod tests {
             let mut wish = taken();
             let mut take = |text: String| {
                 wish.take(&Texts { grant: Some(text), ..texts() });
-                (wish.grant().share, wish.refusals[1].as_ref().map(Refusal::reason))
+                (wish.grant().share, wish.refusals[1].as_ref().map(DocumentRefusal::reason))
             };
             take(grant_text(epoch, seq, 1000));
             let next = Stamp { epoch, seq }.next(3);
@@ -431,16 +432,16 @@ mod tests {
     fn a_secret_that_loses_a_key_changes_nothing_and_is_told_with_the_key() {
         let mut wish = Wish::new("shop", ServerTls { own_ca: true, own_certificate: true, ..OWN_NOTHING }, None);
         wish.take(&texts());
-        assert_eq!((wish.access(), wish.refusals[2].as_ref().map(Refusal::reason)), (None, Some("Missing")));
+        assert_eq!((wish.access(), wish.refusals[2].as_ref().map(DocumentRefusal::reason)), (None, Some("Missing")));
         let (upstream_certificate, upstream_key) = pair();
         let without_certificate = Texts { server_ca: Some(b"-----BEGIN".to_vec()), ..texts() };
         wish.take(&without_certificate);
-        assert_eq!((wish.access(), wish.refusals[2].as_ref().map(Refusal::reason)), (None, Some("Missing")));
+        assert_eq!((wish.access(), wish.refusals[2].as_ref().map(DocumentRefusal::reason)), (None, Some("Missing")));
         let whole = Texts { upstream_certificate, upstream_key, ..without_certificate };
         wish.take(&whole);
         let access = wish.access().expect("all is there");
         assert!(!wish.wants_other(&access));
-        assert_eq!(wish.refusals[2].as_ref().map(Refusal::reason), None);
+        assert_eq!(wish.refusals[2].as_ref().map(DocumentRefusal::reason), None);
         for (lost, key) in [
             (Texts { username: None, ..whole.clone() }, "credentials/username"),
             (Texts { password: None, ..whole.clone() }, "credentials/password"),
@@ -458,7 +459,7 @@ mod tests {
             (Texts { password: Some(b"hush-hush\n".to_vec()), ..whole.clone() }, "credentials/password"),
         ] {
             wish.take(&echoed);
-            assert_eq!(wish.refusals[2].as_ref().map(Refusal::reason), Some("Credentials"));
+            assert_eq!(wish.refusals[2].as_ref().map(DocumentRefusal::reason), Some("Credentials"));
             let told = wish.refusals[2].as_ref().map(ToString::to_string).unwrap_or_default();
             assert!(told.starts_with(key) && told.contains("ends with a line break"), "{told}");
             assert!(told.contains("--from-literal") && told.contains("printf %s") && !told.contains("hush"), "{told}");
@@ -467,7 +468,7 @@ mod tests {
         let (renewed, its_key) = pair();
         wish.take(&Texts { upstream_certificate: renewed.clone(), ..whole.clone() });
         let refusal = wish.refusals[2].as_ref();
-        assert_eq!(refusal.map(Refusal::reason), Some("Certificate"), "{refusal:?}");
+        assert_eq!(refusal.map(DocumentRefusal::reason), Some("Certificate"), "{refusal:?}");
         let told = refusal.map(ToString::to_string).unwrap_or_default();
         assert_eq!(
             told,

@@ -18,7 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::orders::{Listening, Order, SlotState, State};
+use super::orders::{KeeperState, Listening, Order, SlotState};
 use crate::agent::decide::slot_name::SlotName;
 
 /// How long the keeper may take; it does nothing that waits.
@@ -47,7 +47,7 @@ struct Orders {
 #[derive(Clone)]
 pub struct Link {
     orders: Arc<Mutex<Orders>>,
-    states: watch::Receiver<State>,
+    states: watch::Receiver<KeeperState>,
 }
 
 impl Link {
@@ -83,7 +83,7 @@ impl Link {
 
     /// To a keeper that a test plays, with its end of the line: it has said this, and says nothing more by itself.
     #[cfg(test)]
-    pub(in crate::agent) async fn played(state: &State) -> (Self, UnixStream) {
+    pub(in crate::agent) async fn played(state: &KeeperState) -> (Self, UnixStream) {
         let (ours, mut keepers) = UnixStream::pair().unwrap();
         let line = format!("{}\n", serde_json::to_string(state).unwrap());
         keepers.write_all(line.as_bytes()).await.unwrap();
@@ -91,7 +91,7 @@ impl Link {
     }
 
     /// What the keeper said last.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> KeeperState {
         self.states.borrow().clone()
     }
 
@@ -109,7 +109,7 @@ impl Link {
     ///
     /// # Errors
     /// [`LinkError`].
-    pub async fn order(&self, order: &Order) -> Result<State, LinkError> {
+    pub async fn order(&self, order: &Order) -> Result<KeeperState, LinkError> {
         let mut line = serde_json::to_vec(order).unwrap_or_default();
         line.push(b'\n');
         let mut states = self.states.clone();
@@ -138,7 +138,7 @@ impl Link {
     }
 }
 
-async fn next(states: &mut BufReader<OwnedReadHalf>) -> Option<State> {
+async fn next(states: &mut BufReader<OwnedReadHalf>) -> Option<KeeperState> {
     let mut line = String::new();
     match states.read_line(&mut line).await {
         Ok(1..) => serde_json::from_str(&line).ok(),

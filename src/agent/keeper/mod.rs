@@ -29,7 +29,7 @@ pub use exec::{ExecError, ExecOptions, exec};
 pub use link::{Link, LinkError};
 pub use listeners::strangers;
 pub use listening::count_listening;
-pub use orders::{Ending, Launch, Listening, Order, ProcessState, SlotState, State};
+pub use orders::{Ending, KeeperState, Launch, Listening, Order, ProcessState, SlotState};
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags, mknodat},
     process::{
@@ -78,7 +78,7 @@ fn failed(what: &'static str) -> impl FnOnce(io::Error) -> KeeperError {
 }
 
 /// The agent's process.
-struct Agent {
+struct AgentChild {
     pid: Pid,
     begin: Instant,
 }
@@ -97,7 +97,7 @@ struct Voice {
 struct Keeper {
     program: PathBuf,
     arguments: Vec<OsString>,
-    agent: Option<Agent>,
+    agent: Option<AgentChild>,
     voice: Option<Voice>,
     orders: Option<BufReader<OwnedReadHalf>>,
     pause: Duration,
@@ -167,7 +167,7 @@ async fn told(voice: &mut Option<Voice>, listening: &Listening, steered: SlotNam
         return std::future::pending().await;
     };
     if voice.pending.is_empty() {
-        let state = State { orders: voice.taken, listening: listening.clone(), steered, slots: slots.clone() };
+        let state = KeeperState { orders: voice.taken, listening: listening.clone(), steered, slots: slots.clone() };
         voice.pending = serde_json::to_vec(&state).unwrap_or_default();
         voice.pending.push(b'\n');
         voice.changed = false;
@@ -234,7 +234,7 @@ impl Keeper {
             .stdin(Stdio::from(OwnedFd::from(its)))
             .spawn()
             .map_err(failed("starting the agent"))?;
-        self.agent = Some(Agent { pid: Pid::from_child(&child), begin: Instant::now() });
+        self.agent = Some(AgentChild { pid: Pid::from_child(&child), begin: Instant::now() });
         self.voice = Some(Voice { line, taken: 0, pending: Vec::new(), changed: true });
         self.orders = Some(BufReader::new(orders));
         Ok(())

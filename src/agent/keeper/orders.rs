@@ -1,6 +1,6 @@
 //! What the agent and the keeper say to each other: one JSON document a line, over a socket that the agent inherits.
 //!
-//! The agent sends [`Order`]s. The keeper answers each, and everything that happens by itself, with its whole [`State`]: an
+//! The agent sends [`Order`]s. The keeper answers each, and everything that happens by itself, with its whole [`KeeperState`]: an
 //! agent that starts anew knows from the first line what runs.
 
 use std::{net::IpAddr, path::PathBuf};
@@ -90,7 +90,7 @@ pub struct Launch {
 
 /// What the keeper holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
+pub struct KeeperState {
     /// Orders taken from this agent. What was asked before is in this state once it counts it.
     pub orders: u64,
     /// The sockets that clients come to.
@@ -101,7 +101,7 @@ pub struct State {
     pub slots: [SlotState; 2],
 }
 
-impl State {
+impl KeeperState {
     /// One slot.
     pub fn slot(&self, name: SlotName) -> &SlotState {
         &self.slots[name.index()]

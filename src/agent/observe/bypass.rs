@@ -45,7 +45,7 @@ struct Connection {
 
 /// Where the database and the pooler are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Endpoints {
     /// Host of the database.
     pub host: String,
     /// Its port.
@@ -54,7 +54,7 @@ pub struct Place {
     pub client_port: u16,
 }
 
-impl Place {
+impl Endpoints {
     /// Whether a connection goes to the database's port, and not to the pooler.
     fn is_concerned(&self, connection: &Connection) -> bool {
         let to_pooler = connection.remote.ip().is_loopback() && connection.remote.port() == self.client_port;
@@ -73,7 +73,7 @@ struct Look {
 
 /// Looks every few seconds, beside everything else.
 pub struct BypassWatch {
-    place: Place,
+    place: Endpoints,
     looking: Option<JoinHandle<io::Result<Look>>>,
     resolving: Option<JoinHandle<Vec<IpAddr>>>,
     next: Millis,
@@ -88,7 +88,7 @@ pub struct BypassWatch {
 
 impl BypassWatch {
     /// Nothing is known yet.
-    pub fn new(place: Place) -> Self {
+    pub fn new(place: Endpoints) -> Self {
         let literal: Option<IpAddr> = place.host.parse().ok();
         Self {
             addresses: literal.map(|address| (address.to_canonical(), Millis::MAX)).into_iter().collect(),
@@ -181,7 +181,7 @@ impl BypassWatch {
 
 /// Reads the kernel's table, and the open files of our processes; and both again where something is left, because a connection may
 /// have come or gone between the two.
-fn look(place: &Place, processes: &[i32]) -> io::Result<Look> {
+fn look(place: &Endpoints, processes: &[i32]) -> io::Result<Look> {
     let first = connections(place)?;
     let mut ours = open_sockets(processes)?;
     let mut others: Vec<Connection> = first.iter().filter(|it| !ours.contains(&it.inode)).copied().collect();
@@ -195,7 +195,7 @@ fn look(place: &Place, processes: &[i32]) -> io::Result<Look> {
 }
 
 /// The established connections to the port of the database.
-fn connections(place: &Place) -> io::Result<Vec<Connection>> {
+fn connections(place: &Endpoints) -> io::Result<Vec<Connection>> {
     let mut found = parse(&fs::read_to_string("/proc/net/tcp")?);
     match fs::read_to_string("/proc/net/tcp6") {
         Ok(table) => found.extend(parse(&table)),
@@ -276,8 +276,8 @@ mod tests {
    1: 000000FD000000000000000005000000:D435 000000FD000000000000000007000000:1538 01 00000000:00000000 00:00000000 00000000  1000        0 105 1 0000000000000000 20 4 31 10 -1
 ";
 
-    fn place(host: &str) -> Place {
-        Place { host: host.to_owned(), port: 5432, client_port: 5432 }
+    fn place(host: &str) -> Endpoints {
+        Endpoints { host: host.to_owned(), port: 5432, client_port: 5432 }
     }
 
     #[cfg(target_endian = "little")]
@@ -308,7 +308,7 @@ mod tests {
         assert!(!place("pg").is_concerned(&to("127.0.0.1:5432")));
         assert!(!place("pg").is_concerned(&to("10.0.0.7:443")));
         assert!(place("pg").is_concerned(&to("10.0.0.7:5432")));
-        let beside = Place { host: "127.0.0.1".to_owned(), port: 5433, client_port: 5432 };
+        let beside = Endpoints { host: "127.0.0.1".to_owned(), port: 5433, client_port: 5432 };
         assert!(beside.is_concerned(&to("127.0.0.1:5433")), "a proxy beside the application");
     }
 
@@ -342,7 +342,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let client = std::net::TcpStream::connect(("127.0.0.1", port)).expect("connected");
-        let place = Place { host: "127.0.0.1".to_owned(), port, client_port: 1 };
+        let place = Endpoints { host: "127.0.0.1".to_owned(), port, client_port: 1 };
         let this = rustix::process::getpid().as_raw_nonzero().get();
         let loopback = IpAddr::from([127, 0, 0, 1]);
         let own = look(&place, &[this]).expect("a look");

@@ -2,7 +2,7 @@
 
 use super::{
     Agent, FAULTS_TOLD, READING, RELEASE_PATIENCE, place,
-    rotating::{self, Own, ca_path},
+    rotating::{self, OwnAccess, ca_path},
 };
 use crate::{
     agent::{
@@ -43,7 +43,7 @@ impl Agent {
         slot: SlotName,
         revision: Option<&PoolRevision>,
         wanted: WantedLimits,
-        own: Own<'_>,
+        own: OwnAccess<'_>,
     ) -> Option<Result<(PoolRevision, Rendered), RenderError>> {
         let revision = revision?;
         let access = self.rotating.in_force()?;

@@ -19,7 +19,7 @@ use crate::{
             counters::Added,
             machine::Millis,
             slot_name::SlotName,
-            upstream::{Action, Answer, Observation, QUERY, Upstream},
+            upstream::{QUERY, RoleAction, RoleAnswer, RoleSeen, RoleWatch},
         },
         options::RunOptions,
     },
@@ -39,30 +39,30 @@ const CHECK_FIRST_IN_A_QUEUE: Millis = 100;
 
 /// What the loop keeps in mind of it.
 pub(super) struct Failover {
-    machine: Upstream,
+    machine: RoleWatch,
     check: Option<JoinHandle<Checked>>,
     /// The slot that it asks in, by its number.
     asks_in: Arc<AtomicUsize>,
     /// Until when a reading waits for it.
     first_until: Millis,
     /// What the check that runs may be counted as.
-    planned: Own,
+    planned: OwnQuestions,
     /// What a check without an answer met.
     why: Option<String>,
     /// What is still to be left out.
-    own: Own,
+    own: OwnQuestions,
 }
 
 /// What the pooler counts as a client's, and was a check.
 #[derive(Clone, Copy, Default)]
-struct Own {
+struct OwnQuestions {
     transactions: u64,
     assignments: u64,
     /// Clients of the process that new clients come to.
     clients: u64,
 }
 
-impl Own {
+impl OwnQuestions {
     /// What clients have done: checks left out.
     fn leave_out(&mut self, added: Added, linked: u32) -> Added {
         let transactions = self.transactions.min(added.transactions);
@@ -92,21 +92,21 @@ impl Own {
 
 /// What came of one check.
 struct Checked {
-    answer: Result<Answer, String>,
-    own: Own,
+    answer: Result<RoleAnswer, String>,
+    own: OwnQuestions,
 }
 
 impl Failover {
     /// Nothing known yet.
     pub(super) fn new(options: &RunOptions) -> Self {
         Self {
-            machine: Upstream::new(place::spread(&options.pod_uid)),
+            machine: RoleWatch::new(place::spread(&options.pod_uid)),
             check: None,
             asks_in: Arc::default(),
             first_until: 0,
-            planned: Own::default(),
+            planned: OwnQuestions::default(),
             why: None,
-            own: Own::default(),
+            own: OwnQuestions::default(),
         }
     }
 
@@ -156,7 +156,7 @@ impl Failover {
     }
 
     /// The check has ended; what it did not come to is not left out.
-    fn ended(&mut self, came_to: Own) {
+    fn ended(&mut self, came_to: OwnQuestions) {
         let planned = std::mem::take(&mut self.planned);
         let less = |own: u64, planned: u64, came_to: u64| own.saturating_sub(planned.saturating_sub(came_to));
         self.own.transactions = less(self.own.transactions, planned.transactions, came_to.transactions);
@@ -174,13 +174,13 @@ impl Agent {
             seen.askable = answering && self.has_place_for_check(now).await;
         }
         seen.renewable &= answering;
-        let renews = matches!(answer, Some(Answer::ReadOnly(_))) || self.failover.machine.owes_renewal();
+        let renews = matches!(answer, Some(RoleAnswer::ReadOnly(_))) || self.failover.machine.owes_renewal();
         if renews && seen.renewable {
             seen.renewable = self.nobody_logs_in(now).await;
         }
         match self.failover.machine.step(now, &seen) {
-            Some(Action::Ask) => self.check_upstream(now),
-            Some(Action::Renew) => self.renew_connections().await,
+            Some(RoleAction::Ask) => self.check_upstream(now),
+            Some(RoleAction::Renew) => self.renew_connections().await,
             None => {}
         }
         if self.failover.machine.take_recall() {
@@ -202,11 +202,11 @@ impl Agent {
         self.tell_upstream();
     }
 
-    async fn take_answer(&mut self) -> Option<Answer> {
+    async fn take_answer(&mut self) -> Option<RoleAnswer> {
         let check = self.failover.check.take_if(|check| check.is_finished())?;
         let Checked { answer, own } = match check.await {
             Ok(checked) => checked,
-            Err(error) => Checked { answer: Err(error.to_string()), own: Own::default() },
+            Err(error) => Checked { answer: Err(error.to_string()), own: OwnQuestions::default() },
         };
         self.failover.ended(own);
         Some(match answer {
@@ -217,15 +217,15 @@ impl Agent {
             Err(why) => {
                 tracing::debug!("asking whether the database takes writes: {why}");
                 self.failover.why = Some(why);
-                Answer::Silent
+                RoleAnswer::Silent
             }
         })
     }
 
-    fn observe_upstream(&self, answer: Option<Answer>) -> Observation {
+    fn observe_upstream(&self, answer: Option<RoleAnswer>) -> RoleSeen {
         let settings = self.wish.revision.as_ref().map(|revision| &revision.settings);
         let period = settings.map_or(1, |settings| settings.health.period_seconds.max(1));
-        Observation {
+        RoleSeen {
             // of nothing, nothing is expected
             expected: settings.map_or(UpstreamRole::Any, expected),
             period: Millis::from(period) * 1000,
@@ -270,7 +270,7 @@ impl Agent {
             .filter_map(|slot| {
                 let credentials = slot.credentials()?.clone();
                 let remembers = slot.remembers(Remembered::ReadOnly);
-                Some(Door { slot: slot.name(), socket: slot.console.socket().to_owned(), credentials, remembers })
+                Some(Asked { slot: slot.name(), socket: slot.console.socket().to_owned(), credentials, remembers })
             })
             .collect();
         let (times, queue) = (doors.len() as u64, self.slot.pools.is_some_and(|(_, pools)| pools.clients_waiting > 0));
@@ -278,7 +278,7 @@ impl Agent {
         let check = check(doors, failover.asks_in.clone(), self.injection.upstream.database.clone(), within);
         failover.check = Some(tokio::spawn(check));
         failover.first_until = now + if queue { CHECK_FIRST_IN_A_QUEUE } else { CHECK_FIRST };
-        failover.planned = Own { transactions: times, assignments: times, clients: 1 };
+        failover.planned = OwnQuestions { transactions: times, assignments: times, clients: 1 };
         // counted before it is: a reading in between must not take it for a client's
         failover.own.transactions += times;
         failover.own.assignments += times;
@@ -353,7 +353,7 @@ fn has_place(slot: &Slot) -> bool {
 }
 
 /// A process that is asked through.
-struct Door {
+struct Asked {
     slot: SlotName,
     socket: PathBuf,
     credentials: Credentials,
@@ -361,21 +361,21 @@ struct Door {
     remembers: bool,
 }
 
-async fn check(doors: Vec<Door>, asks_in: Arc<AtomicUsize>, database: String, within: Duration) -> Checked {
-    let mut own = Own::default();
+async fn check(doors: Vec<Asked>, asks_in: Arc<AtomicUsize>, database: String, within: Duration) -> Checked {
+    let mut own = OwnQuestions::default();
     let mut first = None;
-    for Door { slot, socket, credentials, remembers } in doors {
+    for Asked { slot, socket, credentials, remembers } in doors {
         asks_in.store(slot.index(), Ordering::Relaxed);
         let asked = ask(socket, database.clone(), credentials, QUERY.to_owned(), within).await;
         own.transactions += u64::from(asked.as_ref().map_or_else(was_sent, |_| true));
         own.assignments += u64::from(asked.is_ok());
         let answer = match asked {
             Ok(table) => {
-                Answer::read(&table, remembers).ok_or_else(|| "the answer is not one that is known".to_owned())
+                RoleAnswer::read(&table, remembers).ok_or_else(|| "the answer is not one that is known".to_owned())
             }
             Err(error) => Err(words(&error)),
         };
-        if let Ok(Answer::ReadOnly(_)) = answer {
+        if let Ok(RoleAnswer::ReadOnly(_)) = answer {
             return Checked { answer, own };
         }
         first.get_or_insert(answer);
@@ -409,7 +409,7 @@ mod tests {
 
     #[test]
     fn work_for_clients_that_is_counted_a_reading_late_stays_when_a_check_is_left_out() {
-        let mut own = Own { transactions: 1, assignments: 1, clients: 0 };
+        let mut own = OwnQuestions { transactions: 1, assignments: 1, clients: 0 };
         // the check worked for 1 ms after a wait of 2 ms; the rest is of clients that have ended before
         let added = Added {
             transactions: 1,

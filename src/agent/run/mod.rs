@@ -3,14 +3,14 @@
 //! A round looks at the configuration volume and at the process; every half second it asks the console whether it lives,
 //! every second it takes a reading and decides. What a round finds is published for the HTTP server.
 
-mod alias;
+mod alias_part;
 mod anchoring;
 mod apply;
 mod certificate;
 mod console;
 mod failover;
 mod memory;
-mod pins;
+mod pinning;
 mod place;
 mod reading;
 mod recalling;
@@ -30,7 +30,7 @@ use std::{
 
 use certificate::CertificateWatch;
 use failover::Failover;
-use pins::Pinning;
+use pinning::Pinning;
 use rotating::Rotating;
 use switching::Switching;
 use thiserror::Error;
@@ -55,10 +55,10 @@ use crate::{
         decide::{
             anchor::Anchoring,
             identity::Identity,
-            machine::{self, Action, ConsoleSeen, Machine, Millis, Observation},
+            machine::{self, ConsoleSeen, Machine, Millis, ProcessAction, ProcessSeen},
             peaks::{Moment, Peak},
             problems::{Problem, Problems},
-            reach::Reach,
+            reach::Reachability,
             reaction::Reaction,
             retry::Retry,
             switch::Switch,
@@ -208,7 +208,7 @@ struct Agent {
     /// Whether a round was late since the last reading: what the next one shows is not of one second, however soon it comes.
     was_late: bool,
     /// Whether the database is reached.
-    reach: Reach,
+    reach: Reachability,
     /// What of the pod is connected to the database past the pooler.
     bypass: BypassWatch,
     leaked: Option<u32>,
@@ -354,8 +354,8 @@ impl Agent {
             peaks: [("5s", 5000), ("30s", 30_000)].map(|(name, window)| (name, Peak::new(window), Peak::new(window))),
             reaction: Reaction::default(),
             was_late: false,
-            reach: Reach::default(),
-            bypass: BypassWatch::new(bypass::Place {
+            reach: Reachability::default(),
+            bypass: BypassWatch::new(bypass::Endpoints {
                 host: injection.upstream.host.clone(),
                 port: injection.upstream.port,
                 client_port: injection.client.port,
@@ -417,7 +417,7 @@ impl Agent {
         self.look_at_certificate(now);
         let waits = self.awaits_certificate(now);
         let (console, in_time) = self.ask_console(now).await;
-        let seen = Observation {
+        let seen = ProcessSeen {
             startable: !waits
                 && self.program.is_some()
                 && self.wish.revision.is_some()
@@ -429,8 +429,8 @@ impl Agent {
         };
         let was_serving = self.machine.is_serving();
         match self.machine.step(self.now(), seen) {
-            Some(Action::Start) => self.start().await,
-            Some(Action::Kill(reason)) => {
+            Some(ProcessAction::Start) => self.start().await,
+            Some(ProcessAction::Kill(reason)) => {
                 tracing::warn!(reason = reason.as_str(), "pgbouncer does not answer; it is killed and started again");
                 self.slot.kill().await;
             }

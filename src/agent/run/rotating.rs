@@ -19,14 +19,14 @@ use crate::{
         apply::{
             files::{FileError, write_whole},
             slot::{CONSOLE_DEADLINE, Keep, Slot, SlotError, Taken, USER, When},
-            trial::{Login, Plan, TrialError},
+            trial::{Login, TrialError, TrialSetup},
         },
         decide::{
             machine::Millis,
             retry::Retry,
-            rotation::{Action, Failure, Logins, Observation, Rotation, Trial},
+            rotation::{Logins, Rotation, RotationAction, RotationFailure, RotationSeen, TrialOutcome},
             slot_name::SlotName,
-            switch::{PROOF_DEADLINE, Phase, START_DEADLINE},
+            switch::{PROOF_DEADLINE, START_DEADLINE, SwitchPhase},
             wish::Access,
         },
         options::RunOptions,
@@ -60,7 +60,7 @@ pub(super) const AWAITS_LOGINS: &str =
 pub(super) const AWAITS_USER: &str = "waits until the database lets the pool log in again";
 
 /// What one process logs in to the database with.
-pub(super) struct Own<'a> {
+pub(super) struct OwnAccess<'a> {
     pub(super) credentials: &'a Credentials,
     pub(super) presented: Option<Presented>,
 }
@@ -80,7 +80,7 @@ pub(super) struct Rotating {
     /// Refusals before then are of the credentials before.
     deaf_until: Millis,
     trial: Option<(Access, JoinHandle<Result<(), TrialError>>)>,
-    outcome: Trial,
+    outcome: TrialOutcome,
     why: Option<String>,
     /// Whether a slot may work with something else than what is in force.
     to_hand_over: bool,
@@ -106,7 +106,7 @@ impl Rotating {
             unread: false,
             deaf_until: 0,
             trial: None,
-            outcome: Trial::Open,
+            outcome: TrialOutcome::Open,
             why: None,
             again: Retry::default(),
             bounds: (false, Logins::Work),
@@ -211,18 +211,21 @@ impl Agent {
     }
 
     /// What a new process is to work with: what is in force. None before the first Secret.
-    pub(super) fn own(&self) -> Option<Own<'_>> {
+    pub(super) fn own(&self) -> Option<OwnAccess<'_>> {
         let access = self.rotating.in_force.as_ref()?;
-        Some(Own { credentials: &access.credentials, presented: certificate_paths(&self.options.run_dir, access) })
+        Some(OwnAccess {
+            credentials: &access.credentials,
+            presented: certificate_paths(&self.options.run_dir, access),
+        })
     }
 
     /// What a process is to work with: what is in force, or its own as long as it keeps another user, with the certificate that was
     /// that user's. None before the first Secret.
-    pub(super) fn takes<'a>(&'a self, slot: &'a Slot) -> Option<Own<'a>> {
+    pub(super) fn takes<'a>(&'a self, slot: &'a Slot) -> Option<OwnAccess<'a>> {
         if !self.keeps_user(slot) {
             return self.own();
         }
-        Some(Own { credentials: slot.credentials()?, presented: slot.presented().cloned() })
+        Some(OwnAccess { credentials: slot.credentials()?, presented: slot.presented().cloned() })
     }
 
     /// Whether a process goes on with another user than the one in force: only a new one takes that over.
@@ -257,7 +260,7 @@ impl Agent {
     }
 
     /// Why what the Secret holds is not in force; None while it is, or has not failed.
-    fn failure(&self) -> Option<Failure> {
+    fn failure(&self) -> Option<RotationFailure> {
         self.rotating.machine.failure(self.rotating.version).filter(|_| self.wants_other_access())
     }
 
@@ -265,10 +268,10 @@ impl Agent {
     pub(super) async fn rotate(&mut self, now: Millis, answering: bool) {
         if let Some((_, task)) = &mut self.rotating.trial
             && task.is_finished()
-            && self.rotating.outcome == Trial::Open
+            && self.rotating.outcome == TrialOutcome::Open
         {
             self.rotating.outcome = match task.await {
-                Ok(Ok(())) => Trial::Passed,
+                Ok(Ok(())) => TrialOutcome::Passed,
                 Ok(Err(error)) => {
                     if self.rotating.trial.as_ref().map(|(access, _)| access) == self.rotating.in_force.as_ref() {
                         self.learn_from(&error);
@@ -281,9 +284,9 @@ impl Agent {
         let seen = self.observe_rotation();
         let told = self.failure();
         match self.rotating.machine.step(self.now(), &seen) {
-            Some(Action::Try) => self.try_login(),
-            Some(Action::TakeOver) => self.take_over_access(),
-            Some(Action::Stop) => {
+            Some(RotationAction::Try) => self.try_login(),
+            Some(RotationAction::TakeOver) => self.take_over_access(),
+            Some(RotationAction::Stop) => {
                 if let Some((_, login)) = self.rotating.trial.take() {
                     login.abort();
                 }
@@ -305,7 +308,7 @@ impl Agent {
         }
     }
 
-    fn observe_rotation(&self) -> Observation {
+    fn observe_rotation(&self) -> RotationSeen {
         let wanted = if self.wants_other_access() {
             Some(self.rotating.version)
         } else {
@@ -316,13 +319,13 @@ impl Agent {
         let slots = || std::iter::once(&self.slot).chain(other);
         let proves_itself = matches!(
             self.switch.phase(),
-            Phase::Starting { .. }
-                | Phase::MakingRoom { .. }
-                | Phase::Proving { .. }
-                | Phase::Replacing { .. }
-                | Phase::Taking { .. }
+            SwitchPhase::Starting { .. }
+                | SwitchPhase::MakingRoom { .. }
+                | SwitchPhase::Proving { .. }
+                | SwitchPhase::Replacing { .. }
+                | SwitchPhase::Taking { .. }
         );
-        Observation {
+        RotationSeen {
             wanted,
             able: self.machine.is_serving() && self.program.is_some() && !proves_itself,
             share: self.grant().share,
@@ -336,7 +339,7 @@ impl Agent {
 
     /// Starts a process that logs in with what is wanted.
     fn try_login(&mut self) {
-        (self.rotating.outcome, self.rotating.trial) = (Trial::Open, None);
+        (self.rotating.outcome, self.rotating.trial) = (TrialOutcome::Open, None);
         let access =
             self.wish.access().filter(|_| self.wants_other_access()).or_else(|| self.rotating.in_force.clone());
         let revision = self.slot.runs.as_ref().or(self.wish.revision.as_ref());
@@ -351,7 +354,7 @@ impl Agent {
             self.forget_files(in_force);
         }
         let prepared = self.lay_down(&access).and_then(|()| {
-            Login::prepare(&Plan {
+            Login::prepare(&TrialSetup {
                 program,
                 directory: self.options.run_dir.join(TRIAL_DIRECTORY),
                 injection: &self.injection,
@@ -549,8 +552,8 @@ impl Agent {
             return;
         };
         let why = match failure {
-            Failure::NoRoom => "running transactions left no server connection to try them with",
-            Failure::NotProven => self.rotating.why.as_deref().unwrap_or("they did not prove themselves"),
+            RotationFailure::NoRoom => "running transactions left no server connection to try them with",
+            RotationFailure::NotProven => self.rotating.why.as_deref().unwrap_or("they did not prove themselves"),
         };
         let text = format!(
             "what the Secret holds now is not in force: {why}; what worked before stays, and the new credentials are tried again, \
@@ -585,10 +588,10 @@ impl Agent {
 }
 
 impl Rotating {
-    fn failed(&mut self, why: String) -> Trial {
+    fn failed(&mut self, why: String) -> TrialOutcome {
         tracing::info!("a login with the credentials that are tried did not work: {why}");
         self.why = Some(why);
-        Trial::Failed
+        TrialOutcome::Failed
     }
 }
 

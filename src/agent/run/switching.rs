@@ -17,13 +17,13 @@ use crate::{
             machine::{ConsoleSeen, Machine, Millis},
             slot_name::SlotName,
             switch::{
-                Action, Door, Failure, Left, Observation, OtherSeen, PROOF_DEADLINE, Phase, Promotion, Proof,
-                START_DEADLINE, Wanted, Way,
+                Door, GreenProof, Left, OtherSeen, PROOF_DEADLINE, Placement, Promotion, START_DEADLINE, SlotsSeen,
+                SwitchAction, SwitchFailure, SwitchPhase, Way,
                 division::{beside, trial},
             },
             vitals::{self, Effort, Vitals},
         },
-        keeper::{Listening, Order, ProcessState, SlotState, State},
+        keeper::{KeeperState, Listening, Order, ProcessState, SlotState},
         report::metrics::SwitchResult,
     },
     contract::{OtherRole, OtherSlot, PoolRevision, Switching as Mode},
@@ -50,7 +50,7 @@ pub(super) struct Switching {
     /// Counts the configurations that were wanted.
     version: u64,
     /// Where the wanted configuration can run; None until it was looked at.
-    place: Option<Wanted>,
+    place: Option<Placement>,
     /// Parameters that need a new process for it.
     names: Vec<String>,
     /// The active slot's part of the share, while two slots have clients.
@@ -58,7 +58,7 @@ pub(super) struct Switching {
     part_since: Millis,
     steered_at: Millis,
     query: Option<JoinHandle<Result<(), ConsoleError>>>,
-    proof: Option<Proof>,
+    proof: Option<GreenProof>,
     /// What the other slot said when it failed.
     why: Option<String>,
     /// When it answered last, or was seen to lack CPU.
@@ -133,12 +133,12 @@ impl Agent {
         let phase = self.switch.phase();
         let counts = matches!(
             phase,
-            Phase::Proving { .. }
-                | Phase::AwaitingPromotion { .. }
-                | Phase::Replacing { .. }
-                | Phase::Taking { .. }
-                | Phase::Warm { .. }
-                | Phase::Draining { .. }
+            SwitchPhase::Proving { .. }
+                | SwitchPhase::AwaitingPromotion { .. }
+                | SwitchPhase::Replacing { .. }
+                | SwitchPhase::Taking { .. }
+                | SwitchPhase::Warm { .. }
+                | SwitchPhase::Draining { .. }
         );
         counts && self.other.pid().is_some()
     }
@@ -177,21 +177,21 @@ impl Agent {
             self.switching.names.push(USER.to_owned());
         }
         let place = if self.switching.names.is_empty() {
-            Wanted::Active
+            Placement::Active
         } else if self.fits_other().await {
-            Wanted::Other
+            Placement::Other
         } else if let Some(version) = self.fits_green().await {
             self.switching.version = version;
-            Wanted::New { version }
+            Placement::New { version }
         } else {
-            Wanted::New { version: self.switching.version }
+            Placement::New { version: self.switching.version }
         };
         self.switching.place = Some(place);
         Ok(fits)
     }
 
     async fn fits_other(&mut self) -> bool {
-        let kept = matches!(self.switch.phase(), Phase::Warm { .. } | Phase::Draining { .. });
+        let kept = matches!(self.switch.phase(), SwitchPhase::Warm { .. } | SwitchPhase::Draining { .. });
         if !kept || !self.other_counts() || self.other.leaving().is_some() {
             return false;
         }
@@ -209,8 +209,8 @@ impl Agent {
             return None;
         }
         let version = match self.switch.phase() {
-            Phase::AwaitingPromotion { version } => version,
-            Phase::MakingRoom { version, .. } | Phase::Proving { version, .. }
+            SwitchPhase::AwaitingPromotion { version } => version,
+            SwitchPhase::MakingRoom { version, .. } | SwitchPhase::Proving { version, .. }
                 if self.other.runs == self.wish.revision =>
             {
                 return Some(version);
@@ -256,12 +256,12 @@ impl Agent {
         discriminant(&phase) != discriminant(&self.switch.phase())
     }
 
-    async fn observe_other(&mut self, now: Millis, punctual: bool) -> Observation {
+    async fn observe_other(&mut self, now: Millis, punctual: bool) -> SlotsSeen {
         let running = self.other.is_running();
         let console = if running { self.ask_other(now).await } else { ConsoleSeen::NotAsked };
         if let Some(query) = self.switching.query.take_if(|query| query.is_finished()) {
             self.switching.proof = Some(match query.await {
-                Ok(Ok(())) => Proof::Given,
+                Ok(Ok(())) => GreenProof::Given,
                 Ok(Err(error)) => self.failed(&error),
                 Err(error) => self.failed(&error),
             });
@@ -272,14 +272,14 @@ impl Agent {
         let milliseconds = |seconds: u32| Millis::from(seconds) * 1000;
         // one proof at a time, and none of a process while nothing can log in
         let held = self.rotating.set_aside() > 0 || self.rotating.is_refused() || self.strangers.is_some();
-        let waits = self.switch.phase() == Phase::Steady && held;
+        let waits = self.switch.phase() == SwitchPhase::Steady && held;
         let place = self.switching.place.filter(|_| !waits);
         let wanted = match (place, self.switch.phase()) {
             // not looked at yet: it may be what waits already
-            (None, Phase::AwaitingPromotion { version }) => Wanted::New { version },
-            (place, _) => place.unwrap_or(Wanted::Active),
+            (None, SwitchPhase::AwaitingPromotion { version }) => Placement::New { version },
+            (place, _) => place.unwrap_or(Placement::Active),
         };
-        Observation {
+        SlotsSeen {
             active: self.slot.name(),
             serving: self.machine.is_serving(),
             door,
@@ -287,7 +287,7 @@ impl Agent {
             other: OtherSeen {
                 running,
                 console,
-                proof: self.switching.proof.unwrap_or(Proof::Open),
+                proof: self.switching.proof.unwrap_or(GreenProof::Open),
                 clients: self.switching.count_clients(),
                 forlorn: running && self.other.is_forlorn(),
                 hung: running && punctual && now.saturating_sub(self.switching.answered) > START_DEADLINE,
@@ -315,7 +315,7 @@ impl Agent {
     /// Whether the active slot's process would refuse somebody who logs in if it were told to stop listening now.
     async fn look_at_door(&mut self, now: Millis) -> Door {
         let refuses = self.build.is_none_or(|build| build.version.refuses_logins_at_its_end());
-        let is_taken = matches!(self.switch.phase(), Phase::Taking { .. }) && self.way() == Way::HandOver;
+        let is_taken = matches!(self.switch.phase(), SwitchPhase::Taking { .. }) && self.way() == Way::HandOver;
         if !refuses || !is_taken || !self.machine.is_serving() {
             self.switching.door = DoorSeen::Open;
             return Door::Clear;
@@ -362,17 +362,17 @@ impl Agent {
             // it ends by itself, unless somebody stopped it
             self.switching.clients = None;
             self.other.forget_figures();
-            let stopped = self.other.vitals().is_some_and(|vitals| vitals.state == vitals::State::Stopped);
+            let stopped = self.other.vitals().is_some_and(|vitals| vitals.state == vitals::RunState::Stopped);
             if !stopped {
                 self.switching.answered = now;
             }
             return ConsoleSeen::NotAsked;
         }
-        let starting = matches!(self.switch.phase(), Phase::Starting { .. } | Phase::Taking { .. });
+        let starting = matches!(self.switch.phase(), SwitchPhase::Starting { .. } | SwitchPhase::Taking { .. });
         if !starting && now < self.switching.next_ping {
             return ConsoleSeen::NotAsked;
         }
-        let answer = if matches!(self.switch.phase(), Phase::Warm { .. } | Phase::Draining { .. }) {
+        let answer = if matches!(self.switch.phase(), SwitchPhase::Warm { .. } | SwitchPhase::Draining { .. }) {
             self.count_clients().await
         } else {
             self.other.console.run("SHOW VERSION").await.map(|_| ())
@@ -421,7 +421,7 @@ impl Agent {
         vitals.effort_since(&before, now.saturating_sub(at)) == Effort::Starved
     }
 
-    fn failed(&mut self, error: &dyn std::error::Error) -> Proof {
+    fn failed(&mut self, error: &dyn std::error::Error) -> GreenProof {
         let mut text = error.to_string();
         let mut source = error.source();
         while let Some(cause) = source {
@@ -432,23 +432,23 @@ impl Agent {
             source = cause.source();
         }
         self.switching.why = Some(text);
-        Proof::Failed
+        GreenProof::Failed
     }
 
-    async fn act(&mut self, action: Action) {
+    async fn act(&mut self, action: SwitchAction) {
         match action {
-            Action::Start(_) | Action::Listen(_) => {
-                let clients = self.way() == Way::Steer || matches!(action, Action::Listen(_));
+            SwitchAction::Start(_) | SwitchAction::Listen(_) => {
+                let clients = self.way() == Way::Steer || matches!(action, SwitchAction::Listen(_));
                 if let Err(why) = self.start_other(clients).await {
                     self.switching.why = Some(why);
                 }
             }
-            Action::Prove(_) => self.prove_other().await,
-            Action::Close(_) => self.close_door().await,
-            Action::Steer(_) => self.steer().await,
-            Action::CloseIdle(_) => self.close_idle().await,
-            Action::Stop(_) => self.other.stop().await,
-            Action::Kill(_) => {
+            SwitchAction::Prove(_) => self.prove_other().await,
+            SwitchAction::Close(_) => self.close_door().await,
+            SwitchAction::Steer(_) => self.steer().await,
+            SwitchAction::CloseIdle(_) => self.close_idle().await,
+            SwitchAction::Stop(_) => self.other.stop().await,
+            SwitchAction::Kill(_) => {
                 self.switching.query = None;
                 self.other.kill().await;
             }
@@ -580,7 +580,7 @@ impl Agent {
         (self.switching.part, self.switching.part_since) = (grant.share - kept, now);
         (self.switching.steered_at, self.switching.answered, self.switching.next_ping) = (now, now, 0);
         (self.switching.clients, self.switching.vitals) = (None, None);
-        let back = matches!(self.switch.phase(), Phase::Warm { version: None, .. });
+        let back = matches!(self.switch.phase(), SwitchPhase::Warm { version: None, .. });
         // what was the other slot is the active one now: until that was looked at, nothing is known of where the wish can run
         self.switching.look_again();
         self.to_be_applied = true;
@@ -605,32 +605,32 @@ impl Agent {
     pub(super) fn other_slot(&self) -> Option<OtherSlot> {
         self.other.pid()?;
         let role = match self.switch.phase() {
-            Phase::Steady => return None,
-            Phase::Starting { .. }
-            | Phase::MakingRoom { .. }
-            | Phase::Proving { .. }
-            | Phase::AwaitingPromotion { .. }
-            | Phase::Replacing { .. }
-            | Phase::Taking { .. } => OtherRole::Green,
-            Phase::Warm { .. } => OtherRole::Warm,
-            Phase::Draining { .. } => OtherRole::Draining,
+            SwitchPhase::Steady => return None,
+            SwitchPhase::Starting { .. }
+            | SwitchPhase::MakingRoom { .. }
+            | SwitchPhase::Proving { .. }
+            | SwitchPhase::AwaitingPromotion { .. }
+            | SwitchPhase::Replacing { .. }
+            | SwitchPhase::Taking { .. } => OtherRole::Green,
+            SwitchPhase::Warm { .. } => OtherRole::Warm,
+            SwitchPhase::Draining { .. } => OtherRole::Draining,
         };
         let clients = self.switching.count_clients();
         Some(OtherSlot {
             role,
             revision: self.other.runs.as_ref().map(|revision| revision.revision),
             clients,
-            awaiting_promotion: matches!(self.switch.phase(), Phase::AwaitingPromotion { .. }),
+            awaiting_promotion: matches!(self.switch.phase(), SwitchPhase::AwaitingPromotion { .. }),
         })
     }
 
     /// Says what keeps the wanted revision from being in force.
     fn tell_switch(&mut self) {
-        let Some(Wanted::New { version }) = self.switching.place else {
+        let Some(Placement::New { version }) = self.switching.place else {
             return self.problems.switch.is_over();
         };
         // asked for, and told by its role
-        if matches!(self.switch.phase(), Phase::AwaitingPromotion { .. }) {
+        if matches!(self.switch.phase(), SwitchPhase::AwaitingPromotion { .. }) {
             return self.problems.switch.is_over();
         }
         let now = self.now();
@@ -644,7 +644,7 @@ impl Agent {
         let runs = name(self.revision());
         let parameters = self.switching.names.join(", ");
         let text = match (self.switch.phase(), self.switch.given_up()) {
-            (Phase::Steady, Some(given_up)) if given_up.version == version => {
+            (SwitchPhase::Steady, Some(given_up)) if given_up.version == version => {
                 let why = self.switching.why.as_deref().unwrap_or("it gave no reason");
                 let pause = given_up.until.saturating_sub(now).div_ceil(5000) * 5;
                 format!(
@@ -652,19 +652,19 @@ impl Agent {
                     told(given_up.failure)
                 )
             }
-            (Phase::Steady, _) => format!("{wanted} needs a new process for {parameters}"),
+            (SwitchPhase::Steady, _) => format!("{wanted} needs a new process for {parameters}"),
             (
-                Phase::Starting { .. }
-                | Phase::MakingRoom { .. }
-                | Phase::Proving { .. }
-                | Phase::AwaitingPromotion { .. }
-                | Phase::Replacing { .. }
-                | Phase::Taking { .. },
+                SwitchPhase::Starting { .. }
+                | SwitchPhase::MakingRoom { .. }
+                | SwitchPhase::Proving { .. }
+                | SwitchPhase::AwaitingPromotion { .. }
+                | SwitchPhase::Replacing { .. }
+                | SwitchPhase::Taking { .. },
                 _,
             ) => {
                 format!("{wanted} needs a new process for {parameters}, which has to prove itself; {runs} serves on")
             }
-            (Phase::Warm { .. } | Phase::Draining { .. }, _) => {
+            (SwitchPhase::Warm { .. } | SwitchPhase::Draining { .. }, _) => {
                 let count = self.switching.count_clients().map_or_else(|| "the".to_owned(), |count| count.to_string());
                 let clients = self.switching.clients.as_deref().unwrap_or_default();
                 let oldest = clients.iter().map(|client| client.connected.as_str()).min();
@@ -680,7 +680,7 @@ impl Agent {
 }
 
 /// What runs in a slot that is not the active one, as the keeper knows it.
-pub(super) fn left(state: &State, slot: SlotName) -> Left {
+pub(super) fn left(state: &KeeperState, slot: SlotName) -> Left {
     let is_shared = matches!(state.listening, Listening::Shared { .. });
     match state.slot(slot) {
         SlotState { process: ProcessState::Running { .. }, had_clients, leaving, .. } => match (had_clients, leaving) {
@@ -692,12 +692,12 @@ pub(super) fn left(state: &State, slot: SlotName) -> Left {
     }
 }
 
-fn told(failure: Failure) -> &'static str {
+fn told(failure: SwitchFailure) -> &'static str {
     match failure {
-        Failure::Ended => "its process ended",
-        Failure::NeverAnswered => "its process never answered",
-        Failure::NoRoom => "running transactions left no server connection for its proof",
-        Failure::NotProven => "it did not prove itself",
-        Failure::EndedWarm => "its process ended or hung soon after it got clients",
+        SwitchFailure::Ended => "its process ended",
+        SwitchFailure::NeverAnswered => "its process never answered",
+        SwitchFailure::NoRoom => "running transactions left no server connection for its proof",
+        SwitchFailure::NotProven => "it did not prove itself",
+        SwitchFailure::EndedWarm => "its process ended or hung soon after it got clients",
     }
 }

@@ -87,12 +87,12 @@ mod tests {
     use tokio::io::{AsyncBufReadExt, BufReader};
 
     use super::*;
-    use crate::agent::keeper::{Listening, SlotState, State};
+    use crate::agent::keeper::{KeeperState, Listening, SlotState};
 
     #[tokio::test]
     async fn a_keeper_that_is_late_gets_the_order_that_allows_files_after_the_one_that_forbids_them() {
         let slots = [SlotState::default(), SlotState::default()];
-        let state = State { orders: 0, listening: Listening::Closed, steered: SlotName::A, slots };
+        let state = KeeperState { orders: 0, listening: Listening::Closed, steered: SlotName::A, slots };
         let (link, keeper) = Link::played(&state).await;
         let mut orders = BufReader::new(keeper).lines();
         tokio::time::pause();

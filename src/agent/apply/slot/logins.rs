@@ -1,10 +1,10 @@
 //! Server connections that log in, and what must not be done to them: the shell around [`crate::agent::decide::quiet`].
 
-use super::{Slot, SlotError, limits::Recycling, revision::databases_of};
+use super::{Slot, SlotError, limits::Recycling, takeover::databases_of};
 use crate::{
     agent::decide::{
         machine::Millis,
-        quiet::{self, Action, Bounds, Observation},
+        quiet::{self, Clearance, LoginsSeen, OpeningBounds},
     },
     contract::{LimitsReadBack, PoolRevision},
     pooler::pgbouncer::{console::ConsoleError, render::Rendered},
@@ -17,7 +17,7 @@ const MOST_LOOKS: usize = 4;
 
 /// What logins are seen of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Seen {
+pub(super) enum LoginsLook {
     /// Some log in, or could begin to.
     SomeLogIn,
     /// Nobody does, and nobody begins to.
@@ -39,17 +39,17 @@ impl Slot {
     /// [`SlotError::Console`].
     pub async fn is_quiet(&mut self, now: Millis) -> Result<bool, SlotError> {
         let seen = self.look_for_logins(now).await?;
-        if seen == Seen::TimeIsOver {
+        if seen == LoginsLook::TimeIsOver {
             tracing::warn!(
                 slot = self.name.as_str(),
                 "server connections are told to end although some still log in after {} s: clients may be cut",
                 quiet::LONGEST / 1000
             );
         }
-        Ok(seen != Seen::SomeLogIn)
+        Ok(seen != LoginsLook::SomeLogIn)
     }
 
-    pub(super) async fn look_for_logins(&mut self, now: Millis) -> Result<Seen, SlotError> {
+    pub(super) async fn look_for_logins(&mut self, now: Millis) -> Result<LoginsLook, SlotError> {
         for _ in 0..MOST_LOOKS {
             let limits = match self.limits {
                 Some(limits) => limits,
@@ -57,18 +57,18 @@ impl Slot {
             };
             let (pools, alias) = self.console.pools(&self.database).await?;
             let logins = pools.login.saturating_add(alias.login);
-            match self.quiet.step(now, &Observation { logins, held: pools.held(), limits }) {
-                Action::Hold(bounds) => self.hold(bounds, limits).await?,
-                Action::Wait => break,
-                Action::Go => return Ok(Seen::NobodyLogsIn),
-                Action::GoAnyway => return Ok(Seen::TimeIsOver),
+            match self.quiet.step(now, &LoginsSeen { logins, held: pools.held(), limits }) {
+                Clearance::Hold(bounds) => self.hold(bounds, limits).await?,
+                Clearance::Wait => break,
+                Clearance::Go => return Ok(LoginsLook::NobodyLogsIn),
+                Clearance::GoAnyway => return Ok(LoginsLook::TimeIsOver),
             }
         }
-        Ok(Seen::SomeLogIn)
+        Ok(LoginsLook::SomeLogIn)
     }
 
     /// Has PgBouncer open no more than this, and keeps what is open from ending by its age.
-    async fn hold(&mut self, bounds: Bounds, limits: LimitsReadBack) -> Result<(), SlotError> {
+    async fn hold(&mut self, bounds: OpeningBounds, limits: LimitsReadBack) -> Result<(), SlotError> {
         // what it was given is needed to bring the times back
         if self.recycling == Recycling::AsConfigured && self.rendered.is_some() {
             self.recycle(Recycling::Never).await?;

@@ -84,7 +84,7 @@ mod tests {
     use crate::{
         agent::{
             decide::slot_name::SlotName,
-            keeper::{Link, Listening, ProcessState, SlotState, State},
+            keeper::{KeeperState, Link, Listening, ProcessState, SlotState},
         },
         contract::{ClientSide, ClientTlsMode, Injection, Reach, ServerTls, ServerTlsMode, Upstream},
     };
@@ -94,7 +94,7 @@ mod tests {
         let process = ProcessState::Running { pid: 1 };
         let left = SlotState { generation: 1, had_clients: true, leaving: None, process };
         let slots = [left, SlotState::default()];
-        let state = State { orders: 0, listening: Listening::Closed, steered: SlotName::A, slots };
+        let state = KeeperState { orders: 0, listening: Listening::Closed, steered: SlotName::A, slots };
         let tls = ServerTls { mode: ServerTlsMode::Disabled, own_ca: false, own_certificate: false };
         let (host, database) = ("db".to_owned(), "shop".to_owned());
         let injection = Injection {

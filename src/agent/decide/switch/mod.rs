@@ -57,7 +57,7 @@ const CLOSING_PACE: Millis = 200;
 
 /// What the pod is to run, seen from its slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub enum Placement {
     /// What the active slot runs, or can take over while it runs.
     Active,
     /// What the other slot runs, or can take over while it runs.
@@ -113,7 +113,7 @@ pub enum Door {
 
 /// Whether the process in the other slot has proven itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Proof {
+pub enum GreenProof {
     /// Not asked, or no answer yet.
     Open,
     /// The validation query came back and the limits are as given.
@@ -130,7 +130,7 @@ pub struct OtherSeen {
     /// What its console said.
     pub console: ConsoleSeen,
     /// Whether it has proven itself.
-    pub proof: Proof,
+    pub proof: GreenProof,
     /// Clients that are connected to it; None while unknown.
     pub clients: Option<u32>,
     /// Whether its process can open no server connection any more, and has none: its clients are better off elsewhere.
@@ -141,7 +141,7 @@ pub struct OtherSeen {
 
 /// One observation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Observation {
+pub struct SlotsSeen {
     /// The slot that new clients are led to.
     pub active: SlotName,
     /// Whether the active slot's process answers.
@@ -153,7 +153,7 @@ pub struct Observation {
     /// The other slot.
     pub other: OtherSeen,
     /// What the pod is to run.
-    pub wanted: Wanted,
+    pub wanted: Placement,
     /// How new clients come to another slot.
     pub way: Way,
     /// The share of the pod.
@@ -170,7 +170,7 @@ pub struct Observation {
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum SwitchAction {
     /// Start a process with the wanted configuration. No client comes to it before it is steered to.
     Start(SlotName),
     /// Start a process with the configuration that has just proven itself, which listens on the shared socket.
@@ -191,7 +191,7 @@ pub enum Action {
 
 /// How far the switch is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub enum SwitchPhase {
     /// One slot runs.
     Steady,
     /// Green's process starts.
@@ -250,7 +250,7 @@ pub enum Phase {
 
 /// Why a configuration was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub enum SwitchFailure {
     /// Its process ended.
     Ended,
     /// Its console did not answer, or does no more.
@@ -269,7 +269,7 @@ pub struct GivenUp {
     /// Which one.
     pub version: u64,
     /// Why.
-    pub failure: Failure,
+    pub failure: SwitchFailure,
     /// When it is tried again.
     pub until: Millis,
     pause: Millis,
@@ -278,7 +278,7 @@ pub struct GivenUp {
 /// The state of a pod's two slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Switch {
-    phase: Phase,
+    phase: SwitchPhase,
     given_up: Option<GivenUp>,
     closed_at: Millis,
     /// When new clients were led to the active slot.
@@ -289,7 +289,7 @@ pub struct Switch {
 
 impl Default for Switch {
     fn default() -> Self {
-        Self { phase: Phase::Steady, given_up: None, closed_at: 0, steered_at: 0, stopping_since: None }
+        Self { phase: SwitchPhase::Steady, given_up: None, closed_at: 0, steered_at: 0, stopping_since: None }
     }
 }
 
@@ -305,17 +305,17 @@ impl Switch {
         // no version is like its own
         let version = u64::MAX;
         let phase = match left {
-            Left::Nothing => Phase::Steady,
-            Left::Listening => Phase::Taking { since: now, version },
-            Left::WithClients => Phase::Draining { waiting_since: None },
+            Left::Nothing => SwitchPhase::Steady,
+            Left::Listening => SwitchPhase::Taking { since: now, version },
+            Left::WithClients => SwitchPhase::Draining { waiting_since: None },
             // a green of unknown proof is taken back
-            Left::WithoutClients => Phase::Starting { since: now, version },
+            Left::WithoutClients => SwitchPhase::Starting { since: now, version },
         };
         Self { phase, steered_at: now, ..Self::default() }
     }
 
     /// How far the switch is.
-    pub fn phase(&self) -> Phase {
+    pub fn phase(&self) -> SwitchPhase {
         self.phase
     }
 
@@ -325,54 +325,54 @@ impl Switch {
     }
 
     /// Takes in one observation.
-    pub fn step(&mut self, now: Millis, seen: &Observation) -> Option<Action> {
+    pub fn step(&mut self, now: Millis, seen: &SlotsSeen) -> Option<SwitchAction> {
         let other = seen.active.other();
         match self.phase {
-            Phase::Steady => self.steady(now, seen),
-            Phase::Starting { version, .. }
-            | Phase::MakingRoom { version, .. }
-            | Phase::Proving { version, .. }
-            | Phase::AwaitingPromotion { version } => {
-                if seen.wanted != (Wanted::New { version }) || seen.share == 0 {
-                    self.phase = Phase::Steady;
-                    return seen.other.running.then_some(Action::Kill(other));
+            SwitchPhase::Steady => self.steady(now, seen),
+            SwitchPhase::Starting { version, .. }
+            | SwitchPhase::MakingRoom { version, .. }
+            | SwitchPhase::Proving { version, .. }
+            | SwitchPhase::AwaitingPromotion { version } => {
+                if seen.wanted != (Placement::New { version }) || seen.share == 0 {
+                    self.phase = SwitchPhase::Steady;
+                    return seen.other.running.then_some(SwitchAction::Kill(other));
                 }
                 self.prove(now, version, seen)
             }
-            Phase::Replacing { since, version } => self.replace(now, since, version, seen),
-            Phase::Taking { since, version } => self.take(now, since, version, seen),
-            Phase::Warm { since, version } => {
+            SwitchPhase::Replacing { since, version } => self.replace(now, since, version, seen),
+            SwitchPhase::Taking { since, version } => self.take(now, since, version, seen),
+            SwitchPhase::Warm { since, version } => {
                 if !seen.other.running {
-                    self.phase = Phase::Steady;
+                    self.phase = SwitchPhase::Steady;
                     return None;
                 }
                 if !seen.serving
                     && !seen.other.hung
                     && let Some(version) = version
                 {
-                    self.give_up(now, version, Failure::EndedWarm);
-                    self.phase = Phase::Warm { since: now, version: None };
-                    return Some(Action::Steer(other));
+                    self.give_up(now, version, SwitchFailure::EndedWarm);
+                    self.phase = SwitchPhase::Warm { since: now, version: None };
+                    return Some(SwitchAction::Steer(other));
                 }
-                if seen.wanted == Wanted::Other && !seen.other.hung {
-                    self.phase = Phase::Warm { since: now, version: None };
-                    return Some(Action::Steer(other));
+                if seen.wanted == Placement::Other && !seen.other.hung {
+                    self.phase = SwitchPhase::Warm { since: now, version: None };
+                    return Some(SwitchAction::Steer(other));
                 }
-                let makes_way = seen.other.hung || seen.other.forlorn || matches!(seen.wanted, Wanted::New { .. });
+                let makes_way = seen.other.hung || seen.other.forlorn || matches!(seen.wanted, Placement::New { .. });
                 let delay = if makes_way { SETTLE } else { seen.scale_down_delay.max(SETTLE) };
                 if now.saturating_sub(since) >= delay {
                     self.stopping_since = None;
-                    self.phase = Phase::Draining { waiting_since: None };
+                    self.phase = SwitchPhase::Draining { waiting_since: None };
                 }
                 None
             }
-            Phase::Draining { waiting_since } => self.drain(now, waiting_since, seen),
+            SwitchPhase::Draining { waiting_since } => self.drain(now, waiting_since, seen),
         }
     }
 
-    fn steady(&mut self, now: Millis, seen: &Observation) -> Option<Action> {
+    fn steady(&mut self, now: Millis, seen: &SlotsSeen) -> Option<SwitchAction> {
         let other = seen.active.other();
-        let Wanted::New { version } = seen.wanted else {
+        let Placement::New { version } = seen.wanted else {
             self.given_up = None;
             return None;
         };
@@ -386,96 +386,96 @@ impl Switch {
                 return None;
             }
         }
-        self.phase = Phase::Starting { since: now, version };
-        Some(Action::Start(other))
+        self.phase = SwitchPhase::Starting { since: now, version };
+        Some(SwitchAction::Start(other))
     }
 
-    fn prove(&mut self, now: Millis, version: u64, seen: &Observation) -> Option<Action> {
+    fn prove(&mut self, now: Millis, version: u64, seen: &SlotsSeen) -> Option<SwitchAction> {
         let other = seen.active.other();
         if !seen.other.running {
-            self.give_up(now, version, Failure::Ended);
-            self.phase = Phase::Steady;
+            self.give_up(now, version, SwitchFailure::Ended);
+            self.phase = SwitchPhase::Steady;
             return None;
         }
         let (since, deadline, failure) = match self.phase {
-            Phase::AwaitingPromotion { .. } => {
+            SwitchPhase::AwaitingPromotion { .. } => {
                 if seen.promotion == Promotion::Given {
-                    self.phase = Phase::MakingRoom { since: now, version };
+                    self.phase = SwitchPhase::MakingRoom { since: now, version };
                     return None;
                 }
                 if !seen.other.hung {
                     return None;
                 }
-                (now, 0, Failure::NeverAnswered)
+                (now, 0, SwitchFailure::NeverAnswered)
             }
-            Phase::MakingRoom { since, .. } => {
+            SwitchPhase::MakingRoom { since, .. } => {
                 if seen.room {
-                    self.phase = Phase::Proving { since: now, version };
-                    return Some(Action::Prove(other));
+                    self.phase = SwitchPhase::Proving { since: now, version };
+                    return Some(SwitchAction::Prove(other));
                 }
                 let deadline = if seen.share == 1 { PROOF_DEADLINE } else { ROOM_DEADLINE };
-                (since, deadline, Failure::NoRoom)
+                (since, deadline, SwitchFailure::NoRoom)
             }
-            Phase::Proving { since, .. } => {
-                if seen.other.proof == Proof::Given && seen.promotion == Promotion::Awaited {
+            SwitchPhase::Proving { since, .. } => {
+                if seen.other.proof == GreenProof::Given && seen.promotion == Promotion::Awaited {
                     self.given_up = None;
-                    self.phase = Phase::AwaitingPromotion { version };
+                    self.phase = SwitchPhase::AwaitingPromotion { version };
                     return None;
                 }
-                if seen.other.proof == Proof::Given {
+                if seen.other.proof == GreenProof::Given {
                     if seen.way == Way::HandOver {
-                        self.phase = Phase::Replacing { since: now, version };
-                        return Some(Action::Kill(other));
+                        self.phase = SwitchPhase::Replacing { since: now, version };
+                        return Some(SwitchAction::Kill(other));
                     }
                     self.given_up = None;
-                    self.phase = Phase::Warm { since: now, version: Some(version) };
-                    return Some(Action::Steer(other));
+                    self.phase = SwitchPhase::Warm { since: now, version: Some(version) };
+                    return Some(SwitchAction::Steer(other));
                 }
-                let deadline = if seen.other.proof == Proof::Failed { 0 } else { PROOF_DEADLINE };
-                (since, deadline, Failure::NotProven)
+                let deadline = if seen.other.proof == GreenProof::Failed { 0 } else { PROOF_DEADLINE };
+                (since, deadline, SwitchFailure::NotProven)
             }
-            Phase::Starting { since, .. } => {
+            SwitchPhase::Starting { since, .. } => {
                 if seen.other.console == ConsoleSeen::Answered {
-                    self.phase = Phase::MakingRoom { since: now, version };
+                    self.phase = SwitchPhase::MakingRoom { since: now, version };
                     return None;
                 }
-                (since, START_DEADLINE, Failure::NeverAnswered)
+                (since, START_DEADLINE, SwitchFailure::NeverAnswered)
             }
             _ => return None,
         };
         // While we lack CPU so does green: but blue with a share of 1 waits for it and has the right of way.
-        let patient = !seen.punctual && seen.share > 1 && failure != Failure::NotProven;
+        let patient = !seen.punctual && seen.share > 1 && failure != SwitchFailure::NotProven;
         if now.saturating_sub(since) < deadline || patient {
             return None;
         }
         self.give_up(now, version, failure);
-        self.phase = Phase::Steady;
-        Some(Action::Kill(other))
+        self.phase = SwitchPhase::Steady;
+        Some(SwitchAction::Kill(other))
     }
 
-    fn replace(&mut self, now: Millis, since: Millis, version: u64, seen: &Observation) -> Option<Action> {
+    fn replace(&mut self, now: Millis, since: Millis, version: u64, seen: &SlotsSeen) -> Option<SwitchAction> {
         let other = seen.active.other();
         if seen.other.running {
-            return Some(Action::Kill(other));
+            return Some(SwitchAction::Kill(other));
         }
-        if seen.wanted != (Wanted::New { version }) || seen.share == 0 {
-            self.phase = Phase::Steady;
+        if seen.wanted != (Placement::New { version }) || seen.share == 0 {
+            self.phase = SwitchPhase::Steady;
         } else if seen.room {
-            self.phase = Phase::Taking { since: now, version };
-            return Some(Action::Listen(other));
+            self.phase = SwitchPhase::Taking { since: now, version };
+            return Some(SwitchAction::Listen(other));
         } else if now.saturating_sub(since) >= if seen.share == 1 { PROOF_DEADLINE } else { ROOM_DEADLINE } {
-            self.give_up(now, version, Failure::NoRoom);
-            self.phase = Phase::Steady;
+            self.give_up(now, version, SwitchFailure::NoRoom);
+            self.phase = SwitchPhase::Steady;
         }
         None
     }
 
     /// Clients may come to it already, so whatever is wanted meanwhile, it goes on to the end.
-    fn take(&mut self, now: Millis, since: Millis, version: u64, seen: &Observation) -> Option<Action> {
+    fn take(&mut self, now: Millis, since: Millis, version: u64, seen: &SlotsSeen) -> Option<SwitchAction> {
         let other = seen.active.other();
         if !seen.other.running {
-            self.give_up(now, version, Failure::Ended);
-            self.phase = Phase::Steady;
+            self.give_up(now, version, SwitchFailure::Ended);
+            self.phase = SwitchPhase::Steady;
             return None;
         }
         // of a share of 1, blue has nothing until then
@@ -483,56 +483,56 @@ impl Switch {
         let is_over = now.saturating_sub(since) >= deadline;
         if seen.other.console == ConsoleSeen::Answered {
             match seen.door {
-                Door::Open if !is_over => return Some(Action::Close(seen.active)),
+                Door::Open if !is_over => return Some(SwitchAction::Close(seen.active)),
                 Door::Closed if !is_over => return None,
                 Door::Open | Door::Closed | Door::Clear => {}
             }
             self.given_up = None;
             (self.steered_at, self.stopping_since) = (now, None);
-            self.phase = Phase::Draining { waiting_since: None };
-            return Some(Action::Steer(other));
+            self.phase = SwitchPhase::Draining { waiting_since: None };
+            return Some(SwitchAction::Steer(other));
         }
         if now.saturating_sub(since) < START_DEADLINE || !seen.punctual {
             return None;
         }
-        self.give_up(now, version, Failure::NeverAnswered);
-        self.phase = Phase::Steady;
-        Some(Action::Kill(other))
+        self.give_up(now, version, SwitchFailure::NeverAnswered);
+        self.phase = SwitchPhase::Steady;
+        Some(SwitchAction::Kill(other))
     }
 
-    fn drain(&mut self, now: Millis, waiting_since: Option<Millis>, seen: &Observation) -> Option<Action> {
+    fn drain(&mut self, now: Millis, waiting_since: Option<Millis>, seen: &SlotsSeen) -> Option<SwitchAction> {
         let other = seen.active.other();
         if !seen.other.running {
-            self.phase = Phase::Steady;
+            self.phase = SwitchPhase::Steady;
             return None;
         }
-        if seen.wanted == Wanted::Other && !seen.other.hung && seen.way == Way::Steer {
-            self.phase = Phase::Warm { since: now, version: None };
-            return Some(Action::Steer(other));
+        if seen.wanted == Placement::Other && !seen.other.hung && seen.way == Way::Steer {
+            self.phase = SwitchPhase::Warm { since: now, version: None };
+            return Some(SwitchAction::Steer(other));
         }
         if seen.other.hung {
-            return Some(Action::Kill(other));
+            return Some(SwitchAction::Kill(other));
         }
         // those that it is just accepting are not counted yet
         if seen.other.clients == Some(0) && now.saturating_sub(self.steered_at) >= SETTLE {
             let Some(since) = self.stopping_since else {
                 self.stopping_since = Some(now);
-                return Some(Action::Stop(other));
+                return Some(SwitchAction::Stop(other));
             };
-            return (now.saturating_sub(since) >= STOP_DEADLINE).then_some(Action::Kill(other));
+            return (now.saturating_sub(since) >= STOP_DEADLINE).then_some(SwitchAction::Kill(other));
         }
-        let waiting_since = matches!(seen.wanted, Wanted::New { .. }).then(|| waiting_since.unwrap_or(now));
-        self.phase = Phase::Draining { waiting_since };
+        let waiting_since = matches!(seen.wanted, Placement::New { .. }).then(|| waiting_since.unwrap_or(now));
+        self.phase = SwitchPhase::Draining { waiting_since };
         let is_over = waiting_since
             .is_some_and(|since| seen.drain_timeout > 0 && now.saturating_sub(since) >= seen.drain_timeout);
         if !is_over && !seen.other.forlorn || now.saturating_sub(self.closed_at) < CLOSING_PACE {
             return None;
         }
         self.closed_at = now;
-        Some(Action::CloseIdle(other))
+        Some(SwitchAction::CloseIdle(other))
     }
 
-    fn give_up(&mut self, now: Millis, version: u64, failure: Failure) {
+    fn give_up(&mut self, now: Millis, version: u64, failure: SwitchFailure) {
         let before = self.given_up.filter(|given_up| given_up.version == version);
         let pause = before.map_or(FIRST_PAUSE, |before| (2 * before.pause).min(LONGEST_PAUSE));
         self.given_up = Some(GivenUp { version, failure, until: now.saturating_add(pause), pause });

@@ -167,33 +167,33 @@ impl World {
         })
     }
 
-    fn observation(&self) -> Observation {
+    fn observation(&self) -> SlotsSeen {
         let (active, other) = (self.steered.index(), self.steered.other().index());
         let process = self.slots[other];
         let proof = match process.and_then(|process| process.asked.map(|at| (process, at))) {
             Some((process, at)) if self.now >= at + 100 && !process.hung => {
                 if process.config.works {
-                    Proof::Given
+                    GreenProof::Given
                 } else {
-                    Proof::Failed
+                    GreenProof::Failed
                 }
             }
-            _ => Proof::Open,
+            _ => GreenProof::Open,
         };
         let mute = process.is_some_and(|process| process.is_mute());
         let answers = self.answers(other) && !mute;
         let of = |slot: usize| self.slots[slot].map(|process| process.config.version);
         let wanted = if of(active) == Some(self.wanted.version) {
-            Wanted::Active
+            Placement::Active
         } else if of(other) == Some(self.wanted.version)
             && process.is_some_and(|process| process.proven)
             && self.way == Way::Steer
         {
-            Wanted::Other
+            Placement::Other
         } else {
-            Wanted::New { version: self.wanted.version }
+            Placement::New { version: self.wanted.version }
         };
-        Observation {
+        SlotsSeen {
             active: self.steered,
             serving: self.answers(active),
             door: self.door(),
@@ -250,11 +250,11 @@ impl World {
         });
         let mute = self.slots[other].filter(Process::is_mute);
         let green = match self.switch.phase() {
-            Phase::Proving { .. } | Phase::Replacing { .. } | Phase::Taking { .. } => {
+            SwitchPhase::Proving { .. } | SwitchPhase::Replacing { .. } | SwitchPhase::Taking { .. } => {
                 Some((trial(self.share, self.floor), beside(self.share, self.floor)))
             }
-            Phase::MakingRoom { .. } => Some((0, beside(self.share, self.floor))),
-            Phase::Starting { .. } | Phase::AwaitingPromotion { .. } => Some((0, self.share)),
+            SwitchPhase::MakingRoom { .. } => Some((0, beside(self.share, self.floor))),
+            SwitchPhase::Starting { .. } | SwitchPhase::AwaitingPromotion { .. } => Some((0, self.share)),
             _ => None,
         };
         let parts = match green {
@@ -301,17 +301,17 @@ impl World {
         }
     }
 
-    fn act(&mut self, action: Action) {
+    fn act(&mut self, action: SwitchAction) {
         let on_other = |slot: SlotName, world: &Self| assert_ne!(slot, world.steered, "{action:?} of the active slot");
         match action {
-            Action::Start(slot) => {
+            SwitchAction::Start(slot) => {
                 on_other(slot, self);
                 let place = &mut self.slots[slot.index()];
                 assert!(place.is_none(), "a third generation");
                 *place = Some(Process::new(self.wanted, self.now));
                 self.had_clients[slot.index()] = false;
             }
-            Action::Listen(slot) => {
+            SwitchAction::Listen(slot) => {
                 on_other(slot, self);
                 let part = trial(self.share, self.floor);
                 let place = &mut self.slots[slot.index()];
@@ -322,19 +322,19 @@ impl World {
                 self.had_clients[slot.index()] = true;
                 assert!(self.bounds() <= self.share, "it opens connections as soon as clients come");
             }
-            Action::Prove(slot) => {
+            SwitchAction::Prove(slot) => {
                 on_other(slot, self);
                 let process = self.slots[slot.index()].as_mut().expect("a process");
                 process.asked = Some(self.now);
                 process.bound = trial(self.share, self.floor);
                 assert!(self.bounds() <= self.share, "the query needs a connection");
             }
-            Action::Close(slot) => {
+            SwitchAction::Close(slot) => {
                 assert_eq!(slot, self.steered, "green is to go on accepting");
                 self.shut_at = Some(self.now);
                 self.slots[slot.index()].as_mut().expect("a process").shut_until = self.now + SHUT;
             }
-            Action::Steer(slot) => {
+            SwitchAction::Steer(slot) => {
                 on_other(slot, self);
                 let process = self.slots[slot.index()].as_mut().expect("steered to nobody");
                 let came_back = process.asked.is_some_and(|at| self.now >= at + 100) && process.config.works;
@@ -357,14 +357,14 @@ impl World {
                     }
                 }
             }
-            Action::CloseIdle(slot) => {
+            SwitchAction::CloseIdle(slot) => {
                 on_other(slot, self);
                 let process = self.slots[slot.index()].as_mut().expect("a process");
                 let idle = process.clients.saturating_sub(process.held).min(5);
                 process.clients -= idle;
                 process.stay = process.stay.min(process.clients);
             }
-            Action::Stop(slot) => {
+            SwitchAction::Stop(slot) => {
                 on_other(slot, self);
                 let process = self.slots[slot.index()].expect("a process");
                 assert!(process.is_empty(), "clients were cut");
@@ -372,7 +372,7 @@ impl World {
                     self.slots[slot.index()] = None;
                 }
             }
-            Action::Kill(slot) => {
+            SwitchAction::Kill(slot) => {
                 on_other(slot, self);
                 let process = self.slots[slot.index()].take().expect("a process");
                 assert!(process.is_empty() || process.hung, "clients were cut");
@@ -524,7 +524,8 @@ impl World {
             self.happen(Event::ClientsLeave);
             let active = self.slots[self.steered.index()];
             let done = active.is_some_and(|process| process.config.version == self.wanted.version);
-            if done && self.switch.phase() == Phase::Steady && self.slots[self.steered.other().index()].is_none() {
+            if done && self.switch.phase() == SwitchPhase::Steady && self.slots[self.steered.other().index()].is_none()
+            {
                 // the whole share comes back to the one slot
                 (0..60).for_each(|_| self.tick());
                 assert_eq!(self.slots[self.steered.index()].map(|process| process.bound), Some(self.share));
@@ -605,13 +606,13 @@ fn a_green_that_nobody_has_promoted_waits_without_a_connection_and_proves_itself
     world.happen(Event::ClientsCome { some: 9, stay: 0 });
     world.happen(Event::Revise { works: true, answers_after: Some(100) });
     world.happen(Event::Wait(400));
-    assert!(matches!(world.switch.phase(), Phase::AwaitingPromotion { .. }), "{:?}", world.switch.phase());
+    assert!(matches!(world.switch.phase(), SwitchPhase::AwaitingPromotion { .. }), "{:?}", world.switch.phase());
     let bounds = world.slots.map(|slot| slot.map(|process| process.bound));
     assert_eq!((world.steered, bounds), (SlotName::A, [Some(8), Some(0)]), "blue has the whole share");
     // one that dies meanwhile is replaced
     world.happen(Event::ProcessDies(1));
     world.happen(Event::Wait(400));
-    assert!(matches!(world.switch.phase(), Phase::AwaitingPromotion { .. }), "{:?}", world.switch.phase());
+    assert!(matches!(world.switch.phase(), SwitchPhase::AwaitingPromotion { .. }), "{:?}", world.switch.phase());
     let asked = world.slots[1].and_then(|green| green.asked);
     world.happen(Event::Promote(Promotion::Given));
     world.happen(Event::Wait(20));
@@ -622,7 +623,7 @@ fn a_green_that_nobody_has_promoted_waits_without_a_connection_and_proves_itself
     world.happen(Event::Revise { works: true, answers_after: Some(100) });
     world.happen(Event::Wait(100));
     world.happen(Event::BackToThePreviousOne);
-    assert_eq!((world.switch.phase(), world.slots[1].is_some()), (Phase::Steady, false));
+    assert_eq!((world.switch.phase(), world.slots[1].is_some()), (SwitchPhase::Steady, false));
 }
 
 #[test]
@@ -659,8 +660,8 @@ fn clients_that_get_nothing_any_more_are_closed_while_idle_without_a_timeout() {
         let seen = World::new().observation();
         let other =
             OtherSeen { running: true, console: ConsoleSeen::Answered, clients: Some(3), forlorn, ..seen.other };
-        let seen = Observation { other, wanted: Wanted::Active, drain_timeout: 0, ..seen };
+        let seen = SlotsSeen { other, wanted: Placement::Active, drain_timeout: 0, ..seen };
         Switch::resume(0, Left::WithClients).step(60_000, &seen)
     };
-    assert_eq!((drains(false), drains(true)), (None, Some(Action::CloseIdle(SlotName::B))));
+    assert_eq!((drains(false), drains(true)), (None, Some(SwitchAction::CloseIdle(SlotName::B))));
 }

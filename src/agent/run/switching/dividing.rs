@@ -6,7 +6,7 @@ use crate::{
         decide::{
             machine::Millis,
             switch::{
-                Phase, Way,
+                SwitchPhase, Way,
                 division::{SlotLoad, allowed, beside, divide, keep, trial},
             },
         },
@@ -37,7 +37,10 @@ impl Agent {
     fn makes_room(&self) -> bool {
         matches!(
             self.switch.phase(),
-            Phase::MakingRoom { .. } | Phase::Proving { .. } | Phase::Replacing { .. } | Phase::Taking { .. }
+            SwitchPhase::MakingRoom { .. }
+                | SwitchPhase::Proving { .. }
+                | SwitchPhase::Replacing { .. }
+                | SwitchPhase::Taking { .. }
         )
     }
 
@@ -98,7 +101,7 @@ impl Agent {
             self.refused.ceiling().filter(|_| self.shares_ceiling()).map_or(share, |most| share.min(most.max(2)));
         let parts = if self.makes_room() {
             [beside(share, floor), trial(share, floor)]
-        } else if matches!(self.switch.phase(), Phase::AwaitingPromotion { .. }) {
+        } else if matches!(self.switch.phase(), SwitchPhase::AwaitingPromotion { .. }) {
             [share, 0]
         } else {
             let before = self.switching.part.min(share);

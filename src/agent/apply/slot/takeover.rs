@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     Slot, SlotError,
     limits::Recycling,
-    logins::{Seen, ends_server_connections},
+    logins::{LoginsLook, ends_server_connections},
 };
 use crate::{
     agent::{apply::files::write_configuration, decide::machine::Millis},
@@ -131,7 +131,7 @@ impl Slot {
         match when {
             When::Never if ends_logins => return Ok(Taken::Refused),
             When::Quiet(now) if ends_logins => {
-                if self.look_for_logins(now).await? == Seen::SomeLogIn {
+                if self.look_for_logins(now).await? == LoginsLook::SomeLogIn {
                     return Ok(Taken::Postponed);
                 }
                 write_configuration(&self.directory, &rendered)?;

@@ -10,7 +10,7 @@ use crate::{
         apply::slot::Slot,
         decide::{
             machine::Millis,
-            pins::{Action, Leaks, Look, Need, Pins, Session, SessionState, is_full},
+            pins::{Leaks, Look, Need, PinAction, Pins, Session, SessionState, is_full},
             slot_name::SlotName,
         },
         observe::sockets::{self, Local},
@@ -140,8 +140,8 @@ impl Agent {
             }
         }
         match self.pinning.pins.step(now, &needs) {
-            Some(Action::Free(pinned)) => self.free(&pinned).await,
-            Some(Action::CloseIdle(slot)) => self.pinning.closing = Closing::Wanted(slot),
+            Some(PinAction::Free(pinned)) => self.free(&pinned).await,
+            Some(PinAction::CloseIdle(slot)) => self.pinning.closing = Closing::Wanted(slot),
             None => {}
         }
     }
