@@ -66,65 +66,72 @@ fn path(run_dir: &Path, anchor: &Anchor) -> PathBuf {
 
 impl Agent {
     fn verifies(&self) -> bool {
-        matches!(self.injection.upstream.tls.mode, ServerTlsMode::VerifyCa | ServerTlsMode::VerifyFull)
+        matches!(self.sidecar.injection.upstream.tls.mode, ServerTlsMode::VerifyCa | ServerTlsMode::VerifyFull)
     }
 
     /// Whether the database is to be asked which CA verifies it.
     pub(super) fn wants_anchor(&self, now: Millis) -> bool {
-        self.verifies() && self.rotating.in_force().is_some() && self.anchoring.wants_look(now)
+        self.verifies()
+            && self.access.rotating.in_force().is_some()
+            && self.access.verification.anchoring.wants_look(now)
     }
 
     /// The bundle is known once there are credentials.
     pub(super) fn know_bundle(&mut self, now: Millis) {
-        if !self.handing.knows_bundle && self.rotating.in_force().is_some() {
+        if !self.access.verification.handing.knows_bundle && self.access.rotating.in_force().is_some() {
             self.bundle_may_differ(now);
         }
     }
 
     /// Another bundle may be in force.
     pub(super) fn bundle_may_differ(&mut self, now: Millis) {
-        self.handing.knows_bundle = true;
+        self.access.verification.handing.knows_bundle = true;
         if !self.verifies() {
             return;
         }
         let bundle = self.bundle().unwrap_or_default();
-        self.handing.whole = size(&bundle);
-        if self.anchoring.bundle_is(now, &bundle) {
+        self.access.verification.handing.whole = size(&bundle);
+        if self.access.verification.anchoring.bundle_is(now, &bundle) {
             self.hand_anew();
         }
     }
 
     /// The file that is written for PgBouncer; None: it reads the whole bundle.
     pub(super) fn anchor_file(&self) -> Option<PathBuf> {
-        self.anchoring.anchor().filter(|_| self.verifies()).map(|anchor| path(&self.options.run_dir, anchor))
+        self.access
+            .verification
+            .anchoring
+            .anchor()
+            .filter(|_| self.verifies())
+            .map(|anchor| path(&self.sidecar.options.run_dir, anchor))
     }
 
     /// What each server connection has a copy of; None where nothing is verified.
     pub(super) fn copied(&self) -> Option<Bundle> {
         // while a slot may have another file, the larger counts
-        let one = self.anchoring.anchor().filter(|_| !self.handing.is_open);
-        self.verifies().then(|| one.map_or(self.handing.whole, |anchor| size(anchor.pem())))
+        let one = self.access.verification.anchoring.anchor().filter(|_| !self.access.verification.handing.is_open);
+        self.verifies().then(|| one.map_or(self.access.verification.handing.whole, |anchor| size(anchor.pem())))
     }
 
     /// Whether the first process waits for the database to show its certificate.
     pub(super) fn awaits_certificate(&mut self, now: Millis) -> bool {
-        if !self.verifies() || *self.anchoring.trust() != Trust::Whole(Why::NotSeen) {
+        if !self.verifies() || *self.access.verification.anchoring.trust() != Trust::Whole(Why::NotSeen) {
             return false;
         }
-        let since = *self.handing.waits_since.get_or_insert(now);
-        now.saturating_sub(since) < FIRST_LOOK && self.certificate.is_looking()
+        let since = *self.access.verification.handing.waits_since.get_or_insert(now);
+        now.saturating_sub(since) < FIRST_LOOK && self.access.verification.certificate.is_looking()
     }
 
     /// Each of these verifies the database.
     pub(super) fn take_anchor(&mut self, now: Millis, found: Vec<Anchor>) {
-        if !self.verifies() || !self.anchoring.saw(now, found) {
+        if !self.verifies() || !self.access.verification.anchoring.saw(now, found) {
             return;
         }
-        match self.anchoring.trust() {
+        match self.access.verification.anchoring.trust() {
             Trust::One(anchor) => tracing::info!(
                 ca = anchor.name(),
                 "one CA verifies the database: PgBouncer is given that one, and not the {} of the bundle",
-                self.handing.whole.certificates
+                self.access.verification.handing.whole.certificates
             ),
             Trust::Whole(_) => {
                 tracing::warn!("{}", self.trust_report().and_then(|told| told.whole).unwrap_or_default());
@@ -134,51 +141,56 @@ impl Agent {
     }
 
     fn hand_anew(&mut self) {
-        if let Some(anchor) = self.anchoring.anchor().filter(|anchor| !path(&self.options.run_dir, anchor).is_file())
-            && let Err(error) = write_whole(&path(&self.options.run_dir, anchor), anchor.pem())
+        if let Some(anchor) = self
+            .access
+            .verification
+            .anchoring
+            .anchor()
+            .filter(|anchor| !path(&self.sidecar.options.run_dir, anchor).is_file())
+            && let Err(error) = write_whole(&path(&self.sidecar.options.run_dir, anchor), anchor.pem())
         {
             self.lose_anchor(&error);
         }
-        (self.handing.is_open, self.to_be_applied) = (true, true);
-        self.handing.handed.clear();
-        self.handing.again.settled();
+        (self.access.verification.handing.is_open, self.applying.to_be_applied) = (true, true);
+        self.access.verification.handing.handed.clear();
+        self.access.verification.handing.again.settled();
     }
 
     /// It cannot be written: the whole bundle stays, and it is looked for again later.
     fn lose_anchor(&mut self, error: &io::Error) {
         tracing::warn!("writing the CA that verifies the database: {error}; PgBouncer is given the whole bundle");
-        self.anchoring = Anchoring::new(None);
+        self.access.verification.anchoring = Anchoring::new(None);
         let now = self.now();
-        self.anchoring.looks(now);
+        self.access.verification.anchoring.looks(now);
     }
 
     /// Has every slot that runs verify the database with what is in force, read back.
     pub(super) async fn hand_anchor(&mut self, now: Millis) {
-        if !self.handing.is_open || self.handing.again.is_pausing(now) {
+        if !self.access.verification.handing.is_open || self.access.verification.handing.again.is_pausing(now) {
             return;
         }
-        let Some(access) = self.rotating.in_force().cloned() else { return };
+        let Some(access) = self.access.rotating.in_force().cloned() else { return };
         let names: Vec<SlotName> = self.slots_to_ask().map(Slot::name).collect();
         for name in names {
-            if self.handing.handed.contains(&name) {
+            if self.access.verification.handing.handed.contains(&name) {
                 continue;
             }
             match self.give_to(name, &access).await {
                 Ok(Taken::Postponed) => return,
                 // what is refused is given with the revision, once it may be
-                Ok(Taken::Already | Taken::Now | Taken::Refused) => self.handing.handed.push(name),
+                Ok(Taken::Already | Taken::Now | Taken::Refused) => self.access.verification.handing.handed.push(name),
                 Err(error) => {
                     tracing::warn!(slot = name.as_str(), "another CA to verify the database with: {error}");
-                    return self.handing.again.failed(now);
+                    return self.access.verification.handing.again.failed(now);
                 }
             }
         }
-        self.handing.is_open = false;
-        self.handing.again.settled();
+        self.access.verification.handing.is_open = false;
+        self.access.verification.handing.again.settled();
         // one that nobody can ask reads what it was given, for each server connection
-        if !self.other.is_running() || self.can_ask_other() {
+        if !self.slots.other.is_running() || self.can_ask_other() {
             let read = self.anchor_file();
-            for path in laid_down(&self.options.run_dir).filter(|path| Some(path) != read.as_ref()) {
+            for path in laid_down(&self.sidecar.options.run_dir).filter(|path| Some(path) != read.as_ref()) {
                 let _ = fs::remove_file(path);
             }
         }
@@ -187,8 +199,8 @@ impl Agent {
     /// What verifies the database, as it is told; None where nothing does.
     pub(super) fn trust_report(&self) -> Option<TrustReport> {
         let certificates = self.copied()?.certificates;
-        let host = &self.injection.upstream.host;
-        let whole = match self.anchoring.trust() {
+        let host = &self.sidecar.injection.upstream.host;
+        let whole = match self.access.verification.anchoring.trust() {
             Trust::One(_) | Trust::Whole(Why::NotSeen | Why::Few) => None,
             Trust::Whole(Why::NoAnchor) => Some(format!(
                 "the certificate of {host} is verified by no root CA of the bundle alone: have the server send its intermediate \
@@ -201,6 +213,6 @@ impl Agent {
         };
         let whole =
             whole.map(|why| format!("PgBouncer keeps all {certificates} CAs for each server connection: {why}"));
-        Some(TrustReport { certificates, ca: self.anchoring.anchor().map(Anchor::name), whole })
+        Some(TrustReport { certificates, ca: self.access.verification.anchoring.anchor().map(Anchor::name), whole })
     }
 }

@@ -24,7 +24,7 @@ use crate::{
 impl Agent {
     pub(super) fn wanted(&self) -> WantedLimits {
         let grant = self.grant();
-        WantedLimits { limit: self.limit.min(grant.share), warm: grant.floor, share: grant.share }
+        WantedLimits { limit: self.sizing.limit.min(grant.share), warm: grant.floor, share: grant.share }
     }
 
     /// What a process is to be started with in a slot to run a revision.
@@ -46,11 +46,14 @@ impl Agent {
         own: OwnAccess<'_>,
     ) -> Option<Result<(PoolRevision, Rendered), RenderError>> {
         let revision = revision?;
-        let access = self.rotating.in_force()?;
-        let ca = self.anchor_file().or_else(|| place::bundle(&self.injection, ca_path(&self.options.run_dir, access)));
-        let shown = self.identity.in_force().map(|shown| place::shown(shown, &self.options, slot));
+        let access = self.access.rotating.in_force()?;
+        let ca = self
+            .anchor_file()
+            .or_else(|| place::bundle(&self.sidecar.injection, ca_path(&self.sidecar.options.run_dir, access)));
+        let shown =
+            self.configuration.identity.in_force().map(|shown| place::shown(shown, &self.sidecar.options, slot));
         let rendered = render::render(&RenderInput {
-            injection: &self.injection,
+            injection: &self.sidecar.injection,
             settings: &revision.settings,
             limits: wanted.as_limits(),
             credentials: own.credentials,
@@ -58,77 +61,84 @@ impl Agent {
             place: &ProcessPlace {
                 presented: own.presented,
                 ..place::place(
-                    &self.options,
-                    &self.addresses,
+                    &self.sidecar.options,
+                    &self.sidecar.addresses,
                     slot,
                     self.inherits_sockets(),
                     ca.as_deref(),
-                    self.resolver.as_deref(),
+                    self.sidecar.resolver.as_deref(),
                 )
             },
-            version: self.build.map(|build| build.version),
+            version: self.sidecar.build.map(|build| build.version),
         });
         Some(rendered.map(|rendered| (revision.clone(), rendered)))
     }
 
     pub(super) async fn start(&mut self) {
-        let reason = self.machine.take_restart_reason();
+        let reason = self.liveness.machine.take_restart_reason();
         if let Some(reason) = reason {
-            self.published.metrics.count_restart(reason.as_str());
+            self.report.published.metrics.count_restart(reason.as_str());
         }
         // What served before serves again; what is wanted beyond has to prove itself. Where nothing can, it is simply tried.
-        let promoted = self.wish.revision.as_ref().is_none_or(|wanted| wanted.settings.rollout.auto_promotion_enabled);
-        let tried = promoted && self.machine.faults() >= FAULTS_TOLD;
+        let promoted = self
+            .configuration
+            .wish
+            .revision
+            .as_ref()
+            .is_none_or(|wanted| wanted.settings.rollout.auto_promotion_enabled);
+        let tried = promoted && self.liveness.machine.faults() >= FAULTS_TOLD;
         // before: it says whether what is wanted can come to this process later
         let listening = self.listen().await;
-        let again = self.served.clone().filter(|_| self.may_switch() && !tried);
-        let revision = again.or_else(|| self.wish.revision.clone());
+        let again = self.applying.served.clone().filter(|_| self.may_switch() && !tried);
+        let revision = again.or_else(|| self.configuration.wish.revision.clone());
         self.reserve_for(revision.as_ref());
         self.decide_limit();
-        let Some(rendered) = self.render(self.slot.name(), revision.as_ref(), self.wanted_beside()) else { return };
-        let Some(program) = self.program.clone() else { return };
-        (self.started_at, self.answered) = (self.now(), None);
-        let (clients, share) = (self.injection.client.max_connections, self.wish.grant().share);
+        let Some(rendered) = self.render(self.slots.active.name(), revision.as_ref(), self.wanted_beside()) else {
+            return;
+        };
+        let Some(program) = self.sidecar.program.clone() else { return };
+        (self.liveness.started_at, self.liveness.answered) = (self.now(), None);
+        let (clients, share) = (self.sidecar.injection.client.max_connections, self.configuration.wish.grant().share);
         match process::too_few_files(clients, share) {
-            Some(few) => drop(self.problems.files.is(few)),
-            None => self.problems.files.is_over(),
+            Some(few) => drop(self.report.problems.files.is(few)),
+            None => self.report.problems.files.is_over(),
         }
         let files = process::files_needed(clients, share);
         let start = Start { program: &program, inherits_sockets: self.inherits_sockets(), clients: true, files };
-        let laid_down = self.rotating.in_force().map_or(Ok(()), |access| self.lay_down(access));
+        let laid_down = self.access.rotating.in_force().map_or(Ok(()), |access| self.lay_down(access));
         self.note_in_force();
         let started = match (listening, laid_down, rendered) {
             (Err(error), ..) => Err(error),
             (_, Err(error), _) => Err(error.to_string()),
             (_, _, Err(error)) => Err(error.to_string()),
             (Ok(()), Ok(()), Ok((revision, rendered))) => {
-                self.slot.start(start, rendered).await.map(|()| revision).map_err(|error| error.to_string())
+                self.slots.active.start(start, rendered).await.map(|()| revision).map_err(|error| error.to_string())
             }
         };
         match started {
             Ok(revision) => {
-                self.problems.configuration.is_over();
-                self.problems.reload.is_over();
-                self.reload_again.settled();
-                self.slot.runs = Some(revision);
+                self.report.problems.configuration.is_over();
+                self.report.problems.reload.is_over();
+                self.applying.reload_again.settled();
+                self.slots.active.runs = Some(revision);
             }
             Err(error) => {
                 tracing::error!("{error}");
-                self.problems.configuration.is(error);
+                self.report.problems.configuration.is(error);
                 let now = self.now();
-                self.machine.start_failed(now);
+                self.liveness.machine.start_failed(now);
             }
         }
     }
 
     /// The revision that new clients meet.
     pub(super) fn revision(&self) -> Option<u64> {
-        self.slot.runs.as_ref().map(|revision| revision.revision)
+        self.slots.active.runs.as_ref().map(|revision| revision.revision)
     }
 
     /// Whether the pooler takes over the sockets that clients come to. One that does not listens by itself.
     pub(super) fn inherits_sockets(&self) -> bool {
-        self.build.is_some_and(|build| build.inherits_sockets)
+        self.sidecar.build.is_some_and(|build| build.inherits_sockets)
     }
 
     /// Opens the sockets that clients come to, once.
@@ -137,58 +147,59 @@ impl Agent {
             return Ok(());
         }
         let order = Order::Listen {
-            addresses: self.addresses.clone(),
-            port: self.injection.client.port,
-            may_steer: !self.options.shared_listener,
+            addresses: self.sidecar.addresses.clone(),
+            port: self.sidecar.injection.client.port,
+            may_steer: !self.sidecar.options.shared_listener,
         };
-        match self.link.order(&order).await.map_err(|error| error.to_string())?.listening {
+        match self.sidecar.link.order(&order).await.map_err(|error| error.to_string())?.listening {
             Listening::Failed { reason } => {
-                Err(format!("listening for clients on port {}: {reason}", self.injection.client.port))
+                Err(format!("listening for clients on port {}: {reason}", self.sidecar.injection.client.port))
             }
             Listening::Closed | Listening::Steering | Listening::Shared { .. } => Ok(()),
         }
     }
 
     pub(super) async fn apply_revision(&mut self) {
-        if self.slot.taken_up {
+        if self.slots.active.taken_up {
             // what runs is not moved before it is known; what fails is asked again
-            let limits = match self.slot.limits {
+            let limits = match self.slots.active.limits {
                 Some(limits) => Some(limits),
-                None => self.slot.read_limits().await.ok(),
+                None => self.slots.active.read_limits().await.ok(),
             };
             if let Some(limits) = limits.filter(|limits| !limits.paused) {
                 let both = self.limits_together().map_or(limits.pool_size, |limits| limits.pool_size);
-                self.reaction.goes_on_with(both);
+                self.sizing.reaction.goes_on_with(both);
                 self.decide_limit();
             }
         }
         // With the limits that are in force now: a RELOAD must not move them.
         let mut wanted = self.wanted();
-        if let Some(limits) = self.slot.limits_to_keep() {
+        if let Some(limits) = self.slots.active.limits_to_keep() {
             wanted.limit = limits.pool_size.min(wanted.limit.max(1));
             wanted.share = limits.max_db_connections.min(wanted.share.max(1));
             wanted.warm = limits.min_pool_size;
         }
-        let own = self.takes(&self.slot);
-        let rendered = own.and_then(|own| self.render_for(self.slot.name(), self.revision_to_run(), wanted, own));
+        let own = self.takes(&self.slots.active);
+        let rendered =
+            own.and_then(|own| self.render_for(self.slots.active.name(), self.revision_to_run(), wanted, own));
         let (revision, rendered) = match rendered {
             Some(Ok(rendered)) => rendered,
             Some(Err(error)) => {
-                if self.problems.configuration.is(error.to_string()) {
+                if self.report.problems.configuration.is(error.to_string()) {
                     tracing::warn!("{error}");
                 }
                 return;
             }
             None => return,
         };
-        self.problems.configuration.is_over();
+        self.report.problems.configuration.is_over();
         if self.may_switch() {
             match self.fits(&rendered).await {
                 Ok(true) => {}
                 // a second process takes it over; this one goes on with all that it has
                 Ok(false) => {
-                    self.reload_again.settled();
-                    return self.problems.reload.is_over();
+                    self.applying.reload_again.settled();
+                    return self.report.problems.reload.is_over();
                 }
                 Err(error) => return self.tell_reload(revision.revision, &error),
             }
@@ -196,19 +207,19 @@ impl Agent {
             self.switching.look_again();
         }
         let now = self.now();
-        let when = if self.slot.is_refused() { When::Never } else { When::Quiet(now) };
-        match self.slot.take_over(rendered, when).await {
+        let when = if self.slots.active.is_refused() { When::Never } else { When::Quiet(now) };
+        match self.slots.active.take_over(rendered, when).await {
             Ok(Taken::Refused) => {
                 let text = format!("revision {}: {}", revision.revision, rotating::AWAITS_USER);
-                if self.problems.reload.is(text) {
+                if self.report.problems.reload.is(text) {
                     tracing::warn!(revision = revision.revision, "{}", rotating::AWAITS_USER);
                 }
-                self.reload_again.failed(now);
+                self.applying.reload_again.failed(now);
             }
             Ok(Taken::Postponed) => {
-                self.to_be_applied = true;
+                self.applying.to_be_applied = true;
                 let text = format!("revision {}: {}", revision.revision, rotating::AWAITS_LOGINS);
-                self.problems.reload.may_pass(now, text);
+                self.report.problems.reload.may_pass(now, text);
             }
             Ok(taken) => {
                 if taken == Taken::Now {
@@ -225,26 +236,26 @@ impl Agent {
     }
 
     pub(super) fn settle_revision(&mut self, revision: PoolRevision) {
-        self.served = Some(revision.clone());
-        self.slot.goes_on_with(revision);
-        self.problems.reload.is_over();
-        self.reload_again.settled();
+        self.applying.served = Some(revision.clone());
+        self.slots.active.goes_on_with(revision);
+        self.report.problems.reload.is_over();
+        self.applying.reload_again.settled();
     }
 
     pub(super) fn tell_reload(&mut self, revision: u64, error: &SlotError) {
         let (now, text) = (self.now(), error.to_string());
         match error {
-            SlotError::Console(_) => self.problems.reload.may_pass(now, text),
+            SlotError::Console(_) => self.report.problems.reload.may_pass(now, text),
             _ => {
-                if self.problems.reload.is(text) {
+                if self.report.problems.reload.is(text) {
                     tracing::warn!(revision, "{error}");
                 }
             }
         }
         match error {
             // asking again changes nothing
-            SlotError::RestartRequired { .. } => self.reload_again.settled(),
-            _ => self.reload_again.failed(now),
+            SlotError::RestartRequired { .. } => self.applying.reload_again.settled(),
+            _ => self.applying.reload_again.failed(now),
         }
     }
 
@@ -255,7 +266,7 @@ impl Agent {
         }
         self.decide_limit();
         let keep = self.keep();
-        for slot in [&mut self.slot, &mut self.other] {
+        for slot in [&mut self.slots.active, &mut self.slots.other] {
             // the user in force needs its place
             slot.keep = if slot.is_refused() { Keep::UnlessInTheWay } else { keep };
         }
@@ -268,9 +279,9 @@ impl Agent {
         if !both || !self.open_alias().await || !self.is_within_share() {
             return;
         }
-        if self.in_force != self.wish.granted {
-            self.in_force = self.wish.granted;
-            let grant = self.wish.grant();
+        if self.applying.granted != self.configuration.wish.granted {
+            self.applying.granted = self.configuration.wish.granted;
+            let grant = self.configuration.wish.grant();
             tracing::info!(seq = grant.seq, share = grant.share, floor = grant.floor, "grant in force, read back");
         }
         self.store_last_good();
@@ -278,20 +289,20 @@ impl Agent {
 
     async fn converge_active(&mut self, wanted: WantedLimits) -> bool {
         let now = self.now();
-        match converge(&mut self.slot, wanted, now).await {
+        match converge(&mut self.slots.active, wanted, now).await {
             Ok(Progress::InForce) => {
-                self.problems.limits.is_over();
+                self.report.problems.limits.is_over();
                 true
             }
             Ok(Progress::Releasing { excess }) => {
                 // what is set aside for a moment comes back
-                if self.rotating.set_aside() == 0 {
-                    self.problems.limits.is(format!(
+                if self.access.rotating.set_aside() == 0 {
+                    self.report.problems.limits.is(format!(
                         "{excess} server connections more than the share are busy; they close as transactions end"
                     ));
                 }
-                if let (None, Some((_, pools))) = (self.other.pools, self.slot.pools)
-                    && !self.other.is_mute()
+                if let (None, Some((_, pools))) = (self.slots.other.pools, self.slots.active.pools)
+                    && !self.slots.other.is_mute()
                 {
                     self.see_pools(pools);
                 }
@@ -305,17 +316,17 @@ impl Agent {
     }
 
     async fn converge_other(&mut self, wanted: WantedLimits) -> bool {
-        if self.other.is_mute() {
-            return self.other.leaving().is_some_and(|bound| bound <= wanted.share);
+        if self.slots.other.is_mute() {
+            return self.slots.other.leaving().is_some_and(|bound| bound <= wanted.share);
         }
         let now = self.now();
         // written ahead: should we end, the next agent may have no way to ask
         self.note_bound(|noted| noted < wanted.share, wanted.share).await;
-        match converge(&mut self.other, wanted, now).await {
+        match converge(&mut self.slots.other, wanted, now).await {
             Ok(progress) => {
                 let in_force = progress == Progress::InForce;
                 // one that is paused may hold more than its part for a while
-                if let Some(bound) = self.other.bound().filter(|_| in_force) {
+                if let Some(bound) = self.slots.other.bound().filter(|_| in_force) {
                     self.note_bound(|noted| noted > bound, bound).await;
                 }
                 in_force
@@ -329,10 +340,10 @@ impl Agent {
 
     /// Tells the keeper what a process that is leaving may open, if what it knows is not right.
     async fn note_bound(&self, is_wrong: impl Fn(u32) -> bool, bound: u32) {
-        if !self.other.leaving().is_some_and(is_wrong) {
+        if !self.slots.other.leaving().is_some_and(is_wrong) {
             return;
         }
-        if let Err(error) = self.link.order(&Order::HandOver { slot: self.slot.name(), bound }).await {
+        if let Err(error) = self.sidecar.link.order(&Order::HandOver { slot: self.slots.active.name(), bound }).await {
             tracing::warn!("{error}");
         }
     }
@@ -341,58 +352,61 @@ impl Agent {
         let text = error.to_string();
         if let SlotError::Console(_) = error {
             let now = self.now();
-            self.problems.limits.may_pass(now, text);
-        } else if self.problems.limits.is(text) {
+            self.report.problems.limits.may_pass(now, text);
+        } else if self.report.problems.limits.is(text) {
             tracing::warn!("{error}");
         }
     }
 
     pub(super) fn decide_limit(&mut self) {
         let grant = self.grant();
-        let source = self.wish.revision.as_ref().map_or(LimitSource::Share, |r| r.settings.scaling.limit_source);
-        self.limit = if self.failover.is_read_only() && self.limit > 0 {
+        let source =
+            self.configuration.wish.revision.as_ref().map_or(LimitSource::Share, |r| r.settings.scaling.limit_source);
+        self.sizing.limit = if self.failover.is_read_only() && self.sizing.limit > 0 {
             // only a smaller share counts
-            self.limit.clamp(grant.floor.min(grant.share), grant.share)
+            self.sizing.limit.clamp(grant.floor.min(grant.share), grant.share)
         } else {
-            self.reaction.limit(source, grant)
+            self.sizing.reaction.limit(source, grant)
         };
-        if let Some(most) = self.refused.ceiling().filter(|_| grant.share > 0) {
-            self.limit = self.limit.min(most);
+        if let Some(most) = self.sizing.refused.ceiling().filter(|_| grant.share > 0) {
+            self.sizing.limit = self.sizing.limit.min(most);
         }
         self.expect_memory();
-        self.limit = self.room.bound(self.limit, self.reserved);
+        self.sizing.limit = self.sizing.room.bound(self.sizing.limit, self.sizing.reserved);
         if self.is_refused() {
             // what is closed could not be opened again
-            let held = [&self.slot, &self.other].map(|slot| slot.held().unwrap_or(0));
-            self.limit = self.limit.max(held[0].saturating_add(held[1])).min(grant.share);
+            let held = [&self.slots.active, &self.slots.other].map(|slot| slot.held().unwrap_or(0));
+            self.sizing.limit = self.sizing.limit.max(held[0].saturating_add(held[1])).min(grant.share);
         }
     }
 
     pub(super) fn store_last_good(&mut self) {
-        let (Some(granted), Some(revision)) = (self.in_force, self.wish.revision.clone()) else { return };
+        let (Some(granted), Some(revision)) = (self.applying.granted, self.configuration.wish.revision.clone()) else {
+            return;
+        };
         if self.revision() != Some(revision.revision) {
             return;
         }
-        let pool = self.injection.pool.clone();
+        let pool = self.sidecar.injection.pool.clone();
         let worked = LastGood { pool, revision, epoch: granted.epoch, grant: granted.grant };
-        if self.stored.as_ref() == Some(&worked) {
+        if self.applying.stored.as_ref() == Some(&worked) {
             return;
         }
         let now = self.now();
-        if self.store_again.is_pausing(now) {
+        if self.applying.store_again.is_pausing(now) {
             return;
         }
-        match last_good::store(&self.options.state_dir, &worked) {
+        match last_good::store(&self.sidecar.options.state_dir, &worked) {
             Ok(()) => {
-                self.problems.state.is_over();
-                self.store_again.settled();
-                self.stored = Some(worked);
+                self.report.problems.state.is_over();
+                self.applying.store_again.settled();
+                self.applying.stored = Some(worked);
             }
             Err(error) => {
-                if self.problems.state.is(error.to_string()) {
+                if self.report.problems.state.is(error.to_string()) {
                     tracing::warn!("{error}");
                 }
-                self.store_again.failed(now);
+                self.applying.store_again.failed(now);
             }
         }
     }

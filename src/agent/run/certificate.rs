@@ -48,18 +48,19 @@ impl CertificateWatch {
 impl Agent {
     /// Looks at the certificate while there is doubt, and tells what is wrong with it.
     pub(super) fn look_at_certificate(&mut self, now: Millis) {
-        if !self.certificate.proven {
-            let open = self.slot.pools.is_some_and(|(_, pools)| pools.active + pools.idle + pools.used > 0);
-            (self.certificate.proven, self.certificate.doubted) = (open, !open);
+        if !self.access.verification.certificate.proven {
+            let open = self.slots.active.pools.is_some_and(|(_, pools)| pools.active + pools.idle + pools.used > 0);
+            (self.access.verification.certificate.proven, self.access.verification.certificate.doubted) = (open, !open);
             if open {
-                self.problems.certificate.is_over();
+                self.report.problems.certificate.is_over();
             }
         }
-        let Some(verdict) = &mut self.certificate.verdict else {
-            let is_due = self.certificate.doubted && now >= self.certificate.next_look;
+        let Some(verdict) = &mut self.access.verification.certificate.verdict else {
+            let is_due =
+                self.access.verification.certificate.doubted && now >= self.access.verification.certificate.next_look;
             if is_due || self.wants_anchor(now) {
-                self.certificate.next_look = now + LOOK_PAUSE;
-                self.anchoring.looks(now);
+                self.access.verification.certificate.next_look = now + LOOK_PAUSE;
+                self.access.verification.anchoring.looks(now);
                 self.ask_for_certificate();
             }
             return;
@@ -69,18 +70,19 @@ impl Agent {
             Ok(verdict) => Some(verdict),
             Err(TryRecvError::Closed) => None,
         };
-        self.certificate.verdict = None;
+        self.access.verification.certificate.verdict = None;
         match verdict {
             Some(Ok(anchors)) => {
-                (self.certificate.doubted, self.certificate.proven) = (false, true);
-                self.problems.certificate.is_over();
+                (self.access.verification.certificate.doubted, self.access.verification.certificate.proven) =
+                    (false, true);
+                self.report.problems.certificate.is_over();
                 self.take_anchor(now, anchors);
             }
             Some(Err(error)) if error.is_verdict() => {
                 // it is looked at until it is mended
-                self.certificate.doubted = true;
-                self.anchoring.was_not_verified();
-                if self.problems.certificate.is(format!("no server connection: {error}")) {
+                self.access.verification.certificate.doubted = true;
+                self.access.verification.anchoring.was_not_verified();
+                if self.report.problems.certificate.is(format!("no server connection: {error}")) {
                     tracing::warn!("{error}");
                 }
             }
@@ -92,20 +94,20 @@ impl Agent {
     /// In a thread of its own, which may outlive us: resolving a name cannot be given up.
     fn ask_for_certificate(&mut self) {
         let (tell, verdict) = oneshot::channel();
-        let (upstream, bundle) = (self.injection.upstream.clone(), self.bundle().unwrap_or_default());
+        let (upstream, bundle) = (self.sidecar.injection.upstream.clone(), self.bundle().unwrap_or_default());
         let ask = move || mem::drop(tell.send(examine(&upstream, &bundle)));
         match thread::Builder::new().name("handshake".to_owned()).spawn(ask) {
-            Ok(_) => self.certificate.verdict = Some(verdict),
+            Ok(_) => self.access.verification.certificate.verdict = Some(verdict),
             Err(error) => tracing::warn!("looking at the database's certificate: {error}"),
         }
     }
 
     /// All that may verify the database's certificate: the pool's own bundle, or the image's trust store. None where there is none.
     pub(super) fn bundle(&self) -> Option<Vec<u8>> {
-        let access = self.rotating.in_force()?;
-        if self.injection.upstream.tls.own_ca {
+        let access = self.access.rotating.in_force()?;
+        if self.sidecar.injection.upstream.tls.own_ca {
             return access.server_ca.clone();
         }
-        fs::read(place::bundle(&self.injection, ca_path(&self.options.run_dir, access))?).ok()
+        fs::read(place::bundle(&self.sidecar.injection, ca_path(&self.sidecar.options.run_dir, access))?).ok()
     }
 }

@@ -192,7 +192,7 @@ impl Agent {
             check.abort();
         }
         if was_read_only != self.failover.is_read_only() {
-            self.to_be_applied = true;
+            self.applying.to_be_applied = true;
             if was_read_only {
                 tracing::info!("the database takes writes again, or may be of any role");
             } else {
@@ -223,21 +223,23 @@ impl Agent {
     }
 
     fn observe_upstream(&self, answer: Option<RoleAnswer>) -> RoleSeen {
-        let settings = self.wish.revision.as_ref().map(|revision| &revision.settings);
+        let settings = self.configuration.wish.revision.as_ref().map(|revision| &revision.settings);
         let period = settings.map_or(1, |settings| settings.health.period_seconds.max(1));
         RoleSeen {
             // of nothing, nothing is expected
             expected: settings.map_or(UpstreamRole::Any, expected),
             period: Millis::from(period) * 1000,
             askable: false,
-            renewable: !self.rotating.is_refused(),
+            renewable: !self.access.rotating.is_refused(),
             answer,
         }
     }
 
     async fn has_place_for_check(&mut self, now: Millis) -> bool {
         // a proof needs what room there is
-        self.rotating.set_aside() == 0 && self.slot.read_pools(now).await.is_ok() && has_place(&self.slot)
+        self.access.rotating.set_aside() == 0
+            && self.slots.active.read_pools(now).await.is_ok()
+            && has_place(&self.slots.active)
     }
 
     /// Whether no server connection logs in, and none begins to: see [`crate::agent::decide::quiet`].
@@ -253,7 +255,7 @@ impl Agent {
     /// Asks through the process that new clients come to, and through the one that others still work with.
     fn check_upstream(&mut self, now: Millis) {
         // what a process runs that another agent started may not be known
-        let runs = self.slot.runs.as_ref().or(self.wish.revision.as_ref());
+        let runs = self.slots.active.runs.as_ref().or(self.configuration.wish.revision.as_ref());
         let Some(runs) = runs else { return };
         // PgBouncer does not see a client leave that waits: given up before, it would stay in the queue beside the next one
         let within = Duration::from_secs(u64::from(runs.settings.health.query_wait_timeout_seconds) + 1);
@@ -262,9 +264,9 @@ impl Agent {
                 && other.clients.is_some_and(|clients| clients > 0)
         };
         // one that leaves lets no client in any more, us neither
-        let asks_other = self.other.leaving().is_none() && has_place(&self.other);
+        let asks_other = self.slots.other.leaving().is_none() && has_place(&self.slots.other);
         let other = asks_other && self.other_slot().is_some_and(in_use);
-        let slots = [Some(&self.slot), other.then_some(&self.other)].into_iter().flatten();
+        let slots = [Some(&self.slots.active), other.then_some(&self.slots.other)].into_iter().flatten();
         // each lets in the user that it has
         let doors: Vec<_> = slots
             .filter_map(|slot| {
@@ -273,9 +275,10 @@ impl Agent {
                 Some(Asked { slot: slot.name(), socket: slot.console.socket().to_owned(), credentials, remembers })
             })
             .collect();
-        let (times, queue) = (doors.len() as u64, self.slot.pools.is_some_and(|(_, pools)| pools.clients_waiting > 0));
+        let (times, queue) =
+            (doors.len() as u64, self.slots.active.pools.is_some_and(|(_, pools)| pools.clients_waiting > 0));
         let failover = &mut self.failover;
-        let check = check(doors, failover.asks_in.clone(), self.injection.upstream.database.clone(), within);
+        let check = check(doors, failover.asks_in.clone(), self.sidecar.injection.upstream.database.clone(), within);
         failover.check = Some(tokio::spawn(check));
         failover.first_until = now + if queue { CHECK_FIRST_IN_A_QUEUE } else { CHECK_FIRST };
         failover.planned = OwnQuestions { transactions: times, assignments: times, clients: 1 };
@@ -287,8 +290,8 @@ impl Agent {
 
     async fn renew_connections(&mut self) {
         // what was held back for it comes back
-        self.to_be_applied = true;
-        self.published.metrics.count_renewal();
+        self.applying.to_be_applied = true;
+        self.report.published.metrics.count_renewal();
         // what is closed of one whose user is refused could not be opened again
         for slot in self.slots_to_ask_mut().filter(|slot| !slot.is_refused()) {
             // one that does not answer is asked again the next time
@@ -303,27 +306,27 @@ impl Agent {
 
     fn tell_upstream(&mut self) {
         let number = |revision: Option<&PoolRevision>| revision.map(|revision| revision.revision);
-        let (runs, wanted) = (self.revision(), number(self.wish.revision.as_ref()));
+        let (runs, wanted) = (self.revision(), number(self.configuration.wish.revision.as_ref()));
         match (runs, wanted) {
             (Some(runs), Some(wanted)) if runs != wanted && self.failover.is_read_only() => {
-                self.problems.upstream.is(format!(
+                self.report.problems.upstream.is(format!(
                     "UpstreamReadOnly: revision {wanted} is taken over when the database takes writes again; revision {runs} \
                      serves on"
                 ));
             }
-            _ => self.problems.upstream.is_over(),
+            _ => self.report.problems.upstream.is_over(),
         }
     }
 
     /// What is to be run: while the database takes no writes, what runs.
     pub(super) fn revision_to_run(&self) -> Option<&PoolRevision> {
-        let runs = self.slot.runs.as_ref().filter(|_| self.failover.is_read_only());
-        runs.or(self.wish.revision.as_ref())
+        let runs = self.slots.active.runs.as_ref().filter(|_| self.failover.is_read_only());
+        runs.or(self.configuration.wish.revision.as_ref())
     }
 
     /// What is reported of the database; None where it is not asked.
     pub(super) fn upstream_seen(&self) -> Option<UpstreamSeen> {
-        let settings = &self.wish.revision.as_ref()?.settings;
+        let settings = &self.configuration.wish.revision.as_ref()?.settings;
         if expected(settings) == UpstreamRole::Any {
             return None;
         }

@@ -72,37 +72,43 @@ impl Agent {
     pub(super) fn count_memory(&mut self, pools: Pools) {
         let alias = self.alias_report().map_or(0, |alias| alias.clients);
         let clients = pools.clients_active.saturating_add(pools.clients_waiting).saturating_add(alias);
-        self.room.load = Some(self.load(clients));
-        self.published.metrics.set_memory_allows(self.room.allows());
+        self.sizing.room.load = Some(self.load(clients));
+        self.report.published.metrics.set_memory_allows(self.sizing.room.allows());
     }
 
     /// Before anything is known of clients.
     pub(super) fn expect_memory(&mut self) {
-        if self.room.load.is_none() {
-            self.room.read_limit(&self.options.control_group);
+        if self.sizing.room.load.is_none() {
+            self.sizing.room.read_limit(&self.sidecar.options.control_group);
         }
         // those that were there come back, if this is another process
-        let clients = self.room.load.map_or(0, |load| load.clients);
-        self.room.load = Some(self.load(clients));
+        let clients = self.sizing.room.load.map_or(0, |load| load.clients);
+        self.sizing.room.load = Some(self.load(clients));
     }
 
     fn load(&mut self, clients: u32) -> SidecarLoad {
-        let poolers = 1 + u32::from(self.other.is_running());
-        let tls = &self.injection.upstream.tls;
+        let poolers = 1 + u32::from(self.slots.other.is_running());
+        let tls = &self.sidecar.injection.upstream.tls;
         let copied = match tls.mode {
             ServerTlsMode::Disabled => None,
             ServerTlsMode::Require => Some(Bundle::default()),
             ServerTlsMode::VerifyCa | ServerTlsMode::VerifyFull => self.copied(),
         };
-        let is_older = self.build.is_some_and(|build| (build.version.major, build.version.minor) < LARGER_SINCE);
+        let is_older =
+            self.sidecar.build.is_some_and(|build| (build.version.major, build.version.minor) < LARGER_SINCE);
         SidecarLoad {
             poolers,
             generation: if is_older { Generation::Before1_25 } else { Generation::Newer },
             servers: 0,
             bundle: copied,
-            packet_bytes: self.slot.parameter("pkt_buf").and_then(|bytes| bytes.parse().ok()).unwrap_or(memory::PACKET),
+            packet_bytes: self
+                .slots
+                .active
+                .parameter("pkt_buf")
+                .and_then(|bytes| bytes.parse().ok())
+                .unwrap_or(memory::PACKET),
             clients: clients.next_multiple_of(CLIENT_STEP),
-            client_tls: self.injection.client.tls != ClientTlsMode::Disabled,
+            client_tls: self.sidecar.injection.client.tls != ClientTlsMode::Disabled,
         }
     }
 }

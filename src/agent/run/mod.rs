@@ -21,7 +21,6 @@ mod rotating;
 mod switching;
 
 use std::{
-    collections::BTreeSet,
     net::IpAddr,
     path::PathBuf,
     sync::Arc,
@@ -69,7 +68,6 @@ use crate::{
         observe::{
             bypass::{self, BypassWatch},
             inputs::Inputs,
-            sockets::{LeakWatch, Local},
         },
         report::{
             metrics::Metrics,
@@ -138,7 +136,27 @@ pub enum RunError {
     Keeper(#[from] LinkError),
 }
 
+/// The agent: what each part of a round reads and changes.
 struct Agent {
+    sidecar: Sidecar,
+    configuration: Configuration,
+    slots: Slots,
+    switching: Switching,
+    liveness: Liveness,
+    access: ServerAccess,
+    /// Whether the database takes writes.
+    failover: Failover,
+    sizing: Sizing,
+    applying: Applying,
+    figures: Figures,
+    /// Server connections that clients hold while nothing is said.
+    pinning: Pinning,
+    log: PoolerLog,
+    report: Report,
+}
+
+/// What the container was given, and does not change while the agent runs.
+struct Sidecar {
     options: RunOptions,
     injection: Injection,
     link: Link,
@@ -148,91 +166,114 @@ struct Agent {
     resolver: Option<PathBuf>,
     program: Option<PathBuf>,
     build: Option<Build>,
+    begin: Instant,
+}
+
+/// What the pod is asked to run.
+struct Configuration {
     inputs: Inputs,
     wish: Wish,
-    /// What becomes of the process that new clients come to.
-    machine: Machine,
-    /// The slot that new clients are led to.
-    slot: Slot,
-    /// The other one.
-    other: Slot,
-    /// How the pod goes from the one to the other.
-    switch: Switch,
-    switching: Switching,
-    /// Sockets of others that listen where clients come to, in a sentence.
-    strangers: Option<String>,
-    certificate: CertificateWatch,
-    /// Which CA stands for the whole bundle.
-    anchoring: Anchoring,
-    handing: anchoring::Handing,
-    /// What the container's memory has room for.
-    room: memory::Room,
     /// What clients are shown.
     identity: Identity,
-    /// What server connections are opened with, and how it changes.
-    rotating: Rotating,
-    /// Whether the database takes writes.
-    failover: Failover,
-    published: Arc<Published>,
-    errors: mpsc::Receiver<Heard>,
-    /// What was logged lately.
-    troubles: Troubles,
-    /// What the database lets this pod open, while it refuses more.
-    refused: Refused,
-    begin: Instant,
-    problems: Problems,
-    /// The revision that served last: what a process that ended is started with again.
-    served: Option<PoolRevision>,
-    /// Grant whose share is in force.
-    in_force: Option<Granted>,
-    limit: u32,
-    /// Server connections of the share that are the session alias's.
-    reserved: u32,
-    held: Option<Held>,
-    /// Server connections that were told to end for `reconnectedAt` and have a transaction to finish; None while that is not known.
-    closing: Option<u32>,
-    /// When `held` was read.
-    held_at: Millis,
-    /// What the process had done when its console answered last, and when that was.
+}
+
+/// The two slots, and how the pod goes from the one to the other.
+struct Slots {
+    /// The slot that new clients are led to.
+    active: Slot,
+    /// The other one.
+    other: Slot,
+    switch: Switch,
+}
+
+/// Whether the process that new clients come to lives.
+struct Liveness {
+    /// What becomes of it.
+    machine: Machine,
+    /// What it had done when its console answered last, and when that was.
     answered: Option<(Millis, Vitals)>,
     started_at: Millis,
     /// What the console said when it was asked last.
     heard: ConsoleSeen,
+    next_ping: Millis,
+}
+
+/// What server connections are opened with, and what verifies the database.
+struct ServerAccess {
+    /// User, password, CA and certificate, and how they change.
+    rotating: Rotating,
+    verification: Verification,
+}
+
+/// What verifies the database's certificate.
+struct Verification {
+    certificate: CertificateWatch,
+    /// Which CA stands for the whole bundle.
+    anchoring: Anchoring,
+    handing: anchoring::Handing,
+}
+
+/// How many server connections the pod is to open at most.
+struct Sizing {
+    limit: u32,
+    /// Server connections of the share that are the session alias's.
+    reserved: u32,
+    reaction: Reaction,
+    /// What the database lets this pod open, while it refuses more.
+    refused: Refused,
+    /// What the container's memory has room for.
+    room: memory::Room,
+}
+
+/// How far what is wanted is in force.
+struct Applying {
     /// Whether what is wanted may differ from what was asked of the pooler last.
     to_be_applied: bool,
+    /// When limits that are on their way are looked at next.
+    next_look: Millis,
+    reload_again: Retry,
+    /// The revision that served last: what a process that ended is started with again.
+    served: Option<PoolRevision>,
+    /// Grant whose share is in force.
+    granted: Option<Granted>,
+    /// Server connections that were told to end for `reconnectedAt` and have a transaction to finish; None while that is not known.
+    closing: Option<u32>,
+    /// What worked last, as it is on disk.
+    stored: Option<LastGood>,
+    store_again: Retry,
+}
+
+/// What was read of the poolers last.
+struct Figures {
+    held: Option<Held>,
+    /// When `held` was read.
+    held_at: Millis,
     peaks: [(&'static str, Peak, Peak); 2],
     /// The demand of a moment, and when it was looked at last.
     moment: Moment,
     moment_at: Millis,
-    reaction: Reaction,
     /// Whether a round was late since the last reading: what the next one shows is not of one second, however soon it comes.
     was_late: bool,
-    /// Whether the database is reached.
-    reach: Reachability,
     /// What of the pod is connected to the database past the pooler.
     bypass: BypassWatch,
-    leaked: Option<u32>,
-    /// Which ones, where they can be seen.
-    leaked_connections: BTreeSet<Local>,
-    leaks: LeakWatch,
-    /// Server connections that clients hold while nothing is said.
-    pinning: Pinning,
-    leaks_visible: bool,
-    stored: Option<LastGood>,
-    reload_again: Retry,
-    store_again: Retry,
-    next: Schedule,
+    next_reading: Millis,
+    next_clients: Millis,
+    next_sweep: Millis,
 }
 
-#[derive(Default)]
-struct Schedule {
-    ping: Millis,
-    reading: Millis,
-    release: Millis,
-    sweep: Millis,
-    leaks: Millis,
-    clients: Millis,
-    strangers: Millis,
+/// What the poolers log.
+struct PoolerLog {
+    errors: mpsc::Receiver<Heard>,
+    /// What was logged lately.
+    troubles: Troubles,
+    /// Whether the database is reached.
+    reach: Reachability,
+}
+
+/// What is told.
+struct Report {
+    problems: Problems,
+    published: Arc<Published>,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -253,7 +294,7 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
     let gone = link.gone();
     tokio::pin!(gone);
     let mut agent = Agent::new(options, injection, link).await;
-    let routes = server::router(agent.published.clone());
+    let routes = server::router(agent.report.published.clone());
     let http = tokio::spawn(HttpServer::new(listener, routes, server::BOUNDS).run(Drain::default()));
     agent.find_program().await;
 
@@ -271,8 +312,8 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
         }
     }
     tracing::info!("asked to end: running transactions may finish");
-    let grace = agent.options.grace();
-    tokio::join!(agent.slot.end(grace), agent.other.end(grace));
+    let grace = agent.sidecar.options.grace();
+    tokio::join!(agent.slots.active.end(grace), agent.slots.other.end(grace));
     http.abort();
     Ok(())
 }
@@ -298,89 +339,96 @@ impl Agent {
         };
         let left = link.state();
         let of = |name| Slot::new(name, link.clone(), &options.run_dir, &injection, report_error.clone());
-        let (mut slot, other) = (of(left.steered), of(left.steered.other()));
-        let taken_up = slot.is_running();
+        let (mut active, other) = (of(left.steered), of(left.steered.other()));
+        let taken_up = active.is_running();
         if taken_up {
-            tracing::info!(slot = slot.name().as_str(), "a pooler runs; it is taken up as it is");
-            slot.runs = stored.as_ref().map(|stored| stored.revision.clone());
+            tracing::info!(slot = active.name().as_str(), "a pooler runs; it is taken up as it is");
+            active.runs = stored.as_ref().map(|stored| stored.revision.clone());
             rotating.slots_are_taken_up();
         }
-        let identity = place::identity_before(&slot, &options.run_dir);
+        let identity = place::identity_before(&active, &options.run_dir);
         let switch = Switch::resume(0, switching::left(&left, other.name()));
         let published = Arc::new(Published::new(
             Metrics::new(&injection.namespace, &injection.pool),
             StatusReport::beginning(options.pod_uid.clone(), injection.pool.clone()),
         ));
         Self {
-            addresses: place::addresses(injection.client.reach),
-            resolver,
-            program: None,
-            build: None,
-            inputs: Inputs::new(&options.config_dir),
-            wish,
-            machine: if taken_up { Machine::taken_up(0) } else { Machine::default() },
-            slot,
-            other,
-            switch,
+            slots: Slots { active, other, switch },
             switching: Switching::default(),
-            strangers: None,
-            certificate: CertificateWatch::new(injection.upstream.tls.mode),
-            anchoring: anchoring::take_up(&options.run_dir),
-            handing: anchoring::Handing::default(),
-            room: memory::Room::default(),
-            identity,
-            rotating,
+            liveness: Liveness {
+                machine: if taken_up { Machine::taken_up(0) } else { Machine::default() },
+                answered: None,
+                started_at: 0,
+                heard: ConsoleSeen::NotAsked,
+                next_ping: 0,
+            },
+            access: ServerAccess {
+                rotating,
+                verification: Verification {
+                    certificate: CertificateWatch::new(injection.upstream.tls.mode),
+                    anchoring: anchoring::take_up(&options.run_dir),
+                    handing: anchoring::Handing::default(),
+                },
+            },
             failover: Failover::new(&options),
-            link,
-            published,
-            errors,
-            troubles: Troubles::default(),
-            refused: Refused::new(place::spread(&options.pod_uid)),
-            begin: Instant::now(),
-            problems,
-            served: stored.as_ref().map(|stored| stored.revision.clone()),
-            in_force: None,
-            limit: 0,
-            reserved: 0,
-            held: None,
-            closing: None,
-            held_at: 0,
-            answered: None,
-            started_at: 0,
-            heard: ConsoleSeen::NotAsked,
-            to_be_applied: true,
-            moment: Moment::default(),
-            moment_at: 0,
-            peaks: [("5s", 5000), ("30s", 30_000)].map(|(name, window)| (name, Peak::new(window), Peak::new(window))),
-            reaction: Reaction::default(),
-            was_late: false,
-            reach: Reachability::default(),
-            bypass: BypassWatch::new(bypass::Endpoints {
-                host: injection.upstream.host.clone(),
-                port: injection.upstream.port,
-                client_port: injection.client.port,
-            }),
-            leaked: None,
-            leaked_connections: BTreeSet::new(),
-            leaks: LeakWatch::default(),
+            sizing: Sizing {
+                limit: 0,
+                reserved: 0,
+                reaction: Reaction::default(),
+                refused: Refused::new(place::spread(&options.pod_uid)),
+                room: memory::Room::default(),
+            },
+            applying: Applying {
+                to_be_applied: true,
+                next_look: 0,
+                reload_again: Retry::default(),
+                served: stored.as_ref().map(|stored| stored.revision.clone()),
+                granted: None,
+                closing: None,
+                stored,
+                store_again: Retry::default(),
+            },
+            figures: Figures {
+                held: None,
+                held_at: 0,
+                peaks: [("5s", 5000), ("30s", 30_000)]
+                    .map(|(name, window)| (name, Peak::new(window), Peak::new(window))),
+                moment: Moment::default(),
+                moment_at: 0,
+                was_late: false,
+                bypass: BypassWatch::new(bypass::Endpoints {
+                    host: injection.upstream.host.clone(),
+                    port: injection.upstream.port,
+                    client_port: injection.client.port,
+                }),
+                next_reading: 0,
+                next_clients: 0,
+                next_sweep: 0,
+            },
             pinning: Pinning::default(),
-            leaks_visible: true,
-            stored,
-            reload_again: Retry::default(),
-            store_again: Retry::default(),
-            next: Schedule::default(),
-            options,
-            injection,
+            log: PoolerLog { errors, troubles: Troubles::default(), reach: Reachability::default() },
+            report: Report { problems, published },
+            configuration: Configuration { inputs: Inputs::new(&options.config_dir), wish, identity },
+            sidecar: Sidecar {
+                addresses: place::addresses(injection.client.reach),
+                resolver,
+                program: None,
+                build: None,
+                begin: Instant::now(),
+                link,
+                options,
+                injection,
+            },
         }
     }
 
     fn now(&self) -> Millis {
-        Millis::try_from(self.begin.elapsed().as_millis()).unwrap_or(Millis::MAX)
+        Millis::try_from(self.sidecar.begin.elapsed().as_millis()).unwrap_or(Millis::MAX)
     }
 
     async fn find_program(&mut self) {
         let path = std::env::var_os("PATH");
-        let found = match process::find(self.options.pgbouncer.as_deref(), path.as_deref()) {
+        let found = match process::find(self.sidecar.options.pgbouncer.as_deref(), path.as_deref()) {
             Ok(program) => process::version(&program).await.map(|build| (program, build)),
             Err(error) => Err(error),
         };
@@ -392,12 +440,13 @@ impl Agent {
                         "PgBouncer {version} is older than {RECOMMENDED}, which every test runs with; before 1.25.2 known vulnerabilities are open (CVE-2026-6664 to -6667): use an image with {RECOMMENDED} or later"
                     );
                 }
-                self.published.metrics.set_info(&self.options.pod_uid, &version.to_string());
-                for slot in [&mut self.slot, &mut self.other] {
+                self.report.published.metrics.set_info(&self.sidecar.options.pod_uid, &version.to_string());
+                for slot in [&mut self.slots.active, &mut self.slots.other] {
                     slot.version = Some(version);
                 }
-                (self.program, self.build, self.wish.version) = (Some(program), Some(build), Some(version));
-                self.problems.program.is_over();
+                (self.sidecar.program, self.sidecar.build, self.configuration.wish.version) =
+                    (Some(program), Some(build), Some(version));
+                self.report.problems.program.is_over();
             }
             Err(error) => self.refuse_program(&error),
         }
@@ -405,12 +454,12 @@ impl Agent {
 
     fn refuse_program(&mut self, error: &ProcessError) {
         tracing::error!("{error}");
-        self.problems.program.is(error.to_string());
+        self.report.problems.program.is(error.to_string());
     }
 
     async fn round(&mut self, punctual: bool) {
         let now = self.now();
-        self.was_late |= !punctual;
+        self.figures.was_late |= !punctual;
         self.count_errors();
         self.read_inputs(now);
         self.know_bundle(now);
@@ -419,104 +468,104 @@ impl Agent {
         let (console, in_time) = self.ask_console(now).await;
         let seen = ProcessSeen {
             startable: !waits
-                && self.program.is_some()
-                && self.wish.revision.is_some()
-                && self.rotating.in_force().is_some(),
-            running: self.slot.is_running(),
+                && self.sidecar.program.is_some()
+                && self.configuration.wish.revision.is_some()
+                && self.access.rotating.in_force().is_some(),
+            running: self.slots.active.is_running(),
             console,
             punctual: punctual && in_time,
             effort: self.effort(console),
         };
-        let was_serving = self.machine.is_serving();
-        match self.machine.step(self.now(), seen) {
+        let was_serving = self.liveness.machine.is_serving();
+        match self.liveness.machine.step(self.now(), seen) {
             Some(ProcessAction::Start) => self.start().await,
             Some(ProcessAction::Kill(reason)) => {
                 tracing::warn!(reason = reason.as_str(), "pgbouncer does not answer; it is killed and started again");
-                self.slot.kill().await;
+                self.slots.active.kill().await;
             }
             None => {}
         }
         self.tell_faults();
-        let serving = self.machine.is_serving();
+        let serving = self.liveness.machine.is_serving();
         if serving && !was_serving {
-            self.problems.reading.is_over();
+            self.report.problems.reading.is_over();
             tracing::info!(revision = self.revision(), "pgbouncer answers");
             self.switching.look_again();
         }
-        let answers = self.machine.is_serving() && self.heard == ConsoleSeen::Answered;
+        let answers = self.liveness.machine.is_serving() && self.liveness.heard == ConsoleSeen::Answered;
         self.rotate(now, answers).await;
         if answers {
             self.hand_anchor(now).await;
         }
-        self.to_be_applied |= self.switch(now, punctual).await || !was_serving;
-        let serving = self.machine.is_serving();
+        self.applying.to_be_applied |= self.switch(now, punctual).await || !was_serving;
+        let serving = self.liveness.machine.is_serving();
         // a console that is silent is asked for its version alone, or it would take seconds to see that it hangs
-        let answering = serving && self.heard == ConsoleSeen::Answered;
+        let answering = serving && self.liveness.heard == ConsoleSeen::Answered;
         self.watch_upstream(now, answering).await;
         if answering && self.recalls() {
             self.recall(now).await;
         }
-        if answering && (self.to_be_applied || self.reload_again.is_due(now)) {
-            self.to_be_applied = false;
+        if answering && (self.applying.to_be_applied || self.applying.reload_again.is_due(now)) {
+            self.applying.to_be_applied = false;
             self.apply_revision().await;
             self.apply_limits().await;
-        } else if answering && self.is_moving() && now >= self.next.release {
-            self.next.release = now + RELEASE_LOOK;
+        } else if answering && self.is_moving() && now >= self.applying.next_look {
+            self.applying.next_look = now + RELEASE_LOOK;
             self.look_at_pools(now).await;
             self.apply_limits().await;
         }
-        if now >= self.next.strangers {
-            self.next.strangers = now + STRANGERS_LOOK;
+        if now >= self.switching.next_count {
+            self.switching.next_count = now + STRANGERS_LOOK;
             self.look_for_strangers();
         }
-        if answering && now >= self.next.reading && !self.failover.comes_first(now) {
-            self.next.reading = now + READING;
+        if answering && now >= self.figures.next_reading && !self.failover.comes_first(now) {
+            self.figures.next_reading = now + READING;
             self.take_reading().await;
             self.watch_pins(now).await;
             self.name_pinned().await;
-            if now >= self.next.sweep {
-                self.next.sweep = now + LIMITS_SWEEP;
-                self.room.read_limit(&self.options.control_group);
-                (self.slot.limits, self.other.limits) = (None, None);
+            if now >= self.figures.next_sweep {
+                self.figures.next_sweep = now + LIMITS_SWEEP;
+                self.sizing.room.read_limit(&self.sidecar.options.control_group);
+                (self.slots.active.limits, self.slots.other.limits) = (None, None);
             }
             self.apply_limits().await;
         }
         if answering {
             self.close_pinned(now).await;
         }
-        if !serving || self.now().saturating_sub(self.held_at) > READING_HOLDS {
-            self.held = None;
+        if !serving || self.now().saturating_sub(self.figures.held_at) > READING_HOLDS {
+            self.figures.held = None;
         }
         self.watch_bypass(now).await;
         // counted before the status shows that their process is gone
-        self.published.metrics.count_cut(self.slot.take_cut() + self.other.take_cut());
+        self.report.published.metrics.count_cut(self.slots.active.take_cut() + self.slots.other.take_cut());
         self.publish();
     }
 
     /// Looks for connections past the pooler. A gateway's pod has no application.
     async fn watch_bypass(&mut self, now: Millis) {
-        if self.injection.client.reach == contract::Reach::Network {
+        if self.sidecar.injection.client.reach == contract::Reach::Network {
             return;
         }
-        let poolers = [self.slot.pid(), self.other.pid()];
+        let poolers = [self.slots.active.pid(), self.slots.other.pid()];
         let processes = || {
             // the keeper is our parent
             let own = [Some(rustix::process::getpid()), rustix::process::getppid()];
             let own = own.into_iter().flatten().map(|process| process.as_raw_nonzero().get());
             own.chain(poolers.into_iter().flatten()).collect()
         };
-        self.bypass.step(now, processes).await;
+        self.figures.bypass.step(now, processes).await;
     }
 
     /// Takes over what clients are shown.
     fn take_identity(&mut self, texts: &crate::agent::decide::wish::Texts) {
-        if self.injection.client.tls == ClientTlsMode::Disabled {
+        if self.sidecar.injection.client.tls == ClientTlsMode::Disabled {
             return;
         }
-        match self.identity.take(texts.client_certificate.as_deref(), texts.client_key.as_deref()) {
-            Ok(()) => self.problems.identity.is_over(),
+        match self.configuration.identity.take(texts.client_certificate.as_deref(), texts.client_key.as_deref()) {
+            Ok(()) => self.report.problems.identity.is_over(),
             Err(refusal) => {
-                if self.problems.identity.is(refusal.to_string()) {
+                if self.report.problems.identity.is(refusal.to_string()) {
                     tracing::warn!("{refusal}");
                 }
             }
@@ -525,11 +574,11 @@ impl Agent {
 
     /// A process that was started again once or twice is counted; one that does not stay up is told of until it does.
     fn tell_faults(&mut self) {
-        let faults = self.machine.faults();
+        let faults = self.liveness.machine.faults();
         if faults < FAULTS_TOLD {
-            return self.problems.process.is_over();
+            return self.report.problems.process.is_over();
         }
-        self.problems.process.is(format!(
+        self.report.problems.process.is(format!(
             "PgBouncer does not stay up: it ended or hung {faults} times with less than {} s between; its log is that of the container {}",
             machine::FORGIVEN_AFTER / 1000,
             names::SIDECAR_CONTAINER
@@ -537,33 +586,33 @@ impl Agent {
     }
 
     fn read_inputs(&mut self, now: Millis) {
-        match self.inputs.changed() {
-            Ok(None) => self.problems.inputs.is_over(),
+        match self.configuration.inputs.changed() {
+            Ok(None) => self.report.problems.inputs.is_over(),
             Ok(Some(texts)) => {
-                self.problems.inputs.is_over();
+                self.report.problems.inputs.is_over();
                 self.take_inputs(&texts);
-                self.to_be_applied = true;
+                self.applying.to_be_applied = true;
             }
             Err(error) => {
                 let text = format!("reading the configuration: {error}");
-                if self.problems.inputs == Problem::default() {
+                if self.report.problems.inputs == Problem::default() {
                     tracing::warn!("{text}");
                 }
-                self.problems.inputs.may_pass(now, text);
+                self.report.problems.inputs.may_pass(now, text);
             }
         }
     }
 
     fn take_inputs(&mut self, texts: &crate::agent::decide::wish::Texts) {
-        let before = (self.wish.revision.clone(), self.wish.access());
-        self.wish.take(texts);
+        let before = (self.configuration.wish.revision.clone(), self.configuration.wish.access());
+        self.configuration.wish.take(texts);
         self.take_identity(texts);
-        if before.0 != self.wish.revision {
+        if before.0 != self.configuration.wish.revision {
             self.switching.another_is_wanted();
         }
         self.take_access(before.1.as_ref());
         let documents = ["revision", "grant", "credentials"];
-        for (document, refusal) in documents.into_iter().zip(&self.wish.refusals) {
+        for (document, refusal) in documents.into_iter().zip(&self.configuration.wish.refusals) {
             if let Some(refusal) = refusal {
                 tracing::warn!(document, "{refusal}");
             }

@@ -1,6 +1,6 @@
 //! Server connections that clients hold while nothing is said: the shell around [`crate::agent::decide::pins`].
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use tokio::task::JoinHandle;
 
@@ -13,7 +13,7 @@ use crate::{
             pins::{Leaks, Look, Need, PinAction, Pins, Session, SessionState, is_full},
             slot_name::SlotName,
         },
-        observe::sockets::{self, Local},
+        observe::sockets::{self, LeakWatch, Local},
     },
     contract::{LeakKinds, PoolMode, ProofMode, Settings},
     pooler::pgbouncer::{
@@ -43,6 +43,14 @@ pub(super) struct Pinning {
     kinds: Option<Leaks>,
     /// The client that holds the longest pinned one, and which that is.
     longest: Option<(String, Local)>,
+    /// Server connections that count as leaked; None where that cannot be seen.
+    pub(super) leaked: Option<u32>,
+    /// Which ones, where they can be seen.
+    pub(super) leaked_connections: BTreeSet<Local>,
+    watch: LeakWatch,
+    /// Whether the kernel has refused to tell.
+    unseen: bool,
+    next_look: Millis,
 }
 
 /// Whether a process is told to close what is outside of a transaction.
@@ -58,17 +66,17 @@ enum Closing {
 
 impl Agent {
     fn leak_threshold(&self) -> Option<u32> {
-        let settings = &self.wish.revision.as_ref()?.settings;
+        let settings = &self.configuration.wish.revision.as_ref()?.settings;
         Some(settings.health.leak_threshold_seconds.saturating_mul(1000))
     }
 
     /// Looks for server connections that are held while nothing is said.
     pub(super) fn look_for_leaks(&mut self, now: Millis, servers: &[(SlotName, Vec<Server>)]) {
         let Some(threshold) = self.leak_threshold() else { return };
-        if now < self.next.leaks {
+        if now < self.pinning.next_look {
             return;
         }
-        self.next.leaks = now + Millis::from(threshold / 4).clamp(READING, LEAKS_LOOK);
+        self.pinning.next_look = now + Millis::from(threshold / 4).clamp(READING, LEAKS_LOOK);
         let all = servers.iter().flat_map(|(slot, servers)| servers.iter().map(|server| (*slot, server)));
         let linked: Vec<(SlotName, &Server)> = all.filter(|(_, server)| server.client.is_some()).collect();
         let kinds = if let Some(looks) = self.looks(&linked) {
@@ -79,25 +87,26 @@ impl Agent {
             None
         };
         self.pinning.kinds = kinds;
-        self.leaked = kinds.map(Leaks::count);
-        self.leaked_connections = self.leaked.map(|_| self.pinning.pins.leaking(threshold)).unwrap_or_default();
-        self.published.metrics.set_pinned(kinds.map(|kinds| kinds.pinned));
+        self.pinning.leaked = kinds.map(Leaks::count);
+        self.pinning.leaked_connections =
+            self.pinning.leaked.map(|_| self.pinning.pins.leaking(threshold)).unwrap_or_default();
+        self.report.published.metrics.set_pinned(kinds.map(|kinds| kinds.pinned));
     }
 
     /// What the kernel says of these; None where it does not say it of all.
     fn looks(&mut self, linked: &[(SlotName, &Server)]) -> Option<Vec<Look>> {
         if linked.is_empty() {
-            return self.leaks_visible.then(Vec::new);
+            return (!self.pinning.unseen).then(Vec::new);
         }
         // a server over a Unix socket has no address: whether it leaks cannot be told
         let locals: Vec<Local> = linked.iter().map(|(_, server)| sockets::local(server)).collect::<Option<_>>()?;
         let mut of_sessions = [false; 2];
-        for slot in [&self.slot, &self.other] {
+        for slot in [&self.slots.active, &self.slots.other] {
             of_sessions[slot.name().index()] = self.gives_sessions(slot);
         }
-        match sockets::traffic_to_port(self.injection.upstream.port) {
+        match sockets::traffic_to_port(self.sidecar.injection.upstream.port) {
             Ok(traffic) => {
-                let judged = self.leaks.judge(&locals, &traffic)?;
+                let judged = self.pinning.watch.judge(&locals, &traffic)?;
                 let looks = linked.iter().zip(locals).zip(judged).map(|(((slot, server), local), judged)| Look {
                     slot: *slot,
                     of_session: of_sessions[slot.index()],
@@ -110,10 +119,10 @@ impl Agent {
                 Some(looks.collect())
             }
             Err(error) => {
-                if self.leaks_visible {
+                if !self.pinning.unseen {
                     tracing::warn!("leaks cannot be seen here: {error}");
                 }
-                self.leaks_visible = false;
+                self.pinning.unseen = true;
                 None
             }
         }
@@ -121,7 +130,7 @@ impl Agent {
 
     /// What the process of a slot runs; of one that another agent started, that may not be known.
     fn settings_of<'a>(&'a self, slot: &'a Slot) -> Option<&'a Settings> {
-        Some(&slot.runs.as_ref().or(self.wish.revision.as_ref())?.settings)
+        Some(&slot.runs.as_ref().or(self.configuration.wish.revision.as_ref())?.settings)
     }
 
     fn gives_sessions(&self, slot: &Slot) -> bool {
@@ -159,7 +168,8 @@ impl Agent {
     /// Over a server connection that is free: no client waits longer for it.
     fn ask_about_sessions(&mut self, now: Millis) {
         let Some(threshold) = self.leak_threshold() else { return };
-        let may = self.wish.revision.as_ref().is_some_and(|it| it.settings.health.proof() == ProofMode::Query);
+        let may =
+            self.configuration.wish.revision.as_ref().is_some_and(|it| it.settings.health.proof() == ProofMode::Query);
         if !may || self.pinning.question.is_some() || self.failover.is_asking() {
             return;
         }
@@ -170,8 +180,8 @@ impl Agent {
             if processes.is_empty() {
                 continue;
             }
-            self.failover.asks_too(door == self.slot.name());
-            let database = self.injection.upstream.database.clone();
+            self.failover.asks_too(door == self.slots.active.name());
+            let database = self.sidecar.injection.upstream.database.clone();
             let question = ask(socket, database, credentials, question(&processes), QUESTION_DEADLINE);
             self.pinning.question = Some((slot, tokio::spawn(question)));
             return;
@@ -195,7 +205,7 @@ impl Agent {
 
     /// What clients need, of each process in which something may be done for them.
     fn needs(&self) -> Vec<Need> {
-        if self.rotating.is_refused() {
+        if self.access.rotating.is_refused() {
             // nobody would gain: what is closed could not be opened again
             return Vec::new();
         }
@@ -232,7 +242,7 @@ impl Agent {
 
     /// Cuts the clients of pinned connections, if these are what they were.
     async fn free(&mut self, pinned: &[Look]) {
-        let upstream = &self.injection.upstream;
+        let upstream = &self.sidecar.injection.upstream;
         let (database, port) = (upstream.database.clone(), upstream.port);
         let mut freed = 0;
         for slot in self.slots_to_ask_mut() {
@@ -252,7 +262,7 @@ impl Agent {
             Closing::No => Closing::No,
             // nobody waits any more, or nobody would gain
             Closing::Wanted(slot) if !self.may_close(slot) => {
-                self.to_be_applied = true;
+                self.applying.to_be_applied = true;
                 Closing::No
             }
             Closing::Wanted(slot) if !self.named_mut(slot).is_quiet(now).await.unwrap_or(false) => {
@@ -276,7 +286,7 @@ impl Agent {
 
     async fn begin_closing(&mut self, name: SlotName, now: Millis) -> Closing {
         // what was held back for it comes back
-        self.to_be_applied = true;
+        self.applying.to_be_applied = true;
         // a session of the alias may have begun since the last reading
         let seen = self.named_mut(name).read_pools(now).await.is_ok();
         let process = self.named_mut(name).pid();
@@ -286,7 +296,7 @@ impl Agent {
             "every server connection is held by a client that is silent, and others wait: PgBouncer closes those that are \
              outside of a transaction, with their clients"
         );
-        let database = self.injection.upstream.database.clone();
+        let database = self.sidecar.injection.upstream.database.clone();
         let slot = self.named_mut(name);
         let held = holders(slot, &database, |_| Some(())).await.unwrap_or_default();
         if let Err(error) = slot.close_idle().await {
@@ -302,7 +312,7 @@ impl Agent {
 
     /// How many of these clients are gone. Clients may have been led to another process meanwhile.
     async fn stop_closing(&mut self, process: i32, holders: &[u64]) -> Result<u64, ConsoleError> {
-        let slots = [&mut self.slot, &mut self.other];
+        let slots = [&mut self.slots.active, &mut self.slots.other];
         // one that has ended, or cannot be told any more, closes nothing that is asked for later
         let told = slots.into_iter().find(|slot| slot.pid() == Some(process) && !slot.is_mute());
         let Some(slot) = told else { return Ok(0) };
@@ -314,7 +324,7 @@ impl Agent {
 
     fn count_freed(&mut self, freed: u64) {
         self.pinning.freed += freed;
-        self.published.metrics.count_freed(freed);
+        self.report.published.metrics.count_freed(freed);
     }
 
     /// What is told of it; None where nothing is held.
@@ -348,7 +358,7 @@ impl Agent {
         if self.pinning.longest.as_ref().is_some_and(|(_, local)| *local == look.local) {
             return;
         }
-        let database = self.injection.upstream.database.clone();
+        let database = self.sidecar.injection.upstream.database.clone();
         let Some(slot) = self.slots_to_ask_mut().find(|slot| slot.name() == look.slot) else { return };
         let is_it = |server: &Server| sockets::local(server).filter(|local| *local == look.local);
         let held = holders(slot, &database, is_it).await;

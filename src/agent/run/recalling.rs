@@ -35,11 +35,11 @@ impl Agent {
                 Err(error) => tracing::debug!(slot = slot.name().as_str(), "telling clients to connect anew: {error}"),
             }
         }
-        self.published.metrics.count_recalled(closed);
+        self.report.published.metrics.count_recalled(closed);
     }
 
     /// Whether clients are still to connect anew.
     pub(super) fn recalls(&self) -> bool {
-        self.slot.is_recalling() || self.other_counts() && self.other.is_recalling()
+        self.slots.active.is_recalling() || self.other_counts() && self.slots.other.is_recalling()
     }
 }

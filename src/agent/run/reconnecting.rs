@@ -44,41 +44,41 @@ impl Agent {
                 );
             }
             // what was held back for it comes back, and what remains is looked at anew
-            (self.to_be_applied, self.closing) = (true, None);
+            (self.applying.to_be_applied, self.applying.closing) = (true, None);
             return Ok(true);
         }
-        self.to_be_applied = true;
+        self.applying.to_be_applied = true;
         let why = if is_refused { AWAITS_USER } else { AWAITS_LOGINS };
         let text = format!("revision {}: server connections are to be renewed, which {why}", revision.revision);
-        self.problems.reload.may_pass(now, text);
+        self.report.problems.reload.may_pass(now, text);
         Ok(false)
     }
 
     /// The processes that have connections older than that. What is closed of one that drains and whose user is refused could not be
     /// opened again: it owes nothing until that is over.
     fn owing(&mut self, at: &str) -> Vec<&mut Slot> {
-        let active = self.slot.name();
+        let active = self.slots.active.name();
         let slots = self.slots_to_ask_mut().filter(|slot| slot.name() == active || !slot.is_refused());
         slots.filter(|slot| slot.owes_reconnect(at)).collect()
     }
 
     /// Whether a process owes what the revision in force asked for: its user was refused then, and is not any more.
     pub(super) fn owes_reconnect(&mut self) -> bool {
-        let runs = self.slot.runs.as_ref().and_then(|runs| runs.settings.reconnected_at.clone());
+        let runs = self.slots.active.runs.as_ref().and_then(|runs| runs.settings.reconnected_at.clone());
         runs.is_some_and(|at| !self.owing(&at).is_empty())
     }
 
     /// Counts those that were told to end and have not yet, until none is left: others are told to end for other reasons later.
     pub(super) fn count_closing<'a>(&mut self, servers: impl Iterator<Item = &'a Server>) {
-        if self.closing != Some(0) {
-            self.closing = u32::try_from(servers.filter(|server| server.closing).count()).ok();
+        if self.applying.closing != Some(0) {
+            self.applying.closing = u32::try_from(servers.filter(|server| server.closing).count()).ok();
         }
     }
 
     /// What is told of it: the time that was done, which may be later than the one that is asked for.
     pub(super) fn reconnected(&self) -> Option<Reconnected> {
-        self.slot.runs.as_ref()?.settings.reconnected_at.as_ref()?;
-        let at = self.slot.reconnected_at()?.to_owned();
-        Some(Reconnected { at, remaining: self.closing })
+        self.slots.active.runs.as_ref()?.settings.reconnected_at.as_ref()?;
+        let at = self.slots.active.reconnected_at()?.to_owned();
+        Some(Reconnected { at, remaining: self.applying.closing })
     }
 }

@@ -174,8 +174,8 @@ impl Rotating {
 impl Agent {
     /// The Secret may hold something else.
     pub(super) fn take_access(&mut self, before: Option<&Access>) {
-        let Some(wanted) = self.wish.access() else { return };
-        let rotating = &mut self.rotating;
+        let Some(wanted) = self.configuration.wish.access() else { return };
+        let rotating = &mut self.access.rotating;
         if rotating.in_force.is_none() {
             // there is nothing that goes on when this does not work
             rotating.in_force = Some(wanted);
@@ -187,22 +187,22 @@ impl Agent {
     /// The newest refusals of the three documents, credentials that do not work among them.
     pub(super) fn tell_refusals(&mut self) {
         let documents = ["revision", "grant", "credentials"];
-        let refused = documents.into_iter().zip(&self.wish.refusals);
+        let refused = documents.into_iter().zip(&self.configuration.wish.refusals);
         let refused = refused.filter_map(|(document, refusal)| Some((document, refusal.as_ref()?.reason())));
         let unproven = self.failure().map(|_| ("credentials", "NotProven"));
-        self.published.metrics.set_refused(refused.chain(unproven));
+        self.report.published.metrics.set_refused(refused.chain(unproven));
     }
 
     /// Whether the Secret holds something else than what is in force.
     fn wants_other_access(&self) -> bool {
-        self.rotating.in_force.as_ref().is_some_and(|in_force| self.wish.wants_other(in_force))
+        self.access.rotating.in_force.as_ref().is_some_and(|in_force| self.configuration.wish.wants_other(in_force))
     }
 
     /// Whether server connections are kept. While new credentials are not proven the old ones may end at any moment.
     pub(super) fn keep(&self) -> Keep {
-        if self.rotating.is_refused() {
+        if self.access.rotating.is_refused() {
             Keep::Always
-        } else if self.wants_other_access() || self.now() < self.rotating.deaf_until {
+        } else if self.wants_other_access() || self.now() < self.access.rotating.deaf_until {
             // after a login that failed with the old ones PgBouncer pauses, and cuts clients once no connection is left
             Keep::UnlessInTheWay
         } else {
@@ -212,10 +212,10 @@ impl Agent {
 
     /// What a new process is to work with: what is in force. None before the first Secret.
     pub(super) fn own(&self) -> Option<OwnAccess<'_>> {
-        let access = self.rotating.in_force.as_ref()?;
+        let access = self.access.rotating.in_force.as_ref()?;
         Some(OwnAccess {
             credentials: &access.credentials,
-            presented: certificate_paths(&self.options.run_dir, access),
+            presented: certificate_paths(&self.sidecar.options.run_dir, access),
         })
     }
 
@@ -230,19 +230,19 @@ impl Agent {
 
     /// Whether a process goes on with another user than the one in force: only a new one takes that over.
     pub(super) fn keeps_user(&self, slot: &Slot) -> bool {
-        self.rotating.in_force.as_ref().is_some_and(|access| slot.keeps_user(&access.credentials.username))
+        self.access.rotating.in_force.as_ref().is_some_and(|access| slot.keeps_user(&access.credentials.username))
     }
 
     /// Whether the database has refused a user that the process that logged it keeps although another one is in force: that is no
     /// news of the one in force, and the process is told.
     pub(super) fn is_of_kept_user(&mut self, error: PoolerError, from: Option<SlotName>, words: &str) -> bool {
-        let of_active = from == Some(self.slot.name());
-        let slot = if of_active { &self.slot } else { &self.other };
+        let of_active = from == Some(self.slots.active.name());
+        let slot = if of_active { &self.slots.active } else { &self.slots.other };
         let kept = (from == Some(slot.name()) && self.keeps_user(slot)).then(|| slot.credentials()).flatten();
         if !kept.is_some_and(|kept| is_of_role(error, words, &kept.username)) {
             return false;
         }
-        let slot = if of_active { &mut self.slot } else { &mut self.other };
+        let slot = if of_active { &mut self.slots.active } else { &mut self.slots.other };
         if !slot.is_refused() {
             tracing::warn!(
                 slot = slot.name().as_str(),
@@ -256,50 +256,52 @@ impl Agent {
     /// Whether the database refuses what the process that new clients come to logs in with: what is closed of it could not be opened
     /// again.
     pub(super) fn is_refused(&self) -> bool {
-        self.rotating.is_refused() || self.slot.is_refused()
+        self.access.rotating.is_refused() || self.slots.active.is_refused()
     }
 
     /// Why what the Secret holds is not in force; None while it is, or has not failed.
     fn failure(&self) -> Option<RotationFailure> {
-        self.rotating.machine.failure(self.rotating.version).filter(|_| self.wants_other_access())
+        self.access.rotating.machine.failure(self.access.rotating.version).filter(|_| self.wants_other_access())
     }
 
     /// Takes the next step of a rotation.
     pub(super) async fn rotate(&mut self, now: Millis, answering: bool) {
-        if let Some((_, task)) = &mut self.rotating.trial
+        if let Some((_, task)) = &mut self.access.rotating.trial
             && task.is_finished()
-            && self.rotating.outcome == TrialOutcome::Open
+            && self.access.rotating.outcome == TrialOutcome::Open
         {
-            self.rotating.outcome = match task.await {
+            self.access.rotating.outcome = match task.await {
                 Ok(Ok(())) => TrialOutcome::Passed,
                 Ok(Err(error)) => {
-                    if self.rotating.trial.as_ref().map(|(access, _)| access) == self.rotating.in_force.as_ref() {
+                    if self.access.rotating.trial.as_ref().map(|(access, _)| access)
+                        == self.access.rotating.in_force.as_ref()
+                    {
                         self.learn_from(&error);
                     }
-                    self.rotating.failed(error.to_string())
+                    self.access.rotating.failed(error.to_string())
                 }
-                Err(error) => self.rotating.failed(error.to_string()),
+                Err(error) => self.access.rotating.failed(error.to_string()),
             };
         }
         let seen = self.observe_rotation();
         let told = self.failure();
-        match self.rotating.machine.step(self.now(), &seen) {
+        match self.access.rotating.machine.step(self.now(), &seen) {
             Some(RotationAction::Try) => self.try_login(),
             Some(RotationAction::TakeOver) => self.take_over_access(),
             Some(RotationAction::Stop) => {
-                if let Some((_, login)) = self.rotating.trial.take() {
+                if let Some((_, login)) = self.access.rotating.trial.take() {
                     login.abort();
                 }
             }
             None => {}
         }
         // what slots may open, or close, has changed
-        let bounds = (self.rotating.machine.needs_room(), self.rotating.logins);
-        if std::mem::replace(&mut self.rotating.bounds, bounds) != bounds {
-            self.next.release = 0;
-            self.to_be_applied = true;
+        let bounds = (self.access.rotating.machine.needs_room(), self.access.rotating.logins);
+        if std::mem::replace(&mut self.access.rotating.bounds, bounds) != bounds {
+            self.applying.next_look = 0;
+            self.applying.to_be_applied = true;
         }
-        if self.rotating.to_hand_over && answering && !self.rotating.again.is_pausing(now) {
+        if self.access.rotating.to_hand_over && answering && !self.access.rotating.again.is_pausing(now) {
             self.hand_over().await;
         }
         self.tell_rotation();
@@ -310,15 +312,15 @@ impl Agent {
 
     fn observe_rotation(&self) -> RotationSeen {
         let wanted = if self.wants_other_access() {
-            Some(self.rotating.version)
+            Some(self.access.rotating.version)
         } else {
             // nothing else is wanted: whether logins work again shows by one
-            (self.rotating.is_refused() || self.rotating.doubted).then_some(IN_FORCE)
+            (self.access.rotating.is_refused() || self.access.rotating.doubted).then_some(IN_FORCE)
         };
-        let other = self.other_counts().then_some(&self.other);
-        let slots = || std::iter::once(&self.slot).chain(other);
+        let other = self.other_counts().then_some(&self.slots.other);
+        let slots = || std::iter::once(&self.slots.active).chain(other);
         let proves_itself = matches!(
-            self.switch.phase(),
+            self.slots.switch.phase(),
             SwitchPhase::Starting { .. }
                 | SwitchPhase::MakingRoom { .. }
                 | SwitchPhase::Proving { .. }
@@ -327,69 +329,73 @@ impl Agent {
         );
         RotationSeen {
             wanted,
-            able: self.machine.is_serving() && self.program.is_some() && !proves_itself,
+            able: self.liveness.machine.is_serving() && self.sidecar.program.is_some() && !proves_itself,
             share: self.grant().share,
             bound: slots().map(Slot::bound).sum(),
             held: slots().map(Slot::held).sum(),
             // what is open is not given up to find out
-            logins: if self.rotating.doubted { Logins::Refused } else { self.rotating.logins },
-            trial: self.rotating.outcome,
+            logins: if self.access.rotating.doubted { Logins::Refused } else { self.access.rotating.logins },
+            trial: self.access.rotating.outcome,
         }
     }
 
     /// Starts a process that logs in with what is wanted.
     fn try_login(&mut self) {
-        (self.rotating.outcome, self.rotating.trial) = (TrialOutcome::Open, None);
-        let access =
-            self.wish.access().filter(|_| self.wants_other_access()).or_else(|| self.rotating.in_force.clone());
-        let revision = self.slot.runs.as_ref().or(self.wish.revision.as_ref());
-        let (Some(access), Some(revision), Some(program)) = (access, revision, &self.program) else {
-            self.rotating.outcome = self.rotating.failed("there is nothing to try".to_owned());
+        (self.access.rotating.outcome, self.access.rotating.trial) = (TrialOutcome::Open, None);
+        let access = self
+            .configuration
+            .wish
+            .access()
+            .filter(|_| self.wants_other_access())
+            .or_else(|| self.access.rotating.in_force.clone());
+        let revision = self.slots.active.runs.as_ref().or(self.configuration.wish.revision.as_ref());
+        let (Some(access), Some(revision), Some(program)) = (access, revision, &self.sidecar.program) else {
+            self.access.rotating.outcome = self.access.rotating.failed("there is nothing to try".to_owned());
             return;
         };
         let milliseconds = if self.grant().share == 1 { PROOF_DEADLINE } else { START_DEADLINE - 1000 };
-        if let Some(in_force) = &self.rotating.in_force
-            && !self.rotating.to_hand_over
+        if let Some(in_force) = &self.access.rotating.in_force
+            && !self.access.rotating.to_hand_over
         {
             self.forget_files(in_force);
         }
         let prepared = self.lay_down(&access).and_then(|()| {
             Login::prepare(&TrialSetup {
                 program,
-                directory: self.options.run_dir.join(TRIAL_DIRECTORY),
-                injection: &self.injection,
+                directory: self.sidecar.options.run_dir.join(TRIAL_DIRECTORY),
+                injection: &self.sidecar.injection,
                 settings: &revision.settings,
                 credentials: &access.credentials,
                 // all of it: what is in force may be verified by another CA of it
-                ca_file: place::bundle(&self.injection, ca_path(&self.options.run_dir, &access))
+                ca_file: place::bundle(&self.sidecar.injection, ca_path(&self.sidecar.options.run_dir, &access))
                     .map(|file| file.display().to_string()),
-                presented: certificate_paths(&self.options.run_dir, &access),
-                resolver: self.resolver.as_ref().map(|file| file.display().to_string()),
+                presented: certificate_paths(&self.sidecar.options.run_dir, &access),
+                resolver: self.sidecar.resolver.as_ref().map(|file| file.display().to_string()),
                 within: Duration::from_millis(milliseconds),
-                version: self.build.map(|build| build.version),
+                version: self.sidecar.build.map(|build| build.version),
             })
         });
         match prepared {
-            Ok(login) => self.rotating.trial = Some((access, tokio::spawn(login.run()))),
-            Err(error) => self.rotating.outcome = self.rotating.failed(error.to_string()),
+            Ok(login) => self.access.rotating.trial = Some((access, tokio::spawn(login.run()))),
+            Err(error) => self.access.rotating.outcome = self.access.rotating.failed(error.to_string()),
         }
     }
 
     fn take_over_access(&mut self) {
         let now = self.now();
-        let Some((access, _)) = self.rotating.trial.take() else { return };
-        (self.rotating.logins, self.rotating.why) = (Logins::Work, None);
-        self.rotating.doubted = false;
-        if self.rotating.in_force.as_ref() == Some(&access) {
+        let Some((access, _)) = self.access.rotating.trial.take() else { return };
+        (self.access.rotating.logins, self.access.rotating.why) = (Logins::Work, None);
+        self.access.rotating.doubted = false;
+        if self.access.rotating.in_force.as_ref() == Some(&access) {
             return;
         }
         tracing::info!(user = access.credentials.username, "new credentials have proven themselves");
-        self.rotating.in_force = Some(access);
+        self.access.rotating.in_force = Some(access);
         self.bundle_may_differ(now);
-        self.rotating.to_hand_over = true;
-        self.rotating.handed.clear();
-        self.rotating.again.settled();
-        self.rotating.deaf_until = now + UNDER_WAY;
+        self.access.rotating.to_hand_over = true;
+        self.access.rotating.handed.clear();
+        self.access.rotating.again.settled();
+        self.access.rotating.deaf_until = now + UNDER_WAY;
         // what could not prove itself with the old ones may now
         self.switching.another_is_wanted();
     }
@@ -397,45 +403,45 @@ impl Agent {
     /// Has every slot that runs work with what is in force, and reads it back.
     async fn hand_over(&mut self) {
         let now = self.now();
-        let Some(access) = self.rotating.in_force.clone() else { return };
+        let Some(access) = self.access.rotating.in_force.clone() else { return };
         // one that nobody can ask anything goes on with what it has
         let names: Vec<SlotName> = self.slots_to_ask().map(Slot::name).collect();
-        if let Err(error) = note(&self.options.run_dir, &access) {
+        if let Err(error) = note(&self.sidecar.options.run_dir, &access) {
             let text = format!("the new credentials are not in force: {error}");
-            if self.problems.credentials.is(text) {
+            if self.report.problems.credentials.is(text) {
                 tracing::warn!("credentials: {error}");
             }
-            self.rotating.again.failed(now);
+            self.access.rotating.again.failed(now);
             return;
         }
         for name in names {
-            if self.rotating.handed.contains(&name) {
+            if self.access.rotating.handed.contains(&name) {
                 continue;
             }
             let not_in_force = format!("the new credentials are not in force in slot {}", name.as_str());
             match self.hand_to(name, &access).await {
                 Ok(Taken::Postponed) => {
-                    return self.problems.credentials.may_pass(now, format!("{not_in_force}: {AWAITS_LOGINS}"));
+                    return self.report.problems.credentials.may_pass(now, format!("{not_in_force}: {AWAITS_LOGINS}"));
                 }
                 // what is refused is taken over with the revision, once it may be
-                Ok(Taken::Already | Taken::Now | Taken::Refused) => self.rotating.handed.push(name),
+                Ok(Taken::Already | Taken::Now | Taken::Refused) => self.access.rotating.handed.push(name),
                 Err(error) => {
-                    if self.problems.credentials.is(format!("{not_in_force}: {error}")) {
+                    if self.report.problems.credentials.is(format!("{not_in_force}: {error}")) {
                         tracing::warn!(slot = name.as_str(), "credentials: {error}");
                     }
-                    self.rotating.again.failed(now);
+                    self.access.rotating.again.failed(now);
                     return;
                 }
             }
         }
-        if self.keeps_user(&self.slot) {
+        if self.keeps_user(&self.slots.active) {
             return self.tell_kept_user();
         }
-        self.rotating.to_hand_over = false;
-        self.rotating.handed.clear();
-        self.rotating.again.settled();
-        self.problems.credentials.is_over();
-        self.rotating.deaf_until = self.rotating.deaf_until.max(self.now() + UNDER_WAY);
+        self.access.rotating.to_hand_over = false;
+        self.access.rotating.handed.clear();
+        self.access.rotating.again.settled();
+        self.report.problems.credentials.is_over();
+        self.access.rotating.deaf_until = self.access.rotating.deaf_until.max(self.now() + UNDER_WAY);
         self.forget_files(&access);
         tracing::info!(
             user = access.credentials.username,
@@ -446,8 +452,8 @@ impl Agent {
 
     /// Keeps what is in force for a container that restarts. A volume that is full keeps no process from starting.
     pub(super) fn note_in_force(&self) {
-        if let Some(access) = &self.rotating.in_force
-            && let Err(error) = note(&self.options.run_dir, access)
+        if let Some(access) = &self.access.rotating.in_force
+            && let Err(error) = note(&self.sidecar.options.run_dir, access)
         {
             tracing::warn!("a container that restarts will not know what was in force: {error}");
         }
@@ -457,14 +463,14 @@ impl Agent {
     fn tell_kept_user(&mut self) {
         if self.may_switch() {
             // what a switch waits for is told with it
-            return self.problems.credentials.is_over();
+            return self.report.problems.credentials.is_over();
         }
-        let version = self.build.map(|build| format!(" {}", build.version)).unwrap_or_default();
+        let version = self.sidecar.build.map(|build| format!(" {}", build.version)).unwrap_or_default();
         let text = format!(
             "RestartRequired: {USER} changes only when the pod restarts: PgBouncer{version} would cut every client that is \
              connected, and no second process can be started here; the user before serves on"
         );
-        if self.problems.credentials.is(text) {
+        if self.report.problems.credentials.is(text) {
             tracing::warn!("another user is wanted and waits for the pod's restart");
         }
     }
@@ -474,10 +480,10 @@ impl Agent {
             nothing_yet @ (Taken::Postponed | Taken::Refused) => return Ok(nothing_yet),
             taken => taken,
         };
-        let slot = if self.slot.name() == name { &self.slot } else { &self.other };
+        let slot = if self.slots.active.name() == name { &self.slots.active } else { &self.slots.other };
         let Some(own) = self.takes(slot) else { return Ok(taken) };
         let socket = slot.console.socket();
-        match log_in(socket, &self.injection.upstream.database, own.credentials, CONSOLE_DEADLINE).await {
+        match log_in(socket, &self.sidecar.injection.upstream.database, own.credentials, CONSOLE_DEADLINE).await {
             Err(error) if refuses_password(&error) => Err(error.into()),
             // in, or kept waiting, or turned away because it is full: none of it speaks against the password
             _ => Ok(taken),
@@ -489,8 +495,8 @@ impl Agent {
     pub(super) async fn give_to(&mut self, name: SlotName, access: &Access) -> Result<Taken, SlotError> {
         let now = self.now();
         self.lay_down(access).map_err(|error| SlotError::Access { reason: error.to_string() })?;
-        let of_active = self.slot.name() == name;
-        let slot = if of_active { &mut self.slot } else { &mut self.other };
+        let of_active = self.slots.active.name() == name;
+        let slot = if of_active { &mut self.slots.active } else { &mut self.slots.other };
         let limits = match slot.limits_to_keep() {
             Some(limits) => limits,
             None => slot.read_limits().await?,
@@ -501,16 +507,13 @@ impl Agent {
             .as_ref()
             .map(|alias| SessionAlias { database: alias.name.clone(), connections: alias.connections });
         let runs = slot.runs.clone().or_else(|| {
-            let mut revision = self.wish.revision.clone()?;
+            let mut revision = self.configuration.wish.revision.clone()?;
             revision.settings.session_alias = alias;
             Some(revision)
         });
-        let wanted = WantedLimits {
-            limit: limits.pool_size,
-            warm: limits.min_pool_size,
-            share: limits.max_db_connections.max(1),
-        };
-        let slot = if of_active { &self.slot } else { &self.other };
+        let wanted =
+            WantedLimits { limit: limits.pool_size, warm: limits.min_pool_size, share: limits.max_db_connections.max(1) };
+        let slot = if of_active { &self.slots.active } else { &self.slots.other };
         if slot.is_refused() {
             // what is open is all that its clients will ever have
             return Ok(Taken::Refused);
@@ -521,7 +524,7 @@ impl Agent {
             Some(Err(error)) => return Err(SlotError::Access { reason: error.to_string() }),
             None => return Ok(Taken::Already),
         };
-        let slot = if of_active { &mut self.slot } else { &mut self.other };
+        let slot = if of_active { &mut self.slots.active } else { &mut self.slots.other };
         match slot.take_over(rendered, When::Quiet(now)).await {
             // the rest of what it runs waits for a new process; this does not
             Err(SlotError::RestartRequired { .. }) => Ok(Taken::Now),
@@ -530,36 +533,38 @@ impl Agent {
     }
 
     fn tell_rotation(&mut self) {
-        if self.rotating.is_refused() {
-            self.problems.logins.is(
+        if self.access.rotating.is_refused() {
+            self.report.problems.logins.is(
                 "the database refused the last login with the credentials in force: server connections that are open are kept, \
                  and none is closed before a login works"
                     .to_owned(),
             );
-        } else if let Some(slot) = [&self.slot, &self.other].into_iter().find(|slot| slot.is_refused()) {
+        } else if let Some(slot) = [&self.slots.active, &self.slots.other].into_iter().find(|slot| slot.is_refused()) {
             let name = slot.name().as_str();
-            self.problems.logins.is(format!(
+            self.report.problems.logins.is(format!(
                 "the database refuses the user before, as which clients of slot {name} still work: the server connections that it \
                  has are kept, and none can be opened; once none is left, those clients are closed while they are idle"
             ));
         } else {
-            self.problems.logins.is_over();
+            self.report.problems.logins.is_over();
         }
         let Some(failure) = self.failure() else {
-            if !self.rotating.to_hand_over {
-                self.problems.credentials.is_over();
+            if !self.access.rotating.to_hand_over {
+                self.report.problems.credentials.is_over();
             }
             return;
         };
         let why = match failure {
             RotationFailure::NoRoom => "running transactions left no server connection to try them with",
-            RotationFailure::NotProven => self.rotating.why.as_deref().unwrap_or("they did not prove themselves"),
+            RotationFailure::NotProven => {
+                self.access.rotating.why.as_deref().unwrap_or("they did not prove themselves")
+            }
         };
         let text = format!(
             "what the Secret holds now is not in force: {why}; what worked before stays, and the new credentials are tried again, \
              within 90 s at the latest"
         );
-        if self.problems.credentials.is(text) {
+        if self.report.problems.credentials.is(text) {
             tracing::warn!("new credentials are not taken over: {why}");
         }
     }
@@ -567,7 +572,7 @@ impl Agent {
     /// Writes CA bundle, certificate and key to where a pooler is told to read them. Their names are those of their content: one that
     /// changes is another file, so that none is read before it is in force.
     pub(super) fn lay_down(&self, access: &Access) -> Result<(), TrialError> {
-        for (path, content) in files(&self.options.run_dir, access) {
+        for (path, content) in files(&self.sidecar.options.run_dir, access) {
             write_whole(&path, content).map_err(FileError::of(&path))?;
         }
         Ok(())
@@ -575,12 +580,13 @@ impl Agent {
 
     /// Removes the files that no slot reads any more.
     fn forget_files(&self, access: &Access) {
-        let mut read: Vec<PathBuf> = files(&self.options.run_dir, access).into_iter().map(|(path, _)| path).collect();
+        let mut read: Vec<PathBuf> =
+            files(&self.sidecar.options.run_dir, access).into_iter().map(|(path, _)| path).collect();
         // a process that keeps another user keeps that one's certificate
-        for presented in [&self.slot, &self.other].into_iter().filter_map(Slot::presented) {
+        for presented in [&self.slots.active, &self.slots.other].into_iter().filter_map(Slot::presented) {
             read.extend([&presented.certificate_file, &presented.key_file].map(PathBuf::from));
         }
-        for path in laid_down(&self.options.run_dir).filter(|path| !read.contains(path)) {
+        for path in laid_down(&self.sidecar.options.run_dir).filter(|path| !read.contains(path)) {
             // it is only in the way
             let _ = fs::remove_file(path);
         }

@@ -70,6 +70,10 @@ pub(super) struct Switching {
     /// Clients that had connected to the other slot and not logged in yet, just before `clients` was read.
     logging_in: u32,
     door: DoorSeen,
+    /// Sockets of others that listen where clients come to, in a sentence.
+    strangers: Option<String>,
+    /// When those are counted next.
+    pub(super) next_count: Millis,
 }
 
 /// What is known of how the active slot's process was kept from accepting clients.
@@ -105,7 +109,7 @@ impl Switching {
 impl Agent {
     /// Whether a second process can take over clients without losing one.
     pub(super) fn can_switch(&self) -> bool {
-        self.inherits_sockets() && !matches!(self.link.listening(), Listening::Failed { .. })
+        self.inherits_sockets() && !matches!(self.sidecar.link.listening(), Listening::Failed { .. })
     }
 
     pub(super) fn switching_mode(&self) -> Mode {
@@ -120,17 +124,17 @@ impl Agent {
     /// that: green's would be open beside blue's as soon as green listens.
     pub(super) fn may_switch(&self) -> bool {
         let has_alias = |revision: &PoolRevision| revision.settings.session_alias.is_some();
-        let alias = [&self.wish.revision, &self.served].into_iter().flatten().any(has_alias);
-        self.can_switch() && (self.way() == Way::Steer || !alias && self.slot.alias.is_none())
+        let alias = [&self.configuration.wish.revision, &self.applying.served].into_iter().flatten().any(has_alias);
+        self.can_switch() && (self.way() == Way::Steer || !alias && self.slots.active.alias.is_none())
     }
 
     fn way(&self) -> Way {
-        if matches!(self.link.listening(), Listening::Shared { .. }) { Way::HandOver } else { Way::Steer }
+        if matches!(self.sidecar.link.listening(), Listening::Shared { .. }) { Way::HandOver } else { Way::Steer }
     }
 
     /// Whether the other slot's server connections count.
     pub(super) fn other_counts(&self) -> bool {
-        let phase = self.switch.phase();
+        let phase = self.slots.switch.phase();
         let counts = matches!(
             phase,
             SwitchPhase::Proving { .. }
@@ -140,28 +144,28 @@ impl Agent {
                 | SwitchPhase::Warm { .. }
                 | SwitchPhase::Draining { .. }
         );
-        counts && self.other.pid().is_some()
+        counts && self.slots.other.pid().is_some()
     }
 
     /// Whether the other slot's process counts and can be asked.
     pub(super) fn can_ask_other(&self) -> bool {
-        self.other_counts() && !self.other.is_mute()
+        self.other_counts() && !self.slots.other.is_mute()
     }
 
     /// The slots whose processes count and can be asked, the one that new clients come to first.
     pub(super) fn slots_to_ask(&self) -> impl Iterator<Item = &Slot> {
-        [Some(&self.slot), self.can_ask_other().then_some(&self.other)].into_iter().flatten()
+        [Some(&self.slots.active), self.can_ask_other().then_some(&self.slots.other)].into_iter().flatten()
     }
 
     /// The same, to be asked.
     pub(super) fn slots_to_ask_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
         let other = self.can_ask_other();
-        [Some(&mut self.slot), other.then_some(&mut self.other)].into_iter().flatten()
+        [Some(&mut self.slots.active), other.then_some(&mut self.slots.other)].into_iter().flatten()
     }
 
     /// The slot of this name.
     pub(super) fn named_mut(&mut self, name: SlotName) -> &mut Slot {
-        if self.slot.name() == name { &mut self.slot } else { &mut self.other }
+        if self.slots.active.name() == name { &mut self.slots.active } else { &mut self.slots.other }
     }
 
     /// Whether the process that new clients come to can take over all of this. Keeps in mind where it can run, with the user that is
@@ -170,10 +174,10 @@ impl Agent {
     /// # Errors
     /// The console's.
     pub(super) async fn fits(&mut self, rendered: &Rendered) -> Result<bool, SlotError> {
-        self.switching.names = self.slot.needs_process(rendered).await?;
+        self.switching.names = self.slots.active.needs_process(rendered).await?;
         let fits = self.switching.names.is_empty();
         // while the database takes no writes, processes stay as they are
-        if self.keeps_user(&self.slot) && !self.failover.is_read_only() {
+        if self.keeps_user(&self.slots.active) && !self.failover.is_read_only() {
             self.switching.names.push(USER.to_owned());
         }
         let place = if self.switching.names.is_empty() {
@@ -191,44 +195,47 @@ impl Agent {
     }
 
     async fn fits_other(&mut self) -> bool {
-        let kept = matches!(self.switch.phase(), SwitchPhase::Warm { .. } | SwitchPhase::Draining { .. });
-        if !kept || !self.other_counts() || self.other.leaving().is_some() {
+        let kept = matches!(self.slots.switch.phase(), SwitchPhase::Warm { .. } | SwitchPhase::Draining { .. });
+        if !kept || !self.other_counts() || self.slots.other.leaving().is_some() {
             return false;
         }
         let wanted = limits::WantedLimits { limit: 1, warm: 0, share: 1 };
-        let Some(Ok((_, rendered))) = self.render(self.other.name(), self.wish.revision.as_ref(), wanted) else {
+        let Some(Ok((_, rendered))) =
+            self.render(self.slots.other.name(), self.configuration.wish.revision.as_ref(), wanted)
+        else {
             return false;
         };
-        self.other.needs_process(&rendered).await.is_ok_and(|names| names.is_empty())
+        self.slots.other.needs_process(&rendered).await.is_ok_and(|names| names.is_empty())
     }
 
     /// Whether green, which has been proven, can take over all of what is wanted now, so that it need not start anew: somebody
     /// promotes it, or changes what needs no new process. It has taken it over then, and this is what it is called.
     async fn fits_green(&mut self) -> Option<u64> {
-        if self.keeps_user(&self.other) {
+        if self.keeps_user(&self.slots.other) {
             return None;
         }
-        let version = match self.switch.phase() {
+        let version = match self.slots.switch.phase() {
             SwitchPhase::AwaitingPromotion { version } => version,
             SwitchPhase::MakingRoom { version, .. } | SwitchPhase::Proving { version, .. }
-                if self.other.runs == self.wish.revision =>
+                if self.slots.other.runs == self.configuration.wish.revision =>
             {
                 return Some(version);
             }
             _ => return None,
         };
-        if self.other.runs == self.wish.revision {
+        if self.slots.other.runs == self.configuration.wish.revision {
             return Some(version);
         }
         // nothing is opened before it proves itself
         let wanted = limits::WantedLimits { limit: 1, warm: 0, share: 1 };
-        let (revision, rendered) =
-            self.render(self.other.name(), self.wish.revision.as_ref(), wanted).and_then(Result::ok)?;
-        let names = self.other.needs_process(&rendered).await.ok()?;
-        if !names.is_empty() || self.other.take_over(rendered, When::AtOnce).await.is_err() {
+        let (revision, rendered) = self
+            .render(self.slots.other.name(), self.configuration.wish.revision.as_ref(), wanted)
+            .and_then(Result::ok)?;
+        let names = self.slots.other.needs_process(&rendered).await.ok()?;
+        if !names.is_empty() || self.slots.other.take_over(rendered, When::AtOnce).await.is_err() {
             return None;
         }
-        self.other.goes_on_with(revision);
+        self.slots.other.goes_on_with(revision);
         Some(version)
     }
 
@@ -237,27 +244,27 @@ impl Agent {
         if !self.can_switch() {
             return false;
         }
-        let (phase, given_up) = (self.switch.phase(), self.switch.given_up());
+        let (phase, given_up) = (self.slots.switch.phase(), self.slots.switch.given_up());
         let seen = self.observe_other(now, punctual).await;
-        if let Some(action) = self.switch.step(self.now(), &seen) {
+        if let Some(action) = self.slots.switch.step(self.now(), &seen) {
             self.act(action).await;
         }
-        if self.switch.given_up().is_some() && self.switch.given_up() != given_up {
-            self.published.metrics.count_switch(SwitchResult::GivenUp);
+        if self.slots.switch.given_up().is_some() && self.slots.switch.given_up() != given_up {
+            self.report.published.metrics.count_switch(SwitchResult::GivenUp);
             let why = self.switching.why.as_deref().unwrap_or_default();
-            let failure = self.switch.given_up().map_or("", |given_up| told(given_up.failure));
+            let failure = self.slots.switch.given_up().map_or("", |given_up| told(given_up.failure));
             tracing::warn!(
-                revision = self.wish.revision.as_ref().map(|wanted| wanted.revision),
+                revision = self.configuration.wish.revision.as_ref().map(|wanted| wanted.revision),
                 why,
                 "given up: {failure}"
             );
         }
         self.tell_switch();
-        discriminant(&phase) != discriminant(&self.switch.phase())
+        discriminant(&phase) != discriminant(&self.slots.switch.phase())
     }
 
     async fn observe_other(&mut self, now: Millis, punctual: bool) -> SlotsSeen {
-        let running = self.other.is_running();
+        let running = self.slots.other.is_running();
         let console = if running { self.ask_other(now).await } else { ConsoleSeen::NotAsked };
         if let Some(query) = self.switching.query.take_if(|query| query.is_finished()) {
             self.switching.proof = Some(match query.await {
@@ -268,28 +275,31 @@ impl Agent {
         }
         let door = self.look_at_door(now).await;
         let grant = self.grant();
-        let rollout = self.wish.revision.as_ref().map(|revision| revision.settings.rollout).unwrap_or_default();
+        let rollout =
+            self.configuration.wish.revision.as_ref().map(|revision| revision.settings.rollout).unwrap_or_default();
         let milliseconds = |seconds: u32| Millis::from(seconds) * 1000;
         // one proof at a time, and none of a process while nothing can log in
-        let held = self.rotating.set_aside() > 0 || self.rotating.is_refused() || self.strangers.is_some();
-        let waits = self.switch.phase() == SwitchPhase::Steady && held;
+        let held = self.access.rotating.set_aside() > 0
+            || self.access.rotating.is_refused()
+            || self.switching.strangers.is_some();
+        let waits = self.slots.switch.phase() == SwitchPhase::Steady && held;
         let place = self.switching.place.filter(|_| !waits);
-        let wanted = match (place, self.switch.phase()) {
+        let wanted = match (place, self.slots.switch.phase()) {
             // not looked at yet: it may be what waits already
             (None, SwitchPhase::AwaitingPromotion { version }) => Placement::New { version },
             (place, _) => place.unwrap_or(Placement::Active),
         };
         SlotsSeen {
-            active: self.slot.name(),
-            serving: self.machine.is_serving(),
+            active: self.slots.active.name(),
+            serving: self.liveness.machine.is_serving(),
             door,
-            room: self.slot.bound().is_some_and(|bound| bound <= beside(grant.share, grant.floor)),
+            room: self.slots.active.bound().is_some_and(|bound| bound <= beside(grant.share, grant.floor)),
             other: OtherSeen {
                 running,
                 console,
                 proof: self.switching.proof.unwrap_or(GreenProof::Open),
                 clients: self.switching.count_clients(),
-                forlorn: running && self.other.is_forlorn(),
+                forlorn: running && self.slots.other.is_forlorn(),
                 hung: running && punctual && now.saturating_sub(self.switching.answered) > START_DEADLINE,
             },
             wanted,
@@ -303,7 +313,7 @@ impl Agent {
                 Promotion::Awaited
             },
             scale_down_delay: milliseconds(rollout.scale_down_delay_seconds),
-            drain_timeout: if self.slot.is_refused() {
+            drain_timeout: if self.slots.active.is_refused() {
                 // all clients wait for the next process, and the database refuses what this one has
                 AT_ONCE
             } else {
@@ -314,9 +324,9 @@ impl Agent {
 
     /// Whether the active slot's process would refuse somebody who logs in if it were told to stop listening now.
     async fn look_at_door(&mut self, now: Millis) -> Door {
-        let refuses = self.build.is_none_or(|build| build.version.refuses_logins_at_its_end());
-        let is_taken = matches!(self.switch.phase(), SwitchPhase::Taking { .. }) && self.way() == Way::HandOver;
-        if !refuses || !is_taken || !self.machine.is_serving() {
+        let refuses = self.sidecar.build.is_none_or(|build| build.version.refuses_logins_at_its_end());
+        let is_taken = matches!(self.slots.switch.phase(), SwitchPhase::Taking { .. }) && self.way() == Way::HandOver;
+        if !refuses || !is_taken || !self.liveness.machine.is_serving() {
             self.switching.door = DoorSeen::Open;
             return Door::Clear;
         }
@@ -326,7 +336,7 @@ impl Agent {
             DoorSeen::StillOpen(at) if now.saturating_sub(at) < CLOSING_PAUSE => {}
             _ => return Door::Open,
         }
-        let logins = self.slot.has_logins().await;
+        let logins = self.slots.active.has_logins().await;
         let now = self.now();
         match (logins, self.switching.door) {
             (_, DoorSeen::ClosedAt(at)) if now.saturating_sub(at) >= DEAF => Door::Open,
@@ -338,8 +348,8 @@ impl Agent {
     /// Has the active slot's process accept nobody for a while, as soon as no server connection logs in.
     async fn close_door(&mut self) {
         let now = self.now();
-        let closed = match self.slot.is_quiet(now).await {
-            Ok(true) => self.slot.stop_accepting().await,
+        let closed = match self.slots.active.is_quiet(now).await {
+            Ok(true) => self.slots.active.stop_accepting().await,
             Ok(false) => return,
             Err(error) => Err(error),
         };
@@ -350,7 +360,7 @@ impl Agent {
         if let DoorSeen::StillOpen(_) = self.switching.door {
             let why = closed.err().map_or_else(|| "it still accepts them".to_owned(), |error| error.to_string());
             tracing::warn!(
-                slot = self.slot.name().as_str(),
+                slot = self.slots.active.name().as_str(),
                 "keeping it from accepting clients before it is left: {why}"
             );
         }
@@ -358,24 +368,24 @@ impl Agent {
 
     /// Asks the other console: often while its process starts, else every half second; then for its clients too.
     async fn ask_other(&mut self, now: Millis) -> ConsoleSeen {
-        if self.other.is_mute() && !self.finds_console_again(now).await {
+        if self.slots.other.is_mute() && !self.finds_console_again(now).await {
             // it ends by itself, unless somebody stopped it
             self.switching.clients = None;
-            self.other.forget_figures();
-            let stopped = self.other.vitals().is_some_and(|vitals| vitals.state == vitals::RunState::Stopped);
+            self.slots.other.forget_figures();
+            let stopped = self.slots.other.vitals().is_some_and(|vitals| vitals.state == vitals::RunState::Stopped);
             if !stopped {
                 self.switching.answered = now;
             }
             return ConsoleSeen::NotAsked;
         }
-        let starting = matches!(self.switch.phase(), SwitchPhase::Starting { .. } | SwitchPhase::Taking { .. });
+        let starting = matches!(self.slots.switch.phase(), SwitchPhase::Starting { .. } | SwitchPhase::Taking { .. });
         if !starting && now < self.switching.next_ping {
             return ConsoleSeen::NotAsked;
         }
-        let answer = if matches!(self.switch.phase(), SwitchPhase::Warm { .. } | SwitchPhase::Draining { .. }) {
+        let answer = if matches!(self.slots.switch.phase(), SwitchPhase::Warm { .. } | SwitchPhase::Draining { .. }) {
             self.count_clients().await
         } else {
-            self.other.console.run("SHOW VERSION").await.map(|_| ())
+            self.slots.other.console.run("SHOW VERSION").await.map(|_| ())
         };
         let now = self.now();
         if let Err(error) = answer {
@@ -388,7 +398,7 @@ impl Agent {
             return ConsoleSeen::Silent;
         }
         (self.switching.answered, self.switching.next_ping) = (now, now + PING);
-        self.switching.vitals = self.other.vitals().map(|vitals| (now, vitals));
+        self.switching.vitals = self.slots.other.vitals().map(|vitals| (now, vitals));
         ConsoleSeen::Answered
     }
 
@@ -399,9 +409,9 @@ impl Agent {
             return false;
         }
         self.switching.next_ping = now + SILENT_PING;
-        let found = self.other.console.run("SHOW VERSION").await.is_ok();
+        let found = self.slots.other.console.run("SHOW VERSION").await.is_ok();
         if found {
-            self.other.keep_sessions();
+            self.slots.other.keep_sessions();
             self.switching.next_ping = now;
         }
         found
@@ -409,15 +419,15 @@ impl Agent {
 
     async fn count_clients(&mut self) -> Result<(), ConsoleError> {
         // first those that will be clients: in the other order one could be missed that logs in between
-        let logging_in = self.other.console.clients_logging_in().await?;
-        let clients = self.other.console.clients().await?;
+        let logging_in = self.slots.other.console.clients_logging_in().await?;
+        let clients = self.slots.other.console.clients().await?;
         (self.switching.clients, self.switching.logging_in) = (Some(clients), logging_in);
         Ok(())
     }
 
     /// Whether the other process would answer if it were let.
     fn other_is_starved(&self, now: Millis) -> bool {
-        let Some((vitals, (at, before))) = self.other.vitals().zip(self.switching.vitals) else { return false };
+        let Some((vitals, (at, before))) = self.slots.other.vitals().zip(self.switching.vitals) else { return false };
         vitals.effort_since(&before, now.saturating_sub(at)) == Effort::Starved
     }
 
@@ -447,10 +457,10 @@ impl Agent {
             SwitchAction::Close(_) => self.close_door().await,
             SwitchAction::Steer(_) => self.steer().await,
             SwitchAction::CloseIdle(_) => self.close_idle().await,
-            SwitchAction::Stop(_) => self.other.stop().await,
+            SwitchAction::Stop(_) => self.slots.other.stop().await,
             SwitchAction::Kill(_) => {
                 self.switching.query = None;
-                self.other.kill().await;
+                self.slots.other.kill().await;
             }
         }
     }
@@ -463,22 +473,23 @@ impl Agent {
         let part = trial(grant.share, grant.floor);
         // nothing is opened before it is asked to prove itself
         let wanted = limits::WantedLimits { limit: part, warm: 0, share: part };
-        let rendered = self.render(self.other.name(), self.wish.revision.as_ref(), wanted);
-        let (Some(rendered), Some(program)) = (rendered, self.program.clone()) else {
+        let rendered = self.render(self.slots.other.name(), self.configuration.wish.revision.as_ref(), wanted);
+        let (Some(rendered), Some(program)) = (rendered, self.sidecar.program.clone()) else {
             return Err("there is nothing to start".to_owned());
         };
         let (revision, rendered) = rendered.map_err(|error| error.to_string())?;
-        let files = process::files_needed(self.injection.client.max_connections, self.wish.grant().share);
+        let files =
+            process::files_needed(self.sidecar.injection.client.max_connections, self.configuration.wish.grant().share);
         let start = Start { program: &program, inherits_sockets: true, clients, files };
-        self.other.start(start, rendered).await.map_err(|error| error.to_string())?;
+        self.slots.other.start(start, rendered).await.map_err(|error| error.to_string())?;
         tracing::info!(
             revision = revision.revision,
-            slot = self.other.name().as_str(),
+            slot = self.slots.other.name().as_str(),
             clients,
             "a new process for {} proves itself before it gets clients",
             self.switching.names.join(", ")
         );
-        self.other.runs = Some(revision);
+        self.slots.other.runs = Some(revision);
         self.switching.answered = self.now();
         Ok(())
     }
@@ -489,24 +500,25 @@ impl Agent {
         let part = trial(grant.share, grant.floor);
         // it may have proven itself before, and the share may have changed since it started
         self.switching.proof = None;
-        self.other.limits = None;
+        self.slots.other.limits = None;
         let wanted = limits::WantedLimits { limit: part, warm: 0, share: part };
         let now = self.now();
-        let ready = match self.other.converge(now, wanted, Some(0)).await {
+        let ready = match self.slots.other.converge(now, wanted, Some(0)).await {
             // clients of the alias come with the others, and its part is blue's until then
-            Ok(_) => self.other.close_alias(now).await,
+            Ok(_) => self.slots.other.close_alias(now).await,
             Err(error) => Err(error),
         };
         if let Err(error) = ready {
             self.switching.proof = Some(self.failed(&error));
             return;
         }
-        let (Some(revision), Some(credentials)) = (self.other.runs.as_ref(), self.other.credentials()) else {
+        let (Some(revision), Some(credentials)) = (self.slots.other.runs.as_ref(), self.slots.other.credentials())
+        else {
             return;
         };
         self.switching.query = Some(tokio::spawn(validate(
-            self.other.console.socket().to_owned(),
-            self.injection.upstream.database.clone(),
+            self.slots.other.console.socket().to_owned(),
+            self.sidecar.injection.upstream.database.clone(),
             credentials.clone(),
             revision.settings.health.validation_query.clone(),
             std::time::Duration::from_millis(PROOF_DEADLINE),
@@ -515,62 +527,65 @@ impl Agent {
 
     /// Counts who listens where clients come to, besides the keeper.
     pub(super) fn look_for_strangers(&mut self) {
-        let ours = match self.link.listening() {
+        let ours = match self.sidecar.link.listening() {
             Listening::Steering => SlotName::ALL.len(),
             Listening::Shared { .. } => 1,
             // a failure has been told
             Listening::Closed | Listening::Failed { .. } => return,
         };
-        let strangers = place::strangers(&self.addresses, self.injection.client.port, ours);
+        let strangers = place::strangers(&self.sidecar.addresses, self.sidecar.injection.client.port, ours);
         match &strangers {
             Some(strangers) => {
                 let text = format!("{strangers}; until it has gone, new clients are led to no other process");
-                if self.problems.listeners.is(text) {
+                if self.report.problems.listeners.is(text) {
                     tracing::error!("{strangers}");
                 }
             }
-            None => self.problems.listeners.is_over(),
+            None => self.report.problems.listeners.is_over(),
         }
-        self.strangers = strangers;
+        self.switching.strangers = strangers;
     }
 
     async fn steer(&mut self) {
-        let slot = self.other.name();
+        let slot = self.slots.other.name();
         self.look_for_strangers();
-        if self.strangers.is_some() {
+        if self.switching.strangers.is_some() {
             let now = self.now();
-            return self.switch.not_steered(now, left(&self.link.state(), slot));
+            return self.slots.switch.not_steered(now, left(&self.sidecar.link.state(), slot));
         }
         let order = match self.way() {
             Way::Steer => Order::Steer { slot },
             Way::HandOver => {
                 // its console takes nobody in any more after this: who is there already stays
-                if let Err(error) = self.slot.lay_in_sessions().await {
-                    tracing::warn!(slot = self.slot.name().as_str(), "it may not be asked anything any more: {error}");
+                if let Err(error) = self.slots.active.lay_in_sessions().await {
+                    tracing::warn!(
+                        slot = self.slots.active.name().as_str(),
+                        "it may not be asked anything any more: {error}"
+                    );
                 }
-                let grant = self.wish.grant();
-                Order::HandOver { slot, bound: self.slot.bound().unwrap_or(beside(grant.share, grant.floor)) }
+                let grant = self.configuration.wish.grant();
+                Order::HandOver { slot, bound: self.slots.active.bound().unwrap_or(beside(grant.share, grant.floor)) }
             }
         };
-        let steered = self.link.order(&order).await;
+        let steered = self.sidecar.link.order(&order).await;
         let now = self.now();
         if !steered.is_ok_and(|state| state.steered == slot) {
             tracing::error!("clients could not be led to slot {}", slot.as_str());
-            self.switch.not_steered(now, left(&self.link.state(), slot));
+            self.slots.switch.not_steered(now, left(&self.sidecar.link.state(), slot));
             return;
         }
-        swap(&mut self.slot, &mut self.other);
+        swap(&mut self.slots.active, &mut self.slots.other);
         if self.way() == Way::HandOver {
-            self.other.keep_sessions();
+            self.slots.other.keep_sessions();
         }
-        self.machine = Machine::serving(now);
-        (self.started_at, self.answered, self.heard) = (now, None, ConsoleSeen::Answered);
-        if let Some(runs) = &self.slot.runs {
-            self.served = Some(runs.clone());
+        self.liveness.machine = Machine::serving(now);
+        (self.liveness.started_at, self.liveness.answered, self.liveness.heard) = (now, None, ConsoleSeen::Answered);
+        if let Some(runs) = &self.slots.active.runs {
+            self.applying.served = Some(runs.clone());
         }
         // those that are at work keep their connections; what is spare goes where new clients go
         let grant = self.grant();
-        let busy = self.other.pools.map_or(0, |(_, pools)| pools.active.saturating_add(pools.clients_waiting));
+        let busy = self.slots.other.pools.map_or(0, |(_, pools)| pools.active.saturating_add(pools.clients_waiting));
         let kept = busy.clamp(u32::from(grant.share > 1), beside(grant.share, grant.floor).max(1)).min(grant.share);
         let kept = match self.way() {
             _ if grant.share <= 1 => 0,
@@ -580,11 +595,15 @@ impl Agent {
         (self.switching.part, self.switching.part_since) = (grant.share - kept, now);
         (self.switching.steered_at, self.switching.answered, self.switching.next_ping) = (now, now, 0);
         (self.switching.clients, self.switching.vitals) = (None, None);
-        let back = matches!(self.switch.phase(), SwitchPhase::Warm { version: None, .. });
+        let back = matches!(self.slots.switch.phase(), SwitchPhase::Warm { version: None, .. });
         // what was the other slot is the active one now: until that was looked at, nothing is known of where the wish can run
         self.switching.look_again();
-        self.to_be_applied = true;
-        self.published.metrics.count_switch(if back { SwitchResult::SteppedBack } else { SwitchResult::Switched });
+        self.applying.to_be_applied = true;
+        self.report.published.metrics.count_switch(if back {
+            SwitchResult::SteppedBack
+        } else {
+            SwitchResult::Switched
+        });
         tracing::info!(revision = self.revision(), slot = slot.as_str(), back, "new clients are led here");
     }
 
@@ -595,7 +614,7 @@ impl Agent {
         let ids: Vec<u64> = idle.into_iter().take(CLOSED_AT_ONCE).map(|client| client.id).collect();
         for id in ids {
             // it may have gone by itself
-            if let Err(error) = self.other.console.kill_client(id).await {
+            if let Err(error) = self.slots.other.console.kill_client(id).await {
                 tracing::debug!("{error}");
             }
         }
@@ -603,8 +622,8 @@ impl Agent {
     }
 
     pub(super) fn other_slot(&self) -> Option<OtherSlot> {
-        self.other.pid()?;
-        let role = match self.switch.phase() {
+        self.slots.other.pid()?;
+        let role = match self.slots.switch.phase() {
             SwitchPhase::Steady => return None,
             SwitchPhase::Starting { .. }
             | SwitchPhase::MakingRoom { .. }
@@ -618,20 +637,20 @@ impl Agent {
         let clients = self.switching.count_clients();
         Some(OtherSlot {
             role,
-            revision: self.other.runs.as_ref().map(|revision| revision.revision),
+            revision: self.slots.other.runs.as_ref().map(|revision| revision.revision),
             clients,
-            awaiting_promotion: matches!(self.switch.phase(), SwitchPhase::AwaitingPromotion { .. }),
+            awaiting_promotion: matches!(self.slots.switch.phase(), SwitchPhase::AwaitingPromotion { .. }),
         })
     }
 
     /// Says what keeps the wanted revision from being in force.
     fn tell_switch(&mut self) {
         let Some(Placement::New { version }) = self.switching.place else {
-            return self.problems.switch.is_over();
+            return self.report.problems.switch.is_over();
         };
         // asked for, and told by its role
-        if matches!(self.switch.phase(), SwitchPhase::AwaitingPromotion { .. }) {
-            return self.problems.switch.is_over();
+        if matches!(self.slots.switch.phase(), SwitchPhase::AwaitingPromotion { .. }) {
+            return self.report.problems.switch.is_over();
         }
         let now = self.now();
         let name =
@@ -639,11 +658,11 @@ impl Agent {
         let wanted = if self.switching.names == [USER] {
             "the new user".to_owned()
         } else {
-            name(self.wish.revision.as_ref().map(|revision| revision.revision))
+            name(self.configuration.wish.revision.as_ref().map(|revision| revision.revision))
         };
         let runs = name(self.revision());
         let parameters = self.switching.names.join(", ");
-        let text = match (self.switch.phase(), self.switch.given_up()) {
+        let text = match (self.slots.switch.phase(), self.slots.switch.given_up()) {
             (SwitchPhase::Steady, Some(given_up)) if given_up.version == version => {
                 let why = self.switching.why.as_deref().unwrap_or("it gave no reason");
                 let pause = given_up.until.saturating_sub(now).div_ceil(5000) * 5;
@@ -671,11 +690,11 @@ impl Agent {
                 let oldest = oldest.map(|since| format!(", the oldest connected since {since}")).unwrap_or_default();
                 format!(
                     "WaitingForDrain: {wanted} needs a new process for {parameters}, and waits until {count} clients of {} have gone{oldest}",
-                    name(self.other.runs.as_ref().map(|revision| revision.revision)),
+                    name(self.slots.other.runs.as_ref().map(|revision| revision.revision)),
                 )
             }
         };
-        self.problems.switch.is(text);
+        self.report.problems.switch.is(text);
     }
 }
 
