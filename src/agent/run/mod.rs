@@ -5,17 +5,17 @@
 
 mod alias_part;
 mod anchoring;
-mod apply;
+mod applying;
 mod certificate;
-mod console;
 mod failover;
+mod figures;
+mod liveness;
 mod memory;
 mod pinning;
 mod place;
-mod reading;
+mod pooler_log;
 mod recalling;
 mod reconnecting;
-mod refusals;
 mod report;
 mod rotating;
 mod switching;
