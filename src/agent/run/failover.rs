@@ -11,7 +11,7 @@ use std::{
 
 use tokio::task::JoinHandle;
 
-use super::{Agent, place};
+use super::{Report, access::Rotating, place, sidecar::Given, slots::Slots};
 use crate::{
     agent::{
         apply::slot::Slot,
@@ -20,6 +20,7 @@ use crate::{
             machine::Millis,
             slot_name::SlotName,
             upstream::{QUERY, RoleAction, RoleAnswer, RoleSeen, RoleWatch},
+            wish::Wish,
         },
         options::RunOptions,
     },
@@ -39,7 +40,7 @@ const CHECK_FIRST_IN_A_QUEUE: Millis = 100;
 
 /// What the loop keeps in mind of it.
 pub(super) struct Failover {
-    machine: RoleWatch,
+    watch: RoleWatch,
     check: Option<JoinHandle<Checked>>,
     /// The slot that it asks in, by its number.
     asks_in: Arc<AtomicUsize>,
@@ -100,7 +101,7 @@ impl Failover {
     /// Nothing known yet.
     pub(super) fn new(options: &RunOptions) -> Self {
         Self {
-            machine: RoleWatch::new(place::spread(&options.pod_uid)),
+            watch: RoleWatch::new(place::spread(&options.pod_uid)),
             check: None,
             asks_in: Arc::default(),
             first_until: 0,
@@ -112,7 +113,7 @@ impl Failover {
 
     /// Whether the database takes no writes although a primary is expected.
     pub(super) fn is_read_only(&self) -> bool {
-        self.machine.is_read_only()
+        self.watch.is_read_only()
     }
 
     /// Whether a reading is to wait a moment.
@@ -162,100 +163,85 @@ impl Failover {
         self.own.transactions = less(self.own.transactions, planned.transactions, came_to.transactions);
         self.own.assignments = less(self.own.assignments, planned.assignments, came_to.assignments);
     }
-}
 
-impl Agent {
-    /// Takes the next step: asks, or renews.
-    pub(super) async fn watch_upstream(&mut self, now: Millis, answering: bool) {
+    /// Takes the next step: asks, or renews. `other` is what is told of the other slot. True when what is wanted may differ from what
+    /// was asked of the pooler.
+    pub(super) async fn step(
+        &mut self,
+        given: Given<'_>,
+        slots: &mut Slots,
+        other: Option<OtherSlot>,
+        rotating: &Rotating,
+        report: &mut Report,
+        answering: bool,
+    ) -> bool {
+        let now = given.now;
         let answer = self.take_answer().await;
-        let was_read_only = self.failover.is_read_only();
-        let mut seen = self.observe_upstream(answer);
-        if seen.expected == UpstreamRole::Primary && self.failover.machine.is_due(now) {
-            seen.askable = answering && self.has_place_for_check(now).await;
+        let was_read_only = self.is_read_only();
+        let mut seen = observe(given.wish, rotating, answer);
+        if seen.expected == UpstreamRole::Primary && self.watch.is_due(now) {
+            seen.askable = answering && has_place_for_check(slots, rotating, now).await;
         }
         seen.renewable &= answering;
-        let renews = matches!(answer, Some(RoleAnswer::ReadOnly(_))) || self.failover.machine.owes_renewal();
+        let renews = matches!(answer, Some(RoleAnswer::ReadOnly(_))) || self.watch.owes_renewal();
         if renews && seen.renewable {
-            seen.renewable = self.nobody_logs_in(now).await;
+            seen.renewable = slots.nobody_logs_in(now).await;
         }
-        match self.failover.machine.step(now, &seen) {
-            Some(RoleAction::Ask) => self.check_upstream(now),
-            Some(RoleAction::Renew) => self.renew_connections().await,
+        let mut differs = false;
+        match self.watch.step(now, &seen) {
+            Some(RoleAction::Ask) => self.check(given, slots, other),
+            Some(RoleAction::Renew) => {
+                // what was held back for it comes back
+                differs = true;
+                report.metrics().count_renewal();
+                renew_connections(slots).await;
+            }
             None => {}
         }
-        if self.failover.machine.take_recall() {
-            self.begin_recall();
+        if self.watch.take_recall() {
+            slots.begin_recall();
         }
-        if !self.failover.machine.is_asking()
-            && let Some(check) = self.failover.check.take()
+        if !self.watch.is_asking()
+            && let Some(check) = self.check.take()
         {
             check.abort();
         }
-        if was_read_only != self.failover.is_read_only() {
-            self.applying.to_be_applied = true;
+        if was_read_only != self.is_read_only() {
+            differs = true;
             if was_read_only {
                 tracing::info!("the database takes writes again, or may be of any role");
             } else {
-                tracing::warn!("{}", self.failover.machine.message(now, seen.period, None));
+                tracing::warn!("{}", self.watch.message(now, seen.period, None));
             }
         }
-        self.tell_upstream();
+        self.tell(given, slots, report);
+        differs
     }
 
     async fn take_answer(&mut self) -> Option<RoleAnswer> {
-        let check = self.failover.check.take_if(|check| check.is_finished())?;
+        let check = self.check.take_if(|check| check.is_finished())?;
         let Checked { answer, own } = match check.await {
             Ok(checked) => checked,
             Err(error) => Checked { answer: Err(error.to_string()), own: OwnQuestions::default() },
         };
-        self.failover.ended(own);
+        self.ended(own);
         Some(match answer {
             Ok(answer) => {
-                self.failover.why = None;
+                self.why = None;
                 answer
             }
             Err(why) => {
                 tracing::debug!("asking whether the database takes writes: {why}");
-                self.failover.why = Some(why);
+                self.why = Some(why);
                 RoleAnswer::Silent
             }
         })
     }
 
-    fn observe_upstream(&self, answer: Option<RoleAnswer>) -> RoleSeen {
-        let settings = self.configuration.wish.revision.as_ref().map(|revision| &revision.settings);
-        let period = settings.map_or(1, |settings| settings.health.period_seconds.max(1));
-        RoleSeen {
-            // of nothing, nothing is expected
-            expected: settings.map_or(UpstreamRole::Any, expected),
-            period: Millis::from(period) * 1000,
-            askable: false,
-            renewable: !self.access.rotating.is_refused(),
-            answer,
-        }
-    }
-
-    async fn has_place_for_check(&mut self, now: Millis) -> bool {
-        // a proof needs what room there is
-        self.access.rotating.set_aside() == 0
-            && self.slots.active.read_pools(now).await.is_ok()
-            && has_place(&self.slots.active)
-    }
-
-    /// Whether no server connection logs in, and none begins to: see [`crate::agent::decide::quiet`].
-    async fn nobody_logs_in(&mut self, now: Millis) -> bool {
-        let mut quiet = true;
-        for slot in self.slots_to_ask_mut() {
-            // all are asked, so that they wait together
-            quiet &= slot.is_quiet(now).await.unwrap_or(false);
-        }
-        quiet
-    }
-
     /// Asks through the process that new clients come to, and through the one that others still work with.
-    fn check_upstream(&mut self, now: Millis) {
+    fn check(&mut self, given: Given<'_>, slots: &Slots, other: Option<OtherSlot>) {
         // what a process runs that another agent started may not be known
-        let runs = self.slots.active.runs.as_ref().or(self.configuration.wish.revision.as_ref());
+        let runs = slots.active.runs.as_ref().or(given.wish.revision.as_ref());
         let Some(runs) = runs else { return };
         // PgBouncer does not see a client leave that waits: given up before, it would stay in the queue beside the next one
         let within = Duration::from_secs(u64::from(runs.settings.health.query_wait_timeout_seconds) + 1);
@@ -264,79 +250,91 @@ impl Agent {
                 && other.clients.is_some_and(|clients| clients > 0)
         };
         // one that leaves lets no client in any more, us neither
-        let asks_other = self.slots.other.leaving().is_none() && has_place(&self.slots.other);
-        let other = asks_other && self.other_slot().is_some_and(in_use);
-        let slots = [Some(&self.slots.active), other.then_some(&self.slots.other)].into_iter().flatten();
+        let asks_other = slots.other.leaving().is_none() && has_place(&slots.other);
+        let asks_other = asks_other && other.is_some_and(in_use);
+        let asked = [Some(&slots.active), asks_other.then_some(&slots.other)].into_iter().flatten();
         // each lets in the user that it has
-        let doors: Vec<_> = slots
+        let asked: Vec<_> = asked
             .filter_map(|slot| {
                 let credentials = slot.credentials()?.clone();
                 let remembers = slot.remembers(Remembered::ReadOnly);
                 Some(Asked { slot: slot.name(), socket: slot.console.socket().to_owned(), credentials, remembers })
             })
             .collect();
-        let (times, queue) =
-            (doors.len() as u64, self.slots.active.pools.is_some_and(|(_, pools)| pools.clients_waiting > 0));
-        let failover = &mut self.failover;
-        let check = check(doors, failover.asks_in.clone(), self.sidecar.injection.upstream.database.clone(), within);
-        failover.check = Some(tokio::spawn(check));
-        failover.first_until = now + if queue { CHECK_FIRST_IN_A_QUEUE } else { CHECK_FIRST };
-        failover.planned = OwnQuestions { transactions: times, assignments: times, clients: 1 };
+        let times = asked.len() as u64;
+        let queue = slots.active.pools.is_some_and(|(_, pools)| pools.clients_waiting > 0);
+        let database = given.sidecar.injection.upstream.database.clone();
+        self.check = Some(tokio::spawn(check(asked, self.asks_in.clone(), database, within)));
+        self.first_until = given.now + if queue { CHECK_FIRST_IN_A_QUEUE } else { CHECK_FIRST };
+        self.planned = OwnQuestions { transactions: times, assignments: times, clients: 1 };
         // counted before it is: a reading in between must not take it for a client's
-        failover.own.transactions += times;
-        failover.own.assignments += times;
-        failover.own.clients += 1;
+        self.own.transactions += times;
+        self.own.assignments += times;
+        self.own.clients += 1;
     }
 
-    async fn renew_connections(&mut self) {
-        // what was held back for it comes back
-        self.applying.to_be_applied = true;
-        self.report.published.metrics.count_renewal();
-        // what is closed of one whose user is refused could not be opened again
-        for slot in self.slots_to_ask_mut().filter(|slot| !slot.is_refused()) {
-            // one that does not answer is asked again the next time
-            match slot.reconnect().await {
-                Ok(()) => {
-                    tracing::info!(slot = slot.name().as_str(), "server connections are renewed as transactions end");
-                }
-                Err(error) => tracing::warn!(slot = slot.name().as_str(), "renewing server connections: {error}"),
-            }
-        }
-    }
-
-    fn tell_upstream(&mut self) {
-        let number = |revision: Option<&PoolRevision>| revision.map(|revision| revision.revision);
-        let (runs, wanted) = (self.revision(), number(self.configuration.wish.revision.as_ref()));
-        match (runs, wanted) {
-            (Some(runs), Some(wanted)) if runs != wanted && self.failover.is_read_only() => {
-                self.report.problems.upstream.is(format!(
+    fn tell(&self, given: Given<'_>, slots: &Slots, report: &mut Report) {
+        let wanted = given.wish.revision.as_ref().map(|revision| revision.revision);
+        match (slots.revision(), wanted) {
+            (Some(runs), Some(wanted)) if runs != wanted && self.is_read_only() => {
+                report.problems.upstream.is(format!(
                     "UpstreamReadOnly: revision {wanted} is taken over when the database takes writes again; revision {runs} \
                      serves on"
                 ));
             }
-            _ => self.report.problems.upstream.is_over(),
+            _ => report.problems.upstream.is_over(),
         }
     }
 
     /// What is to be run: while the database takes no writes, what runs.
-    pub(super) fn revision_to_run(&self) -> Option<&PoolRevision> {
-        let runs = self.slots.active.runs.as_ref().filter(|_| self.failover.is_read_only());
-        runs.or(self.configuration.wish.revision.as_ref())
+    pub(super) fn revision_to_run<'a>(&self, given: Given<'a>, slots: &'a Slots) -> Option<&'a PoolRevision> {
+        let runs = slots.active.runs.as_ref().filter(|_| self.is_read_only());
+        runs.or(given.wish.revision.as_ref())
     }
 
     /// What is reported of the database; None where it is not asked.
-    pub(super) fn upstream_seen(&self) -> Option<UpstreamSeen> {
-        let settings = &self.configuration.wish.revision.as_ref()?.settings;
+    pub(super) fn report(&self, given: Given<'_>) -> Option<UpstreamSeen> {
+        let settings = &given.wish.revision.as_ref()?.settings;
         if expected(settings) == UpstreamRole::Any {
             return None;
         }
-        let (now, period) = (self.now(), Millis::from(settings.health.period_seconds.max(1)) * 1000);
-        let Failover { machine, why, .. } = &self.failover;
+        let (now, period) = (given.sidecar.now(), Millis::from(settings.health.period_seconds.max(1)) * 1000);
         Some(UpstreamSeen {
-            state: machine.state(now, period),
-            message: machine.message(now, period, why.as_deref()),
-            silent: Some(machine.is_silent(now, period)),
+            state: self.watch.state(now, period),
+            message: self.watch.message(now, period, self.why.as_deref()),
+            silent: Some(self.watch.is_silent(now, period)),
         })
+    }
+}
+
+fn observe(wish: &Wish, rotating: &Rotating, answer: Option<RoleAnswer>) -> RoleSeen {
+    let settings = wish.revision.as_ref().map(|revision| &revision.settings);
+    let period = settings.map_or(1, |settings| settings.health.period_seconds.max(1));
+    RoleSeen {
+        // of nothing, nothing is expected
+        expected: settings.map_or(UpstreamRole::Any, expected),
+        period: Millis::from(period) * 1000,
+        askable: false,
+        renewable: !rotating.is_refused(),
+        answer,
+    }
+}
+
+async fn has_place_for_check(slots: &mut Slots, rotating: &Rotating, now: Millis) -> bool {
+    // a proof needs what room there is
+    rotating.set_aside() == 0 && slots.active.read_pools(now).await.is_ok() && has_place(&slots.active)
+}
+
+async fn renew_connections(slots: &mut Slots) {
+    // what is closed of one whose user is refused could not be opened again
+    for slot in slots.to_ask_mut().filter(|slot| !slot.is_refused()) {
+        // one that does not answer is asked again the next time
+        match slot.reconnect().await {
+            Ok(()) => {
+                tracing::info!(slot = slot.name().as_str(), "server connections are renewed as transactions end");
+            }
+            Err(error) => tracing::warn!(slot = slot.name().as_str(), "renewing server connections: {error}"),
+        }
     }
 }
 

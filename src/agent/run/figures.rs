@@ -1,89 +1,97 @@
-//! The pooler's figures, once a second, and the decision on them.
+//! The pooler's figures, once a second, and what of the pod is connected to the database past it.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    collections::BTreeSet,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
-use super::{Agent, CLIENTS_LOOK, LATE};
+use super::{LATE, READING, Report, access::Rotating, failover::Failover, slots::Slots};
 use crate::{
     agent::{
         apply::slot::{Reading, Slot},
         decide::{
+            counters::Added,
             machine::Millis,
-            reach::Obstacle,
-            reaction::{Decided, PoolerReading},
+            peaks::{Moment, Peak},
+            slot_name::SlotName,
+        },
+        observe::{
+            bypass::{self, BypassWatch},
+            sockets::Local,
         },
     },
-    contract::{Held, Upstream},
-    domain::Automation,
-    pooler::pgbouncer::{console::ConsoleError, tables::Pools},
+    contract::{self, Bypass, Held, Injection},
+    pooler::pgbouncer::{
+        console::ConsoleError,
+        tables::{Pools, Server},
+    },
 };
 
-impl Agent {
-    /// The agent's loop: decides the limit from this reading, and logs what `sluice decide` needs to repeat it.
-    pub(super) fn react(&mut self, reading: &PoolerReading, punctual: bool) {
-        let grant = self.grant();
-        let Some(revision) = &self.configuration.wish.revision else { return };
-        let together = self.limits_together().map_or(self.sizing.limit, |limits| limits.pool_size);
-        let current = together.min(grant.share);
-        let decided = self.sizing.reaction.feed(&revision.settings, grant, current, reading, punctual);
-        let Some(Decided { id, from, decision, line }) = decided else { return };
-        if tracing::enabled!(tracing::Level::DEBUG)
-            && let Ok(observation) = serde_json::to_string(&line)
-        {
-            tracing::debug!(
-                decision = id,
-                observation,
-                size = decision.size,
-                reason = decision.reason.as_str(),
-                "observed"
-            );
-        }
-        if decision.size != from {
-            self.report.published.metrics.count_decision(decision.reason.as_str());
-            tracing::info!(
-                decision = id,
-                from,
-                to = decision.size,
-                reason = decision.reason.as_str(),
-                "{}",
-                decision.message
-            );
-        }
-    }
+/// Between two reads of all limits although nothing changed.
+const LIMITS_SWEEP: Millis = 15_000;
+/// Between two looks at all clients, which cost more than a reading.
+const CLIENTS_LOOK: Millis = 15_000;
+/// How long the figures of the last reading are shown when the next ones do not come.
+const READING_HOLDS: Millis = 3000;
 
-    pub(super) fn see_pools(&mut self, pools: Pools) {
-        self.figures.held_at = self.now();
-        self.figures.held = Some(Held {
-            held: pools.held().saturating_add(self.access.rotating.holds()).saturating_add(self.alias_held()),
-            active: pools.active,
-            leaked: self.pinning.leaked,
-            waiting: pools.clients_waiting,
-        });
-    }
+/// What was read of the poolers last.
+pub(super) struct Figures {
+    held: Option<Held>,
+    /// When `held` was read.
+    held_at: Millis,
+    peaks: [(&'static str, Peak, Peak); 2],
+    /// The demand of a moment, and when it was looked at last.
+    moment: Moment,
+    moment_at: Millis,
+    /// Whether a round was late since the last reading: what the next one shows is not of one second, however soon it comes.
+    was_late: bool,
+    /// What of the pod is connected to the database past the pooler.
+    bypass: BypassWatch,
+    next_reading: Millis,
+    next_clients: Millis,
+    next_sweep: Millis,
+}
 
-    pub(super) async fn take_reading(&mut self) {
-        let (now, asked) = (self.now(), Instant::now());
-        let counts = self.can_ask_other();
-        let read: Result<_, ConsoleError> = async {
-            let active = self.slots.active.read(now, &self.pinning.leaked_connections).await?;
-            Ok((
-                active,
-                if counts { Some(self.slots.other.read(now, &self.pinning.leaked_connections).await?) } else { None },
-            ))
-        }
-        .await;
-        let (mut active, mut other) = match read {
-            Ok(readings) => readings,
-            Err(error) => {
-                self.report.problems.reading.may_pass(now, error.to_string());
-                return;
-            }
-        };
-        let works = |slot: &Slot, reading: &Reading| reading.logged_in && !self.keeps_user(slot);
+/// The figures of all processes that could be asked.
+pub(super) struct Together {
+    /// Their sum.
+    pub(super) pools: Pools,
+    pub(super) added: Added,
+    /// Server connections opened.
+    pub(super) opens: u64,
+    /// Whether one has logged in since the last reading.
+    pub(super) logged_in: bool,
+    /// Whether one has with what is in force.
+    pub(super) in_force_works: bool,
+    /// Server connections open now, of each slot.
+    pub(super) servers: Vec<(SlotName, Vec<Server>)>,
+    /// Whether the figures are of one moment.
+    is_of_one_moment: bool,
+    /// Whether the other slot's process was asked.
+    pub(super) asked_other: bool,
+}
+
+impl Together {
+    /// Asks them. `leaked` are the server connections that clients were seen to hold and do nothing with.
+    ///
+    /// # Errors
+    /// [`ConsoleError`]
+    pub(super) async fn read(
+        slots: &mut Slots,
+        rotating: &Rotating,
+        leaked: &BTreeSet<Local>,
+        now: Millis,
+    ) -> Result<Self, ConsoleError> {
+        let asked = Instant::now();
+        let asks_other = slots.can_ask_other();
+        let mut active = slots.active.read(now, leaked).await?;
+        let mut other = if asks_other { Some(slots.other.read(now, leaked).await?) } else { None };
+        let works = |slot: &Slot, reading: &Reading| reading.logged_in && !rotating.keeps_user(slot);
         // what a process keeps says nothing of what is in force
         let in_force_works =
-            works(&self.slots.active, &active) || other.as_ref().is_some_and(|other| works(&self.slots.other, other));
-        let mut servers = vec![(self.slots.active.name(), std::mem::take(&mut active.servers))];
-        servers.extend(other.as_mut().map(|other| (self.slots.other.name(), std::mem::take(&mut other.servers))));
+            works(&slots.active, &active) || other.as_ref().is_some_and(|other| works(&slots.other, other));
+        let mut servers = vec![(slots.active.name(), std::mem::take(&mut active.servers))];
+        servers.extend(other.as_mut().map(|other| (slots.other.name(), std::mem::take(&mut other.servers))));
         let Reading { pools, added, opens, logged_in, .. } = match other {
             None => active,
             Some(other) => Reading {
@@ -94,77 +102,164 @@ impl Agent {
                 ..active
             },
         };
-        self.report.problems.reading.is_over();
-        // figures that took so long to come are not of one moment
-        let punctual = !std::mem::take(&mut self.figures.was_late) && asked.elapsed() < LATE;
-        let added = self.failover.leave_out(added, pools.active);
-        self.access.rotating.read(in_force_works);
-        if logged_in {
-            self.access.verification.anchoring.verified();
+        Ok(Self {
+            pools,
+            added,
+            opens,
+            logged_in,
+            in_force_works,
+            servers,
+            // what took so long to come is not
+            is_of_one_moment: asked.elapsed() < LATE,
+            asked_other: asks_other,
+        })
+    }
+}
+
+impl Figures {
+    /// Nothing read yet.
+    pub(super) fn new(injection: &Injection) -> Self {
+        Self {
+            held: None,
+            held_at: 0,
+            peaks: [("5s", 5000), ("30s", 30_000)].map(|(name, window)| (name, Peak::new(window), Peak::new(window))),
+            moment: Moment::default(),
+            moment_at: 0,
+            was_late: false,
+            bypass: BypassWatch::new(bypass::Endpoints {
+                host: injection.upstream.host.clone(),
+                port: injection.upstream.port,
+                client_port: injection.client.port,
+            }),
+            next_reading: 0,
+            next_clients: 0,
+            next_sweep: 0,
         }
-        self.see_refusals(pools, logged_in);
-        self.tell_reach(now, logged_in);
-        self.look_for_leaks(now, &servers);
-        self.count_closing(servers.iter().flat_map(|(_, servers)| servers));
-        self.applying.to_be_applied |= self.owes_reconnect();
-        self.count_arrivals(now, opens).await;
-        self.see_pools(pools);
-        self.count_memory(pools);
-        let leaked = self.pinning.leaked;
-        let automation = if self.failover.is_read_only() { Automation::UpstreamReadOnly } else { Automation::Apply };
-        let pools = self.failover.leave_out_waiting(pools);
-        if self.other_counts() && !counts {
-            // what the other one holds, and what it would need, is not known
-            self.figures.held = None;
-        } else {
-            let refused_beyond = self.sizing.refused.ceiling();
-            let at_seconds = self.sidecar.begin.elapsed().as_secs_f64();
-            self.react(&PoolerReading { at_seconds, pools, added, leaked, automation, refused_beyond }, punctual);
+    }
+
+    /// Whether a round was late.
+    pub(super) fn round_began(&mut self, punctual: bool) {
+        self.was_late |= !punctual;
+    }
+
+    /// Whether the next reading is due, and no check of our own is to be waited for.
+    pub(super) fn take_due(&mut self, failover: &Failover, now: Millis) -> bool {
+        let is_due = now >= self.next_reading && !failover.comes_first(now);
+        if is_due {
+            self.next_reading = now + READING;
         }
+        is_due
+    }
+
+    /// Whether all limits are to be read again although nothing changed.
+    pub(super) fn take_sweep(&mut self, now: Millis) -> bool {
+        let is_due = now >= self.next_sweep;
+        if is_due {
+            self.next_sweep = now + LIMITS_SWEEP;
+        }
+        is_due
+    }
+
+    /// Whether these figures are of one second, as long ago as they should be.
+    pub(super) fn take_punctual(&mut self, together: &Together) -> bool {
+        !std::mem::take(&mut self.was_late) && together.is_of_one_moment
+    }
+
+    /// Takes in what is held.
+    pub(super) fn see_pools(
+        &mut self,
+        slots: &Slots,
+        rotating: &Rotating,
+        leaked: Option<u32>,
+        pools: Pools,
+        now: Millis,
+    ) {
+        self.held_at = now;
+        self.held = Some(Held {
+            held: pools.held().saturating_add(rotating.holds()).saturating_add(slots.alias_held()),
+            active: pools.active,
+            leaked,
+            waiting: pools.clients_waiting,
+        });
+    }
+
+    /// What is held is not known.
+    pub(super) fn forget_held(&mut self) {
+        self.held = None;
+    }
+
+    /// The same once it was read too long ago.
+    pub(super) fn expire(&mut self, now: Millis) {
+        if now.saturating_sub(self.held_at) > READING_HOLDS {
+            self.held = None;
+        }
+    }
+
+    /// What is held, as far as it is known.
+    pub(super) fn held(&self) -> Option<Held> {
+        self.held
+    }
+
+    /// Counts who came: server connections of the last second, clients now and then.
+    pub(super) async fn count_arrivals(
+        &mut self,
+        active: &mut Slot,
+        failover: &mut Failover,
+        report: &mut Report,
+        opens: u64,
+        now: Millis,
+    ) {
+        let mut logins = 0;
+        if now >= self.next_clients {
+            self.next_clients = now + CLIENTS_LOOK;
+            match active.read_logins().await {
+                Ok(count) => logins = failover.leave_out_clients(count),
+                Err(error) => report.problems.reading.may_pass(now, error.to_string()),
+            }
+        }
+        report.metrics().add_arrivals(opens, logins);
+    }
+
+    /// Tells the load in the metrics.
+    pub(super) fn tell_load(
+        &mut self,
+        slots: &Slots,
+        report: &Report,
+        added: Added,
+        pools: Pools,
+        leaked: Option<u32>,
+        now: Millis,
+    ) {
         let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-        let metrics = &self.report.published.metrics;
-        metrics.observe(added, pools, leaked, self.alias_report().as_ref(), unix_seconds);
-        let seconds = f64::from(u32::try_from(now.saturating_sub(self.figures.moment_at)).unwrap_or(u32::MAX)) / 1000.0;
-        self.figures.moment_at = now;
+        let metrics = report.metrics();
+        metrics.observe(added, pools, leaked, slots.alias_report().as_ref(), unix_seconds);
+        let seconds = f64::from(u32::try_from(now.saturating_sub(self.moment_at)).unwrap_or(u32::MAX)) / 1000.0;
+        self.moment_at = now;
         let working = pools.active.saturating_sub(leaked.unwrap_or(0));
-        let demand = self.figures.moment.feed(seconds, &added, working, pools.clients_waiting);
+        let demand = self.moment.feed(seconds, &added, working, pools.clients_waiting);
         let waiting = f64::from(pools.clients_waiting);
-        for (name, demands, waitings) in &mut self.figures.peaks {
+        for (name, demands, waitings) in &mut self.peaks {
             metrics.set_peaks(name, demands.feed(now, demand), waitings.feed(now, waiting));
         }
     }
 
-    /// Says so when the database is not reached, unless its certificate or a refused login explains it.
-    fn tell_reach(&mut self, now: Millis, logged_in: bool) {
-        if logged_in {
-            self.log.reach.succeeded();
+    /// Looks for connections past the pooler. A gateway's pod has no application.
+    pub(super) async fn watch_bypass(&mut self, reach: contract::Reach, slots: &Slots, now: Millis) {
+        if reach == contract::Reach::Network {
+            return;
         }
-        let explained =
-            [&self.report.problems.certificate, &self.report.problems.logins].iter().any(|it| it.told(now).is_some());
-        let Some(trouble) = self.log.reach.trouble(now).filter(|_| !explained) else {
-            return self.report.problems.database.is_over();
+        let poolers = [slots.active.pid(), slots.other.pid()];
+        let processes = || {
+            // the keeper is our parent
+            let own = [Some(rustix::process::getpid()), rustix::process::getppid()];
+            let own = own.into_iter().flatten().map(|process| process.as_raw_nonzero().get());
+            own.chain(poolers.into_iter().flatten()).collect()
         };
-        let Upstream { host, port, .. } = &self.sidecar.injection.upstream;
-        let why = match trouble {
-            Obstacle::NoAddress => format!("the name {host} does not resolve"),
-            Obstacle::NotReady => format!("{host} says that it starts up, recovers or shuts down"),
-            Obstacle::NoAnswer => format!("{host} does not answer on port {port}"),
-        };
-        let text = format!("no new server connection: {why}");
-        if self.report.problems.database.is(text.clone()) {
-            tracing::warn!("{text}");
-        }
+        self.bypass.step(now, processes).await;
     }
 
-    pub(super) async fn count_arrivals(&mut self, now: Millis, opens: u64) {
-        let mut logins = 0;
-        if now >= self.figures.next_clients {
-            self.figures.next_clients = now + CLIENTS_LOOK;
-            match self.slots.active.read_logins().await {
-                Ok(count) => logins = self.failover.leave_out_clients(count),
-                Err(error) => self.report.problems.reading.may_pass(now, error.to_string()),
-            }
-        }
-        self.report.published.metrics.add_arrivals(opens, logins);
+    /// What is connected past the pooler.
+    pub(super) fn bypass(&self) -> Option<&Bypass> {
+        self.bypass.told()
     }
 }

@@ -2,35 +2,55 @@
 //!
 //! A round looks at the configuration volume and at the process; every half second it asks the console whether it lives,
 //! every second it takes a reading and decides. What a round finds is published for the HTTP server.
+//!
+//! `Agent` is all that lasts from one round to the next, in parts; each has a file. Who reads or changes a part is given it, and
+//! what nobody changes after the round has begun is `Given`.
+//!
+//! ```text
+//!                  part            what it knows
+//! observe          configuration   what the pod is asked to run
+//!                  liveness        whether the process that new clients come to lives
+//!                  figures         what the poolers hold and do
+//!                  log             what they log
+//! decide, apply    access          credentials and trust: what is in force, what is tried
+//!                  switching       how far the change to a new process is
+//!                  failover        whether the database takes writes
+//!                  sizing          the limit, and what bounds it
+//!                  pinning         who holds a server connection and says nothing
+//!                  slots           the two processes, and what was read back from them
+//!                  applying        how far what is wanted is in force
+//! report           report          what is told
+//! ```
 
-mod alias_part;
-mod anchoring;
+mod access;
 mod applying;
-mod certificate;
+mod configuration;
 mod failover;
 mod figures;
 mod liveness;
-mod memory;
 mod pinning;
 mod place;
 mod pooler_log;
-mod recalling;
-mod reconnecting;
 mod report;
-mod rotating;
+mod sidecar;
+mod sizing;
+mod slots;
 mod switching;
 
-use std::{
-    net::IpAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{mem::discriminant, net::IpAddr, sync::Arc, time::Duration};
 
-use certificate::CertificateWatch;
+use access::ServerAccess;
+use applying::Applying;
+use configuration::Configuration;
 use failover::Failover;
+use figures::{Figures, Together};
+use liveness::Liveness;
 use pinning::Pinning;
-use rotating::Rotating;
+use pooler_log::PoolerLog;
+use report::Report;
+use sidecar::{Given, Sidecar};
+use sizing::Sizing;
+use slots::Slots;
 use switching::Switching;
 use thiserror::Error;
 use tokio::{
@@ -45,68 +65,33 @@ use super::{
 };
 use crate::{
     agent::{
-        apply::{
-            last_good::{self, LastGood},
-            process::{self, ProcessError},
-            resolver,
-            slot::Slot,
-        },
+        apply::{last_good, resolver, slot::Progress},
         decide::{
-            anchor::Anchoring,
-            identity::Identity,
-            machine::{self, ConsoleSeen, Machine, Millis, ProcessAction, ProcessSeen},
-            peaks::{Moment, Peak},
-            problems::{Problem, Problems},
-            reach::Reachability,
-            reaction::Reaction,
-            retry::Retry,
-            switch::Switch,
-            troubles::{Heard, Troubles},
-            vitals::Vitals,
-            wish::{Granted, Wish},
-        },
-        observe::{
-            bypass::{self, BypassWatch},
-            inputs::Inputs,
+            machine::{Millis, ProcessAction},
+            problems::Problems,
+            reaction::PoolerReading,
+            rotation::RotationAction,
+            switch::{SwitchAction, Way},
         },
         report::{
             metrics::Metrics,
             server::{self, Published},
         },
     },
-    contract::{self, ClientTlsMode, ContractError, Document, Held, Injection, PoolRevision, StatusReport, names},
-    decide::guard::refused::Refused,
-    pooler::pgbouncer::{
-        render::{self, RenderError},
-        version::{Build, RECOMMENDED, Support},
-    },
-    serving::{Drain, HttpServer},
+    contract::{ContractError, Document, Injection, StatusReport},
+    domain::Automation,
+    pooler::pgbouncer::render::{self, RenderError},
+    serving::{Drain, Server},
 };
 
 /// One round.
 const ROUND: Duration = Duration::from_millis(50);
-/// Between two questions whether the console lives.
+/// Between two questions whether a console lives.
 const PING: Millis = 500;
 /// Between two readings.
 const READING: Millis = 1000;
-/// Between two looks at a shrink that waits for transactions to end.
-const RELEASE_LOOK: Millis = 100;
-/// A shrink that waits longer than this for a busy pool shortens the lifetime of its server connections.
-const RELEASE_PATIENCE: Millis = 1000;
-/// Between two reads of all limits although nothing changed.
-const LIMITS_SWEEP: Millis = 15_000;
-/// Between two looks at all clients, which cost more than a reading.
-const CLIENTS_LOOK: Millis = 15_000;
-/// Between two counts of the sockets that listen on our port.
-const STRANGERS_LOOK: Millis = 5000;
-/// Between two looks for leaks: often enough to see each silence before keepalives disturb it.
-const LEAKS_LOOK: Millis = 4000;
 /// A round that begins so late means that we lack CPU.
 const LATE: Duration = Duration::from_millis(250);
-/// How long the figures of the last reading are shown when the next ones do not come.
-const READING_HOLDS: Millis = 3000;
-/// So many faults without a calm time between are told.
-const FAULTS_TOLD: u32 = 3;
 /// Errors of the pooler's log that may wait to be counted.
 const ERROR_QUEUE: usize = 1024;
 
@@ -136,144 +121,21 @@ pub enum RunError {
     Keeper(#[from] LinkError),
 }
 
-/// The agent: what each part of a round reads and changes.
+/// All that lasts from one round to the next.
 struct Agent {
     sidecar: Sidecar,
     configuration: Configuration,
     slots: Slots,
-    switching: Switching,
     liveness: Liveness,
+    log: PoolerLog,
+    figures: Figures,
     access: ServerAccess,
-    /// Whether the database takes writes.
+    switching: Switching,
     failover: Failover,
     sizing: Sizing,
-    applying: Applying,
-    figures: Figures,
-    /// Server connections that clients hold while nothing is said.
     pinning: Pinning,
-    log: PoolerLog,
+    applying: Applying,
     report: Report,
-}
-
-/// What the container was given, and does not change while the agent runs.
-struct Sidecar {
-    options: RunOptions,
-    injection: Injection,
-    link: Link,
-    /// Addresses that clients come to.
-    addresses: Vec<IpAddr>,
-    /// Configuration that leads the pooler to our own name server; None: it asks the pod's.
-    resolver: Option<PathBuf>,
-    program: Option<PathBuf>,
-    build: Option<Build>,
-    begin: Instant,
-}
-
-/// What the pod is asked to run.
-struct Configuration {
-    inputs: Inputs,
-    wish: Wish,
-    /// What clients are shown.
-    identity: Identity,
-}
-
-/// The two slots, and how the pod goes from the one to the other.
-struct Slots {
-    /// The slot that new clients are led to.
-    active: Slot,
-    /// The other one.
-    other: Slot,
-    switch: Switch,
-}
-
-/// Whether the process that new clients come to lives.
-struct Liveness {
-    /// What becomes of it.
-    machine: Machine,
-    /// What it had done when its console answered last, and when that was.
-    answered: Option<(Millis, Vitals)>,
-    started_at: Millis,
-    /// What the console said when it was asked last.
-    heard: ConsoleSeen,
-    next_ping: Millis,
-}
-
-/// What server connections are opened with, and what verifies the database.
-struct ServerAccess {
-    /// User, password, CA and certificate, and how they change.
-    rotating: Rotating,
-    verification: Verification,
-}
-
-/// What verifies the database's certificate.
-struct Verification {
-    certificate: CertificateWatch,
-    /// Which CA stands for the whole bundle.
-    anchoring: Anchoring,
-    handing: anchoring::Handing,
-}
-
-/// How many server connections the pod is to open at most.
-struct Sizing {
-    limit: u32,
-    /// Server connections of the share that are the session alias's.
-    reserved: u32,
-    reaction: Reaction,
-    /// What the database lets this pod open, while it refuses more.
-    refused: Refused,
-    /// What the container's memory has room for.
-    room: memory::Room,
-}
-
-/// How far what is wanted is in force.
-struct Applying {
-    /// Whether what is wanted may differ from what was asked of the pooler last.
-    to_be_applied: bool,
-    /// When limits that are on their way are looked at next.
-    next_look: Millis,
-    reload_again: Retry,
-    /// The revision that served last: what a process that ended is started with again.
-    served: Option<PoolRevision>,
-    /// Grant whose share is in force.
-    granted: Option<Granted>,
-    /// Server connections that were told to end for `reconnectedAt` and have a transaction to finish; None while that is not known.
-    closing: Option<u32>,
-    /// What worked last, as it is on disk.
-    stored: Option<LastGood>,
-    store_again: Retry,
-}
-
-/// What was read of the poolers last.
-struct Figures {
-    held: Option<Held>,
-    /// When `held` was read.
-    held_at: Millis,
-    peaks: [(&'static str, Peak, Peak); 2],
-    /// The demand of a moment, and when it was looked at last.
-    moment: Moment,
-    moment_at: Millis,
-    /// Whether a round was late since the last reading: what the next one shows is not of one second, however soon it comes.
-    was_late: bool,
-    /// What of the pod is connected to the database past the pooler.
-    bypass: BypassWatch,
-    next_reading: Millis,
-    next_clients: Millis,
-    next_sweep: Millis,
-}
-
-/// What the poolers log.
-struct PoolerLog {
-    errors: mpsc::Receiver<Heard>,
-    /// What was logged lately.
-    troubles: Troubles,
-    /// Whether the database is reached.
-    reach: Reachability,
-}
-
-/// What is told.
-struct Report {
-    problems: Problems,
-    published: Arc<Published>,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -294,7 +156,7 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
     let gone = link.gone();
     tokio::pin!(gone);
     let mut agent = Agent::new(options, injection, link).await;
-    let routes = server::router(agent.report.published.clone());
+    let routes = server::router(agent.report.published());
     let http = tokio::spawn(HttpServer::new(listener, routes, server::BOUNDS).run(Drain::default()));
     agent.find_program().await;
 
@@ -326,297 +188,401 @@ impl Agent {
             problems.state.is(error.to_string());
             None
         });
-        let mut rotating = Rotating::take_up(&options, &injection);
-        let mut wish = Wish::new(&injection.pool, injection.upstream.tls, stored.clone());
-        if let Some(access) = rotating.in_force() {
-            (wish.credentials, wish.server_ca) = (Some(access.credentials.clone()), access.server_ca.clone());
-            wish.certificate.clone_from(&access.certificate);
-        }
+        let mut access = ServerAccess::take_up(&options, &injection);
         let (report_error, errors) = mpsc::channel(ERROR_QUEUE);
         let resolver = match injection.upstream.host.parse::<IpAddr>() {
             Ok(_) => None,
             Err(_) => resolver::start(&options.run_dir, injection.client.port, report_error.clone()).await,
         };
-        let left = link.state();
-        let of = |name| Slot::new(name, link.clone(), &options.run_dir, &injection, report_error.clone());
-        let (mut active, other) = (of(left.steered), of(left.steered.other()));
-        let taken_up = active.is_running();
+        let mut slots = Slots::take_up(&link, &options.run_dir, &injection, &report_error);
+        let taken_up = slots.active.is_running();
         if taken_up {
-            tracing::info!(slot = active.name().as_str(), "a pooler runs; it is taken up as it is");
-            active.runs = stored.as_ref().map(|stored| stored.revision.clone());
-            rotating.slots_are_taken_up();
+            tracing::info!(slot = slots.active.name().as_str(), "a pooler runs; it is taken up as it is");
+            slots.active.runs = stored.as_ref().map(|stored| stored.revision.clone());
+            access.rotating.slots_are_taken_up();
         }
-        let identity = place::identity_before(&active, &options.run_dir);
-        let switch = Switch::resume(0, switching::left(&left, other.name()));
+        let identity = place::identity_before(&slots.active, &options.run_dir);
         let published = Arc::new(Published::new(
             Metrics::new(&injection.namespace, &injection.pool),
             StatusReport::beginning(options.pod_uid.clone(), injection.pool.clone()),
         ));
         Self {
-            slots: Slots { active, other, switch },
+            slots,
+            liveness: Liveness::new(taken_up),
+            log: PoolerLog::new(errors),
+            figures: Figures::new(&injection),
             switching: Switching::default(),
-            liveness: Liveness {
-                machine: if taken_up { Machine::taken_up(0) } else { Machine::default() },
-                answered: None,
-                started_at: 0,
-                heard: ConsoleSeen::NotAsked,
-                next_ping: 0,
-            },
-            access: ServerAccess {
-                rotating,
-                verification: Verification {
-                    certificate: CertificateWatch::new(injection.upstream.tls.mode),
-                    anchoring: anchoring::take_up(&options.run_dir),
-                    handing: anchoring::Handing::default(),
-                },
-            },
             failover: Failover::new(&options),
-            sizing: Sizing {
-                limit: 0,
-                reserved: 0,
-                reaction: Reaction::default(),
-                refused: Refused::new(place::spread(&options.pod_uid)),
-                room: memory::Room::default(),
-            },
-            applying: Applying {
-                to_be_applied: true,
-                next_look: 0,
-                reload_again: Retry::default(),
-                served: stored.as_ref().map(|stored| stored.revision.clone()),
-                granted: None,
-                closing: None,
-                stored,
-                store_again: Retry::default(),
-            },
-            figures: Figures {
-                held: None,
-                held_at: 0,
-                peaks: [("5s", 5000), ("30s", 30_000)]
-                    .map(|(name, window)| (name, Peak::new(window), Peak::new(window))),
-                moment: Moment::default(),
-                moment_at: 0,
-                was_late: false,
-                bypass: BypassWatch::new(bypass::Endpoints {
-                    host: injection.upstream.host.clone(),
-                    port: injection.upstream.port,
-                    client_port: injection.client.port,
-                }),
-                next_reading: 0,
-                next_clients: 0,
-                next_sweep: 0,
-            },
+            sizing: Sizing::new(place::spread(&options.pod_uid)),
             pinning: Pinning::default(),
-            log: PoolerLog { errors, troubles: Troubles::default(), reach: Reachability::default() },
-            report: Report { problems, published },
-            configuration: Configuration { inputs: Inputs::new(&options.config_dir), wish, identity },
-            sidecar: Sidecar {
-                addresses: place::addresses(injection.client.reach),
-                resolver,
-                program: None,
-                build: None,
-                begin: Instant::now(),
-                link,
-                options,
-                injection,
-            },
+            applying: Applying::new(stored.clone()),
+            report: Report::new(problems, published),
+            configuration: Configuration::new(&options, &injection, stored, access.rotating.in_force(), identity),
+            access,
+            sidecar: Sidecar::new(options, injection, link, resolver),
         }
-    }
-
-    fn now(&self) -> Millis {
-        Millis::try_from(self.sidecar.begin.elapsed().as_millis()).unwrap_or(Millis::MAX)
     }
 
     async fn find_program(&mut self) {
-        let path = std::env::var_os("PATH");
-        let found = match process::find(self.sidecar.options.pgbouncer.as_deref(), path.as_deref()) {
-            Ok(program) => process::version(&program).await.map(|build| (program, build)),
-            Err(error) => Err(error),
-        };
-        match found {
-            Ok((program, build)) => {
-                let version = build.version;
-                if version.support() == Support::Warned {
-                    tracing::warn!(
-                        "PgBouncer {version} is older than {RECOMMENDED}, which every test runs with; before 1.25.2 known vulnerabilities are open (CVE-2026-6664 to -6667): use an image with {RECOMMENDED} or later"
-                    );
-                }
-                self.report.published.metrics.set_info(&self.sidecar.options.pod_uid, &version.to_string());
-                for slot in [&mut self.slots.active, &mut self.slots.other] {
-                    slot.version = Some(version);
-                }
-                (self.sidecar.program, self.sidecar.build, self.configuration.wish.version) =
-                    (Some(program), Some(build), Some(version));
+        match self.sidecar.find_program().await {
+            Ok(version) => {
+                self.report.metrics().set_info(&self.sidecar.options.pod_uid, &version.to_string());
+                self.slots.are_of(version);
+                self.configuration.pooler_is(version);
                 self.report.problems.program.is_over();
             }
-            Err(error) => self.refuse_program(&error),
+            Err(error) => {
+                tracing::error!("{error}");
+                self.report.problems.program.is(error.to_string());
+            }
         }
     }
 
-    fn refuse_program(&mut self, error: &ProcessError) {
-        tracing::error!("{error}");
-        self.report.problems.program.is(error.to_string());
+    /// One round. What is observed comes first; then what becomes of the process, of the credentials and of a change to a new process
+    /// is decided and done, each on top of the one before; then revision and limits are applied; what came of it is told.
+    async fn round(&mut self, punctual: bool) {
+        let now = self.sidecar.now();
+        self.observe(now, punctual);
+
+        let was_serving = self.liveness.is_serving();
+        self.keep_serving(now, punctual).await;
+        let answers = self.liveness.is_answering();
+        self.rotate(now, answers).await;
+        let switched = self.switch(now, punctual).await;
+        self.applying.again_if(switched || !was_serving);
+
+        // another process may be the one that new clients come to
+        let (serving, answers) = (self.liveness.is_serving(), self.liveness.is_answering());
+        self.watch_upstream(now, answers).await;
+        if answers {
+            self.apply(now).await;
+        }
+        self.switching.watch_for_strangers(&self.sidecar, &mut self.report, now);
+        if answers && self.figures.take_due(&self.failover, now) {
+            self.follow_load(now).await;
+        }
+        if answers {
+            self.close_pinned(now).await;
+        }
+
+        if !serving {
+            self.figures.forget_held();
+        }
+        self.figures.expire(self.sidecar.now());
+        self.figures.watch_bypass(self.sidecar.injection.client.reach, &self.slots, now).await;
+        // counted before the status shows that their process is gone
+        self.report.metrics().count_cut(self.slots.take_cut());
+        self.publish(now);
     }
 
-    async fn round(&mut self, punctual: bool) {
-        let now = self.now();
-        self.figures.was_late |= !punctual;
-        self.count_errors();
-        self.read_inputs(now);
-        self.know_bundle(now);
-        self.look_at_certificate(now);
-        let waits = self.awaits_certificate(now);
-        let (console, in_time) = self.ask_console(now).await;
-        let seen = ProcessSeen {
-            startable: !waits
-                && self.sidecar.program.is_some()
-                && self.configuration.wish.revision.is_some()
-                && self.access.rotating.in_force().is_some(),
-            running: self.slots.active.is_running(),
-            console,
-            punctual: punctual && in_time,
-            effort: self.effort(console),
-        };
-        let was_serving = self.liveness.machine.is_serving();
-        match self.liveness.machine.step(self.now(), seen) {
-            Some(ProcessAction::Start) => self.start().await,
+    /// Observes: what was logged, what is wanted, what the database shows.
+    fn observe(&mut self, now: Millis, punctual: bool) {
+        let Self { sidecar, configuration, slots, log, figures, access, switching, sizing, applying, report, .. } =
+            self;
+        figures.round_began(punctual);
+        log.hear(sidecar, slots, access, sizing, report);
+        if let Some(before) = configuration.read(sidecar, report, now) {
+            let wish = configuration.wish();
+            if before.revision != wish.revision {
+                switching.another_is_wanted();
+            }
+            access.rotating.take(wish, before.access.as_ref());
+            access.rotating.tell_refusals(wish, report);
+            applying.again();
+        }
+        applying.again_if(access.know_bundle(sidecar, now));
+        applying.again_if(access.look_at_certificate(sidecar, &slots.active, report, now));
+    }
+
+    /// Sees to it that new clients come to a process that answers.
+    async fn keep_serving(&mut self, now: Millis, punctual: bool) {
+        let Self { sidecar, configuration, slots, liveness, access, report, .. } = self;
+        let waits = access.verification.awaits_certificate(sidecar, now);
+        let startable = !waits
+            && sidecar.program.is_some()
+            && configuration.wish().revision.is_some()
+            && access.rotating.in_force().is_some();
+        let was_serving = liveness.is_serving();
+        let seen = liveness.observe(sidecar, &mut slots.active, report, startable, punctual, now).await;
+        match liveness.step(sidecar.now(), seen) {
+            Some(ProcessAction::Start) => self.start(now).await,
             Some(ProcessAction::Kill(reason)) => {
                 tracing::warn!(reason = reason.as_str(), "pgbouncer does not answer; it is killed and started again");
-                self.slots.active.kill().await;
+                slots.active.kill().await;
             }
             None => {}
         }
-        self.tell_faults();
-        let serving = self.liveness.machine.is_serving();
-        if serving && !was_serving {
+        self.liveness.tell_faults(&mut self.report);
+        if self.liveness.is_serving() && !was_serving {
             self.report.problems.reading.is_over();
-            tracing::info!(revision = self.revision(), "pgbouncer answers");
+            tracing::info!(revision = self.slots.revision(), "pgbouncer answers");
             self.switching.look_again();
         }
-        let answers = self.liveness.machine.is_serving() && self.liveness.heard == ConsoleSeen::Answered;
-        self.rotate(now, answers).await;
+    }
+
+    /// Starts the process that new clients come to.
+    async fn start(&mut self, now: Millis) {
+        let Self { sidecar, configuration, slots, liveness, access, failover, sizing, applying, report, .. } = self;
+        let given = Given::new(sidecar, configuration, now);
+        if let Some(reason) = liveness.take_restart_reason() {
+            report.metrics().count_restart(reason.as_str());
+        }
+        // before: it says whether what is wanted can come to this process later
+        let listening = sidecar.listen().await;
+        let revision = applying.revision_to_start(given, slots, liveness.is_faulty());
+        sizing.reserve_for(revision.as_ref(), slots);
+        sizing.decide(given, slots, access, failover);
+        let wanted = sizing.wanted_beside(given.wish, slots);
+        let Some(rendered) = access.render(given, slots.active.name(), revision.as_ref(), wanted) else { return };
+        let Some(start) = applying::start_of(given, report) else { return };
+        liveness.starts(sidecar.now());
+        let laid_down = access.lay_down(&sidecar.options.run_dir);
+        access.rotating.note_in_force(&sidecar.options.run_dir);
+        let rendered = listening.and(laid_down).and(rendered.map_err(|error| error.to_string()));
+        if !applying.start(slots, start, rendered, report).await {
+            liveness.start_failed(sidecar.now());
+        }
+    }
+
+    /// Has what server connections are opened with follow the Secret, once it has proven itself.
+    async fn rotate(&mut self, now: Millis, answers: bool) {
+        let Self { sidecar, configuration, slots, liveness, log, access, sizing, applying, report, .. } = self;
+        let given = Given::new(sidecar, configuration, now);
+        if let Some(error) = access.rotating.take_outcome().await {
+            log.learn_from(sidecar, slots, access, sizing, &error);
+        }
+        let told = access.rotating.failure(given.wish);
+        let share = sizing.grant(given.wish).share;
+        let is_able = liveness.is_serving() && sidecar.program.is_some();
+        match access.rotating.step(given, slots, share, is_able) {
+            Some(RotationAction::Try) => access.rotating.try_login(given, slots, share),
+            Some(RotationAction::TakeOver) => {
+                if let Some(anchor_differs) = access.take_over(sidecar) {
+                    applying.again_if(anchor_differs);
+                    // what could not prove itself with the old ones may now
+                    self.switching.another_is_wanted();
+                }
+            }
+            Some(RotationAction::Stop) => access.rotating.stop(),
+            None => {}
+        }
+        // what slots may open, or close, has changed
+        if access.rotating.take_changed_bounds() {
+            applying.again_at_once();
+        }
+        if answers && access.rotating.is_due_to_hand_over(now) {
+            let may_switch = applying.may_switch(given, slots);
+            access.hand_over(given, slots, may_switch, report).await;
+        }
+        access.rotating.tell(given.wish, slots, report);
+        if told != access.rotating.failure(given.wish) {
+            access.rotating.tell_refusals(given.wish, report);
+        }
         if answers {
-            self.hand_anchor(now).await;
+            access.hand_anchor(given, slots).await;
         }
-        self.applying.to_be_applied |= self.switch(now, punctual).await || !was_serving;
-        let serving = self.liveness.machine.is_serving();
-        // a console that is silent is asked for its version alone, or it would take seconds to see that it hangs
-        let answering = serving && self.liveness.heard == ConsoleSeen::Answered;
-        self.watch_upstream(now, answering).await;
-        if answering && self.recalls() {
-            self.recall(now).await;
-        }
-        if answering && (self.applying.to_be_applied || self.applying.reload_again.is_due(now)) {
-            self.applying.to_be_applied = false;
-            self.apply_revision().await;
-            self.apply_limits().await;
-        } else if answering && self.is_moving() && now >= self.applying.next_look {
-            self.applying.next_look = now + RELEASE_LOOK;
-            self.look_at_pools(now).await;
-            self.apply_limits().await;
-        }
-        if now >= self.switching.next_count {
-            self.switching.next_count = now + STRANGERS_LOOK;
-            self.look_for_strangers();
-        }
-        if answering && now >= self.figures.next_reading && !self.failover.comes_first(now) {
-            self.figures.next_reading = now + READING;
-            self.take_reading().await;
-            self.watch_pins(now).await;
-            self.name_pinned().await;
-            if now >= self.figures.next_sweep {
-                self.figures.next_sweep = now + LIMITS_SWEEP;
-                self.sizing.room.read_limit(&self.sidecar.options.control_group);
-                (self.slots.active.limits, self.slots.other.limits) = (None, None);
-            }
-            self.apply_limits().await;
-        }
-        if answering {
-            self.close_pinned(now).await;
-        }
-        if !serving || self.now().saturating_sub(self.figures.held_at) > READING_HOLDS {
-            self.figures.held = None;
-        }
-        self.watch_bypass(now).await;
-        // counted before the status shows that their process is gone
-        self.report.published.metrics.count_cut(self.slots.active.take_cut() + self.slots.other.take_cut());
-        self.publish();
     }
 
-    /// Looks for connections past the pooler. A gateway's pod has no application.
-    async fn watch_bypass(&mut self, now: Millis) {
-        if self.sidecar.injection.client.reach == contract::Reach::Network {
-            return;
+    /// Takes the next step of a change to a new process. True when what runs where has changed.
+    async fn switch(&mut self, now: Millis, punctual: bool) -> bool {
+        let Self { sidecar, configuration, slots, liveness, access, switching, sizing, applying, report, .. } = self;
+        if !sidecar.can_switch() {
+            return false;
         }
-        let poolers = [self.slots.active.pid(), self.slots.other.pid()];
-        let processes = || {
-            // the keeper is our parent
-            let own = [Some(rustix::process::getpid()), rustix::process::getppid()];
-            let own = own.into_iter().flatten().map(|process| process.as_raw_nonzero().get());
-            own.chain(poolers.into_iter().flatten()).collect()
+        let given = Given::new(sidecar, configuration, now);
+        let grant = sizing.grant(given.wish);
+        let (phase, given_up) = (slots.phase(), slots.switch.given_up());
+        let seen = switching.observe(given, slots, access, grant, liveness.is_serving(), punctual).await;
+        match slots.switch.step(sidecar.now(), &seen) {
+            Some(SwitchAction::Start(_)) => {
+                let clients = sidecar.way() == Way::Steer;
+                switching.start_other(given, slots, access, grant, clients).await;
+            }
+            Some(SwitchAction::Listen(_)) => switching.start_other(given, slots, access, grant, true).await,
+            Some(SwitchAction::Prove(_)) => switching.prove_other(sidecar, &mut slots.other, grant).await,
+            Some(SwitchAction::Close(_)) => switching.close_door(sidecar, &mut slots.active).await,
+            Some(SwitchAction::Steer(_)) => {
+                if let Some(at) = switching.steer(given, slots, grant, report).await {
+                    liveness.is_of_another(at);
+                    applying.serves(slots.active.runs.as_ref());
+                }
+            }
+            Some(SwitchAction::CloseIdle(_)) => switching.close_idle(&mut slots.other).await,
+            Some(SwitchAction::Stop(_)) => slots.other.stop().await,
+            Some(SwitchAction::Kill(_)) => switching.kill_other(&mut slots.other).await,
+            None => {}
+        }
+        switching.tell_given_up(given, slots, given_up, report);
+        switching.tell(given, slots, report);
+        discriminant(&phase) != discriminant(&slots.phase())
+    }
+
+    /// Follows a database that takes no writes any more.
+    async fn watch_upstream(&mut self, now: Millis, answers: bool) {
+        let Self { sidecar, configuration, slots, access, switching, failover, applying, report, .. } = self;
+        let given = Given::new(sidecar, configuration, now);
+        let other = switching.other_slot(slots);
+        let differs = failover.step(given, slots, other, &access.rotating, report, answers).await;
+        applying.again_if(differs);
+        if answers && slots.recalls() {
+            slots.recall(report, now).await;
+        }
+    }
+
+    /// Brings what is in force to what is wanted, as far as that may differ, or is on its way.
+    async fn apply(&mut self, now: Millis) {
+        if self.applying.take_due(now) {
+            self.apply_revision(now).await;
+            self.apply_limits(now).await;
+        } else if self.switching.is_moving(&self.sidecar, &self.slots, &self.access.rotating)
+            && self.applying.take_look(now)
+        {
+            self.slots.look_at_pools(&mut self.report, now).await;
+            self.apply_limits(now).await;
+        }
+    }
+
+    /// Has the process that new clients come to take over the revision, or sees that it needs another one.
+    async fn apply_revision(&mut self, now: Millis) {
+        let Self { sidecar, configuration, slots, access, switching, failover, sizing, applying, report, .. } = self;
+        let given = Given::new(sidecar, configuration, now);
+        if let Some(both) = slots.limit_taken_up().await {
+            sizing.goes_on_with(both);
+            sizing.decide(given, slots, access, failover);
+        }
+        let wanted = sizing.wanted(given.wish);
+        let revision = failover.revision_to_run(given, slots);
+        let (revision, rendered) = match applying::render_in_place(given, slots, access, revision, wanted) {
+            Some(Ok(rendered)) => rendered,
+            Some(Err(error)) => {
+                if report.problems.configuration.is(error.to_string()) {
+                    tracing::warn!("{error}");
+                }
+                return;
+            }
+            None => return,
         };
-        self.figures.bypass.step(now, processes).await;
+        report.problems.configuration.is_over();
+        if applying.may_switch(given, slots) {
+            match switching.fits(given, slots, access, failover, &rendered).await {
+                Ok(true) => {}
+                // a second process takes it over; this one goes on with all that it has
+                Ok(false) => return applying.settle_reload(report),
+                Err(error) => return applying.tell_reload(sidecar, report, revision.revision, &error),
+            }
+        } else {
+            switching.look_again();
+        }
+        applying.take_over(sidecar, slots, access, (revision, rendered), report).await;
     }
 
-    /// Takes over what clients are shown.
-    fn take_identity(&mut self, texts: &crate::agent::decide::wish::Texts) {
-        if self.sidecar.injection.client.tls == ClientTlsMode::Disabled {
-            return;
-        }
-        match self.configuration.identity.take(texts.client_certificate.as_deref(), texts.client_key.as_deref()) {
-            Ok(()) => self.report.problems.identity.is_over(),
-            Err(refusal) => {
-                if self.report.problems.identity.is(refusal.to_string()) {
-                    tracing::warn!("{refusal}");
+    /// Brings the limits of every process to what is wanted of it.
+    async fn apply_limits(&mut self, now: Millis) {
+        let Self { sidecar, configuration, slots, figures, access, switching, failover, sizing, .. } = self;
+        let Self { pinning, applying, report, .. } = self;
+        let given = Given::new(sidecar, configuration, now);
+        let Some(reserved) = slots.divide_alias(given, report).await else { return };
+        sizing.reserve(reserved);
+        sizing.decide(given, slots, access, failover);
+        slots.keep(access.rotating.keep(given));
+        let Some((active, other)) = switching.parts(given, slots, &access.rotating, sizing).await else { return };
+        let in_force = match slots.converge_active(sidecar, active, report).await {
+            Some(Progress::InForce) => {
+                report.problems.limits.is_over();
+                true
+            }
+            Some(Progress::Releasing { excess }) => {
+                // what is set aside for a moment comes back
+                if access.rotating.set_aside() == 0 {
+                    report.problems.limits.is(format!(
+                        "{excess} server connections more than the share are busy; they close as transactions end"
+                    ));
                 }
-            }
-        }
-    }
-
-    /// A process that was started again once or twice is counted; one that does not stay up is told of until it does.
-    fn tell_faults(&mut self) {
-        let faults = self.liveness.machine.faults();
-        if faults < FAULTS_TOLD {
-            return self.report.problems.process.is_over();
-        }
-        self.report.problems.process.is(format!(
-            "PgBouncer does not stay up: it ended or hung {faults} times with less than {} s between; its log is that of the container {}",
-            machine::FORGIVEN_AFTER / 1000,
-            names::SIDECAR_CONTAINER
-        ));
-    }
-
-    fn read_inputs(&mut self, now: Millis) {
-        match self.configuration.inputs.changed() {
-            Ok(None) => self.report.problems.inputs.is_over(),
-            Ok(Some(texts)) => {
-                self.report.problems.inputs.is_over();
-                self.take_inputs(&texts);
-                self.applying.to_be_applied = true;
-            }
-            Err(error) => {
-                let text = format!("reading the configuration: {error}");
-                if self.report.problems.inputs == Problem::default() {
-                    tracing::warn!("{text}");
+                if let (None, Some((_, pools))) = (slots.other.pools, slots.active.pools)
+                    && !slots.other.is_mute()
+                {
+                    figures.see_pools(slots, &access.rotating, pinning.leaked(), pools, sidecar.now());
                 }
-                self.report.problems.inputs.may_pass(now, text);
+                false
             }
+            None => false,
+        };
+        let both = match other {
+            Some(other) => slots.converge_other(sidecar, other, report).await && in_force,
+            None => in_force,
+        };
+        if both && slots.open_alias(given, report).await && sizing.is_within_share(given.wish, slots) {
+            applying.settle_limits(given, slots, report);
         }
     }
 
-    fn take_inputs(&mut self, texts: &crate::agent::decide::wish::Texts) {
-        let before = (self.configuration.wish.revision.clone(), self.configuration.wish.access());
-        self.configuration.wish.take(texts);
-        self.take_identity(texts);
-        if before.0 != self.configuration.wish.revision {
-            self.switching.another_is_wanted();
+    /// Reads the figures of the load, decides the limit on them, and applies it.
+    async fn follow_load(&mut self, now: Millis) {
+        self.observe_load(now).await;
+        let Self { sidecar, configuration, slots, figures, access, failover, sizing, pinning, report, .. } = self;
+        let given = Given::new(sidecar, configuration, now);
+        let grant = sizing.grant(given.wish);
+        pinning.step(given, slots, failover, &access.rotating, grant, report).await;
+        pinning.name_longest(given, slots).await;
+        if figures.take_sweep(now) {
+            sizing.read_memory_limit(given);
+            slots.forget_limits();
         }
-        self.take_access(before.1.as_ref());
-        let documents = ["revision", "grant", "credentials"];
-        for (document, refusal) in documents.into_iter().zip(&self.configuration.wish.refusals) {
-            if let Some(refusal) = refusal {
-                tracing::warn!(document, "{refusal}");
-            }
+        self.apply_limits(now).await;
+    }
+
+    /// Takes a reading, and decides the limit on it.
+    async fn observe_load(&mut self, now: Millis) {
+        let Self { sidecar, configuration, slots, figures, log, access, failover, sizing, .. } = self;
+        let Self { pinning, applying, report, .. } = self;
+        let given = Given::new(sidecar, configuration, now);
+        let now = sidecar.now();
+        let together = match Together::read(slots, &access.rotating, pinning.leaked_connections(), now).await {
+            Ok(together) => together,
+            Err(error) => return report.problems.reading.may_pass(now, error.to_string()),
+        };
+        report.problems.reading.is_over();
+        // figures that took so long to come are not of one moment
+        let punctual = figures.take_punctual(&together);
+        let Together { pools, added, opens, logged_in, in_force_works, servers, asked_other, .. } = together;
+        let added = failover.leave_out(added, pools.active);
+        access.rotating.read(in_force_works);
+        if logged_in {
+            access.verification.succeeded();
         }
-        self.tell_refusals();
+        log.read(logged_in);
+        sizing.see_refusals(sidecar.seconds(), log, report, pools);
+        log.tell_reach(&sidecar.injection.upstream, report, now, logged_in);
+        pinning.look(given, slots, report, now, &servers);
+        applying.count_closing(servers.iter().flat_map(|(_, servers)| servers));
+        applying.look_for_owing(slots);
+        figures.count_arrivals(&mut slots.active, failover, report, opens, now).await;
+        let leaked = pinning.leaked();
+        figures.see_pools(slots, &access.rotating, leaked, pools, sidecar.now());
+        sizing.count_clients(given, slots, access, report, pools);
+        let pools = failover.leave_out_waiting(pools);
+        if slots.other_counts() && !asked_other {
+            // what the other one holds, and what it would need, is not known
+            figures.forget_held();
+        } else {
+            let reading = PoolerReading {
+                at_seconds: sidecar.seconds(),
+                pools,
+                added,
+                leaked,
+                automation: if failover.is_read_only() { Automation::UpstreamReadOnly } else { Automation::Apply },
+                refused_beyond: sizing.ceiling(),
+            };
+            sizing.react(given.wish, slots, report, &reading, punctual);
+        }
+        figures.tell_load(slots, report, added, pools, leaked, now);
+    }
+
+    /// Goes on with closing what clients hold outside of a transaction.
+    async fn close_pinned(&mut self, now: Millis) {
+        let Self { sidecar, configuration, slots, access, failover, sizing, pinning, applying, report, .. } = self;
+        let given = Given::new(sidecar, configuration, now);
+        let grant = sizing.grant(given.wish);
+        applying.again_if(pinning.close(given, slots, failover, &access.rotating, grant, report).await);
     }
 }

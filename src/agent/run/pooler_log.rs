@@ -1,97 +1,144 @@
 //! What PgBouncer logged: counted, kept for `/status`, and acted upon.
 
-use super::Agent;
+use tokio::sync::mpsc;
+
+use super::{Report, ServerAccess, Sidecar, sizing::Sizing, slots::Slots};
 use crate::{
     agent::{
         apply::trial::TrialError,
-        decide::{machine::Millis, reach::Obstacle, slot_name::SlotName, troubles::Heard},
+        decide::{
+            machine::Millis,
+            reach::{Obstacle, Reachability},
+            troubles::{Heard, Troubles},
+        },
     },
-    contract::{ClientTlsMode, PoolerError, ServerFull},
-    pooler::pgbouncer::{log::Logged, tables::Pools},
+    contract::{ClientTlsMode, PoolerError, TroubleSeen, Upstream},
+    pooler::pgbouncer::log::Logged,
 };
 
 /// What OpenSSL says of a chain that ends in no CA of its file.
 const NOT_VERIFIED: &str = "certificate verify failed";
 
-impl Agent {
-    pub(super) fn count_errors(&mut self) {
-        while let Ok(Heard { from, logged }) = self.log.errors.try_recv() {
-            let error = match self.log.troubles.meaning(&logged) {
+/// What the poolers log, and what follows from it.
+pub(super) struct PoolerLog {
+    errors: mpsc::Receiver<Heard>,
+    /// What was logged lately.
+    troubles: Troubles,
+    /// Whether the database is reached.
+    reach: Reachability,
+}
+
+impl PoolerLog {
+    /// Hears these from now on.
+    pub(super) fn new(errors: mpsc::Receiver<Heard>) -> Self {
+        Self { errors, troubles: Troubles::default(), reach: Reachability::default() }
+    }
+
+    /// Takes in what was logged since the last call, and has those know whom it concerns.
+    pub(super) fn hear(
+        &mut self,
+        sidecar: &Sidecar,
+        slots: &mut Slots,
+        access: &mut ServerAccess,
+        sizing: &mut Sizing,
+        report: &Report,
+    ) {
+        while let Ok(Heard { from, logged }) = self.errors.try_recv() {
+            let error = match self.troubles.meaning(&logged) {
                 // nobody else speaks TLS to the pooler, and only a client certificate makes a database alert
-                PoolerError::ClientTlsFailed if self.sidecar.injection.client.tls == ClientTlsMode::Disabled => {
+                PoolerError::ClientTlsFailed if sidecar.injection.client.tls == ClientTlsMode::Disabled => {
                     PoolerError::ServerWantsCertificate
                 }
                 error => error,
             };
-            self.report.published.metrics.count_error(error.as_str());
-            let now = self.now();
-            self.log.troubles.logged(now, error, &logged.words);
-            self.act_upon(now, error, from, &logged);
+            report.metrics().count_error(error.as_str());
+            let now = sidecar.now();
+            self.troubles.logged(now, error, &logged.words);
+            self.act_upon(slots, access, sizing, now, &Heard { from, logged: Logged { error, ..logged } });
         }
     }
 
-    fn act_upon(&mut self, now: Millis, error: PoolerError, from: Option<SlotName>, logged: &Logged) {
-        match error {
-            PoolerError::ServerTlsFailed => {
-                self.access.verification.certificate.doubt();
-                if logged.words.contains(NOT_VERIFIED) {
-                    self.access.verification.anchoring.failed(now);
-                }
-            }
+    fn act_upon(
+        &mut self,
+        slots: &mut Slots,
+        access: &mut ServerAccess,
+        sizing: &mut Sizing,
+        now: Millis,
+        heard: &Heard,
+    ) {
+        let Heard { from, logged: Logged { error, words, is_news } } = heard;
+        match *error {
+            PoolerError::ServerTlsFailed => access.verification.failed(now, words.contains(NOT_VERIFIED)),
             PoolerError::ServerLoginRefused | PoolerError::ServerWantsCertificate | PoolerError::ServerRefused
-                if self.is_of_kept_user(error, from, &logged.words) => {}
-            PoolerError::ServerLoginRefused | PoolerError::ServerWantsCertificate => {
-                self.access.rotating.was_refused(now)
-            }
+                if access.rotating.is_of_kept_user(slots, *error, *from, words) => {}
+            PoolerError::ServerLoginRefused | PoolerError::ServerWantsCertificate => access.rotating.was_refused(now),
             // it may be a password, or that the server is full: a login of our own is told which
-            PoolerError::ServerRefused => self.access.rotating.is_in_doubt(now),
-            PoolerError::TooManyServerConnections if logged.is_news => self.sizing.refused.hear(),
-            PoolerError::ServerUnreachable => self.log.reach.failed(now, Obstacle::NoAnswer),
-            PoolerError::ServerNotReady => self.log.reach.failed(now, Obstacle::NotReady),
-            PoolerError::DnsFailed => self.log.reach.failed(now, Obstacle::NoAddress),
+            PoolerError::ServerRefused => access.rotating.is_in_doubt(now),
+            PoolerError::TooManyServerConnections if *is_news => sizing.hear_refusal(),
+            PoolerError::ServerUnreachable => self.reach.failed(now, Obstacle::NoAnswer),
+            PoolerError::ServerNotReady => self.reach.failed(now, Obstacle::NotReady),
+            PoolerError::DnsFailed => self.reach.failed(now, Obstacle::NoAddress),
             _ => {}
         }
     }
 
     /// The database refused a login of our own, made with what is in force: what refusals in words that were not understood
     /// mean.
-    pub(super) fn learn_from(&mut self, error: &TrialError) {
+    pub(super) fn learn_from(
+        &mut self,
+        sidecar: &Sidecar,
+        slots: &mut Slots,
+        access: &mut ServerAccess,
+        sizing: &mut Sizing,
+        error: &TrialError,
+    ) {
         let TrialError::Refused { said, sqlstate: Some(sqlstate) } = error else { return };
         let Some(meaning) = PoolerError::of_sqlstate(sqlstate) else { return };
-        if !self.access.rotating.is_doubtful() {
+        if !access.rotating.is_doubtful() {
             return;
         }
         tracing::info!(sqlstate, meaning = meaning.as_str(), "the database refused a login of the agent's own: {said}");
-        self.log.troubles.learn(said, meaning);
-        self.access.rotating.is_resolved();
-        let now = self.now();
-        self.log.troubles.logged(now, meaning, said);
-        self.act_upon(now, meaning, None, &Logged { error: meaning, words: said.clone(), is_news: true });
+        self.troubles.learn(said, meaning);
+        access.rotating.is_resolved();
+        let now = sidecar.now();
+        self.troubles.logged(now, meaning, said);
+        let logged = Logged { error: meaning, words: said.clone(), is_news: true };
+        self.act_upon(slots, access, sizing, now, &Heard { from: None, logged });
     }
 
-    /// What a reading shows of the database's refusals.
-    pub(super) fn see_refusals(&mut self, pools: Pools, logged_in: bool) {
-        self.log.troubles.read(logged_in);
-        let now_seconds = self.sidecar.begin.elapsed().as_secs_f64();
-        let open = pools.held().saturating_sub(pools.login).saturating_sub(pools.being_canceled);
-        let before = self.sizing.refused.ceiling();
-        self.sizing.refused.observe(now_seconds, open);
-        if before.is_none() && self.sizing.refused.ceiling().is_some() {
-            let words = self.log.troubles.words(PoolerError::TooManyServerConnections);
-            tracing::warn!(
-                held = open,
-                "the database refuses further server connections: {words}; the limit is held there, and one more is tried \
-                 from time to time"
-            );
+    /// A reading showed whether a server connection has logged in since the one before.
+    pub(super) fn read(&mut self, logged_in: bool) {
+        self.troubles.read(logged_in);
+    }
+
+    /// What was said lately when this went wrong.
+    pub(super) fn words(&self, error: PoolerError) -> &str {
+        self.troubles.words(error)
+    }
+
+    /// What is told of it.
+    pub(super) fn told(&self, now: Millis) -> Vec<TroubleSeen> {
+        self.troubles.told(now)
+    }
+
+    /// Says so when the database is not reached, unless its certificate or a refused login explains it.
+    pub(super) fn tell_reach(&mut self, upstream: &Upstream, report: &mut Report, now: Millis, logged_in: bool) {
+        if logged_in {
+            self.reach.succeeded();
         }
-        self.report.published.metrics.set_refused_beyond(self.sizing.refused.held());
-    }
-
-    pub(super) fn server_full(&self) -> Option<ServerFull> {
-        Some(ServerFull {
-            refused_beyond: self.sizing.refused.let_in()?,
-            at_most: self.sizing.refused.ceiling()?,
-            words: self.log.troubles.words(PoolerError::TooManyServerConnections).to_owned(),
-        })
+        let explained = [&report.problems.certificate, &report.problems.logins].iter().any(|it| it.told(now).is_some());
+        let Some(trouble) = self.reach.trouble(now).filter(|_| !explained) else {
+            return report.problems.database.is_over();
+        };
+        let Upstream { host, port, .. } = upstream;
+        let why = match trouble {
+            Obstacle::NoAddress => format!("the name {host} does not resolve"),
+            Obstacle::NotReady => format!("{host} says that it starts up, recovers or shuts down"),
+            Obstacle::NoAnswer => format!("{host} does not answer on port {port}"),
+        };
+        let text = format!("no new server connection: {why}");
+        if report.problems.database.is(text.clone()) {
+            tracing::warn!("{text}");
+        }
     }
 }

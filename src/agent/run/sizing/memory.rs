@@ -2,11 +2,10 @@
 
 use std::{fs, path::Path};
 
-use super::Agent;
 use crate::{
+    agent::run::{Sidecar, slots::Slots},
     contract::{ClientTlsMode, MemoryReport, ServerTlsMode},
     decide::memory::{self, Bundle, Bytes, Generation, SidecarLoad},
-    pooler::pgbouncer::tables::Pools,
 };
 
 /// Where a container finds its own limit: of version 2 of control groups, and of version 1.
@@ -32,6 +31,21 @@ impl Room {
     pub(super) fn read_limit(&mut self, control_group: &Path) {
         let read = LIMIT_FILES.iter().find_map(|file| fs::read_to_string(control_group.join(file)).ok());
         self.limit = read.and_then(|text| text.trim().parse().ok()).filter(|limit| *limit < NO_LIMIT);
+    }
+
+    /// So many clients are connected. `copied` is what each server connection has a copy of.
+    pub(super) fn count(&mut self, sidecar: &Sidecar, slots: &mut Slots, copied: Option<Bundle>, clients: u32) {
+        self.load = Some(load(sidecar, slots, copied, clients));
+    }
+
+    /// Before anything is known of clients.
+    pub(super) fn expect(&mut self, sidecar: &Sidecar, slots: &mut Slots, copied: Option<Bundle>) {
+        if self.load.is_none() {
+            self.read_limit(&sidecar.options.control_group);
+        }
+        // those that were there come back, if this is another process
+        let clients = self.load.map_or(0, |load| load.clients);
+        self.count(sidecar, slots, copied, clients);
     }
 
     /// Server connections that there is room for; None without a limit. Never 0: a pod that may open none serves nobody.
@@ -67,49 +81,23 @@ impl Room {
     }
 }
 
-impl Agent {
-    /// Takes in how many clients there are; `pools` are those of all processes that can be asked.
-    pub(super) fn count_memory(&mut self, pools: Pools) {
-        let alias = self.alias_report().map_or(0, |alias| alias.clients);
-        let clients = pools.clients_active.saturating_add(pools.clients_waiting).saturating_add(alias);
-        self.sizing.room.load = Some(self.load(clients));
-        self.report.published.metrics.set_memory_allows(self.sizing.room.allows());
-    }
-
-    /// Before anything is known of clients.
-    pub(super) fn expect_memory(&mut self) {
-        if self.sizing.room.load.is_none() {
-            self.sizing.room.read_limit(&self.sidecar.options.control_group);
-        }
-        // those that were there come back, if this is another process
-        let clients = self.sizing.room.load.map_or(0, |load| load.clients);
-        self.sizing.room.load = Some(self.load(clients));
-    }
-
-    fn load(&mut self, clients: u32) -> SidecarLoad {
-        let poolers = 1 + u32::from(self.slots.other.is_running());
-        let tls = &self.sidecar.injection.upstream.tls;
-        let copied = match tls.mode {
-            ServerTlsMode::Disabled => None,
-            ServerTlsMode::Require => Some(Bundle::default()),
-            ServerTlsMode::VerifyCa | ServerTlsMode::VerifyFull => self.copied(),
-        };
-        let is_older =
-            self.sidecar.build.is_some_and(|build| (build.version.major, build.version.minor) < LARGER_SINCE);
-        SidecarLoad {
-            poolers,
-            generation: if is_older { Generation::Before1_25 } else { Generation::Newer },
-            servers: 0,
-            bundle: copied,
-            packet_bytes: self
-                .slots
-                .active
-                .parameter("pkt_buf")
-                .and_then(|bytes| bytes.parse().ok())
-                .unwrap_or(memory::PACKET),
-            clients: clients.next_multiple_of(CLIENT_STEP),
-            client_tls: self.sidecar.injection.client.tls != ClientTlsMode::Disabled,
-        }
+fn load(sidecar: &Sidecar, slots: &mut Slots, copied: Option<Bundle>, clients: u32) -> SidecarLoad {
+    let poolers = 1 + u32::from(slots.other.is_running());
+    let copied = match sidecar.injection.upstream.tls.mode {
+        ServerTlsMode::Disabled => None,
+        ServerTlsMode::Require => Some(Bundle::default()),
+        ServerTlsMode::VerifyCa | ServerTlsMode::VerifyFull => copied,
+    };
+    let is_older = sidecar.build.is_some_and(|build| (build.version.major, build.version.minor) < LARGER_SINCE);
+    let packet = slots.active.parameter("pkt_buf").and_then(|bytes| bytes.parse().ok());
+    SidecarLoad {
+        poolers,
+        generation: if is_older { Generation::Before1_25 } else { Generation::Newer },
+        servers: 0,
+        bundle: copied,
+        packet_bytes: packet.unwrap_or(memory::PACKET),
+        clients: clients.next_multiple_of(CLIENT_STEP),
+        client_tls: sidecar.injection.client.tls != ClientTlsMode::Disabled,
     }
 }
 

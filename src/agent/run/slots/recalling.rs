@@ -1,18 +1,18 @@
 //! Clients that have to connect anew: the shell around [`crate::agent::decide::recall`].
 
-use super::Agent;
+use super::Slots;
 use crate::{
-    agent::{apply::slot::Slot, decide::machine::Millis},
+    agent::{apply::slot::Slot, decide::machine::Millis, run::Report},
     contract::PoolMode,
     pooler::pgbouncer::changes::Remembered,
 };
 
-impl Agent {
+impl Slots {
     /// Has every client that is connected now connect anew, where PgBouncer goes on giving it what the database was before.
-    pub(super) fn begin_recall(&mut self) {
+    pub(in crate::agent::run) fn begin_recall(&mut self) {
         let of_sessions =
             |slot: &Slot| slot.runs.as_ref().is_some_and(|revision| revision.settings.pool_mode == PoolMode::Session);
-        for slot in self.slots_to_ask_mut() {
+        for slot in self.to_ask_mut() {
             // a session has its own server connection, and what the database says reaches it
             if !slot.remembers(Remembered::ReadOnly) || of_sessions(slot) {
                 continue;
@@ -27,19 +27,19 @@ impl Agent {
     }
 
     /// Closes the next few.
-    pub(super) async fn recall(&mut self, now: Millis) {
+    pub(in crate::agent::run) async fn recall(&mut self, report: &Report, now: Millis) {
         let mut closed = 0;
-        for slot in self.slots_to_ask_mut() {
+        for slot in self.to_ask_mut() {
             match slot.recall(now).await {
                 Ok(count) => closed += count,
                 Err(error) => tracing::debug!(slot = slot.name().as_str(), "telling clients to connect anew: {error}"),
             }
         }
-        self.report.published.metrics.count_recalled(closed);
+        report.metrics().count_recalled(closed);
     }
 
     /// Whether clients are still to connect anew.
-    pub(super) fn recalls(&self) -> bool {
-        self.slots.active.is_recalling() || self.other_counts() && self.slots.other.is_recalling()
+    pub(in crate::agent::run) fn recalls(&self) -> bool {
+        self.active.is_recalling() || self.other_counts() && self.other.is_recalling()
     }
 }
