@@ -21,6 +21,30 @@
 //!                  applying        how far what is wanted is in force
 //! report           report          what is told
 //! ```
+//!
+//! # What a slot may hold
+//!
+//! New clients come to the **active** slot, whatever its process does (`machine`: down, starting, serving, killed). The process in the
+//! other slot is green until it has clients, and blue once it was left. `share` is the pod's less what the session alias has of it,
+//! and less one connection while credentials are proven beside the slots; `trial` is green's floor, at least 1, and leaves blue
+//! something where there are two; `part` moves to where clients wait (`division`). Both slots together never hold more than the share.
+//!
+//! ```text
+//! phase of `switch`  other slot: process    its clients  active may hold  other may hold  told as   then
+//! Steady             none                   none         share            0               -         Starting
+//! Starting           green, starts          none         share            0               Green     MakingRoom
+//! MakingRoom         green, waits           none         share - trial    0               Green     Proving
+//! Proving            green, is asked        none         share - trial    trial           Green     Warm; AwaitingPromotion; Replacing
+//! AwaitingPromotion  green, waits, paused   none         share            0               Green     MakingRoom
+//! Replacing          green, ends            none         share - trial    trial           Green     Taking       (shared listener)
+//! Taking             green, starts again    new ones     share - trial    trial           Green     Draining     (shared listener)
+//!                    -- steered: the slots change places, the other one is blue from here on; what fails before kills green --
+//! Warm               blue, serves           old ones     part             share - part    Warm      Draining; Warm, steered back
+//! Draining           blue, ends with them   old ones     part             share - part    Draining  Steady; Warm, steered back
+//! ```
+//!
+//! With a share of 1, `share - trial` is 0: the active process is paused for the proof, and blue and green have the connection in turn
+//! afterwards. An active process that has ended is started again with what served last, and with no more than blue leaves it.
 
 mod access;
 mod applying;
