@@ -24,8 +24,8 @@ use crate::{
     },
     contract::{Injection, PoolRevision, ServerTlsMode, SessionAlias},
     pooler::pgbouncer::{
-        limits::Wanted,
-        render::{self, Place, RenderError, RenderInput, Rendered},
+        limits::WantedLimits,
+        render::{self, ProcessPlace, RenderError, RenderInput, Rendered},
     },
 };
 
@@ -84,7 +84,7 @@ impl ServerAccess {
         given: Given<'_>,
         slot: SlotName,
         revision: Option<&PoolRevision>,
-        wanted: Wanted,
+        wanted: WantedLimits,
     ) -> Option<Result<(PoolRevision, Rendered), RenderError>> {
         self.render_for(given, slot, revision, wanted, self.rotating.own(&given.sidecar.options.run_dir)?)
     }
@@ -95,7 +95,7 @@ impl ServerAccess {
         Given { sidecar, shown, .. }: Given<'_>,
         slot: SlotName,
         revision: Option<&PoolRevision>,
-        wanted: Wanted,
+        wanted: WantedLimits,
         own: OwnAccess<'_>,
     ) -> Option<Result<(PoolRevision, Rendered), RenderError>> {
         let Sidecar { injection, options, .. } = sidecar;
@@ -110,7 +110,7 @@ impl ServerAccess {
             limits: wanted.as_limits(),
             credentials: own.credentials,
             shown: shown.as_ref(),
-            place: &Place {
+            place: &ProcessPlace {
                 presented: own.presented,
                 ..place::place(
                     options,
@@ -162,8 +162,11 @@ impl ServerAccess {
             revision.settings.session_alias = alias;
             Some(revision)
         });
-        let wanted =
-            Wanted { limit: limits.pool_size, warm: limits.min_pool_size, share: limits.max_db_connections.max(1) };
+        let wanted = WantedLimits {
+            limit: limits.pool_size,
+            warm: limits.min_pool_size,
+            share: limits.max_db_connections.max(1),
+        };
         if slot.is_refused() {
             // what is open is all that its clients will ever have
             return Ok(Taken::Refused);

@@ -288,7 +288,7 @@ pub(super) fn render_in_place(
     slots: &Slots,
     access: &ServerAccess,
     revision: Option<&PoolRevision>,
-    mut wanted: Wanted,
+    mut wanted: WantedLimits,
 ) -> Option<Result<(PoolRevision, Rendered), RenderError>> {
     if let Some(limits) = slots.active.limits_to_keep() {
         wanted.limit = limits.pool_size.min(wanted.limit.max(1));
@@ -339,7 +339,12 @@ impl Slots {
     }
 
     /// Brings the other process to its limits. False: not yet.
-    pub(super) async fn converge_other(&mut self, sidecar: &Sidecar, wanted: WantedLimits, report: &mut Report) -> bool {
+    pub(super) async fn converge_other(
+        &mut self,
+        sidecar: &Sidecar,
+        wanted: WantedLimits,
+        report: &mut Report,
+    ) -> bool {
         if self.other.is_mute() {
             return self.other.leaving().is_some_and(|bound| bound <= wanted.share);
         }

@@ -105,7 +105,7 @@ use crate::{
     contract::{ContractError, Document, Injection, StatusReport},
     domain::Automation,
     pooler::pgbouncer::render::{self, RenderError},
-    serving::{Drain, Server},
+    serving::{Drain, HttpServer},
 };
 
 /// One round.

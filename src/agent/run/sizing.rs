@@ -10,7 +10,7 @@ use crate::{
     },
     contract::{LimitSource, MemoryReport, PodGrant, PoolRevision, PoolerError, ServerFull},
     decide::guard::refused::Refused,
-    pooler::pgbouncer::{limits::Wanted, tables::Pools},
+    pooler::pgbouncer::{limits::WantedLimits, tables::Pools},
 };
 
 /// The limit of the pod, and what bounds it.
@@ -67,19 +67,19 @@ impl Sizing {
     }
 
     /// The limits of one process that has all of the share.
-    pub(super) fn wanted(&self, wish: &Wish) -> Wanted {
+    pub(super) fn wanted(&self, wish: &Wish) -> WantedLimits {
         let grant = self.grant(wish);
-        Wanted { limit: self.limit.min(grant.share), warm: grant.floor, share: grant.share }
+        WantedLimits { limit: self.limit.min(grant.share), warm: grant.floor, share: grant.share }
     }
 
     /// What a process that new clients come to is started with: not what the other one may still hold.
-    pub(super) fn wanted_beside(&self, wish: &Wish, slots: &Slots) -> Wanted {
+    pub(super) fn wanted_beside(&self, wish: &Wish, slots: &Slots) -> WantedLimits {
         let wanted = self.wanted(wish);
         if !slots.other_counts() {
             return wanted;
         }
         let part = slots.other.bound().map_or(0, |bound| wanted.share.saturating_sub(bound));
-        Wanted { limit: wanted.limit.min(part), warm: wanted.warm.min(part), share: part }
+        WantedLimits { limit: wanted.limit.min(part), warm: wanted.warm.min(part), share: part }
     }
 
     /// The most that the database was seen to let in, while it refuses more.

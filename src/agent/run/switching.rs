@@ -47,7 +47,7 @@ const CLOSED_AT_ONCE: usize = 10;
 /// Between two counts of the sockets that listen on our port.
 const STRANGERS_LOOK: Millis = 5000;
 /// The least that a process can be given.
-const LEAST: limits::Wanted = limits::Wanted { limit: 1, warm: 0, share: 1 };
+const LEAST: limits::WantedLimits = limits::WantedLimits { limit: 1, warm: 0, share: 1 };
 
 /// What the loop keeps in mind of a switch.
 #[derive(Default)]
@@ -634,7 +634,7 @@ async fn start_other(
     let Given { sidecar, wish, .. } = given;
     let part = trial(grant.share, grant.floor);
     // nothing is opened before it is asked to prove itself
-    let wanted = limits::Wanted { limit: part, warm: 0, share: part };
+    let wanted = limits::WantedLimits { limit: part, warm: 0, share: part };
     let rendered = access.render(given, other.name(), wish.revision.as_ref(), wanted);
     let (Some(rendered), Some(program)) = (rendered, &sidecar.program) else {
         return Err("there is nothing to start".to_owned());
