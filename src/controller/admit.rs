@@ -6,7 +6,7 @@ use kube::Client;
 use tokio::{net::TcpListener, task::JoinSet, time::sleep};
 
 use super::{
-    apply::controller_revision,
+    controller_revision,
     observe::{stores::Stores, watch::Instruments},
     options::OperatorArgs,
 };

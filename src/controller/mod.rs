@@ -22,6 +22,7 @@ mod boot_time;
 mod budgets;
 mod classes;
 mod context;
+mod controller_revision;
 mod decide;
 mod error;
 mod gateway;

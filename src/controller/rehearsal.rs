@@ -12,9 +12,9 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use super::{
-    apply::{controller_revision, writer::Writer},
+    apply::writer::Writer,
     context::Context,
-    decide,
+    controller_revision, decide,
     leader::Leadership,
     look_requests,
     memory::{Memories, PoolMemory},

@@ -2,10 +2,8 @@
 //! itself and nothing else: a pod that is refused waits alone, and while a revision cannot be created all pods get their grants.
 //!
 //! - [`writer`]: the one place that writes, paced and with deadlines.
-//! - [`controller_revision`]: a revision as an object.
 //! - [`gateway_objects`]: the objects of a pool's gateway.
 
-pub mod controller_revision;
 pub mod gateway_objects;
 pub mod writer;
 
@@ -18,6 +16,8 @@ use tokio::time::Instant;
 use self::writer::WriteError;
 use super::{
     context::Context,
+    controller_revision,
+    decide::BATCH,
     memory::{PoolMemory, WriteBackoff},
 };
 use crate::{
@@ -26,9 +26,7 @@ use crate::{
     domain::PoolKey,
 };
 
-/// Writes on pods in one look at most: between two of them a pod that has just started gets its floor.
-pub const BATCH: usize = 16;
-/// Of them under way at once.
+/// Writes on pods under way at once.
 const WRITES_AT_ONCE: usize = 8;
 /// Longest pause after a change that was refused.
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);

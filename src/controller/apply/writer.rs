@@ -13,11 +13,10 @@ use serde_json::{Map, Value, json};
 use thiserror::Error;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::controller_revision;
 use crate::{
     api::{ConnectionPool, FIELD_MANAGER},
     contract::{Document, names},
-    controller::leader::Leadership,
+    controller::{controller_revision, leader::Leadership},
     decide::plan::{NewRevision, PodPatch},
     domain::PoolKey,
     http::{OperatorMetrics, WriteKind, WriteOutcome},

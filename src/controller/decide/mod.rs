@@ -13,6 +13,9 @@ use crate::{
     domain::PoolKey,
 };
 
+/// Writes on pods in one look at most: between two of them a pod that has just started gets its floor.
+pub const BATCH: usize = 16;
+
 /// What is to be done for the pool, from everything that is known of it.
 pub fn plan(
     pool: &ConnectionPool,
@@ -27,7 +30,8 @@ pub fn plan(
     if let Ok(effective) = &snapshot.surroundings.effective {
         sizing::follow_spec(context, SizedPool { key, pool, effective }, &mut memory, now);
     }
-    let observed = snapshot.observed(pool, &memory, epoch, now);
+    // one more than is written in a look, to know whether another is needed
+    let observed = snapshot.observed(pool, &memory, (epoch, now), BATCH + 1);
     let plan = plan::plan(&observed, memory.progress, snapshot.surroundings.cannot_render.as_deref());
     memory.progress = plan.progress;
     let target = plan.report.recommendation.map(|recommendation| recommendation.target);

@@ -25,7 +25,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use self::surroundings::Surroundings;
-use super::{apply::BATCH, context::Context, gateway, memory::PoolMemory, prove::AgentAnswers};
+use super::{context::Context, gateway, memory::PoolMemory, prove::AgentAnswers};
 use crate::{
     api::ConnectionPool,
     decide::plan::{FailedWrite, GatewaySeen, Observed, PodFacts, PodSeen},
@@ -55,13 +55,13 @@ pub fn snapshot(pool: &ConnectionPool, key: &PoolKey, context: &Context, memory:
 }
 
 impl PoolSnapshot {
-    /// Everything that a plan is made from: this, and what is remembered.
+    /// Everything that a plan is made from: this, what is remembered, the term and the time; and so many writes on pods are wanted at most.
     pub fn observed<'a>(
         &'a self,
         pool: &'a ConnectionPool,
         memory: &'a PoolMemory,
-        epoch: u64,
-        now: Timestamp,
+        (epoch, now): (u64, Timestamp),
+        most_writes: usize,
     ) -> Observed<'a> {
         let Self { surroundings, pods, gateway, failure } = self;
         Observed {
@@ -81,8 +81,7 @@ impl PoolSnapshot {
             taken_numbers: &surroundings.taken_numbers,
             sizing: memory.sizing.as_ref(),
             failure: failure.as_ref(),
-            // one more than is written in a look, to know whether another is needed
-            most_writes: BATCH + 1,
+            most_writes,
         }
     }
 }

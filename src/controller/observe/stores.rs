@@ -10,7 +10,7 @@ use crate::{
     api::{ConnectionBudget, ConnectionPool, ConnectionPoolClass},
     contract::names::POOL_LABEL,
     controller::{
-        apply::controller_revision,
+        controller_revision,
         gateway::{self, GatewayStores},
         look_requests::LookRequests,
         options::{Gateways, OperatorArgs},

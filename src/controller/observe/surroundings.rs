@@ -8,7 +8,7 @@ use super::{pods::PodIndex, stores::Stores};
 use crate::{
     api::ConnectionPool,
     contract::{Injection, PoolRevision, names::POOL_LABEL},
-    controller::apply::controller_revision,
+    controller::controller_revision,
     decide::{
         effective::{EffectivePool, PoolRefusal},
         plan::{BudgetSeen, RevisionSeen, Rival},
@@ -67,9 +67,9 @@ impl Stores {
             }
             let seen = controller_revision::seen(&object);
             if controller_revision::is_of(&object, pool) {
-                revisions.push(seen)
+                revisions.push(seen);
             } else {
-                taken_numbers.push(seen.number)
+                taken_numbers.push(seen.number);
             }
         }
         for created in created {
