@@ -48,7 +48,10 @@ pub async fn lead(
     // whoever does not lead looks at no pool; what is asked for must not fill up the channel meanwhile
     let lease = loop {
         tokio::select! {
-            lease = &mut acquiring => break lease,
+            acquired = &mut acquiring => match acquired {
+                Ok(lease) => break lease,
+                Err(error) => return OperatorError::Leader(error),
+            },
             _ = requested.next() => {}
         }
     };

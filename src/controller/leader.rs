@@ -10,6 +10,10 @@
 //! A Lease that somebody deletes changes nothing: its holder creates it anew, and everybody else, whoever has just started
 //! included, waits as long as if it were still there. Its count of terms may be lost with it: the term is then counted from what
 //! operators have written elsewhere ([`Leadership::epoch_after`]), and the Lease says so by having no count until that is done.
+//!
+//! The Lease is read all the time, so it is also where a cluster shows that was restored from a backup: its version goes back. A watch
+//! that goes on from before is then told of nothing until the versions have caught up, without any error. Whoever sees it, leader or not,
+//! ends the process and begins anew with lists ([`WentBack`]).
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,7 +27,7 @@ use parking_lot::RwLock;
 use thiserror::Error;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::boot_time::BootTime;
+use super::{boot_time::BootTime, resource_version::is_older};
 use crate::contract::{EPOCHS, is_later_epoch};
 
 /// How long a lease that nobody renews keeps others out.
@@ -61,6 +65,24 @@ pub enum LeaderError {
         /// What the last attempt said.
         last: String,
     },
+    /// The cluster was restored from a backup.
+    #[error(transparent)]
+    WentBack(#[from] WentBack),
+}
+
+/// The Lease is older than it was: the cluster was restored from a backup.
+#[derive(Debug, Error)]
+#[error(
+    "the lease {lease} went back from resourceVersion {from} to {to}: etcd was restored from a backup, and the watches of before would be \
+     told of nothing; this process ends, to begin anew with what there is"
+)]
+pub struct WentBack {
+    /// Name of the lease.
+    lease: String,
+    /// The version that it had.
+    from: String,
+    /// The version that it has.
+    to: String,
 }
 
 /// What is known of the lease: the record as last read, and when it was first seen in this state.
@@ -188,12 +210,16 @@ impl Candidate {
     }
 
     /// Waits until this process is the leader.
-    pub async fn acquire(&self) -> Lease {
+    ///
+    /// # Errors
+    /// [`LeaderError::WentBack`].
+    pub async fn acquire(&self) -> Result<Lease, LeaderError> {
         let mut seen: Option<(ObservedRecord, Option<String>)> = None;
         loop {
             match self.attempt(&mut seen).await {
-                Ok(Some(lease)) => return lease,
+                Ok(Some(lease)) => return Ok(lease),
                 Ok(None) => {}
+                Err(AttemptError::WentBack(error)) => return Err(error.into()),
                 Err(error) => tracing::warn!(lease = self.lease, %error, "leader election"),
             }
             sleep(jittered(RETRY_PERIOD, &self.identity)).await;
@@ -219,6 +245,10 @@ impl Candidate {
                     match timeout(CALL_DEADLINE, self.leases.get_opt(&self.lease)).await {
                         // 409: somebody wrote it. If it is still ours (an edit of a label, say) go on from what stands there.
                         Ok(Ok(Some(current))) => {
+                            if let Err(error) = self.follows(&current, version_of(&lease)) {
+                                self.leadership.ended();
+                                return error.into();
+                            }
                             let holder = holder_of(&current).unwrap_or_default();
                             if holder != self.identity {
                                 self.leadership.ended();
@@ -230,6 +260,10 @@ impl Candidate {
                         Ok(Ok(None)) if asked_at.since(renewed_at) < RENEW_DEADLINE => {
                             match self.create(self.leadership.lasting(epoch_of(&lease))).await {
                                 Ok(created) => {
+                                    if let Err(error) = self.follows(&created, version_of(&lease)) {
+                                        self.leadership.ended();
+                                        return error.into();
+                                    }
                                     tracing::warn!(lease = self.lease, "the lease was deleted; created anew");
                                     (lease, renewed_at) = (created, asked_at);
                                     self.leadership.renewed(epoch_of(&lease), asked_at);
@@ -277,15 +311,17 @@ impl Candidate {
     ) -> Result<Option<Lease>, AttemptError> {
         let Some(lease) = deadline(self.leases.get_opt(&self.lease)).await? else {
             // deleted under a holder who may still write, for all that this process knows
-            let (known, _) = seen.get_or_insert_with(|| (ObservedRecord::absent(Instant::now()), None));
+            let (known, version) = seen.get_or_insert_with(|| (ObservedRecord::absent(Instant::now()), None));
             if evaluate(known, &self.identity, Instant::now()) == ElectionStep::Wait {
                 return Ok(None);
             }
             let asked_at = self.leadership.now();
             let created = self.create(known.epoch.map(following)).await?;
+            self.follows(&created, version.as_deref())?;
             self.leadership.renewed(epoch_of(&created), asked_at);
             return Ok(Some(created));
         };
+        self.follows(&lease, seen.as_ref().and_then(|(_, known)| known.as_deref()))?;
         let version = lease.metadata.resource_version.clone();
         let unchanged = seen.as_ref().is_some_and(|(_, known)| *known == version);
         if !unchanged {
@@ -308,6 +344,16 @@ impl Candidate {
                 Ok(Some(lease))
             }
         }
+    }
+
+    /// Whether the Lease is of no earlier time than it was before.
+    fn follows(&self, lease: &Lease, before: Option<&str>) -> Result<(), WentBack> {
+        let version = version_of(lease);
+        if !is_older(version, before) {
+            return Ok(());
+        }
+        let text = |version: Option<&str>| version.unwrap_or_default().to_owned();
+        Err(WentBack { lease: self.lease.clone(), from: text(before), to: text(version) })
     }
 
     async fn create(&self, epoch: Option<u64>) -> Result<Lease, AttemptError> {
@@ -344,13 +390,15 @@ impl Candidate {
     }
 }
 
-/// One attempt that failed; the next one may succeed.
+/// One attempt that failed; the next one may succeed, but where the cluster went back.
 #[derive(Debug, Error)]
 enum AttemptError {
     #[error(transparent)]
     Api(#[from] kube::Error),
     #[error("no answer from the API server within {} s", CALL_DEADLINE.as_secs())]
     NoAnswer,
+    #[error(transparent)]
+    WentBack(#[from] WentBack),
 }
 
 async fn deadline<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, AttemptError> {
@@ -358,6 +406,10 @@ async fn deadline<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Resu
         Ok(answer) => Ok(answer?),
         Err(_) => Err(AttemptError::NoAnswer),
     }
+}
+
+fn version_of(lease: &Lease) -> Option<&str> {
+    lease.metadata.resource_version.as_deref()
 }
 
 fn holder_of(lease: &Lease) -> Option<String> {
@@ -457,7 +509,7 @@ mod tests {
     async fn a_leader_that_slept_through_the_end_of_its_lease_writes_nothing_when_it_wakes() {
         let (leases, (leadership, passed)) = (Leases::default(), leadership());
         let holder = candidate(leases.clone(), "a", leadership.clone());
-        let lease = holder.acquire().await;
+        let lease = holder.acquire().await.expect("it is free");
         let monotonic = Instant::now();
         let holding = tokio::spawn(async move { holder.hold(lease).await });
         tokio::task::yield_now().await;
@@ -509,6 +561,8 @@ mod tests {
     #[derive(Clone, Default)]
     struct Leases {
         lease: Arc<Mutex<Option<Lease>>>,
+        /// The version that was given last, of whatever object.
+        version: Arc<AtomicU64>,
         is_down: Arc<AtomicBool>,
     }
 
@@ -517,10 +571,19 @@ mod tests {
             self.lease.lock().as_ref().and_then(holder_of)
         }
 
+        /// What a backup has now.
+        fn backup(&self) -> (Option<Lease>, u64) {
+            (self.lease.lock().clone(), self.version.load(Ordering::Relaxed))
+        }
+
+        fn restore(&self, (lease, version): (Option<Lease>, u64)) {
+            *self.lease.lock() = lease;
+            self.version.store(version, Ordering::Relaxed);
+        }
+
         fn answer(&self, method: &http::Method, body: &[u8]) -> (u16, Value) {
             let mut lease = self.lease.lock();
             let version = lease.as_ref().and_then(|lease| lease.metadata.resource_version.clone());
-            let taken = version.as_deref().and_then(|version| version.parse::<u64>().ok()).unwrap_or(0) + 1;
             let refused = |code: u16, reason: &str| {
                 (
                     code,
@@ -538,7 +601,8 @@ mod tests {
             if method == http::Method::PUT && written.metadata.resource_version != version {
                 return refused(409, "Conflict");
             }
-            written.metadata.resource_version = Some(taken.to_string());
+            let given = self.version.fetch_add(1, Ordering::Relaxed) + 1;
+            written.metadata.resource_version = Some(given.to_string());
             *lease = Some(written);
             (200, serde_json::to_value(&*lease).expect("JSON"))
         }
@@ -567,7 +631,7 @@ mod tests {
         let leases = Leases::default();
         let (leadership, _) = leadership();
         let started = Instant::now();
-        let lease = candidate(leases.clone(), "b", leadership.clone()).acquire().await;
+        let lease = candidate(leases.clone(), "b", leadership.clone()).acquire().await.expect("it is free");
         assert!(started.elapsed() > LEASE_DURATION, "{:?}", started.elapsed());
         assert!(started.elapsed() < LEASE_DURATION + 3 * RETRY_PERIOD, "{:?}", started.elapsed());
         assert_eq!(epoch_of(&lease), None);
@@ -579,7 +643,7 @@ mod tests {
         let leases = Leases::default();
         let (of_holder, _) = leadership();
         let holder = candidate(leases.clone(), "a", of_holder.clone());
-        let lease = holder.acquire().await;
+        let lease = holder.acquire().await.expect("it is free");
         of_holder.epoch_after(|| 0);
         let holding = tokio::spawn(async move { holder.hold(lease).await });
         *leases.lease.lock() = None;
@@ -599,7 +663,28 @@ mod tests {
         *leases.lease.lock() = Some(Lease { spec: Some(released), ..Lease::default() });
         let started = Instant::now();
         let (leadership, _) = leadership();
-        candidate(leases, "b", leadership.clone()).acquire().await;
+        candidate(leases, "b", leadership.clone()).acquire().await.expect("it is free");
         assert_eq!((started.elapsed(), leadership.epoch_after(|| 2_000_000_000)), (Duration::ZERO, Some(5)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_and_whoever_waits_begin_anew_when_the_cluster_was_restored_from_a_backup() {
+        let empty = Leases::default().backup();
+        for has_lease in [true, false] {
+            let leases = Leases::default();
+            let holder = candidate(leases.clone(), "a", leadership().0);
+            let lease = holder.acquire().await.expect("it is free");
+            let backup = if has_lease { leases.backup() } else { empty.clone() };
+            let holding = tokio::spawn(async move { holder.hold(lease).await });
+            let other = candidate(leases.clone(), "b", leadership().0);
+            let waiting = tokio::spawn(async move { other.acquire().await });
+            sleep(3 * RETRY_PERIOD).await;
+            assert!(!holding.is_finished() && !waiting.is_finished());
+            leases.restore(backup);
+            let ended = timeout(Duration::from_mins(1), holding).await.expect("it ends").expect("no panic");
+            assert!(matches!(ended, LeaderError::WentBack(_)), "{ended}");
+            let ended = timeout(Duration::from_mins(1), waiting).await.expect("it ends").expect("no panic");
+            assert!(matches!(ended, Err(LeaderError::WentBack(_))), "{ended:?}");
+        }
     }
 }

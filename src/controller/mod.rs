@@ -37,6 +37,7 @@ mod prove;
 mod reconcile;
 pub mod rehearsal;
 mod report;
+mod resource_version;
 mod tick;
 mod work_queue;
 mod workers;

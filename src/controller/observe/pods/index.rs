@@ -11,6 +11,7 @@ use parking_lot::RwLock;
 use super::facts;
 use crate::{
     contract::{Injection, RevisionDocument},
+    controller::resource_version::is_older,
     decide::plan::{Annotation, PodFacts},
     domain::PoolKey,
 };
@@ -65,13 +66,22 @@ impl<T: PartialEq> Alike<T> {
 /// Namespace and name of a pod: another one may take it.
 pub(super) type PodName = (String, String);
 
+/// What has happened since a list began.
+#[derive(Default)]
+pub(super) struct List {
+    /// The pods that it has mentioned.
+    mentioned: HashSet<PodName>,
+    /// Those of which our own writes have said something since.
+    pub(super) answered: HashSet<PodName>,
+}
+
 #[derive(Default)]
 pub(super) struct Inner {
     /// By namespace and name of the pod.
     pods: HashMap<PodName, Entry>,
     pools: HashMap<PoolKey, Members>,
-    /// Pods of a list that has begun and not ended.
-    listed: Option<HashSet<PodName>>,
+    /// A list that has begun and not ended.
+    pub(super) list: Option<List>,
     synced: bool,
 }
 
@@ -84,15 +94,15 @@ pub struct PodIndex {
 impl PodIndex {
     /// A list begins: what it does not mention is gone.
     pub fn list_begins(&self) {
-        self.inner.write().listed = Some(HashSet::new());
+        self.inner.write().list = Some(List::default());
     }
 
     /// A list has ended. Returns the pools that lost pods by it.
     pub fn list_ends(&self) -> Vec<PoolKey> {
         let mut inner = self.inner.write();
         inner.synced = true;
-        let Some(listed) = inner.listed.take() else { return Vec::new() };
-        let gone: Vec<PodName> = inner.pods.keys().filter(|pod| !listed.contains(*pod)).cloned().collect();
+        let Some(List { mentioned, .. }) = inner.list.take() else { return Vec::new() };
+        let gone: Vec<PodName> = inner.pods.keys().filter(|pod| !mentioned.contains(*pod)).cloned().collect();
         gone.iter().filter_map(|pod| inner.remove(pod)).collect()
     }
 
@@ -102,15 +112,26 @@ impl PodIndex {
     }
 
     /// Takes in a pod that the watch tells of. Returns the pools that it concerns.
+    ///
+    /// What a list says counts, whatever was known before: it was read after it. Versions would not tell, for they begin anew
+    /// below those that were seen when etcd was restored from a backup. Only the answers to our own writes may be newer than a list
+    /// that is being read.
     pub fn apply(&self, pod: &Pod) -> Vec<PoolKey> {
         let key = key_of(pod);
         let mut inner = self.inner.write();
-        let is_listed = inner.listed.as_mut().map(|listed| listed.insert(key.clone())).is_some();
+        let was_answered = inner.list.as_mut().map(|list| {
+            list.mentioned.insert(key.clone());
+            list.answered.contains(&key)
+        });
         if let Some(known) = inner.facts(&key) {
-            let is_older = is_older(pod.metadata.resource_version.as_deref(), &known.resource_version);
-            // of another pod of this name: its predecessor's last words. A list is newer than whatever was seen before it
+            let is_older = is_older(pod.metadata.resource_version.as_deref(), Some(&known.resource_version));
+            // of another pod of this name: its predecessor's last words
             let is_the_same = Some(known.uid.as_str()) == pod.metadata.uid.as_deref();
-            if is_older && (is_the_same || !is_listed) {
+            let is_superseded = match was_answered {
+                None => is_older,
+                Some(was_answered) => is_older && is_the_same && was_answered,
+            };
+            if is_superseded {
                 return Vec::new();
             }
         }
@@ -237,13 +258,6 @@ fn remember<T: Clone>(now: &mut Annotation<T>, before: &Annotation<T>) {
     }
 }
 
-pub(super) fn is_older(version: Option<&str>, than: &str) -> bool {
-    match (version.and_then(|version| version.parse::<u64>().ok()), than.parse::<u64>()) {
-        (Some(version), Ok(than)) => version < than,
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -305,6 +319,18 @@ pub(super) mod tests {
         assert_eq!(index.apply(&pod(3, "new", &grant(1))), vec![shop()]);
         assert!(index.list_ends().is_empty());
         assert_eq!(share_of(&index), Some(1));
+    }
+
+    #[test]
+    fn a_list_of_a_cluster_that_was_restored_from_a_backup_takes_the_place_of_what_was_known_of_the_same_pods() {
+        let index = PodIndex::default();
+        index.apply(&pod(1000, "u", &grant(7)));
+        index.list_begins();
+        assert_eq!(index.apply(&pod(800, "u", &grant(3))), vec![shop()], "its version is of before");
+        assert!(index.list_ends().is_empty());
+        assert_eq!(share_of(&index), Some(3));
+        index.apply(&pod(801, "u", &grant(4)));
+        assert_eq!(share_of(&index), Some(4), "and what the watch tells after it counts again");
     }
 
     #[test]

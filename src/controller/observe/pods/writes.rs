@@ -3,14 +3,13 @@
 //! A plan that is made from a cache which lags behind our own writes could hand out the same connections twice, so their
 //! answers go into the index at once. An answer says how a pod is that was there when it was written, and nothing more: while it was
 //! under way the watch may have told that the pod is gone, or that another one has taken its name. So it changes only what the
-//! index has of that very pod, by its uid, and only to something newer: resourceVersions of one kind are compared as
-//! numbers, as client-go does. A write whose outcome is unknown leaves a doubt: until the object has changed, the larger of
-//! both figures is counted.
+//! index has of that very pod, by its uid, and only to something newer. A write whose outcome is unknown leaves a doubt: until the
+//! object has changed, the larger of both figures is counted.
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::index::{PodIndex, is_older, key_of};
-use crate::domain::PoolKey;
+use super::index::{PodIndex, key_of};
+use crate::{controller::resource_version::is_older, domain::PoolKey};
 
 impl PodIndex {
     /// Takes in the answer to our own write. Nothing changes where the index does not have this very pod any more.
@@ -19,9 +18,12 @@ impl PodIndex {
         let mut inner = self.inner.write();
         let is_newer = inner.facts(&key).is_some_and(|facts| {
             Some(facts.uid.as_str()) == pod.metadata.uid.as_deref()
-                && !is_older(pod.metadata.resource_version.as_deref(), &facts.resource_version)
+                && !is_older(pod.metadata.resource_version.as_deref(), Some(&facts.resource_version))
         });
         if is_newer {
+            if let Some(list) = &mut inner.list {
+                list.answered.insert(key.clone());
+            }
             inner.take_in(key, pod);
         }
     }
@@ -61,6 +63,20 @@ mod tests {
         index.answered(&pod(9, "u", &grant(7)));
         assert!(index.apply(&pod(6, "u", &grant(3))).is_empty(), "the watch lags behind");
         assert_eq!(share_of(&index), Some(7));
+    }
+
+    #[test]
+    fn a_list_that_was_read_before_our_own_write_does_not_take_it_back() {
+        let index = PodIndex::default();
+        index.apply(&pod(5, "u", &grant(3)));
+        index.list_begins();
+        index.answered(&pod(9, "u", &grant(7)));
+        assert!(index.apply(&pod(6, "u", &grant(3))).is_empty(), "it was on the first page");
+        assert!(index.list_ends().is_empty());
+        assert_eq!(share_of(&index), Some(7));
+        index.list_begins();
+        index.apply(&pod(6, "u", &grant(3)));
+        assert_eq!(share_of(&index), Some(3), "the next one was read after it");
     }
 
     #[test]
