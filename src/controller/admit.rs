@@ -22,16 +22,14 @@ use crate::{
     },
 };
 
-/// Time between two attempts to get a certificate.
-const CERTIFICATE_RETRY: Duration = Duration::from_secs(5);
 /// The gate of the webhook's certificate.
 const CERTIFICATE_GATE: &str = "webhook";
 /// The gate of the webhook's port.
 const LISTENER_GATE: &str = "webhook port";
-/// First pause before the webhook's address is tried again; it doubles each time.
-const SHORTEST_LISTEN_RETRY: Duration = Duration::from_secs(1);
-/// Longest pause before the webhook's address is tried again.
-const LONGEST_LISTEN_RETRY: Duration = Duration::from_secs(15);
+/// First pause before what the webhook cannot begin without, its certificate and its address, is tried again; it doubles each time.
+const SHORTEST_RETRY: Duration = Duration::from_secs(1);
+/// Longest pause before that.
+const LONGEST_RETRY: Duration = Duration::from_secs(15);
 
 /// Serves the webhook until the drain is over.
 pub async fn admit(client: Client, stores: Stores, args: OperatorArgs, instruments: Instruments, drain: Drain) {
@@ -56,6 +54,7 @@ async fn webhook(
         &args.webhook_secret,
         &args.webhook_configuration,
     );
+    let mut retry = SHORTEST_RETRY;
     let keeper = loop {
         match CertificateKeeper::start(client.clone(), settings.clone()).await {
             Ok(keeper) => break keeper,
@@ -63,7 +62,8 @@ async fn webhook(
                 let error = with_causes(&error);
                 tracing::warn!(error, "no certificate for the webhook; trying again");
                 instruments.readiness.wait(CERTIFICATE_GATE, &format!("no certificate: {error}"));
-                sleep(CERTIFICATE_RETRY).await;
+                sleep(retry).await;
+                retry = (retry * 2).min(LONGEST_RETRY);
             }
         }
     };
@@ -88,7 +88,7 @@ async fn webhook(
 
 /// Takes the webhook's address. While it cannot be had this replica is not ready, so that pods are sent to others.
 async fn listen(address: SocketAddr, readiness: &Readiness) -> TcpListener {
-    let mut retry = SHORTEST_LISTEN_RETRY;
+    let mut retry = SHORTEST_RETRY;
     loop {
         match TcpListener::bind(address).await {
             Ok(listener) => {
@@ -102,7 +102,7 @@ async fn listen(address: SocketAddr, readiness: &Readiness) -> TcpListener {
                 tracing::error!("{why}; trying again");
                 readiness.wait(LISTENER_GATE, &why);
                 sleep(retry).await;
-                retry = (retry * 2).min(LONGEST_LISTEN_RETRY);
+                retry = (retry * 2).min(LONGEST_RETRY);
             }
         }
     }

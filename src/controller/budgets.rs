@@ -1,12 +1,20 @@
 //! `ConnectionBudget`s: accepted and reported on. This version keeps no ledger and says so.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use kube::{Api, ResourceExt};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::{context::Context, report::status};
+use super::{
+    backoff::{Backoff, note},
+    context::Context,
+    report::status,
+};
 use crate::api::{
     CapacitySource, ConnectionBudget, ConnectionBudgetStatus, ConnectionPool,
     conditions::{ConditionStatus, LEDGER_ACTIVE, ObservedCondition, READY, merge},
@@ -22,6 +30,7 @@ pub async fn run(context: Arc<Context>) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut written: HashMap<String, ConnectionBudgetStatus> = HashMap::new();
+    let mut failures: HashMap<String, Option<Backoff>> = HashMap::new();
     loop {
         ticks.tick().await;
         if !context.leadership.is_held() || !context.pods.is_synced() {
@@ -37,20 +46,25 @@ pub async fn run(context: Arc<Context>) {
                 .collect();
             let before = written.get(&uid).or(budget.status.as_ref());
             let status = status_of(&budget, &users, &context, before, Timestamp::now());
-            if before == Some(&status) {
+            let failure = failures.entry(uid.clone()).or_default();
+            if before == Some(&status) || failure.as_ref().is_some_and(|backoff| !backoff.is_due(Instant::now())) {
                 continue;
             }
             let budgets: Api<ConnectionBudget> = Api::all(context.client.clone());
             let body = status::body::<ConnectionBudget>(&status);
             let what = format!("status of ConnectionBudget {}", budget.name_any());
-            match context.writer.status(&budgets, &budget.name_any(), &body, what).await {
+            let outcome = context.writer.status(&budgets, &budget.name_any(), &body, what).await;
+            note(failure, outcome.as_ref().err());
+            match outcome {
                 Ok(_) => {
                     written.insert(uid, status);
                 }
                 Err(error) => tracing::warn!(%error, "writing the status of a budget"),
             }
         }
-        written.retain(|uid, _| context.stores.budgets.state().iter().any(|budget| budget.uid().as_ref() == Some(uid)));
+        let known: HashSet<String> = context.stores.budgets.state().iter().filter_map(|budget| budget.uid()).collect();
+        written.retain(|uid, _| known.contains(uid));
+        failures.retain(|uid, _| known.contains(uid));
     }
 }
 

@@ -1,12 +1,13 @@
 //! The three classes that ship with Sluice: created when absent, never overwritten.
 
-use std::time::Duration;
-
 use kube::{Api, Client, ResourceExt, api::PostParams};
 use serde_json::json;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
-use super::apply::writer::{WriteError, Writer};
+use super::{
+    apply::writer::{WriteError, Writer},
+    backoff::Backoff,
+};
 use crate::{
     api::{ConnectionPoolClass, FIELD_MANAGER},
     http::WriteKind,
@@ -15,8 +16,6 @@ use crate::{
 /// Name, bounds in server connections, and seconds that a client waits.
 const CLASSES: [(&str, u32, u32, u32); 3] =
     [("development", 5, 10, 10), ("staging", 10, 20, 30), ("production", 20, 50, 30)];
-/// Time between two attempts.
-const RETRY: Duration = Duration::from_secs(10);
 
 /// The classes as objects.
 pub fn shipped() -> Vec<ConnectionPoolClass> {
@@ -40,6 +39,7 @@ pub async fn ensure(client: &Client, writer: &Writer) {
     let classes: Api<ConnectionPoolClass> = Api::all(client.clone());
     let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
     for class in shipped() {
+        let mut backoff = None;
         loop {
             let what = format!("ConnectionPoolClass {}", class.name_any());
             match writer.write(WriteKind::Class, what, classes.create(&params, &class)).await {
@@ -49,9 +49,13 @@ pub async fn ensure(client: &Client, writer: &Writer) {
                 }
                 // it exists: it may have been edited, and is its owner's
                 Err(WriteError::Conflict { .. }) => break,
-                Err(error) => tracing::warn!(%error, "creating a class; trying again"),
+                Err(error) => {
+                    tracing::warn!(%error, "creating a class; trying again");
+                    let next = Backoff::after_write(backoff.as_ref(), &error, Instant::now());
+                    sleep_until(next.at).await;
+                    backoff = Some(next);
+                }
             }
-            sleep(RETRY).await;
         }
     }
 }

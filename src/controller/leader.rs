@@ -184,6 +184,17 @@ impl Leadership {
     }
 }
 
+#[cfg(test)]
+impl Leadership {
+    /// The first term, which does not end.
+    pub fn held() -> Self {
+        let now = BootTime::now();
+        let leadership = Self { clock: Arc::new(move || now), ..Self::default() };
+        leadership.renewed(Some(1), now);
+        leadership
+    }
+}
+
 /// Takes part in the election of one lease.
 #[derive(Clone)]
 pub struct Candidate {

@@ -4,28 +4,24 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
-    time::Duration,
 };
 
 use kube::ResourceExt;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::gateway::GatewayMemory;
+use super::{backoff::Backoff, gateway::GatewayMemory};
 use crate::{
     api::{ConnectionPool, ConnectionPoolStatus},
     decide::{
         effective::EffectivePool,
         load::LoadState,
-        plan::{FailedWrite, PodFacts, RevisionSeen, RolloutProgress, SizingSeen, Uninjected},
+        plan::{PodFacts, RevisionSeen, RolloutProgress, SizingSeen, Uninjected},
         shares::{GrantProof, PodDemand},
         sizing::Sizer,
     },
     domain::PoolKey,
 };
-
-/// First pause after a failed change; it doubles each time.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is remembered of one pool.
 #[derive(Default)]
@@ -59,34 +55,13 @@ pub struct PoolMemory {
     /// Of its gateway.
     pub gateway: GatewayMemory,
     /// The last creation or deletion of a revision, if it failed.
-    pub failure: Option<WriteBackoff>,
+    pub failure: Option<Backoff>,
     /// The last write on each pod that failed, by its uid.
-    pub pod_failures: HashMap<String, WriteBackoff>,
-}
-
-/// A change that failed, and when it may be tried again: by a clock that nobody can set back.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WriteBackoff {
-    /// How often in a row.
-    pub times: u32,
-    /// Not before this.
-    pub at: Instant,
-    /// What failed.
-    pub error: String,
-}
-
-impl WriteBackoff {
-    /// After one more failure. The pause doubles each time, up to `longest`.
-    pub fn after(before: Option<&Self>, error: String, longest: Duration, now: Instant) -> Self {
-        let times = before.map_or(0, |before| before.times).saturating_add(1);
-        let pause = FIRST_PAUSE.saturating_mul(1 << times.saturating_sub(1).min(10));
-        Self { times, at: now + pause.min(longest), error }
-    }
-
-    /// As plans know it.
-    pub fn seen(&self, now: Instant) -> FailedWrite {
-        FailedWrite { times: self.times, is_due: now >= self.at, error: self.error.clone() }
-    }
+    pub pod_failures: HashMap<String, Backoff>,
+    /// The last write of the status, if it failed.
+    pub status_failure: Option<Backoff>,
+    /// Looks in a row that ended because somebody else wrote first.
+    pub overtaken: u32,
 }
 
 impl PoolMemory {
@@ -100,7 +75,8 @@ impl PoolMemory {
 
     /// When something that failed may be tried again, if it is not time yet.
     pub fn next_retry(&self, now: Instant) -> Option<Instant> {
-        self.failure.iter().chain(self.pod_failures.values()).map(|retry| retry.at).filter(|at| *at > now).min()
+        let of_pool = self.failure.iter().chain(&self.status_failure).chain(self.gateway.backoff());
+        of_pool.chain(self.pod_failures.values()).map(|backoff| backoff.at).filter(|at| *at > now).min()
     }
 }
 
@@ -162,24 +138,21 @@ impl Memories {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_the_longest_and_what_comes_back_first_is_known() {
+    fn of_all_that_failed_what_comes_back_first_is_known() {
         let now = Instant::now();
-        let longest = Duration::from_secs(30);
-        let mut retry = None;
-        let mut pauses = Vec::new();
-        for _ in 0..7 {
-            retry = Some(WriteBackoff::after(retry.as_ref(), "no answer".to_owned(), longest, now));
-            pauses.push(retry.as_ref().map(|retry| (retry.at - now).as_secs()).expect("it failed"));
-        }
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
-        let mut memory = PoolMemory { failure: retry, ..PoolMemory::default() };
-        memory.pod_failures.insert("u".to_owned(), WriteBackoff::after(None, "refused".to_owned(), longest, now));
-        assert_eq!(memory.next_retry(now), Some(now + Duration::from_secs(1)));
-        assert_eq!(memory.next_retry(now + Duration::from_secs(1)), Some(now + longest));
-        let seen = memory.pod_failures["u"].seen(now + Duration::from_secs(1));
-        assert_eq!((seen.times, seen.is_due), (1, true));
+        let after = |seconds| now + Duration::from_secs(seconds);
+        let failed = |seconds| Backoff { times: 1, at: after(seconds), error: "refused".to_owned() };
+        let mut memory = PoolMemory { failure: Some(failed(30)), ..PoolMemory::default() };
+        memory.pod_failures.insert("u".to_owned(), failed(1));
+        memory.status_failure = Some(failed(5));
+        assert_eq!(memory.next_retry(now), Some(after(1)));
+        assert_eq!(memory.next_retry(after(1)), Some(after(5)));
+        assert_eq!(memory.next_retry(after(5)), Some(after(30)));
+        assert_eq!(memory.next_retry(after(30)), None);
     }
 }

@@ -18,6 +18,7 @@
 
 mod admit;
 mod apply;
+mod backoff;
 mod boot_time;
 mod budgets;
 mod classes;

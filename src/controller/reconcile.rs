@@ -17,8 +17,10 @@ use super::{
 };
 use crate::{api::ConnectionPool, domain::PoolKey};
 
-/// Look again after this long when somebody else wrote first: the watch brings the news as well.
+/// Look again after this long when somebody else wrote first: the watch brings the news as well. It doubles each time.
 const AFTER_CONFLICT: Duration = Duration::from_millis(250);
+/// And after this long at most: a watch may be silent for a while.
+const LONGEST_AFTER_CONFLICT: Duration = Duration::from_secs(30);
 /// Look again this long after a write if nothing else asks for it: a proof does, and usually comes before.
 const AFTER_WRITE: Duration = Duration::from_secs(1);
 
@@ -82,19 +84,26 @@ async fn look(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context) -> (
     apply::gateway_objects::mend(pool, key, context, &memory).await;
     let reported = report::report(pool, key, context, &memory, (plan, epoch), now).await;
     let error = error.or(reported.err());
-    let retry = memory.lock().next_retry(Instant::now());
-    (again(wrote, error.as_ref(), retry.map(|at| at.saturating_duration_since(Instant::now()))), error)
+    let (retry, overtaken) = {
+        let mut memory = memory.lock();
+        let is_overtaken = error.as_ref().is_some_and(|error| !error.is_told());
+        memory.overtaken = if is_overtaken { memory.overtaken.saturating_add(1) } else { 0 };
+        (memory.next_retry(Instant::now()), memory.overtaken)
+    };
+    (again(wrote, overtaken, retry.map(|at| at.saturating_duration_since(Instant::now()))), error)
 }
 
-/// When to look again if nothing asks for it before; `retry`: until something that failed is tried again.
-fn again(wrote: Wrote, error: Option<&WriteError>, retry: Option<Duration>) -> Requeue {
+/// When to look again if nothing asks for it before. `overtaken`: looks in a row, this one included, in which somebody else wrote first;
+/// `retry`: until something that failed is tried again.
+fn again(wrote: Wrote, overtaken: u32, retry: Option<Duration>) -> Requeue {
     let more = match wrote {
         Wrote::Nothing => None,
         Wrote::Everything => Some(AFTER_WRITE),
         Wrote::Batch => Some(Duration::ZERO),
     };
-    let mended = error.map(|error| if error.is_told() { AFTER_WRITE } else { AFTER_CONFLICT });
-    let pause = [more, mended, retry].into_iter().flatten().min();
+    let times = overtaken.checked_sub(1).map(|times| 1 << times.min(10));
+    let overtaken = times.map(|times| AFTER_CONFLICT.saturating_mul(times).min(LONGEST_AFTER_CONFLICT));
+    let pause = [more, overtaken, retry].into_iter().flatten().min();
     pause.map_or(Requeue::WhenAsked, Requeue::After)
 }
 
@@ -111,17 +120,17 @@ mod tests {
 
     #[test]
     fn what_is_left_goes_on_at_once_and_what_failed_comes_back_by_itself() {
-        let refused = || WriteError::NoAnswer { what: "a pod".to_owned() };
-        let conflict = || WriteError::Conflict { what: "a pod".to_owned() };
         let seconds = |seconds| Some(Duration::from_secs(seconds));
-        assert_eq!(again(Wrote::Nothing, None, None), Requeue::WhenAsked);
-        assert_eq!(again(Wrote::Nothing, None, seconds(7)), Requeue::After(Duration::from_secs(7)));
-        assert_eq!(again(Wrote::Everything, Some(&refused()), seconds(7)), Requeue::After(AFTER_WRITE));
-        assert_eq!(
-            again(Wrote::Batch, Some(&refused()), seconds(7)),
-            Requeue::After(Duration::ZERO),
-            "one pod holds up none"
-        );
-        assert_eq!(again(Wrote::Everything, Some(&conflict()), None), Requeue::After(AFTER_CONFLICT));
+        assert_eq!(again(Wrote::Nothing, 0, None), Requeue::WhenAsked);
+        assert_eq!(again(Wrote::Nothing, 0, seconds(7)), Requeue::After(Duration::from_secs(7)));
+        assert_eq!(again(Wrote::Everything, 0, seconds(7)), Requeue::After(AFTER_WRITE));
+        assert_eq!(again(Wrote::Batch, 0, seconds(7)), Requeue::After(Duration::ZERO), "one pod holds up none");
+    }
+
+    #[test]
+    fn who_is_overtaken_again_and_again_looks_ever_more_rarely() {
+        let pauses = [1, 2, 3, 7, 8, u32::MAX].map(|overtaken| again(Wrote::Nothing, overtaken, None));
+        let expected = [250, 500, 1_000, 16_000, 30_000, 30_000];
+        assert_eq!(pauses, expected.map(|milliseconds| Requeue::After(Duration::from_millis(milliseconds))));
     }
 }

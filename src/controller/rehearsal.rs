@@ -54,10 +54,10 @@ pub enum Scene {
 
 /// A pool and its pods.
 pub struct Rehearsal {
-    context: Context,
-    pool: Arc<ConnectionPool>,
-    key: PoolKey,
-    memory: Arc<Mutex<PoolMemory>>,
+    pub(super) context: Context,
+    pub(super) pool: Arc<ConnectionPool>,
+    pub(super) key: PoolKey,
+    pub(super) memory: Arc<Mutex<PoolMemory>>,
 }
 
 /// Share of each pod at first, in server connections.
@@ -70,6 +70,14 @@ impl Rehearsal {
     /// When what is built here makes no sense.
     #[allow(clippy::expect_used, clippy::missing_panics_doc)]
     pub fn new(pods: u32, scene: Scene) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let nobody = Client::try_from(Config::new(http::Uri::from_static("http://127.0.0.1:9")));
+        Self::with_client(pods, scene, &nobody.expect("a client that is never used"), Leadership::default())
+    }
+
+    /// The same before an API server, by whoever leads.
+    #[allow(clippy::expect_used)]
+    pub(super) fn with_client(pods: u32, scene: Scene, client: &Client, leadership: Leadership) -> Self {
         let key = PoolKey::new("fleet", "shop");
         let pool: ConnectionPool = serde_json::from_value(json!({
             "apiVersion": "sluice.dev/v1alpha1", "kind": "ConnectionPool",
@@ -85,7 +93,7 @@ impl Rehearsal {
         merged.settings = controller_revision::normalised(&merged.settings);
         let revision = PoolRevision { revision: 1, settings: merged.settings.clone() };
         let injection = PodPool { pool: &pool, effective: &merged, revision: revision.clone() }.injection().render();
-        let context = context(&pool, &revision);
+        let context = context(&pool, &revision, client, leadership);
         context.pods.list_begins();
         for number in 0..pods {
             let (granted, told) = match scene {
@@ -132,13 +140,7 @@ impl Rehearsal {
     }
 }
 
-#[allow(clippy::expect_used)]
-fn context(pool: &ConnectionPool, revision: &PoolRevision) -> Context {
-    let client = || {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        Client::try_from(Config::new(http::Uri::from_static("http://127.0.0.1:9")))
-            .expect("a client that is never used")
-    };
+fn context(pool: &ConnectionPool, revision: &PoolRevision, client: &Client, leadership: Leadership) -> Context {
     let (revisions, mut writer) = reflector::store();
     let new = NewRevision { number: revision.revision, settings: revision.settings.clone() };
     writer.apply_watcher_event(&Event::Apply(controller_revision::object(pool, &new)));
@@ -156,19 +158,19 @@ fn context(pool: &ConnectionPool, revision: &PoolRevision) -> Context {
     let stores = Stores { pools, classes, budgets, revisions, gateways: None, injection: Arc::new(injection.clone()) };
     let metrics = OperatorMetrics::default();
     Context {
-        client: client(),
-        leadership: Leadership::default(),
+        client: client.clone(),
+        leadership: leadership.clone(),
         stores,
         pods: Arc::new(PodIndex::default()),
         poller: Arc::new(AgentPoller::default()),
-        writer: Writer::new(client(), Leadership::default(), metrics.clone()),
-        events: Events::new(client(), "rehearsal".to_owned()),
+        writer: Writer::new(client.clone(), leadership, metrics.clone()),
+        events: Events::new(client.clone(), "rehearsal".to_owned()),
         memories: Memories::default(),
         requests: look_requests::requests().0,
         injection,
         tick: Duration::from_secs(15),
-        uninjected_pods: Arc::new(UninjectedPodLister::new(client())),
-        replica_failures: Arc::new(ReplicaFailureLister::new(client())),
+        uninjected_pods: Arc::new(UninjectedPodLister::new(client.clone())),
+        replica_failures: Arc::new(ReplicaFailureLister::new(client.clone())),
         metrics,
     }
 }

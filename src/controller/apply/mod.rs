@@ -7,19 +7,14 @@
 pub mod gateway_objects;
 pub mod writer;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use self::writer::WriteError;
-use super::{
-    context::Context,
-    controller_revision,
-    decide::BATCH,
-    memory::{PoolMemory, WriteBackoff},
-};
+use super::{backoff::note, context::Context, controller_revision, decide::BATCH, memory::PoolMemory};
 use crate::{
     api::ConnectionPool,
     decide::plan::{NewRevision, Plan, PodPatch},
@@ -28,10 +23,6 @@ use crate::{
 
 /// Writes on pods under way at once.
 const WRITES_AT_ONCE: usize = 8;
-/// Longest pause after a change that was refused.
-const LONGEST_PAUSE: Duration = Duration::from_mins(5);
-/// Longest pause after a change that was not answered: an API server comes back for all at once.
-const LONGEST_UNANSWERED_PAUSE: Duration = Duration::from_secs(30);
 
 /// What one look wrote on pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +71,7 @@ pub async fn carry_out(
     if plan.create.is_none() && plan.prune.is_empty() && errors.is_empty() {
         // what could not be created or deleted is not asked for any more, once it was time to try
         let mut memory = memory.lock();
-        if memory.failure.as_ref().is_some_and(|retry| Instant::now() >= retry.at) {
+        if memory.failure.as_ref().is_some_and(|retry| retry.is_due(Instant::now())) {
             memory.failure = None;
         }
     }
@@ -173,17 +164,5 @@ fn note_pod(memory: &mut PoolMemory, patch: &PodPatch, error: Option<&WriteError
     note(&mut retry, error);
     if let Some(retry) = retry {
         memory.pod_failures.insert(patch.uid.clone(), retry);
-    }
-}
-
-/// Remembers a failure, and forgets it after a success. Who was overtaken has neither failed nor succeeded.
-fn note(retry: &mut Option<WriteBackoff>, error: Option<&WriteError>) {
-    match error {
-        None => *retry = None,
-        Some(error) if error.is_told() => {
-            let longest = if error.is_doubtful() { LONGEST_UNANSWERED_PAUSE } else { LONGEST_PAUSE };
-            *retry = Some(WriteBackoff::after(retry.as_ref(), error.to_string(), longest, Instant::now()));
-        }
-        Some(_) => {}
     }
 }

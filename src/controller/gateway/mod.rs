@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use self::render::Objects;
 use super::{
     apply::writer::{WriteError, Writer},
+    backoff::Backoff,
     look_requests::LookRequests,
     observe::watch::{self, Instruments},
 };
@@ -42,8 +43,8 @@ use crate::{
 /// What allows gateways, for the names that the guides install by.
 const ALLOW: &str =
     "helm upgrade sluice charts/sluice --namespace sluice-system --reuse-values --set gateway.enabled=true";
-/// What failed is tried again after this long.
-const RETRY: Duration = Duration::from_secs(5);
+/// Longest pause before what failed is tried again: whoever mends a quota or a name still looks.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// The stores of the watches of gateways' objects.
 #[derive(Clone)]
@@ -62,8 +63,8 @@ pub struct GatewayMemory {
     settled: BTreeMap<&'static str, (Value, String)>,
     /// Why the objects are not as they should be.
     trouble: Option<Trouble>,
-    /// Nothing is written before.
-    retry_at: Option<Instant>,
+    /// When that is tried again: nothing is written before.
+    backoff: Option<Backoff>,
 }
 
 /// Watches the objects of all gateways. Whatever happens to one asks for a look at its pool.
@@ -174,7 +175,7 @@ pub async fn keep(
 ) -> GatewayMemory {
     let pool = plan.pool;
     let key = PoolKey { namespace: pool.metadata.namespace.clone().unwrap_or_default(), name: plan.name() };
-    if memory.retry_at.is_some_and(|at| Instant::now() < at) {
+    if memory.backoff.as_ref().is_some_and(|backoff| !backoff.is_due(Instant::now())) {
         return memory;
     }
     let deployment = get(&stores.deployments, &key);
@@ -194,7 +195,8 @@ pub async fn keep(
     memory.trouble = outcome.err().inspect(|trouble| {
         tracing::warn!(pool = %key, reason = trouble.reason, "{}", trouble.message);
     });
-    memory.retry_at = memory.trouble.is_some().then(|| Instant::now() + RETRY);
+    let failed = memory.trouble.as_ref().map(|trouble| trouble.message.clone());
+    memory.backoff = failed.map(|error| Backoff::after(memory.backoff.as_ref(), error, LONGEST_PAUSE, Instant::now()));
     memory
 }
 
@@ -202,6 +204,11 @@ impl GatewayMemory {
     /// Why the objects are not as they should be.
     pub const fn trouble(&self) -> Option<&Trouble> {
         self.trouble.as_ref()
+    }
+
+    /// When they are mended again, if they could not be.
+    pub const fn backoff(&self) -> Option<&Backoff> {
+        self.backoff.as_ref()
     }
 }
 

@@ -19,10 +19,14 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use crate::controller::backoff::Backoff;
+
 /// Longest that one list may take.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// A list serves for so long.
 const REUSED_FOR: Duration = Duration::from_secs(8);
+/// Longest pause after lists that failed.
+const LONGEST_PAUSE: Duration = Duration::from_mins(10);
 /// Lists under way at once, of all namespaces.
 const LISTS_AT_ONCE: usize = 2;
 /// ReplicaSets in one page, and pages that are read. The API server keeps ten for each Deployment.
@@ -43,8 +47,30 @@ pub struct ReplicaFailure {
 }
 
 type NamespaceFailures = Arc<[ReplicaFailure]>;
+
+/// A list that has ended.
+struct Listing {
+    began: Instant,
+    found: NamespaceFailures,
+    /// Where it failed: not before then is another made.
+    backoff: Option<Backoff>,
+}
+
+impl Listing {
+    /// Whether it serves now.
+    fn is_fresh(&self) -> bool {
+        let is_pausing = self.backoff.as_ref().is_some_and(|backoff| !backoff.is_due(Instant::now()));
+        is_pausing || self.began.elapsed() < REUSED_FOR
+    }
+
+    /// Whether the next one depends on it: a failure is remembered for as long as the longest pause.
+    fn is_used(&self) -> bool {
+        self.is_fresh() || self.backoff.as_ref().is_some_and(|backoff| backoff.at.elapsed() < LONGEST_PAUSE)
+    }
+}
+
 /// The last list of one namespace; locked by whoever makes the next.
-type NamespaceList = Arc<tokio::sync::Mutex<Option<(Instant, NamespaceFailures)>>>;
+type NamespaceList = Arc<tokio::sync::Mutex<Option<Listing>>>;
 
 /// The lists of all namespaces.
 pub struct ReplicaFailureLister {
@@ -60,29 +86,28 @@ impl ReplicaFailureLister {
     }
 
     /// The pods of a namespace that are refused now. Of several who ask at once, one lists for all. Where it cannot be read, it says so
-    /// in the log, and nothing is known.
+    /// in the log, nothing is known, and it is tried again ever more rarely.
     pub async fn of(&self, namespace: &str) -> NamespaceFailures {
         let place = self.place(namespace);
         let mut last = place.lock().await;
-        if let Some((_, found)) = last.as_ref().filter(|(began, _)| began.elapsed() < REUSED_FOR) {
-            return found.clone();
+        if let Some(listing) = last.as_ref().filter(|listing| listing.is_fresh()) {
+            return listing.found.clone();
         }
         // nobody closes the semaphore: it always gives a turn
         let turn = self.lists.acquire().await;
         let began = Instant::now();
-        let found: NamespaceFailures = match timeout(DEADLINE, self.list(namespace)).await {
-            Ok(Ok(found)) => found.into(),
-            Ok(Err(error)) => {
-                tracing::warn!(namespace, %error, "listing the ReplicaSets, whose pods may be refused");
-                Arc::from([])
-            }
-            Err(_) => {
-                tracing::warn!(namespace, "listing the ReplicaSets, whose pods may be refused: no answer in time");
-                Arc::from([])
-            }
+        let (found, failed): (NamespaceFailures, Option<String>) = match timeout(DEADLINE, self.list(namespace)).await {
+            Ok(Ok(found)) => (found.into(), None),
+            Ok(Err(error)) => (Arc::from([]), Some(error.to_string())),
+            Err(_) => (Arc::from([]), Some("no answer in time".to_owned())),
         };
         drop(turn);
-        *last = Some((began, found.clone()));
+        let before = last.as_ref().and_then(|listing| listing.backoff.as_ref());
+        let backoff = failed.map(|error| {
+            tracing::warn!(namespace, error, "listing the ReplicaSets, whose pods may be refused");
+            Backoff::after(before, error, LONGEST_PAUSE, Instant::now())
+        });
+        *last = Some(Listing { began, found: found.clone(), backoff });
         found
     }
 
@@ -90,10 +115,8 @@ impl ReplicaFailureLister {
     fn place(&self, namespace: &str) -> NamespaceList {
         let mut namespaces = self.namespaces.lock();
         namespaces.retain(|_, place| {
-            let is_recent = |last: Option<&(Instant, NamespaceFailures)>| {
-                last.is_some_and(|(began, _)| began.elapsed() < REUSED_FOR)
-            };
-            Arc::strong_count(place) > 1 || place.try_lock().is_ok_and(|last| is_recent(last.as_ref()))
+            let is_used = |last: Option<&Listing>| last.is_some_and(Listing::is_used);
+            Arc::strong_count(place) > 1 || place.try_lock().is_ok_and(|last| is_used(last.as_ref()))
         });
         namespaces.entry(namespace.to_owned()).or_default().clone()
     }
@@ -205,6 +228,7 @@ mod tests {
     use http::{Request as HttpRequest, Response, StatusCode};
     use kube::client::Body;
     use serde_json::{Value, json};
+    use tokio::time::advance;
     use tower::service_fn;
 
     use super::*;
@@ -250,10 +274,15 @@ mod tests {
         assert_eq!(asked.load(Ordering::Relaxed), 1);
     }
 
-    #[tokio::test]
-    async fn where_they_may_not_be_listed_nothing_is_known_and_nothing_fails() {
+    #[tokio::test(start_paused = true)]
+    async fn where_they_may_not_be_listed_nothing_is_known_and_nothing_fails_and_it_is_asked_ever_more_rarely() {
         let refused = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": "no", "code": 403});
-        let (refusals, _) = refusals(StatusCode::FORBIDDEN, refused);
-        assert!(refusals.of("ns").await.is_empty());
+        let (refusals, asked) = refusals(StatusCode::FORBIDDEN, refused);
+        for _ in 0..1800 {
+            assert!(refusals.of("ns").await.is_empty());
+            advance(Duration::from_secs(1)).await;
+        }
+        let asked = asked.load(Ordering::Relaxed);
+        assert!((8..=14).contains(&asked), "{asked} times in half an hour");
     }
 }

@@ -13,7 +13,7 @@ use kube::Api;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{apply::writer::WriteError, context::Context, memory::PoolMemory};
+use super::{apply::writer::WriteError, backoff::note, context::Context, memory::PoolMemory};
 use crate::{
     api::{ConnectionPool, ConnectionPoolStatus},
     decide::plan::Plan,
@@ -43,6 +43,9 @@ pub async fn report(
     for event in plan.events {
         context.events.publish(&context.writer, pool, event).await;
     }
+    if memory.lock().status_failure.as_ref().is_some_and(|backoff| !backoff.is_due(Instant::now())) {
+        return Ok(());
+    }
     // what another process wrote was written long ago
     let (last, since) = match memory.lock().written_status.clone() {
         Some((last, at)) => (Some(last), at.elapsed()),
@@ -50,11 +53,91 @@ pub async fn report(
     };
     let status = ConnectionPoolStatus { epoch: Some(epoch), ..status::status(pool, last.as_ref(), plan.report, now) };
     if !status::is_due(last.as_ref(), &status, since) {
+        memory.lock().status_failure = None;
         return Ok(());
     }
     let pools: Api<ConnectionPool> = Api::namespaced(context.client.clone(), &key.namespace);
     let body = status::body::<ConnectionPool>(&status);
-    context.writer.status(&pools, &key.name, &body, format!("status of ConnectionPool {key}")).await?;
-    memory.lock().written_status = Some((status, Instant::now()));
+    let outcome = context.writer.status(&pools, &key.name, &body, format!("status of ConnectionPool {key}")).await;
+    let mut memory = memory.lock();
+    note(&mut memory.status_failure, outcome.as_ref().err());
+    outcome?;
+    memory.written_status = Some((status, Instant::now()));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    };
+
+    use http::{Method, Request, Response};
+    use kube::{Client, client::Body};
+    use serde_json::json;
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::controller::{
+        decide,
+        leader::Leadership,
+        memory::UninjectedCount,
+        rehearsal::{Rehearsal, Scene},
+    };
+
+    /// An API server that takes the status of no pool, or of all.
+    #[derive(Clone, Default)]
+    struct Statuses {
+        taken: Arc<AtomicBool>,
+        asked: Arc<AtomicUsize>,
+    }
+
+    impl Statuses {
+        fn client(&self) -> Client {
+            let statuses = self.clone();
+            let service = tower::service_fn(move |request: Request<Body>| {
+                let statuses = statuses.clone();
+                async move {
+                    let is_status = request.method() == Method::PATCH && request.uri().path().ends_with("/status");
+                    statuses.asked.fetch_add(usize::from(is_status), Ordering::Relaxed);
+                    let pool = json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "ConnectionPool", "metadata": {"name": "shop"},
+                        "spec": {"upstream": {"host": "pg", "database": "shop", "credentialsRef": {"name": "shop-db"}}}});
+                    let refused = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 403,
+                        "reason": "Forbidden", "message": "no"});
+                    let taken = statuses.taken.load(Ordering::Relaxed);
+                    let (code, answer) = if taken { (200, pool) } else { (403, refused) };
+                    Ok::<_, tower::BoxError>(
+                        Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()))?,
+                    )
+                }
+            });
+            Client::new(service, "fleet")
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_status_that_is_refused_is_written_again_ever_more_rarely_and_at_once_when_it_may() {
+        let statuses = Statuses::default();
+        let rehearsal = Rehearsal::with_client(1, Scene::Settled, &statuses.client(), Leadership::held());
+        let Rehearsal { context, pool, key, memory } = &rehearsal;
+        memory.lock().uninjected =
+            Some(UninjectedCount { found: None, failing: None, at: Instant::now(), generation: 1 });
+        let tell = async || {
+            let now = Timestamp::now();
+            let plan = decide::plan(pool, key, context, memory, 7, now);
+            report(pool, key, context, memory, (plan, 7), now).await.is_ok()
+        };
+        for _ in 0..600 {
+            tell().await;
+            advance(Duration::from_secs(1)).await;
+        }
+        let asked = || statuses.asked.load(Ordering::Relaxed);
+        assert_eq!(asked(), 10, "after 1 s, 2 s, ... 256 s");
+        let next = memory.lock().next_retry(Instant::now()).expect("it comes back by itself");
+        statuses.taken.store(true, Ordering::Relaxed);
+        advance(next - Instant::now()).await;
+        assert!(tell().await);
+        assert_eq!((asked(), memory.lock().next_retry(Instant::now())), (11, None));
+    }
 }
