@@ -47,7 +47,7 @@ pub fn snapshot(pool: &ConnectionPool, key: &PoolKey, context: &Context, memory:
     let facts = context.pods.of(key);
     memory.forget_failures_but_of(&facts);
     let failure = memory.failure.as_ref().map(|backoff| backoff.seen(Instant::now()));
-    let surroundings = context.stores.around(key, pool, &context.pods, &memory.created);
+    let surroundings = context.stores.around(key, pool, &context.pods, &mut memory.created);
     let effective = surroundings.effective.as_ref().ok();
     let gateway = gateway::seen(context.stores.gateways.as_ref(), key, pool, effective, &memory.gateway);
     let pods = pods_seen(facts, &context.poller.answers(key), memory);

@@ -37,13 +37,13 @@ pub struct Surroundings {
 }
 
 impl Stores {
-    /// What belongs to a pool.
+    /// What belongs to a pool. `created`: revisions that the watch has yet to tell of; those that it has told of are taken out.
     pub fn around(
         &self,
         key: &PoolKey,
         pool: &ConnectionPool,
         pods: &PodIndex,
-        created: &[RevisionSeen],
+        created: &mut Vec<RevisionSeen>,
     ) -> Surroundings {
         let effective = self.effective(pool);
         let budget = match &pool.spec.budget_ref {
@@ -72,11 +72,8 @@ impl Stores {
                 taken_numbers.push(seen.number);
             }
         }
-        for created in created {
-            if revisions.iter().all(|known| known.number != created.number) {
-                revisions.push(created.clone());
-            }
-        }
+        created.retain(|created| revisions.iter().all(|known| known.number != created.number));
+        revisions.extend(created.iter().cloned());
         let cannot_render = effective
             .as_ref()
             .ok()
@@ -106,5 +103,29 @@ impl Stores {
             let other = older.iter().find(|other| selector.match_expressions.is_empty() && other.selects(&labels))?;
             Some(Rival { pool: other.name_any(), pods: 0 })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::{
+        memory::PoolMemory,
+        rehearsal::{Rehearsal, Scene},
+    };
+
+    #[tokio::test]
+    async fn a_revision_that_was_created_is_remembered_until_the_watch_tells_of_it_and_no_longer() {
+        let rehearsal = Rehearsal::new(1, Scene::Settled);
+        let Rehearsal { context, pool, key, memory } = &rehearsal;
+        let around = |memory: &mut PoolMemory| {
+            let around = context.stores.around(key, pool, &context.pods, &mut memory.created);
+            around.revisions.iter().map(|revision| revision.number).collect::<Vec<_>>()
+        };
+        let mut memory = memory.lock();
+        let known = context.stores.around(key, pool, &context.pods, &mut Vec::new()).revisions.remove(0);
+        memory.created = vec![known.clone(), RevisionSeen { number: known.number + 1, ..known }];
+        assert_eq!(around(&mut memory), [1, 2]);
+        assert_eq!(memory.created.iter().map(|created| created.number).collect::<Vec<_>>(), [2]);
     }
 }

@@ -78,7 +78,8 @@ impl PoolNews {
     }
 }
 
-/// Watches one kind into a store. `changed` is told of each object that changed or went; it may wait. An object that cannot be read is left
+/// Watches one kind into a store. `changed` is told of each object that changed or went, also of one that went while nobody watched; it
+/// may wait. An object that cannot be read is left
 /// aside and named in the log: the others are followed, and of it what was read last stays until it goes.
 pub fn into_store<K, F>(
     client: Client,
@@ -97,20 +98,27 @@ where
     let store = reader.clone();
     instruments.readiness.wait(name, "no list of the API server yet");
     let config = labels.map_or_else(config, |labels| config().labels(labels));
+    let known = store.clone();
     tokio::spawn(async move {
         let objects = watcher::watcher(Api::<DeserializeGuard<Lean<K>>>::all(client), config).default_backoff();
         let objects = objects.try_filter_map(move |event| ready(Ok(readable(event, name, &store))));
         let stream = reflector::reflector(writer, objects.map_ok(lean::unwrapped));
         let mut stream = std::pin::pin!(stream);
+        let mut before = Vec::new();
         while let Some(event) = stream.next().await {
             match event {
                 Ok(event) => {
                     instruments.metrics.watched(name);
                     match event {
-                        Event::InitDone => instruments.readiness.open(name),
+                        Event::Init => before = known.state(),
+                        Event::InitDone => {
+                            instruments.readiness.open(name);
+                            for gone in not_in(&known, std::mem::take(&mut before)) {
+                                changed((*gone).clone(), Presence::Gone).await;
+                            }
+                        }
                         Event::Apply(object) | Event::InitApply(object) => changed(object, Presence::There).await,
                         Event::Delete(object) => changed(object, Presence::Gone).await,
-                        Event::Init => {}
                     }
                 }
                 Err(error) => failed(&instruments, name, &error),
@@ -118,6 +126,15 @@ where
         }
     });
     reader
+}
+
+/// Those of which a whole list has not told: they went while nobody watched.
+fn not_in<K>(store: &Store<K>, objects: Vec<Arc<K>>) -> impl Iterator<Item = Arc<K>>
+where
+    K: Lookup + Clone + 'static,
+    K::DynamicType: Default + Eq + std::hash::Hash + Clone,
+{
+    objects.into_iter().filter(move |object| store.get(&ObjectRef::from_obj(&**object)).is_none())
 }
 
 /// The event, unless it is about an object that cannot be read and that is still there.
@@ -267,5 +284,26 @@ mod tests {
         take(event(Event::Delete, "stock", NOT));
         take(event(Event::Delete, "odd-from-the-start", NOT));
         assert_eq!(names(), ["orders"]);
+    }
+
+    #[test]
+    fn what_went_while_nobody_watched_is_what_the_next_list_does_not_tell_of() {
+        let (store, mut writer) = reflector::store::<ConnectionPool>();
+        let mut list = |names: &[&str]| {
+            let before = store.state();
+            let mut take = |event| {
+                if let Some(event) = readable(event, "ConnectionPool", &store) {
+                    writer.apply_watcher_event(&lean::unwrapped(event));
+                }
+            };
+            take(Event::Init);
+            for name in names {
+                take(event(Event::InitApply, name, "2026-11-29T12:00:00Z"));
+            }
+            take(Event::InitDone);
+            not_in(&store, before).map(|gone| gone.name_any()).collect::<Vec<_>>()
+        };
+        assert_eq!(list(&["orders", "stock"]), Vec::<String>::new());
+        assert_eq!(list(&["orders", "carts"]), ["stock"]);
     }
 }

@@ -66,15 +66,15 @@ impl Events {
     fn is_news(&self, uid: &str, event: &EventNote) -> bool {
         let now = Instant::now();
         let mut published = self.published.lock();
-        if published.len() >= REMEMBERED {
-            published.retain(|_, last| now - last.at < SAME_NOTE_SPACING);
-        }
         let key = (uid.to_owned(), event.reason.clone());
         if let Some(last) = published.get(&key) {
             let spacing = if last.note == event.note { SAME_NOTE_SPACING } else { SPACING };
             if now - last.at < spacing {
                 return false;
             }
+        }
+        if published.len() >= REMEMBERED {
+            make_room(&mut published, now);
         }
         published.insert(key, PublishedEvent { note: event.note.clone(), at: now });
         true
@@ -106,6 +106,23 @@ impl Events {
         let events: Api<Event> = Api::namespaced(self.client.clone(), &namespace(about));
         let what = format!("event {} about {}", event.reason, about.name_any());
         writer.write(WriteKind::Event, what, events.create(&PostParams::default(), &object)).await.map(|_| ())
+    }
+}
+
+/// Forgets what bars nothing any more, and where that is not enough the older half: objects come and go under new uids.
+fn make_room(published: &mut HashMap<(String, String), PublishedEvent>, now: Instant) {
+    published.retain(|_, last| now - last.at < SAME_NOTE_SPACING);
+    if published.len() >= REMEMBERED {
+        let mut times: Vec<Instant> = published.values().map(|last| last.at).collect();
+        times.sort_unstable();
+        let middle = times[times.len() / 2];
+        // of those that came at one moment as many go as must
+        let mut surplus = times.len() / 2;
+        published.retain(|_, last| {
+            let goes = surplus > 0 && last.at <= middle;
+            surplus -= usize::from(goes);
+            !goes
+        });
     }
 }
 
@@ -146,5 +163,22 @@ mod tests {
         assert!(!events.is_news("a", &note("StaleMetrics", "76 s old")), "told nine minutes ago");
         advance(Duration::from_mins(1)).await;
         assert!(events.is_news("a", &note("StaleMetrics", "76 s old")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_however_many_objects_that_come_and_go_so_many_are_remembered_and_the_latest_of_them() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let nobody = kube::Config::new(http::Uri::from_static("http://127.0.0.1:9"));
+        let events = Events::new(Client::try_from(nobody).unwrap(), "operator".to_owned());
+        for object in 0..3 * REMEMBERED {
+            assert!(events.is_news(&object.to_string(), &note("Resized", "from 1 to 2")));
+            assert!(events.published.lock().len() <= REMEMBERED);
+            if object % 100 == 0 {
+                advance(Duration::from_millis(1)).await;
+            }
+        }
+        for object in 3 * REMEMBERED - 100..3 * REMEMBERED {
+            assert!(!events.is_news(&object.to_string(), &note("Resized", "from 1 to 2")), "told a moment ago");
+        }
     }
 }
