@@ -84,8 +84,16 @@ has_read() {
 # file_in MANIFEST NAME: a file of the ConfigMap that is last in the manifest.
 file_in() { awk -v name="  $2: |" '$0 == name {on = 1; next} on && !/^    / {exit} on {print substr($0, 5)}' "$1"; }
 
+# target PORT LABEL=VALUE...: what Prometheus would discover of a pod with this port
+target() {
+  local port=$1 label labels=''
+  shift
+  for label; do labels+="${labels:+, }\"__meta_kubernetes_${label%%=*}\": \"${label#*=}\""; done
+  printf '{"targets": ["127.0.0.1:%s"], "labels": {%s}}' "$port" "$labels"
+}
+
 start() {
-  local ports=() free pod agents='' metrics
+  local ports=() targets=() free pod agents='' metrics
   # the way to the network is over; what follows stays on loopback
   unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY all_proxy
   run=$(mktemp -d)
@@ -105,13 +113,12 @@ start() {
     port_of[$pod]=$free
     free_port
     agents+="${agents:+ }--pod $pod=${port_of[$pod]}:$free"
-    printf '  - {targets: ["127.0.0.1:%s"], labels: {namespace: shop, pod: %s}}\n' "$free" "$pod"
-  done > "$run/targets"
-  {
-    printf 'global: {scrape_interval: 1s, scrape_timeout: 1s}\nscrape_configs:\n- job_name: sluice-agents\n  static_configs:\n'
-    cat "$run/targets"
-    printf -- '- job_name: sluice-operator\n  static_configs:\n  - {targets: ["127.0.0.1:%s"]}\n' "$metrics"
-  } > "$run/prometheus.yaml"
+    targets+=("$(target "$free" namespace=shop pod_name="$pod" pod_container_port_name=sluice-metrics)")
+  done
+  targets+=("$(target "$metrics" pod_label_app_kubernetes_io_name=sluice pod_label_app_kubernetes_io_component=operator \
+    pod_container_port_name=metrics)")
+  (IFS=,; printf '[%s]' "${targets[*]}") > "$run/targets.json"
+  SLUICE_SCRAPE=1s $lab scrape-configuration "$run/targets.json" > "$run/prometheus.yaml"
   spawn prometheus prometheus --config.file="$run/prometheus.yaml" --storage.tsdb.path="$run/prometheus" \
     --web.listen-address="127.0.0.1:$prometheus_port"
   until_true "Prometheus answers" in_lab promtool query instant "$prometheus" 'vector(1)'

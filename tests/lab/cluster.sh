@@ -219,21 +219,16 @@ start_postgres() {
     -c dynamic_shared_memory_type=mmap
 }
 
+# scrape_configuration TARGETS: the one that ships, with its limits; its pods come out of a file, for Debian's Prometheus is built without
+# the discovery of Kubernetes. SLUICE_SCRAPE: another interval.
+scrape_configuration() {
+  local changes=(-e "s|^\( *\)kubernetes_sd_configs:\$|\1file_sd_configs: [{files: [$1]}]|" -e '/^ *- role: pod$/d')
+  [ -z "${SLUICE_SCRAPE:-}" ] || changes+=(-e "s|^\( *scrape_interval:\) .*|\1 $SLUICE_SCRAPE|")
+  sed "${changes[@]}" "$TOP/examples/prometheus/scrape-config.yaml"
+}
+
 start_prometheus() {
-  cat > "$RUN/prometheus.yaml" <<CONFIG
-global: {scrape_interval: ${SLUICE_SCRAPE:-15s}, scrape_timeout: ${SLUICE_SCRAPE:-10s}}
-scrape_configs:
-  # every container port of these names, of init containers (which sidecars are) too
-  - job_name: pods
-    file_sd_configs: [{files: [$RUN/targets.json]}]
-    relabel_configs:
-      - {source_labels: [__meta_kubernetes_pod_container_port_name], regex: sluice-metrics|metrics, action: keep}
-      - {source_labels: [__meta_kubernetes_pod_phase], regex: Succeeded|Failed, action: drop}
-      - {source_labels: [__meta_kubernetes_namespace], target_label: namespace}
-      - {source_labels: [__meta_kubernetes_pod_name], target_label: pod}
-      - {source_labels: [__meta_kubernetes_pod_container_name], target_label: container}
-CONFIG
-  # Debian's Prometheus has no Kubernetes discovery: this gives it the same labels
+  scrape_configuration "$RUN/targets.json" > "$RUN/prometheus.yaml"
   start targets "$BIN/labtool" targets https://127.0.0.1:6443 "$RUN/certs/ca.crt" prometheus-token "$RUN/targets.json"
   start prometheus "$BIN/prometheus" --config.file="$RUN/prometheus.yaml" --storage.tsdb.path="$RUN/prometheus" \
     --web.listen-address=$NODE_IP:9090 --web.enable-lifecycle

@@ -1,7 +1,7 @@
 //! Every manifest under `examples/` means what it says: it parses into our types (or Kubernetes') without losing a field,
 //! and the parts of an example fit together.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -9,7 +9,7 @@ use k8s_openapi::api::{
     core::v1::{ConfigMap, Namespace, Secret},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sluice::{
     agent::{decide::counters::Added, report::metrics::Metrics},
     api::{ConnectionBudget, ConnectionPool, ConnectionPoolClass},
@@ -213,6 +213,34 @@ fn the_scrape_examples_and_the_chart_take_twice_what_an_agent_exports_and_bound_
         assert!((64..=128).contains(&name) && (2 * 253..=1024).contains(&value), "{file}: {name}, {value}");
     }
     assert_eq!(found, 3);
+}
+
+/// What the lab's Prometheus reads, for the node level and the demo.
+fn configuration_of_the_lab(scrape: Option<&str>) -> Value {
+    let script = r#"TOP=$0; . "$TOP/tests/lab/cluster.sh"; scrape_configuration /run/targets.json"#;
+    let mut command = Command::new("bash");
+    command.args(["-euc", script, env!("CARGO_MANIFEST_DIR")]).env_remove("SLUICE_SCRAPE");
+    command.envs(scrape.map(|scrape| ("SLUICE_SCRAPE", scrape)));
+    let output = command.output().expect("bash");
+    assert!(output.status.success(), "{output:?}");
+    serde_yaml::from_str(&String::from_utf8(output.stdout).expect("a text")).expect("YAML")
+}
+
+#[test]
+fn the_lab_scrapes_by_the_configuration_that_ships_but_for_where_its_pods_come_from() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/prometheus/scrape-config.yaml");
+    let mut shipped: Value = serde_yaml::from_str(&fs::read_to_string(path).expect("a text")).expect("YAML");
+    let mut expected = |scrape: Option<&str>| {
+        for job in shipped["scrape_configs"].as_array_mut().expect("jobs") {
+            let job = job.as_object_mut().expect("a job");
+            job.remove("kubernetes_sd_configs");
+            job.insert("file_sd_configs".to_owned(), json!([{"files": ["/run/targets.json"]}]));
+            job.extend(scrape.map(|scrape| ("scrape_interval".to_owned(), json!(scrape))));
+        }
+        shipped.clone()
+    };
+    assert_eq!(configuration_of_the_lab(None), expected(None));
+    assert_eq!(configuration_of_the_lab(Some("5s")), expected(Some("5s")));
 }
 
 /// What Prometheus knows of a port of a pod by this name of a label.

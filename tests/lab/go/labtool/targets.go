@@ -10,15 +10,17 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"regexp"
 	"sort"
 	"strconv"
 	"time"
 )
 
-// pod has what Prometheus' own discovery (role: pod) reads, as far as the lab's configuration uses it.
+// pod has what Prometheus' own discovery (role: pod) reads, as far as the configuration that ships uses it.
 type pod struct {
 	Metadata struct {
 		UID, Name, Namespace string
+		Labels               map[string]string
 	}
 	Spec   struct{ InitContainers, Containers []container }
 	Status struct{ Phase, PodIP string }
@@ -31,6 +33,9 @@ type container struct {
 		ContainerPort int
 	}
 }
+
+// unfit is what no name of a label may have: Prometheus writes an underscore in its place.
+var unfit = regexp.MustCompile(`[^a-zA-Z0-9_]`)
 
 type target struct {
 	Targets []string          `json:"targets"`
@@ -132,6 +137,9 @@ func writeTargets(pods map[string]pod, out string) error {
 						"__meta_kubernetes_pod_container_init":        group.init,
 						"__meta_kubernetes_pod_container_port_name":   port.Name,
 						"__meta_kubernetes_pod_container_port_number": strconv.Itoa(port.ContainerPort),
+					}
+					for name, value := range p.Metadata.Labels {
+						labels["__meta_kubernetes_pod_label_"+unfit.ReplaceAllString(name, "_")] = value
 					}
 					list = append(list, target{[]string{net.JoinHostPort(p.Status.PodIP, strconv.Itoa(port.ContainerPort))}, labels})
 				}
