@@ -36,9 +36,9 @@ pub use pool_status::{
     RevisionStatus,
 };
 pub use pooler::{
-    ClientAuth, ClientSpec, ClientTlsModeSpec, ClientTlsSpec, EnvTemplate, HealthSpec, LeakAction, PgBouncerPoolMode,
-    PgBouncerSpec, ResourceAmounts, ServerTlsModeSpec, ServerTlsSpec, SessionAliasSpec, SidecarReadiness,
-    SidecarResources, SidecarSpec,
+    BypassAction, ClientAuth, ClientSpec, ClientTlsModeSpec, ClientTlsSpec, EnvTemplate, HealthSpec, LeakAction,
+    PgBouncerPoolMode, PgBouncerSpec, ResourceAmounts, ServerTlsModeSpec, ServerTlsSpec, SessionAliasSpec,
+    SidecarReadiness, SidecarResources, SidecarSpec,
 };
 pub use rollout::{AnalysisMetric, AnalysisSpec, AnalysisStep, BlueGreen, Canary, CanaryStep, Pause, RolloutSpec};
 pub use scaling::{

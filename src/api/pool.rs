@@ -61,6 +61,7 @@ use super::{
     validation = Rule::new("self.topology != 'Gateway' || !has(self.workload)").message("workload is not for topology Gateway, whose poolers stand in no pod of an application; applications find them by the Service").field_path(".workload"),
     validation = Rule::new("!has(self.sharing)").message("this version keeps no ledger to share out; leave it out").field_path(".sharing"),
     validation = Rule::new("self.topology != 'Gateway' || !has(self.client) || !has(self.client.env)").message("client.env is not for topology Gateway, whose poolers stand in no pod of an application; applications take the address from the ConfigMap").field_path(".client.env"),
+    validation = Rule::new("self.topology != 'Gateway' || !has(self.health) || !has(self.health.bypassAction)").message("health.bypassAction is not for topology Gateway, whose poolers stand in no pod of an application").field_path(".health.bypassAction"),
     validation = Rule::new("!has(self.pgbouncer) || !has(self.pgbouncer.sessionAlias) || self.pgbouncer.sessionAlias.database != self.upstream.database").message("sessionAlias needs another name than upstream.database").field_path(".pgbouncer.sessionAlias.database"),
     validation = Rule::new("!has(self.pgbouncer) || !has(self.pgbouncer.sessionAlias) || !has(self.scaling) || !has(self.scaling.floorPerPod) || self.scaling.floorPerPod > self.pgbouncer.sessionAlias.connections").message("floorPerPod must be larger than pgbouncer.sessionAlias.connections, which come out of it").field_path(".scaling.floorPerPod")
 )]

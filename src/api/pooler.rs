@@ -195,6 +195,9 @@ pub struct HealthSpec {
     /// What is done about a leak. Default: Report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leak_action: Option<LeakAction>,
+    /// What is done about an application that is connected to the database past its pooler, with topology Sidecar only. Default: Report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bypass_action: Option<BypassAction>,
 }
 
 /// What is done about a leak. Default: Report: condition, metric and event tell of it.
@@ -202,6 +205,17 @@ pub struct HealthSpec {
 pub enum LeakAction {
     /// It is told: condition, metric, event.
     Report,
+}
+
+/// What is done about an application that is connected to the database past its pooler. Default: Report. Report: `ClientsPooled` tells of
+/// it, and the pool is not `Ready`. Ignore: it is meant to be so, a migration or a reporting tool; `ClientsPooled` and the metric tell of
+/// it, and it is not held against the pool.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+pub enum BypassAction {
+    /// The pool is not ready.
+    Report,
+    /// It is meant to be so.
+    Ignore,
 }
 
 /// The container with the pooler, with topology Gateway too.

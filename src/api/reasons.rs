@@ -86,6 +86,8 @@ pub const NONE_REFUSED: &str = "NoneRefused";
 pub const ALL_POOLED: &str = "AllPooled";
 /// `ClientsPooled`: applications are connected to the database past their poolers.
 pub const CONNECTED_PAST_POOLER: &str = "ConnectedPastPooler";
+/// `ClientsPooled`: the same, and the pool says that it is meant to be so.
+pub const BYPASS_IGNORED: &str = "BypassIgnored";
 /// `LeakDetected`: connections are held in a transaction that waits for its client.
 pub const IDLE_IN_TRANSACTION: &str = "IdleInTransaction";
 /// `LeakDetected`: connections are held outside of a transaction, pinned to their clients.

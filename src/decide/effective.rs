@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use crate::{
     api::{
-        AlgorithmSpec, BehaviorPolicyType, BehaviorRules, BehaviorSelectPolicy, BehaviorSpec, BlueGreen, ClientSpec,
-        ClientTlsModeSpec, ConnectionPoolClass, ConnectionPoolClassSpec, ConnectionPoolSpec, EnvTemplate, HealthSpec,
-        IS_DEFAULT_CLASS_ANNOTATION, LocalReaction, MetricsSpec, Mode, PgBouncerPoolMode, PgBouncerSpec,
+        AlgorithmSpec, BehaviorPolicyType, BehaviorRules, BehaviorSelectPolicy, BehaviorSpec, BlueGreen, BypassAction,
+        ClientSpec, ClientTlsModeSpec, ConnectionPoolClass, ConnectionPoolClassSpec, ConnectionPoolSpec, EnvTemplate,
+        HealthSpec, IS_DEFAULT_CLASS_ANNOTATION, LocalReaction, MetricsSpec, Mode, PgBouncerPoolMode, PgBouncerSpec,
         ResourceAmounts, Role, RolloutSpec, ScalingSpec, SecretKeyRef, SecretRef, ServerTlsModeSpec, ServerTlsSpec,
         SidecarReadiness, SidecarResources, Topology, reasons,
     },
@@ -40,6 +40,8 @@ pub struct EffectivePool {
     pub reconnected_at_seconds: Option<i64>,
     /// How a revision goes over the pods.
     pub rollout: RolloutStrategy,
+    /// What is done about applications that are connected past their poolers.
+    pub bypass: BypassAction,
     /// Where the load is read.
     pub metrics: MetricsSpec,
     /// What is fixed when a pod is created.
@@ -176,6 +178,7 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
     }
     let (reconnected_at_seconds, reconnected_at) = reconnected_at(&pgbouncer).unzip();
     let rollout = Layers::new(pool.rollout.as_ref(), class_spec.rollout.as_ref());
+    let health = Layers::new(pool.health.as_ref(), class_spec.health.as_ref());
     let settings = Settings {
         session_alias,
         pool_mode: pool_mode(&pgbouncer),
@@ -185,7 +188,7 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
         },
         parameters: parameters(&pgbouncer),
         reconnected_at,
-        health: health(&Layers::new(pool.health.as_ref(), class_spec.health.as_ref())),
+        health: health_settings(&health),
         scaling: scaling_settings(
             pool.mode,
             &scaling,
@@ -220,6 +223,7 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
         settings,
         reconnected_at_seconds,
         rollout: rollout_strategy(&rollout),
+        bypass: health.get(|health| health.bypass_action).unwrap_or(BypassAction::Report),
         metrics: metrics(&scaling),
         pod,
         not_supported: not_supported(pool, &rollout),
@@ -347,7 +351,7 @@ fn parameters(pgbouncer: &Layers<'_, PgBouncerSpec>) -> BTreeMap<String, String>
     merged
 }
 
-fn health(health: &Layers<'_, HealthSpec>) -> HealthSettings {
+fn health_settings(health: &Layers<'_, HealthSpec>) -> HealthSettings {
     HealthSettings {
         validation_query: health.get(|h| h.validation_query.clone()).unwrap_or_else(|| "select 1".to_owned()),
         period_seconds: health.get(|h| h.period_seconds).unwrap_or(10),

@@ -310,6 +310,7 @@ async fn a_gateway_that_makes_no_sense_is_refused_with_the_field_and_what_is_wro
             json!([{"name": "PGHOST", "template": "{host}"}]),
             &["spec.client.env", "not for topology Gateway"],
         ),
+        case("spec.health.bypassAction", json!("Ignore"), &["spec.health.bypassAction", "not for topology Gateway"]),
         case("metadata.name", json!("a".repeat(56)), &["metadata.name", "55"]),
         // names of pools and of no Services
         case("metadata.name", json!("1shop"), &["metadata.name", "begins with a letter"]),

@@ -63,6 +63,7 @@ fn fields() -> Vec<(&'static str, Value, Value)> {
         ("health.periodSeconds", json!(11), json!(12)),
         ("health.queryWaitTimeoutSeconds", json!(33), json!(34)),
         ("health.leakThresholdSeconds", json!(301), json!(302)),
+        ("health.bypassAction", json!("Ignore"), json!("Report")),
         ("rollout.progressDeadlineSeconds", json!(700), json!(800)),
         ("rollout.revisionHistoryLimit", json!(5), json!(6)),
         ("rollout.blueGreen.autoPromotionEnabled", json!(false), json!(true)),

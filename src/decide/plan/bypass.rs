@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     api::{
+        BypassAction,
         conditions::{CLIENTS_POOLED, ObservedCondition as Condition},
         reasons,
     },
@@ -34,17 +35,24 @@ pub(super) fn clients_pooled(observed: &Observed) -> Condition {
     };
     let connections = past.iter().fold(0, |sum: u32, (_, bypass)| sum.saturating_add(bypass.connections));
     let where_to = bypass.address.as_deref().map(|address| format!(" to {address}")).unwrap_or_default();
+    let found = format!(
+        "in {} of {} pods, {} among them, the application is or was lately connected to the database past its pooler: {connections} \
+         connections{where_to}, which count in no share",
+        past.len(),
+        told.len(),
+        pod.name,
+    );
+    if observed.effective.is_ok_and(|effective| effective.bypass == BypassAction::Ignore) {
+        let message = format!("{found}; health.bypassAction is Ignore, so it is not held against the pool");
+        return no(CLIENTS_POOLED, reasons::BYPASS_IGNORED, message);
+    }
     no(
         CLIENTS_POOLED,
         reasons::CONNECTED_PAST_POOLER,
         format!(
-            "in {} of {} pods, {} among them, the application is or was lately connected to the database past its pooler: \
-             {connections} connections{where_to}, which count in no share; find the variable, file, argument or code that names the \
-             database there (`kubectl create --dry-run=server` of the pod warns of what it can see) and lead it to the pooler: \
-             $(PGHOST), or spec.client.env",
-            past.len(),
-            told.len(),
-            pod.name,
+            "{found}; find the variable, file, argument or code that names the database there (`kubectl create --dry-run=server` of the \
+             pod warns of what it can see) and lead it to the pooler: $(PGHOST), or spec.client.env; where it is meant to be so, set \
+             spec.health.bypassAction to Ignore"
         ),
     )
 }

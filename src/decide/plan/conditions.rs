@@ -97,7 +97,7 @@ pub(super) const SUMMED_UP: [&str; 13] = [
 
 /// Reasons that are not held against a pool: asked for, or on its way (a share that moves would make a pool flap), or nobody can see
 /// it, or not for the pool to say.
-pub(super) const CALM: [&str; 10] = [
+pub(super) const CALM: [&str; 11] = [
     reasons::RECOMMEND_ONLY,
     reasons::PAUSED,
     reasons::AWAITING_PROOF,
@@ -106,6 +106,7 @@ pub(super) const CALM: [&str; 10] = [
     reasons::NOT_OBSERVED,
     reasons::COUNT_FAILED,
     reasons::SHARE_EXCEEDS_MEMORY,
+    reasons::BYPASS_IGNORED,
     PoolerError::ClientLoginRefused.as_str(),
     PoolerError::ClientTlsFailed.as_str(),
 ];

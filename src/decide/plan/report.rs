@@ -241,7 +241,7 @@ fn generation(observed: &Observed) -> i64 {
 }
 
 /// Reasons that make no event: on their way, or asked for.
-pub(super) const WITHOUT_EVENT: [&str; 9] = [
+pub(super) const WITHOUT_EVENT: [&str; 10] = [
     reasons::AWAITING_PROOF,
     reasons::NOT_ACCEPTED,
     reasons::NO_PODS,
@@ -250,6 +250,7 @@ pub(super) const WITHOUT_EVENT: [&str; 9] = [
     reasons::GATEWAY_SCALED_TO_ZERO,
     reasons::PAUSED,
     reasons::RECOMMEND_ONLY,
+    reasons::BYPASS_IGNORED,
     "MinSize",
 ];
 

@@ -379,6 +379,13 @@ fn an_application_that_is_connected_past_its_pooler_keeps_the_pool_from_being_re
     assert!(pooled.message.contains(told), "{}", pooled.message);
     let events = world.plan().events;
     assert!(events.iter().any(|event| event.reason == reasons::CONNECTED_PAST_POOLER), "{events:?}");
+    world.change(&format!("{SHARED}  health: {{bypassAction: Ignore}}\n"));
+    let [ready, pooled] = conditions(&world);
+    assert_eq!(ready.reason, reasons::IN_FORCE, "who says that it is meant to be so has a pool that is ready");
+    assert_eq!((pooled.status, pooled.reason), (ConditionStatus::False, reasons::BYPASS_IGNORED));
+    assert!(pooled.message.contains(told), "and is told all the same: {}", pooled.message);
+    let events = world.plan().events;
+    assert!(events.iter().all(|event| event.action != "ClientsPooled"), "{events:?}");
 }
 
 #[test]
