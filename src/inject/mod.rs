@@ -40,8 +40,8 @@ use crate::{
 /// Which local volumes the cluster autoscaler may drop with a node: without it a pod with an `emptyDir` keeps its node.
 pub(crate) const SAFE_TO_EVICT_ANNOTATION: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
 
-/// The containers that a VerticalPodAutoscaler sizes: all that are not listed it leaves alone. It would set the sidecar's to what it
-/// has seen of it, we at the next pod to what the pool says, and it would evict that one for the difference.
+/// The containers for whose resources a VerticalPodAutoscaler evicts a pod, separated by a comma and a space. So far
+/// it sizes no init container; once it does it would evict pods whose sidecar has what the pool says and not what it has seen of it.
 const VPA_CONTAINERS_ANNOTATION: &str = "vpaObservedContainers";
 
 /// What the operator's configuration says about injected containers.
