@@ -79,6 +79,52 @@ fn a_secret_with_other_keys_is_told_as_what_holds_the_pods_and_naming_the_keys_e
     kubectl(&format!("delete namespace {namespace} --wait=false"));
 }
 
+/// What the kubelet says of a pod: whether it is ready, and by its containers whether its pooler is, and the application.
+fn readiness(pod: &Value) -> [bool; 3] {
+    let list = |field: &str| pod["status"][field].as_array().cloned().unwrap_or_default();
+    let is_ready = |field: &str, name: &str| list(field).iter().any(|it| it["name"] == name && it["ready"] == true);
+    let pod_is =
+        list("conditions").iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
+    [pod_is, is_ready("initContainerStatuses", "sluice"), is_ready("containerStatuses", "app")]
+}
+
+fn until_readiness(namespace: &str, wanted: &[[bool; 3]]) {
+    until(&format!("pod, pooler and application of {namespace} are ready as {wanted:?}"), 2 * MINUTE, || {
+        let mut seen: Vec<_> = app_pods(namespace).iter().map(readiness).collect();
+        seen.sort_unstable();
+        if seen == wanted { Ok(()) } else { Err(format!("{seen:?}")) }
+    });
+}
+
+#[test]
+#[ignore = "needs a node: tests/run node"]
+fn where_its_pool_says_so_a_pod_is_ready_only_while_it_has_a_share() {
+    const WAITS: [bool; 3] = [false, false, true];
+    const SERVES: [bool; 3] = [true; 3];
+    let _operator = with_operator();
+    let namespace = "withshare";
+    let as_it_is = "scaling: {minAllowed: 1, maxAllowed: 10}";
+    let pool = pool(namespace);
+    assert!(pool.contains(as_it_is), "{pool}");
+    let pool = pool.replace(as_it_is, "scaling: {minAllowed: 1, maxAllowed: 1}\n  sidecar: {readiness: WithShare}");
+    // an application that is well without the database
+    let app = deployment(namespace, 2).replace("psql -qXAtc 'SELECT 1'; ", "");
+    apply(&format!("{pool}{app}"));
+    until_readiness(namespace, &[WAITS, SERVES]);
+    until_condition(namespace, namespace, "Ready", "False/TooManyPods", MINUTE);
+
+    let most = |most: u32| {
+        kubectl(&format!(
+            "patch connectionpool {namespace} --namespace={namespace} --type=merge --patch={{\"spec\":{{\"scaling\":{{\"maxAllowed\":{most}}}}}}}"
+        ))
+    };
+    most(4);
+    until_readiness(namespace, &[SERVES; 2]);
+    most(1);
+    until_readiness(namespace, &[WAITS, SERVES]);
+    kubectl(&format!("delete namespace {namespace} --wait=false"));
+}
+
 /// Waits until a Deployment's new pods are refused for want of the webhook, and its ReplicaSet has said so.
 fn until_refused(namespace: &str) {
     let refused = until("the new pods are refused", MINUTE, || {
