@@ -38,6 +38,8 @@ pub const AWAITING_PROOF: &str = "AwaitingProof";
 pub const AGENT_UNREACHABLE: &str = "AgentUnreachable";
 /// `Proven`: no container of a pod can be started, most often for want of a Secret or a key in it.
 pub const FAILED_MOUNT: &str = "FailedMount";
+/// `Proven`: another process listens on the pooler's address in a pod.
+pub const PORT_SHARED: &str = "PortShared";
 /// `Proven`: an agent says why it cannot put a change into force.
 pub const NOT_APPLIED: &str = "NotApplied";
 /// `ScalingActive`: the load is known.

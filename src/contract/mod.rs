@@ -25,8 +25,8 @@ pub use revision::{
     Settings, UpstreamRole,
 };
 pub use status::{
-    Bypass, Held, LeakKinds, LimitsReadBack, MemoryReport, OtherRole, OtherSlot, ProofMode, Reconnected,
-    SessionAliasReport, SlotStatus, StatusReport, Switching, TrustReport, UpstreamSeen, UpstreamState,
+    Bypass, ForeignListeners, Held, LeakKinds, LimitsReadBack, MemoryReport, OtherRole, OtherSlot, ProofMode,
+    Reconnected, SessionAliasReport, SlotStatus, StatusReport, Switching, TrustReport, UpstreamSeen, UpstreamState,
 };
 pub use trouble::{Between, PoolerError, ServerFull, TroubleSeen};
 pub use understanding::{SETTINGS_LEVEL, unknown_here, unknown_to};

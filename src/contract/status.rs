@@ -74,6 +74,9 @@ pub struct StatusReport {
     /// look.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bypass: Option<Bypass>,
+    /// Who listens on the pooler's address beside it; None where nobody does or nobody can see, and from an agent that does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub foreign_listeners: Option<ForeignListeners>,
 }
 
 impl StatusReport {
@@ -105,6 +108,7 @@ impl StatusReport {
             memory: None,
             trust: None,
             bypass: None,
+            foreign_listeners: None,
         }
     }
 }
@@ -147,6 +151,15 @@ pub struct Bypass {
     /// Where one of them goes: address and port. None while there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
+}
+
+/// Sockets of other processes that listen on the pooler's address too: clients may come to them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignListeners {
+    /// Address and port.
+    pub address: String,
+    /// How many there are.
+    pub sockets: u32,
 }
 
 /// Server connections that clients hold while nothing is said, by kind, for longer than the threshold.

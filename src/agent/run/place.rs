@@ -10,7 +10,7 @@ use crate::{
     agent::{
         apply::slot::Slot,
         decide::{identity::Identity, slot_name::SlotName},
-        keeper::{self, count_listening},
+        keeper::count_listening,
         options::RunOptions,
     },
     contract::{Injection, Reach},
@@ -43,11 +43,11 @@ pub(super) fn identity_before(slot: &Slot, run_dir: &Path) -> Identity {
     identity
 }
 
-/// Sockets of others that listen where clients come to, in a sentence; None where there are none, or nobody can see.
-pub(super) fn strangers(addresses: &[IpAddr], port: u16, ours: usize) -> Option<String> {
+/// Sockets of others that listen where clients come to: at which address, and how many; None where there are none, or nobody can see.
+pub(super) fn strangers(addresses: &[IpAddr], port: u16, ours: usize) -> Option<(SocketAddr, usize)> {
     addresses.iter().map(|address| SocketAddr::new(*address, port)).find_map(|address| {
         let all = count_listening(address).ok()?;
-        (all > ours).then(|| keeper::strangers(address, all - ours))
+        (all > ours).then(|| (address, all - ours))
     })
 }
 

@@ -92,6 +92,7 @@ impl Agent {
             memory: sizing.memory_report(given.wish),
             trust: access.verification.report(sidecar),
             bypass: self.figures.bypass().cloned(),
+            foreign_listeners: self.switching.foreign_listeners(),
         };
         let metrics = report.metrics();
         metrics.set_bypass(status.bypass.as_ref().map(|bypass| bypass.connections));

@@ -2,7 +2,7 @@
 
 mod dividing;
 
-use std::mem::swap;
+use std::{mem::swap, net::SocketAddr};
 
 use tokio::task::JoinHandle;
 
@@ -23,10 +23,10 @@ use crate::{
             },
             vitals::{self, Effort, Vitals},
         },
-        keeper::{KeeperState, Listening, Order, ProcessState, SlotState},
+        keeper::{self, KeeperState, Listening, Order, ProcessState, SlotState},
         report::metrics::SwitchResult,
     },
-    contract::{OtherRole, OtherSlot, PodGrant},
+    contract::{ForeignListeners, OtherRole, OtherSlot, PodGrant},
     pooler::pgbouncer::{
         console::{ConsoleError, validate},
         limits,
@@ -75,8 +75,8 @@ pub(super) struct Switching {
     /// Clients that had connected to the other slot and not logged in yet, just before `clients` was read.
     logging_in: u32,
     door: DoorSeen,
-    /// Sockets of others that listen where clients come to, in a sentence.
-    strangers: Option<String>,
+    /// Sockets of others that listen where clients come to: at which address, and how many.
+    strangers: Option<(SocketAddr, usize)>,
     /// When those are counted next.
     next_count: Millis,
 }
@@ -414,20 +414,29 @@ impl Switching {
         let ours = match sidecar.link.listening() {
             Listening::Steering => SlotName::ALL.len(),
             Listening::Shared { .. } => 1,
-            // a failure has been told
-            Listening::Closed | Listening::Failed { .. } => return,
+            Listening::Failed { .. } => 0,
+            Listening::Closed => return,
         };
-        let strangers = place::strangers(&sidecar.addresses, sidecar.injection.client.port, ours);
-        match &strangers {
-            Some(strangers) => {
+        self.strangers = place::strangers(&sidecar.addresses, sidecar.injection.client.port, ours);
+        match self.strangers {
+            // that nothing is opened beside it has been told
+            Some((address, count)) if ours > 0 => {
+                let strangers = keeper::strangers(address, count);
                 let text = format!("{strangers}; until it has gone, new clients are led to no other process");
                 if report.problems.listeners.is(text) {
                     tracing::error!("{strangers}");
                 }
             }
-            None => report.problems.listeners.is_over(),
+            Some(_) | None => report.problems.listeners.is_over(),
         }
-        self.strangers = strangers;
+    }
+
+    /// Who listens where clients come to beside the keeper, as it was counted last.
+    pub(super) fn foreign_listeners(&self) -> Option<ForeignListeners> {
+        self.strangers.map(|(address, sockets)| ForeignListeners {
+            address: address.to_string(),
+            sockets: u32::try_from(sockets).unwrap_or(u32::MAX),
+        })
     }
 
     /// Leads new clients to the other slot: it is the active one from then on. None: that failed, or somebody else listens too.

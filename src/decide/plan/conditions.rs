@@ -18,7 +18,9 @@ use crate::{
         },
         reasons,
     },
-    contract::{LeakKinds, PoolerError, ProofMode, Settings, UpstreamSeen, UpstreamState, names::METRICS_PORT},
+    contract::{
+        ForeignListeners, LeakKinds, PoolerError, ProofMode, Settings, UpstreamSeen, UpstreamState, names::METRICS_PORT,
+    },
     decide::shares::{PodPhase, Shortage},
     domain::Reason,
 };
@@ -400,7 +402,7 @@ fn proven(observed: &Observed, figures: &Figures) -> Condition {
         (Annotation::Unreadable { why, .. }, _) | (_, Annotation::Unreadable { why, .. }) => Some((pod, why.as_str())),
         _ => None,
     });
-    if let Some(condition) = agent_outdated(observed) {
+    if let Some(condition) = agent_outdated(observed).or_else(|| port_shared(observed)) {
         return condition;
     }
     if let Some((pod, why)) = complaint.or(damaged) {
@@ -458,6 +460,29 @@ fn agent_outdated(observed: &Observed) -> Option<Condition> {
             pod.name,
             names.join(", "),
             restart(namespace, &owners),
+        ),
+    ))
+}
+
+/// Another process listens where the pooler does: clients may come to it.
+fn port_shared(observed: &Observed) -> Option<Condition> {
+    let shared = troubles::reports(observed)
+        .filter_map(|(pod, report)| report.foreign_listeners.as_ref().map(|listeners| (pod, listeners)));
+    let pods = shared.clone().count();
+    let (pod, ForeignListeners { address, sockets }) = shared.max_by_key(|(_, listeners)| listeners.sockets)?;
+    let namespace = observed.pool.metadata.namespace.as_deref().unwrap_or_default();
+    let sockets = if *sockets == 1 { "a socket".to_owned() } else { format!("{sockets} sockets") };
+    Some(no(
+        PROVEN,
+        reasons::PORT_SHARED,
+        format!(
+            "in {pods} of {} pods another process listens on the pooler's address too, in {} with {sockets} on {address}: clients \
+             may come to it, past every limit, and no process of the pooler takes another's place until it has gone; `kubectl -n {namespace} \
+             delete pod {}` ends it if a container that crashed has left it behind; if the next pod has it too, the application or an \
+             image starts a pooler of its own there: stop it, or set spec.client.port",
+            observed.pods.len(),
+            pod.name,
+            pod.name,
         ),
     ))
 }

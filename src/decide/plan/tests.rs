@@ -10,10 +10,10 @@ use crate::{
         reasons,
     },
     contract::{
-        Between, Bypass, ClientSide, ClientTlsMode, EPOCHS, Held, Injection, LARGEST_SEQ, LeakKinds, LimitsReadBack,
-        MemoryReport, OtherRole, OtherSlot, PodGrant, PoolRevision, PoolerError, ProofMode, Reach, Reconnected,
-        SETTINGS_LEVEL, ServerFull, ServerTls, ServerTlsMode, SessionAlias, SessionAliasReport, SlotStatus, Stamp,
-        StatusReport, TroubleSeen, TrustReport, Upstream, UpstreamSeen, UpstreamState,
+        Between, Bypass, ClientSide, ClientTlsMode, EPOCHS, ForeignListeners, Held, Injection, LARGEST_SEQ, LeakKinds,
+        LimitsReadBack, MemoryReport, OtherRole, OtherSlot, PodGrant, PoolRevision, PoolerError, ProofMode, Reach,
+        Reconnected, SETTINGS_LEVEL, ServerFull, ServerTls, ServerTlsMode, SessionAlias, SessionAliasReport,
+        SlotStatus, Stamp, StatusReport, TroubleSeen, TrustReport, Upstream, UpstreamSeen, UpstreamState,
     },
     decide::{
         effective::{EffectivePool, PoolRefusal, effective},
@@ -386,6 +386,28 @@ fn an_application_that_is_connected_past_its_pooler_keeps_the_pool_from_being_re
     assert!(pooled.message.contains(told), "and is told all the same: {}", pooled.message);
     let events = world.plan().events;
     assert!(events.iter().all(|event| event.action != "ClientsPooled"), "{events:?}");
+}
+
+#[test]
+fn a_process_that_listens_beside_a_pooler_is_told_as_that_with_its_pod_its_address_and_what_ends_it() {
+    let mut world = World::new(SHARED);
+    for _ in 0..3 {
+        world.admit();
+    }
+    world.sizing = Some(sized(11, Reason::Demand));
+    world.settle();
+    let AgentAnswer::Report(report) = &mut world.pods[1].answer else { panic!("it was asked") };
+    let report = Arc::make_mut(report);
+    report.message = "1 socket of another process listens on 127.0.0.1:5432 too".to_owned();
+    report.foreign_listeners = Some(ForeignListeners { address: "127.0.0.1:5432".to_owned(), sockets: 1 });
+    let conditions = world.plan().report.conditions;
+    assert_eq!((conditions[0].status, conditions[0].reason), (ConditionStatus::False, reasons::PORT_SHARED));
+    let proven = conditions.iter().find(|condition| condition.type_ == "Proven").expect("the condition");
+    for words in
+        ["in 1 of 3 pods", "in shop-1 with a socket on 127.0.0.1:5432", "delete pod shop-1", "spec.client.port"]
+    {
+        assert!(proven.message.contains(words), "{words}: {}", proven.message);
+    }
 }
 
 #[test]

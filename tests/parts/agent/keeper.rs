@@ -25,7 +25,8 @@ use super::{
 
 /// What is told of a socket that is not the keeper's.
 fn tells_of_a_stranger(status: &StatusReport) -> bool {
-    status.message.contains("1 socket of another process listens on 127.0.0.1:")
+    let is_seen = status.foreign_listeners.as_ref().is_some_and(|seen| seen.sockets == 1);
+    is_seen && status.message.contains("1 socket of another process listens on 127.0.0.1:")
 }
 
 #[tokio::test]
