@@ -3,7 +3,7 @@
 mod reconnecting;
 
 use super::{
-    READING, Report, ServerAccess, Sidecar,
+    READING, Reporting, ServerAccess, Sidecar,
     access::{AWAITS_LOGINS, AWAITS_USER},
     sidecar::Given,
     slots::Slots,
@@ -140,7 +140,7 @@ impl Applying {
         slots: &mut Slots,
         start: Start<'_>,
         rendered: Result<(PoolRevision, Rendered), String>,
-        report: &mut Report,
+        report: &mut Reporting,
     ) -> bool {
         let started = match rendered {
             Err(error) => Err(error),
@@ -171,7 +171,7 @@ impl Applying {
         slots: &mut Slots,
         access: &ServerAccess,
         (revision, rendered): (PoolRevision, Rendered),
-        report: &mut Report,
+        report: &mut Reporting,
     ) {
         let now = sidecar.now();
         let when = if slots.active.is_refused() { When::Never } else { When::Quiet(now) };
@@ -207,13 +207,13 @@ impl Applying {
     }
 
     /// Nothing is to be taken over by the process that runs.
-    pub(super) fn settle_reload(&mut self, report: &mut Report) {
+    pub(super) fn settle_reload(&mut self, report: &mut Reporting) {
         report.problems.reload.is_over();
         self.reload_again.settled();
     }
 
     /// A revision could not be taken over.
-    pub(super) fn tell_reload(&mut self, sidecar: &Sidecar, report: &mut Report, revision: u64, error: &SlotError) {
+    pub(super) fn tell_reload(&mut self, sidecar: &Sidecar, report: &mut Reporting, revision: u64, error: &SlotError) {
         let (now, text) = (sidecar.now(), error.to_string());
         match error {
             SlotError::Console(_) => report.problems.reload.may_pass(now, text),
@@ -231,7 +231,7 @@ impl Applying {
     }
 
     /// The limits are as the grant wants them, read back.
-    pub(super) fn settle_limits(&mut self, given: Given<'_>, slots: &Slots, report: &mut Report) {
+    pub(super) fn settle_limits(&mut self, given: Given<'_>, slots: &Slots, report: &mut Reporting) {
         if self.granted != given.wish.granted {
             self.granted = given.wish.granted;
             let grant = given.wish.grant();
@@ -240,7 +240,7 @@ impl Applying {
         self.store_last_good(given, slots, report);
     }
 
-    fn store_last_good(&mut self, Given { sidecar, wish, .. }: Given<'_>, slots: &Slots, report: &mut Report) {
+    fn store_last_good(&mut self, Given { sidecar, wish, .. }: Given<'_>, slots: &Slots, report: &mut Reporting) {
         let (Some(granted), Some(revision)) = (self.granted, wish.revision.clone()) else { return };
         if slots.revision() != Some(revision.revision) {
             return;
@@ -271,7 +271,7 @@ impl Applying {
 }
 
 /// What a process that new clients come to is started with, beside its files. None: its program is not known.
-pub(super) fn start_of<'a>(given: Given<'a>, report: &mut Report) -> Option<Start<'a>> {
+pub(super) fn start_of<'a>(given: Given<'a>, report: &mut Reporting) -> Option<Start<'a>> {
     let program = given.sidecar.program.as_deref()?;
     let (clients, share) = (given.sidecar.injection.client.max_connections, given.wish.grant().share);
     match process::too_few_files(clients, share) {
@@ -327,7 +327,7 @@ impl Slots {
         &mut self,
         sidecar: &Sidecar,
         wanted: WantedLimits,
-        report: &mut Report,
+        report: &mut Reporting,
     ) -> Option<Progress> {
         match converge(&mut self.active, wanted, sidecar.now()).await {
             Ok(progress) => Some(progress),
@@ -343,7 +343,7 @@ impl Slots {
         &mut self,
         sidecar: &Sidecar,
         wanted: WantedLimits,
-        report: &mut Report,
+        report: &mut Reporting,
     ) -> bool {
         if self.other.is_mute() {
             return self.other.leaving().is_some_and(|bound| bound <= wanted.share);

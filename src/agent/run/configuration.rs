@@ -1,6 +1,6 @@
 //! What the pod is asked to run, as the configuration volume tells it.
 
-use super::{Report, Sidecar};
+use super::{Reporting, Sidecar};
 use crate::{
     agent::{
         apply::last_good::LastGood,
@@ -64,7 +64,7 @@ impl Configuration {
     }
 
     /// Takes over what the volume holds, if it has changed; what was wanted before.
-    pub(super) fn read(&mut self, sidecar: &Sidecar, report: &mut Report, now: Millis) -> Option<WantedBefore> {
+    pub(super) fn read(&mut self, sidecar: &Sidecar, report: &mut Reporting, now: Millis) -> Option<WantedBefore> {
         match self.inputs.changed() {
             Ok(None) => {
                 report.problems.inputs.is_over();
@@ -85,7 +85,7 @@ impl Configuration {
         }
     }
 
-    fn take(&mut self, texts: &Texts, sidecar: &Sidecar, report: &mut Report) -> WantedBefore {
+    fn take(&mut self, texts: &Texts, sidecar: &Sidecar, report: &mut Reporting) -> WantedBefore {
         let before = WantedBefore { revision: self.wish.revision.clone(), access: self.wish.access() };
         self.wish.take(texts);
         if sidecar.injection.client.tls != ClientTlsMode::Disabled {
@@ -101,7 +101,7 @@ impl Configuration {
     }
 
     /// Takes over what clients are shown.
-    fn take_identity(&mut self, texts: &Texts, report: &mut Report) {
+    fn take_identity(&mut self, texts: &Texts, report: &mut Reporting) {
         match self.identity.take(texts.client_certificate.as_deref(), texts.client_key.as_deref()) {
             Ok(()) => report.problems.identity.is_over(),
             Err(refusal) => {

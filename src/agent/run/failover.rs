@@ -11,7 +11,7 @@ use std::{
 
 use tokio::task::JoinHandle;
 
-use super::{Report, access::Rotating, place, sidecar::Given, slots::Slots};
+use super::{Reporting, access::Rotating, place, sidecar::Given, slots::Slots};
 use crate::{
     agent::{
         apply::slot::Slot,
@@ -172,7 +172,7 @@ impl Failover {
         slots: &mut Slots,
         other: Option<OtherSlot>,
         rotating: &Rotating,
-        report: &mut Report,
+        report: &mut Reporting,
         answering: bool,
     ) -> bool {
         let now = given.now;
@@ -273,7 +273,7 @@ impl Failover {
         self.own.clients += 1;
     }
 
-    fn tell(&self, given: Given<'_>, slots: &Slots, report: &mut Report) {
+    fn tell(&self, given: Given<'_>, slots: &Slots, report: &mut Reporting) {
         let wanted = given.wish.revision.as_ref().map(|revision| revision.revision);
         match (slots.revision(), wanted) {
             (Some(runs), Some(wanted)) if runs != wanted && self.is_read_only() => {

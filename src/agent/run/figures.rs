@@ -2,10 +2,10 @@
 
 use std::{
     collections::BTreeSet,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use super::{LATE, READING, Report, access::Rotating, failover::Failover, slots::Slots};
+use super::{LATE, READING, Reporting, access::Rotating, failover::Failover, slots::Slots};
 use crate::{
     agent::{
         apply::slot::{Reading, Slot},
@@ -65,8 +65,8 @@ pub(super) struct Together {
     pub(super) in_force_works: bool,
     /// Server connections open now, of each slot.
     pub(super) servers: Vec<(SlotName, Vec<Server>)>,
-    /// Whether the figures are of one moment.
-    is_of_one_moment: bool,
+    /// How long they took to come.
+    took: Duration,
     /// Whether the other slot's process was asked.
     pub(super) asked_other: bool,
 }
@@ -109,8 +109,7 @@ impl Together {
             logged_in,
             in_force_works,
             servers,
-            // what took so long to come is not
-            is_of_one_moment: asked.elapsed() < LATE,
+            took: asked.elapsed(),
             asked_other: asks_other,
         })
     }
@@ -162,7 +161,8 @@ impl Figures {
 
     /// Whether these figures are of one second, as long ago as they should be.
     pub(super) fn take_punctual(&mut self, together: &Together) -> bool {
-        !std::mem::take(&mut self.was_late) && together.is_of_one_moment
+        // figures that took so long to come are not of one moment
+        !std::mem::take(&mut self.was_late) && together.took < LATE
     }
 
     /// Takes in what is held.
@@ -205,7 +205,7 @@ impl Figures {
         &mut self,
         active: &mut Slot,
         failover: &mut Failover,
-        report: &mut Report,
+        report: &mut Reporting,
         opens: u64,
         now: Millis,
     ) {
@@ -224,7 +224,7 @@ impl Figures {
     pub(super) fn tell_load(
         &mut self,
         slots: &Slots,
-        report: &Report,
+        report: &Reporting,
         added: Added,
         pools: Pools,
         leaked: Option<u32>,

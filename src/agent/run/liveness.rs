@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{LATE, PING, Report, Sidecar};
+use super::{LATE, PING, Reporting, Sidecar};
 use crate::{
     agent::{
         apply::slot::{CONSOLE_DEADLINE, Slot},
@@ -47,7 +47,7 @@ impl Liveness {
         &mut self,
         sidecar: &Sidecar,
         active: &mut Slot,
-        report: &mut Report,
+        report: &mut Reporting,
         startable: bool,
         punctual: bool,
         now: Millis,
@@ -70,7 +70,7 @@ impl Liveness {
         &mut self,
         sidecar: &Sidecar,
         active: &mut Slot,
-        report: &mut Report,
+        report: &mut Reporting,
         now: Millis,
     ) -> (ConsoleSeen, bool) {
         if !self.machine.is_starting() && (!self.machine.is_serving() || now < self.next_ping) {
@@ -161,7 +161,7 @@ impl Liveness {
     }
 
     /// A process that was started again once or twice is counted; one that does not stay up is told of until it does.
-    pub(super) fn tell_faults(&self, report: &mut Report) {
+    pub(super) fn tell_faults(&self, report: &mut Reporting) {
         if !self.is_faulty() {
             return report.problems.process.is_over();
         }

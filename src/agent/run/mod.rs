@@ -71,11 +71,11 @@ use figures::{Figures, Together};
 use liveness::Liveness;
 use pinning::Pinning;
 use pooler_log::PoolerLog;
-use report::Report;
+use report::Reporting;
 use sidecar::{Given, Sidecar};
 use sizing::Sizing;
 use slots::Slots;
-use switching::Switching;
+use switching::Switchover;
 use thiserror::Error;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -154,12 +154,12 @@ struct Agent {
     log: PoolerLog,
     figures: Figures,
     access: ServerAccess,
-    switching: Switching,
+    switching: Switchover,
     failover: Failover,
     sizing: Sizing,
     pinning: Pinning,
     applying: Applying,
-    report: Report,
+    report: Reporting,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -235,12 +235,12 @@ impl Agent {
             liveness: Liveness::new(taken_up),
             log: PoolerLog::new(errors),
             figures: Figures::new(&injection),
-            switching: Switching::default(),
+            switching: Switchover::default(),
             failover: Failover::new(&options),
             sizing: Sizing::new(place::spread(&options.pod_uid)),
             pinning: Pinning::default(),
             applying: Applying::new(stored.clone()),
-            report: Report::new(problems, published),
+            report: Reporting::new(problems, published),
             configuration: Configuration::new(&options, &injection, stored, access.rotating.in_force(), identity),
             access,
             sidecar: Sidecar::new(options, injection, link, resolver),
@@ -262,12 +262,13 @@ impl Agent {
         }
     }
 
-    /// One round. What is observed comes first; then what becomes of the process, of the credentials and of a change to a new process
-    /// is decided and done, each on top of the one before; then revision and limits are applied; what came of it is told.
+    /// One round, in the order in which a second passes.
     async fn round(&mut self, punctual: bool) {
+        // observe
         let now = self.sidecar.now();
         self.observe(now, punctual);
 
+        // decide and do: the process that new clients come to, what it logs in with, and whether another one takes its place
         let was_serving = self.liveness.is_serving();
         self.keep_serving(now, punctual).await;
         let answers = self.liveness.is_answering();
@@ -275,7 +276,7 @@ impl Agent {
         let switched = self.switch(now, punctual).await;
         self.applying.again_if(switched || !was_serving);
 
-        // another process may be the one that new clients come to
+        // apply what is wanted, and what the load asks for: to another process, perhaps, than before
         let (serving, answers) = (self.liveness.is_serving(), self.liveness.is_answering());
         self.watch_upstream(now, answers).await;
         if answers {
@@ -289,6 +290,7 @@ impl Agent {
             self.close_pinned(now).await;
         }
 
+        // report
         if !serving {
             self.figures.forget_held();
         }
@@ -395,8 +397,7 @@ impl Agent {
             applying.again_at_once();
         }
         if answers && access.rotating.is_due_to_hand_over(now) {
-            let may_switch = applying.may_switch(given, slots);
-            access.hand_over(given, slots, may_switch, report).await;
+            access.hand_over(given, slots, applying, report).await;
         }
         access.rotating.tell(given.wish, slots, report);
         if told != access.rotating.failure(given.wish) {
@@ -566,7 +567,6 @@ impl Agent {
             Err(error) => return report.problems.reading.may_pass(now, error.to_string()),
         };
         report.problems.reading.is_over();
-        // figures that took so long to come are not of one moment
         let punctual = figures.take_punctual(&together);
         let Together { pools, added, opens, logged_in, in_force_works, servers, asked_other, .. } = together;
         let added = failover.leave_out(added, pools.active);

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use tokio::task::JoinHandle;
 
-use super::{READING, Report, access::Rotating, failover::Failover, sidecar::Given, slots::Slots};
+use super::{READING, Reporting, access::Rotating, failover::Failover, sidecar::Given, slots::Slots};
 use crate::{
     agent::{
         apply::slot::Slot,
@@ -84,7 +84,7 @@ impl Pinning {
         &mut self,
         given: Given<'_>,
         slots: &Slots,
-        report: &Report,
+        report: &Reporting,
         now: Millis,
         servers: &[(SlotName, Vec<Server>)],
     ) {
@@ -151,7 +151,7 @@ impl Pinning {
         failover: &mut Failover,
         rotating: &Rotating,
         grant: PodGrant,
-        report: &Report,
+        report: &Reporting,
     ) {
         self.take_sessions().await;
         self.ask_about_sessions(given, slots, failover);
@@ -201,7 +201,7 @@ impl Pinning {
     }
 
     /// Cuts the clients of pinned connections, if these are what they were.
-    async fn free(&mut self, given: Given<'_>, slots: &mut Slots, pinned: &[Look], report: &Report) {
+    async fn free(&mut self, given: Given<'_>, slots: &mut Slots, pinned: &[Look], report: &Reporting) {
         let upstream = &given.sidecar.injection.upstream;
         let mut freed = 0;
         for slot in slots.to_ask_mut() {
@@ -223,7 +223,7 @@ impl Pinning {
         failover: &Failover,
         rotating: &Rotating,
         grant: PodGrant,
-        report: &Report,
+        report: &Reporting,
     ) -> bool {
         let now = given.now;
         let may_close = |slots: &Slots, slot: SlotName| {
@@ -257,7 +257,7 @@ impl Pinning {
         comes_back
     }
 
-    fn count_freed(&mut self, freed: u64, report: &Report) {
+    fn count_freed(&mut self, freed: u64, report: &Reporting) {
         self.freed += freed;
         report.metrics().count_freed(freed);
     }

@@ -2,7 +2,7 @@
 
 use tokio::sync::mpsc;
 
-use super::{Report, ServerAccess, Sidecar, sizing::Sizing, slots::Slots};
+use super::{Reporting, ServerAccess, Sidecar, sizing::Sizing, slots::Slots};
 use crate::{
     agent::{
         apply::trial::TrialError,
@@ -41,7 +41,7 @@ impl PoolerLog {
         slots: &mut Slots,
         access: &mut ServerAccess,
         sizing: &mut Sizing,
-        report: &Report,
+        report: &Reporting,
     ) {
         while let Ok(Heard { from, logged }) = self.errors.try_recv() {
             let error = match self.troubles.meaning(&logged) {
@@ -122,7 +122,7 @@ impl PoolerLog {
     }
 
     /// Says so when the database is not reached, unless its certificate or a refused login explains it.
-    pub(super) fn tell_reach(&mut self, upstream: &Upstream, report: &mut Report, now: Millis, logged_in: bool) {
+    pub(super) fn tell_reach(&mut self, upstream: &Upstream, report: &mut Reporting, now: Millis, logged_in: bool) {
         if logged_in {
             self.reach.succeeded();
         }

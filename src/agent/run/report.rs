@@ -13,13 +13,13 @@ use crate::{
 };
 
 /// What is told.
-pub(super) struct Report {
+pub(super) struct Reporting {
     /// What stands in the way.
     pub(super) problems: Problems,
     published: Arc<Published>,
 }
 
-impl Report {
+impl Reporting {
     /// Tells it there.
     pub(super) fn new(problems: Problems, published: Arc<Published>) -> Self {
         Self { problems, published }

@@ -2,7 +2,7 @@
 
 mod memory;
 
-use super::{PoolerLog, Report, ServerAccess, failover::Failover, sidecar::Given, slots::Slots};
+use super::{PoolerLog, Reporting, ServerAccess, failover::Failover, sidecar::Given, slots::Slots};
 use crate::{
     agent::decide::{
         reaction::{Decided, PoolerReading, Reaction},
@@ -124,7 +124,7 @@ impl Sizing {
         &mut self,
         wish: &Wish,
         slots: &Slots,
-        report: &Report,
+        report: &Reporting,
         reading: &PoolerReading,
         punctual: bool,
     ) {
@@ -159,7 +159,7 @@ impl Sizing {
     }
 
     /// What a reading shows of the database's refusals.
-    pub(super) fn see_refusals(&mut self, now_seconds: f64, log: &PoolerLog, report: &Report, pools: Pools) {
+    pub(super) fn see_refusals(&mut self, now_seconds: f64, log: &PoolerLog, report: &Reporting, pools: Pools) {
         let open = pools.held().saturating_sub(pools.login).saturating_sub(pools.being_canceled);
         let before = self.refused.ceiling();
         self.refused.observe(now_seconds, open);
@@ -189,7 +189,7 @@ impl Sizing {
         given: Given<'_>,
         slots: &mut Slots,
         access: &ServerAccess,
-        report: &Report,
+        report: &Reporting,
         pools: Pools,
     ) {
         let alias = slots.alias_report().map_or(0, |alias| alias.clients);

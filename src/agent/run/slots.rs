@@ -7,7 +7,7 @@ use std::path::Path;
 
 use tokio::sync::mpsc;
 
-use super::{Report, switching};
+use super::{Reporting, switching};
 use crate::{
     agent::{
         apply::slot::Slot,
@@ -122,7 +122,7 @@ impl Slots {
     }
 
     /// Reads the figures of every process that counts.
-    pub(super) async fn look_at_pools(&mut self, report: &mut Report, now: Millis) {
+    pub(super) async fn look_at_pools(&mut self, report: &mut Reporting, now: Millis) {
         let read = async {
             for slot in self.to_ask_mut() {
                 slot.read_pools(now).await?;

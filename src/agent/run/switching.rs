@@ -6,7 +6,7 @@ use std::{mem::swap, net::SocketAddr};
 
 use tokio::task::JoinHandle;
 
-use super::{PING, Report, ServerAccess, Sidecar, failover::Failover, place, sidecar::Given, slots::Slots};
+use super::{PING, Reporting, ServerAccess, Sidecar, failover::Failover, place, sidecar::Given, slots::Slots};
 use crate::{
     agent::{
         apply::{
@@ -51,7 +51,7 @@ const LEAST: limits::WantedLimits = limits::WantedLimits { limit: 1, warm: 0, sh
 
 /// What the loop keeps in mind of a switch.
 #[derive(Default)]
-pub(super) struct Switching {
+pub(super) struct Switchover {
     /// Counts the configurations that were wanted.
     version: u64,
     /// Where the wanted configuration can run; None until it was looked at.
@@ -92,7 +92,7 @@ enum DoorSeen {
     StillOpen(Millis),
 }
 
-impl Switching {
+impl Switchover {
     /// Another configuration is wanted.
     pub(super) fn another_is_wanted(&mut self) {
         self.version += 1;
@@ -144,7 +144,7 @@ impl Switching {
     }
 
     /// Whether the wanted configuration was given up just now.
-    pub(super) fn tell_given_up(&self, given: Given<'_>, slots: &Slots, before: Option<GivenUp>, report: &Report) {
+    pub(super) fn tell_given_up(&self, given: Given<'_>, slots: &Slots, before: Option<GivenUp>, report: &Reporting) {
         let Some(given_up) = slots.switch.given_up().filter(|given_up| Some(*given_up) != before) else { return };
         report.metrics().count_switch(SwitchResult::GivenUp);
         let why = self.why.as_deref().unwrap_or_default();
@@ -403,14 +403,14 @@ impl Switching {
     }
 
     /// Counts who listens where clients come to, besides the keeper, now and then.
-    pub(super) fn watch_for_strangers(&mut self, sidecar: &Sidecar, report: &mut Report, now: Millis) {
+    pub(super) fn watch_for_strangers(&mut self, sidecar: &Sidecar, report: &mut Reporting, now: Millis) {
         if now >= self.next_count {
             self.next_count = now + STRANGERS_LOOK;
             self.look_for_strangers(sidecar, report);
         }
     }
 
-    fn look_for_strangers(&mut self, sidecar: &Sidecar, report: &mut Report) {
+    fn look_for_strangers(&mut self, sidecar: &Sidecar, report: &mut Reporting) {
         let ours = match sidecar.link.listening() {
             Listening::Steering => SlotName::ALL.len(),
             Listening::Shared { .. } => 1,
@@ -445,7 +445,7 @@ impl Switching {
         given: Given<'_>,
         slots: &mut Slots,
         grant: PodGrant,
-        report: &mut Report,
+        report: &mut Reporting,
     ) -> Option<Millis> {
         let sidecar = given.sidecar;
         let slot = slots.other.name();
@@ -537,7 +537,7 @@ impl Switching {
     }
 
     /// Says what keeps the wanted revision from being in force.
-    pub(super) fn tell(&self, given: Given<'_>, slots: &Slots, report: &mut Report) {
+    pub(super) fn tell(&self, given: Given<'_>, slots: &Slots, report: &mut Reporting) {
         let Some(Placement::New { version }) = self.place else {
             return report.problems.switch.is_over();
         };

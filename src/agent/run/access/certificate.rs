@@ -10,7 +10,7 @@ use crate::{
         apply::slot::Slot,
         decide::{anchor::Anchor, machine::Millis, wish::Access},
         observe::handshake::{HandshakeError, examine},
-        run::{Report, Sidecar, place},
+        run::{Reporting, Sidecar, place},
     },
     contract::ServerTlsMode,
 };
@@ -65,7 +65,7 @@ impl ServerAccess {
         &mut self,
         sidecar: &Sidecar,
         active: &Slot,
-        report: &mut Report,
+        report: &mut Reporting,
         now: Millis,
     ) -> bool {
         self.verification.look(sidecar, self.rotating.in_force(), active, report, now)
@@ -78,7 +78,7 @@ impl Verification {
         sidecar: &Sidecar,
         access: Option<&Access>,
         active: &Slot,
-        report: &mut Report,
+        report: &mut Reporting,
         now: Millis,
     ) -> bool {
         if !self.certificate.proven {

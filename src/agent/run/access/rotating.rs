@@ -31,7 +31,7 @@ use crate::{
             wish::{Access, Wish},
         },
         options::RunOptions,
-        run::{Report, Sidecar, place, sidecar::Given, slots::Slots},
+        run::{Reporting, Sidecar, applying::Applying, place, sidecar::Given, slots::Slots},
     },
     contract::{Injection, PoolerError, ServerTls},
     fingerprint::fingerprint,
@@ -185,7 +185,7 @@ impl Rotating {
     }
 
     /// The newest refusals of the three documents, credentials that do not work among them.
-    pub(in crate::agent::run) fn tell_refusals(&self, wish: &Wish, report: &Report) {
+    pub(in crate::agent::run) fn tell_refusals(&self, wish: &Wish, report: &Reporting) {
         let documents = ["revision", "grant", "credentials"];
         let refused = documents.into_iter().zip(&wish.refusals);
         let refused = refused.filter_map(|(document, refusal)| Some((document, refusal.as_ref()?.reason())));
@@ -401,7 +401,7 @@ impl Rotating {
     }
 
     /// Says how far it is.
-    pub(in crate::agent::run) fn tell(&self, wish: &Wish, slots: &Slots, report: &mut Report) {
+    pub(in crate::agent::run) fn tell(&self, wish: &Wish, slots: &Slots, report: &mut Reporting) {
         if self.is_refused() {
             report.problems.logins.is(
                 "the database refused the last login with the credentials in force: server connections that are open are kept, \
@@ -452,14 +452,14 @@ impl ServerAccess {
         is_other.then(|| self.verification.bundle_may_differ(sidecar, self.rotating.in_force(), now))
     }
 
-    /// Has every slot that runs work with what is in force, and reads it back. `may_switch`: a new process can take over what these
-    /// cannot.
+    /// Has every slot that runs work with what is in force, and reads it back. What they cannot take over waits for a new process,
+    /// where `applying` has one.
     pub(in crate::agent::run) async fn hand_over(
         &mut self,
         given: Given<'_>,
         slots: &mut Slots,
-        may_switch: bool,
-        report: &mut Report,
+        applying: &Applying,
+        report: &mut Reporting,
     ) {
         let sidecar = given.sidecar;
         let now = sidecar.now();
@@ -496,7 +496,7 @@ impl ServerAccess {
             }
         }
         if self.rotating.keeps_user(&slots.active) {
-            return tell_kept_user(sidecar, may_switch, problem);
+            return tell_kept_user(sidecar, applying.may_switch(given, slots), problem);
         }
         let rotating = &mut self.rotating;
         rotating.to_hand_over = false;

@@ -9,7 +9,7 @@ use crate::{
         apply::slot::{Slot, SlotError},
         decide::machine::Millis,
         run::{
-            Report, ServerAccess,
+            Reporting, ServerAccess,
             access::{AWAITS_LOGINS, AWAITS_USER},
             slots::Slots,
         },
@@ -27,7 +27,7 @@ impl Applying {
         &mut self,
         slots: &mut Slots,
         access: &ServerAccess,
-        report: &mut Report,
+        report: &mut Reporting,
         revision: &PoolRevision,
         now: Millis,
     ) -> Result<bool, SlotError> {

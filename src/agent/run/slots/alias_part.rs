@@ -8,14 +8,18 @@ use crate::{
             machine::Millis,
             switch::alias::{AliasLoad, divide, may_open},
         },
-        run::{Report, sidecar::Given},
+        run::{Reporting, sidecar::Given},
     },
     contract::SessionAliasReport,
 };
 
 impl Slots {
     /// Closes each alias that is not to be open, and answers what is not left for the pool itself. None: not known now.
-    pub(in crate::agent::run) async fn divide_alias(&mut self, given: Given<'_>, report: &mut Report) -> Option<u32> {
+    pub(in crate::agent::run) async fn divide_alias(
+        &mut self,
+        given: Given<'_>,
+        report: &mut Reporting,
+    ) -> Option<u32> {
         let now = given.sidecar.now();
         let counts = self.can_ask_other();
         // whether a process that was left answers is looked at elsewhere
@@ -40,7 +44,7 @@ impl Slots {
     }
 
     /// Opens each alias that is to be open, once the pool itself has given up what it needs. False: not all of them.
-    pub(in crate::agent::run) async fn open_alias(&mut self, given: Given<'_>, report: &mut Report) -> bool {
+    pub(in crate::agent::run) async fn open_alias(&mut self, given: Given<'_>, report: &mut Reporting) -> bool {
         let share = given.wish.grant().share;
         let counts = self.other_counts();
         let mut as_wanted = true;
@@ -96,7 +100,7 @@ impl Slots {
         })
     }
 
-    fn tell_alias(&self, given: Given<'_>, report: &mut Report, now: Millis) {
+    fn tell_alias(&self, given: Given<'_>, report: &mut Reporting, now: Millis) {
         let share = given.wish.grant().share;
         let [active, other] = self.alias_loads();
         let Some(alias) = self.active.alias.as_ref().filter(|_| !divide(share, [active, other]).open[0]) else {

@@ -2,7 +2,7 @@
 
 use super::Slots;
 use crate::{
-    agent::{apply::slot::Slot, decide::machine::Millis, run::Report},
+    agent::{apply::slot::Slot, decide::machine::Millis, run::Reporting},
     contract::PoolMode,
     pooler::pgbouncer::changes::Remembered,
 };
@@ -27,7 +27,7 @@ impl Slots {
     }
 
     /// Closes the next few.
-    pub(in crate::agent::run) async fn recall(&mut self, report: &Report, now: Millis) {
+    pub(in crate::agent::run) async fn recall(&mut self, report: &Reporting, now: Millis) {
         let mut closed = 0;
         for slot in self.to_ask_mut() {
             match slot.recall(now).await {

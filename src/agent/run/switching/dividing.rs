@@ -1,6 +1,6 @@
 //! One share over two processes: the shell around [`crate::agent::decide::switch::division`].
 
-use super::Switching;
+use super::Switchover;
 use crate::{
     agent::{
         apply::slot::Slot,
@@ -21,7 +21,7 @@ const SHIFTING: Millis = 5000;
 /// Where two slots have one connection between them, how long each has it while both want it.
 const TURN: Millis = 1000;
 
-impl Switching {
+impl Switchover {
     /// Whether limits are on their way, so that they are looked at more often than once a second.
     pub(in crate::agent::run) fn is_moving(&self, sidecar: &Sidecar, slots: &Slots, rotating: &Rotating) -> bool {
         let waits = |slot: &Slot| slot.pools.is_some_and(|(_, pools)| pools.clients_waiting > 0);
