@@ -22,7 +22,7 @@ const QUIET_LOOKS: u32 = 5;
 /// Waits until the last client has left, at most so long.
 pub fn drain(port: u16, longest: Duration) {
     let begin = Instant::now();
-    let mut quiet = Quiet::default();
+    let mut quiet = Calm::default();
     while begin.elapsed() < longest {
         sleep(LOOK.min(longest.saturating_sub(begin.elapsed())));
         // whoever does not answer may have clients
@@ -35,12 +35,12 @@ pub fn drain(port: u16, longest: Duration) {
 
 /// How long nobody has been there.
 #[derive(Debug, Default)]
-struct Quiet {
+struct Calm {
     looks: u32,
     logins: Option<f64>,
 }
 
-impl Quiet {
+impl Calm {
     /// Takes in a page of metrics. True once nobody has been there for long enough.
     fn see(&mut self, page: Option<&str>) -> bool {
         let clients = page.and_then(|page| sum(page, CLIENT_CONNECTIONS));
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn the_wait_is_over_when_nobody_is_there_and_nobody_has_come_for_some_looks() {
-        let mut quiet = Quiet::default();
+        let mut quiet = Calm::default();
         let looks: Vec<bool> = [(1, 7), (0, 7), (0, 7), (0, 8), (0, 8), (0, 8), (0, 8), (0, 8), (0, 8)]
             .map(|(active, logins)| quiet.see(Some(&page(active, logins))))
             .into();
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn an_agent_that_does_not_answer_or_says_nothing_may_have_clients() {
-        let mut quiet = Quiet::default();
+        let mut quiet = Calm::default();
         for _ in 0..20 {
             assert!(!quiet.see(None) && !quiet.see(Some("HTTP/1.0 200 OK\r\n\r\n# EOF\n")));
         }

@@ -70,7 +70,7 @@ impl Connection {
 
 /// What one reading came to.
 #[derive(Clone, Debug, Default)]
-struct Look {
+struct BusyLook {
     at: i64,
     /// Counters of the process.
     assignments: u64,
@@ -83,7 +83,7 @@ struct Look {
     connections: BTreeMap<u64, Connection>,
 }
 
-impl Look {
+impl BusyLook {
     fn pairs(&mut self) -> impl Iterator<Item = &mut Pair> {
         self.connections.values_mut().filter_map(|connection| connection.pair.as_mut())
     }
@@ -104,7 +104,7 @@ struct Changes {
 /// The work of one process of the pooler, and of the next in its place.
 #[derive(Clone, Debug, Default)]
 pub struct Busy {
-    last: Option<Look>,
+    last: Option<BusyLook>,
     /// Worked and not counted yet. Negative where waits were estimated too long.
     owed: i64,
     /// Work of transactions that came late, and of how many.
@@ -116,7 +116,7 @@ impl Busy {
     /// A new process begins. What is still to count of the one before counts.
     pub fn restarted(&mut self, at_microseconds: u64) {
         self.owed = self.owed.max(0);
-        self.last = Some(Look { at: signed(at_microseconds), ..Look::default() });
+        self.last = Some(BusyLook { at: signed(at_microseconds), ..BusyLook::default() });
     }
 
     /// Microseconds that server connections worked since the last reading; none for the first of a process that we did not
@@ -208,18 +208,18 @@ impl Busy {
 
 /// Who is linked to what, beside who was.
 fn compare(
-    last: &mut Look,
+    last: &mut BusyLook,
     seen: &Snapshot,
     at: i64,
     since: i64,
     queued: bool,
     leaked: &BTreeSet<u64>,
-) -> (Look, Changes) {
+) -> (BusyLook, Changes) {
     let begun = seen.stats.assignments.saturating_sub(last.assignments);
     let waited = seen.stats.wait_microseconds.saturating_sub(last.wait);
     let waited = if last.at > 0 || since > 0 { signed(waited.checked_div(begun).unwrap_or(0)) } else { 0 };
     let mut look =
-        Look { at, assignments: seen.stats.assignments, wait: seen.stats.wait_microseconds, ..Look::default() };
+        BusyLook { at, assignments: seen.stats.assignments, wait: seen.stats.wait_microseconds, ..BusyLook::default() };
     let mut changes = Changes::default();
     let follows = !seen.holds_sessions && since > 0 && since <= LONGEST_PAUSE;
     for server in seen.servers.iter().filter(|server| server.logged_in) {

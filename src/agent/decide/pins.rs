@@ -56,7 +56,7 @@ pub enum LastByte {
 
 /// One look at a server connection that a client holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Look {
+pub struct LinkSeen {
     /// The slot whose process it is of.
     pub slot: SlotName,
     /// Whether its client has it for a session: by right, whatever it does with it.
@@ -73,7 +73,7 @@ pub struct Look {
     pub bytes: (u64, u64),
 }
 
-impl Look {
+impl LinkSeen {
     /// Whether nothing was said since, by what the kernel shows now. A byte that the database has not acknowledged yet shows in the age alone.
     pub fn stands(&self, now: Traffic) -> bool {
         now.bytes == self.bytes && now.silent() >= self.silent
@@ -161,7 +161,7 @@ pub fn is_full(pools: &Pools, limits: &LimitsReadBack) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PinAction {
     /// Cut the clients of these, as far as each look stands.
-    Free(Vec<Look>),
+    Free(Vec<LinkSeen>),
     /// Have the process of this slot close what a client holds outside of a transaction.
     CloseIdle(SlotName),
 }
@@ -172,7 +172,7 @@ pub struct Pins {
     /// What the database said, as long as no byte moves.
     told: BTreeMap<Local, ((u64, u64), SessionState)>,
     /// The last looks.
-    looks: Vec<Look>,
+    looks: Vec<LinkSeen>,
     /// When each process was asked about last.
     asked: BTreeMap<SlotName, Millis>,
     /// Since when clients of each process wait, and it is full.
@@ -183,7 +183,7 @@ pub struct Pins {
 
 impl Pins {
     /// Takes in one look at all that clients hold, in every process.
-    pub fn look(&mut self, looks: Vec<Look>) {
+    pub fn look(&mut self, looks: Vec<LinkSeen>) {
         self.told.retain(|local, (bytes, _)| looks.iter().any(|look| look.local == *local && look.bytes == *bytes));
         self.looks = looks;
     }
@@ -199,7 +199,7 @@ impl Pins {
             return Vec::new();
         }
         let suspicious =
-            |look: &&Look| look.silent >= SUSPICIOUS.min(threshold) && !self.told.contains_key(&look.local);
+            |look: &&LinkSeen| look.silent >= SUSPICIOUS.min(threshold) && !self.told.contains_key(&look.local);
         let unknown = self.of(slot).filter(suspicious).filter(|look| self.is_named(look));
         let unknown: Vec<u32> = unknown.map(|look| look.process).take(MOST_ASKED).collect();
         if !unknown.is_empty() {
@@ -208,13 +208,13 @@ impl Pins {
         unknown
     }
 
-    fn of(&self, slot: SlotName) -> impl Iterator<Item = &Look> {
+    fn of(&self, slot: SlotName) -> impl Iterator<Item = &LinkSeen> {
         self.looks.iter().filter(move |look| look.slot == slot)
     }
 
     /// Whether its process is that of no other connection.
-    fn is_named(&self, look: &Look) -> bool {
-        let has_it = |other: &&Look| other.process == look.process;
+    fn is_named(&self, look: &LinkSeen) -> bool {
+        let has_it = |other: &&LinkSeen| other.process == look.process;
         look.process != 0 && self.looks.iter().filter(has_it).count() == 1
     }
 
@@ -249,7 +249,7 @@ impl Pins {
 
     /// Those that count as such.
     pub fn leaking(&self, threshold: u32) -> BTreeSet<Local> {
-        let counts = |look: &&Look| match self.told.get(&look.local) {
+        let counts = |look: &&LinkSeen| match self.told.get(&look.local) {
             Some((_, SessionState::InTransaction)) => true,
             Some((_, SessionState::Idle)) => !look.of_session,
             Some((_, SessionState::Other)) | None => !look.of_session && look.last == LastByte::Received,
@@ -258,12 +258,12 @@ impl Pins {
     }
 
     /// The pinned one that has been silent for longest.
-    pub fn longest_pinned(&self, threshold: u32) -> Option<Look> {
-        let pinned = |look: &&Look| look.silent >= threshold && self.is_pinned(look);
+    pub fn longest_pinned(&self, threshold: u32) -> Option<LinkSeen> {
+        let pinned = |look: &&LinkSeen| look.silent >= threshold && self.is_pinned(look);
         self.looks.iter().filter(pinned).max_by_key(|look| look.silent).copied()
     }
 
-    fn is_pinned(&self, look: &Look) -> bool {
+    fn is_pinned(&self, look: &LinkSeen) -> bool {
         !look.of_session && self.told.get(&look.local).is_some_and(|(_, state)| *state == SessionState::Idle)
     }
 
@@ -279,10 +279,10 @@ impl Pins {
             !need.shares || now.saturating_sub(since) >= SPARED
         };
         let stuck: Vec<&Need> = stuck().filter(for_long).collect();
-        let mut freed: Vec<Look> = Vec::new();
+        let mut freed: Vec<LinkSeen> = Vec::new();
         for need in &stuck {
-            let may = |look: &&Look| need.may_free[look.slot.index()] && look.silent >= need.patience;
-            let mut pinned: Vec<Look> =
+            let may = |look: &&LinkSeen| need.may_free[look.slot.index()] && look.silent >= need.patience;
+            let mut pinned: Vec<LinkSeen> =
                 self.looks.iter().filter(may).filter(|look| self.is_pinned(look)).copied().collect();
             pinned.retain(|look| !freed.contains(look));
             pinned.sort_by_key(|look| (look.slot != need.slot, std::cmp::Reverse(look.silent)));
@@ -300,8 +300,9 @@ impl Pins {
     /// Whether nothing moves in a process, and what stands there may be pinned.
     fn is_to_close(&self, now: Millis, need: &Need, slot: SlotName) -> bool {
         // what the database said to be in a transaction is not closed by that
-        let unknown =
-            |look: &Look| !look.of_session && look.last == LastByte::Received && !self.told.contains_key(&look.local);
+        let unknown = |look: &LinkSeen| {
+            !look.of_session && look.last == LastByte::Received && !self.told.contains_key(&look.local)
+        };
         let again = self.closed.get(&slot).is_none_or(|closed| now.saturating_sub(*closed) >= CLOSE_AGAIN);
         let stands = self.of(slot).all(|look| look.silent >= need.patience) && self.of(slot).any(unknown);
         stands && again && need.may_close[slot.index()]
@@ -333,15 +334,15 @@ mod tests {
     }
 
     /// One whose port has the number of its process.
-    fn look(process: u32, silent: u32, last: LastByte) -> Look {
-        Look { slot: SlotName::A, of_session: false, local: local(process), process, silent, last, bytes: (7, 7) }
+    fn look(process: u32, silent: u32, last: LastByte) -> LinkSeen {
+        LinkSeen { slot: SlotName::A, of_session: false, local: local(process), process, silent, last, bytes: (7, 7) }
     }
 
     fn session(process: u32, state: SessionState, since: u64) -> Session {
         Session { process, state, since }
     }
 
-    fn looked(looks: &[Look]) -> Pins {
+    fn looked(looks: &[LinkSeen]) -> Pins {
         let mut pins = Pins::default();
         pins.look(looks.to_vec());
         pins
@@ -405,13 +406,14 @@ mod tests {
         pins.answered(SlotName::A, &[session(1, SessionState::Idle, 60_000)]);
         pins.look(vec![look(1, 64_000, LastByte::Received)]);
         assert_eq!(pins.step(0, &[FULL]), Some(PinAction::Free(vec![look(1, 64_000, LastByte::Received)])));
-        pins.look(vec![Look { bytes: (9, 7), ..look(1, 20, LastByte::Received) }]);
+        pins.look(vec![LinkSeen { bytes: (9, 7), ..look(1, 20, LastByte::Received) }]);
         assert_eq!(pins.step(0, &[FULL]), None);
     }
 
     #[test]
     fn a_process_that_several_connections_name_or_none_says_nothing_of_any_of_them() {
-        let named = |port, process, silent| Look { local: local(port), ..look(process, silent, LastByte::Received) };
+        let named =
+            |port, process, silent| LinkSeen { local: local(port), ..look(process, silent, LastByte::Received) };
         let mut pins = looked(&[named(1, 0, 400_000), named(2, 0, 100), named(3, 7, 400_000), named(4, 7, 90_000)]);
         assert_eq!(pins.leaking(THRESHOLD), BTreeSet::from([1, 3].map(local)), "each is silent by itself");
         assert_eq!(pins.to_ask(0, THRESHOLD, SlotName::A), Vec::<u32>::new());
@@ -457,7 +459,7 @@ mod tests {
     fn a_session_that_is_idle_has_its_connection_by_right_and_only_its_open_transaction_is_a_leak() {
         let mut pins = Pins::default();
         pins.look(
-            [1, 2].map(|process| Look { of_session: true, ..look(process, 400_000, LastByte::Received) }).to_vec(),
+            [1, 2].map(|process| LinkSeen { of_session: true, ..look(process, 400_000, LastByte::Received) }).to_vec(),
         );
         assert_eq!((pins.leaks(THRESHOLD), pins.leaking(THRESHOLD)), (None, BTreeSet::new()), "nobody has said");
         pins.answered(
@@ -503,7 +505,7 @@ mod tests {
 
     #[test]
     fn clients_are_freed_for_in_their_own_process_first_and_then_in_the_other_one_that_shares_with_it() {
-        let in_b = |process, silent| Look { slot: SlotName::B, ..look(process, silent, LastByte::Received) };
+        let in_b = |process, silent| LinkSeen { slot: SlotName::B, ..look(process, silent, LastByte::Received) };
         let in_a = look(1, 20_000, LastByte::Received);
         let mut pins = looked(&[in_b(2, 90_000), in_a, in_b(3, 60_000)]);
         let idle = [1, 2, 3].map(|process| session(process, SessionState::Idle, 90_000));
@@ -545,15 +547,17 @@ mod tests {
 
     #[test]
     fn a_process_in_which_everything_stands_is_closed_by_itself_whatever_the_other_one_does() {
-        let mut pins =
-            looked(&[look(1, 60_000, LastByte::Received), Look { slot: SlotName::B, ..look(2, 100, LastByte::Sent) }]);
+        let mut pins = looked(&[
+            look(1, 60_000, LastByte::Received),
+            LinkSeen { slot: SlotName::B, ..look(2, 100, LastByte::Sent) },
+        ]);
         let of_b = Need { slot: SlotName::B, ..FULL };
         assert_eq!(pins.step(0, &[Need { may_close: [false, true], ..FULL }]), None);
         assert_eq!(pins.step(0, &[of_b]), Some(PinAction::CloseIdle(SlotName::A)), "they live within one share");
         assert_eq!(pins.step(1, &[FULL, of_b]), None);
-        pins.look(vec![Look { slot: SlotName::B, ..look(2, 60_000, LastByte::Received) }]);
+        pins.look(vec![LinkSeen { slot: SlotName::B, ..look(2, 60_000, LastByte::Received) }]);
         assert_eq!(pins.step(2, &[of_b]), Some(PinAction::CloseIdle(SlotName::B)));
-        pins.look(vec![Look { of_session: true, ..look(3, 60_000, LastByte::Received) }]);
+        pins.look(vec![LinkSeen { of_session: true, ..look(3, 60_000, LastByte::Received) }]);
         assert_eq!(pins.step(CLOSE_AGAIN, &[FULL]), None, "a session has it by right");
     }
 
@@ -575,7 +579,7 @@ mod tests {
         ) {
             let last = |which| [LastByte::Received, LastByte::Sent, LastByte::Ambiguous][usize::from(which)];
             let state = |which| [SessionState::Idle, SessionState::InTransaction, SessionState::Other][usize::from(which)];
-            let looks: Vec<Look> = (0_u32..).zip(looks).map(|(port, (process, silent, which))| Look { local: local(port), ..look(process, silent, last(which)) }).collect();
+            let looks: Vec<LinkSeen> = (0_u32..).zip(looks).map(|(port, (process, silent, which))| LinkSeen { local: local(port), ..look(process, silent, last(which)) }).collect();
             let sessions: Vec<Session> =
                 sessions.into_iter().map(|(process, which, since)| session(process, state(which), since)).collect();
             let mut pins = looked(&looks);

@@ -64,7 +64,7 @@ impl Endpoints {
 
 /// What one look found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Look {
+struct BypassLook {
     /// Where our own connections go.
     own: BTreeSet<IpAddr>,
     /// Where others go, at the port of the database.
@@ -74,7 +74,7 @@ struct Look {
 /// Looks every few seconds, beside everything else.
 pub struct BypassWatch {
     place: Endpoints,
-    looking: Option<JoinHandle<io::Result<Look>>>,
+    looking: Option<JoinHandle<io::Result<BypassLook>>>,
     resolving: Option<JoinHandle<Vec<IpAddr>>>,
     next: Millis,
     next_resolve: Millis,
@@ -134,7 +134,7 @@ impl BypassWatch {
         (self.is_visible, self.told) = (false, None);
     }
 
-    fn take(&mut self, now: Millis, look: Look) {
+    fn take(&mut self, now: Millis, look: BypassLook) {
         self.is_visible = true;
         self.remember(now, look.own);
         self.addresses.retain(|_, until| *until > now);
@@ -181,7 +181,7 @@ impl BypassWatch {
 
 /// Reads the kernel's table, and the open files of our processes; and both again where something is left, because a connection may
 /// have come or gone between the two.
-fn look(place: &Endpoints, processes: &[i32]) -> io::Result<Look> {
+fn look(place: &Endpoints, processes: &[i32]) -> io::Result<BypassLook> {
     let first = connections(place)?;
     let mut ours = open_sockets(processes)?;
     let mut others: Vec<Connection> = first.iter().filter(|it| !ours.contains(&it.inode)).copied().collect();
@@ -191,7 +191,7 @@ fn look(place: &Endpoints, processes: &[i32]) -> io::Result<Look> {
         others.retain(|it| still.contains(it) && !ours.contains(&it.inode) && !MESH_USERS.contains(&it.user));
     }
     let own = first.iter().filter(|it| ours.contains(&it.inode)).map(|it| it.remote.ip()).collect();
-    Ok(Look { own, others: others.into_iter().map(|it| it.remote.ip()).collect() })
+    Ok(BypassLook { own, others: others.into_iter().map(|it| it.remote.ip()).collect() })
 }
 
 /// The established connections to the port of the database.
@@ -316,8 +316,10 @@ mod tests {
     async fn connections_to_where_ours_go_are_told_with_the_most_of_the_last_minutes_and_then_no_more() {
         let database: IpAddr = "10.0.0.7".parse().expect("an address");
         let elsewhere: IpAddr = "10.0.0.8".parse().expect("an address");
-        let look =
-            |own: &[IpAddr], others: &[IpAddr]| Look { own: own.iter().copied().collect(), others: others.to_vec() };
+        let look = |own: &[IpAddr], others: &[IpAddr]| BypassLook {
+            own: own.iter().copied().collect(),
+            others: others.to_vec(),
+        };
         let mut watch = BypassWatch::new(place("pg.invalid"));
         assert_eq!(watch.told(), None, "nobody has looked yet");
         watch.take(0, look(&[], &[database]));
@@ -346,9 +348,9 @@ mod tests {
         let this = rustix::process::getpid().as_raw_nonzero().get();
         let loopback = IpAddr::from([127, 0, 0, 1]);
         let own = look(&place, &[this]).expect("a look");
-        assert_eq!(own, Look { own: BTreeSet::from([loopback]), others: Vec::new() });
+        assert_eq!(own, BypassLook { own: BTreeSet::from([loopback]), others: Vec::new() });
         let other = look(&place, &[]).expect("a look");
-        assert_eq!(other, Look { own: BTreeSet::new(), others: vec![loopback] });
+        assert_eq!(other, BypassLook { own: BTreeSet::new(), others: vec![loopback] });
         drop(client);
     }
 }

@@ -10,7 +10,7 @@ use crate::{
         apply::slot::Slot,
         decide::{
             machine::Millis,
-            pins::{Leaks, Look, Need, PinAction, Pins, Session, SessionState, is_full},
+            pins::{Leaks, LinkSeen, Need, PinAction, Pins, Session, SessionState, is_full},
             slot_name::SlotName,
             wish::Wish,
         },
@@ -109,7 +109,7 @@ impl Pinning {
     }
 
     /// What the kernel says of these; None where it does not say it of all.
-    fn looks(&mut self, given: Given<'_>, slots: &Slots, linked: &[(SlotName, &Server)]) -> Option<Vec<Look>> {
+    fn looks(&mut self, given: Given<'_>, slots: &Slots, linked: &[(SlotName, &Server)]) -> Option<Vec<LinkSeen>> {
         if linked.is_empty() {
             return (!self.unseen).then(Vec::new);
         }
@@ -122,7 +122,7 @@ impl Pinning {
         match sockets::traffic_to_port(given.sidecar.injection.upstream.port) {
             Ok(traffic) => {
                 let judged = self.watch.judge(&locals, &traffic)?;
-                let looks = linked.iter().zip(locals).zip(judged).map(|(((slot, server), local), judged)| Look {
+                let looks = linked.iter().zip(locals).zip(judged).map(|(((slot, server), local), judged)| LinkSeen {
                     slot: *slot,
                     of_session: of_sessions[slot.index()],
                     local,
@@ -201,12 +201,12 @@ impl Pinning {
     }
 
     /// Cuts the clients of pinned connections, if these are what they were.
-    async fn free(&mut self, given: Given<'_>, slots: &mut Slots, pinned: &[Look], report: &Reporting) {
+    async fn free(&mut self, given: Given<'_>, slots: &mut Slots, pinned: &[LinkSeen], report: &Reporting) {
         let upstream = &given.sidecar.injection.upstream;
         let mut freed = 0;
         for slot in slots.to_ask_mut() {
             let name = slot.name();
-            let own: Vec<Look> = pinned.iter().filter(|look| look.slot == name).copied().collect();
+            let own: Vec<LinkSeen> = pinned.iter().filter(|look| look.slot == name).copied().collect();
             if !own.is_empty() && !slot.is_refused() {
                 freed += free(slot, &upstream.database, upstream.port, &own).await;
             }
@@ -419,7 +419,7 @@ async fn holders<Kind>(
 }
 
 /// Cuts the clients of these pinned connections; how many.
-async fn free(slot: &mut Slot, database: &str, port: u16, pinned: &[Look]) -> u64 {
+async fn free(slot: &mut Slot, database: &str, port: u16, pinned: &[LinkSeen]) -> u64 {
     let kind = |server: &Server| {
         let local = sockets::local(server)?;
         pinned.iter().find(|look| look.local == local)
