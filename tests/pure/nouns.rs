@@ -9,19 +9,7 @@ use std::{
 use crate::source::{Token, sources, tokens, without_tests};
 
 /// Names that several public types may have, and why.
-const SHARED: &[(&str, &str)] = &[
-    // the agent's, until they are told apart: delete the line with the duplicate
-    ("Action", "agent"),
-    ("Bounds", "agent"),
-    ("Failure", "agent"),
-    ("Observation", "agent"),
-    ("Plan", "agent"),
-    ("Reach", "agent"),
-    ("Reading", "agent"),
-    ("State", "agent"),
-    ("Switching", "agent"),
-    ("Upstream", "agent"),
-];
+const SHARED: &[(&str, &str)] = &[];
 
 /// The types that code defines for others: whatever is `pub`, as far as that may reach.
 fn public_types(source: &str) -> Vec<String> {

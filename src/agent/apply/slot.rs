@@ -154,7 +154,7 @@ impl UserRefused {
 
 /// All figures of one process.
 #[derive(Clone, Debug)]
-pub struct Reading {
+pub struct SlotReading {
     /// Gauges.
     pub pools: Pools,
     /// What was added to the counters.
@@ -517,7 +517,7 @@ impl Slot {
     ///
     /// # Errors
     /// [`ConsoleError`].
-    pub async fn read(&mut self, now: Millis, leaked: &BTreeSet<Local>) -> Result<Reading, ConsoleError> {
+    pub async fn read(&mut self, now: Millis, leaked: &BTreeSet<Local>) -> Result<SlotReading, ConsoleError> {
         let seen = self.console.snapshot(&self.database).await?;
         let at_microseconds = self.microseconds();
         let leaked =
@@ -534,7 +534,7 @@ impl Slot {
         self.refused = self.refused.read(logged_in);
         // what a process had done before we came was counted by another agent
         let counts = !std::mem::take(&mut self.taken_up);
-        Ok(Reading {
+        Ok(SlotReading {
             pools,
             added: if counts { added } else { Added::default() },
             opens: if counts { opens } else { 0 },

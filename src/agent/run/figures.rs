@@ -8,7 +8,7 @@ use std::{
 use super::{LATE, READING, Reporting, access::Rotating, failover::Failover, slots::Slots};
 use crate::{
     agent::{
-        apply::slot::{Reading, Slot},
+        apply::slot::{Slot, SlotReading},
         decide::{
             counters::Added,
             machine::Millis,
@@ -86,15 +86,15 @@ impl Together {
         let asks_other = slots.can_ask_other();
         let mut active = slots.active.read(now, leaked).await?;
         let mut other = if asks_other { Some(slots.other.read(now, leaked).await?) } else { None };
-        let works = |slot: &Slot, reading: &Reading| reading.logged_in && !rotating.keeps_user(slot);
+        let works = |slot: &Slot, reading: &SlotReading| reading.logged_in && !rotating.keeps_user(slot);
         // what a process keeps says nothing of what is in force
         let in_force_works =
             works(&slots.active, &active) || other.as_ref().is_some_and(|other| works(&slots.other, other));
         let mut servers = vec![(slots.active.name(), std::mem::take(&mut active.servers))];
         servers.extend(other.as_mut().map(|other| (slots.other.name(), std::mem::take(&mut other.servers))));
-        let Reading { pools, added, opens, logged_in, .. } = match other {
+        let SlotReading { pools, added, opens, logged_in, .. } = match other {
             None => active,
-            Some(other) => Reading {
+            Some(other) => SlotReading {
                 pools: active.pools + other.pools,
                 added: active.added + other.added,
                 opens: active.opens + other.opens,
