@@ -55,7 +55,7 @@ pub fn note(backoff: &mut Option<Backoff>, error: Option<&WriteError>) {
     match error {
         None => *backoff = None,
         Some(error) if error.is_told() => {
-            *backoff = Some(Backoff::after_write(backoff.as_ref(), error, Instant::now()))
+            *backoff = Some(Backoff::after_write(backoff.as_ref(), error, Instant::now()));
         }
         Some(_) => {}
     }
