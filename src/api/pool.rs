@@ -110,7 +110,8 @@ pub struct ConnectionPoolSpec {
     /// How the size follows the load.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaling: Option<ScalingSpec>,
-    /// How fast the size may change: the HorizontalPodAutoscaler's `behavior`.
+    /// How fast the size may change: the HorizontalPodAutoscaler's `behavior`. With localReaction Enabled its rules hold for the limit
+    /// of each pod (4 Connections in 15 s are 40 in ten pods), and for the target of the pool, which is the one that status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub behavior: Option<BehaviorSpec>,
     /// The pooler: its image, its mode, its parameters.

@@ -128,7 +128,9 @@ pub enum Signal {
 }
 
 /// How fast the size may change: the HorizontalPodAutoscaler's `behavior`. Each field that is left out has a default of its
-/// own.
+/// own. The rules hold for each size that is decided: with localReaction Enabled for the limit of each pod, which its agent
+/// decides, so that 4 Connections in 15 s are 4 in each pod and 40 in ten; and for the target of the whole pool. What status
+/// says of them is of the target. With localReaction Disabled there is the target alone.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BehaviorSpec {
