@@ -99,6 +99,12 @@ fn every_reason_stands_in_the_table_of_the_operations_guide_under_each_condition
     });
     wanted.extend(errors.chain(decisions).map(|(condition, reason)| (condition.to_owned(), reason.to_owned())));
 
+    // why the load of a pool cannot be judged
+    let load = text("src/decide/load.rs");
+    let holds = names_of_cases(section(&load, "impl HoldReason {", "\n}"));
+    assert!(holds.len() > 5, "the reasons to hold were not found: {holds:?}");
+    wanted.extend(holds.into_iter().map(|reason| (SCALING_ACTIVE.to_owned(), reason)));
+
     let guide = text("docs/operations.md");
     let table = guide.split_once("## Conditions and reasons").expect("the table").1;
     let mut told: BTreeSet<(String, String)> = BTreeSet::new();

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeSet,
     fs,
     net::SocketAddr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -151,7 +152,7 @@ async fn every_alert_of_the_guide_fires_in_its_condition_and_none_while_all_is_w
     assert_eq!(firing(&prometheus).await, BTreeSet::new());
 
     // one event of each kind is enough
-    agent.report(|figures| (figures.waiting, figures.leaked) = (2, Some(1)));
+    agent.report(|figures| (figures.leaked, figures.waits) = (Some(1), [0, 0, 10]));
     metrics.ticked(Duration::from_millis(1));
     metrics.queried(1, 1);
     metrics.leader(false);
@@ -196,15 +197,25 @@ fn counted(refusals: &[Duration], minutes: u32) -> [String; 2] {
 }
 
 /// Lets promtool judge the rules of the guide at each of these minutes: the slow alert fires or not.
-fn judge(refusals: &[Duration], minutes: std::ops::RangeInclusive<u32>, fires: bool) {
+fn judge(refusals: &[Duration], minutes: RangeInclusive<u32>, fires: bool) {
+    let series: Vec<(String, String)> = counted(refusals, *minutes.end())
+        .into_iter()
+        .zip(["sluice-a", "sluice-b"])
+        .map(|(values, pod)| (format!("sluice_operator_admissions_total{{verdict=\"Denied\",pod=\"{pod}\"}}"), values))
+        .collect();
+    let expected = if fires { json!([{"exp_labels": {}}]) } else { json!([]) };
+    judge_series(&series, SLOW, minutes, &expected);
+}
+
+/// Lets promtool judge the rules of the guide at each of these minutes, with these series and their values of each minute: of this
+/// alert these are expected.
+fn judge_series(series: &[(String, String)], alert: &str, minutes: RangeInclusive<u32>, expected: &Value) {
     let directory = tempfile::TempDir::new().unwrap();
     fs::write(directory.path().join("rules.yml"), rules_of_the_guide()).unwrap();
-    let series: Vec<Value> = counted(refusals, *minutes.end()).iter().zip(["sluice-a", "sluice-b"]).map(|(values, pod)| {
-        json!({"series": format!("sluice_operator_admissions_total{{verdict=\"Denied\",pod=\"{pod}\"}}"), "values": values})
-    }).collect();
-    let alerts = if fires { json!([{"exp_labels": {}}]) } else { json!([]) };
+    let series: Vec<Value> =
+        series.iter().map(|(series, values)| json!({"series": series, "values": values})).collect();
     let times: Vec<Value> = minutes
-        .map(|minute| json!({"eval_time": format!("{minute}m"), "alertname": SLOW, "exp_alerts": alerts}))
+        .map(|minute| json!({"eval_time": format!("{minute}m"), "alertname": alert, "exp_alerts": expected}))
         .collect();
     let tests = json!({"rule_files": ["rules.yml"], "evaluation_interval": "1m",
         "tests": [{"interval": "1m", "input_series": series, "alert_rule_test": times}]});
@@ -233,6 +244,46 @@ fn pods_that_were_created_a_moment_before_their_pool_wake_nobody() {
     let refusals = tries(Duration::from_secs(5));
     assert!(refusals.len() > 8, "{refusals:?}");
     judge(&refusals, 0..=120, false);
+}
+
+/// Condition `type_` of the pool of the operator, with this reason for an hour.
+fn condition_for_an_hour(type_: &str, reason: &str) -> (String, String) {
+    let of = "pool=\"shop\",pool_namespace=\"shop\"";
+    (
+        format!("sluice_operator_condition{{type=\"{type_}\",status=\"False\",reason=\"{reason}\",{of}}}"),
+        "1x60".to_owned(),
+    )
+}
+
+#[test]
+#[ignore = "needs Prometheus: tests/run parts"]
+fn a_workload_that_is_scaled_to_zero_wakes_nobody() {
+    let series = [condition_for_an_hour("Ready", "NoPods"), condition_for_an_hour("ScalingActive", "NoPods")];
+    for alert in ["SluicePoolNotReady", "SluiceScalingInactive"] {
+        judge_series(&series, alert, 0..=60, &json!([]));
+    }
+}
+
+/// The waits of the pool of the operator and the peak of who waits, at each minute: so many transactions a minute, of which so many
+/// wait longer than the objective.
+fn waits(transactions: u32, late: u32) -> [(String, String); 3] {
+    let of = "pool=\"shop\",pool_namespace=\"shop\",pod=\"shop-1\"";
+    [
+        (format!("sluice_waiting_peak{{window=\"30s\",{of}}}"), "2x60".to_owned()),
+        (format!("sluice_wait_duration_seconds_bucket{{le=\"0.02\",{of}}}"), format!("0+{}x60", transactions - late)),
+        (format!("sluice_wait_duration_seconds_count{{{of}}}"), format!("0+{transactions}x60")),
+    ]
+}
+
+#[test]
+#[ignore = "needs Prometheus: tests/run parts"]
+fn clients_that_wait_within_the_objective_wake_nobody_and_those_that_wait_longer_or_for_ever_do() {
+    const ALERT: &str = "SluiceClientsWait";
+    let fires = json!([{"exp_labels": {"pool": "shop", "pool_namespace": "shop"}}]);
+    judge_series(&waits(30_000, 300), ALERT, 0..=60, &json!([]));
+    judge_series(&waits(30_000, 3_000), ALERT, 10..=60, &fires);
+    // nobody is served
+    judge_series(&waits(0, 0), ALERT, 10..=60, &fires);
 }
 
 /// The parts of a text between backticks, on one line.
