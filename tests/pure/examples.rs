@@ -275,3 +275,19 @@ fn the_scrape_example_finds_the_operator_that_the_chart_installs_by_its_one_port
     let kept: Vec<&Value> = kept.map(|port| &port["name"]).collect();
     assert_eq!(kept, ["metrics"]);
 }
+
+#[test]
+fn no_manifest_of_the_gateway_holds_the_number_that_its_autoscaler_owns() {
+    let scaled = of_kind::<HorizontalPodAutoscaler>("HorizontalPodAutoscaler");
+    for (file, autoscaler) in scaled {
+        let pool = autoscaler.spec.expect("a spec").scale_target_ref.name;
+        let folder = Path::new(&file).parent().expect("a folder");
+        let (_, pool) = of_kind::<ConnectionPool>("ConnectionPool")
+            .into_iter()
+            .find(|(beside, found)| {
+                Path::new(beside).parent() == Some(folder) && found.metadata.name.as_ref() == Some(&pool)
+            })
+            .expect("the pool that it scales");
+        assert_eq!(pool.spec.gateway.expect("a gateway").replicas, None, "{file}: a later apply would take it back");
+    }
+}
