@@ -6,6 +6,10 @@ use std::{
     path::Path,
 };
 
+use k8s_openapi::{
+    api::networking::v1::{NetworkPolicy, NetworkPolicyPort},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
 use sluice::{
     api::conditions::{ABLE_TO_SCALE, CLIENTS_ACCEPTED, SCALING_ACTIVE, SCALING_LIMITED, UPSTREAM_HEALTHY},
     contract::{Between, PoolerError, SlotStatus, names},
@@ -185,6 +189,24 @@ fn the_gateway_guide_says_the_namespace_of_all_that_it_runs_and_creates_every_se
         let created = |command: &&str| command.contains("create secret") && command.split(' ').any(|word| word == name);
         assert!(commands.iter().any(created), "nothing creates the Secret {name}");
     }
+}
+
+#[test]
+fn the_network_policy_of_the_gateway_guide_lets_in_all_that_its_example_needs() {
+    let guide = text("docs/gateway.md");
+    let policy = section(&guide, "### Network policy", "## What there is");
+    let policy: NetworkPolicy = serde_yaml::from_str(section(policy, "```yaml\n", "```")).expect("a NetworkPolicy");
+    let spec = policy.spec.expect("a spec");
+    let selected = spec.pod_selector.and_then(|selector| selector.match_labels).expect("labels");
+    assert_eq!(selected.get(names::POOL_LABEL).map(String::as_str), Some("shop"));
+    let ports =
+        |ports: Option<Vec<NetworkPolicyPort>>| ports.unwrap_or_default().into_iter().filter_map(|port| port.port);
+    let open: Vec<IntOrString> =
+        spec.ingress.unwrap_or_default().into_iter().flat_map(|rule| ports(rule.ports)).collect();
+    assert_eq!(open, [IntOrString::Int(5432), IntOrString::Int(names::METRICS_PORT.into())]);
+    let out: Vec<IntOrString> =
+        spec.egress.unwrap_or_default().into_iter().flat_map(|rule| ports(rule.ports)).collect();
+    assert_eq!(out, [5432, 53, 53].map(IntOrString::Int));
 }
 
 /// The words that a `match` of a file turns its cases into.
