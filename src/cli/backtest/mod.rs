@@ -17,6 +17,7 @@ use std::{
 };
 
 use clap::Args;
+use serde_json::{Map, Value};
 use thiserror::Error;
 
 use self::{
@@ -126,16 +127,18 @@ pub fn run(args: &BacktestArgs) -> Result<(), BacktestError> {
     let comparison = compare(&trace, args)?;
     let scenario = &trace.scenario;
     println!(
-        "{}: {:.1} h of load on {} pod(s), size {} to {} per pod; at most {} % may wait longer than {} ms\n",
+        "{}: {:.1} h of load on {} pod(s), size {} to {} per pod; at most {} % may wait longer than {} ms, beside the {:.2} % \
+         that no size could avoid\n",
         scenario.name,
         (trace.seconds() - scenario.warmup_s) / 3600.0,
         scenario.replicas,
         scenario.min_size,
         scenario.max_size,
         100.0 * scenario.slo_target,
-        scenario.slo_wait_ms
+        scenario.slo_wait_ms,
+        100.0 * comparison.unavoidable
     );
-    println!("{}", table::render(scenario, &comparison.lines));
+    println!("{}", table::render(scenario, comparison.unavoidable, &comparison.lines));
     let demand: Vec<f64> = trace.by_second().into_iter().map(|(rate, service)| rate * service).collect();
     let picture = Picture {
         title: &scenario.name,
@@ -153,6 +156,8 @@ pub fn run(args: &BacktestArgs) -> Result<(), BacktestError> {
 /// The runs of one backtest.
 struct Comparison {
     lines: Vec<Line>,
+    /// Share of the transactions that waited too long whatever the size.
+    unavoidable: f64,
     /// The run to draw.
     picture: Run,
 }
@@ -179,7 +184,9 @@ fn compare(trace: &Trace, args: &BacktestArgs) -> Result<Comparison, BacktestErr
     for idle in [args.idle_timeout, 30.0, 5.0] {
         add(format!("fixed {} (maximum), idle {idle} s", scenario.max_size), &Policy::Fixed(scenario.max_size), idle);
     }
-    Ok(Comparison { lines, picture: drawn })
+    let avoided = lines.iter().map(|line| line.score.violation_share());
+    let unavoidable = avoided.fold(replay::unavoidable(trace, args.idle_timeout), f64::min);
+    Ok(Comparison { lines, unavoidable, picture: drawn })
 }
 
 /// The size per pod that the pool had most of the time, where that was recorded.
@@ -227,6 +234,10 @@ fn read(path: &Path) -> Result<Trace, BacktestError> {
     let text = fs::read_to_string(path).map_err(|source| TraceError::Read { path: path.to_owned(), source })?;
     let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
     if text.trim_start().starts_with('{') {
+        if let Some(trace) = described(path, &text) {
+            let message = format!("this describes {}; give that one", trace.display());
+            return Err(TraceError::Whole { path: path.to_owned(), message }.into());
+        }
         return Ok(prometheus::from_json(&text, path, range_scenario(&name))?);
     }
     match text.lines().next().map(str::trim) {
@@ -242,6 +253,13 @@ fn read(path: &Path) -> Result<Trace, BacktestError> {
         }
         .into()),
     }
+}
+
+/// The trace whose sidecar a file of JSON is.
+fn described(path: &Path, text: &str) -> Option<PathBuf> {
+    let json: Map<String, Value> = serde_json::from_str(text).ok()?;
+    let is_answer = ["data", "status"].iter().any(|key| json.contains_key(*key));
+    Some(path.with_extension("csv")).filter(|trace| !is_answer && trace.exists())
 }
 
 fn unix_seconds(flag: &'static str, text: &str) -> Result<i64, BacktestError> {

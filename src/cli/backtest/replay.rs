@@ -8,6 +8,9 @@ use super::{
 use crate::decide::sizing::{Observation, Sizer, SizingSettings};
 use crate::domain::{Automation, Bounds, Sample};
 
+/// More connections per pod than any load of a trace asks for.
+const AMPLE: u32 = 10_000;
+
 /// How often a policy looks and acts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cadence {
@@ -98,6 +101,20 @@ pub fn run(trace: &Trace, policy: &Policy, idle_timeout_seconds: f64) -> Run {
         }
     }
     Run { score: model.finish(), course }
+}
+
+/// Share of the transactions that wait longer than the objective where connections are never short: while they are opened, while the
+/// database is away. Where more connections slow the database down, at the size that it carries if that lets fewer wait.
+pub fn unavoidable(trace: &Trace, idle_timeout_seconds: f64) -> f64 {
+    let Scenario { db_limit, replicas, .. } = trace.scenario;
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturates; not negative
+    let carried = (db_limit / f64::from(replicas)).ceil() as u32;
+    let sizes = [Some(AMPLE), (carried > 0).then_some(carried)];
+    let shares = sizes.into_iter().flatten().map(|size| {
+        let fixed = run(trace, &Policy::Fixed(size), idle_timeout_seconds);
+        fixed.score.violation_share()
+    });
+    shares.fold(1.0, f64::min)
 }
 
 fn moment(model: &Model, t: f64, size: u32) -> RunMoment {

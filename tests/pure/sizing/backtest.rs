@@ -5,6 +5,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -337,5 +338,31 @@ fn the_table_names_every_figure() {
         policy: policy.to_owned(),
         score: replay::run(&trace, &Policy::Fixed(size), 600.0).score,
     });
-    insta::assert_snapshot!(table::render(&trace.scenario, &lines));
+    insta::assert_snapshot!(table::render(&trace.scenario, replay::unavoidable(&trace, 600.0), &lines));
+}
+
+/// As `benches/sizing/oracle` has it for `syn_spike` (0.037 %) and `syn_onoff` (0); the database of `syn_slowquery_knee` is past its
+/// knee, and even a clairvoyant lets some wait.
+#[test]
+fn what_no_size_could_avoid_is_held_against_none_and_no_bound_makes_more_of_it() {
+    let of = |name: &str| replay::unavoidable(&example(name), 600.0);
+    assert!((0.0002..0.0005).contains(&of("syn_spike.csv")), "{}", of("syn_spike.csv"));
+    assert!(of("syn_onoff.csv") < 0.0001, "{}", of("syn_onoff.csv"));
+    assert!((0.02..0.2).contains(&of("syn_slowquery_knee.csv")), "{}", of("syn_slowquery_knee.csv"));
+    let mut narrow = example("syn_spike.csv");
+    narrow.scenario.clients = narrow.scenario.client_cap().try_into().expect("few");
+    narrow.scenario.max_size = 4;
+    let unavoidable = replay::unavoidable(&narrow, 600.0);
+    assert!(unavoidable < 0.0005, "{unavoidable}");
+    let four = Line { policy: "fixed 4".to_owned(), score: replay::run(&narrow, &Policy::Fixed(4), 600.0).score };
+    assert!(table::render(&narrow.scenario, unavoidable, &[four]).contains(" NO "), "4 are too few");
+}
+
+#[test]
+fn the_sidecar_of_a_trace_is_told_from_an_answer_of_prometheus() {
+    let sidecar = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/traces/syn_spike.json");
+    let told = Command::new(env!("CARGO_BIN_EXE_sluice")).arg("backtest").arg(sidecar).output().expect("runs");
+    assert!(!told.status.success());
+    let told = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(told.contains("this describes") && told.contains("syn_spike.csv; give that one"), "{told}");
 }
