@@ -133,6 +133,6 @@ pub const GATEWAY_NAME_TAKEN: &str = "NameTaken";
 /// `GatewayAvailable`: the API server refused an object of the gateway.
 pub const GATEWAY_NOT_APPLIED: &str = "GatewayNotApplied";
 /// Event: the target changed.
-pub const RESIZED: &str = "Resized";
+pub const TARGET_CHANGED: &str = "TargetChanged";
 /// Event: a revision was created.
 pub const REVISION_CREATED: &str = "RevisionCreated";

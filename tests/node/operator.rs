@@ -48,7 +48,7 @@ fn under_load_the_target_rises_and_every_pooler_is_seen_to_work_with_its_part() 
     let id = status["lastDecision"]["id"].as_str().expect("an id");
     let logs = kubectl("logs --namespace=sluice-system --selector=app.kubernetes.io/component=operator --tail=-1");
     assert!(logs.lines().any(|line| line.contains(id) && line.contains("target changed")), "{id} is not in the log");
-    let notes = events("way", "Resized");
+    let notes = events("way", "TargetChanged");
     assert!(notes.iter().any(|note| note.contains("(decision d-")), "{notes:?}");
     kubectl("delete namespace way --wait=false");
 }

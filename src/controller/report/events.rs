@@ -171,14 +171,14 @@ mod tests {
         let nobody = kube::Config::new(http::Uri::from_static("http://127.0.0.1:9"));
         let events = Events::new(Client::try_from(nobody).unwrap(), "operator".to_owned());
         for object in 0..3 * REMEMBERED {
-            assert!(events.is_news(&object.to_string(), &note("Resized", "from 1 to 2")));
+            assert!(events.is_news(&object.to_string(), &note("TargetChanged", "from 1 to 2")));
             assert!(events.published.lock().len() <= REMEMBERED);
             if object % 100 == 0 {
                 advance(Duration::from_millis(1)).await;
             }
         }
         for object in 3 * REMEMBERED - 100..3 * REMEMBERED {
-            assert!(!events.is_news(&object.to_string(), &note("Resized", "from 1 to 2")), "told a moment ago");
+            assert!(!events.is_news(&object.to_string(), &note("TargetChanged", "from 1 to 2")), "told a moment ago");
         }
     }
 }

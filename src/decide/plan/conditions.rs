@@ -125,8 +125,19 @@ fn is_amiss(condition: &Condition) -> bool {
 /// The first thing that is not as it should be.
 fn ready(others: &[Condition]) -> Condition {
     let of = |type_: &&str| others.iter().find(|condition| condition.type_ == *type_);
+    let automation = of(&ABLE_TO_SCALE).map_or("", |able| able.reason);
     match SUMMED_UP.iter().filter_map(of).find(|condition| is_amiss(condition)) {
-        None => yes(READY, reasons::IN_FORCE, "every pod runs what it should and the target follows the load"),
+        None => yes(
+            READY,
+            reasons::IN_FORCE,
+            match automation {
+                reasons::PAUSED => "every pod runs what it should; nothing changes while spec.paused is true",
+                reasons::RECOMMEND_ONLY => {
+                    "every pod runs its fixed limit; the target follows the load and is recommended only"
+                }
+                _ => "every pod runs what it should and the target follows the load",
+            },
+        ),
         Some(worst) => Condition { type_: READY, status: ConditionStatus::False, ..worst.clone() },
     }
 }

@@ -171,12 +171,16 @@ fn summary(observed: &Observed, figures: &Figures, size: Option<u32>, conditions
         .iter()
         .find(|condition| condition.type_ == SCALING_LIMITED && condition.status == ConditionStatus::True)
         .map_or_else(|| "nothing limits it".to_owned(), |condition| format!("limited by {}", condition.reason));
-    let automation = match (observed.pool.spec.paused, observed.pool.spec.mode) {
+    format!("{of}; target {target}{}: {why}; {limited}", not_in_force(observed))
+}
+
+/// Why a target is only told, behind its figure; nothing where it is more.
+fn not_in_force(observed: &Observed) -> &'static str {
+    match (observed.pool.spec.paused, observed.pool.spec.mode) {
         (true, _) => " (paused)",
         (_, Mode::Recommend) => " (recommended only)",
         _ => "",
-    };
-    format!("{of}; target {target}{automation}: {why}; {limited}")
+    }
 }
 
 fn first_problem(conditions: &[Condition]) -> String {
@@ -197,9 +201,9 @@ pub(super) fn events(observed: &Observed, rollout: &Rollout, report: &PoolReport
         let TargetChange { id, from, to, message, reason, .. } = change;
         events.push(EventNote {
             kind: EventKind::Normal,
-            reason: reasons::RESIZED.to_owned(),
-            action: if to > from { "Grow" } else { "Shrink" },
-            note: format!("target {from} -> {to} ({reason}): {message} (decision {id})"),
+            reason: reasons::TARGET_CHANGED.to_owned(),
+            action: if to > from { "RaiseTarget" } else { "LowerTarget" },
+            note: format!("target {from} -> {to}{} ({reason}): {message} (decision {id})", not_in_force(observed)),
         });
     }
     if let Some(create) = &rollout.create {

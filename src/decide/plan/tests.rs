@@ -294,6 +294,22 @@ fn a_pool_that_works_reads_like_this() {
 }
 
 #[test]
+fn a_target_that_is_only_recommended_is_told_as_that() {
+    let mut world = World::new("  scaling: {fixedLimitPerPod: 4}\n  mode: Recommend\n");
+    for _ in 0..3 {
+        world.admit();
+    }
+    world.sizing = Some(sized(11, Reason::Demand));
+    world.settle();
+    let plan = world.plan();
+    let ready = &plan.report.conditions[0];
+    assert_eq!((ready.status, ready.reason), (ConditionStatus::True, reasons::IN_FORCE));
+    assert!(ready.message.contains("its fixed limit") && ready.message.contains("recommended only"), "{ready:?}");
+    let event = plan.events.iter().find(|event| event.reason == reasons::TARGET_CHANGED).expect("an event");
+    assert!(event.note.starts_with("target 6 -> 11 (recommended only) (Demand): "), "{event:?}");
+}
+
+#[test]
 fn a_pool_in_trouble_reads_like_this() {
     let mut world = World::new(SHARED);
     for _ in 0..3 {
@@ -1525,8 +1541,9 @@ fn a_damaged_grant_of_a_pod_that_nobody_remembers_counts_as_everything() {
 fn a_decision_is_told_once() {
     let mut world = World::new(SHARED);
     world.sizing = Some(sized(11, Reason::Demand));
-    let resized = |world: &World| world.plan().events.iter().filter(|event| event.reason == reasons::RESIZED).count();
-    assert_eq!(resized(&world), 1);
+    let target_changes =
+        |world: &World| world.plan().events.iter().filter(|event| event.reason == reasons::TARGET_CHANGED).count();
+    assert_eq!(target_changes(&world), 1);
     world.status.last_decision = Some(crate::api::LastDecision {
         id: "d-7f3a01".to_owned(),
         reason: "Demand".to_owned(),
@@ -1535,7 +1552,7 @@ fn a_decision_is_told_once() {
         message: String::new(),
         time: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH),
     });
-    assert_eq!(resized(&world), 0);
+    assert_eq!(target_changes(&world), 0);
 }
 
 #[test]
