@@ -21,6 +21,9 @@ use crate::{
     decide::behavior::default_for,
 };
 
+/// Classes that a refusal names.
+const NAMED_CLASSES: usize = 10;
+
 /// What is in force for a pool.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EffectivePool {
@@ -120,22 +123,40 @@ pub fn class_of<'a>(
     classes: impl IntoIterator<Item = &'a ConnectionPoolClass>,
 ) -> Result<Option<&'a ConnectionPoolClass>, PoolRefusal> {
     let name_of = |class: &ConnectionPoolClass| class.metadata.name.clone().unwrap_or_default();
-    let mut classes = classes.into_iter();
     if let Some(wanted) = &pool.class_ref {
-        return classes.find(|class| name_of(class) == wanted.name).map(Some).ok_or_else(|| PoolRefusal {
+        let classes: Vec<&ConnectionPoolClass> = classes.into_iter().collect();
+        let found = classes.iter().find(|class| name_of(class) == wanted.name);
+        return found.map(|class| Some(*class)).ok_or_else(|| PoolRefusal {
             reason: "ClassNotFound",
             message: format!(
-                "spec.classRef.name: no ConnectionPoolClass {:?}; create it, or name one that `kubectl get cpclass` lists",
-                wanted.name
+                "spec.classRef.name: no ConnectionPoolClass {:?}; {}",
+                wanted.name,
+                instead_of(classes.iter().map(|class| name_of(class)).collect())
             ),
         });
     }
     Ok(classes
+        .into_iter()
         .filter(|class| {
             let annotations = class.metadata.annotations.as_ref();
             annotations.and_then(|all| all.get(IS_DEFAULT_CLASS_ANNOTATION)).is_some_and(|value| value == "true")
         })
         .min_by_key(|class| (class.metadata.creation_timestamp.clone().map(|time| time.0), name_of(class))))
+}
+
+/// What to do where a class does not exist. The names of those that do are said: classes are the cluster's, and who may write a
+/// pool in his namespace need not be allowed to list them.
+fn instead_of(mut classes: Vec<String>) -> String {
+    if classes.is_empty() {
+        return "there is no class in this cluster: leave it out, or let the administrator create it".to_owned();
+    }
+    classes.sort();
+    let more = match classes.len().saturating_sub(NAMED_CLASSES) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    classes.truncate(NAMED_CLASSES);
+    format!("name one of {}{more}, or let the administrator create it", classes.join(", "))
 }
 
 /// Merges a pool, its class and the built-in values.
@@ -601,10 +622,22 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_class_is_refused_with_the_command_that_lists_classes() {
-        let refusal = class_of(&pool("classRef: {name: gone}"), []).expect_err("refused");
-        assert_eq!(refusal.reason, "ClassNotFound");
-        assert!(refusal.message.contains("kubectl get cpclass"));
+    fn an_unknown_class_is_refused_with_the_names_of_those_that_there_are() {
+        let refused = |names: &[&str]| {
+            let named = |name: &&str| {
+                let mut class = class("{}");
+                class.metadata.name = Some((*name).to_owned());
+                class
+            };
+            let classes: Vec<_> = names.iter().map(named).collect();
+            let refusal = class_of(&pool("classRef: {name: gone}"), &classes).expect_err("refused");
+            assert_eq!(refusal.reason, "ClassNotFound");
+            refusal.message
+        };
+        assert!(refused(&["production", "batch"]).contains("name one of batch, production, or"));
+        assert!(refused(&[]).contains("there is no class in this cluster"));
+        let many = ["l", "k", "j", "i", "h", "g", "f", "e", "d", "c", "b", "a"];
+        assert!(refused(&many).contains("i, j and 2 more, or"), "{}", refused(&many));
     }
 
     #[test]

@@ -265,7 +265,7 @@ async fn a_pool_that_is_not_accepted_keeps_its_pods_waiting_and_says_why() {
     pools.create(&PostParams::default(), &object(lost)).await.expect("a class may come later");
     let pod = || shop(json!({"generateName": "shop-"}), json!({"app": "shop", "sluice.dev/inject": "enabled"}));
     let refused = injected.create(pod()).await.expect_err("refused").to_string();
-    assert!(refused.contains("ClassNotFound") && refused.contains("kubectl get cpclass"), "{refused}");
+    assert!(refused.contains("ClassNotFound") && refused.contains("spec.classRef.name"), "{refused}");
     let class = json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "ConnectionPoolClass",
         "metadata": {"name": injected.cluster.namespace}, "spec": {"client": {"port": 6000}}});
     let class = injected.cluster.apply_for_now(&class).await;
