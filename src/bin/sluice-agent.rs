@@ -30,13 +30,10 @@ fn main() -> ExitCode {
             drain::drain(port, Duration::from_secs(seconds.into()));
             ExitCode::SUCCESS
         }
-        Command::Probe { port } => {
-            if probe::is_ready(port) {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }
-        }
+        Command::Probe { port } => match probe::ready(port) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        },
     }
 }
 

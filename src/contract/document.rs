@@ -7,10 +7,12 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum ContractError {
     /// The text is not JSON of the expected shape: truncated, forged, or damaged.
-    #[error("{document} is not valid: {source}; it was ignored and the last good one stays in force")]
+    #[error("{document} is not valid: {source}; {consequence}")]
     Malformed {
         /// Which document.
         document: &'static str,
+        /// What becomes of its reader, and what to do.
+        consequence: &'static str,
         /// What the JSON reader said.
         #[source]
         source: serde_json::Error,
@@ -41,6 +43,8 @@ pub enum ContractError {
 pub trait Document: Serialize + DeserializeOwned {
     /// The name used in messages.
     const NAME: &'static str;
+    /// What becomes of a reader of a malformed one, and what to do: for messages.
+    const WITHOUT: &'static str = "it was ignored and the last good one stays in force";
     /// The newest version that this build reads and the one that it writes.
     const VERSION: u32;
 
@@ -56,7 +60,7 @@ pub trait Document: Serialize + DeserializeOwned {
         struct Version {
             v: u32,
         }
-        let malformed = |source| ContractError::Malformed { document: Self::NAME, source };
+        let malformed = |source| ContractError::Malformed { document: Self::NAME, consequence: Self::WITHOUT, source };
         let Version { v } = serde_json::from_str(text).map_err(malformed)?;
         if v > Self::VERSION {
             return Err(ContractError::NewerVersion { document: Self::NAME, found: v, supported: Self::VERSION });

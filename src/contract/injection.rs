@@ -120,6 +120,7 @@ pub enum ClientTlsMode {
 
 impl Document for Injection {
     const NAME: &'static str = "environment variable SLUICE_INJECTION";
+    const WITHOUT: &'static str = "the agent cannot start: delete the pod, so that its controller creates it anew";
     const VERSION: u32 = 1;
 
     fn check(&self) -> Result<(), ContractError> {
@@ -138,5 +139,17 @@ impl Document for Injection {
             return wrong("client needs a port and at least one connection");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_fixed_for_a_pod_has_no_last_good_one_and_a_damaged_one_says_what_to_do() {
+        let refused = Injection::parse("{\"v\": 1, \"pool\": ").expect_err("refused").to_string();
+        assert!(refused.contains("SLUICE_INJECTION") && refused.contains("cannot start: delete the pod"), "{refused}");
+        assert!(!refused.contains("last good"), "{refused}");
     }
 }

@@ -25,7 +25,7 @@ pub struct OperatorArgs {
     #[arg(long, env = "SLUICE_AGENT_IMAGE", default_value = "sluice:latest")]
     pub agent_image: String,
     /// Image of PgBouncer for pools that name none.
-    #[arg(long, env = "SLUICE_PGBOUNCER_IMAGE", default_value = "pgbouncer:1.24.1")]
+    #[arg(long, env = "SLUICE_PGBOUNCER_IMAGE", default_value = "ghcr.io/cloudnative-pg/pgbouncer:1.26.1")]
     pub pgbouncer_image: String,
     /// Pull policy of both images.
     #[arg(long, env = "SLUICE_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
@@ -68,7 +68,7 @@ pub struct OperatorArgs {
     #[arg(long, env = "SLUICE_WEBHOOK_SERVICE", default_value = "sluice-webhook")]
     pub webhook_service: String,
     /// Secret that keeps the webhook's certificates.
-    #[arg(long, env = "SLUICE_WEBHOOK_SECRET", default_value = "sluice-webhook-certs")]
+    #[arg(long, env = "SLUICE_WEBHOOK_SECRET", default_value = "sluice-webhook-tls")]
     pub webhook_secret: String,
     /// Name of the MutatingWebhookConfiguration whose caBundle is kept.
     #[arg(long, env = "SLUICE_WEBHOOK_CONFIGURATION", default_value = "sluice")]
@@ -150,5 +150,30 @@ impl FromStr for SidecarUser {
             Ok(uid) => Ok(Self::Uid(uid)),
             Err(_) => Err("give the number of a user, or `platform`".to_owned()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::OperatorArgs;
+
+    #[derive(Parser)]
+    struct Started {
+        #[command(flatten)]
+        with: OperatorArgs,
+    }
+
+    #[test]
+    fn without_flags_the_operator_runs_the_pooler_and_keeps_the_secret_of_the_chart_and_its_guide() {
+        let OperatorArgs { pgbouncer_image, webhook_secret, .. } = Started::parse_from(["sluice"]).with;
+        let root = env!("CARGO_MANIFEST_DIR");
+        let text = |path: &str| std::fs::read_to_string(format!("{root}/{path}")).expect("a text");
+        assert!(
+            text("charts/sluice/values.yaml").contains(&format!("  image: {pgbouncer_image}\n")),
+            "{pgbouncer_image}"
+        );
+        assert!(text("docs/operations.md").contains(&format!("secret/{webhook_secret} ")), "{webhook_secret}");
     }
 }

@@ -608,7 +608,7 @@ impl Agent {
 
     /// What the readiness probe finds.
     pub fn is_ready(&self) -> bool {
-        sluice::agent::commands::probe::is_ready(self.http.port())
+        sluice::agent::commands::probe::ready(self.http.port()).is_ok()
     }
 
     fn get(&self, path: &str) -> Option<String> {
