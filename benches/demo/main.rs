@@ -358,7 +358,9 @@ impl Arena {
         let ending = leaving.iter().map(|(uid, grant)| bare(uid, 0, PodPhase::Terminating, Some(*grant)));
         let known: Vec<Claimant<'_>> = running.chain(joining).chain(ending).collect();
         let mut first = PodGrant::default();
-        for write in step(&known, shop.floor, SharingRule::ByDemand { max_allowed: shop.max_allowed }).writes {
+        for write in
+            step(&known, shop.floor, SharingRule::ByDemand { min_allowed: 0, max_allowed: shop.max_allowed }).writes
+        {
             if let Some(pod) = pods.get_mut(write.pod) {
                 pod.grant = write.grant;
                 pod.agent.grant(write.grant);

@@ -282,7 +282,7 @@ impl Pool {
                 tries: 0,
             })
             .collect();
-        let plan = shares::step(&pods, 1, SharingRule::ByDemand { max_allowed: MAX_ALLOWED });
+        let plan = shares::step(&pods, 1, SharingRule::ByDemand { min_allowed: 0, max_allowed: MAX_ALLOWED });
         for write in &plan.writes {
             self.grants[write.pod] = Some(write.grant);
         }

@@ -296,7 +296,8 @@ impl Operator {
                 tries: 0,
             })
             .collect();
-        let rule = SharingRule::ByDemand { max_allowed: self.effective.max_allowed };
+        let rule =
+            SharingRule::ByDemand { min_allowed: self.effective.min_allowed, max_allowed: self.effective.max_allowed };
         for write in shares::step(&pods, self.effective.floor_per_pod, rule).writes {
             let pod = &mut self.pods[write.pod];
             write_grant(&pod.config, &self.key.name, write.grant)?;

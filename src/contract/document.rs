@@ -86,7 +86,7 @@ mod tests {
     use crate::contract::{GrantDocument, PodGrant, RevisionDocument};
 
     fn grant(share: u32, granted: u32, floor: u32) -> GrantDocument {
-        let grant = PodGrant { seq: 7, share, granted, floor, paused: false };
+        let grant = PodGrant { seq: 7, share, granted, floor, least: 0, paused: false };
         GrantDocument { v: 1, epoch: 3, pools: BTreeMap::from([("shop".to_owned(), grant)]) }
     }
 

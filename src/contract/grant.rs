@@ -31,8 +31,12 @@ pub struct PodGrant {
     pub share: u32,
     /// What is still counted for the pod: at least `share`, and more while a shrink is not proven.
     pub granted: u32,
-    /// What the pod may always hold: the lower bound of its limit. At most `share`.
+    /// What the pod may always hold: the lower bound of its limit, whoever decides it, and what is kept open. At most `share`.
     pub floor: u32,
+    /// The pod's part of `scaling.minAllowed`: its limit is never decided below it, nor is any server connection opened for it. 0: the
+    /// floor says it all. Left out then, so that agents of earlier days see what they always saw; they pass over it.
+    #[serde(default, skip_serializing_if = "super::revision::is_default")]
+    pub least: u32,
     /// True while the pool is paused: the agent leaves its limit where it is, within floor and share. Left out while it is not, so that
     /// agents of earlier days see what they always saw.
     #[serde(default, skip_serializing_if = "super::revision::is_default")]
@@ -106,12 +110,12 @@ impl Document for GrantDocument {
                     message: format!("pool {pool}: seq {} is beyond {LARGEST_SEQ}", grant.seq),
                 });
             }
-            if grant.share > grant.granted || grant.floor > grant.share {
+            if grant.share > grant.granted || grant.floor > grant.share || grant.least > grant.share {
                 return Err(ContractError::Inconsistent {
                     document: Self::NAME,
                     message: format!(
-                        "pool {pool}: floor {} <= share {} <= granted {} does not hold",
-                        grant.floor, grant.share, grant.granted
+                        "pool {pool}: floor {} and least {} <= share {} <= granted {} does not hold",
+                        grant.floor, grant.least, grant.share, grant.granted
                     ),
                 });
             }
@@ -138,11 +142,25 @@ mod tests {
     }
 
     #[test]
+    fn what_bounds_the_limit_from_below_is_said_only_where_it_is_more_than_the_floor_and_is_never_more_than_the_share()
+    {
+        let grant = PodGrant { seq: 1, share: 8, granted: 8, floor: 1, least: 0, paused: false };
+        let text = serde_json::to_string(&grant).expect("JSON");
+        assert_eq!(text, r#"{"seq":1,"share":8,"granted":8,"floor":1}"#);
+        let check = |least| {
+            GrantDocument { v: 1, epoch: 1, pools: BTreeMap::from([("shop".to_owned(), PodGrant { least, ..grant })]) }
+                .check()
+        };
+        assert!(check(8).is_ok());
+        assert!(check(9).is_err());
+    }
+
+    #[test]
     fn the_largest_epoch_and_number_are_followed_and_what_lies_beyond_is_refused() {
         assert!(LAST.next(3).is_after(LAST), "{:?}", LAST.next(3));
         assert!(LAST.next(3).epoch < EPOCHS && LAST.next(3).seq == 1);
         let document = |epoch, seq| {
-            let grant = PodGrant { seq, share: 1000, granted: 1000, floor: 0, paused: false };
+            let grant = PodGrant { seq, share: 1000, granted: 1000, floor: 0, least: 0, paused: false };
             GrantDocument { v: 1, epoch, pools: BTreeMap::from([("shop".to_owned(), grant)]) }
         };
         assert!(document(LAST.epoch, LAST.seq).check().is_ok());

@@ -99,7 +99,7 @@ impl Rehearsal {
             let (granted, told) = match scene {
                 Scene::AllNew => (PodGrant::default(), 0),
                 Scene::Settled | Scene::LoadShifted => {
-                    (PodGrant { seq: 2, share: SHARE, granted: SHARE, floor: 1, paused: false }, 1)
+                    (PodGrant { seq: 2, share: SHARE, granted: SHARE, floor: 1, least: 0, paused: false }, 1)
                 }
             };
             let revision = PoolRevision { revision: told, settings: revision.settings.clone() };

@@ -32,8 +32,12 @@
 //! Each move is an API write, a kubelet sync and a fan-out to every watcher, so shares move only when a pod is short: it
 //! has no floor yet, its load presses on its share, or its share is far (40 %) from what its load deserves. Then few pods
 //! give, those that need it least.
+//!
+//! The share bounds a pod's limit from above, [`PodGrant::least`] from below: the pods' parts of `minAllowed`, which bind no
+//! connection that another pod could have.
 
 mod divide;
+mod least;
 #[cfg(test)]
 mod tests;
 
@@ -97,6 +101,8 @@ pub struct PodDemand {
 pub enum SharingRule {
     /// All of `max_allowed`, by demand: the agents decide the limit within the share.
     ByDemand {
+        /// What the limits of all pods together are never below, as far as their shares allow.
+        min_allowed: u32,
         /// What all pods together may open.
         max_allowed: u32,
     },
@@ -123,7 +129,7 @@ impl SharingRule {
     /// The bound of the sum of `granted`. None with [`SharingRule::Fixed`], which bounds each pod and not the sum.
     pub const fn most(self) -> Option<u32> {
         match self {
-            Self::ByDemand { max_allowed } | Self::Target { max_allowed, .. } | Self::Kept { max_allowed } => {
+            Self::ByDemand { max_allowed, .. } | Self::Target { max_allowed, .. } | Self::Kept { max_allowed } => {
                 Some(max_allowed)
             }
             Self::Fixed { .. } => None,
@@ -151,7 +157,7 @@ pub enum Move {
     Settle,
     /// Raises the share.
     Grow,
-    /// Only the floor changes, or the first grant of a pod that has to wait.
+    /// Only what bounds the limit from below changes, or the first grant of a pod that has to wait.
     Refloor,
 }
 
@@ -200,14 +206,15 @@ pub fn step(pods: &[Claimant], floor_per_pod: u32, rule: SharingRule) -> SharePl
             Aim::target(&members, Whole { most: max_allowed, floor: floor_per_pod }, target)
         }
         SharingRule::Kept { max_allowed } => Aim::kept(&members, Whole { most: max_allowed, floor: floor_per_pod }),
-        SharingRule::ByDemand { max_allowed } => {
+        SharingRule::ByDemand { max_allowed, .. } => {
             Aim::by_demand(&members, Whole { most: max_allowed, floor: floor_per_pod })
         }
     };
     let granted = sum(members.iter().map(|member| member.counted));
     let free = rule.most().map_or(u64::MAX, |most| u64::from(most).saturating_sub(granted));
 
-    let mut writes = writes(&members, &aim, &reach(&members, &aim, free));
+    let reached = reach(&members, &aim, free);
+    let mut writes = writes(&members, &aim, &reached, &least::of(&members, &reached, aim.floor, rule));
     for write in &mut writes {
         write.pod = order[write.pod];
     }
@@ -543,13 +550,14 @@ fn reach(members: &[Member], aim: &Aim, mut free: u64) -> Vec<u32> {
 }
 
 /// The writes that bring the shares to `reached`, most urgent first: floors, what makes room, the rest.
-fn writes(members: &[Member], aim: &Aim, reached: &[u32]) -> Vec<Write> {
+fn writes(members: &[Member], aim: &Aim, reached: &[u32], least: &[u32]) -> Vec<Write> {
     let mut ranked = Vec::new();
     for (index, (member, &share)) in members.iter().zip(reached).enumerate() {
         let old = member.grant.unwrap_or_default();
         let floor = aim.floor.min(share);
+        let least = least[index];
         let granted = if share < member.share { member.settled.max(member.share) } else { member.settled.max(share) };
-        if (old.share, old.granted, old.floor) == (share, granted, floor) {
+        if (old.share, old.granted, old.floor, old.least) == (share, granted, floor, least) {
             continue;
         }
         let (rank, move_) = match share.cmp(&member.share) {
@@ -563,7 +571,7 @@ fn writes(members: &[Member], aim: &Aim, reached: &[u32]) -> Vec<Write> {
             rank,
             Write {
                 pod: index,
-                grant: PodGrant { seq: old.seq.saturating_add(1), share, granted, floor, paused: old.paused },
+                grant: PodGrant { seq: old.seq.saturating_add(1), share, granted, floor, least, paused: old.paused },
                 move_,
             },
         ));

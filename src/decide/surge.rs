@@ -126,7 +126,7 @@ mod tests {
                     tries: 0,
                 })
                 .collect();
-            let plan = step(&pods, self.floor, SharingRule::ByDemand { max_allowed: self.most });
+            let plan = step(&pods, self.floor, SharingRule::ByDemand { min_allowed: 0, max_allowed: self.most });
             for write in plan.writes {
                 self.members[write.pod].grant = write.grant;
             }

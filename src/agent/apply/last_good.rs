@@ -139,7 +139,7 @@ mod tests {
             pool: "shop".into(),
             revision: revision(3),
             epoch: 2,
-            grant: PodGrant { seq: 5, share: 8, granted: 8, floor: 1, paused: false },
+            grant: PodGrant { seq: 5, share: 8, granted: 8, floor: 1, least: 0, paused: false },
         }
     }
 

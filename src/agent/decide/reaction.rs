@@ -107,7 +107,7 @@ impl Reaction {
             pods: 1,
             current,
             target: from,
-            bounds: Bounds { min: grant.floor, max: grant.share, share: Some(grant.share) },
+            bounds: Bounds { min: grant.floor.max(grant.least), max: grant.share, share: Some(grant.share) },
             automation: if grant.paused { Automation::Paused } else { reading.automation },
             // below the floor the limit is bounded beside this: what is decided is never less
             refused_beyond: reading.refused_beyond.map(|most| most.max(grant.floor.min(grant.share))),
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
     use crate::{agent::tests::revision, domain::Reason};
 
-    const GRANT: PodGrant = PodGrant { seq: 1, share: 20, granted: 20, floor: 2, paused: false };
+    const GRANT: PodGrant = PodGrant { seq: 1, share: 20, granted: 20, floor: 2, least: 0, paused: false };
 
     fn settings() -> Settings {
         let mut settings = revision(1).settings;
@@ -263,6 +263,24 @@ mod tests {
     }
 
     #[test]
+    fn the_limit_does_not_fall_below_the_pods_part_of_min_allowed_and_follows_what_the_database_lets_in_below_it() {
+        let (settings, mut reaction) = (settings(), Reaction::default());
+        let grant = PodGrant { least: 9, ..GRANT };
+        let limit = |reaction: &Reaction| reaction.limit(LimitSource::LocalReaction, grant);
+        for at in 0..120 {
+            reaction.feed(&settings, grant, limit(&reaction), &second(at, 10, 30, 0), true);
+        }
+        assert_eq!(limit(&reaction), 9);
+        for at in 120..140 {
+            let refused = PoolerReading { refused_beyond: Some(4), ..second(at, 10, 30, 0) };
+            reaction.feed(&settings, grant, limit(&reaction), &refused, true);
+        }
+        assert_eq!(limit(&reaction), 4);
+        reaction.feed(&settings, grant, 4, &second(140, 10, 30, 0), true);
+        assert_eq!(limit(&reaction), 9, "and at once when it lets in more again");
+    }
+
+    #[test]
     fn with_local_reaction_disabled_the_limit_is_the_share() {
         let mut settings = settings();
         settings.scaling.limit_source = LimitSource::Share;
@@ -295,7 +313,7 @@ mod tests {
             let (settings, mut reaction) = (settings(), Reaction::default());
             for (at, (rate, milliseconds, waiting, floor, more, punctual)) in (0..).zip(seconds) {
                 let share = floor + more;
-                let grant = PodGrant { seq: 1, share, granted: share, floor, paused: false };
+                let grant = PodGrant { seq: 1, share, granted: share, floor, least: 0, paused: false };
                 let current = reaction.limit(LimitSource::LocalReaction, grant);
                 reaction.feed(&settings, grant, current, &second(at, rate, milliseconds, waiting), punctual);
                 let limit = reaction.limit(LimitSource::LocalReaction, grant);

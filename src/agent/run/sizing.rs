@@ -42,7 +42,8 @@ impl Sizing {
         let grant = wish.grant();
         let share = grant.share.saturating_sub(self.reserved);
         let floor = grant.floor.saturating_sub(self.reserved).max(grant.floor.min(1)).min(share);
-        PodGrant { share, floor, ..grant }
+        let least = grant.least.saturating_sub(self.reserved).min(share);
+        PodGrant { share, floor, least, ..grant }
     }
 
     /// So many server connections of the share are the session alias's.

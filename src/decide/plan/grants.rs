@@ -27,12 +27,12 @@ pub(super) struct Grants {
 }
 
 /// What is divided, from what is in force; while frozen, what starts must have something and what runs keeps what it has.
-fn rule(effective: &EffectivePool, target: u32, max_allowed: u32, frozen: bool) -> SharingRule {
+fn rule(effective: &EffectivePool, target: u32, min_allowed: u32, max_allowed: u32, frozen: bool) -> SharingRule {
     match (effective.fixed_limit_per_pod, effective.settings.scaling.limit_source) {
         (Some(limit_per_pod), _) => SharingRule::Fixed { limit_per_pod },
         (None, _) if frozen => SharingRule::Kept { max_allowed },
         (None, LimitSource::Share) => SharingRule::Target { target, max_allowed },
-        (None, LimitSource::LocalReaction) => SharingRule::ByDemand { max_allowed },
+        (None, LimitSource::LocalReaction) => SharingRule::ByDemand { min_allowed, max_allowed },
     }
 }
 
@@ -45,7 +45,7 @@ pub(super) fn plan(
     frozen: bool,
 ) -> Grants {
     let name = observed.pool.metadata.name.as_deref().unwrap_or_default();
-    // target and demand are those of the pool itself; what its session alias has in each pod comes on top
+    // bounds below, target and demand are those of the pool itself; what its session alias has in each pod comes on top
     let for_sessions = effective.settings.for_sessions();
     let running = observed.pods.iter().filter(|pod| pod.phase == PodPhase::Running).count();
     let running = u32::try_from(running).unwrap_or(u32::MAX);
@@ -55,7 +55,7 @@ pub(super) fn plan(
     let floors = running.saturating_mul(effective.floor_per_pod.max(1));
     let most = lets_in
         .map_or(effective.max_allowed, |most| effective.max_allowed.min(most.saturating_add(sessions).max(floors)));
-    let rule = rule(effective, wanted, most, frozen);
+    let rule = rule(effective, wanted, effective.min_allowed.saturating_add(sessions), most, frozen);
     let pods: Vec<Claimant> = observed.pods.iter().map(|pod| as_pod(pod, name, rule, for_sessions)).collect();
     let plan = shares::step(&pods, effective.floor_per_pod, rule);
 
@@ -107,9 +107,13 @@ fn as_pod<'a>(pod: &'a PodSeen, pool: &str, rule: SharingRule, for_sessions: u32
     let grant = match (annotated, &pod.grant, report) {
         // an older annotation has come back, from a backup say: the agent takes it for an old one and stays with what it has, which
         // counts until a newer one was written
-        (Some(grant), _, Some(report)) if is_behind(pod, pool) => {
-            Some(PodGrant { share: report.share, granted: grant.granted.max(report.share), floor: 0, ..grant })
-        }
+        (Some(grant), _, Some(report)) if is_behind(pod, pool) => Some(PodGrant {
+            share: report.share,
+            granted: grant.granted.max(report.share),
+            floor: 0,
+            least: 0,
+            ..grant
+        }),
         (Some(grant), ..) => Some(grant),
         // the annotation is lost: what the agent works with is what it has
         (None, _, Some(report)) if report.seq > 0 => {

@@ -1232,7 +1232,7 @@ fn an_older_annotation_that_comes_back_counts_as_what_the_agent_still_runs_and_i
     let runs = world.pods[0].answer.report().map(|report| (report.seq, report.share)).expect("it was asked");
     assert!(runs.1 > 2, "{runs:?}");
     // from a backup
-    let old = PodGrant { seq: 1, share: 1, granted: 1, floor: 1, paused: false };
+    let old = PodGrant { seq: 1, share: 1, granted: 1, floor: 1, least: 0, paused: false };
     let old = GrantDocument { v: 1, epoch: 0, pools: BTreeMap::from([("shop".to_owned(), old)]) };
     world.pods[0].grant = Annotation::Read(old.clone());
     world.admit();
@@ -1272,7 +1272,7 @@ fn what_prometheus_shows_of_a_number_that_was_never_written_proves_nothing() {
     world.admit();
     world.settle();
     // its share shrinks, and it cannot be asked; the figures under its name are of the pod before it
-    let grant = PodGrant { seq: 3, share: 2, granted: 9, floor: 1, paused: false };
+    let grant = PodGrant { seq: 3, share: 2, granted: 9, floor: 1, least: 0, paused: false };
     let document = GrantDocument { v: 1, epoch: 1, pools: BTreeMap::from([("shop".to_owned(), grant)]) };
     world.pods[0].grant = Annotation::Read(document);
     world.pods[0].answer = AgentAnswer::NotAsked;
@@ -1486,7 +1486,7 @@ fn a_lease_that_counts_from_one_again_never_makes_a_grant_older() {
 fn a_pod_with_the_largest_epoch_and_number_is_brought_back_to_its_share() {
     for (epoch, seq) in [(EPOCHS - 1, LARGEST_SEQ), (EPOCHS / 2, LARGEST_SEQ), (3, LARGEST_SEQ), (EPOCHS - 1, 1)] {
         let mut world = World::new(SHARED);
-        let forged = PodGrant { seq, share: 1000, granted: 1000, floor: 0, paused: false };
+        let forged = PodGrant { seq, share: 1000, granted: 1000, floor: 0, least: 0, paused: false };
         world.admit().grant =
             Annotation::Read(GrantDocument { v: 1, epoch, pools: BTreeMap::from([("shop".to_owned(), forged)]) });
         world.admit();
@@ -1531,7 +1531,7 @@ fn a_damaged_grant_of_a_pod_that_nobody_remembers_counts_as_everything() {
         "uid-0",
         1,
         3,
-        PodGrant { seq: 5, share: 4, granted: 4, floor: 1, paused: false },
+        PodGrant { seq: 5, share: 4, granted: 4, floor: 1, least: 0, paused: false },
     )));
     world.settle();
     assert!(world.shares().iter().all(|share| *share > 0) && world.granted() <= 12);

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 const fn grant(seq: u64, share: u32, granted: u32) -> PodGrant {
-    PodGrant { seq, share, granted, floor: 1, paused: false }
+    PodGrant { seq, share, granted, floor: 1, least: 0, paused: false }
 }
 
 fn pod(uid: &str, grant: Option<PodGrant>, demand: Option<f64>) -> Claimant<'_> {
@@ -14,7 +14,7 @@ fn pod(uid: &str, grant: Option<PodGrant>, demand: Option<f64>) -> Claimant<'_> 
 }
 
 fn by_demand(max_allowed: u32) -> SharingRule {
-    SharingRule::ByDemand { max_allowed }
+    SharingRule::ByDemand { min_allowed: 0, max_allowed }
 }
 
 /// A small world of pods that do what they are told at once: writes land, agents apply and report.
@@ -68,6 +68,85 @@ fn two_pods_with_load_nine_to_one_share_twenty_accordingly_within_two_ticks() {
         // second tick: the proof is in
         world.tick(1, by_demand(20));
         assert!(world.shares()[0] >= 14, "load {}: {:?}", 9.0 * scale, world.shares());
+    }
+}
+
+/// The least limits of the pods that run.
+fn leasts(world: &Quiet<'_>) -> Vec<u32> {
+    let running = world.pods.iter().filter(|pod| pod.phase == PodPhase::Running);
+    running.filter_map(|pod| pod.grant).map(|grant| grant.floor.max(grant.least)).collect()
+}
+
+#[test]
+fn the_limits_of_all_pods_together_are_never_below_the_least_of_the_pool() {
+    let rule = |min_allowed| SharingRule::ByDemand { min_allowed, max_allowed: 60 };
+    let mut world = Quiet::new(["a", "b", "c"].map(|uid| pod(uid, None, Some(0.1))));
+    world.tick(1, rule(20));
+    assert_eq!(leasts(&world), [7, 7, 7]);
+    assert!(
+        world.pods.iter().all(|pod| pod.grant.is_some_and(|grant| grant.floor == 1)),
+        "no more is kept open for it"
+    );
+    world.tick(1, rule(60));
+    assert_eq!(leasts(&world), world.shares(), "never more than the share");
+    world.tick(1, rule(3));
+    assert!(
+        world.pods.iter().all(|pod| pod.grant.is_some_and(|grant| grant.least == 0)),
+        "what the floors are is not said twice"
+    );
+}
+
+#[test]
+fn what_a_pod_with_a_small_share_cannot_hold_of_the_least_the_others_do() {
+    let rule = SharingRule::ByDemand { min_allowed: 20, max_allowed: 24 };
+    let shares = [2, 2, 20].map(|share| grant(1, share, share));
+    let mut world = Quiet::new(["a", "b", "c"].into_iter().zip(shares).map(|(uid, grant)| pod(uid, Some(grant), None)));
+    world.tick(1, rule);
+    assert!(leasts(&world).iter().sum::<u32>() >= 20, "{:?}", world.pods);
+}
+
+#[test]
+fn a_rolling_update_rewrites_the_least_of_no_pod_that_stays() {
+    let uids: Vec<String> = (0..26).map(|uid| format!("{uid:02}")).collect();
+    let rule = SharingRule::ByDemand { min_allowed: 50, max_allowed: 400 };
+    let mut world = Quiet::new(uids[..10].iter().map(|uid| pod(uid, None, Some(2.0))));
+    world.tick(1, rule);
+    let of = |world: &Quiet<'_>, uid: &str| {
+        let pod = world.pods.iter().find(|pod| pod.uid == uid).expect("it is there");
+        pod.grant.expect("granted").least
+    };
+    let first = of(&world, "09");
+    let mut told = BTreeMap::new();
+    for (age, [new, old]) in (1..).zip((10..19).map(|new| [new, new - 10])) {
+        world.pods.push(Claimant { created_seconds: age, ..pod(&uids[new], None, Some(2.0)) });
+        world.tick(1, rule);
+        told.entry(uids[new].clone()).or_insert_with(|| of(&world, &uids[new]));
+        world.pods.retain(|pod| pod.uid != uids[old]);
+        world.tick(1, rule);
+        assert!(leasts(&world).iter().sum::<u32>() >= 50, "{:?}", world.pods);
+    }
+    assert_eq!(of(&world, "09"), first);
+    for (uid, least) in told {
+        assert_eq!(of(&world, &uid), least, "{uid}");
+    }
+}
+
+#[test]
+fn while_the_pool_is_paused_the_least_stays() {
+    let mut world = Quiet::new(["a", "b"].map(|uid| pod(uid, None, Some(1.0))));
+    world.tick(1, SharingRule::ByDemand { min_allowed: 20, max_allowed: 40 });
+    let before = leasts(&world);
+    world.tick(1, SharingRule::Kept { max_allowed: 40 });
+    assert_eq!((before.iter().sum::<u32>(), leasts(&world)), (20, before));
+}
+
+#[test]
+fn where_limit_and_share_are_the_same_nothing_else_bounds_the_limit_from_below() {
+    let mut world = Quiet::new(["a", "b"].map(|uid| pod(uid, None, Some(1.0))));
+    world.tick(1, SharingRule::ByDemand { min_allowed: 20, max_allowed: 40 });
+    for rule in [SharingRule::Target { target: 20, max_allowed: 40 }, SharingRule::Fixed { limit_per_pod: 4 }] {
+        world.tick(1, rule);
+        assert!(world.pods.iter().all(|pod| pod.grant.is_some_and(|grant| grant.least == 0)), "{rule:?}");
     }
 }
 
@@ -293,7 +372,7 @@ fn recommend_gives_every_pod_its_fixed_limit_as_floor_and_share() {
         world
             .pods
             .iter()
-            .all(|pod| pod.grant == Some(PodGrant { seq: 1, share: 8, granted: 8, floor: 8, paused: false }))
+            .all(|pod| pod.grant == Some(PodGrant { seq: 1, share: 8, granted: 8, floor: 8, least: 0, paused: false }))
     );
 }
 
@@ -499,7 +578,7 @@ proptest! {
         floor in 1..4_u32,
         mut whole in 1..40_u32,
         how in prop_oneof![
-            3 => Just(SharingRule::ByDemand { max_allowed: 0 }),
+            3 => (0..40_u32).prop_map(|min_allowed| SharingRule::ByDemand { min_allowed, max_allowed: 0 }),
             2 => (0..60_u32).prop_map(|target| SharingRule::Target { target, max_allowed: 0 }),
             1 => Just(SharingRule::Kept { max_allowed: 0 }),
         ],
@@ -507,7 +586,8 @@ proptest! {
         let rule = |max_allowed| match how {
             SharingRule::Target { target, .. } => SharingRule::Target { target, max_allowed },
             SharingRule::Kept { .. } => SharingRule::Kept { max_allowed },
-            _ => SharingRule::ByDemand { max_allowed },
+            SharingRule::ByDemand { min_allowed, .. } => SharingRule::ByDemand { min_allowed, max_allowed },
+            SharingRule::Fixed { .. } => how,
         };
         let mut world = World::default();
         for happening in happenings {
@@ -572,8 +652,8 @@ proptest! {
             for (uid, pod) in &world.pods {
                 let granted = pod.grant.unwrap_or_default().granted;
                 prop_assert!(pod.held.max(pod.applied.share) <= granted, "{uid} may open more than is counted: {pod:?}");
-                if let Some(PodGrant { share, granted, floor, .. }) = pod.grant {
-                    prop_assert!(floor <= share && share <= granted);
+                if let Some(PodGrant { share, granted, floor, least, .. }) = pod.grant {
+                    prop_assert!(floor.max(least) <= share && share <= granted);
                 }
             }
         }
@@ -587,7 +667,11 @@ proptest! {
         prop_assert_eq!(plan.granted, sum);
         if running > 0 {
             match rule(whole) {
-                SharingRule::ByDemand { .. } => {
+                SharingRule::ByDemand { min_allowed, .. } => {
+                    let running_pods = || world.pods.values().filter(|pod| pod.phase == Some(PodPhase::Running));
+                    let of_running = |of: fn(PodGrant) -> u32| running_pods().filter_map(|pod| pod.grant).map(of).sum::<u32>();
+                    let least = of_running(|grant| grant.floor.max(grant.least));
+                    prop_assert!(least >= min_allowed.min(of_running(|grant| grant.share)), "{least} of {min_allowed}: {world:?}");
                     let spared = headroom(u32::try_from(running).unwrap(), u32::try_from(unscheduled).unwrap(), floor);
                     prop_assert!(sum + spared >= whole, "{sum} of {whole}, {spared} spared: {world:?}");
                 }

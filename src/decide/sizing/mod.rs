@@ -7,7 +7,7 @@
 //! | caller | observes | bounds | interval |
 //! |---|---|---|---|
 //! | operator | all pods of the pool, merged by [`Fleet`] | `minAllowed`, `maxAllowed`; no share | its tick, 15 s |
-//! | agent | its own pod, `pods: 1` | floor and share as `min` and `max`, and the share | 1 s |
+//! | agent | its own pod, `pods: 1` | its part of `minAllowed`, the floor at least, and the share | 1 s |
 //! | `sluice decide`, backtest | what the line or the model says | the line's | the line's |
 //!
 //! ```

@@ -602,7 +602,7 @@ impl Agent {
     }
 
     pub fn grant(&self, seq: u64, share: u32, granted: u32) {
-        let grant = PodGrant { seq, share, granted, floor: share.min(1), paused: false };
+        let grant = PodGrant { seq, share, granted, floor: share.min(1), least: 0, paused: false };
         self.write("grant", &GrantDocument { v: 1, epoch: 1, pools: [(POOL.to_owned(), grant)].into() }.render());
     }
 
