@@ -17,8 +17,7 @@ const RELEASE: &str = "sluice";
 
 /// The chart without the objects that all of a cluster would feel, other tests too: a release of one namespace.
 fn chart_of_one_namespace() -> TempDir {
-    const KEPT: [&str; 5] =
-        ["_names.tpl", "deployment.yaml", "prometheus-config.yaml", "serviceaccount.yaml", "NOTES.txt"];
+    const KEPT: [&str; 5] = ["_names.tpl", "_prometheus.tpl", "deployment.yaml", "serviceaccount.yaml", "NOTES.txt"];
     let from = repository().join("charts/sluice");
     let chart = tempfile::tempdir().expect("a directory");
     let to = chart.path();

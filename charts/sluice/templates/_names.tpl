@@ -24,7 +24,6 @@
 {{- define "sluice.webhookSecretName" -}}{{ include "sluice.fullname" . }}-webhook-tls{{- end -}}
 {{- define "sluice.webhookConfigurationName" -}}{{ include "sluice.clusterName" . }}{{- end -}}
 {{- define "sluice.leaseName" -}}{{ include "sluice.fullname" . }}-operator{{- end -}}
-{{- define "sluice.prometheusConfigName" -}}{{ include "sluice.fullname" . }}-prometheus{{- end -}}
 
 {{- define "sluice.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "sluice.name" . }}
