@@ -64,7 +64,7 @@ pub struct ConnectionPoolStatus {
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Recommendation {
-    /// Within every bound: what is put into force.
+    /// Within every bound. Put into force with `localReaction: Disabled`; else each agent decides within its pod's part of minAllowed and its share.
     pub target: u32,
     /// Below this, clients would be expected to wait.
     pub lower_bound: u32,

@@ -64,6 +64,8 @@ pub const NOT_PAUSED: &str = "NotPaused";
 pub const WITHIN_BOUNDS: &str = "WithinBounds";
 /// `ScalingLimited`: more pods than connections.
 pub const TOO_MANY_PODS: &str = "TooManyPods";
+/// `ScalingLimited`: in mode Recommend the limits of all pods exceed `maxAllowed`.
+pub const FIXED_EXCEEDS_MAX: &str = "FixedExceedsMax";
 /// `ScalingLimited`: the floors of all pods exceed the whole.
 pub const FLOOR_LOWERED: &str = "FloorLowered";
 /// `Progressing`: every pod runs the newest revision.

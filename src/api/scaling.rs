@@ -15,11 +15,12 @@ pub struct ScalingSpec {
     /// How the target is computed. Default: Adaptive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub algorithm: Option<AlgorithmSpec>,
-    /// Least target of the whole pool. Default: 5.
+    /// Least target of the whole pool, and what the limits of its pods together are never below. It opens no connection. Default: 5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub min_allowed: Option<u32>,
-    /// Greatest target of the whole pool; what all its pods together may open. With mode Apply a pool names it, or a class that says it.
+    /// Greatest target of the whole pool; in mode Apply what all its pods together may open, and a pool names it, or a class that says
+    /// it. In mode Recommend it bounds the recommendation alone: each pod may open fixedLimitPerPod, whatever the sum.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_allowed: Option<u32>,
@@ -92,7 +93,8 @@ pub struct MetricsSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub prometheus_ref: Option<String>,
-    /// PromQL of your own in place of a signal of Sluice's. The operator asks it with its own login, so only for namespaces that
+    /// PromQL of your own in place of a signal of Sluice's. It moves the target, and so the limits with `localReaction: Disabled` alone:
+    /// with Enabled they follow what each agent sees of its own pod, and the target is a recommendation. The operator asks it with its own login, so only for namespaces that
     /// the configuration of the server allows (`prometheus.servers.NAME.allowedNamespaces` of the chart).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]

@@ -33,6 +33,8 @@ pub struct EffectivePool {
     pub min_allowed: u32,
     /// Greatest target of the whole pool, in server connections.
     pub max_allowed: u32,
+    /// The same where pool or class name it; the built-in one promises nothing in mode Recommend, which it does not bound.
+    pub named_max_allowed: Option<u32>,
     /// What every pod may always hold, in server connections.
     pub floor_per_pod: u32,
     /// The limit of every pod: `Some` in mode Recommend, and only there.
@@ -60,6 +62,11 @@ impl EffectivePool {
     pub fn target_before(&self, recommended: Option<u32>, shares: u32) -> u32 {
         let before = recommended.or((shares > 0).then_some(shares)).unwrap_or(self.min_allowed);
         before.clamp(self.min_allowed, self.max_allowed)
+    }
+
+    /// Whether the pool has queries of its own and each agent sees to its limit itself, so that they move the recommendation alone.
+    pub fn overrides_move_no_limit(&self) -> bool {
+        !self.metrics.overrides.is_empty() && self.settings.scaling.limit_source == LimitSource::LocalReaction
     }
 }
 
@@ -239,6 +246,7 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
         class: class.map(|class| (class.metadata.name.clone().unwrap_or_default(), class.metadata.generation)),
         min_allowed,
         max_allowed,
+        named_max_allowed: scaling.get(|s| s.max_allowed),
         floor_per_pod,
         fixed_limit_per_pod,
         settings,

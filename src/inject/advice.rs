@@ -31,6 +31,10 @@ pub fn warnings(spec: &PodSpec, plan: &PodPool<'_>, guaranteed: bool) -> Vec<War
         warnings.push(Warning::CpuLimit.text("", limit));
     }
     warnings.extend(too_little_memory(plan, guaranteed));
+    if plan.effective.overrides_move_no_limit() {
+        let cure = ", while scaling.localReaction is Enabled; set it to Disabled to have limits follow the target, or remove them";
+        warnings.push(Warning::Overrides.text("", cure));
+    }
     warnings
 }
 

@@ -31,6 +31,8 @@ pub enum Warning {
     CpuLimit,
     /// A limit with less room than the pool may ask for.
     MemoryLimit,
+    /// Queries of the pool's own that move no limit.
+    Overrides,
     /// No pooler can be injected: the host's network.
     HostNetwork,
     /// No pooler can be injected: Windows.
@@ -43,7 +45,7 @@ pub struct WarningText(String);
 
 impl Warning {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::PoolerPort,
         Self::AgentPort,
         Self::Secret,
@@ -58,6 +60,7 @@ impl Warning {
         Self::SharedProcesses,
         Self::CpuLimit,
         Self::MemoryLimit,
+        Self::Overrides,
         Self::HostNetwork,
         Self::Windows,
     ];
@@ -79,6 +82,7 @@ impl Warning {
             Self::SharedProcesses => "shareProcessNamespace lets every container",
             Self::CpuLimit => "the pod is Guaranteed, so the container sluice gets a CPU limit",
             Self::MemoryLimit => "has room for",
+            Self::Overrides => "scaling.metrics.overrides: they move the target alone, and no limit",
             Self::HostNetwork => "no pooler was injected: the pod uses the host's network",
             Self::Windows => "no pooler was injected: PgBouncer does not run on Windows",
         }

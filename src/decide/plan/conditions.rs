@@ -21,7 +21,10 @@ use crate::{
     contract::{
         ForeignListeners, LeakKinds, PoolerError, ProofMode, Settings, UpstreamSeen, UpstreamState, names::METRICS_PORT,
     },
-    decide::shares::{PodPhase, Shortage},
+    decide::{
+        effective::EffectivePool,
+        shares::{PodPhase, Shortage},
+    },
     domain::Reason,
 };
 
@@ -194,7 +197,13 @@ fn accepted(observed: &Observed, cannot_render: Option<&str>) -> Condition {
         BudgetSeen::Found => "; spec.budgetRef: this version keeps no ledger, so maxAllowed alone bounds this pool",
         BudgetSeen::NotNamed | BudgetSeen::Missing(_) => "",
     };
-    yes(ACCEPTED, reasons::VALID, format!("spec and class make sense together{counted}"))
+    let moved = match observed.effective {
+        Ok(effective) if effective.overrides_move_no_limit() => {
+            "; scaling.metrics.overrides move the target alone: with localReaction Enabled each agent decides by what it sees itself"
+        }
+        _ => "",
+    };
+    yes(ACCEPTED, reasons::VALID, format!("spec and class make sense together{counted}{moved}"))
 }
 
 fn injected(observed: &Observed) -> Condition {
@@ -559,6 +568,9 @@ fn scaling_limited(observed: &Observed, figures: &Figures) -> Condition {
     let Ok(effective) = observed.effective else {
         return unknown(SCALING_LIMITED, reasons::NOT_ACCEPTED, "no target without a valid spec: see Accepted");
     };
+    if let Some(exceeded) = fixed_exceeds_max(observed, effective) {
+        return exceeded;
+    }
     match figures.shortage {
         Shortage::TooManyPods { waiting } => {
             return yes(
@@ -593,6 +605,21 @@ fn scaling_limited(observed: &Observed, figures: &Figures) -> Condition {
         Some(limit) => yes(SCALING_LIMITED, limit.reason.as_str(), limit.message.clone()),
         None => no(SCALING_LIMITED, reasons::WITHIN_BOUNDS, "nothing keeps the target from what the load asks for"),
     }
+}
+
+/// In mode Recommend each pod has its limit, whatever the sum: nothing keeps it below the `maxAllowed` that somebody named.
+fn fixed_exceeds_max(observed: &Observed, effective: &EffectivePool) -> Option<Condition> {
+    let (limit_per_pod, max_allowed) = effective.fixed_limit_per_pod.zip(effective.named_max_allowed)?;
+    let pods = observed.pods.iter().filter(|pod| pod.phase == PodPhase::Running).count();
+    let together = u64::from(limit_per_pod) * u64::try_from(pods).unwrap_or(u64::MAX);
+    (together > u64::from(max_allowed)).then(|| {
+        let message = format!(
+            "in mode Recommend each pod may open fixedLimitPerPod {limit_per_pod}, whatever the sum: {pods} pods may open {together} \
+             together, and maxAllowed {max_allowed} bounds the recommendation alone; lower spec.scaling.fixedLimitPerPod, or set \
+             spec.mode to Apply"
+        );
+        yes(SCALING_LIMITED, reasons::FIXED_EXCEEDS_MAX, message)
+    })
 }
 
 fn progressing(observed: &Observed, rollout: &Rollout) -> Condition {

@@ -6,7 +6,9 @@ use super::*;
 use crate::{
     api::{
         Confidence, ConnectionPool, ConnectionPoolStatus, Recommendation, RevisionStatus, SecretRef,
-        conditions::{ConditionStatus, INJECTED, LEAK_DETECTED, PROVEN, READY, RECONNECTED, merge},
+        conditions::{
+            ACCEPTED, ConditionStatus, INJECTED, LEAK_DETECTED, PROVEN, READY, RECONNECTED, SCALING_LIMITED, merge,
+        },
         reasons,
     },
     contract::{
@@ -1703,4 +1705,56 @@ proptest! {
         let living = world.pods.iter().filter(|pod| pod.phase != PodPhase::Terminating).count();
         prop_assert!(usize::try_from(proven).expect("small") >= living, "{proven} of {living} are proven");
     }
+}
+
+#[test]
+fn limits_of_mode_recommend_that_exceed_a_named_max_allowed_together_are_told() {
+    let recommend = |max: &str| format!("  mode: Recommend\n  scaling: {{fixedLimitPerPod: 10{max}}}\n");
+    let limited = |spec: &str| {
+        let mut world = World::new(spec);
+        for _ in 0..3 {
+            world.admit();
+        }
+        world.settle();
+        assert_eq!(world.shares(), [10, 10, 10], "each has its own, whatever the sum");
+        let report = world.plan().report;
+        let condition =
+            |type_| report.conditions.iter().find(|condition| condition.type_ == type_).expect("it is told").clone();
+        let limited = condition(SCALING_LIMITED);
+        (limited.status, limited.reason, limited.message)
+    };
+    let (status, reason, message) = limited(&recommend(", maxAllowed: 29"));
+    assert_eq!((status, reason), (ConditionStatus::True, reasons::FIXED_EXCEEDS_MAX));
+    assert!(message.contains("3 pods may open 30") && message.contains("maxAllowed 29"), "{message}");
+    for fits in [", maxAllowed: 30", ""] {
+        assert_eq!(limited(&recommend(fits)).1, reasons::WITHIN_BOUNDS, "{fits}");
+    }
+}
+
+#[test]
+fn queries_that_move_no_limit_are_told_where_the_pool_is_accepted() {
+    let message = |local_reaction: &str| {
+        let scaling = format!(
+            "  scaling: {{minAllowed: 2, maxAllowed: 12, localReaction: {local_reaction}, \
+             metrics: {{overrides: [{{signal: WaitingClients, query: up}}]}}}}\n"
+        );
+        let report = World::new(&scaling).plan().report;
+        let accepted = report.conditions.iter().find(|condition| condition.type_ == ACCEPTED).expect("it is told");
+        assert_eq!(accepted.reason, reasons::VALID);
+        accepted.message.clone()
+    };
+    assert!(message("Enabled").contains("scaling.metrics.overrides"), "{}", message("Enabled"));
+    assert!(!message("Disabled").contains("overrides"), "{}", message("Disabled"));
+}
+
+#[test]
+fn each_pod_is_told_its_part_of_min_allowed() {
+    let mut world = World::new("  scaling: {minAllowed: 6, maxAllowed: 30}\n");
+    for _ in 0..3 {
+        world.admit();
+    }
+    world.settle();
+    let grants = world.pods.iter().filter_map(|pod| pod.grant.last_known()?.pools.get("shop"));
+    let told: Vec<(u32, u32)> = grants.map(|grant| (grant.floor, grant.least)).collect();
+    assert_eq!(told, [(1, 2), (1, 2), (1, 2)]);
 }
