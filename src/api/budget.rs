@@ -23,16 +23,16 @@ use super::{Engine, Selector};
     doc = "The ledger of one database server: what it can carry, and who may open how much of it. This version accepts it and keeps no ledger.",
     validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name is stamped on pods as a label value: at most 63 characters"),
     printcolumn(name = "Capacity", type_ = "integer", json_path = ".status.capacity"),
-    printcolumn(name = "Granted", type_ = "integer", json_path = ".status.granted"),
-    printcolumn(name = "Held", type_ = "integer", json_path = ".status.held"),
-    printcolumn(name = "Other", type_ = "integer", json_path = ".status.other"),
-    printcolumn(name = "Free", type_ = "integer", json_path = ".status.free"),
     printcolumn(name = "Pools", type_ = "integer", json_path = ".status.pools"),
     printcolumn(name = "Pods", type_ = "integer", json_path = ".status.pods"),
-    printcolumn(name = "Overcommitted", type_ = "string", json_path = ".status.conditions[?(@.type==\"OverCommitted\")].status"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.allowedNamespaces)").message("this version keeps no ledger, and pools of every namespace may name a budget; leave it out").field_path(".allowedNamespaces"),
+    validation = Rule::new("!has(self.admission)").message("this version keeps no ledger, so no pool is refused or warned of for it; leave it out").field_path(".admission"),
+    validation = Rule::new("!has(self.fencing)").message("this version keeps no ledger that the share of a lost pod could return to; leave it out").field_path(".fencing")
+)]
 pub struct ConnectionBudgetSpec {
     /// The server.
     pub server: BudgetServer,
@@ -41,13 +41,13 @@ pub struct ConnectionBudgetSpec {
     /// What stays free for others; the larger of the two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reserved: Option<Reserved>,
-    /// Which namespaces may draw from it. Default: All.
+    /// Which namespaces may draw from it. Not supported by this version, which refuses it: pools of every namespace may name it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed_namespaces: Option<AllowedNamespaces>,
-    /// What happens to a pool that does not fit. Default: Warn.
+    /// What happens to a pool that does not fit. Not supported by this version, which refuses it: no pool is refused or warned of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admission: Option<BudgetAdmission>,
-    /// When the share of a lost pod returns.
+    /// When the share of a lost pod returns. Not supported by this version, which refuses it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fencing: Option<BudgetFencing>,
 }
@@ -70,18 +70,19 @@ pub struct BudgetServer {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
+    validation = Rule::new("self.source != 'Server'").message("this version asks no server what it can carry; set source Fixed and connections").field_path(".source"),
     validation = Rule::new("(self.source == 'Fixed') == has(self.connections)").message("connections goes with source Fixed, and only there").field_path(".connections"),
-    validation = Rule::new("(self.source == 'Server') == has(self.credentialsRef)").message("credentialsRef goes with source Server, and only there").field_path(".credentialsRef")
+    validation = Rule::new("!has(self.credentialsRef)").message("this version asks no server what it can carry; leave it out").field_path(".credentialsRef")
 )]
 pub struct BudgetCapacity {
-    /// Where the number comes from. Server: `max_connections` of the server, less what it reserves itself. Fixed: the number
-    /// given.
+    /// Where the number comes from. Fixed: the number given. Server: `max_connections` of the server, less what it reserves itself; not
+    /// supported by this version, which refuses it.
     pub source: CapacitySource,
     /// The number, with source Fixed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub connections: Option<u32>,
-    /// Who asks the server, with source Server. In the operator's namespace.
+    /// Who asks the server, with source Server. In the operator's namespace. Not supported by this version, which refuses it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_ref: Option<NamespacedSecretRef>,
 }
@@ -157,69 +158,25 @@ pub struct BudgetFencing {
     pub node_lost_seconds: u32,
 }
 
-/// The ledger as it stands.
+/// What is known of it: this version keeps no ledger.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectionBudgetStatus {
     /// Generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Term of the ledger.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ledger_epoch: Option<u64>,
-    /// What the server can carry less what is reserved.
+    /// What the server can carry less what is reserved, by `spec.capacity`. Nothing keeps the pools below it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<u32>,
-    /// Sum of what pods may open.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub granted: Option<u32>,
-    /// Sum of what pods hold.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub held: Option<u32>,
-    /// What others hold.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub other: Option<u32>,
-    /// Kept for pods that may appear.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub headroom_for_new_pods: Option<u32>,
-    /// Nobody's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub free: Option<u32>,
-    /// What the server carries before it slows down, where that was seen.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub soft_capacity: Option<u32>,
-    /// Pools that draw from it.
+    /// Pools that name it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pools: Option<u32>,
     /// Their pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pods: Option<u32>,
-    /// The pools that may open most.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 20))]
-    pub top_pools: Vec<PoolUse>,
-    /// Ready, LedgerActive, CapacityKnown, OverCommitted, Contended, Saturated, OtherUsers.
+    /// Ready and LedgerActive.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_string()]))]
     pub conditions: Vec<Condition>,
-}
-
-/// What one pool uses of a budget.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct PoolUse {
-    /// Namespace and name.
-    #[schemars(length(max = 127))]
-    pub pool: String,
-    /// What it may open.
-    pub granted: u32,
-    /// What it holds.
-    pub held: u32,
-    /// What its load asks for.
-    #[schemars(length(max = 16))]
-    pub demand: String,
-    /// What limits it; empty when nothing does.
-    #[schemars(length(max = 63))]
-    pub limited_by: String,
 }

@@ -19,7 +19,7 @@ mod selector;
 
 pub use budget::{
     AllowedNamespaces, BudgetAdmission, BudgetCapacity, BudgetFencing, BudgetServer, CapacitySource, ConnectionBudget,
-    ConnectionBudgetSpec, ConnectionBudgetStatus, NamespaceFrom, NamespacedSecretRef, PoolUse, Reserved,
+    ConnectionBudgetSpec, ConnectionBudgetStatus, NamespaceFrom, NamespacedSecretRef, Reserved,
 };
 pub use class::{ClassUpstream, ConnectionPoolClass, ConnectionPoolClassSpec, IS_DEFAULT_CLASS_ANNOTATION};
 pub use crd::{crds, crds_chart_template, crds_yaml};

@@ -154,10 +154,6 @@ pub struct RevisionStatus {
     pub stable: u64,
     /// That is being rolled out, or stable.
     pub updated: u64,
-    /// Hashes of the settings that failed.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 10), inner(length(max = 63)))]
-    pub failed_hashes: Vec<String>,
 }
 
 /// What is in force after class and built-in defaults.

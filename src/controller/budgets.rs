@@ -98,7 +98,6 @@ fn status_of(
         pools: Some(count(users.len())),
         pods: Some(count(pods)),
         conditions: merge(old, observed.into(), budget.metadata.generation, now),
-        ..ConnectionBudgetStatus::default()
     }
 }
 

@@ -92,17 +92,17 @@ fn of_budget() -> Vec<(&'static str, Effect)> {
         ("server.port", NotKept),
         ("capacity.source", ReadIn(BUDGETS, "spec.capacity.source")),
         ("capacity.connections", ReadIn(BUDGETS, "spec.capacity.connections")),
-        ("capacity.credentialsRef.namespace", NotKept),
-        ("capacity.credentialsRef.name", NotKept),
+        ("capacity.credentialsRef.namespace", Refused),
+        ("capacity.credentialsRef.name", Refused),
         ("reserved.connections", ReadIn(BUDGETS, "reserved.connections")),
         ("reserved.percent", ReadIn(BUDGETS, "reserved.percent")),
-        ("allowedNamespaces.from", NotKept),
-        ("allowedNamespaces.selector.matchLabels", NotKept),
-        ("allowedNamespaces.selector.matchExpressions[].key", NotKept),
-        ("allowedNamespaces.selector.matchExpressions[].operator", NotKept),
-        ("allowedNamespaces.selector.matchExpressions[].values", NotKept),
-        ("admission", NotKept),
-        ("fencing.nodeLostSeconds", NotKept),
+        ("allowedNamespaces.from", Refused),
+        ("allowedNamespaces.selector.matchLabels", Refused),
+        ("allowedNamespaces.selector.matchExpressions[].key", Refused),
+        ("allowedNamespaces.selector.matchExpressions[].operator", Refused),
+        ("allowedNamespaces.selector.matchExpressions[].values", Refused),
+        ("admission", Refused),
+        ("fencing.nodeLostSeconds", Refused),
     ]
 }
 
@@ -243,6 +243,20 @@ fn what_is_not_built_yet_is_refused_wherever_it_may_be_set() {
             }
         }
     }
+    let (source, rules) = &leaves_of("ConnectionBudget")["capacity.source"];
+    assert!(rules.iter().any(|rule| rule == "capacity.source self.source != 'Server'"), "{source}: {rules:?}");
     let (topology, rules) = &leaves_of("ConnectionPool")["topology"];
     assert!(rules.iter().any(|rule| rule == "topology self != 'External'"), "{topology}");
+}
+
+#[test]
+fn a_column_of_kubectl_shows_what_somebody_writes() {
+    let written = sources("src/controller/budgets.rs");
+    let crds = crds();
+    let budget = crds.iter().find(|crd| crd.spec.names.kind == "ConnectionBudget").expect("the kind");
+    for column in budget.spec.versions[0].additional_printer_columns.iter().flatten() {
+        if let Some(field) = column.json_path.strip_prefix(".status.") {
+            assert!(written.contains(&format!("        {field}")), "column {}: nobody writes {field}", column.name);
+        }
+    }
 }

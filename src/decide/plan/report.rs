@@ -115,8 +115,7 @@ pub(super) fn report(
         pods: counts(observed, figures),
         gateway: observed.gateway.as_ref().and_then(gateway),
         revision: if rollout.updated > 0 {
-            let failed_hashes = before.map(|before| before.failed_hashes.clone()).unwrap_or_default();
-            Some(RevisionStatus { stable: rollout.stable, updated: rollout.updated, failed_hashes })
+            Some(RevisionStatus { stable: rollout.stable, updated: rollout.updated })
         } else {
             before.cloned()
         },
