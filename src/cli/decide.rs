@@ -9,9 +9,14 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use thiserror::Error;
 
+use super::schema;
 use crate::{
+    api::BehaviorSpec,
     contract::{Algorithm, Behavior, Objective},
-    decide::sizing::{AdaptiveParameters, LineError, ObservationLine, Sizer, SizingSettings},
+    decide::{
+        effective,
+        sizing::{AdaptiveParameters, LineError, ObservationLine, Sizer, SizingSettings},
+    },
 };
 
 /// A longer line is refused; no observation comes near it.
@@ -35,11 +40,11 @@ pub struct SizingArgs {
     /// Algorithm.
     #[arg(long, value_enum, default_value_t = AlgorithmArg::Adaptive)]
     algorithm: AlgorithmArg,
-    /// Desired busy share of the size in percent, for target-utilization.
-    #[arg(long, default_value_t = 70, value_parser = clap::value_parser!(u32).range(1..=100))]
-    target_utilization_percent: u32,
-    /// Windows, policies and tolerance as JSON, merged over the algorithm's defaults:
-    /// '{"scaleDown":{"stabilizationWindowSeconds":300}}'.
+    /// Desired busy share of the size in percent, for target-utilization; default 70.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    target_utilization_percent: Option<u32>,
+    /// Windows, policies and tolerance as JSON, as spec.behavior of a ConnectionPool has them, over the algorithm's defaults:
+    /// '{"scaleDown":{"stabilizationWindowSeconds":300,"tolerance":"0.05"}}'.
     #[arg(long, value_name = "JSON")]
     behavior: Option<String>,
     /// Seconds after which a connection counts as leaked whose client does nothing.
@@ -95,9 +100,23 @@ impl SizingArgs {
         };
         let objective = Objective { wait_milliseconds: 20, max_waiting_percent: 1.0 };
         let mut settings = SizingSettings::new(algorithm, objective);
-        settings.target_utilization_percent = self.target_utilization_percent;
+        let only_for = |flag, is_set: bool, wanted, name: &str| {
+            if is_set && algorithm != wanted {
+                return Err(DecideError::Flag { flag, message: format!("has no effect without --algorithm {name}") });
+            }
+            Ok(())
+        };
+        let percent = self.target_utilization_percent;
+        only_for(
+            "--target-utilization-percent",
+            percent.is_some(),
+            Algorithm::TargetUtilization,
+            "target-utilization",
+        )?;
+        only_for("--adaptive", !self.adaptive.is_empty(), Algorithm::Adaptive, "adaptive")?;
+        settings.target_utilization_percent = percent.unwrap_or(70);
         if let Some(text) = &self.behavior {
-            settings.behavior = behavior(&settings.behavior, text)?;
+            settings.behavior = behavior(settings.behavior, text)?;
         }
         settings.adaptive = adaptive(&self.adaptive)?;
         let seconds = |flag, value: f64| {
@@ -111,11 +130,19 @@ impl SizingArgs {
     }
 }
 
-fn behavior(defaults: &Behavior, text: &str) -> Result<Behavior, DecideError> {
-    let wrong = |source: serde_json::Error| DecideError::Flag { flag: "--behavior", message: source.to_string() };
-    let mut merged = serde_json::to_value(defaults).map_err(wrong)?;
-    json_patch::merge(&mut merged, &serde_json::from_str(text).map_err(wrong)?);
-    serde_json::from_value(merged).map_err(wrong)
+fn behavior(built_in: Behavior, text: &str) -> Result<Behavior, DecideError> {
+    let wrong = |message| DecideError::Flag { flag: "--behavior", message };
+    let value: Value = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+    schema::check("", &value, &schema::of_pool("behavior")).map_err(wrong)?;
+    let spec: BehaviorSpec = serde_json::from_value(value).map_err(|error| wrong(error.to_string()))?;
+    let behavior = effective::behavior(&spec, built_in).map_err(|refusal| wrong(refusal.message))?;
+    let tolerances = [("scaleUp", behavior.scale_up.tolerance), ("scaleDown", behavior.scale_down.tolerance)];
+    match tolerances.into_iter().find(|(_, tolerance)| *tolerance >= 1.0) {
+        Some((direction, tolerance)) => {
+            Err(wrong(format!("{direction}.tolerance is {tolerance}; expected a share below 1, such as \"0.05\"")))
+        }
+        None => Ok(behavior),
+    }
 }
 
 fn adaptive(pairs: &[String]) -> Result<AdaptiveParameters, DecideError> {
@@ -128,7 +155,10 @@ fn adaptive(pairs: &[String]) -> Result<AdaptiveParameters, DecideError> {
             .ok_or_else(|| wrong(format!("{pair:?} is not NAME=NUMBER, for instance price=20")))?;
         parameters.insert(name.to_owned(), json!(value));
     }
-    serde_json::from_value(Value::Object(parameters)).map_err(|error| wrong(error.to_string()))
+    let parameters: AdaptiveParameters =
+        serde_json::from_value(Value::Object(parameters)).map_err(|error| wrong(error.to_string()))?;
+    parameters.check().map_err(wrong)?;
+    Ok(parameters)
 }
 
 /// Runs `sluice decide` on standard input and output.
@@ -206,4 +236,75 @@ fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
         line.truncate(64);
     }
     Ok(read > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        sizing: SizingArgs,
+    }
+
+    fn settings(flags: &[&str]) -> Result<SizingSettings, String> {
+        let flags = Flags::try_parse_from([&["sluice"], flags].concat()).map_err(|error| error.to_string())?;
+        flags.sizing.settings().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_behavior_is_that_of_a_pool() {
+        let text = r#"{"scaleDown":{"stabilizationWindowSeconds":300,"tolerance":"0.5","policies":[{"type":"Percent","value":10,"periodSeconds":60}]}}"#;
+        let behavior = settings(&["--behavior", text]).expect("accepted").behavior;
+        assert_eq!(
+            (behavior.scale_down.stabilization_window_seconds, behavior.scale_down.policies[0].value),
+            (300, 10)
+        );
+        assert!(
+            (behavior.scale_down.tolerance - 0.5).abs() < 1e-9 && (behavior.scale_up.tolerance - 0.02).abs() < 1e-9
+        );
+    }
+
+    #[test]
+    fn a_flag_that_means_nothing_is_refused_with_what_is_wrong() {
+        let behavior = |text: &'static str| vec!["--behavior", text];
+        let adaptive = |pair: &'static str| vec!["--adaptive", pair];
+        for (flags, words) in [
+            (behavior(r#"{"scaleup":{}}"#), "scaleup is no field; known are scaleDown, scaleUp"),
+            (behavior(r#"{"scaleDown":{"stabilization":1}}"#), "scaleDown.stabilization is no field"),
+            (behavior(r#"{"scaleDown":{"stabilizationWindowSeconds":9999}}"#), "from 0 to 3600"),
+            (behavior(r#"{"scaleDown":{"tolerance":0.5}}"#), "scaleDown.tolerance is 0.5; expected string"),
+            (behavior(r#"{"scaleDown":{"tolerance":"2"}}"#), "scaleDown.tolerance is 2"),
+            (
+                behavior(r#"{"scaleUp":{"policies":[{"type":"Pods","value":1,"periodSeconds":1}]}}"#),
+                "scaleUp.policies[0].type",
+            ),
+            (
+                behavior(r#"{"scaleUp":{"policies":[{"type":"Percent","value":0,"periodSeconds":1}]}}"#),
+                "scaleUp.policies[0].value",
+            ),
+            (
+                behavior(r#"{"scaleUp":{"policies":[{"type":"Percent","value":1}]}}"#),
+                "scaleUp.policies[0].periodSeconds is missing",
+            ),
+            (adaptive("memory_seconds=-1"), "memory_seconds is -1"),
+            (adaptive("target_share=5"), "target_share is 5"),
+            (adaptive("price=-5"), "price is -5"),
+            (adaptive("default_window_seconds=7"), "default_window_seconds is 7"),
+            (adaptive("prize=5"), "unknown field `prize`"),
+            (vec!["--target-utilization-percent", "50"], "has no effect without --algorithm target-utilization"),
+            (
+                vec!["--algorithm", "load-factor", "--adaptive", "price=20"],
+                "has no effect without --algorithm adaptive",
+            ),
+        ] {
+            let refused = settings(&flags).expect_err(words);
+            assert!(refused.contains(words), "{flags:?}: {refused}");
+        }
+        assert!(settings(&["--adaptive", "price=20", "--adaptive", "knee_climb=1"]).is_ok());
+        assert!(settings(&["--algorithm", "target-utilization", "--target-utilization-percent", "50"]).is_ok());
+    }
 }

@@ -4,6 +4,7 @@ pub mod backtest;
 pub mod crd;
 pub mod decide;
 pub mod operator;
+mod schema;
 
 use std::process::ExitCode;
 

@@ -445,10 +445,22 @@ fn scaling_settings(
             max_waiting_percent: decimal("scaling.objective.maxWaitingPercent", percent)?,
         },
         target_utilization_percent: scaling.get(|s| s.target_utilization_percent).unwrap_or(70),
-        behavior: Behavior {
-            scale_up: rules("scaleUp", &behavior.within(|b| b.scale_up.as_ref()), built_in.scale_up)?,
-            scale_down: rules("scaleDown", &behavior.within(|b| b.scale_down.as_ref()), built_in.scale_down)?,
-        },
+        behavior: merged_behavior(behavior, built_in)?,
+    })
+}
+
+/// What a `behavior` says, over the algorithm's own.
+///
+/// # Errors
+/// [`PoolRefusal`] names what is no number.
+pub fn behavior(spec: &BehaviorSpec, built_in: Behavior) -> Result<Behavior, PoolRefusal> {
+    merged_behavior(&Layers::new(Some(spec), None), built_in)
+}
+
+fn merged_behavior(behavior: &Layers<'_, BehaviorSpec>, built_in: Behavior) -> Result<Behavior, PoolRefusal> {
+    Ok(Behavior {
+        scale_up: rules("scaleUp", &behavior.within(|b| b.scale_up.as_ref()), built_in.scale_up)?,
+        scale_down: rules("scaleDown", &behavior.within(|b| b.scale_down.as_ref()), built_in.scale_down)?,
     })
 }
 

@@ -44,13 +44,13 @@ pub struct BacktestArgs {
     #[arg(long, value_name = "URL", requires_all = ["pool", "start", "end"])]
     prometheus: Option<String>,
     /// Pool to ask for.
-    #[arg(long, value_name = "NAMESPACE/NAME")]
+    #[arg(long, value_name = "NAMESPACE/NAME", requires = "prometheus")]
     pool: Option<String>,
     /// Beginning: RFC 3339, or Unix seconds.
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", requires = "prometheus")]
     start: Option<String>,
     /// End: RFC 3339, or Unix seconds.
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", requires = "prometheus")]
     end: Option<String>,
     /// Seconds that the query may take.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600), value_name = "SECONDS")]

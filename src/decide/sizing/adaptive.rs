@@ -73,6 +73,41 @@ pub struct AdaptiveParameters {
     pub learn_seconds: f64,
 }
 
+impl AdaptiveParameters {
+    /// Checks that each parameter is within what it can mean.
+    ///
+    /// # Errors
+    /// Names the first that is not, its value, and what it may hold.
+    pub fn check(&self) -> Result<(), String> {
+        let positive = f64::MIN_POSITIVE..=1e9;
+        let ranges = [
+            ("target_share", self.target_share, 0.01..=1.0, "0.01 to 1"),
+            ("staff_factor", self.staff_factor, positive.clone(), "a number above 0"),
+            ("fast_factor", self.fast_factor, positive.clone(), "a number above 0"),
+            ("memory_seconds", self.memory_seconds, 1.0..=1e9, "a second or more"),
+            ("level_tau_seconds", self.level_tau_seconds, positive.clone(), "seconds above 0"),
+            ("gain", self.gain, 0.0..=1.0, "0 to 1"),
+            ("price", self.price, positive.clone(), "a number above 0"),
+            ("switch", self.switch, 0.0..=1.0, "0 to 1"),
+            ("knee_climb", self.knee_climb, 1.0..=10.0, "1 to 10"),
+            ("drain_seconds", self.drain_seconds, positive, "seconds above 0"),
+            ("hold_seconds", self.hold_seconds, 0.0..=1e9, "seconds, 0 or more"),
+            ("react_seconds", self.react_seconds, 0.0..=1e9, "seconds, 0 or more"),
+            ("default_headroom", self.default_headroom, 1.0..=10.0, "1 to 10"),
+            ("learn_seconds", self.learn_seconds, 0.0..=1e9, "seconds, 0 or more"),
+        ];
+        if let Some((name, value, _, expected)) = ranges.into_iter().find(|(_, value, range, _)| !range.contains(value))
+        {
+            return Err(format!("{name} is {value}; expected {expected}"));
+        }
+        let window = self.default_window_seconds;
+        if !WINDOWS_SECONDS.iter().any(|known| (known - window).abs() < f64::EPSILON) {
+            return Err(format!("default_window_seconds is {window}; expected one of {WINDOWS_SECONDS:?}"));
+        }
+        Ok(())
+    }
+}
+
 impl Default for AdaptiveParameters {
     fn default() -> Self {
         Self {

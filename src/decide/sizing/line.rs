@@ -19,7 +19,8 @@ pub enum SizesOf {
     Pool,
 }
 
-/// One observation. Counters and gauges are of the whole pool; times are seconds on one clock.
+/// One observation. Counters and gauges are of the whole pool; times are seconds on one clock. Fields of other names are passed over: who
+/// records lines may note more in them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ObservationLine {
     /// Keeps several pools in one stream apart.
@@ -219,6 +220,10 @@ impl ObservationLine {
         if !(self.interval_s > 0.0 && self.interval_s.is_finite()) {
             let value = self.interval_s;
             return Err(LineError::OutOfRange { field: "interval_s", value, expected: "seconds above 0" });
+        }
+        if self.min_size > self.max_size {
+            let value = self.min_size;
+            return Err(LineError::OutOfRange { field: "min_size", value, expected: "no more than max_size" });
         }
         let samples = self.samples.iter().flatten().map(|sample| Sample {
             at_seconds: sample.t,

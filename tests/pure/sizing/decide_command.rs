@@ -62,6 +62,7 @@ fn bad_lines_are_answered_with_an_error_and_the_size_held_and_the_stream_goes_on
         observation(60.0, &json!({"replicas": -1})).into_bytes(),
         observation(60.0, &json!({"max_size": 1e300})).into_bytes(),
         observation(60.0, &json!({"min_size": -3})).into_bytes(),
+        observation(60.0, &json!({"min_size": 61})).into_bytes(),
         observation(60.0, &json!({"interval_s": 0})).into_bytes(),
         observation(60.0, &json!({"slo_target": 7})).into_bytes(),
         observation(60.0, &json!({"slo_wait_ms": -1})).into_bytes(),
