@@ -30,14 +30,14 @@ build() {
     eval "$($lab env quick)"
     return
   fi
-  [ -d target/quick ] || say "The first run compiles Sluice, unoptimised, into target/quick (1 GB): about two minutes on two cores."
+  [ -d target/quick ] || say "The first run compiles Sluice, unoptimised, into target/quick (1 GB): about three minutes on two cores."
   # waits for the network while cargo waits for the cores; told of below
   $lab build quick > "$out/packages.log" 2>&1 < /dev/null &
   fetching=$!
   step "Fetching Sluice's crates" "10 s" cargo fetch --locked
   host=$(rustc -vV | sed -n 's/^host: //p')
   crates=$(cargo tree --locked --offline "${programs[@]}" --edges normal,build --target "$host" --prefix none --format '{p}' | sed 's/ (\*)$//' | sort -u | wc -l)
-  step "Compiling Sluice" "2 min" cargo build --locked --offline "${programs[@]}" --bin sluice-agent --bin demo-operator
+  step "Compiling Sluice" "3 min" cargo build --locked --offline "${programs[@]}" --bin sluice-agent --bin demo-operator
   crates=
   wait $fetching || :
   step "PgBouncer, PostgreSQL, Prometheus" "30 s" $lab build quick
