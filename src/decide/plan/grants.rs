@@ -166,8 +166,8 @@ fn is_behind(pod: &PodSeen, pool: &str) -> bool {
 }
 
 /// What the agent tries to hold while the database refuses more: the next one, unless its load has gone.
-fn tries(proof: &AgentAnswer, pool: &str) -> Option<u32> {
-    let AgentAnswer::Report(report) = proof else { return None };
+fn tries(answer: &AgentAnswer, pool: &str) -> Option<u32> {
+    let AgentAnswer::Report(report) = answer else { return None };
     let full = report.server_full.as_ref().filter(|_| report.pool == pool)?;
     let held = report.held.map_or(full.at_most, |held| held.held);
     Some(full.at_most.min(held.saturating_add(1)))
