@@ -14,6 +14,11 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 /// Longest pause after a write that was not answered: an API server comes back for all at once.
 const LONGEST_UNANSWERED_PAUSE: Duration = Duration::from_secs(30);
 
+/// The pause after the `times`-th failure in a row: `first` after the first one, double each time, `longest` at most.
+pub fn pause_after(times: u32, first: Duration, longest: Duration) -> Duration {
+    first.saturating_mul(1 << times.saturating_sub(1).min(10)).min(longest)
+}
+
 /// What failed, and when it may be tried again: by a clock that nobody can set back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backoff {
@@ -29,8 +34,7 @@ impl Backoff {
     /// After one more failure. The pause doubles each time, up to `longest`.
     pub fn after(before: Option<&Self>, error: String, longest: Duration, now: Instant) -> Self {
         let times = before.map_or(0, |before| before.times).saturating_add(1);
-        let pause = FIRST_PAUSE.saturating_mul(1 << times.saturating_sub(1).min(10));
-        Self { times, at: now + pause.min(longest), error }
+        Self { times, at: now + pause_after(times, FIRST_PAUSE, longest), error }
     }
 
     /// After a write that failed once more.

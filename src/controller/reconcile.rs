@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     apply::{self, CarriedOut, Wrote, writer::WriteError},
+    backoff::pause_after,
     context::Context,
     decide, leader,
     observe::uninjected_count,
@@ -101,8 +102,7 @@ fn again(wrote: Wrote, overtaken: u32, retry: Option<Duration>) -> Requeue {
         Wrote::Everything => Some(AFTER_WRITE),
         Wrote::Batch => Some(Duration::ZERO),
     };
-    let times = overtaken.checked_sub(1).map(|times| 1 << times.min(10));
-    let overtaken = times.map(|times| AFTER_CONFLICT.saturating_mul(times).min(LONGEST_AFTER_CONFLICT));
+    let overtaken = (overtaken > 0).then(|| pause_after(overtaken, AFTER_CONFLICT, LONGEST_AFTER_CONFLICT));
     let pause = [more, overtaken, retry].into_iter().flatten().min();
     pause.map_or(Requeue::WhenAsked, Requeue::After)
 }
