@@ -79,12 +79,9 @@ pub fn watch_all(client: &Client, requests: &LookRequests, args: &OperatorArgs, 
         "ConnectionPoolClass",
         instruments.clone(),
         move |class: ConnectionPoolClass, _| {
-            let concerned: Vec<PoolKey> = known
-                .state()
-                .into_iter()
-                .filter(|pool| pool.spec.class_ref.as_ref().is_none_or(|named| named.name == class.name_any()))
-                .filter_map(|pool| Some(PoolKey { namespace: pool.namespace()?, name: pool.name_any() }))
-                .collect();
+            let concerned = pools_where(&known, |pool| {
+                pool.spec.class_ref.as_ref().is_none_or(|named| named.name == class.name_any())
+            });
             let asking = asking.clone();
             async move {
                 for pool in concerned {
@@ -100,12 +97,9 @@ pub fn watch_all(client: &Client, requests: &LookRequests, args: &OperatorArgs, 
         "ConnectionBudget",
         instruments.clone(),
         move |budget: ConnectionBudget, _| {
-            let concerned: Vec<PoolKey> = known
-                .state()
-                .into_iter()
-                .filter(|pool| pool.spec.budget_ref.as_ref().is_some_and(|named| named.name == budget.name_any()))
-                .filter_map(|pool| Some(PoolKey { namespace: pool.namespace()?, name: pool.name_any() }))
-                .collect();
+            let concerned = pools_where(&known, |pool| {
+                pool.spec.budget_ref.as_ref().is_some_and(|named| named.name == budget.name_any())
+            });
             let asking = asking.clone();
             async move {
                 for pool in concerned {
@@ -135,4 +129,10 @@ pub fn watch_all(client: &Client, requests: &LookRequests, args: &OperatorArgs, 
         Gateways::Disabled => None,
     };
     Stores { pools, classes, budgets, revisions, gateways, injection: Arc::new(args.injection()) }
+}
+
+/// The pools that are known now and of which this is true.
+fn pools_where(known: &Store<ConnectionPool>, concerns: impl Fn(&ConnectionPool) -> bool) -> Vec<PoolKey> {
+    let pools = known.state().into_iter().filter(|pool| concerns(pool));
+    pools.filter_map(|pool| Some(PoolKey { namespace: pool.namespace()?, name: pool.name_any() })).collect()
 }
