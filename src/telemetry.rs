@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use clap::ValueEnum;
 use thiserror::Error;
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, registry, util::SubscriberInitExt};
+use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, registry, util::SubscriberInitExt};
 
 /// Shape of the log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -40,8 +40,7 @@ pub enum TelemetryError {
 /// # Errors
 /// [`TelemetryError`]: the level does not parse, or it was called twice.
 pub fn init(format: LogFormat, level: &str) -> Result<(), TelemetryError> {
-    let filter =
-        EnvFilter::try_new(level).map_err(|source| TelemetryError::Filter { level: level.to_owned(), source })?;
+    let filter: Targets = level.parse().map_err(|source| TelemetryError::Filter { level: level.to_owned(), source })?;
     let registry = registry().with(filter);
     match format {
         LogFormat::Json => registry

@@ -6,10 +6,11 @@
 //! - [`pods`]: the injected pods, by pool.
 //! - [`load_queries`]: what Prometheus says of the load, and the users' own queries ([`overrides`]).
 //! - [`uninjected_count`]: what cannot be watched, and is listed from time to time: pods without a sidecar ([`uninjected_pods`]),
-//!   and pods that cannot be created ([`replica_failures`]).
+//!   and pods that cannot be created ([`replica_failures`]); one list serves all pools of a namespace ([`namespace_lists`]).
 
 mod lean;
 pub mod load_queries;
+mod namespace_lists;
 pub mod overrides;
 pub mod pods;
 pub mod replica_failures;

@@ -4,29 +4,20 @@
 //! ask. Its ReplicaSet has the API server's sentence in the condition `ReplicaFailure`. (A StatefulSet and a Job tell of it in
 //! events alone.)
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Client, api::ListParams, core::Request};
-use parking_lot::Mutex;
 use serde::Deserialize;
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, timeout},
-};
+use thiserror::Error;
+use tokio::time::timeout;
 
-use crate::controller::backoff::Backoff;
+use super::namespace_lists::{ListSince, NamespaceLists};
 
 /// Longest that one list may take.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// A list serves for so long.
 const REUSED_FOR: Duration = Duration::from_secs(8);
-/// Longest pause after lists that failed.
-const LONGEST_PAUSE: Duration = Duration::from_mins(10);
 /// Lists under way at once, of all namespaces.
 const LISTS_AT_ONCE: usize = 2;
 /// ReplicaSets in one page, and pages that are read. The API server keeps ten for each Deployment.
@@ -46,82 +37,39 @@ pub struct ReplicaFailure {
     pub message: String,
 }
 
-type NamespaceFailures = Arc<[ReplicaFailure]>;
-
-/// A list that has ended.
-struct Listing {
-    began: Instant,
-    found: NamespaceFailures,
-    /// Where it failed: not before then is another made.
-    backoff: Option<Backoff>,
+/// Why the ReplicaSets of a namespace could not be listed.
+#[derive(Debug, Error)]
+pub enum ReplicaSetListError {
+    /// The API server refused or could not be reached.
+    #[error("listing the ReplicaSets: {0}")]
+    List(#[from] kube::Error),
+    /// No answer in time.
+    #[error("listing the ReplicaSets: no answer within {} s", DEADLINE.as_secs())]
+    Deadline,
 }
-
-impl Listing {
-    /// Whether it serves now.
-    fn is_fresh(&self) -> bool {
-        let is_pausing = self.backoff.as_ref().is_some_and(|backoff| !backoff.is_due(Instant::now()));
-        is_pausing || self.began.elapsed() < REUSED_FOR
-    }
-
-    /// Whether the next one depends on it: a failure is remembered for as long as the longest pause.
-    fn is_used(&self) -> bool {
-        self.is_fresh() || self.backoff.as_ref().is_some_and(|backoff| backoff.at.elapsed() < LONGEST_PAUSE)
-    }
-}
-
-/// The last list of one namespace; locked by whoever makes the next.
-type NamespaceList = Arc<tokio::sync::Mutex<Option<Listing>>>;
 
 /// The lists of all namespaces.
 pub struct ReplicaFailureLister {
     client: Client,
-    namespaces: Mutex<HashMap<String, NamespaceList>>,
-    lists: Semaphore,
+    lists: NamespaceLists<Vec<ReplicaFailure>, ReplicaSetListError>,
 }
 
 impl ReplicaFailureLister {
     /// None was made yet.
     pub fn new(client: Client) -> Self {
-        Self { client, namespaces: Mutex::default(), lists: Semaphore::new(LISTS_AT_ONCE) }
+        Self { client, lists: NamespaceLists::new(LISTS_AT_ONCE, REUSED_FOR) }
     }
 
-    /// The pods of a namespace that are refused now. Of several who ask at once, one lists for all. Where it cannot be read, it says so
-    /// in the log, nothing is known, and it is tried again ever more rarely.
-    pub async fn of(&self, namespace: &str) -> NamespaceFailures {
-        let place = self.place(namespace);
-        let mut last = place.lock().await;
-        if let Some(listing) = last.as_ref().filter(|listing| listing.is_fresh()) {
-            return listing.found.clone();
-        }
-        // nobody closes the semaphore: it always gives a turn
-        let turn = self.lists.acquire().await;
-        let began = Instant::now();
-        let (found, failed): (NamespaceFailures, Option<String>) = match timeout(DEADLINE, self.list(namespace)).await {
-            Ok(Ok(found)) => (found.into(), None),
-            Ok(Err(error)) => (Arc::from([]), Some(error.to_string())),
-            Err(_) => (Arc::from([]), Some("no answer in time".to_owned())),
+    /// The pods of a namespace that are refused now. Where it cannot be read, it says so in the log, and nothing is known.
+    pub async fn of(&self, namespace: &str) -> Arc<Vec<ReplicaFailure>> {
+        let list = || async {
+            let listed = timeout(DEADLINE, self.list(namespace)).await.unwrap_or(Err(ReplicaSetListError::Deadline));
+            listed.inspect_err(|error| tracing::warn!(namespace, %error, "pods that are refused stay unknown"))
         };
-        drop(turn);
-        let before = last.as_ref().and_then(|listing| listing.backoff.as_ref());
-        let backoff = failed.map(|error| {
-            tracing::warn!(namespace, error, "listing the ReplicaSets, whose pods may be refused");
-            Backoff::after(before, error, LONGEST_PAUSE, Instant::now())
-        });
-        *last = Some(Listing { began, found: found.clone(), backoff });
-        found
+        self.lists.of(namespace, ListSince::Lately, list).await.unwrap_or_default()
     }
 
-    /// The place of a namespace. What is old in the others, nobody will read again.
-    fn place(&self, namespace: &str) -> NamespaceList {
-        let mut namespaces = self.namespaces.lock();
-        namespaces.retain(|_, place| {
-            let is_used = |last: Option<&Listing>| last.is_some_and(Listing::is_used);
-            Arc::strong_count(place) > 1 || place.try_lock().is_ok_and(|last| is_used(last.as_ref()))
-        });
-        namespaces.entry(namespace.to_owned()).or_default().clone()
-    }
-
-    async fn list(&self, namespace: &str) -> Result<Vec<ReplicaFailure>, kube::Error> {
+    async fn list(&self, namespace: &str) -> Result<Vec<ReplicaFailure>, ReplicaSetListError> {
         let path = format!("/apis/apps/v1/namespaces/{namespace}/replicasets");
         let mut params = ListParams::default().limit(PAGE);
         let mut refused = Vec::new();

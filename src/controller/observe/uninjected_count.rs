@@ -7,9 +7,10 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
+    namespace_lists::ListSince,
     replica_failures::{ReplicaFailure, ReplicaFailureLister},
     stores::Stores,
-    uninjected_pods::{ListSince, UninjectedListError, UninjectedPodLister},
+    uninjected_pods::{UninjectedListError, UninjectedPodLister},
 };
 use crate::{
     api::{ConnectionPool, pool_of_labels},
