@@ -1,6 +1,6 @@
 //! What the samples were taken on.
 
-use std::{fs, path::Path, process::Command};
+use std::{env, fs, process::Command};
 
 use serde_json::{Map, Value, json};
 use sluice::pooler::pgbouncer::version::Version;
@@ -10,7 +10,8 @@ use crate::{
     process::{lab_program, output},
 };
 
-/// The machine and the sources, as they are when the measurement begins.
+/// The machine and the sources, as they are when the measurement begins. `SLUICE_MEASURED_TREE`: the sources of another build that is
+/// measured.
 pub fn describe() -> Result<Map<String, Value>, Failure> {
     let cpu = fs::read_to_string("/proc/cpuinfo")?;
     let model =
@@ -18,8 +19,9 @@ pub fn describe() -> Result<Map<String, Value>, Failure> {
     let memory = fs::read_to_string("/proc/meminfo")?;
     let kibibytes =
         memory.lines().find_map(|line| line.strip_prefix("MemTotal:")).and_then(|text| text.split_whitespace().next());
-    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let git = |words: &[&str]| output(Command::new("git").arg("-C").arg(top).args(words));
+    let own = || env!("CARGO_MANIFEST_DIR").into();
+    let top = env::var_os("SLUICE_MEASURED_TREE").unwrap_or_else(own);
+    let git = |words: &[&str]| output(Command::new("git").arg("-C").arg(&top).args(words));
     let changed = !git(&["status", "--porcelain", "--", "src", "Cargo.lock"])?.trim().is_empty();
     let mut described = Map::new();
     described.insert("time".into(), json!(jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()));

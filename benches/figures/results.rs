@@ -1,7 +1,7 @@
 //! Keeps the samples, the machine and the printed figures together in one directory.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
 };
 
@@ -42,9 +42,10 @@ impl Results {
     }
 }
 
-/// Where results are committed.
+/// Where results are committed: `SLUICE_RESULTS`, or `benches/results`.
 pub fn committed() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/results")
+    let own = || Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/results");
+    env::var_os("SLUICE_RESULTS").map_or_else(own, PathBuf::from)
 }
 
 /// Raw samples as CSV, shown while they are taken.

@@ -69,8 +69,10 @@ const REPORTS: [(&str, Report); 15] = [
 #[test]
 fn printed_figures_follow_from_the_samples_kept_beside_them() {
     let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/results");
+    let builds = [results.join("regressions/before"), results.join("regressions/now")];
     for (name, report) in REPORTS {
-        for directory in kept(&results.join(name)) {
+        let of_builds = builds.iter().map(|build| build.join(name)).filter(|figure| figure.exists());
+        for directory in kept(&results.join(name)).into_iter().chain(of_builds.flat_map(|figure| kept(&figure))) {
             let read = |file: &str| {
                 let path = directory.join(file);
                 fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
