@@ -23,7 +23,7 @@ use sluice::api::crds;
 use tokio::time::{Instant, sleep};
 
 /// Longest wait for a state. Nothing here takes more than a second on an idle machine; in CI it is shared with the parts.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_mins(1);
 
 /// A namespace of the test's own, in a cluster with the kinds installed.
 pub struct Cluster {

@@ -48,7 +48,7 @@ use std::{
 /// Turns the samples of one figure into what is printed.
 type Report = fn(&str) -> Result<String, String>;
 
-const REPORTS: [(&str, Report); 15] = [
+const REPORTS: [(&str, Report); 16] = [
     ("acquisition", acquisition::report),
     ("agent", agent::report),
     ("bad_green", bad_green::report),
@@ -58,6 +58,7 @@ const REPORTS: [(&str, Report); 15] = [
     ("footprint", footprint::report),
     ("kills", kills::report),
     ("memory", memory::report),
+    ("neighbours", neighbours::report),
     ("overhead", overhead::report),
     ("reaction", reaction::report),
     ("sharing", sharing::report),

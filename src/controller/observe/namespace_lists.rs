@@ -77,11 +77,11 @@ impl<T, E> NamespaceLists<T, E> {
         Self { namespaces: Mutex::default(), turns: Semaphore::new(at_once), reused_for }
     }
 
-    /// The list of a namespace, which `list` makes if none serves. It has a deadline of its own.
+    /// The list of a namespace, which `make` makes if none serves, with a deadline of its own.
     ///
     /// # Errors
-    /// What `list` failed with, also the last time if that is too short ago to try again.
-    pub async fn of<L>(&self, namespace: &str, since: ListSince, list: impl FnOnce() -> L) -> ListOutcome<T, E>
+    /// What `make` failed with, also the last time if that is too short ago to try again.
+    pub async fn of<L>(&self, namespace: &str, since: ListSince, make: impl FnOnce() -> L) -> ListOutcome<T, E>
     where
         L: Future<Output = Result<T, E>>,
     {
@@ -101,7 +101,7 @@ impl<T, E> NamespaceLists<T, E> {
         // nobody closes the semaphore: it always gives a turn
         let turn = self.turns.acquire().await;
         let began = Instant::now();
-        let outcome = list().await.map(Arc::new).map_err(Arc::new);
+        let outcome = make().await.map(Arc::new).map_err(Arc::new);
         drop(turn);
         *last = Some(Listing::after(last.as_ref(), began, outcome.clone()));
         outcome
@@ -206,13 +206,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn of_a_namespace_that_nobody_asks_about_any_more_nothing_is_kept() {
+        let second = Duration::from_secs(1);
         for (outcome, kept_for) in [(Ok(()), REUSED_FOR), (Err("refused".to_owned()), FIRST_PAUSE + LONGEST_PAUSE)] {
             let counted = Counted::new(outcome);
             let _ = counted.of("gone", ListSince::Now).await;
-            advance(kept_for - Duration::from_secs(1)).await;
+            advance(kept_for.saturating_sub(second)).await;
             let _ = counted.of("ns", ListSince::Now).await;
             assert_eq!(counted.lists.namespaces.lock().len(), 2);
-            advance(Duration::from_secs(1)).await;
+            advance(second).await;
             let _ = counted.of("ns", ListSince::Now).await;
             assert_eq!(counted.lists.namespaces.lock().len(), 1);
         }
