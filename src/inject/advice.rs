@@ -8,14 +8,27 @@ use super::{
 };
 use crate::{contract::ClientTlsMode, decide::memory};
 
+/// Most text of environments, commands and arguments that is looked through in one pod, in bytes: whoever may create a pod may write
+/// megabytes, and every other pod waits meanwhile.
+const MOST_TEXT: usize = 256 << 10;
+/// Most warnings about one pod: the API server shows 4 KiB of them.
+const MOST_WARNINGS: usize = 32;
+
 /// The warnings for one pod.
 pub fn warnings(spec: &PodSpec, plan: &PodPool<'_>, guaranteed: bool) -> Vec<WarningText> {
     let mut warnings = Vec::new();
     let mut application: Vec<&Container> = spec.containers.iter().collect();
     application
         .extend(spec.init_containers.iter().flatten().filter(|container| !super::containers::is_ours(container)));
+    let mut left = MOST_TEXT;
     for container in &application {
         warnings.extend(port_clashes(container, plan));
+        let Some(rest) = left.checked_sub(bytes_of_text(container)) else {
+            let behind = ": what in it leads past the pooler, or is refused by it, is not told";
+            warnings.push(Warning::TooMuchText.text(&format!("container {} ", container.name), behind));
+            continue;
+        };
+        left = rest;
         warnings.extend(bypass::warnings(container, plan));
         warnings.extend(startup::refused(container, plan));
         warnings.extend(session_tools::warning(container, plan));
@@ -35,7 +48,20 @@ pub fn warnings(spec: &PodSpec, plan: &PodPool<'_>, guaranteed: bool) -> Vec<War
         let cure = ", while scaling.localReaction is Enabled; set it to Disabled to have limits follow the target, or remove them";
         warnings.push(Warning::Overrides.text("", cure));
     }
+    let more = warnings.len().saturating_sub(MOST_WARNINGS);
+    if more > 0 {
+        warnings.truncate(MOST_WARNINGS);
+        warnings.push(Warning::Others.text(&format!("{more} "), "; correct these first"));
+    }
     warnings
+}
+
+/// How much there is to be looked through in a container.
+fn bytes_of_text(container: &Container) -> usize {
+    let variables = container.env.iter().flatten();
+    let variables = variables.map(|variable| variable.name.len() + variable.value.as_ref().map_or(0, String::len));
+    let texts = container.command.iter().chain(&container.args).flatten().map(String::len);
+    variables.chain(texts).sum()
 }
 
 /// The agent keeps the limit within what memory has room for, so a pod that could get a larger share would never use it.

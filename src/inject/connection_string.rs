@@ -1,4 +1,16 @@
 //! PURE: the connection strings in a text, what they set and which hosts they name.
+//!
+//! Whoever may create a pod writes the text. So what is looked at is bounded, of a text and of each URL in it: a text of nothing but
+//! beginnings of URLs would otherwise take time and memory by the square of its length.
+
+/// Longest text that is looked into, in bytes. What is longer is a script or a document, and is looked into as far as that.
+const LONGEST_TEXT: usize = 16 << 10;
+/// Longest URL that is looked into, in bytes.
+const LONGEST_URL: usize = 2 << 10;
+/// Longest name of a driver in a URL, in bytes.
+const LONGEST_DRIVER: usize = 64;
+/// URLs of one scheme in a text.
+const MOST_URLS: usize = 8;
 
 /// Schemes of URLs. The name of a driver may follow: `postgresql+psycopg://`.
 const SCHEMES: [&str; 4] = ["postgresql", "postgres", "postgis", "pgsql"];
@@ -8,8 +20,18 @@ const PLACES: [&str; 5] = ["host", "hostaddr", "server", "dbname", "database"];
 /// Settings that say where the server is.
 const HOSTS: [&str; 6] = ["host", "hostaddr", "server", "address", "addr", "data_source"];
 
+/// As much of a text as is looked into.
+pub fn looked_into(text: &str) -> &str {
+    beginning(text, LONGEST_TEXT)
+}
+
+fn beginning(text: &str, longest: usize) -> &str {
+    &text[..text.floor_char_boundary(longest)]
+}
+
 /// The hosts that the connection strings of a text name, without their ports and as they are written.
 pub fn hosts(text: &str) -> Vec<String> {
+    let text = looked_into(text);
     let authorities = SCHEMES.iter().flat_map(|scheme| urls(text, scheme)).filter_map(|url| {
         let authority = url.strip_prefix("//")?.split(['/', '?', '#']).next()?;
         Some(authority.rsplit('@').next().unwrap_or(authority).to_owned())
@@ -32,6 +54,7 @@ pub fn without_port(host: &str) -> &str {
 
 /// Names and values of all that the connection strings of a text set behind the place, without their encoding.
 pub fn parameters(text: &str) -> Vec<(String, String)> {
+    let text = looked_into(text);
     let mut found: Vec<(String, String)> = Vec::new();
     for query in SCHEMES.iter().flat_map(|scheme| queries(text, scheme)) {
         // who has a question mark in the password has not encoded it
@@ -49,21 +72,25 @@ fn queries<'t>(text: &'t str, scheme: &str) -> Vec<&'t str> {
 
 /// The URLs of one scheme: what follows the scheme and its colon.
 fn urls<'t>(text: &'t str, scheme: &str) -> Vec<&'t str> {
+    let first_blank = text.find(char::is_whitespace).unwrap_or(text.len());
     let url = |(at, word): (usize, &str)| {
-        let (before, behind) = (&text[..at], &text[at + word.len()..]);
+        let (before, behind) = (&text[..at], beginning(&text[at + word.len()..], LONGEST_URL));
         let behind = match behind.strip_prefix('+') {
-            Some(driver) => driver.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '_'),
+            Some(driver) => {
+                let is_of_it = |c: char| c.is_ascii_alphanumeric() || c == '_';
+                &driver[beginning(driver, LONGEST_DRIVER).find(|c| !is_of_it(c))?..]
+            }
             None => behind,
         };
         // JDBC has a short form without a host
         let is_jdbc = before.ends_with("jdbc:");
         let url = behind.strip_prefix(':').filter(|url| is_jdbc || url.starts_with("//"))?;
         // a blank is the end of one that stands among other words
-        let is_among_words = before.contains(char::is_whitespace);
+        let is_among_words = first_blank < at;
         let is_end = |c: char| matches!(c, '"' | '\'' | '`') || is_among_words && c.is_whitespace();
         url.split(is_end).next()
     };
-    text.match_indices(scheme).filter_map(url).collect()
+    text.match_indices(scheme).filter_map(url).take(MOST_URLS).collect()
 }
 
 /// What a text sets that is a connection string of words: `host=127.0.0.1 options='-c jit=off'`, `Host=127.0.0.1;Search Path=app`.
@@ -166,6 +193,19 @@ mod tests {
         for (text, expected) in alone {
             assert_eq!(without_port(text), expected);
         }
+    }
+
+    #[test]
+    fn what_is_found_does_not_grow_by_the_square_of_a_text_of_nothing_but_urls() {
+        let most = |urls: usize| {
+            let text = "postgres://h/?a=b&".repeat(urls);
+            (of(&text).len(), hosts(&text).len())
+        };
+        let (settings, of_hosts) = most(600);
+        assert!(settings <= MOST_URLS * LONGEST_URL && of_hosts <= MOST_URLS, "{settings} and {of_hosts}");
+        assert_eq!(most(1200), (settings, of_hosts), "a longer one is looked into as far as this");
+        let long = format!("{}?c=d", "postgres://u@h/".repeat(500));
+        assert_eq!(of(&long), Vec::new(), "nothing of a URL is looked for behind its bound");
     }
 
     #[test]

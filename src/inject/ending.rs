@@ -16,9 +16,10 @@ const DEFAULT_GRACE_SECONDS: i64 = 30;
 /// Seconds that the sidecar needs to close its server connections in good order.
 const CLOSING_SECONDS: i64 = 5;
 
-/// Tells the agent how many seconds it may wait for running transactions: those of the pod, less what closing takes.
+/// Tells the agent how many seconds it may wait for running transactions: those of the pod, less what closing takes. Whatever the pod says
+/// of its time, which nobody has validated yet: the agent reads a `u32`.
 pub fn grace_variable(spec: &PodSpec) -> EnvVar {
-    let seconds = (grace_seconds(spec) - CLOSING_SECONDS).max(1);
+    let seconds = grace_seconds(spec).saturating_sub(CLOSING_SECONDS).clamp(1, u32::MAX.into());
     EnvVar { name: names::GRACE_VARIABLE.to_owned(), value: Some(seconds.to_string()), value_from: None }
 }
 
@@ -35,7 +36,7 @@ pub fn too_short(spec: &PodSpec, plan: &PodPool<'_>) -> Option<WarningText> {
         ("health.queryWaitTimeoutSeconds", i64::from(settings.health.query_wait_timeout_seconds)),
         ("pgbouncer.parameters.query_timeout", query_timeout_seconds(settings)),
     ];
-    let needed = needs.iter().map(|(_, seconds)| seconds).sum::<i64>().max(CLOSING_SECONDS);
+    let needed = needs.iter().fold(0, |sum: i64, (_, seconds)| sum.saturating_add(*seconds)).max(CLOSING_SECONDS);
     (grace < needed).then(|| {
         let parts = needs.iter().filter(|(_, seconds)| *seconds > 0);
         let parts: Vec<_> = parts.map(|(what, seconds)| format!("{seconds} s {what}")).collect();
@@ -63,7 +64,7 @@ fn query_timeout_seconds(settings: &Settings) -> i64 {
     let given = settings.parameters.get("query_timeout");
     let whole = given.and_then(|value| {
         let (whole, fraction) = value.split_once('.').unwrap_or((value, ""));
-        Some(whole.parse::<i64>().ok()? + i64::from(fraction.bytes().any(|digit| digit != b'0')))
+        Some(whole.parse::<i64>().ok()?.saturating_add(fraction.bytes().any(|digit| digit != b'0').into()))
     });
     whole.unwrap_or(0)
 }

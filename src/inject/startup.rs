@@ -19,6 +19,8 @@ const PASSED_ON: [&str; 5] =
 const TURNED_INTO: [(&str, &str); 1] = [("currentSchema", "search_path")];
 /// Names that are told of one variable.
 const MOST_NAMES: usize = 5;
+/// Names that are looked up of one text.
+const MOST_LOOKED_UP: usize = 100;
 /// A name that is none, or cannot be told from a value.
 const UNNAMED: &str = "another option";
 
@@ -87,7 +89,7 @@ fn of_options(value: &str, plan: &PodPool<'_>) -> Vec<String> {
         return Vec::new();
     }
     let mut is_escaped = false;
-    let words = value.split(|c: char| {
+    let words = connection_string::looked_into(value).split(|c: char| {
         let is_end = c.is_whitespace() && !is_escaped;
         is_escaped = c == '\\' && !is_escaped;
         is_end
@@ -111,7 +113,7 @@ fn of_options(value: &str, plan: &PodPool<'_>) -> Vec<String> {
 /// The names that are not passed on, each once, in words; None: there is none.
 fn in_words(names: impl IntoIterator<Item = String>, plan: &PodPool<'_>) -> Option<String> {
     let mut refused: Vec<String> = Vec::new();
-    for name in names {
+    for name in names.into_iter().take(MOST_LOOKED_UP) {
         if !is_settled(&name, plan) && !refused.contains(&name) && refused.len() < MOST_NAMES {
             refused.push(name);
         }

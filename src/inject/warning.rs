@@ -33,6 +33,10 @@ pub enum Warning {
     MemoryLimit,
     /// Queries of the pool's own that move no limit.
     Overrides,
+    /// More text than is looked through.
+    TooMuchText,
+    /// More warnings than are told.
+    Others,
     /// No pooler can be injected: the host's network.
     HostNetwork,
     /// No pooler can be injected: Windows.
@@ -45,7 +49,7 @@ pub struct WarningText(String);
 
 impl Warning {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::PoolerPort,
         Self::AgentPort,
         Self::Secret,
@@ -61,6 +65,8 @@ impl Warning {
         Self::CpuLimit,
         Self::MemoryLimit,
         Self::Overrides,
+        Self::TooMuchText,
+        Self::Others,
         Self::HostNetwork,
         Self::Windows,
     ];
@@ -83,6 +89,8 @@ impl Warning {
             Self::CpuLimit => "the pod is Guaranteed, so the container sluice gets a CPU limit",
             Self::MemoryLimit => "has room for",
             Self::Overrides => "scaling.metrics.overrides: they move the target alone, and no limit",
+            Self::TooMuchText => "has more text than is looked through",
+            Self::Others => "further warnings are left out",
             Self::HostNetwork => "no pooler was injected: the pod uses the host's network",
             Self::Windows => "no pooler was injected: PgBouncer does not run on Windows",
         }

@@ -373,6 +373,43 @@ fn variables_by_which_libpq_passes_by_the_pooler_or_refuses_it_are_set_right() {
 }
 
 #[test]
+fn whatever_time_a_pod_has_to_end_its_agent_is_told_one_that_it_reads() {
+    for (grace, told) in [(i64::MIN, "1"), (0, "1"), (30, "25"), (1 << 40, "4294967295"), (i64::MAX, "4294967295")] {
+        let mut pod = plain();
+        pod["spec"]["terminationGracePeriodSeconds"] = json!(grace);
+        pod["spec"]["containers"][0]["lifecycle"] = json!({"preStop": {"sleep": {"seconds": i64::MAX}}});
+        let outcome = injected(&pod, &pool(""));
+        let is_told = outcome.warnings.iter().any(|warning| warning.contains("terminationGracePeriodSeconds"));
+        assert_eq!(is_told, grace < i64::MAX, "{grace}: {:?}", outcome.warnings);
+        let pod = admitted(&pod, &pool(""));
+        let variables = pod["spec"]["initContainers"][1]["env"].as_array().expect("a list").clone();
+        let grace_seconds = variables.iter().find(|variable| variable["name"] == names::GRACE_VARIABLE);
+        assert_eq!(grace_seconds.expect("it is told")["value"], told, "{grace}");
+        told.parse::<u32>().expect("what the agent reads");
+    }
+}
+
+#[test]
+fn a_pod_is_looked_through_and_told_of_within_bounds_whatever_its_creator_writes() {
+    let mut pod = plain();
+    pod["spec"]["containers"] = json!([
+        {"name": "app", "env": [{"name": "DATABASE_URL", "value": "postgres://pg-main-rw.db.svc/shop"}]},
+        {"name": "text", "args": ["x".repeat(300 << 10), "postgres://pg-main-rw.db.svc/shop"]},
+    ]);
+    let warnings = injected(&pod, &pool("")).warnings;
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].contains("container app: DATABASE_URL names the database's host"), "{warnings:?}");
+    assert!(warnings[1].contains("container text has more text than is looked through"), "{warnings:?}");
+    let variables: Vec<Value> = (0..500)
+        .map(|number| json!({"name": format!("DB_{number}_URL"), "value": "postgres://pg-main-rw.db.svc"}))
+        .collect();
+    pod["spec"]["containers"] = json!([{"name": "app", "env": variables}]);
+    let warnings = injected(&pod, &pool("")).warnings;
+    assert_eq!(warnings.len(), 33);
+    assert_eq!(warnings[32], "468 further warnings are left out; correct these first");
+}
+
+#[test]
 fn what_pgbouncer_would_refuse_of_the_environment_is_told_by_name_and_never_with_its_value() {
     let told = |variable: Value, extra: &str| {
         let mut pod = plain();
