@@ -32,9 +32,9 @@ enum Room {
     None,
 }
 
-/// Who gives up a place, in this order: the longest idle connection of a source that has most places, the longest idle one of all,
-/// the longest busy one of a source that has most, if the newcomer's has fewer. The newcomer counts as if it had one: so a source alone
-/// keeps its newest connections, and several share.
+/// Who gives up a place, in this order: the longest idle connection of a source that has most places, the longest idle one of a source that
+/// has as many as the newcomer's, the longest busy one of a source that has most, if the newcomer's has fewer. The newcomer counts as if
+/// it had one: so a source alone keeps its newest connections, several share, and nobody is pushed out by a source that has more.
 fn room(held: &[PlaceHolder], newcomer: IpAddr, places: usize) -> Room {
     if held.len() < places {
         return Room::Free;
@@ -44,15 +44,15 @@ fn room(held: &[PlaceHolder], newcomer: IpAddr, places: usize) -> Room {
         *counts.entry(connection.source).or_default() += 1;
     }
     let most = counts.values().copied().max().unwrap_or_default();
-    let oldest = |is_busy: bool, of_most: bool| {
+    let of_newcomer = counts[&newcomer];
+    let oldest = |is_busy: bool, at_least: usize| {
         let all = held.iter().enumerate();
-        let eligible = all.filter(|(_, connection)| {
-            connection.phase.is_busy() == is_busy && (!of_most || counts[&connection.source] == most)
-        });
+        let eligible = all
+            .filter(|(_, connection)| connection.phase.is_busy() == is_busy && counts[&connection.source] >= at_least);
         eligible.min_by_key(|(_, connection)| connection.phase.since()).map(|(index, _)| index)
     };
-    let idle = oldest(false, true).or_else(|| oldest(false, false));
-    match idle.or_else(|| if counts[&newcomer] < most { oldest(true, true) } else { None }) {
+    let idle = oldest(false, most).or_else(|| oldest(false, of_newcomer));
+    match idle.or_else(|| if of_newcomer < most { oldest(true, most) } else { None }) {
         Some(index) => Room::Of(index),
         None => Room::None,
     }
@@ -189,5 +189,15 @@ mod tests {
         assert_eq!(room(&hog, from(3), PLACES), Room::Of(1));
         assert_eq!(room(&hog, from(2), PLACES), Room::Of(1));
         assert_eq!(room(&hog, from(1), PLACES), Room::None);
+    }
+
+    #[test]
+    fn whoever_is_answered_on_most_places_pushes_out_nobody_who_is_about_to_ask() {
+        let hog = held(&[(2, IDLE), (1, BUSY), (1, BUSY), (1, BUSY)]);
+        assert_eq!(room(&hog, from(1), PLACES), Room::None, "it waits for its own");
+        let several = held(&[(2, IDLE), (2, IDLE), (1, BUSY), (1, BUSY)]);
+        assert_eq!(room(&several, from(1), PLACES), Room::None, "with one more it would have more");
+        let hog = held(&[(2, IDLE), (2, IDLE), (2, BUSY), (1, BUSY)]);
+        assert_eq!(room(&hog, from(1), PLACES), Room::Of(0), "who has more gives one up");
     }
 }
