@@ -418,6 +418,13 @@ impl PodState {
         }
     }
 
+    /// The reading, no later than it was seen: the time of the pool is that of its newest reading, and a pod whose clock is far ahead
+    /// and stands still would stop it for all.
+    fn sample_by_our_clock(&self) -> Sample {
+        let sample = self.figures.sample;
+        Sample { at_seconds: sample.at_seconds.min(self.seen_seconds), ..sample }
+    }
+
     fn age_seconds(&self, now_seconds: f64) -> f64 {
         (now_seconds - self.figures.sample.at_seconds).max(now_seconds - self.seen_seconds).max(0.0)
     }
@@ -452,7 +459,7 @@ impl LoadState {
 
         let missing = if all_overridden(input) { 0 } else { missing(input, &fresh) };
         let samples: Vec<PodSample> =
-            fresh.iter().map(|(&pod, state)| PodSample { pod, sample: state.figures.sample }).collect();
+            fresh.iter().map(|(&pod, state)| PodSample { pod, sample: state.sample_by_our_clock() }).collect();
         let judgement = match self.hold(input, &fresh) {
             Some((reason, message)) => Judgement::Hold { reason, message },
             None => self.observe(input, &samples, missing),

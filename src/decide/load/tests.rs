@@ -122,6 +122,24 @@ const OTHER_SIGNALS: [api::Signal; 4] = [
 ];
 
 #[test]
+fn a_pod_whose_clock_is_far_ahead_and_hardly_moves_does_not_stop_the_time_of_its_pool() {
+    let mut pool = Pool::default();
+    let mut before: Option<Sample> = None;
+    for tick in 0..8 {
+        pool.report("a", 4.0, 0.0);
+        let odd = Sample { at_seconds: 4e9 + f64::from(tick) * 0.001, active: 1.0, ..Sample::default() };
+        pool.read.insert("odd".to_owned(), figures_of(odd));
+        let sample = sample_of(&pool.tick(&["a", "odd"]));
+        if let Some(before) = before.replace(sample) {
+            let seconds = sample.at_seconds - before.at_seconds;
+            let rate = (sample.transactions - before.transactions) / seconds;
+            assert!(close(seconds, 15.0) && close(rate, 80.0), "{rate} a second in {seconds} s");
+        }
+        assert!(sample.at_seconds <= pool.now, "it lies in the future: {}", sample.at_seconds);
+    }
+}
+
+#[test]
 fn two_pods_make_one_pool_whose_counters_grow_by_both_rates() {
     let mut pool = Pool::default();
     pool.report("a", 9.0, 0.0);
