@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{SETTINGS_LEVEL, ServerFull, TroubleSeen};
+use super::{PoolerError, SETTINGS_LEVEL, ServerFull, TroubleSeen};
 
 /// `GET /status` of the agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -79,7 +79,43 @@ pub struct StatusReport {
     pub foreign_listeners: Option<ForeignListeners>,
 }
 
+/// Longest sentence of an agent that is kept, in bytes: what is told of it is no longer.
+const LONGEST_SENTENCE: usize = 1024;
+/// Longest words, names and addresses that are kept, in bytes.
+const LONGEST_WORDS: usize = 256;
+
 impl StatusReport {
+    /// The report with as much of its texts as is ever shown. Whatever answers at the port of a pod may say more, and the operator keeps
+    /// the last answer of every pod.
+    #[must_use]
+    pub fn cut(mut self) -> Self {
+        self.troubles.truncate(PoolerError::ALL.len());
+        self.troubles.shrink_to_fit();
+        let sentences = [
+            Some(&mut self.message),
+            self.upstream.as_mut().map(|upstream| &mut upstream.message),
+            self.trust.as_mut().and_then(|trust| trust.whole.as_mut()),
+        ];
+        for text in sentences.into_iter().flatten() {
+            cut(text, LONGEST_SENTENCE);
+        }
+        let words = [
+            Some(&mut self.pod_uid),
+            Some(&mut self.pool),
+            self.trust.as_mut().and_then(|trust| trust.ca.as_mut()),
+            self.session_alias.as_mut().map(|alias| &mut alias.database),
+            self.reconnected.as_mut().map(|reconnected| &mut reconnected.at),
+            self.server_full.as_mut().map(|full| &mut full.words),
+            self.leaks.as_mut().and_then(|leaks| leaks.client.as_mut()),
+            self.bypass.as_mut().and_then(|bypass| bypass.address.as_mut()),
+            self.foreign_listeners.as_mut().map(|listeners| &mut listeners.address),
+        ];
+        for text in words.into_iter().flatten().chain(self.troubles.iter_mut().map(|trouble| &mut trouble.words)) {
+            cut(text, LONGEST_WORDS);
+        }
+        self
+    }
+
     /// What an agent of this build tells before its first round: nothing is known yet.
     pub fn beginning(pod_uid: String, pool: String) -> Self {
         Self {
@@ -111,6 +147,12 @@ impl StatusReport {
             foreign_listeners: None,
         }
     }
+}
+
+/// Leaves so many bytes of a text.
+fn cut(text: &mut String, longest: usize) {
+    text.truncate(text.floor_char_boundary(longest));
+    text.shrink_to_fit();
 }
 
 /// What the memory of the container has room for, by the model in `decide::memory`.
@@ -327,4 +369,28 @@ pub enum SlotStatus {
     NotAnswering,
     /// The process ended and will be started again.
     Down,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_an_agent_says_no_more_is_kept_than_an_honest_one_says() {
+        let long = || "ü".repeat(10_000);
+        let mut report = StatusReport::beginning("uid".to_owned(), "shop".to_owned());
+        report.message = long();
+        report.trust = Some(TrustReport { certificates: 1, ca: Some(long()), whole: Some(long()) });
+        let trouble = TroubleSeen { reason: PoolerError::Other, lines: 1, words: long() };
+        report.troubles = vec![trouble; 500];
+        let cut = report.clone().cut();
+        let bytes = serde_json::to_vec(&cut).expect("JSON").len();
+        assert!(bytes < 12 << 10, "{bytes} bytes of {}", serde_json::to_vec(&report).expect("JSON").len());
+        assert_eq!((cut.message.len(), cut.troubles[0].words.len()), (LONGEST_SENTENCE, LONGEST_WORDS));
+        let honest = StatusReport {
+            message: "no grant yet".to_owned(),
+            ..StatusReport::beginning("u".to_owned(), "p".to_owned())
+        };
+        assert_eq!(honest.clone().cut(), honest);
+    }
 }

@@ -10,6 +10,8 @@ use crate::{causes::with_causes, contract::StatusReport, http::ProofOutcome};
 pub(super) const ASK_DEADLINE: Duration = Duration::from_secs(2);
 /// Longest answer that is read.
 const LARGEST_ANSWER_BYTES: usize = 64 << 10;
+/// Longest words about an answer that cannot be read, in bytes: they repeat what it says.
+const LONGEST_ERROR_BYTES: usize = 256;
 
 /// Why there is no answer of the pod that was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,8 +60,11 @@ pub(super) async fn ask(client: &reqwest::Client, address: &str, uid: &str) -> R
                 return Err(AskError::Unreachable(format!("its answer is longer than {LARGEST_ANSWER_BYTES} bytes")));
             }
         }
-        serde_json::from_slice::<StatusReport>(&body)
-            .map_err(|error| AskError::Unreachable(format!("its answer is not a status report: {error}")))
+        serde_json::from_slice(&body).map(StatusReport::cut).map_err(|error| {
+            let mut error = format!("its answer is not a status report: {error}");
+            error.truncate(error.floor_char_boundary(LONGEST_ERROR_BYTES));
+            AskError::Unreachable(error)
+        })
     };
     let report = timeout(ASK_DEADLINE, asked)
         .await

@@ -79,7 +79,8 @@ pub(super) fn report(
     let load = observed.sizing.and_then(|sizing| {
         let load = sizing.load?;
         Some(Load {
-            demand: format!("{:.1}", load.demand),
+            // what no pool has, a pod made up: the API server takes a text of a bounded length
+            demand: format!("{:.1}", load.demand.min(u32::MAX.into())),
             held: load.held,
             active: load.active,
             waiting: load.waiting,
@@ -96,7 +97,7 @@ pub(super) fn report(
             _ => None,
         })
         .collect();
-    let current_size = (!limits.is_empty()).then(|| limits.iter().sum());
+    let current_size = (!limits.is_empty()).then(|| limits.iter().copied().fold(0, u32::saturating_add));
     let effective = observed.effective.ok().map(|effective| Effective {
         class: effective.class.as_ref().map(|(name, _)| name.clone()),
         class_generation: effective.class.as_ref().and_then(|(_, generation)| *generation),

@@ -285,6 +285,48 @@ fn page(plan: &Plan) -> String {
 }
 
 #[test]
+fn figures_that_pods_make_up_are_added_without_an_end() {
+    let mut world = World::new(LOCAL);
+    for _ in 0..2 {
+        world.admit();
+    }
+    world.settle();
+    for pod in &mut world.pods {
+        let AgentAnswer::Report(report) = &mut pod.answer else { panic!("it answers") };
+        let report = Arc::make_mut(report);
+        report.limits = Some(LimitsReadBack {
+            pool_size: u32::MAX,
+            max_db_connections: u32::MAX,
+            min_pool_size: u32::MAX,
+            paused: false,
+        });
+        report.held = Some(Held { held: u32::MAX, active: u32::MAX, leaked: Some(u32::MAX), waiting: u32::MAX });
+        report.server_full =
+            Some(ServerFull { refused_beyond: u32::MAX, at_most: u32::MAX, words: "too many".to_owned() });
+        report.session_alias = Some(SessionAliasReport {
+            database: "shop_session".to_owned(),
+            connections: u32::MAX,
+            held: u32::MAX,
+            clients: u32::MAX,
+            paused: false,
+        });
+        report.leaks =
+            Some(LeakKinds { in_transaction: u32::MAX, pinned: u32::MAX, unclear: u32::MAX, ..LeakKinds::default() });
+        report.bypass = Some(Bypass { connections: u32::MAX, address: None });
+    }
+    let mut sizing = sized(5, Reason::Demand);
+    sizing.load = Some(LoadSeen { demand: 1e300, ..LoadSeen::default() });
+    world.sizing = Some(sizing);
+    let plan = world.plan();
+    assert_eq!(plan.report.current_size, Some(u32::MAX));
+    let demand = plan.report.load.expect("it is known").demand;
+    assert!(demand.len() <= 16, "the API server would refuse the whole status: {demand}");
+    let told =
+        plan.report.conditions.iter().find(|condition| condition.type_ == "UpstreamHealthy").expect("it is told");
+    assert!(told.message.contains("beyond the 4294967295 that they have"), "{}", told.message);
+}
+
+#[test]
 fn a_pool_that_works_reads_like_this() {
     let mut world = World::new(SHARED);
     for _ in 0..3 {

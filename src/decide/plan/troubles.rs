@@ -28,7 +28,7 @@ pub(super) fn server_full(observed: &Observed) -> Option<Condition> {
         observed.pods.iter().filter_map(|pod| Some((pod, pod.answer.server_full(observed.now)?))).collect();
     let (pod, first) = full.first()?;
     let all = observed.pods.iter().filter(|pod| pod.answer.report().is_some()).count();
-    let held = full.iter().map(|(_, full)| full.refused_beyond).sum::<u32>();
+    let held = full.iter().fold(0, |sum: u32, (_, full)| sum.saturating_add(full.refused_beyond));
     Some(no(
         UPSTREAM_HEALTHY,
         PoolerError::TooManyServerConnections.as_str(),
