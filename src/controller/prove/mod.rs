@@ -373,6 +373,27 @@ mod tests {
     }
 
     #[test]
+    fn who_answers_and_is_silent_in_turn_is_asked_no_more_often_than_who_does_neither() {
+        let poller = AgentPoller::default();
+        expect(&poller, &shop(), &pods(&shop(), &[Ipv4Addr::new(10, 0, 0, 1)], 1), true);
+        let begun = Instant::now();
+        let mut now = begun;
+        let mut asked = 0;
+        while now < begun + Duration::from_mins(5) {
+            let request = request(&poller, now);
+            let answer = if asked % 2 == 0 {
+                Ok(serde_json::from_value(report(&request.uid, &json!({}))).expect("a status report"))
+            } else {
+                Err(status_request::AskError::Unreachable("no answer".to_owned()))
+            };
+            asked += 1;
+            poller.schedule.lock().answered(&request, answer, now);
+            now = poller.schedule.lock().next_due(now).expect("it is asked again");
+        }
+        assert!((60..300).contains(&asked), "asked {asked} times in five minutes");
+    }
+
+    #[test]
     fn whose_proof_is_awaited_is_asked_at_once_when_there_is_something_new_to_prove() {
         let poller = poller();
         assert_eq!(answers(&poller, &json!({})), (true, false), "nothing is open: the sweep");

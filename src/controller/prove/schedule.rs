@@ -78,6 +78,8 @@ struct PolledPod {
     is_open: bool,
     turn: PollState,
     pause: Duration,
+    /// When it began or ceased to answer last so that a new row of pauses began.
+    turned: Option<Instant>,
     heard: LastAnswer,
 }
 
@@ -211,6 +213,7 @@ impl PolledPods {
                 is_open,
                 turn: PollState::Due(now),
                 pause: FIRST_PAUSE,
+                turned: None,
                 heard: LastAnswer::Nothing,
             };
             self.due[Responsiveness::Untried as usize].insert((now, pod.uid.clone()));
@@ -301,8 +304,13 @@ impl PolledPods {
         let responsiveness = entry.heard.responsiveness();
         let has_news =
             matches!(entry.turn, PollState::Asked { has_news: true }) && responsiveness != Responsiveness::Silent;
-        // who begins to answer, or ends, begins a new row of pauses
-        if has_news || before != responsiveness {
+        // who begins to answer, or ends, begins a new row of pauses; who does so again and again does not
+        let has_turned = before != responsiveness
+            && entry.turned.is_none_or(|turned| now.saturating_duration_since(turned) >= LONGEST_SILENT_PAUSE);
+        if has_turned {
+            entry.turned = Some(now);
+        }
+        if has_news || has_turned {
             entry.pause = FIRST_PAUSE;
         }
         let pause = if has_news {
