@@ -36,6 +36,10 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{Drain, ServingBounds, TlsIdentity};
 
+/// Where a request comes from: an extension of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestSource(pub IpAddr);
+
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionPhase {
@@ -173,7 +177,9 @@ impl ConnectionTask {
         let answering = connection.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let turn = AnsweringGuard::of(answering.clone());
-            let answer = TowerToHyperService::new(routes.clone()).call(request.map(Body::new));
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(RequestSource(answering.source));
+            let answer = TowerToHyperService::new(routes.clone()).call(request);
             let drain = drain.clone();
             async move {
                 let mut answer: Response<Body> = answer.await?;

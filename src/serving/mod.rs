@@ -24,7 +24,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::tls::{TlsIdentity, TlsIdentityError};
+pub use self::{
+    connection::RequestSource,
+    tls::{TlsIdentity, TlsIdentityError},
+};
 use self::{
     connection::{ConnectionTask, ServedConnection},
     places::ConnectionPlaces,

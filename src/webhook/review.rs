@@ -31,12 +31,20 @@ pub const MOST_OBJECTS: usize = 10_000;
 /// Most values in the text of a pod: objects, lists, texts and numbers.
 pub const MOST_VALUES: usize = 50_000;
 
+/// Longest name of a namespace, in bytes. Whoever reaches the port may send a longer one, and it would stand in the log.
+const LONGEST_NAMESPACE: usize = 63;
+
 /// Why a review is not read.
 #[derive(Debug, Error)]
 pub enum ReviewError {
     /// It is no AdmissionReview of a pod.
     #[error("this is no AdmissionReview of a pod: {0}")]
     Unreadable(#[from] serde_json::Error),
+    /// It is of no namespace that there can be.
+    #[error(
+        "this is no AdmissionReview of a pod: its namespace has a name of {0} bytes, and none has more than {LONGEST_NAMESPACE}"
+    )]
+    Namespace(usize),
 }
 
 /// What is in the text of a pod, of what would be decoded.
@@ -287,7 +295,7 @@ impl Request {
         Ok(Self {
             uid: request.uid,
             creates: request.operation == "CREATE",
-            namespace: request.namespace.unwrap_or_default(),
+            namespace: named(request.namespace)?,
             dry_run: request.dry_run.unwrap_or_default(),
             pod,
         })
@@ -302,7 +310,7 @@ impl Request {
         Ok(Self {
             uid: request.uid,
             creates: request.operation == "CREATE",
-            namespace: request.namespace.unwrap_or_default(),
+            namespace: named(request.namespace)?,
             dry_run: request.dry_run.unwrap_or_default(),
             pod: None,
         })
@@ -338,6 +346,12 @@ impl Request {
             Err(error) => self.deny(format!("the patch could not be written: {error}")),
         }
     }
+}
+
+/// The name of a namespace, if it can be one.
+fn named(namespace: Option<String>) -> Result<String, ReviewError> {
+    let namespace = namespace.unwrap_or_default();
+    if namespace.len() > LONGEST_NAMESPACE { Err(ReviewError::Namespace(namespace.len())) } else { Ok(namespace) }
 }
 
 /// The answer to a request.

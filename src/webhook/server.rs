@@ -3,7 +3,11 @@
 //! Stateless: a request may be a dry run, the pod may still be refused by somebody else, and it has neither uid nor,
 //! with `generateName`, a name. So nothing is written and nothing is remembered.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -17,7 +21,7 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use thiserror::Error;
 use tokio::{
-    sync::{Semaphore, SemaphorePermit},
+    sync::{OwnedMutexGuard, Semaphore, SemaphorePermit},
     time::{Instant, timeout, timeout_at},
 };
 use tracing::{info, warn};
@@ -26,8 +30,13 @@ use super::{
     admission::{Catalogue, Freshness, Verdict, review},
     lookup::Lookup,
     review::{AdmissionResponse, Request, ReviewError, Size},
+    sources::{SourceShares, SourceTurns},
 };
-use crate::{http::Admitted, inject::InjectionSettings, serving::ServingBounds};
+use crate::{
+    http::Admitted,
+    inject::InjectionSettings,
+    serving::{RequestSource, ServingBounds},
+};
 
 /// The path of the webhook, as in the `MutatingWebhookConfiguration`.
 pub const INJECT_PATH: &str = "/inject";
@@ -51,13 +60,16 @@ const BODY_DEADLINE: Duration = Duration::from_secs(1);
 const PLACE_DEADLINE: Duration = Duration::from_secs(2);
 /// Largest request: etcd takes 1.5 MiB per object, JSON needs more.
 const LARGEST_REQUEST_BYTES: usize = 4 << 20;
-/// Largest request that is read beside others: ordinary pods are a tenth of it. Larger ones are read one at a time.
+/// Largest request that is read beside others: ordinary pods are a tenth of it. Larger ones are read one at a time, those of several
+/// sources in turn.
 const SMALL_REQUEST_BYTES: usize = 64 << 10;
 /// A pod of more objects than this is decoded one at a time.
 const SMALL_REQUEST_OBJECTS: usize = 1000;
+/// Longest name of a pod, in bytes, as the log shows it.
+const LONGEST_NAME: usize = 253;
 /// Live reads at once; more wait for a place, within their deadline.
 const LIVE_READS: usize = 8;
-/// Pods that wait for a live read, or are read for, at once.
+/// Pods that wait for a live read, or are read for, at once. One source has no more than it leaves to others.
 const LIVE_READERS: usize = 64;
 
 /// Why a request is not answered as a review.
@@ -106,7 +118,8 @@ struct Webhook<L> {
     lookup: L,
     settings: InjectionSettings,
     large_requests: Semaphore,
-    live_readers: Semaphore,
+    large_of_source: SourceTurns,
+    live_readers: SourceShares,
     live_reads: Semaphore,
     on_admitted: OnAdmitted,
 }
@@ -121,7 +134,8 @@ pub fn router<L: Lookup>(
         lookup,
         settings,
         large_requests: Semaphore::new(1),
-        live_readers: Semaphore::new(LIVE_READERS),
+        large_of_source: SourceTurns::default(),
+        live_readers: SourceShares::new(LIVE_READERS),
         live_reads: Semaphore::new(LIVE_READS),
         on_admitted: Box::new(on_admitted),
     });
@@ -134,6 +148,11 @@ async fn inject<L: Lookup>(
 ) -> Result<Response, RequestError> {
     let text = webhook.answer(request).await?.write().map_err(RequestError::Answer)?;
     Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
+}
+
+/// Where a request comes from. One that no server has read, as in tests, comes from nowhere.
+fn source_of(request: &HttpRequest) -> IpAddr {
+    request.extensions().get().map_or(Ipv4Addr::UNSPECIFIED.into(), |RequestSource(source)| *source)
 }
 
 /// How long the body is, as its sender says.
@@ -164,10 +183,11 @@ async fn read(body: Body, bytes: usize) -> Result<Vec<u8>, RequestError> {
 impl<L: Lookup> Webhook<L> {
     async fn answer(&self, request: HttpRequest) -> Result<AdmissionResponse, RequestError> {
         let deadline = Instant::now() + ANSWER_DEADLINE;
+        let source = source_of(&request);
         let bytes = length(request.headers())?;
         let mut place = None;
         if bytes > SMALL_REQUEST_BYTES {
-            place = Some(self.large_place().await?);
+            place = Some(self.large_place(source).await?);
         }
         let text = read(request.into_body(), bytes).await?;
         let size = Size::of(&text)?;
@@ -179,11 +199,11 @@ impl<L: Lookup> Webhook<L> {
             return Ok(request.deny(excess));
         }
         if place.is_none() && size.objects > SMALL_REQUEST_OBJECTS {
-            place = Some(self.large_place().await?);
+            place = Some(self.large_place(source).await?);
         }
         let request = Request::read(&text)?;
         drop(text);
-        let answer = timeout_at(deadline, self.decide(&request)).await;
+        let answer = timeout_at(deadline, self.decide(&request, source)).await;
         drop(place);
         Ok(answer.unwrap_or_else(|_| {
             (self.on_admitted)(Admitted::Denied);
@@ -195,18 +215,22 @@ impl<L: Lookup> Webhook<L> {
     }
 
     /// The one place for a large request.
-    async fn large_place(&self) -> Result<SemaphorePermit<'_>, RequestError> {
-        match timeout(PLACE_DEADLINE, self.large_requests.acquire()).await {
-            Ok(Ok(place)) => Ok(place),
-            Ok(Err(_)) | Err(_) => Err(RequestError::Busy),
+    async fn large_place(&self, source: IpAddr) -> Result<(OwnedMutexGuard<()>, SemaphorePermit<'_>), RequestError> {
+        // many of one source wait behind each other, and not before those of another
+        let waiting = async { (self.large_of_source.take(source).await, self.large_requests.acquire().await) };
+        match timeout(PLACE_DEADLINE, waiting).await {
+            Ok((turn, Ok(place))) => Ok((turn, place)),
+            Ok((_, Err(_))) | Err(_) => Err(RequestError::Busy),
         }
     }
 
-    async fn decide(&self, request: &Request) -> AdmissionResponse {
+    async fn decide(&self, request: &Request, source: IpAddr) -> AdmissionResponse {
         let (true, Some(pod)) = (request.creates, &request.pod) else { return request.allow() };
         let namespace = request.namespace.as_str();
         let name = pod.metadata.name.as_ref().or(pod.metadata.generate_name.as_ref()).map_or("", String::as_str);
-        let verdict = match self.verdict(pod, namespace).await {
+        // nobody has validated it yet
+        let name = &name[..name.floor_char_boundary(LONGEST_NAME)];
+        let verdict = match self.verdict(pod, namespace, source).await {
             Ok(verdict) => verdict,
             Err(message) => Verdict::Deny(message),
         };
@@ -229,7 +253,7 @@ impl<L: Lookup> Webhook<L> {
         }
     }
 
-    async fn verdict(&self, pod: &Pod, namespace: &str) -> Result<Verdict, String> {
+    async fn verdict(&self, pod: &Pod, namespace: &str, source: IpAddr) -> Result<Verdict, String> {
         let review = |catalogue: &Catalogue, freshness| {
             let for_new_pods = |pool: &_| self.lookup.revision_for_new_pods(pool);
             review(pod, namespace, catalogue, freshness, for_new_pods, &self.settings)
@@ -243,9 +267,9 @@ impl<L: Lookup> Webhook<L> {
             format!("whether the pod has a ConnectionPool is unknown ({error}{cause}); its controller tries again")
         };
         // each that waits holds its pod
-        let _reader = self.live_readers.try_acquire().map_err(|_| {
-            format!("whether the pod has a ConnectionPool is unknown ({LIVE_READERS} others wait to know); its controller tries again")
-        })?;
+        let _reader = self.live_readers.take(source).ok_or(
+            "whether the pod has a ConnectionPool is unknown (too many others wait to know); its controller tries again",
+        )?;
         let _place = self.live_reads.acquire().await.map_err(|error| unreadable(&error))?;
         let live = self.lookup.live(namespace).await.map_err(|error| unreadable(&error))?;
         Ok(review(&live, Freshness::Live))
@@ -367,7 +391,9 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_admission_review_is_refused() {
         let whole = review("CREATE", &asking());
-        for body in ["", "{}", "[]", "null", &whole[..100]] {
+        let nowhere = whole.replace("\"namespace\":\"shop\"", &format!("\"namespace\":\"{}\"", "x".repeat(64)));
+        assert_ne!(nowhere, whole);
+        for body in ["", "{}", "[]", "null", &whole[..100], &nowhere] {
             let (status, _) = send(Cluster::Silent, body.to_owned()).await;
             assert!(status.is_client_error(), "{body:?}: {status}");
         }
@@ -421,25 +447,57 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn however_many_large_requests_one_source_begins_another_waits_for_one_of_them() {
+        let router = router(Cluster::Silent, settings(), |_| {});
+        let ask_from = |host: u8, body, bytes: usize| {
+            let request = http::Request::post(INJECT_PATH).header("content-length", bytes);
+            let request = request.extension(RequestSource(IpAddr::from([10, 0, 0, host])));
+            let (router, request) = (router.clone(), request.body(body).expect("a request"));
+            async move { ask(&router, request).await.0 }
+        };
+        let slow: Vec<_> = (0..100)
+            .map(|_| {
+                let never = Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+                tokio::spawn(ask_from(1, never, 1 << 20))
+            })
+            .collect();
+        for _ in 0..100 {
+            tokio::task::yield_now().await; // until each of them waits
+        }
+        let large = json!({"metadata": {"annotations": {"a": "x".repeat(100 << 10)}}, "spec": {"containers": []}});
+        let large = review_of("CREATE", &large);
+        let began = Instant::now();
+        assert_eq!(ask_from(2, Body::from(large.clone()), large.len()).await, StatusCode::OK);
+        assert_eq!(began.elapsed(), BODY_DEADLINE, "for the one that is being read");
+        for slow in slow {
+            slow.abort();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn pods_that_wait_for_a_live_read_are_bounded_and_the_others_told_to_come_back() {
         let router = router(Cluster::Hanging, settings(), |_| {});
         let body = review("CREATE", &asking());
-        let ask_one = || {
+        let ask_one = |host: u8| {
             let request = http::Request::post(INJECT_PATH).header("content-length", body.len());
+            let request = request.extension(RequestSource(IpAddr::from([10, 0, 0, host])));
             let (router, request) = (router.clone(), request.body(Body::from(body.clone())).expect("a request"));
             async move { ask(&router, request).await }
         };
-        let waiting: Vec<_> = (0..LIVE_READERS).map(|_| tokio::spawn(ask_one())).collect();
+        let waiting: Vec<_> = (0..LIVE_READERS / 2).map(|_| tokio::spawn(ask_one(1))).collect();
         for _ in 0..LIVE_READERS {
             tokio::task::yield_now().await; // until each of them waits
         }
         let began = Instant::now();
-        let (_, answer) = ask_one().await;
+        let (_, answer) = ask_one(1).await;
         assert_eq!(began.elapsed(), Duration::ZERO, "at once");
         let answer: Value = serde_json::from_slice(&answer).expect("JSON");
         let message = answer["response"]["status"]["message"].as_str().expect("a message");
-        assert!(message.contains("64 others wait") && message.contains("tries again"), "{message}");
-        for waiting in waiting {
+        assert!(message.contains("too many others wait") && message.contains("tries again"), "{message}");
+        let other = tokio::spawn(ask_one(2));
+        tokio::task::yield_now().await;
+        assert!(!other.is_finished(), "another source waits for its read");
+        for waiting in waiting.into_iter().chain([other]) {
             assert_eq!(waiting.await.expect("answered").0, StatusCode::OK);
         }
     }
