@@ -24,6 +24,8 @@ mod fingerprint;
 pub mod http;
 #[cfg(feature = "operator")]
 pub mod inject;
+#[cfg(feature = "operator")]
+pub mod objects;
 pub mod pooler;
 pub mod serving;
 pub mod signals;

@@ -20,6 +20,7 @@ use crate::{
     decide::plan::{NewRevision, PodPatch},
     domain::PoolKey,
     http::{OperatorMetrics, WriteKind, WriteOutcome},
+    objects::WatchedPod,
 };
 
 /// Longest that one write may take.
@@ -120,10 +121,12 @@ impl Writer {
             "uid": patch.uid, "resourceVersion": patch.resource_version, "annotations": annotations,
         }});
         self.pace().await;
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &pool.namespace);
+        let pods: Api<WatchedPod> = Api::namespaced(self.client.clone(), &pool.namespace);
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let what = format!("grant and revision of pod {}/{}", pool.namespace, patch.name);
-        self.write(WriteKind::Pod, what, pods.patch_status(&patch.name, &params, &Patch::Merge(&body))).await
+        let body = Patch::Merge(&body);
+        let written = self.write(WriteKind::Pod, what, pods.patch_status(&patch.name, &params, &body)).await;
+        written.map(|WatchedPod(pod)| pod)
     }
 
     /// Creates a revision.

@@ -38,6 +38,7 @@ use crate::{
     },
     domain::PoolKey,
     inject::{InjectionSettings, PodPool},
+    objects::Watched,
 };
 
 /// What allows gateways, for the names that the guides install by.
@@ -79,7 +80,7 @@ pub fn watch_all(client: &Client, requests: &LookRequests, instruments: &Instrum
 
 fn watch_kind<K>(client: &Client, requests: &LookRequests, instruments: &Instruments, name: &'static str) -> Store<K>
 where
-    K: Resource + Lookup + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K: Watched + Lookup + Clone + Debug + Send + Sync + 'static,
     <K as Resource>::DynamicType: Default + Eq + std::hash::Hash + Clone + Send,
     <K as Lookup>::DynamicType: Default + Eq + std::hash::Hash + Clone + Send + Sync,
 {

@@ -1,14 +1,13 @@
 //! The only reader: everything that a plan is made from, out of the stores of the watches, the answers of the agents and
 //! what is remembered.
 //!
-//! - [`stores`]: what the watches have delivered, and the watches themselves ([`watch`], [`lean`]).
+//! - [`stores`]: what the watches have delivered, and the watches themselves ([`watch`]).
 //! - [`surroundings`]: what belongs to a pool in the stores.
 //! - [`pods`]: the injected pods, by pool.
 //! - [`load_queries`]: what Prometheus says of the load, and the users' own queries ([`overrides`]).
 //! - [`uninjected_count`]: what cannot be watched, and is listed from time to time: pods without a sidecar ([`uninjected_pods`]),
 //!   and pods that cannot be created ([`replica_failures`]); one list serves all pools of a namespace ([`namespace_lists`]).
 
-mod lean;
 pub mod load_queries;
 mod namespace_lists;
 pub mod overrides;

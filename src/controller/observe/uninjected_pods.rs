@@ -19,11 +19,10 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 use super::{
-    lean::Lean,
     namespace_lists::{ListOutcome, ListSince, NamespaceLists},
     pods::owner_of,
 };
-use crate::contract::names::POOL_LABEL;
+use crate::{contract::names::POOL_LABEL, objects::Lean};
 
 /// Longest that one page of a list may take, and all of them.
 const DEADLINE_OF_A_PAGE: Duration = Duration::from_secs(5);

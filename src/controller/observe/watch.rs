@@ -5,36 +5,33 @@
 use std::{collections::HashMap, sync::Arc};
 
 use futures::{StreamExt, TryStreamExt, future::ready};
-use k8s_openapi::api::{apps::v1::ControllerRevision, core::v1::Pod};
+use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::{
     Api, Client, Resource, ResourceExt,
-    core::{DeserializeGuard, error_boundary::InvalidObject},
+    core::error_boundary::InvalidObject,
     runtime::{
         WatchStreamExt,
         reflector::{self, Lookup, ObjectRef, Store},
         watcher::{self, Event},
     },
 };
-use serde::de::DeserializeOwned;
 
-use super::{
-    lean::{self, Lean},
-    pods::PodIndex,
-};
+use super::pods::PodIndex;
 use crate::{
     api::ConnectionPool,
     contract::names::POOL_LABEL,
     controller::look_requests::LookRequests,
     domain::PoolKey,
     http::{OperatorMetrics, Readiness},
+    objects::{Kept, Watched, WatchedPod},
 };
 
 /// Seconds after which the API server ends a watch: load balancers drop what is silent for 240 s.
 const WATCH_SECONDS: u32 = 200;
 
-/// Objects in one page of a list: a page is held as text and decoded at once, and the memory that the first list of many pods
-/// takes is kept for ever.
-const PAGE: u32 = 50;
+/// Objects in one page of a list. A page is held as text, twice for a moment, and an object may have more than a megabyte of it: whoever
+/// may create pods of that size may create fifty.
+const PAGE: u32 = 16;
 
 /// What a watch tells of its health.
 #[derive(Clone)]
@@ -89,7 +86,7 @@ pub fn into_store<K, F>(
     mut changed: impl FnMut(K, Presence) -> F + Send + 'static,
 ) -> Store<K>
 where
-    K: Resource + Lookup + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
+    K: Watched + Lookup + Clone + std::fmt::Debug + Send + Sync + 'static,
     <K as Resource>::DynamicType: Default + Eq + std::hash::Hash + Clone + Send,
     <K as Lookup>::DynamicType: Default + Eq + std::hash::Hash + Clone + Send + Sync,
     F: Future<Output = ()> + Send,
@@ -100,9 +97,9 @@ where
     let config = labels.map_or_else(config, |labels| config().labels(labels));
     let known = store.clone();
     tokio::spawn(async move {
-        let objects = watcher::watcher(Api::<DeserializeGuard<Lean<K>>>::all(client), config).default_backoff();
+        let objects = watcher::watcher(Api::<Kept<K>>::all(client), config).default_backoff();
         let objects = objects.try_filter_map(move |event| ready(Ok(readable(event, name, &store))));
-        let stream = reflector::reflector(writer, objects.map_ok(lean::unwrapped));
+        let stream = reflector::reflector(writer, objects);
         let mut stream = std::pin::pin!(stream);
         let mut before = Vec::new();
         while let Some(event) = stream.next().await {
@@ -138,12 +135,12 @@ where
 }
 
 /// The event, unless it is about an object that cannot be read and that is still there.
-fn readable<K>(event: Event<DeserializeGuard<Lean<K>>>, name: &str, store: &Store<K>) -> Option<Event<Lean<K>>>
+fn readable<K>(event: Event<Kept<K>>, name: &str, store: &Store<K>) -> Option<Event<K>>
 where
     K: Lookup + Clone + 'static,
     K::DynamicType: Default + Eq + std::hash::Hash + Clone,
 {
-    let read = |DeserializeGuard(read): DeserializeGuard<Lean<K>>| {
+    let read = |Kept(read): Kept<K>| {
         let left_aside = |invalid: &InvalidObject| {
             tracing::error!(
                 watch = name,
@@ -160,11 +157,11 @@ where
         Event::InitDone => Some(Event::InitDone),
         Event::InitApply(object) => read(object).map(Event::InitApply),
         Event::Apply(object) => read(object).map(Event::Apply),
-        Event::Delete(DeserializeGuard(Ok(object))) => Some(Event::Delete(object)),
-        Event::Delete(DeserializeGuard(Err(InvalidObject { metadata, .. }))) => {
+        Event::Delete(Kept(Ok(object))) => Some(Event::Delete(object)),
+        Event::Delete(Kept(Err(InvalidObject { metadata, .. }))) => {
             let mut gone = ObjectRef::<K>::new(&metadata.name?);
             gone.namespace = metadata.namespace;
-            store.get(&gone).map(|kept| Event::Delete(Lean((*kept).clone())))
+            store.get(&gone).map(|kept| Event::Delete((*kept).clone()))
         }
     }
 }
@@ -173,8 +170,8 @@ where
 pub fn pods(client: Client, index: Arc<PodIndex>, requests: LookRequests, instruments: Instruments) {
     const NAME: &str = "Pod";
     tokio::spawn(async move {
-        let pods = Api::<Lean<Pod>>::all(client);
-        let stream = watcher::watcher(pods, config().labels(POOL_LABEL)).default_backoff().map_ok(lean::unwrapped);
+        let pods = Api::<WatchedPod>::all(client);
+        let stream = watcher::watcher(pods, config().labels(POOL_LABEL)).default_backoff();
         let mut stream = std::pin::pin!(stream);
         while let Some(event) = stream.next().await {
             let concerned: Vec<PoolKey> = match event {
@@ -185,9 +182,9 @@ pub fn pods(client: Client, index: Arc<PodIndex>, requests: LookRequests, instru
                             index.list_begins();
                             Vec::new()
                         }
-                        Event::InitApply(pod) | Event::Apply(pod) => index.apply(&pod),
+                        Event::InitApply(WatchedPod(pod)) | Event::Apply(WatchedPod(pod)) => index.apply(&pod),
                         Event::InitDone => index.list_ends(),
-                        Event::Delete(pod) => index.delete(&pod).into_iter().collect(),
+                        Event::Delete(WatchedPod(pod)) => index.delete(&pod).into_iter().collect(),
                     }
                 }
                 Err(error) => {
@@ -221,10 +218,10 @@ mod tests {
     use super::*;
 
     fn event(
-        of: impl Fn(DeserializeGuard<Lean<ConnectionPool>>) -> Event<DeserializeGuard<Lean<ConnectionPool>>>,
+        of: impl Fn(Kept<ConnectionPool>) -> Event<Kept<ConnectionPool>>,
         name: &str,
         reconnected_at: &str,
-    ) -> Event<DeserializeGuard<Lean<ConnectionPool>>> {
+    ) -> Event<Kept<ConnectionPool>> {
         of(serde_json::from_value(json!({
             "apiVersion": "sluice.dev/v1alpha1", "kind": "ConnectionPool",
             "metadata": {"name": name, "namespace": "shop", "managedFields": [{"manager": "kubectl"}]},
@@ -270,7 +267,7 @@ mod tests {
         };
         let mut take = |event| {
             if let Some(event) = readable(event, "ConnectionPool", &store) {
-                writer.apply_watcher_event(&lean::unwrapped(event));
+                writer.apply_watcher_event(&event);
             }
         };
         take(Event::Init);
@@ -293,7 +290,7 @@ mod tests {
             let before = store.state();
             let mut take = |event| {
                 if let Some(event) = readable(event, "ConnectionPool", &store) {
-                    writer.apply_watcher_event(&lean::unwrapped(event));
+                    writer.apply_watcher_event(&event);
                 }
             };
             take(Event::Init);

@@ -4,10 +4,8 @@
 //! megabyte for an ordinary pod. Nobody here reads it, so it is skipped in the text instead of being thrown away later:
 //! otherwise the first list of the pods would decide how much memory the operator keeps.
 
-use std::{borrow::Cow, fmt};
+use std::fmt;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::{Resource, runtime::watcher::Event};
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeSeed, IgnoredAny, IntoDeserializer, MapAccess, Visitor, value::StringDeserializer},
@@ -17,46 +15,6 @@ use serde::{
 /// An object without its managed fields.
 #[derive(Clone, Debug)]
 pub struct Lean<K>(pub K);
-
-/// The event of the object itself.
-pub fn unwrapped<K>(event: Event<Lean<K>>) -> Event<K> {
-    match event {
-        Event::Apply(Lean(object)) => Event::Apply(object),
-        Event::Delete(Lean(object)) => Event::Delete(object),
-        Event::Init => Event::Init,
-        Event::InitApply(Lean(object)) => Event::InitApply(object),
-        Event::InitDone => Event::InitDone,
-    }
-}
-
-impl<K: Resource> Resource for Lean<K> {
-    type DynamicType = K::DynamicType;
-    type Scope = K::Scope;
-
-    fn kind(of: &Self::DynamicType) -> Cow<'_, str> {
-        K::kind(of)
-    }
-
-    fn group(of: &Self::DynamicType) -> Cow<'_, str> {
-        K::group(of)
-    }
-
-    fn version(of: &Self::DynamicType) -> Cow<'_, str> {
-        K::version(of)
-    }
-
-    fn plural(of: &Self::DynamicType) -> Cow<'_, str> {
-        K::plural(of)
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        self.0.meta()
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        self.0.meta_mut()
-    }
-}
 
 impl<'de, K: Deserialize<'de>> Deserialize<'de> for Lean<K> {
     fn deserialize<D: Deserializer<'de>>(text: D) -> Result<Self, D::Error> {
