@@ -4,15 +4,24 @@
 //! ask. Its ReplicaSet has the API server's sentence in the condition `ReplicaFailure`. (A StatefulSet and a Job tell of it in
 //! events alone.)
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::{Client, api::ListParams, core::Request};
+use kube::{Client, ResourceExt, api::ListParams, core::Request};
 use serde::Deserialize;
 use thiserror::Error;
 use tokio::time::timeout;
 
 use super::namespace_lists::{ListSince, NamespaceLists};
+use crate::{
+    api::{ConnectionPool, pool_of_labels},
+    decide::plan::PodsRefused,
+    objects,
+};
 
 /// Longest that one list may take.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -20,21 +29,45 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const REUSED_FOR: Duration = Duration::from_secs(8);
 /// Lists under way at once, of all namespaces.
 const LISTS_AT_ONCE: usize = 2;
-/// ReplicaSets in one page, and pages that are read. The API server keeps ten for each Deployment.
-const PAGE: u32 = 500;
-const PAGES: usize = 10;
+/// ReplicaSets in one page, and pages that are asked for. The API server keeps ten for each Deployment.
+const PAGE: u32 = 250;
+const PAGES: usize = 20;
+/// Largest page that is read, in bytes: a template may have more than a megabyte, without a single pod. Of what does not fit a quarter is
+/// asked for.
+const LARGEST_PAGE: usize = 4 << 20;
 /// Longest sentence that is kept, in characters.
 const LONGEST: usize = 400;
 
 /// Pods that were refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReplicaFailure {
+struct ReplicaFailure {
     /// Their labels, as the template has them.
-    pub labels: BTreeMap<String, String>,
-    /// What wants to create them, as `kubectl describe` takes it.
-    pub owner: String,
-    /// What the API server said.
-    pub message: String,
+    labels: BTreeMap<String, String>,
+    told: PodsRefused,
+}
+
+/// The pods of one namespace that are refused.
+#[derive(Debug, Default)]
+pub struct NamespaceFailures {
+    all: Vec<ReplicaFailure>,
+    /// Where the first of each pool stands, once somebody has asked.
+    by_pool: OnceLock<HashMap<String, usize>>,
+}
+
+impl NamespaceFailures {
+    /// Those of the pool of this name, out of all pools of the namespace. Whose each is is looked for once for all pools that ask.
+    pub fn of_pool(&self, name: &str, pools: &[Arc<ConnectionPool>]) -> Option<PodsRefused> {
+        let by_pool = self.by_pool.get_or_init(|| {
+            let mut by_pool = HashMap::new();
+            for (index, ReplicaFailure { labels, .. }) in self.all.iter().enumerate() {
+                if let Some(pool) = pool_of_labels(labels, pools.iter().map(AsRef::as_ref)) {
+                    by_pool.entry(pool.name_any()).or_insert(index);
+                }
+            }
+            by_pool
+        });
+        by_pool.get(name).and_then(|index| self.all.get(*index)).map(|failure| failure.told.clone())
+    }
 }
 
 /// Why the ReplicaSets of a namespace could not be listed.
@@ -51,7 +84,7 @@ pub enum ReplicaSetListError {
 /// The lists of all namespaces.
 pub struct ReplicaFailureLister {
     client: Client,
-    lists: NamespaceLists<Vec<ReplicaFailure>, ReplicaSetListError>,
+    lists: NamespaceLists<NamespaceFailures, ReplicaSetListError>,
 }
 
 impl ReplicaFailureLister {
@@ -61,9 +94,10 @@ impl ReplicaFailureLister {
     }
 
     /// The pods of a namespace that are refused now. Where it cannot be read, it says so in the log, and nothing is known.
-    pub async fn of(&self, namespace: &str) -> Arc<Vec<ReplicaFailure>> {
+    pub async fn of(&self, namespace: &str) -> Arc<NamespaceFailures> {
         let list = || async {
             let listed = timeout(DEADLINE, self.list(namespace)).await.unwrap_or(Err(ReplicaSetListError::Deadline));
+            let listed = listed.map(|all| NamespaceFailures { all, by_pool: OnceLock::new() });
             listed.inspect_err(|error| tracing::warn!(namespace, %error, "pods that are refused stay unknown"))
         };
         self.lists.of(namespace, ListSince::Lately, list).await.unwrap_or_default()
@@ -71,11 +105,18 @@ impl ReplicaFailureLister {
 
     async fn list(&self, namespace: &str) -> Result<Vec<ReplicaFailure>, ReplicaSetListError> {
         let path = format!("/apis/apps/v1/namespaces/{namespace}/replicasets");
-        let mut params = ListParams::default().limit(PAGE);
-        let mut refused = Vec::new();
+        let mut params = ListParams::default();
+        let (mut refused, mut size) = (Vec::new(), PAGE);
         for _ in 0..PAGES {
+            params.limit = Some(size);
             let request = Request::new(path.as_str()).list(&params).map_err(kube::Error::BuildRequest)?;
-            let page: Page = self.client.request(request).await?;
+            let Some(page) = objects::page::<Page>(&self.client, request, LARGEST_PAGE).await? else {
+                if size == 1 {
+                    break;
+                }
+                size = (size / 4).max(1);
+                continue;
+            };
             refused.extend(page.items.into_iter().flatten().filter_map(ReplicaSet::refused));
             params.continue_token = page.metadata.continue_;
             if params.continue_token.as_ref().is_none_or(String::is_empty) {
@@ -162,7 +203,8 @@ impl ReplicaSet {
             |owner| format!("{}/{}", owner.kind.to_lowercase(), owner.name),
         );
         let message = failure.message.chars().take(LONGEST).collect();
-        Some(ReplicaFailure { labels: self.spec.template.metadata.labels.unwrap_or_default(), owner, message })
+        let labels = self.spec.template.metadata.labels.unwrap_or_default();
+        Some(ReplicaFailure { labels, told: PodsRefused { owner, message } })
     }
 }
 
@@ -175,6 +217,7 @@ mod tests {
 
     use http::{Request as HttpRequest, Response, StatusCode};
     use kube::client::Body;
+    use parking_lot::Mutex;
     use serde_json::{Value, json};
     use tokio::time::advance;
     use tower::service_fn;
@@ -214,12 +257,40 @@ mod tests {
         ];
         let (refusals, asked) = refusals(StatusCode::OK, json!({"metadata": {}, "items": items}));
         let found = refusals.of("ns").await;
-        let owners: Vec<&str> = found.iter().map(|refused| refused.owner.as_str()).collect();
+        let owners: Vec<&str> = found.all.iter().map(|refused| refused.told.owner.as_str()).collect();
         assert_eq!(owners, ["deployment/shop", "replicaset/alone"]);
-        assert_eq!(found[0].labels, BTreeMap::from([("app".to_owned(), "shop".to_owned())]));
-        assert!(found[0].message.contains("is forbidden"), "{found:?}");
+        assert_eq!(found.all[0].labels, BTreeMap::from([("app".to_owned(), "shop".to_owned())]));
+        assert!(found.all[0].told.message.contains("is forbidden"), "{found:?}");
         refusals.of("ns").await;
         assert_eq!(asked.load(Ordering::Relaxed), 1);
+        let pool: ConnectionPool = serde_json::from_value(json!({
+            "apiVersion": "sluice.dev/v1alpha1", "kind": "ConnectionPool", "metadata": {"name": "shop"}, "spec": {
+                "workload": {"selector": {"matchLabels": {"app": "shop"}}},
+                "upstream": {"host": "pg", "database": "d", "credentialsRef": {"name": "s"}}}}))
+        .expect("a pool");
+        let pools = [Arc::new(pool)];
+        assert_eq!(found.of_pool("shop", &pools).map(|refused| refused.owner).as_deref(), Some("deployment/shop"));
+        assert_eq!(found.of_pool("cart", &pools), None);
+        assert!(found.of_pool("shop", &[]).is_some(), "whose each is is not looked for again");
+    }
+
+    #[tokio::test]
+    async fn of_templates_that_are_large_fewer_are_read_at_once() {
+        let limits: Arc<Mutex<Vec<usize>>> = Arc::default();
+        let asked = limits.clone();
+        let service = service_fn(move |request: HttpRequest<Body>| {
+            let query = request.uri().query().unwrap_or_default();
+            let limit = query.split('&').find_map(|pair| pair.strip_prefix("limit=")?.parse().ok()).expect("a limit");
+            asked.lock().push(limit);
+            let mut large = replica_set("large", &json!([]), "True");
+            large["spec"]["template"]["spec"]["containers"] = json!([{"name": "app", "args": ["x".repeat(300 << 10)]}]);
+            let items = vec![large; limit.min(40)];
+            let body = Body::from(json!({"metadata": {}, "items": items}).to_string().into_bytes());
+            async move { Ok::<_, Infallible>(Response::new(body)) }
+        });
+        let refusals = ReplicaFailureLister::new(Client::new(service, "default"));
+        assert_eq!(refusals.of("ns").await.all.len(), 3);
+        assert_eq!(*limits.lock(), [250, 62, 15, 3]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -227,7 +298,7 @@ mod tests {
         let refused = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": "no", "code": 403});
         let (refusals, asked) = refusals(StatusCode::FORBIDDEN, refused);
         for _ in 0..1800 {
-            assert!(refusals.of("ns").await.is_empty());
+            assert!(refusals.of("ns").await.all.is_empty());
             advance(Duration::from_secs(1)).await;
         }
         let asked = asked.load(Ordering::Relaxed);

@@ -2,23 +2,22 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::ResourceExt;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
     namespace_lists::ListSince,
-    replica_failures::{ReplicaFailure, ReplicaFailureLister},
+    replica_failures::ReplicaFailureLister,
     stores::Stores,
-    uninjected_pods::{UninjectedListError, UninjectedPodLister},
+    uninjected_pods::{PoolUninjected, UninjectedListError, UninjectedPodLister},
 };
 use crate::{
-    api::{ConnectionPool, pool_of_labels},
+    api::ConnectionPool,
     controller::{
         context::Context,
         memory::{PoolMemory, UninjectedCount},
     },
-    decide::plan::{PodsRefused, Uninjected},
+    decide::plan::Uninjected,
     domain::PoolKey,
 };
 
@@ -28,8 +27,6 @@ const COUNT_EVERY: Duration = Duration::from_mins(1);
 const COUNT_AGAIN: Duration = Duration::from_secs(10);
 /// While counts fail, the last one that did not stands for this long.
 const COUNT_STANDS: Duration = Duration::from_mins(3);
-/// Owners that are named.
-const OWNERS: usize = 5;
 
 /// Counts the pods without a sidecar, if that is due, beside everything else: a list may take seconds, and no grant waits for it.
 pub fn renew(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context, memory: &Arc<Mutex<PoolMemory>>) {
@@ -104,38 +101,17 @@ async fn count(
     pool: &ConnectionPool,
     since: ListSince,
 ) -> Result<Uninjected, Arc<UninjectedListError>> {
-    let mut uninjected = Uninjected::default();
     if pool.selector().is_none() {
         // a gateway's pods are made with their pooler
-        return Ok(uninjected);
+        return Ok(Uninjected::default());
     }
     let bare = uninjected_pods.of(&key.namespace, since).await?;
     let rivals = stores.pools_of(&key.namespace);
-    for alike in bare.alike.iter().filter(|alike| pool.selects(&alike.labels)) {
-        let belongs_to = pool_of_labels(&alike.labels, rivals.iter().map(AsRef::as_ref));
-        if belongs_to.is_some_and(|owner| owner.name_any() != key.name) {
-            continue;
-        }
-        uninjected.pods = uninjected.pods.saturating_add(alike.pods);
-        if let Some(owner) = &alike.owner
-            && uninjected.owners.len() < OWNERS
-            && !uninjected.owners.contains(owner)
-        {
-            uninjected.owners.push(owner.clone());
-        }
-    }
-    let refused = replica_failures.of(&key.namespace).await;
-    let is_own = |refused: &&ReplicaFailure| {
-        let belongs_to = pool_of_labels(&refused.labels, rivals.iter().map(AsRef::as_ref));
-        belongs_to.is_some_and(|owner| owner.name_any() == key.name)
-    };
-    uninjected.refused = refused
-        .iter()
-        .find(is_own)
-        .map(|refused| PodsRefused { owner: refused.owner.clone(), message: refused.message.clone() });
+    let PoolUninjected { pods, owners } = bare.of_pool(&key.name, &rivals);
+    let refused = replica_failures.of(&key.namespace).await.of_pool(&key.name, &rivals);
     // that there are none cannot be told from a part of them
-    if uninjected.pods == 0 && !bare.is_whole {
+    if pods == 0 && !bare.is_whole {
         return Err(Arc::new(UninjectedListError::TooMany { namespace: key.namespace.clone() }));
     }
-    Ok(uninjected)
+    Ok(Uninjected { pods, owners, refused })
 }

@@ -3,14 +3,18 @@
 //! A list per pool would make the API server look through all pods of a namespace once for each: with a thousand pools that
 //! is most of what it does.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use k8s_openapi::{
     api::core::v1::Pod,
     apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta},
 };
 use kube::{
-    Client, Resource,
+    Client, Resource, ResourceExt,
     api::{ListParams, PartialObjectMeta},
     core::Request,
 };
@@ -22,7 +26,11 @@ use super::{
     namespace_lists::{ListOutcome, ListSince, NamespaceLists},
     pods::owner_of,
 };
-use crate::{contract::names::POOL_LABEL, objects::Lean};
+use crate::{
+    api::{ConnectionPool, pool_of_labels},
+    contract::names::POOL_LABEL,
+    objects::{self, Lean},
+};
 
 /// Longest that one page of a list may take, and all of them.
 const DEADLINE_OF_A_PAGE: Duration = Duration::from_secs(5);
@@ -31,10 +39,16 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const REUSED_FOR: Duration = Duration::from_secs(5);
 /// Lists under way at once, of all namespaces.
 const LISTS_AT_ONCE: usize = 4;
-/// Pods in one page, and pages that are read: beyond that nobody wants the exact number.
+/// Pods that are looked at: beyond that nobody wants the exact number.
+const MOST_PODS: usize = 10_000;
+/// Pods in one page, and the largest page that is read, in bytes. The metadata of a pod may have a megabyte: of what does not fit a quarter
+/// is asked for.
 const PAGE: u32 = 500;
-const PAGES: usize = 20;
-const MOST_PODS: usize = PAGE as usize * PAGES;
+const LARGEST_PAGE: usize = 4 << 20;
+/// Pages that are asked for in one list.
+const PAGES: usize = 60;
+/// Owners that are named.
+const OWNERS: usize = 5;
 
 /// Why the pods could not be listed.
 #[derive(Debug, Error)]
@@ -58,7 +72,7 @@ pub enum UninjectedListError {
     },
     /// More pods than are looked at.
     #[error(
-        "the namespace {namespace} has more than {} pods without a sidecar, and those that were looked at are none of this pool's",
+        "the namespace {namespace} has more pods without a sidecar than are looked at ({}), and those that were are none of this pool's",
         MOST_PODS
     )]
     TooMany {
@@ -69,22 +83,55 @@ pub enum UninjectedListError {
 
 /// Pods without a sidecar that have the same labels and the same owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UninjectedGroup {
-    /// Their labels.
-    pub labels: BTreeMap<String, String>,
+struct UninjectedGroup {
+    labels: BTreeMap<String, String>,
     /// What restarts them, by kind and name.
-    pub owner: Option<String>,
+    owner: Option<String>,
     /// How many they are.
-    pub pods: u32,
+    pods: u32,
 }
 
 /// The pods without a sidecar of one namespace.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct UninjectedPods {
     /// Those that are alike together.
-    pub alike: Vec<UninjectedGroup>,
+    alike: Vec<UninjectedGroup>,
     /// Whether these are all.
     pub is_whole: bool,
+    /// By pool, once somebody has asked.
+    by_pool: OnceLock<HashMap<String, PoolUninjected>>,
+}
+
+/// The pods without a sidecar of one pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PoolUninjected {
+    /// How many.
+    pub pods: u32,
+    /// What restarts some of them, by kind and name.
+    pub owners: Vec<String>,
+}
+
+impl UninjectedPods {
+    /// Those of the pool of this name, out of all pools of the namespace. Whose each pod is is looked for once for all pools that ask: by
+    /// each of a thousand pools it would take as many times as long.
+    pub fn of_pool(&self, name: &str, pools: &[Arc<ConnectionPool>]) -> PoolUninjected {
+        let by_pool = self.by_pool.get_or_init(|| {
+            let mut by_pool: HashMap<String, PoolUninjected> = HashMap::new();
+            for UninjectedGroup { labels, owner, pods } in &self.alike {
+                let Some(pool) = pool_of_labels(labels, pools.iter().map(AsRef::as_ref)) else { continue };
+                let of_pool = by_pool.entry(pool.name_any()).or_default();
+                of_pool.pods = of_pool.pods.saturating_add(*pods);
+                if let Some(owner) = owner
+                    && of_pool.owners.len() < OWNERS
+                    && !of_pool.owners.contains(owner)
+                {
+                    of_pool.owners.push(owner.clone());
+                }
+            }
+            by_pool
+        });
+        by_pool.get(name).cloned().unwrap_or_default()
+    }
 }
 
 /// The lists of all namespaces.
@@ -110,34 +157,46 @@ impl UninjectedPodLister {
     async fn list(&self, namespace: &str) -> Result<UninjectedPods, UninjectedListError> {
         let mut params = ListParams::default()
             .labels(&format!("!{POOL_LABEL}"))
-            .fields("status.phase!=Succeeded,status.phase!=Failed")
-            .limit(PAGE);
+            .fields("status.phase!=Succeeded,status.phase!=Failed");
         let late = |within| UninjectedListError::Deadline { namespace: namespace.to_owned(), within };
         let listed = async {
             let mut alike = BTreeMap::new();
-            let mut is_whole = false;
+            let (mut is_whole, mut looked_at, mut size) = (false, 0, PAGE);
             for _ in 0..PAGES {
+                params.limit = Some(size);
                 let page = timeout(DEADLINE_OF_A_PAGE, self.page(namespace, &params));
-                let page = page.await.map_err(|_| late(DEADLINE_OF_A_PAGE))??;
-                count(&mut alike, page.items.into_iter().flatten().map(|Lean(pod)| pod.metadata));
+                let Some(page) = page.await.map_err(|_| late(DEADLINE_OF_A_PAGE))?? else {
+                    if size == 1 {
+                        break;
+                    }
+                    size = (size / 4).max(1);
+                    continue;
+                };
+                let pods = page.items.unwrap_or_default();
+                looked_at += pods.len();
+                count(&mut alike, pods.into_iter().map(|Lean(pod)| pod.metadata));
                 params.continue_token = page.metadata.continue_;
                 if params.continue_token.as_ref().is_none_or(String::is_empty) {
                     is_whole = true;
                     break;
                 }
+                if looked_at >= MOST_PODS {
+                    break;
+                }
             }
             let alike = alike.into_iter().map(|((labels, owner), pods)| UninjectedGroup { labels, owner, pods });
-            Ok(UninjectedPods { alike: alike.collect(), is_whole })
+            Ok(UninjectedPods { alike: alike.collect(), is_whole, by_pool: OnceLock::new() })
         };
         timeout(DEADLINE, listed).await.unwrap_or_else(|_| Err(late(DEADLINE)))
     }
 
-    async fn page(&self, namespace: &str, params: &ListParams) -> Result<Page, UninjectedListError> {
+    /// None: it is larger than is read.
+    async fn page(&self, namespace: &str, params: &ListParams) -> Result<Option<Page>, UninjectedListError> {
         let failed = |source| UninjectedListError::List { namespace: namespace.to_owned(), source: Box::new(source) };
         let url = Pod::url_path(&(), Some(namespace));
         let request =
             Request::new(url).list_metadata(params).map_err(|source| failed(kube::Error::BuildRequest(source)))?;
-        self.client.request(request).await.map_err(failed)
+        objects::page(&self.client, request, LARGEST_PAGE).await.map_err(failed)
     }
 }
 
@@ -172,6 +231,7 @@ mod tests {
 
     use http::{Response, StatusCode};
     use kube::client::Body;
+    use parking_lot::Mutex;
     use serde_json::{Value, json};
     use tower::service_fn;
 
@@ -222,6 +282,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn whose_each_pod_is_is_looked_for_once_for_all_pools_of_the_namespace() {
+        let owner = json!({"ownerReferences": [
+            {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "shop-5d4f", "uid": "u", "controller": true}]});
+        let cart = json!({"labels": {"app": "cart"}});
+        let pods = json!([
+            pod("a", &owner),
+            pod("b", &json!({})),
+            pod("c", &cart),
+            pod("d", &json!({"labels": {"app": "none"}}))
+        ]);
+        let (lister, _) = lister(StatusCode::OK, list(&pods));
+        let found = lister.of("ns", ListSince::Now).await.expect("a list");
+        let pools = ["shop", "cart"].map(|name| {
+            let pool = json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "ConnectionPool", "metadata": {"name": name}, "spec": {
+                "workload": {"selector": {"matchLabels": {"app": name}}},
+                "upstream": {"host": "pg", "database": "d", "credentialsRef": {"name": "s"}}}});
+            Arc::new(serde_json::from_value::<ConnectionPool>(pool).expect("a pool"))
+        });
+        let shop = PoolUninjected { pods: 2, owners: vec!["deployment/shop".to_owned()] };
+        assert_eq!(found.of_pool("shop", &pools), shop);
+        assert_eq!(found.of_pool("cart", &pools).pods, 1);
+        assert_eq!(found.of_pool("other", &pools), PoolUninjected::default());
+        assert_eq!(found.of_pool("shop", &[]), shop, "it is not looked for again");
+    }
+
+    #[tokio::test]
     async fn a_namespace_without_pods_has_none_as_the_api_server_says_it() {
         for nothing in [json!([]), Value::Null] {
             let (lister, _) = lister(StatusCode::OK, list(&nothing));
@@ -247,5 +333,26 @@ mod tests {
         let found = lister.of("ns", ListSince::Now).await.expect("what was looked at");
         assert_eq!((asked.load(Ordering::Relaxed), found.is_whole), (PAGES, false));
         assert_eq!(found.alike[0].pods, 2 * u32::try_from(PAGES).unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_pods_that_are_large_fewer_are_read_at_once_and_of_one_that_is_larger_than_any_is_nothing() {
+        let pods = |count: usize, bytes: usize| -> Vec<Value> {
+            let large = json!({"annotations": {"a": "x".repeat(bytes)}});
+            (0..count).map(|number| pod(&format!("pod-{number}"), &large)).collect()
+        };
+        let limits: Arc<Mutex<Vec<usize>>> = Arc::default();
+        let asked = limits.clone();
+        let service = service_fn(move |request: http::Request<Body>| {
+            let query = request.uri().query().unwrap_or_default();
+            let limit = query.split('&').find_map(|pair| pair.strip_prefix("limit=")?.parse().ok()).expect("a limit");
+            asked.lock().push(limit);
+            let body = Body::from(list(&pods(limit.min(40), 300 << 10).into()).to_string().into_bytes());
+            async move { Ok::<_, Infallible>(Response::new(body)) }
+        });
+        let lister = UninjectedPodLister::new(Client::new(service, "default"));
+        let found = lister.of("ns", ListSince::Now).await.expect("what fits");
+        assert_eq!((found.alike[0].pods, found.is_whole), (7, true));
+        assert_eq!(*limits.lock(), [500, 125, 31, 7]);
     }
 }
