@@ -1,10 +1,7 @@
-//! `sluice`: the operator and the command line.
+//! `sluice`: the operator and the command line, and as `kubectl-sluice` the plugin of kubectl.
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use sluice::cli::Cli;
-
 fn main() -> ExitCode {
-    Cli::parse().run()
+    sluice::cli::run(std::env::args_os().collect())
 }

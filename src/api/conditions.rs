@@ -45,6 +45,28 @@ pub const PAUSED: &str = "Paused";
 /// On a budget: the ledger is kept.
 pub const LEDGER_ACTIVE: &str = "LedgerActive";
 
+/// Every type of condition.
+pub static ALL: [&str; 18] = [
+    READY,
+    ACCEPTED,
+    INJECTED,
+    GATEWAY_AVAILABLE,
+    PODS_CURRENT,
+    PROVEN,
+    SCALING_ACTIVE,
+    ABLE_TO_SCALE,
+    SCALING_LIMITED,
+    PROGRESSING,
+    UPSTREAM_HEALTHY,
+    RECONNECTED,
+    CLIENTS_ACCEPTED,
+    CLIENTS_POOLED,
+    LEAK_DETECTED,
+    SIDECAR_MEMORY,
+    PAUSED,
+    LEDGER_ACTIVE,
+];
+
 /// Status of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConditionStatus {

@@ -1,14 +1,17 @@
-//! The subcommands of `sluice`, one file each.
+//! The subcommands of `sluice`, one file each; and under the name `kubectl-sluice` the plugin of kubectl.
 
 pub mod backtest;
 pub mod crd;
 pub mod decide;
 pub mod operator;
+pub mod plugin;
 mod schema;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, path::Path, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+
+use self::plugin::PluginCli;
 
 use crate::{causes::with_causes, controller::OperatorArgs};
 
@@ -30,6 +33,41 @@ enum Command {
     Decide(decide::DecideArgs),
     /// Run the operator: controller, webhook, health and metrics.
     Operator(Box<OperatorArgs>),
+}
+
+/// Under which name the binary was called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CalledAs {
+    /// `sluice`, or whatever it is called in an image.
+    Sluice,
+    /// `kubectl-sluice`: by kubectl, as its plugin.
+    Plugin,
+    /// `kubectl_complete-sluice`: by kubectl, which asks what to offer.
+    Completion,
+}
+
+impl CalledAs {
+    /// What the first argument of a process says.
+    pub fn of(program: &Path) -> Self {
+        match program.file_stem().and_then(|stem| stem.to_str()) {
+            Some("kubectl-sluice") => Self::Plugin,
+            Some("kubectl_complete-sluice") => Self::Completion,
+            _ => Self::Sluice,
+        }
+    }
+}
+
+/// Runs what the command line says, the name of the program first.
+pub fn run(arguments: Vec<OsString>) -> ExitCode {
+    let called_as = arguments.first().map_or(CalledAs::Sluice, |program| CalledAs::of(Path::new(program)));
+    match called_as {
+        CalledAs::Sluice => Cli::parse_from(arguments).run(),
+        CalledAs::Plugin => PluginCli::read(arguments).run(),
+        CalledAs::Completion => {
+            let words = arguments.iter().skip(1).map(|word| word.to_string_lossy().into_owned());
+            plugin::complete(&words.collect::<Vec<_>>())
+        }
+    }
 }
 
 impl Cli {

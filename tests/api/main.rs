@@ -6,6 +6,7 @@ mod certificates;
 mod cluster;
 mod kinds;
 mod operator;
+mod plugin;
 mod policy;
 mod release;
 mod webhook;

@@ -12,6 +12,7 @@ mod fields;
 mod figures;
 mod inject;
 mod nouns;
+mod plugin;
 mod purity;
 mod sizing;
 mod source;

@@ -103,8 +103,8 @@ fn blocks(bundle: &[u8]) -> Vec<&[u8]> {
     blocks
 }
 
-/// Tag and content of the first element, and what follows it.
-fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+/// Tag and content of the first element of DER, and what follows it.
+pub fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = der.split_first()?;
     let (&first, rest) = rest.split_first()?;
     let (length, rest) = match usize::from(first) {

@@ -5,7 +5,7 @@ mod ending;
 mod far;
 mod gateway;
 pub mod pods;
-mod process;
+pub mod process;
 mod prometheus;
 
 use std::{

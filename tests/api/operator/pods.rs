@@ -71,7 +71,12 @@ struct Agent {
 impl FakePod {
     /// Creates an injected pod of the pool, on a node, with a running sidecar.
     pub async fn start(cluster: &Cluster, pool: &ConnectionPool, name: &str) -> Self {
-        let (uid, address) = create(cluster, pool, name).await;
+        Self::start_at(cluster, pool, name, &next_address()).await
+    }
+
+    /// The same at an address of this network.
+    pub async fn start_at(cluster: &Cluster, pool: &ConnectionPool, name: &str, address: &str) -> Self {
+        let uid = create_at(cluster, pool, name, address).await;
         let pods: Api<Pod> = cluster.api();
         let agent = Agent { report: Arc::default(), behaviour: Arc::default() };
         let address: SocketAddr = format!("{address}:{}", names::METRICS_PORT).parse().expect("an address");
@@ -149,8 +154,16 @@ impl Drop for FakePod {
 
 /// Creates an injected pod of the pool, on a node, with a running sidecar that nobody plays. Returns its uid and address.
 pub async fn create(cluster: &Cluster, pool: &ConnectionPool, name: &str) -> (String, String) {
+    let address = next_address();
+    (create_at(cluster, pool, name, &address).await, address)
+}
+
+fn next_address() -> String {
     let number = NEXT_ADDRESS.fetch_add(1, Ordering::Relaxed);
-    let address = format!("127.1.{}.{}", number / 250, number % 250 + 1);
+    format!("127.1.{}.{}", number / 250, number % 250 + 1)
+}
+
+async fn create_at(cluster: &Cluster, pool: &ConnectionPool, name: &str, address: &str) -> String {
     let pods: Api<Pod> = cluster.api();
     let (pod, statuses) = match pool.spec.topology {
         Topology::Gateway => (of_gateway(cluster, pool, name).await, "containerStatuses"),
@@ -163,7 +176,7 @@ pub async fn create(cluster: &Cluster, pool: &ConnectionPool, name: &str) -> (St
             "restartCount": 0, "state": {"running": {"startedAt": "2026-11-21T00:00:00Z"}}}],
     }});
     pods.patch_status(name, &PatchParams::default(), &Patch::Merge(&status)).await.expect("its status");
-    (pod.uid().expect("a uid"), address)
+    pod.uid().expect("a uid")
 }
 
 /// What the annotation of a pod grants it.

@@ -1,0 +1,148 @@
+//! `kubectl sluice rollout`: how far a change of the settings has come, and which revisions there are.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use k8s_openapi::{api::apps::v1::ControllerRevision, jiff::Timestamp};
+use kube::api::ListParams;
+
+use super::{
+    cluster::{ClusterAccess, PoolScope},
+    error::{Conclusion, PluginError},
+    follow::{FollowedPools, PoolChange},
+    options::{ClusterOptions, OutputFormat, OutputOptions, duration},
+    screen::{Screen, tell},
+    view::{
+        document::PoolDocument,
+        rollout::{RevisionEntry, RolloutStanding, history, table},
+    },
+};
+use crate::contract::names::POOL_LABEL;
+
+/// Arguments of `rollout`.
+#[derive(Args, Debug)]
+pub struct RolloutArgs {
+    #[command(subcommand)]
+    verb: RolloutVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum RolloutVerb {
+    /// Tell how far the newest revision has come, until it is through or does not get through.
+    Status(RolloutStatusArgs),
+    /// List the revisions of a pool, with what each has changed.
+    History(RolloutHistoryArgs),
+}
+
+/// Arguments of `rollout status`.
+#[derive(Args, Debug)]
+pub struct RolloutStatusArgs {
+    /// The pool.
+    #[arg(value_name = "POOL")]
+    pool: String,
+    /// Whether to go on until it is through; --watch=false looks once.
+    #[arg(short, long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    watch: bool,
+    /// How long to go on: 30s, 5m, 1h; 0 for ever.
+    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = duration)]
+    timeout: Duration,
+}
+
+/// Arguments of `rollout history`.
+#[derive(Args, Debug)]
+pub struct RolloutHistoryArgs {
+    /// The pool.
+    #[arg(value_name = "POOL")]
+    pool: String,
+    /// The settings of this revision alone.
+    #[arg(long, value_name = "NUMBER")]
+    revision: Option<i64>,
+    #[command(flatten)]
+    output: OutputOptions,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// [`PluginError`].
+pub async fn run(args: RolloutArgs, options: &ClusterOptions) -> Result<Conclusion, PluginError> {
+    let cluster = ClusterAccess::connect(options).await?;
+    match args.verb {
+        RolloutVerb::Status(args) => status(args, &cluster).await,
+        RolloutVerb::History(args) => tell_history(args, &cluster).await,
+    }
+}
+
+async fn status(args: RolloutStatusArgs, cluster: &ClusterAccess) -> Result<Conclusion, PluginError> {
+    let RolloutStatusArgs { pool, watch, timeout } = args;
+    let mut document = cluster.pool(&pool).await?;
+    let screen = Screen::of_stdout();
+    let mut followed = FollowedPools::new(cluster, &PoolScope::default(), Some(&pool), timeout);
+    let mut said = String::new();
+    loop {
+        let standing = RolloutStanding::of(&document, Timestamp::now());
+        // ages move all the time, and are no news
+        let news = RolloutStanding::of(&document, Timestamp::UNIX_EPOCH).words().to_owned();
+        if news != said {
+            screen.print(&format!("{}\n", standing.words()))?;
+            said = news;
+        }
+        match standing {
+            RolloutStanding::Complete(_) => return Ok(Conclusion::Yes),
+            RolloutStanding::Stuck(_) => return Ok(Conclusion::No),
+            RolloutStanding::UnderWay(_) if !watch => return Ok(Conclusion::No),
+            RolloutStanding::UnderWay(_) => {}
+        }
+        match followed.next().await {
+            PoolChange::TimeOver => {
+                tell(&format!("not within {timeout:?}"));
+                return Ok(Conclusion::No);
+            }
+            PoolChange::Trouble(words) => tell(&words),
+            PoolChange::Unreadable(pool) => return Err(PluginError::Unreadable(pool.words)),
+            PoolChange::Listed | PoolChange::Changed(_) | PoolChange::Deleted(_) => {
+                let Some(pool) = followed.pools.values().next() else {
+                    tell(&format!("{} was deleted", document.key()));
+                    return Ok(Conclusion::No);
+                };
+                document = pool.clone();
+            }
+        }
+    }
+}
+
+async fn tell_history(args: RolloutHistoryArgs, cluster: &ClusterAccess) -> Result<Conclusion, PluginError> {
+    let RolloutHistoryArgs { pool, revision, output } = args;
+    let document = cluster.pool(&pool).await?;
+    let entries = revisions(cluster, &document).await?;
+    let screen = Screen::of_stdout();
+    if let Some(number) = revision {
+        let Some(entry) = entries.iter().find(|entry| entry.revision == number) else {
+            let kept: Vec<String> = entries.iter().map(|entry| entry.revision.to_string()).collect();
+            return Err(PluginError::NotFound {
+                what: format!("revision {number} of {}", document.key()),
+                hint: format!("; kept are {}", kept.join(", ")),
+            });
+        };
+        screen.document(output.document().unwrap_or(OutputFormat::Yaml), entry)?;
+        return Ok(Conclusion::Yes);
+    }
+    match output.document() {
+        Some(format) => screen.document(format, &entries)?,
+        None if entries.is_empty() => tell(&format!("{} has no revision yet", document.key())),
+        None => screen.print(&table(&entries, Timestamp::now()).text())?,
+    }
+    Ok(Conclusion::Yes)
+}
+
+/// The revisions of a pool, the oldest first.
+pub(super) async fn revisions(
+    cluster: &ClusterAccess,
+    document: &PoolDocument,
+) -> Result<Vec<RevisionEntry>, PluginError> {
+    let namespace = document.key().namespace;
+    let params = ListParams::default().labels(&format!("{POOL_LABEL}={}", document.name()));
+    let what = format!("list ControllerRevisions in {namespace}");
+    let revisions: Vec<ControllerRevision> = cluster.list(&what, &cluster.of(&namespace), params).await?;
+    Ok(history(document, &revisions))
+}

@@ -1,0 +1,106 @@
+//! Where answers go: a terminal, which is redrawn, or anything else, which gets lines.
+
+use std::io::{self, IsTerminal, Write};
+
+use rustix::termios::tcgetwinsize;
+use serde::Serialize;
+
+use super::{error::PluginError, options::OutputFormat};
+
+/// Rows of a terminal that does not tell.
+const ROWS: usize = 24;
+/// To the upper left, and what was there is cleared.
+const HOME: &str = "\x1b[H\x1b[2J";
+
+/// Standard output.
+pub struct Screen {
+    is_terminal: bool,
+}
+
+impl Screen {
+    /// Standard output, whatever it is.
+    pub fn of_stdout() -> Self {
+        Self { is_terminal: io::stdout().is_terminal() }
+    }
+
+    /// Whether somebody looks at it who can be shown the same place again.
+    pub const fn is_terminal(&self) -> bool {
+        self.is_terminal
+    }
+
+    /// Prints a text as it is.
+    ///
+    /// # Errors
+    /// [`PluginError::Print`].
+    pub fn print(&self, text: &str) -> Result<(), PluginError> {
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        Ok(out.flush()?)
+    }
+
+    /// Shows a text in place of the one before, as much of it as there is room for.
+    ///
+    /// # Errors
+    /// [`PluginError::Print`].
+    pub fn redraw(&self, text: &str) -> Result<(), PluginError> {
+        let rows = tcgetwinsize(io::stdout()).map_or(ROWS, |size| usize::from(size.ws_row));
+        self.print(&format!("{HOME}{}", shortened(text, rows)))
+    }
+
+    /// Prints a document.
+    ///
+    /// # Errors
+    /// [`PluginError::Print`].
+    pub fn document(&self, format: OutputFormat, document: &impl Serialize) -> Result<(), PluginError> {
+        let text = match format {
+            OutputFormat::Yaml => serde_yaml::to_string(document).map_err(io::Error::other)?,
+            _ => serde_json::to_string_pretty(document).map_err(io::Error::other)? + "\n",
+        };
+        self.print(&text)
+    }
+}
+
+/// As many lines as there are rows, the last of them for the cursor; the last but one says how many are missing.
+fn shortened(text: &str, rows: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    if lines.len() < rows {
+        return text.to_owned();
+    }
+    let shown = rows.saturating_sub(2);
+    format!("{}\n... {} more lines\n", lines[..shown].join("\n"), lines.len() - shown)
+}
+
+/// Says something beside the answer.
+pub fn tell(words: &str) {
+    eprintln!("{words}");
+}
+
+/// Asks whether to go on; only where somebody can answer.
+///
+/// # Errors
+/// [`PluginError::NotAgreed`]: nobody can, or the answer was no.
+pub fn agree(question: &str) -> Result<(), PluginError> {
+    if !io::stdin().is_terminal() {
+        return Err(PluginError::NotAgreed("nobody can be asked here: agree beforehand with --yes".to_owned()));
+    }
+    eprint!("{question} [y/N] ");
+    io::stderr().flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    if ["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str()) {
+        Ok(())
+    } else {
+        Err(PluginError::NotAgreed("not agreed".to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_a_terminal_is_cut_and_counted() {
+        assert_eq!(shortened("a\nb\n", 24), "a\nb\n");
+        assert_eq!(shortened("a\nb\nc\nd\n", 4), "a\nb\n... 2 more lines\n");
+    }
+}

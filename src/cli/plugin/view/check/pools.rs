@@ -1,0 +1,55 @@
+//! The pools: how many are ready, and whether Prometheus has their load.
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::Finding;
+use crate::{
+    api::{conditions, reasons},
+    cli::plugin::view::{
+        NotRead,
+        document::{PoolDocument, UnreadablePool, said},
+    },
+};
+
+/// Pools that are named.
+const MOST_NAMED: usize = 5;
+
+/// What was found of the pools.
+pub fn findings(pools: Result<(&[PoolDocument], &[UnreadablePool]), &NotRead>, now: Timestamp) -> Vec<Finding> {
+    let (pools, unreadable) = match pools {
+        Err(not_read) => return vec![Finding::not_read(not_read)],
+        Ok(pools) => pools,
+    };
+    let mut findings: Vec<Finding> = unreadable
+        .iter()
+        .map(|pool| Finding::failed(pool.words.clone(), "use the plugin of the operator's version"))
+        .collect();
+    if pools.is_empty() {
+        findings.push(Finding::ok("there are no pools yet"));
+        return findings;
+    }
+    findings.push(of(pools, conditions::READY, "are ready", now));
+    findings.push(of(pools, conditions::SCALING_ACTIVE, "have a load that Prometheus knows", now));
+    findings
+}
+
+/// Whether a condition holds for all pools. A workload without pods has no load, and nothing is wrong with that.
+fn of(pools: &[PoolDocument], type_: &str, what: &str, now: Timestamp) -> Finding {
+    let calm = [reasons::NO_PODS, reasons::GATEWAY_SCALED_TO_ZERO];
+    let troubled = pools.iter().filter_map(|pool| match pool.condition(type_) {
+        Some(condition) if condition.status == "True" || calm.contains(&condition.reason.as_str()) => None,
+        Some(condition) => Some(format!("{} {}", pool.key(), said(condition, now))),
+        None => Some(format!("{} has no {type_}", pool.key())),
+    });
+    let troubled: Vec<String> = troubled.collect();
+    let words = format!("{} of {} pools {what}", pools.len() - troubled.len(), pools.len());
+    if troubled.is_empty() {
+        return Finding::ok(words);
+    }
+    let (named, more) = troubled.split_at(troubled.len().min(MOST_NAMED));
+    let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+    Finding::warning(
+        format!("{words}: not {}{more}", named.join(", ")),
+        "kubectl sluice why POOL -n NAMESPACE; docs/operations.md#conditions-and-reasons",
+    )
+}

@@ -1,0 +1,197 @@
+//! `rollout`: how far a change of the settings has come, and which revisions there are.
+
+use k8s_openapi::{api::apps::v1::ControllerRevision, jiff::Timestamp};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    document::{PoolDocument, said},
+    table::{TextTable, cell},
+    time::age,
+};
+use crate::{
+    api::{conditions, reasons},
+    contract::Settings,
+};
+
+/// Settings of a revision that are named where it differs from the one before.
+const MOST_CHANGES: usize = 6;
+/// Longest value of a setting that is shown in a table, in characters.
+const LONGEST_VALUE: usize = 60;
+
+/// How far a rollout has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RolloutStanding {
+    /// Every pod runs the newest revision.
+    Complete(String),
+    /// It goes on, or waits for somebody.
+    UnderWay(String),
+    /// It does not get through.
+    Stuck(String),
+}
+
+impl RolloutStanding {
+    /// How far the rollout of a pool has come.
+    pub fn of(document: &PoolDocument, now: Timestamp) -> Self {
+        let key = document.key();
+        if !document.is_observed() {
+            return Self::UnderWay(format!("{key}: the operator has not looked at the spec of now yet"));
+        }
+        let accepted = document.condition(conditions::ACCEPTED).filter(|accepted| accepted.status == "False");
+        if let Some(accepted) = accepted {
+            let words = format!("{key}: nothing is rolled out: {}: {}", said(accepted, now), accepted.message);
+            return Self::Stuck(words);
+        }
+        let Some(progressing) = document.condition(conditions::PROGRESSING) else {
+            return Self::UnderWay(format!("{key}: no revision yet"));
+        };
+        let words = format!("{key}: {}: {}", said(progressing, now), progressing.message);
+        match (progressing.status.as_str(), progressing.reason.as_str()) {
+            ("True", reasons::ROLLOUT_COMPLETE) => Self::Complete(words),
+            ("False", _) => Self::Stuck(words),
+            _ => Self::UnderWay(words),
+        }
+    }
+
+    /// The same in words.
+    pub fn words(&self) -> &str {
+        match self {
+            Self::Complete(words) | Self::UnderWay(words) | Self::Stuck(words) => words,
+        }
+    }
+}
+
+/// A revision in the history of a pool.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RevisionEntry {
+    /// Its number.
+    pub revision: i64,
+    /// Whether new pods get it.
+    pub is_stable: bool,
+    /// Whether it is what all pods are to run.
+    pub is_updated: bool,
+    /// When it was created.
+    pub created: Option<Timestamp>,
+    /// How it differs from the one before, by the paths of the settings; none for the first that is kept.
+    pub changes: Option<Vec<SettingChange>>,
+    /// What it says.
+    pub settings: Value,
+}
+
+/// A setting that a revision has changed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SettingChange {
+    /// Its path.
+    pub path: String,
+    /// What it was; null where it was not set.
+    pub from: Value,
+    /// What it is; null where it is not set any more.
+    pub to: Value,
+}
+
+/// The revisions of a pool, the oldest first.
+pub fn history(document: &PoolDocument, revisions: &[ControllerRevision]) -> Vec<RevisionEntry> {
+    let uid = document.pool.metadata.uid.as_deref();
+    let own = |revision: &&ControllerRevision| {
+        let mut owners = revision.metadata.owner_references.iter().flatten();
+        owners.any(|owner| owner.controller == Some(true) && Some(owner.uid.as_str()) == uid)
+    };
+    let mut own: Vec<&ControllerRevision> = revisions.iter().filter(own).collect();
+    own.sort_by_key(|revision| revision.revision);
+    let status = document.status().revision.unwrap_or_default();
+    let is = |number: i64, wanted: u64| u64::try_from(number).is_ok_and(|number| number == wanted);
+    let mut entries: Vec<RevisionEntry> = Vec::new();
+    for revision in own {
+        let settings = revision.data.as_ref().map_or(Value::Null, |data| data.0["settings"].clone());
+        let changes = entries.last().map(|before| differences(&before.settings, &settings));
+        entries.push(RevisionEntry {
+            revision: revision.revision,
+            is_stable: is(revision.revision, status.stable),
+            is_updated: is(revision.revision, status.updated),
+            created: revision.metadata.creation_timestamp.as_ref().map(|created| created.0),
+            changes,
+            settings,
+        });
+    }
+    entries
+}
+
+/// The settings that all pods are to run, class and defaults merged in; none before the first revision, and where another version wrote
+/// them.
+pub fn in_force(entries: &[RevisionEntry]) -> Option<Settings> {
+    let updated = entries.iter().find(|entry| entry.is_updated)?;
+    serde_json::from_value(updated.settings.clone()).ok()
+}
+
+/// The settings that differ, in the order of their paths.
+fn differences(before: &Value, after: &Value) -> Vec<SettingChange> {
+    fn walk(path: &str, before: &Value, after: &Value, found: &mut Vec<SettingChange>) {
+        match (before.as_object(), after.as_object()) {
+            (Some(old), Some(new)) => {
+                let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+                for name in names {
+                    let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                    walk(&path, &before[name.as_str()], &after[name.as_str()], found);
+                }
+            }
+            _ if before != after => {
+                found.push(SettingChange { path: path.to_owned(), from: before.clone(), to: after.clone() });
+            }
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    walk("", before, after, &mut found);
+    found
+}
+
+impl RevisionEntry {
+    fn state(&self) -> &'static str {
+        match (self.is_stable, self.is_updated) {
+            (true, true) => "stable",
+            (true, false) => "stable, for new pods",
+            (false, true) => "updated",
+            (false, false) => "",
+        }
+    }
+
+    fn changed(&self) -> String {
+        let Some(changes) = &self.changes else { return "the oldest that is kept".to_owned() };
+        let (named, more) = changes.split_at(changes.len().min(MOST_CHANGES));
+        let mut words: Vec<String> = named.iter().map(SettingChange::words).collect();
+        if !more.is_empty() {
+            words.push(format!("{} more", more.len()));
+        }
+        if words.is_empty() { "nothing".to_owned() } else { words.join("; ") }
+    }
+}
+
+impl SettingChange {
+    fn words(&self) -> String {
+        format!("{} {} -> {}", self.path, shown(&self.from), shown(&self.to))
+    }
+}
+
+/// A value of a setting, shortened.
+fn shown(value: &Value) -> String {
+    let text = match value {
+        Value::Null => return "default".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    if text.chars().count() <= LONGEST_VALUE {
+        return text;
+    }
+    text.chars().take(LONGEST_VALUE - 3).chain("...".chars()).collect()
+}
+
+/// The table of the history.
+pub fn table(entries: &[RevisionEntry], now: Timestamp) -> TextTable {
+    let mut table = TextTable::new(&["REVISION", "STATE", "AGE", "CHANGED"]);
+    for entry in entries {
+        let created = cell(entry.created.map(|created| age(created, now)));
+        table.push(vec![entry.revision.to_string(), entry.state().to_owned(), created, entry.changed()]);
+    }
+    table
+}

@@ -1,0 +1,721 @@
+//! Golden files of everything that a verb shows. The objects are as an API server gives them.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    ByteString,
+    api::{
+        admissionregistration::v1::{
+            MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+        },
+        apps::v1::{ControllerRevision, Deployment},
+        coordination::v1::Lease,
+        core::v1::{Event, Pod},
+        discovery::v1::EndpointSlice,
+    },
+    jiff::Timestamp,
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::{
+    NotRead,
+    check::{
+        CheckReport, FindingLevel, autoscalers, definitions,
+        definitions::DefinitionSeen,
+        kubernetes, operator, policies, pools,
+        rights::{self, RightSeen},
+        webhook::{self, Admission},
+    },
+    completion::{self, Offer},
+    document::{PoolDocument, UnreadablePool},
+    get::{Columns, notes},
+    recommend::{self, PoolAdvice},
+    rollout::{self, RolloutStanding},
+    status::{AgentSays, PoolTree, TreeInput, line},
+    switch::PauseChange,
+    vocabulary,
+    wait::Awaited,
+    why,
+};
+use crate::{
+    api::crds,
+    contract::{Held, LimitsReadBack, OtherRole, OtherSlot, PoolRevision, RevisionDocument, SlotStatus, StatusReport},
+    decide::{allowed::PoolAllowList, effective::effective},
+    inject::{InjectionSettings, PodPool, inject},
+};
+
+fn now() -> Timestamp {
+    "2026-11-28T12:00:00Z".parse().expect("a time")
+}
+
+fn object<T: DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).expect("the fixture is valid")
+}
+
+fn document(raw: Value) -> PoolDocument {
+    PoolDocument::read(raw).expect("the fixture is a pool")
+}
+
+fn condition(type_: &str, status: &str, reason: &str, message: &str) -> Value {
+    json!({"type": type_, "status": status, "reason": reason, "message": message, "observedGeneration": 4,
+        "lastTransitionTime": "2026-11-28T11:57:30Z"})
+}
+
+/// The pool of the README: in force, with a leak.
+fn shop() -> Value {
+    json!({
+        "apiVersion": "sluice.dev/v1alpha1", "kind": "ConnectionPool",
+        "metadata": {"name": "shop", "namespace": "shop", "uid": "pool-uid", "generation": 4,
+            "creationTimestamp": "2026-11-25T08:00:00Z"},
+        "spec": {
+            "engine": "PostgreSQL", "topology": "Sidecar", "mode": "Apply", "paused": false,
+            "workload": {"selector": {"matchLabels": {"app": "shop"}}},
+            "upstream": {"host": "pg-main-rw.db.svc", "port": 5432, "database": "shop", "credentialsRef": {"name": "shop-db"}},
+            "scaling": {"minAllowed": 5, "maxAllowed": 60},
+            "behavior": {"scaleUp": {"stabilizationWindowSeconds": 30, "policies": [{"type": "Connections", "value": 4, "periodSeconds": 15}]}},
+        },
+        "status": {
+            "observedGeneration": 4, "currentSize": 13, "share": 59, "lastScaleTime": "2026-11-28T11:59:44Z",
+            "summary": "Size 13 of share 59 on 3 pods; target 12: 2.3 busy on 3 pods, 132 ms each: 12; nothing limits it",
+            "recommendation": {"target": 12, "lowerBound": 10, "upperBound": 15, "uncappedTarget": 12, "confidence": "Low"},
+            "load": {"demand": "2.3", "held": 14, "active": 4, "waiting": 0, "leaked": 2, "waitP95Milliseconds": 3, "ageSeconds": 9},
+            "lastDecision": {"id": "d-42701e", "reason": "Demand", "from": 15, "to": 12, "time": "2026-11-28T11:59:44Z",
+                "message": "2.3 busy on 3 pods, 132 ms each; headroom 1.15 on the largest of 300 s: 12"},
+            "pods": {"matched": 3, "injected": 3, "current": 3, "proven": 3, "reporting": 3},
+            "revision": {"stable": 7, "updated": 8},
+            "effective": {"class": "production", "classGeneration": 2, "minAllowed": 5, "maxAllowed": 60},
+            "capabilities": ["OnlineResize", "ClientIdleTimeout"],
+            "conditions": [
+                condition("Ready", "True", "InForce", "every pod runs what it should and the target follows the load"),
+                condition("Accepted", "True", "Valid", "the spec is valid"),
+                condition("Proven", "True", "AllProven", "read back from all 3 pods"),
+                condition("ScalingActive", "True", "SignalsFresh", "2.3 busy on 3 pods"),
+                condition("ScalingLimited", "False", "WithinBounds", "nothing limits it"),
+                condition("UpstreamHealthy", "Unknown", "NotObserved", "nobody could ask"),
+                condition("LeakDetected", "True", "IdleInTransaction", "2 server connections have been held for 20 s or more"),
+                condition("Progressing", "True", "RollingOut", "revision 8 runs on 1 of 3 pods; new pods get revision 7"),
+                condition("Paused", "False", "NotPaused", "spec.paused is false"),
+            ],
+        },
+    })
+}
+
+/// A pool whose load nobody knows.
+fn cart() -> Value {
+    let mut cart = shop();
+    cart["metadata"]["name"] = json!("cart");
+    cart["spec"]["mode"] = json!("Recommend");
+    cart["spec"]["scaling"] = json!({"fixedLimitPerPod": 8});
+    cart["status"]["share"] = json!(24);
+    cart["status"]["recommendation"] = Value::Null;
+    cart["status"]["load"] = Value::Null;
+    cart["status"]["lastDecision"] = Value::Null;
+    cart["status"]["effective"]["class"] = Value::Null;
+    cart["status"]["summary"] = json!("Size 24 of share 24 on 3 pods; Prometheus has no series of these pods");
+    let message = "Prometheus has no series of these pods: see that it scrapes port 9130 of native sidecars";
+    cart["status"]["conditions"] = json!([
+        condition("Ready", "False", "NoMetrics", message),
+        condition("Accepted", "True", "Valid", "the spec is valid"),
+        condition("ScalingActive", "False", "NoMetrics", message),
+        condition("AbleToScale", "False", "RecommendOnly", "mode Recommend changes nothing"),
+    ]);
+    cart
+}
+
+/// A pool that nobody has looked at.
+fn fresh() -> Value {
+    let mut fresh = shop();
+    fresh["metadata"]["name"] = json!("fresh");
+    fresh.as_object_mut().expect("an object").remove("status");
+    fresh
+}
+
+/// What a newer operator writes.
+fn newer() -> Value {
+    let mut newer = shop();
+    newer["metadata"]["name"] = json!("newer");
+    newer["spec"]["warmStandby"] = json!({"pods": 2});
+    newer["status"]["ledger"] = json!({"granted": 59});
+    newer["status"]["conditions"][1]["reason"] = json!("ValidEnough");
+    newer["status"]["conditions"].as_array_mut().expect("a list").push(condition(
+        "Forecast",
+        "True",
+        "Calm",
+        "no wave ahead",
+    ));
+    newer
+}
+
+#[test]
+fn get_shows_every_pool_in_a_line_and_says_why_some_are_not_ready() {
+    let pools = [shop(), cart(), fresh()].map(document);
+    let narrow = Columns::default().table(&pools, now()).text() + &notes(&pools, &[], now());
+    insta::assert_snapshot!("get", narrow);
+    let wide = Columns { namespace: true, wide: true }.table(&pools, now()).text();
+    insta::assert_snapshot!("get_wide", wide);
+}
+
+#[test]
+fn the_columns_of_get_are_those_of_kubectl_get() {
+    let crd = crds().into_iter().find(|crd| crd.spec.names.kind == "ConnectionPool").expect("the definition");
+    let columns = crd.spec.versions[0].additional_printer_columns.clone().expect("columns");
+    let names = columns.iter().map(|column| column.name.to_uppercase());
+    let kubectl: Vec<String> = ["NAME".to_owned()].into_iter().chain(names).collect();
+    assert_eq!(Columns { namespace: false, wide: true }.headers(), kubectl);
+    let narrow = columns.iter().filter(|column| column.priority.unwrap_or(0) == 0).count();
+    assert_eq!(Columns::default().headers().len(), narrow + 1);
+}
+
+#[test]
+fn what_a_newer_operator_writes_is_named_and_the_rest_is_shown() {
+    let newer = document(newer());
+    let text = Columns::default().table([&newer], now()).text() + &notes([&newer], &[], now());
+    insta::assert_snapshot!("newer", text.replace(env!("CARGO_PKG_VERSION"), "VERSION"));
+    assert_eq!(document(shop()).skew(), None, "all of what this build writes is known to it");
+    assert_eq!(document(cart()).skew(), None);
+}
+
+#[test]
+fn a_pool_that_cannot_be_read_is_named_with_what_to_do() {
+    let mut raw = shop();
+    raw["spec"]["mode"] = json!("Predict");
+    let UnreadablePool { key, words } = PoolDocument::read(raw).expect_err("unreadable");
+    assert_eq!(key.to_string(), "shop/shop");
+    assert!(words.contains("Predict") && words.contains("use the plugin of the operator's version"), "{words}");
+    let unreadable = UnreadablePool { key, words: words.clone() };
+    assert!(notes(&[], &[unreadable], now()).contains(&words));
+}
+
+/// A pod of the pool, injected by the product's own code.
+fn pod(name: &str, uid: &str, revision: u64, grant: &Value) -> Pod {
+    let pool = document(shop()).pool;
+    let plain: Pod = object(json!({
+        "metadata": {"name": name, "namespace": "shop", "uid": uid, "creationTimestamp": "2026-11-28T09:40:00Z",
+            "labels": {"app": "shop"}},
+        "spec": {"nodeName": "node-1", "containers": [{"name": "app", "image": "app"}]},
+        "status": {"phase": "Running"},
+    }));
+    let effective = effective(&pool.spec, None).expect("accepted");
+    let revision = PoolRevision { revision, settings: effective.settings.clone() };
+    let settings = InjectionSettings {
+        agent_image: "sluice".to_owned(),
+        pgbouncer_image: "pgbouncer".to_owned(),
+        image_pull_policy: None,
+        image_pull_secrets: Vec::new(),
+        run_as_user: None,
+        allowed: PoolAllowList::default(),
+    };
+    let document = RevisionDocument { v: 1, pools: BTreeMap::from([("shop".to_owned(), revision.clone())]) };
+    let injected =
+        inject(&plain, &PodPool { pool: &pool, effective: &effective, revision }, &settings).expect("injected");
+    let mut value = serde_json::to_value(&plain).expect("JSON");
+    json_patch::patch(&mut value, &injected.patch).expect("the patch applies");
+    value["metadata"]["annotations"]["sluice.dev/revision"] = serde_json::to_string(&document).expect("JSON").into();
+    value["metadata"]["annotations"]["sluice.dev/grant"] =
+        json!({"v": 1, "epoch": 3, "pools": {"shop": grant}}).to_string().into();
+    object(value)
+}
+
+fn report(uid: &str, revision: u64, seq: u64, share: u32, limit: u32) -> StatusReport {
+    StatusReport {
+        revision: Some(revision),
+        wanted_revision: Some(revision),
+        epoch: 3,
+        seq,
+        share,
+        limits: Some(LimitsReadBack { pool_size: limit, max_db_connections: share, min_pool_size: 0, paused: false }),
+        held: Some(Held { held: limit, active: 1, leaked: None, waiting: 0 }),
+        slot: SlotStatus::Serving,
+        ..StatusReport::beginning(uid.to_owned(), "shop".to_owned())
+    }
+}
+
+fn says(report: StatusReport) -> AgentSays {
+    AgentSays::Report(Box::new(report))
+}
+
+#[test]
+fn status_is_a_tree_of_revisions_and_pods_with_what_is_wanted_granted_set_and_read_back() {
+    let shop = document(shop());
+    let grant = |seq: u64, share: u32, granted: u32| json!({"seq": seq, "share": share, "granted": granted, "floor": share.min(1)});
+    let mut ending = pod("shop-d", "d", 7, &grant(4, 1, 1));
+    ending.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now()));
+    let mut damaged = pod("shop-f", "f", 7, &grant(4, 1, 1));
+    damaged.metadata.annotations.as_mut().expect("annotations").insert("sluice.dev/grant".to_owned(), "{".to_owned());
+    let pods = [
+        pod("shop-a", "a", 8, &grant(9, 20, 20)),
+        pod("shop-b", "b", 7, &grant(5, 19, 25)),
+        pod("shop-c", "c", 7, &grant(6, 20, 20)),
+        ending,
+        pod("shop-e", "e", 7, &grant(2, 1, 1)),
+        damaged,
+        pod("shop-g", "g", 7, &grant(2, 0, 0)),
+    ];
+    let green = StatusReport {
+        revision: Some(7),
+        other: Some(OtherSlot {
+            role: OtherRole::Green,
+            revision: Some(8),
+            clients: Some(0),
+            awaiting_promotion: false,
+        }),
+        ..report("a", 7, 9, 20, 5)
+    };
+    let told = StatusReport { message: "the database refuses the new password".to_owned(), ..report("e", 7, 2, 1, 1) };
+    let agents = BTreeMap::from([
+        ("shop-a".to_owned(), says(green)),
+        ("shop-b".to_owned(), says(report("b", 7, 5, 19, 4))),
+        ("shop-c".to_owned(), says(report("c", 7, 5, 18, 4))),
+        ("shop-e".to_owned(), says(told)),
+        ("shop-f".to_owned(), AgentSays::Nothing("its agent does not answer within 3 s".to_owned())),
+        ("shop-g".to_owned(), says(report("g", 7, 2, 0, 0))),
+    ]);
+    let tree = PoolTree::new(TreeInput { document: &shop, pods: Ok(&pods), agents: &agents, not_read: Vec::new() });
+    insta::assert_snapshot!("status", tree.text(&shop, now()));
+    insta::assert_snapshot!("status_json", serde_json::to_string_pretty(&tree.revisions).expect("JSON"));
+}
+
+#[test]
+fn status_without_rights_says_what_it_does_not_show() {
+    let shop = document(shop());
+    let not_read = NotRead("not allowed to list pods in shop: User \"eve\" cannot list resource \"pods\"".to_owned());
+    let tree = PoolTree::new(TreeInput {
+        document: &shop,
+        pods: Err(&not_read),
+        agents: &BTreeMap::new(),
+        not_read: Vec::new(),
+    });
+    insta::assert_snapshot!("status_without_rights", tree.text(&shop, now()));
+    let fresh = document(fresh());
+    let tree =
+        PoolTree::new(TreeInput { document: &fresh, pods: Ok(&[]), agents: &BTreeMap::new(), not_read: Vec::new() });
+    insta::assert_snapshot!("status_of_a_fresh_pool", tree.text(&fresh, now()));
+    let lines = [shop, document(cart()), fresh].map(|pool| line(&pool));
+    insta::assert_snapshot!("status_lines", lines.join("\n"));
+}
+
+fn event(reason: &str, at: &str, message: &str) -> Event {
+    object(
+        json!({"metadata": {"name": "e"}, "involvedObject": {}, "type": "Normal", "reason": reason, "message": message,
+        "eventTime": at}),
+    )
+}
+
+#[test]
+fn why_says_what_was_decided_from_what_within_what_and_what_would_change_it() {
+    let events = [
+        event("RevisionCreated", "2026-11-28T11:40:00.000000Z", "revision 8 holds the settings of generation 4"),
+        event("TargetChanged", "2026-11-28T11:59:44.000000Z", "target 15 -> 12 (Demand): 2.3 busy (decision d-42701e)"),
+    ];
+    let shop = document(shop());
+    let settings = effective(&shop.pool.spec, None).expect("accepted").settings;
+    insta::assert_snapshot!("why", why::text(&shop, Ok(Some(&settings)), Ok(&events), now()));
+    let not_read = NotRead("not allowed to list events in shop: no".to_owned());
+    let no_rules = NotRead("not allowed to list ControllerRevisions in shop: no".to_owned());
+    insta::assert_snapshot!("why_without_load", why::text(&document(cart()), Err(&no_rules), Err(&not_read), now()));
+    insta::assert_snapshot!("why_of_a_fresh_pool", why::text(&document(fresh()), Ok(None), Ok(&[]), now()));
+}
+
+#[test]
+fn why_names_for_every_bound_what_lifts_it() {
+    let mut texts = Vec::new();
+    for reason in [
+        "MaxSize",
+        "MinSize",
+        "TooManyPods",
+        "FixedExceedsMax",
+        "DatabaseSaturated",
+        "ServerFull",
+        "ScaleUpLimit",
+        "ScaleDownStabilized",
+    ] {
+        let mut raw = shop();
+        raw["status"]["recommendation"]["uncappedTarget"] = json!(if reason == "MinSize" { 3 } else { 75 });
+        raw["status"]["conditions"][4] = condition("ScalingLimited", "True", reason, "limited");
+        let text = why::text(&document(raw), Ok(None), Ok(&[]), now());
+        let changes = text.split_once("What would change the answer\n").expect("the section").1;
+        texts.push(changes.split_once("  an end of the leaks").expect("the leak").0.to_owned());
+    }
+    insta::assert_snapshot!("why_bounds", texts.concat());
+    let mut paused = shop();
+    paused["spec"]["paused"] = json!(true);
+    let text = why::text(&document(paused), Ok(None), Ok(&[]), now());
+    assert!(text.contains("kubectl sluice resume shop -n shop"), "{text}");
+}
+
+#[test]
+fn what_is_waited_for_is_met_by_a_status_of_the_spec_of_now_only() {
+    let shop = document(shop());
+    let awaited = |text: &str| Awaited::parse(text).expect("understood");
+    for met in [
+        "condition=Ready",
+        "condition=ready=true",
+        "condition=LeakDetected",
+        "reason=RollingOut",
+        "condition=Paused=False",
+    ] {
+        assert!(awaited(met).is_met(Some(&shop)), "{met}");
+    }
+    for open in ["condition=Ready=False", "reason=RolloutComplete", "condition=SidecarMemory", "delete"] {
+        assert!(!awaited(open).is_met(Some(&shop)), "{open}");
+    }
+    assert!(awaited("delete").is_met(None));
+    assert!(!awaited("condition=Ready").is_met(None));
+    let mut changed = self::shop();
+    changed["metadata"]["generation"] = json!(5);
+    let changed = document(changed);
+    assert!(!awaited("condition=Ready").is_met(Some(&changed)));
+    let standing: Vec<String> = [
+        awaited("condition=Ready").standing(&changed, now()),
+        awaited("condition=Ready").standing(&document(cart()), now()),
+        awaited("reason=RolloutComplete").standing(&shop, now()),
+        awaited("condition=SidecarMemory").standing(&document(fresh()), now()),
+    ]
+    .into();
+    insta::assert_snapshot!("wait", standing.join("\n"));
+    let wrong = [
+        "",
+        "ready",
+        "condition",
+        "condition=",
+        "condition=Healthy",
+        "condition=Ready=Yes",
+        "reason=NoMetric",
+        "delete=x",
+        "condition=Ready=True=x",
+    ];
+    let refused: Vec<String> = wrong.iter().map(|text| Awaited::parse(text).expect_err(text)).collect();
+    let refused: Vec<String> = refused.iter().map(|words| words.chars().take(120).collect()).collect();
+    insta::assert_snapshot!("wait_refused", refused.join("\n"));
+}
+
+#[test]
+fn pause_and_resume_say_what_would_change_and_test_what_was_read() {
+    let shop = document(shop());
+    let mut paused = self::shop();
+    paused["spec"]["paused"] = json!(true);
+    paused["metadata"]["managedFields"] = json!([
+        {"manager": "kubectl-edit", "operation": "Update", "fieldsV1": {"f:spec": {"f:paused": {}}}},
+        {"manager": "argocd-controller", "operation": "Apply", "fieldsV1": {"f:spec": {"f:paused": {}}}},
+    ]);
+    let paused = document(paused);
+    let (pause, resume) = (PauseChange::Pause, PauseChange::Resume);
+    assert!(!pause.is_done(&shop) && pause.is_done(&paused) && resume.is_done(&shop) && !resume.is_done(&paused));
+    let said = [
+        pause.plan(&shop),
+        pause.told(&paused, false),
+        pause.told(&paused, true),
+        pause.told_before(&paused),
+        resume.plan(&paused),
+        resume.told(&shop, false),
+        resume.told_before(&shop),
+        pause.operations(&shop).to_string(),
+    ];
+    insta::assert_snapshot!("pause", said.join("\n"));
+}
+
+#[test]
+fn recommend_shows_what_would_do_and_the_patch_that_follows_it() {
+    let mut small = shop();
+    small["metadata"]["name"] = json!("small");
+    small["status"]["recommendation"]["uncappedTarget"] = json!(75);
+    let mut fixed = shop();
+    fixed["metadata"]["name"] = json!("fixed");
+    fixed["spec"]["mode"] = json!("Recommend");
+    fixed["spec"]["scaling"] = json!({"fixedLimitPerPod": 8});
+    fixed["status"]["share"] = json!(24);
+    let pools = [shop(), small, fixed, cart()].map(document);
+    let advice: Vec<PoolAdvice> = pools.iter().map(PoolAdvice::of).collect();
+    let mut said = recommend::table(&advice, Columns { namespace: true, wide: false }).text();
+    for (pool, advice) in pools.iter().zip(&advice) {
+        said += &recommend::text(pool, advice);
+    }
+    insta::assert_snapshot!("recommend", said);
+}
+
+fn revision(number: i64, owner: &str, settings: &Value) -> ControllerRevision {
+    object(json!({
+        "metadata": {"name": format!("shop-{number}"), "namespace": "shop", "creationTimestamp": "2026-11-28T10:00:00Z",
+            "ownerReferences": [{"apiVersion": "sluice.dev/v1alpha1", "kind": "ConnectionPool", "name": "shop", "uid": owner, "controller": true}]},
+        "revision": number, "data": {"v": 1, "settings": settings},
+    }))
+}
+
+#[test]
+fn rollout_tells_how_far_it_is_and_what_each_revision_has_changed() {
+    let shop = document(shop());
+    let revisions = [
+        revision(
+            8,
+            "pool-uid",
+            &json!({"poolMode": "Session", "parameters": {"server_lifetime": "600"}, "health": {"periodSeconds": 10}}),
+        ),
+        revision(6, "pool-uid", &json!({"poolMode": "Transaction", "parameters": {}, "health": {"periodSeconds": 10}})),
+        revision(
+            7,
+            "pool-uid",
+            &json!({"poolMode": "Transaction", "parameters": {}, "health": {"periodSeconds": 30, "validationQuery": "x".repeat(80)}}),
+        ),
+        revision(9, "an earlier pool", &json!({"poolMode": "Session"})),
+    ];
+    let entries = rollout::history(&shop, &revisions);
+    insta::assert_snapshot!("rollout_history", rollout::table(&entries, now()).text());
+    let with = |status: &str, reason: &str| {
+        let mut raw = self::shop();
+        raw["status"]["conditions"][7] = condition("Progressing", status, reason, "revision 8 runs on 1 of 3 pods");
+        RolloutStanding::of(&document(raw), now())
+    };
+    assert!(matches!(with("True", "RolloutComplete"), RolloutStanding::Complete(_)));
+    assert!(matches!(with("Unknown", "BlueGreenPause"), RolloutStanding::UnderWay(_)));
+    assert!(matches!(with("False", "ProgressDeadlineExceeded"), RolloutStanding::Stuck(_)));
+    assert!(matches!(RolloutStanding::of(&document(fresh()), now()), RolloutStanding::UnderWay(_)));
+    let mut refused = self::shop();
+    refused["status"]["conditions"][1] =
+        condition("Accepted", "False", "InvalidBounds", "minAllowed 9 exceeds maxAllowed 5");
+    let refused = RolloutStanding::of(&document(refused), now());
+    assert!(matches!(refused, RolloutStanding::Stuck(_)));
+    let said = [RolloutStanding::of(&shop, now()).words().to_owned(), refused.words().to_owned()];
+    insta::assert_snapshot!("rollout_status", said.join("\n"));
+}
+
+fn webhook_configuration(bundle: Option<&str>, failure_policy: &str) -> MutatingWebhookConfiguration {
+    let mut configuration: MutatingWebhookConfiguration = object(json!({
+        "metadata": {"name": "sluice-system-sluice", "labels": {"app.kubernetes.io/instance": "sluice"}},
+        "webhooks": [{"name": "pod.inject.sluice.dev", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+            "failurePolicy": failure_policy,
+            "clientConfig": {"service": {"name": "sluice-webhook", "namespace": "sluice-system", "path": "/inject", "port": 443}}}],
+    }));
+    for webhook in configuration.webhooks.iter_mut().flatten() {
+        webhook.client_config.ca_bundle = bundle.map(|bundle| ByteString(bundle.as_bytes().to_vec()));
+    }
+    configuration
+}
+
+/// An authority that ends in so many days.
+fn authority(days: i64) -> String {
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    let at = |days: i64| {
+        epoch + std::time::Duration::from_secs(u64::try_from(now().as_second() + days * 86_400).expect("after 1970"))
+    };
+    let mut params = rcgen::CertificateParams::new(vec!["authority".to_owned()]).expect("a name");
+    (params.not_before, params.not_after) = (at(-1000), at(days));
+    let key = rcgen::KeyPair::generate().expect("a key");
+    params.self_signed(&key).expect("signed").pem()
+}
+
+fn deployment(version: &str, ready: i32) -> Deployment {
+    object(json!({
+        "metadata": {"name": "sluice", "namespace": "sluice-system", "labels": {"app.kubernetes.io/version": version}},
+        "spec": {"replicas": 2, "selector": {}, "template": {"spec": {"serviceAccountName": "sluice", "containers": [
+            {"name": "operator", "args": ["operator", "--lease-name=sluice-operator", "--gateways=enabled"]}]}}},
+        "status": {"readyReplicas": ready},
+    }))
+}
+
+fn lease(holder: &str, renewed: &str) -> Lease {
+    object(
+        json!({"metadata": {"name": "sluice-operator"}, "spec": {"holderIdentity": holder, "renewTime": renewed, "leaseDurationSeconds": 15}}),
+    )
+}
+
+fn endpoints(ready: &[bool]) -> Vec<EndpointSlice> {
+    let endpoints: Vec<Value> =
+        ready.iter().map(|ready| json!({"addresses": ["10.0.0.1"], "conditions": {"ready": ready}})).collect();
+    vec![object(json!({"metadata": {"name": "s"}, "addressType": "IPv4", "endpoints": endpoints}))]
+}
+
+fn policies(
+    names: &[&str],
+    actions: &[&str],
+) -> (Vec<ValidatingAdmissionPolicy>, Vec<ValidatingAdmissionPolicyBinding>) {
+    let policy = |name: &&str| object(json!({"metadata": {"name": name}, "spec": {}}));
+    let binding = |name: &&str| {
+        object(json!({"metadata": {"name": name}, "spec": {"policyName": name, "validationActions": actions}}))
+    };
+    (names.iter().map(policy).collect(), names.iter().map(binding).collect())
+}
+
+fn established(name: &str, change: impl Fn(&mut Value)) -> DefinitionSeen {
+    let crd = crds().into_iter().find(|crd| crd.metadata.name.as_deref() == Some(name)).expect("a definition");
+    let mut value = serde_json::to_value(crd).expect("JSON");
+    value["status"] = json!({"conditions": [{"type": "Established", "status": "True", "reason": "x", "message": "", "lastTransitionTime": "2026-11-28T00:00:00Z"}]});
+    change(&mut value);
+    DefinitionSeen { name: name.to_owned(), found: Ok(Some(object(value))) }
+}
+
+fn seen(rights: &[rights::Right], given: impl Fn(usize) -> Result<bool, NotRead>) -> Vec<RightSeen<'_>> {
+    rights.iter().enumerate().map(|(at, right)| RightSeen { right, is_given: given(at) }).collect()
+}
+
+const POOLS: &str = "connectionpools.sluice.dev";
+
+#[test]
+fn check_of_an_installation_that_is_as_it_should_be_says_so_part_by_part() {
+    let version = object(
+        json!({"major": "1", "minor": "37", "gitVersion": "v1.37.2", "buildDate": "", "compiler": "", "gitCommit": "",
+        "gitTreeState": "", "goVersion": "", "platform": ""}),
+    );
+    let mut report = CheckReport::default();
+    report.add("Kubernetes", kubernetes::findings(Ok(&version), Ok(true)));
+    report.add("Definitions", definitions::findings(&[established(POOLS, |_| {})]));
+    let plugin = env!("CARGO_PKG_VERSION");
+    let held = lease("sluice-7d4b9c6f5-x2x9z", "2026-11-28T11:59:58.000000Z");
+    report.add("Operator", operator::findings(Ok(&[deployment(plugin, 2)]), Ok(Some(&held)), now()));
+    let may = seen(&rights::OPERATOR, |_| Ok(true));
+    report.add("Operator's rights", rights::of_others("the service account sluice-system/sluice", &may, "-"));
+    let configurations = [webhook_configuration(Some(&authority(700)), "Fail")];
+    let admission = Admission::Injected { pool: "shop".to_owned() };
+    report.add("Webhook", webhook::findings(Ok(&configurations), Ok(&endpoints(&[true, true])), Ok(&admission), now()));
+    let (all, bound) = policies(&["s", "s-creation", "s-templates", "s-revisions", "s-gateway"], &["Deny"]);
+    report.add("Policies", policies::findings("s", true, Ok(&all), Ok(&bound)));
+    report.add("VerticalPodAutoscalers", autoscalers::findings(Ok(None)));
+    report.add("Pools", pools::findings(Ok((&[document(shop())], &[])), now()));
+    let used: Vec<rights::Right> = rights::USED.iter().map(|used| used.right.clone()).collect();
+    report.add("Your rights", rights::of_yours(&seen(&used, |_| Ok(true))));
+    assert_eq!(report.worst(), FindingLevel::Ok);
+    insta::assert_snapshot!("check", report.text().replace(plugin, "VERSION"));
+    insta::assert_snapshot!(
+        "check_json",
+        serde_json::to_string_pretty(&report.sections[..2]).expect("JSON").replace(plugin, "VERSION")
+    );
+}
+
+#[test]
+fn every_line_of_check_that_is_not_as_it_should_be_says_what_to_do() {
+    let not_read = NotRead("not allowed to list Deployments in sluice-system: no".to_owned());
+    let mut report = CheckReport::default();
+    let old = object(
+        json!({"major": "1", "minor": "28+", "gitVersion": "v1.28.3-eks", "buildDate": "", "compiler": "", "gitCommit": "",
+        "gitTreeState": "", "goVersion": "", "platform": ""}),
+    );
+    report.add("Kubernetes", kubernetes::findings(Ok(&old), Ok(false)));
+    let properties = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties";
+    let lacks = established(POOLS, |crd| {
+        crd.pointer_mut(properties).and_then(Value::as_object_mut).expect("properties").remove("behavior");
+    });
+    let newer = established(POOLS, |crd| {
+        crd.pointer_mut(properties).expect("properties")["warmStandby"] =
+            json!({"type": "object", "properties": {"pods": {"type": "integer"}}});
+    });
+    let other = established(POOLS, |crd| crd["spec"]["versions"][0]["name"] = json!("v1"));
+    let unserved = established(POOLS, |crd| crd["status"] = json!({}));
+    let missing = DefinitionSeen { name: POOLS.to_owned(), found: Ok(None) };
+    let unknown = DefinitionSeen { name: POOLS.to_owned(), found: Err(not_read.clone()) };
+    report
+        .add("Definitions", definitions::findings(&[lacks, newer, other, unserved, missing.clone(), unknown.clone()]));
+    let kept = established(POOLS, |crd| {
+        crd["metadata"]["annotations"] =
+            json!({"meta.helm.sh/release-name": "old", "meta.helm.sh/release-namespace": "ns"});
+    });
+    report.add("Definitions before", definitions::findings_before(&[missing, kept, unknown]));
+    let silent = lease("sluice-a", "2026-11-28T11:50:00.000000Z");
+    let free = lease("", "2026-11-28T11:50:00.000000Z");
+    for (deployments, lease) in [
+        (Ok(&[deployment("99.0.0", 0)][..]), Ok(Some(&silent))),
+        (Ok(&[deployment("0.0.1", 1)][..]), Ok(Some(&free))),
+        (Ok(&[][..]), Ok(None)),
+        (Err(&not_read), Err(&not_read)),
+    ] {
+        report.add("Operator", operator::findings(deployments, lease, now()));
+    }
+    let refused = seen(&rights::OPERATOR, |at| if at < 2 { Ok(false) } else { Ok(true) });
+    report.add(
+        "Operator's rights",
+        rights::of_others("the service account sluice-system/sluice", &refused, "upgrade the release"),
+    );
+    let [expired, soon] = [-1, 10].map(authority);
+    let some = |bundle: Option<&str>, policy: &str| vec![webhook_configuration(bundle, policy)];
+    let (down, up) = (endpoints(&[false, false]), endpoints(&[true, false]));
+    for (configurations, endpoints, admission) in [
+        (vec![], &down, Admission::NotCalled),
+        (some(None, "Fail"), &up, Admission::CallFailed("failed calling webhook: connection refused".to_owned())),
+        (some(Some("x"), "Fail"), &up, Admission::Denied("the ConnectionPool shop is not accepted".to_owned())),
+        (some(Some(&expired), "Fail"), &up, Admission::NotCalled),
+        ([some(Some(&soon), "Ignore"), some(Some(&soon), "Fail")].concat(), &up, Admission::NotCalled),
+    ] {
+        report.add("Webhook", webhook::findings(Ok(&configurations), Ok(endpoints), Ok(&admission), now()));
+    }
+    let (all, bound) = policies(&["s", "s-creation"], &["Audit"]);
+    report.add("Policies", policies::findings("s", false, Ok(&all), Ok(&bound)));
+    let autoscaler = |policies: Value| {
+        json!({
+            "metadata": {"namespace": "shop", "name": "shop"}, "spec": {"resourcePolicy": {"containerPolicies": policies}},
+            "status": {"recommendation": {"containerRecommendations": [{"containerName": "app"}, {"containerName": "sluice"}]}},
+        })
+    };
+    let off = |name: &str| json!([{"containerName": name, "mode": "Off"}]);
+    let troubled = [autoscaler(json!([])), autoscaler(off("sluice"))];
+    report.add("VerticalPodAutoscalers", autoscalers::findings(Ok(Some(&troubled))));
+    let calm = [autoscaler(off("sluice")), autoscaler(off("*"))];
+    report.add("VerticalPodAutoscalers", autoscalers::findings(Ok(Some(&calm))));
+    let unreadable =
+        UnreadablePool { key: document(shop()).key(), words: "ConnectionPool shop/shop is not understood".to_owned() };
+    report.add("Pools", pools::findings(Ok((&[shop(), cart(), fresh()].map(document), &[unreadable])), now()));
+    let used: Vec<rights::Right> = rights::USED.iter().map(|used| used.right.clone()).collect();
+    report.add("Your rights", rights::of_yours(&seen(&used, |at| if at % 3 == 2 { Ok(false) } else { Ok(true) })));
+    assert_eq!(report.worst(), FindingLevel::Failed);
+    let told = report.sections.iter().flat_map(|section| &section.findings);
+    for finding in told.filter(|finding| ![FindingLevel::Ok, FindingLevel::NotRead].contains(&finding.level)) {
+        assert!(finding.todo.as_ref().is_some_and(|todo| todo.len() > 10), "{finding:?}");
+    }
+    insta::assert_snapshot!("check_failures", report.text().replace(env!("CARGO_PKG_VERSION"), "VERSION"));
+}
+
+#[test]
+fn a_pod_for_trial_is_one_of_an_accepted_pool_and_its_answer_is_told_from_others() {
+    let pod = webhook::trial_pod(&document(shop())).expect("a pod");
+    let labels = pod.metadata.labels.expect("labels");
+    assert_eq!(labels.get("app").map(String::as_str), Some("shop"));
+    assert_eq!(labels.get("sluice.dev/inject").map(String::as_str), Some("enabled"));
+    assert!(webhook::trial_pod(&document(fresh())).is_none(), "nobody has accepted it");
+    let mut picky = shop();
+    picky["spec"]["workload"]["selector"]["matchExpressions"] = json!([{"key": "tier", "operator": "Exists"}]);
+    assert!(webhook::trial_pod(&document(picky)).is_none());
+    let denied =
+        "create a pod: admission webhook \"pod.inject.sluice.dev\" denied the request: no ConnectionPool selects it";
+    assert_eq!(webhook::refusal(denied), Some(Admission::Denied("no ConnectionPool selects it".to_owned())));
+    let failed = "Internal error occurred: failed calling webhook \"pod.inject.sluice.dev\": connection refused";
+    assert_eq!(webhook::refusal(failed), Some(Admission::CallFailed(failed.to_owned())));
+    assert_eq!(webhook::refusal("pods is forbidden: User \"eve\" cannot create resource \"pods\""), None);
+    let injected = self::pod("shop-a", "a", 7, &json!({"seq": 1, "share": 1, "granted": 1, "floor": 1}));
+    assert_eq!(webhook::admission(&injected), Admission::Injected { pool: "shop".to_owned() });
+    assert_eq!(webhook::admission(&Pod::default()), Admission::NotCalled);
+}
+
+#[test]
+fn completion_offers_verbs_flags_values_and_pools() {
+    let root = <crate::cli::plugin::PluginCli as clap::CommandFactory>::command();
+    let offer = |words: &str| completion::offer(&root, &words.split(' ').map(str::to_owned).collect::<Vec<_>>());
+    let shown = |words: &str| match offer(words) {
+        Offer::Pools { beginning, cluster } => format!("pools that begin with {beginning:?} {cluster:?}\n"),
+        offer => completion::text(&offer, &[]),
+    };
+    let typed = [
+        "",
+        "re",
+        "rollout ",
+        "status --o",
+        "get -o ",
+        "get --output=y",
+        "pause --dry-run=",
+        "status sh",
+        "-n shop why ",
+        "why --namespace=shop --context x ",
+        "get --kubeconfig ",
+        "check ",
+        "nonsense ",
+    ];
+    let said: Vec<String> =
+        typed.iter().map(|words| format!("kubectl sluice {words}<TAB>\n{}", shown(words))).collect();
+    insta::assert_snapshot!("completion", said.join("\n"));
+    let pools = Offer::Pools { beginning: "sh".to_owned(), cluster: Vec::new() };
+    assert_eq!(completion::text(&pools, &["cart".to_owned(), "shop".to_owned()]), "shop\n:4\n");
+}
+
+#[test]
+fn whatever_is_misspelt_is_answered_with_words_of_the_vocabulary() {
+    for word in vocabulary::reasons() {
+        assert_eq!(vocabulary::reason(&word.to_lowercase()), Ok(word));
+    }
+}
