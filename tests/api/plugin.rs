@@ -10,7 +10,7 @@ use std::{
 use k8s_openapi::api::{
     apps::v1::Deployment,
     coordination::v1::Lease,
-    core::v1::Event,
+    core::v1::{Event, Pod},
     rbac::v1::{Role, RoleBinding},
 };
 use kube::{
@@ -33,6 +33,7 @@ use crate::{
         pods::FakePod,
         process::{Operator, turn},
     },
+    webhook::Injected,
 };
 
 /// Addresses that the API server's proxy takes for pods, and that lead back here.
@@ -509,10 +510,34 @@ async fn check_follows_an_installation_from_nothing_to_one_that_is_as_it_should_
     }
     let pre = plugin.run(&["check", "--pre", "-n", namespace, "--operator-namespace", namespace]).await.ended(0);
     assert!(
-        pre.contains("connectionpools.sluice.dev exists, of no release") && pre.contains("may do what it takes"),
+        pre.contains("connectionpools.sluice.dev exists, of no release") && pre.contains("you may do what it takes"),
         "{pre}"
     );
     end(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn check_creates_a_pod_for_trial_by_which_the_webhook_is_seen_to_work_and_leaves_none_behind() {
+    let (injected, plugin) = (Injected::new("plugin-trial", json!({})).await, Plugin::new());
+    let cluster = &injected.cluster;
+    let namespace = cluster.namespace.as_str();
+    let check = async || plugin.run(&["check", "-n", namespace, "--operator-namespace", namespace]).await.ended(1);
+    cluster.create::<ConnectionPool>(&pool("shop")).await.expect("a pool");
+    tell(cluster, "shop", &in_force()).await;
+    let works = check().await;
+    assert!(works.contains("ok        a pod of shop that was created for trial (dry run) gets its pooler"), "{works}");
+    injected.drain.end();
+    let gone = eventually("the server has ended", || async {
+        let said = check().await;
+        said.contains("the API server cannot ask the webhook").then_some(said)
+    })
+    .await;
+    assert!(gone.contains("docs/operations.md#network-policies"), "{gone}");
+    let pods: Api<Pod> = cluster.api();
+    assert!(pods.list(&ListParams::default()).await.expect("pods").items.is_empty());
+    end(cluster).await;
+    injected.end().await;
 }
 
 async fn apply(plugin: &Plugin, value: &Value) {

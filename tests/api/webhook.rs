@@ -41,10 +41,11 @@ use tokio::{net::TcpListener, task::JoinHandle, time::sleep};
 use crate::cluster::{Cluster, ForNow, chart, eventually, kubectl, object, parse, pool};
 
 /// A namespace with the chart's webhooks in front of its pods.
-struct Injected {
-    cluster: Cluster,
+pub struct Injected {
+    pub cluster: Cluster,
     configuration: ForNow,
-    drain: Drain,
+    /// Ends the server.
+    pub drain: Drain,
     server: JoinHandle<()>,
     address: SocketAddr,
     keeper: CertificateKeeper,
@@ -66,7 +67,7 @@ fn injection_settings() -> InjectionSettings {
 impl Injected {
     /// Starts the server and has the API server call it. The watches have delivered nothing yet: every answer needs a live
     /// read, as in the first second of a cluster's life.
-    async fn new(test: &str, labels: Value) -> Self {
+    pub async fn new(test: &str, labels: Value) -> Self {
         let cluster = Cluster::new(test, &labels).await;
         let (listener, address) = listen().await;
         let configuration = point_webhooks_at(&cluster, address).await;
@@ -108,7 +109,7 @@ impl Injected {
         self.pods().create(&PostParams::default(), &object(pod)).await
     }
 
-    async fn end(self) {
+    pub async fn end(self) {
         self.drain.end();
         self.server.await.expect("ended");
         self.configuration.end().await;

@@ -133,7 +133,7 @@ impl Look<'_> {
         };
         let seen = self.may_i(&rights::INSTALLATION, &names).await;
         let todo = "install as somebody who may, an administrator of the cluster: docs/operations.md#install";
-        report.add("Your rights", rights::of_others("whoever installs this, you,", &seen, todo));
+        report.add("Your rights", rights::of_others("you", &seen, todo));
     }
 
     /// What an installation consists of.

@@ -39,7 +39,7 @@ const EXIT_CODES: &str =
 
 /// Connection pools that Sluice sizes: what they do, why, and how to steer them.
 #[derive(Debug, Parser)]
-#[command(name = "kubectl-sluice", bin_name = "kubectl sluice", version, about, propagate_version = true, after_help = EXIT_CODES)]
+#[command(name = "kubectl-sluice", bin_name = "kubectl sluice", version, propagate_version = true, after_help = EXIT_CODES)]
 pub struct PluginCli {
     #[command(flatten)]
     cluster: ClusterOptions,

@@ -9,8 +9,11 @@ use super::{error::PluginError, options::OutputFormat};
 
 /// Rows of a terminal that does not tell.
 const ROWS: usize = 24;
-/// To the upper left, and what was there is cleared.
-const HOME: &str = "\x1b[H\x1b[2J";
+/// To the upper left.
+const HOME: &str = "\x1b[H";
+/// Clears the rest of a line, and all that is below.
+const CLEAR_LINE: &str = "\x1b[K";
+const CLEAR_BELOW: &str = "\x1b[J";
 
 /// Standard output.
 pub struct Screen {
@@ -43,8 +46,8 @@ impl Screen {
     /// # Errors
     /// [`PluginError::Print`].
     pub fn redraw(&self, text: &str) -> Result<(), PluginError> {
-        let rows = tcgetwinsize(io::stdout()).map_or(ROWS, |size| usize::from(size.ws_row));
-        self.print(&format!("{HOME}{}", shortened(text, rows)))
+        let rows = tcgetwinsize(io::stdout()).map_or(0, |size| usize::from(size.ws_row));
+        self.print(&redrawn(text, if rows == 0 { ROWS } else { rows }))
     }
 
     /// Prints a document.
@@ -58,6 +61,12 @@ impl Screen {
         };
         self.print(&text)
     }
+}
+
+/// A text over the one before, without a moment in which nothing is there.
+fn redrawn(text: &str, rows: usize) -> String {
+    let text = shortened(text, rows).replace('\n', &format!("{CLEAR_LINE}\n"));
+    format!("{HOME}{text}{CLEAR_BELOW}")
 }
 
 /// As many lines as there are rows, the last of them for the cursor; the last but one says how many are missing.
@@ -102,5 +111,6 @@ mod tests {
     fn what_does_not_fit_a_terminal_is_cut_and_counted() {
         assert_eq!(shortened("a\nb\n", 24), "a\nb\n");
         assert_eq!(shortened("a\nb\nc\nd\n", 4), "a\nb\n... 2 more lines\n");
+        assert_eq!(redrawn("a\nb\n", 24), "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J");
     }
 }

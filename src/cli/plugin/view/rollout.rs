@@ -149,8 +149,7 @@ fn differences(before: &Value, after: &Value) -> Vec<SettingChange> {
 impl RevisionEntry {
     fn state(&self) -> &'static str {
         match (self.is_stable, self.is_updated) {
-            (true, true) => "stable",
-            (true, false) => "stable, for new pods",
+            (true, _) => "stable",
             (false, true) => "updated",
             (false, false) => "",
         }

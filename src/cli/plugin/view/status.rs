@@ -294,8 +294,7 @@ fn sums<'a>(
 impl RevisionBranch {
     fn name(&self) -> String {
         let role = match (self.is_stable, self.is_updated) {
-            (true, true) => " (stable)",
-            (true, false) => " (stable, for new pods)",
+            (true, _) => " (stable)",
             (false, true) => " (updated)",
             (false, false) => "",
         };
