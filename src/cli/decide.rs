@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use super::schema;
+use super::{lines, schema};
 use crate::{
     api::BehaviorSpec,
     contract::{Algorithm, Behavior, Objective},
@@ -182,7 +182,7 @@ pub fn decide_lines(
     let mut pools: BTreeMap<Option<String>, Pool> = BTreeMap::new();
     let mut line = Vec::new();
     for number in 1_u64.. {
-        let read = read_line(&mut input, &mut line);
+        let read = lines::read(&mut input, &mut line, LONGEST_LINE);
         if !read.map_err(|source| DecideError::Stream { doing: "read the observations", source })? {
             break;
         }
@@ -225,17 +225,6 @@ fn answer(
     let answer = line.answer(&pool.sizer.decide(&settings, &observation.observation()));
     pool.size = answer.size;
     Ok(serde_json::to_value(answer)?)
-}
-
-/// Reads one line of bounded length; the rest of a longer one is skipped and the line made unreadable.
-fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
-    line.clear();
-    let read = io::Read::take(&mut *input, LONGEST_LINE).read_until(b'\n', line)?;
-    if read as u64 == LONGEST_LINE && line.last() != Some(&b'\n') {
-        input.skip_until(b'\n')?;
-        line.truncate(64);
-    }
-    Ok(read > 0)
 }
 
 #[cfg(test)]

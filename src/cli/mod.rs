@@ -3,6 +3,8 @@
 pub mod backtest;
 pub mod crd;
 pub mod decide;
+pub mod judge;
+mod lines;
 pub mod operator;
 pub mod plugin;
 mod schema;
@@ -31,6 +33,8 @@ enum Command {
     Crd(crd::CrdArgs),
     /// Decide on observations: one JSON object per line in, one per line out.
     Decide(decide::DecideArgs),
+    /// Judge a canary: settings and one JSON object per interval in, one verdict per line out.
+    Judge(judge::JudgeArgs),
     /// Run the operator: controller, webhook, health and metrics.
     Operator(Box<OperatorArgs>),
 }
@@ -77,6 +81,7 @@ impl Cli {
             Command::Backtest(args) => backtest::run(&args).map_err(Into::into),
             Command::Crd(args) => crd::run(&args).map_err(Into::into),
             Command::Decide(args) => decide::run(&args).map_err(Into::into),
+            Command::Judge(args) => judge::run(&args).map_err(Into::into),
             Command::Operator(args) => operator::run(*args).map_err(Into::into),
         };
         match outcome {

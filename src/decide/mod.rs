@@ -3,6 +3,7 @@
 //! The same code runs in the operator, in the agent, in the backtest and in property tests.
 
 pub mod allowed;
+pub mod analysis;
 pub mod behavior;
 pub mod effective;
 pub mod guard;

@@ -1,6 +1,7 @@
 //! What `cargo test` proves with Rust alone: properties, snapshots, purity and drift.
 #![allow(missing_docs, clippy::panic)]
 
+mod analysis;
 mod chart;
 mod class;
 mod crds;
@@ -11,6 +12,7 @@ mod examples;
 mod fields;
 mod figures;
 mod inject;
+mod judge_command;
 mod nouns;
 mod plugin;
 mod purity;

@@ -16,7 +16,7 @@ const PURE: [(&str, &[&str]); 20] = [
     ("src/domain", &[]),
     ("src/fingerprint.rs", &["sha2"]),
     ("src/contract", &[]),
-    ("src/decide", &["k8s_openapi"]),
+    ("src/decide", &["k8s_openapi", "schemars"]),
     ("src/webhook/admission.rs", &["k8s_openapi", "json_patch"]),
     ("src/webhook/review.rs", &["k8s_openapi", "json_patch", "base64"]),
     ("src/inject", &["k8s_openapi", "json_patch"]),
