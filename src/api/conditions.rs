@@ -40,7 +40,7 @@ pub const CLIENTS_POOLED: &str = "ClientsPooled";
 pub const LEAK_DETECTED: &str = "LeakDetected";
 /// The memory of the sidecars has room for what they may open. Absent where none of them tells.
 pub const SIDECAR_MEMORY: &str = "SidecarMemory";
-/// Automation is frozen.
+/// Automation is frozen, or a rollout waits in a pause step.
 pub const PAUSED: &str = "Paused";
 /// On a budget: the ledger is kept.
 pub const LEDGER_ACTIVE: &str = "LedgerActive";

@@ -33,14 +33,16 @@ pub use pool::{
 };
 pub use pool_status::{
     Confidence, ConnectionPoolStatus, Effective, GatewayStatus, LastDecision, Load, PodCounts, Recommendation,
-    RevisionStatus,
+    RevisionStatus, RolloutFailureStatus, RolloutStatus, UndoneStatus,
 };
 pub use pooler::{
     BypassAction, ClientAuth, ClientSpec, ClientTlsModeSpec, ClientTlsSpec, EnvTemplate, HealthSpec, LeakAction,
     PgBouncerPoolMode, PgBouncerSpec, ResourceAmounts, ServerTlsModeSpec, ServerTlsSpec, SessionAliasSpec,
     SidecarReadiness, SidecarResources, SidecarSpec,
 };
-pub use rollout::{AnalysisMetric, AnalysisSpec, AnalysisStep, BlueGreen, Canary, CanaryStep, Pause, RolloutSpec};
+pub use rollout::{
+    AnalysisMetric, AnalysisSpec, AnalysisStep, BlueGreen, Canary, CanaryStep, Pause, ROLLOUT_ANNOTATION, RolloutSpec,
+};
 pub use scaling::{
     AlgorithmSpec, BehaviorPolicy, BehaviorPolicyType, BehaviorRules, BehaviorSelectPolicy, BehaviorSpec,
     LocalReaction, MetricsSpec, ObjectiveSpec, ScalingSpec, Signal, SignalOverride,

@@ -40,6 +40,9 @@ pub struct ConnectionPoolStatus {
     /// Revisions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<RevisionStatus>,
+    /// How a revision goes over the pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutStatus>,
     /// What is in force after class and built-in defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effective: Option<Effective>,
@@ -150,10 +153,102 @@ pub struct PodCounts {
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RevisionStatus {
-    /// That new pods get.
+    /// That new pods get: the one that was promoted last.
     pub stable: u64,
-    /// That is being rolled out, or stable.
+    /// Hash of what that one says; absent before all pods have run any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub stable_hash: Option<String>,
+    /// That is being rolled out, or failed, or stable.
     pub updated: u64,
+    /// Hash of what that one says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub updated_hash: Option<String>,
+    /// Hashes of those that failed, the newest last: what has one of them is not tried again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 64)))]
+    pub failed_hashes: Vec<String>,
+}
+
+/// How a revision goes over the pods.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutStatus {
+    /// Index of the step in course, from 0; behind the last step, how many there are. Absent while nothing is rolled out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current_step_index: Option<u32>,
+    /// Hash of the steps that it is the index of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub current_step_hash: Option<String>,
+    /// When that step began: what a pause counts from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_started_at: Option<Time>,
+    /// When it came further last: what progressDeadlineSeconds counts from. Absent while that does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progressed_at: Option<Time>,
+    /// The most pods that were proven to run the revision until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proven_pods: Option<u32>,
+    /// Percent of the pods that may run the updated revision.
+    pub set_weight: u32,
+    /// Percent of the pods that are told to.
+    pub actual_weight: u32,
+    /// Pods that are told to.
+    pub updated_pods: u32,
+    /// How a revision failed last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<RolloutFailureStatus>,
+    /// That somebody wants another revision than the spec says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undone: Option<UndoneStatus>,
+    /// The annotation `sluice.dev/rollout` that was seen last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub last_command: Option<String>,
+    /// What became of it: Done, or why it was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub last_command_outcome: Option<String>,
+}
+
+/// How a revision failed.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutFailureStatus {
+    /// Its number.
+    pub revision: u64,
+    /// Hash of what it says.
+    #[schemars(length(max = 64))]
+    pub hash: String,
+    /// Why, as the condition Progressing says it.
+    #[schemars(length(max = 63))]
+    pub reason: String,
+    /// In words, with the numbers.
+    #[schemars(length(max = 1024))]
+    pub message: String,
+    /// When.
+    pub time: Time,
+    /// When the last pod that had taken it was proven to run another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled_back_at: Option<Time>,
+}
+
+/// That somebody wants another revision than the spec says, for as long as it says that.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UndoneStatus {
+    /// The revision of what the spec says.
+    pub spec: u64,
+    /// Hash of it.
+    #[schemars(length(max = 64))]
+    pub spec_hash: String,
+    /// What is wanted instead.
+    pub to: u64,
+    /// Hash of it.
+    #[schemars(length(max = 64))]
+    pub to_hash: String,
 }
 
 /// What is in force after class and built-in defaults.

@@ -74,8 +74,16 @@ pub const ROLLOUT_COMPLETE: &str = "RolloutComplete";
 pub const ROLLING_OUT: &str = "RollingOut";
 /// `Progressing`: the newest revision has proven itself and waits for somebody to promote it.
 pub const BLUE_GREEN_PAUSE: &str = "BlueGreenPause";
-/// `Progressing`: no progress within `rollout.progressDeadlineSeconds`.
+/// `Progressing`, `Paused`: the rollout waits in a pause step.
+pub const ROLLOUT_PAUSED: &str = "RolloutPaused";
+/// `Progressing`: no progress within `rollout.progressDeadlineSeconds`: the revision was taken back, unless there is none before it.
 pub const PROGRESS_DEADLINE_EXCEEDED: &str = "ProgressDeadlineExceeded";
+/// `Progressing`: somebody took the revision back.
+pub const ROLLOUT_ABORTED: &str = "RolloutAborted";
+/// `Progressing`: the analysis found the revision worse, and it was taken back.
+pub const ANALYSIS_FAILED: &str = "AnalysisFailed";
+/// `Progressing`: every pod runs an earlier revision than the spec says, because somebody wants it so.
+pub const ROLLOUT_UNDONE: &str = "RolloutUndone";
 /// `UpstreamHealthy`: it takes writes.
 pub const TAKES_WRITES: &str = "TakesWrites";
 /// `UpstreamHealthy`, `ScalingActive`: it takes no writes although a primary is expected.
@@ -136,6 +144,14 @@ pub const GATEWAY_NAME_TAKEN: &str = "NameTaken";
 pub const GATEWAY_NOT_APPLIED: &str = "GatewayNotApplied";
 /// Event: the target changed.
 pub const TARGET_CHANGED: &str = "TargetChanged";
+/// Event: a step of a rollout is done.
+pub const ROLLOUT_STEP_COMPLETED: &str = "RolloutStepCompleted";
+/// Event: the last pod that had taken a failed revision is back.
+pub const ROLLBACK_COMPLETE: &str = "RollbackComplete";
+/// Event: what somebody asked of a rollout was done.
+pub const ROLLOUT_COMMAND: &str = "RolloutCommand";
+/// Event: what somebody asked of a rollout was refused.
+pub const ROLLOUT_COMMAND_REFUSED: &str = "RolloutCommandRefused";
 /// Event: a revision was created.
 pub const REVISION_CREATED: &str = "RevisionCreated";
 

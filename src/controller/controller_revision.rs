@@ -1,6 +1,6 @@
 //! A revision as an object: a `ControllerRevision` owned by its pool. Never secrets, never rendered text.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
 
 use k8s_openapi::{
     api::apps::v1::ControllerRevision,
@@ -15,14 +15,21 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api::ConnectionPool,
     contract::{PoolRevision, Settings, names::POOL_LABEL},
-    decide::plan::{NewRevision, RevisionSeen},
-    fingerprint::fingerprint,
+    decide::{
+        plan::{NewRevision, RevisionSeen},
+        rollout::{RevisionId, settings_hash},
+    },
 };
 
-/// Annotation with the hash of the settings, so that equal ones are seen at a glance.
+/// Annotation with the hash of the settings: equal ones are seen at a glance, and one that was made anew by hand too.
 const HASH_ANNOTATION: &str = "sluice.dev/settings-hash";
+/// Annotation with why there is this revision, as `kubectl rollout history` shows it of other kinds.
+const CAUSE_ANNOTATION: &str = "kubernetes.io/change-cause";
 /// The newest format that this build reads and the one that it writes.
 const FORMAT: u32 = 1;
+
+/// Annotation with who changed the pool, as the API server calls it.
+const CHANGED_BY_ANNOTATION: &str = "sluice.dev/changed-by";
 
 /// `data` of the object.
 #[derive(Serialize, Deserialize)]
@@ -31,9 +38,12 @@ struct Data {
     settings: Settings,
 }
 
-/// The object for a new revision.
-pub fn object(pool: &ConnectionPool, new: &NewRevision) -> ControllerRevision {
+/// The object for a new revision, and who changed the pool as far as that is known.
+pub fn object(pool: &ConnectionPool, new: &NewRevision, changed_by: Option<&str>) -> ControllerRevision {
     let settings = serde_json::to_value(Data { v: FORMAT, settings: new.settings.clone() }).unwrap_or_default();
+    let who = changed_by.map(|who| (CHANGED_BY_ANNOTATION, who.to_owned()));
+    let why = [(HASH_ANNOTATION, settings_hash(&new.settings)), (CAUSE_ANNOTATION, new.cause.clone())];
+    let annotations = why.into_iter().chain(who).map(|(name, value)| (name.to_owned(), value));
     let owner = OwnerReference {
         api_version: ConnectionPool::api_version(&()).into_owned(),
         kind: ConnectionPool::kind(&()).into_owned(),
@@ -49,7 +59,7 @@ pub fn object(pool: &ConnectionPool, new: &NewRevision) -> ControllerRevision {
             namespace: pool.namespace(),
             // never the workload's labels: a StatefulSet adopts orphans that match them
             labels: Some([(POOL_LABEL.to_owned(), pool.name_any())].into()),
-            annotations: Some([(HASH_ANNOTATION.to_owned(), hash(&new.settings))].into()),
+            annotations: Some(annotations.collect()),
             owner_references: Some(vec![owner]),
             ..ObjectMeta::default()
         },
@@ -82,6 +92,7 @@ pub fn seen(revision: &ControllerRevision) -> RevisionSeen {
         number: u64::try_from(revision.revision).unwrap_or_default(),
         created: revision.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
         settings: settings(revision),
+        annotated_hash: revision.annotations().get(HASH_ANNOTATION).cloned(),
     }
 }
 
@@ -90,21 +101,29 @@ fn settings(revision: &ControllerRevision) -> Option<Settings> {
     (data.v <= FORMAT).then_some(data.settings)
 }
 
-/// The revision that new pods of `pool` get: the one that its status calls stable, else the newest. It is asked for each new pod, of
-/// all revisions there are: nothing is copied, and nothing decoded but what is chosen.
+/// The revision that new pods of `pool` get: the one that its status calls stable; where that is gone, the newest that neither failed nor
+/// is being tried. It is asked for each new pod, of all revisions there are: nothing is copied, and little decoded but what is chosen.
 pub fn for_new_pods(pool: &ConnectionPool, revisions: &[Arc<ControllerRevision>]) -> Option<PoolRevision> {
     let namespace = pool.metadata.namespace.as_deref();
-    let stable = pool.status.as_ref().and_then(|status| status.revision.as_ref()).map(|revision| revision.stable);
+    let status = pool.status.as_ref().and_then(|status| status.revision.as_ref());
     let number = |revision: &ControllerRevision| u64::try_from(revision.revision).unwrap_or_default();
     let own = revisions.iter().filter(|revision| revision.metadata.namespace.as_deref() == namespace);
-    let own = own.filter(|revision| is_of(revision, pool));
+    let own = own.filter(|revision| is_of(revision, pool) && revision.name_any() == name(pool, number(revision)));
+    let mut own: Vec<&Arc<ControllerRevision>> = own.collect();
     // the stable one before all others, then the newest
-    let chosen = own.max_by_key(|revision| (Some(number(revision)) == stable, number(revision)))?;
-    Some(PoolRevision { revision: number(chosen), settings: settings(chosen)? })
-}
-
-fn hash(settings: &Settings) -> String {
-    fingerprint(&serde_json::to_vec(settings).unwrap_or_default(), 8)
+    let stable = status.map(|status| status.stable);
+    own.sort_by_key(|revision| Reverse((Some(number(revision)) == stable, number(revision))));
+    own.into_iter().find_map(|revision| {
+        let found = PoolRevision { revision: number(revision), settings: settings(revision)? };
+        let RevisionId { hash, .. } = RevisionId::of(found.revision, &found.settings);
+        let Some(status) = status else { return Some(found) };
+        let is_meant = if found.revision == status.stable {
+            status.stable_hash.as_ref().is_none_or(|stable| *stable == hash)
+        } else {
+            found.revision != status.updated && !status.failed_hashes.contains(&hash)
+        };
+        is_meant.then_some(found)
+    })
 }
 
 #[cfg(test)]
@@ -132,7 +151,9 @@ mod tests {
     fn stored(number: u64, namespace: &str, owner: &str) -> Arc<ControllerRevision> {
         let pool = pool(None);
         let settings = effective(&pool.spec, None).expect("valid").settings;
-        let mut object = object(&pool, &NewRevision { number, settings });
+        let cause = "generation 1".to_owned();
+        let mut object =
+            object(&pool, &NewRevision { number, settings, cause, is_restored: false }, Some("kubectl-edit"));
         object.metadata.namespace = Some(namespace.to_owned());
         for reference in object.metadata.owner_references.iter_mut().flatten() {
             owner.clone_into(&mut reference.uid);
@@ -154,5 +175,25 @@ mod tests {
         assert_eq!(chosen(None), Some(4));
         assert_eq!(chosen(Some(7)), Some(4), "one that is gone");
         assert_eq!(super::for_new_pods(&pool(None), &all[..1]), None);
+    }
+
+    #[test]
+    fn where_the_stable_one_is_gone_or_made_anew_by_hand_new_pods_get_neither_what_is_tried_nor_what_failed() {
+        let [oldest, stable, updated] = [1, 2, 3].map(|number| stored(number, "ns", "pool-uid"));
+        let hash = stable.annotations()[HASH_ANNOTATION].clone();
+        let mut pool = pool(None);
+        let mut chosen = |stable_hash: &str, failed: &[String], all: &[&Arc<ControllerRevision>]| {
+            let revision = json!({"stable": 2, "stableHash": stable_hash, "updated": 3, "failedHashes": failed});
+            pool.status = serde_json::from_value(json!({ "revision": revision })).expect("a status");
+            let all: Vec<Arc<ControllerRevision>> = all.iter().map(|revision| Arc::clone(revision)).collect();
+            super::for_new_pods(&pool, &all).map(|revision| revision.revision)
+        };
+        assert_eq!(chosen(&hash, &[], &[&oldest, &stable, &updated]), Some(2));
+        assert_eq!(chosen(&hash, &[], &[&oldest, &updated]), Some(1), "it is gone");
+        assert_eq!(chosen("another", &[], &[&oldest, &stable, &updated]), Some(1), "it says something else by now");
+        assert_eq!(chosen("another", &[hash], &[&oldest, &stable, &updated]), None, "the spec itself");
+        let mut renumbered = (*updated).clone();
+        renumbered.revision = 2;
+        assert_eq!(chosen("", &[], &[&oldest, &Arc::new(renumbered)]), Some(1), "its name says another number");
     }
 }

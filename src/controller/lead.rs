@@ -99,9 +99,13 @@ pub async fn lead(
 
 /// Looks at the pools that a look is asked for, in turn, at several at once.
 async fn look_at_pools(context: Arc<Context>, mut requested: mpsc::Receiver<PoolKey>) {
-    // a pool that the store does not have yet would be taken for one that is gone
-    if let Err(error) = context.stores.pools.wait_until_ready().await {
-        tracing::error!(%error, "the watch of pools has ended");
+    // a pool that the store does not have yet would be taken for one that is gone, and a revision for one to create anew
+    let ready = async {
+        context.stores.pools.wait_until_ready().await?;
+        context.stores.revisions.wait_until_ready().await
+    };
+    if let Err(error) = ready.await {
+        tracing::error!(%error, "the watch of pools or of revisions has ended");
         return;
     }
     let mut queue = WorkQueue::default();

@@ -16,7 +16,8 @@ use crate::{
     decide::{
         effective::EffectivePool,
         load::LoadState,
-        plan::{PodFacts, RevisionSeen, RolloutProgress, SizingSeen, Uninjected},
+        plan::{PodFacts, RevisionSeen, SizingSeen, Uninjected},
+        rollout::RolloutMemory,
         shares::{GrantProof, PodDemand},
         sizing::Sizer,
     },
@@ -42,8 +43,8 @@ pub struct PoolMemory {
     pub proofs: HashMap<String, GrantProof>,
     /// What the load was made of.
     pub load: LoadState,
-    /// How far a rollout has come.
-    pub progress: Option<RolloutProgress>,
+    /// What is remembered of its rollout; none before the first look, which goes on from the status.
+    pub rollout: Option<RolloutMemory>,
     /// The status as it was written last, and when.
     pub written_status: Option<(ConnectionPoolStatus, Instant)>,
     /// Revisions that were created and have not come back through the watch.

@@ -79,6 +79,14 @@ async fn look(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context) -> (
     let now = Timestamp::now();
     // observes the pool, and decides on what it has seen
     let plan = decide::plan(pool, key, context, &memory, epoch, now);
+    let look_again = plan.look_again_seconds.map(|seconds| Duration::from_secs(seconds.into()));
+    if plan.remember_first {
+        // what cannot be found out again is written down before anybody acts on it; where that fails it is acted on all the same
+        let remembered = report::write_status(pool, key, context, &memory, (plan.report.clone(), epoch), now).await;
+        if let Err(error) = remembered {
+            tracing::warn!(pool = %key, %error, "a failed revision is not in the status yet");
+        }
+    }
     let CarriedOut { plan, wrote, error } = apply::carry_out(pool, key, context, &memory, plan).await;
     prove::expect(key, context, &plan);
     // writing its objects may take seconds, and no proof waits for that
@@ -91,19 +99,20 @@ async fn look(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context) -> (
         memory.overtaken = if is_overtaken { memory.overtaken.saturating_add(1) } else { 0 };
         (memory.next_retry(Instant::now()), memory.overtaken)
     };
-    (again(wrote, overtaken, retry.map(|at| at.saturating_duration_since(Instant::now()))), error)
+    let retry = retry.map(|at| at.saturating_duration_since(Instant::now()));
+    (again(wrote, overtaken, [retry, look_again].into_iter().flatten().min()), error)
 }
 
 /// When to look again if nothing asks for it before. `overtaken`: looks in a row, this one included, in which somebody else wrote first;
-/// `retry`: until something that failed is tried again.
-fn again(wrote: Wrote, overtaken: u32, retry: Option<Duration>) -> Requeue {
+/// `later`: until something that failed is tried again, or a rollout goes on by itself.
+fn again(wrote: Wrote, overtaken: u32, later: Option<Duration>) -> Requeue {
     let more = match wrote {
         Wrote::Nothing => None,
         Wrote::Everything => Some(AFTER_WRITE),
         Wrote::Batch => Some(Duration::ZERO),
     };
     let overtaken = (overtaken > 0).then(|| pause_after(overtaken, AFTER_CONFLICT, LONGEST_AFTER_CONFLICT));
-    let pause = [more, overtaken, retry].into_iter().flatten().min();
+    let pause = [more, overtaken, later].into_iter().flatten().min();
     pause.map_or(Requeue::WhenAsked, Requeue::After)
 }
 

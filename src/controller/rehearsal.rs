@@ -142,8 +142,13 @@ impl Rehearsal {
 
 fn context(pool: &ConnectionPool, revision: &PoolRevision, client: &Client, leadership: Leadership) -> Context {
     let (revisions, mut writer) = reflector::store();
-    let new = NewRevision { number: revision.revision, settings: revision.settings.clone() };
-    writer.apply_watcher_event(&Event::Apply(controller_revision::object(pool, &new)));
+    let new = NewRevision {
+        number: revision.revision,
+        settings: revision.settings.clone(),
+        cause: "generation 1".to_owned(),
+        is_restored: false,
+    };
+    writer.apply_watcher_event(&Event::Apply(controller_revision::object(pool, &new, None)));
     let (pools, mut writer) = reflector::store();
     writer.apply_watcher_event(&Event::Apply(pool.clone()));
     let injection = InjectionSettings {

@@ -8,17 +8,20 @@ use std::collections::BTreeMap;
 use crate::{
     api::{
         AlgorithmSpec, BehaviorPolicyType, BehaviorRules, BehaviorSelectPolicy, BehaviorSpec, BlueGreen, BypassAction,
-        ClientSpec, ClientTlsModeSpec, ConnectionPoolClass, ConnectionPoolClassSpec, ConnectionPoolSpec, EnvTemplate,
-        HealthSpec, IS_DEFAULT_CLASS_ANNOTATION, LocalReaction, MetricsSpec, Mode, PgBouncerPoolMode, PgBouncerSpec,
-        ResourceAmounts, Role, RolloutSpec, ScalingSpec, SecretKeyRef, SecretRef, ServerTlsModeSpec, ServerTlsSpec,
-        SidecarReadiness, SidecarResources, Topology, reasons,
+        CanaryStep, ClientSpec, ClientTlsModeSpec, ConnectionPoolClass, ConnectionPoolClassSpec, ConnectionPoolSpec,
+        EnvTemplate, HealthSpec, IS_DEFAULT_CLASS_ANNOTATION, LocalReaction, MetricsSpec, Mode, PgBouncerPoolMode,
+        PgBouncerSpec, ResourceAmounts, Role, RolloutSpec, ScalingSpec, SecretKeyRef, SecretRef, ServerTlsModeSpec,
+        ServerTlsSpec, SidecarReadiness, SidecarResources, Topology, reasons,
     },
     contract::{
         Algorithm, Behavior, ClientTlsMode, HealthSettings, LimitSource, Objective, PoolMode, Reach, RolloutSettings,
         ScalingPolicy, ScalingPolicyType, ScalingRules, ScalingSettings, SelectPolicy, ServerTlsMode, SessionAlias,
         Settings, UpstreamRole, names::METRICS_PORT,
     },
-    decide::behavior::default_for,
+    decide::{
+        behavior::default_for,
+        rollout::{DEFAULT_STEPS, RolloutStep},
+    },
 };
 
 /// Classes that a refusal names.
@@ -71,11 +74,13 @@ impl EffectivePool {
 }
 
 /// How a revision goes over the pods.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RolloutStrategy {
-    /// Running pods that may change at once.
+    /// The steps; the built-in ones where none are named.
+    pub steps: Vec<RolloutStep>,
+    /// Running pods that may be in change at once.
     pub max_unavailable: u32,
-    /// Seconds without progress after which a rollout counts as failed.
+    /// Seconds without progress after which a revision counts as failed.
     pub progress_deadline_seconds: u32,
     /// Revisions that are kept.
     pub revision_history_limit: u32,
@@ -281,11 +286,14 @@ fn refuse_clashes(pool: &ConnectionPoolSpec, pod: &PodBound) -> Result<(), PoolR
 
 /// The fields that are set and do nothing.
 fn not_supported(pool: &ConnectionPoolSpec, rollout: &Layers<'_, RolloutSpec>) -> Vec<String> {
-    let steps = |rollout: &RolloutSpec| rollout.canary.as_ref().is_some_and(|canary| canary.steps.is_some());
+    let steps = |rollout: &RolloutSpec| {
+        let steps = rollout.canary.as_ref().and_then(|canary| canary.steps.as_ref());
+        steps.is_some_and(|steps| steps.iter().any(|step| step.analysis.is_some()))
+    };
     let analysis = |rollout: &RolloutSpec| rollout.analysis.is_some();
     let of_rollout = [
         (
-            "spec.rollout.canary.steps",
+            "spec.rollout.canary.steps[].analysis",
             rollout.get(|r| steps(r).then_some(())),
             rollout.origin(|r| steps(r).then_some(())),
         ),
@@ -391,11 +399,20 @@ fn health_settings(health: &Layers<'_, HealthSpec>) -> HealthSettings {
 
 fn rollout_strategy(rollout: &Layers<'_, RolloutSpec>) -> RolloutStrategy {
     let canary = rollout.within(|rollout| rollout.canary.as_ref());
+    let steps = canary.get(|canary| canary.steps.as_ref());
     RolloutStrategy {
+        steps: steps.map_or_else(|| DEFAULT_STEPS.to_vec(), |steps| steps.iter().flat_map(rollout_steps).collect()),
         max_unavailable: canary.get(|canary| canary.max_unavailable).unwrap_or(1),
         progress_deadline_seconds: rollout.get(|rollout| rollout.progress_deadline_seconds).unwrap_or(600),
         revision_history_limit: rollout.get(|rollout| rollout.revision_history_limit).unwrap_or(10),
     }
+}
+
+/// What one step of the spec says, in the order in which it holds. An analysis has no effect yet, see [`not_supported`].
+fn rollout_steps(step: &CanaryStep) -> impl Iterator<Item = RolloutStep> {
+    let weight = step.set_weight.map(|percent| RolloutStep::SetWeight { percent });
+    let pause = step.pause.as_ref().map(|pause| RolloutStep::Pause { seconds: pause.seconds() });
+    weight.into_iter().chain(pause)
 }
 
 /// Of the queries of both, the pool's for a signal that it names too.
@@ -670,17 +687,35 @@ mod tests {
 
     #[test]
     fn what_this_version_does_not_support_is_named_with_where_it_is_set_and_a_pool_of_nothing_else_is_refused() {
-        let steps = "rollout: {canary: {maxUnavailable: 2, steps: [{setWeight: 20}, {pause: {}}]}}";
+        let steps = "rollout: {canary: {maxUnavailable: 2, steps: [{setWeight: 20}, {analysis: {}}]}}";
         let merged =
             effective(&pool(&format!("{steps}\nsharing: {{weight: 5}}")), None).expect("what was stored goes on");
-        assert_eq!(merged.not_supported, ["spec.sharing (from the pool)", "spec.rollout.canary.steps (from the pool)"]);
+        let fields = ["spec.sharing (from the pool)", "spec.rollout.canary.steps[].analysis (from the pool)"];
+        assert_eq!(merged.not_supported, fields);
         assert_eq!(merged.rollout.max_unavailable, 2, "the rest of the group is in force");
+        assert_eq!(merged.rollout.steps, [RolloutStep::SetWeight { percent: 20 }], "and the other steps");
         let analysis = class("{rollout: {analysis: {metrics: [{name: errors}]}}}");
         let merged = effective(&pool("mode: Apply"), Some(&analysis)).expect("what was stored goes on");
         assert_eq!(merged.not_supported, ["spec.rollout.analysis (from its class)"]);
         let refusal = effective(&pool("topology: External"), None).expect_err("refused");
         assert_eq!(refusal.reason, reasons::NOT_SUPPORTED);
         assert!(refusal.message.contains("spec.topology"), "{}", refusal.message);
+    }
+
+    #[test]
+    fn steps_are_those_of_the_pool_else_of_its_class_and_an_empty_list_is_one_too() {
+        let steps = |pool_spec: &str, class: Option<&ConnectionPoolClass>| {
+            effective(&pool(pool_spec), class).expect("accepted").rollout.steps
+        };
+        let of_class =
+            class("{rollout: {canary: {steps: [{setWeight: 5}, {pause: {duration: 2m}}, {pause: {duration: 168h}}]}}}");
+        let pause = |seconds| RolloutStep::Pause { seconds };
+        let expected = [RolloutStep::SetWeight { percent: 5 }, pause(Some(120)), pause(Some(604_800))];
+        assert_eq!(steps("mode: Apply", Some(&of_class)), expected);
+        let own = "rollout: {canary: {steps: [{setWeight: 50}, {pause: {}}]}}";
+        assert_eq!(steps(own, Some(&of_class)), [RolloutStep::SetWeight { percent: 50 }, pause(None)]);
+        assert_eq!(steps("rollout: {canary: {steps: []}}", Some(&of_class)), []);
+        assert_eq!(steps("mode: Apply", None), DEFAULT_STEPS);
     }
 
     #[test]

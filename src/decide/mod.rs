@@ -10,6 +10,7 @@ pub mod guard;
 pub mod load;
 pub mod memory;
 pub mod plan;
+pub mod rollout;
 pub mod shares;
 pub mod sizing;
 pub mod surge;

@@ -6,6 +6,7 @@ mod pool_key;
 mod reading;
 mod reason;
 mod sample;
+mod unix_seconds;
 
 pub use automation::Automation;
 pub use bounds::Bounds;
@@ -13,3 +14,4 @@ pub use pool_key::PoolKey;
 pub use reading::Reading;
 pub use reason::Reason;
 pub use sample::{Sample, SampleError};
+pub use unix_seconds::UnixSeconds;

@@ -141,6 +141,7 @@ struct Inner {
     conditions: Family<ConditionLabels, Gauge>,
     /// Those of each pool. Held while they change and while the page is made, so that it never has two of one condition, or none.
     conditions_of: Mutex<HashMap<PoolLabels, Vec<ConditionLabels>>>,
+    rollouts: Family<ReasonLabels, Counter>,
     reconcile_seconds: Histogram,
     reconcile_errors: Family<ReasonLabels, Counter>,
     tick_seconds: Histogram,
@@ -168,6 +169,7 @@ impl Default for OperatorMetrics {
             pods: register(&mut registry, "pods", "Pods of a pool with a sidecar"),
             conditions: register(&mut registry, "condition", "1 for what a condition of a pool is now"),
             conditions_of: Mutex::default(),
+            rollouts: register(&mut registry, "rollouts", "Rollouts that ended, by how"),
             reconcile_seconds: seconds(&mut registry, "reconcile_duration", "One pool: observe, plan, apply, report"),
             reconcile_errors: register(&mut registry, "reconcile_errors", "Reconciles that failed, by what failed"),
             tick_seconds: seconds(&mut registry, "tick_duration", "All pools: queries, load, decisions"),
@@ -261,6 +263,11 @@ impl OperatorMetrics {
         for family in [&self.inner.target, &self.inner.share, &self.inner.size, &self.inner.pods] {
             family.remove(pool);
         }
+    }
+
+    /// A rollout ended.
+    pub fn rollout_ended(&self, reason: &str) {
+        self.inner.rollouts.get_or_create(&ReasonLabels { reason: reason.to_owned() }).inc();
     }
 
     /// One reconcile, and what failed in it.

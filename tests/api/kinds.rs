@@ -84,7 +84,9 @@ fn complete_pool() -> Value {
     value["spec"]["upstream"]["tls"] = json!({"mode": "VerifyFull", "caRef": {"name": "pg-ca", "key": "ca.crt"}, "clientCertRef": {"name": "shop-db-client"}});
     value["spec"]["sidecar"] =
         json!({"resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "64Mi"}}});
-    value["spec"]["rollout"] = json!({"canary": {"maxUnavailable": 2}});
+    let steps =
+        json!([{"pause": {}}, {"setWeight": 10}, {"pause": {"duration": "2m"}}, {"setWeight": 10}, {"setWeight": 100}]);
+    value["spec"]["rollout"] = json!({"canary": {"maxUnavailable": 2, "steps": steps}});
     value
 }
 
@@ -248,11 +250,32 @@ async fn a_pool_that_makes_no_sense_is_refused_with_the_field_and_what_is_wrong(
             json!([{"pause": {"duration": "2 minutes"}}]),
             &["spec.rollout.canary.steps[0].pause.duration"],
         ),
+        case(
+            "spec.rollout.canary.steps",
+            json!([{"pause": {"duration": "0s"}}]),
+            &["spec.rollout.canary.steps[0].pause.duration"],
+        ),
+        // steps that never end, or take back what a step before gave
+        case(
+            "spec.rollout.canary.steps",
+            json!([{"setWeight": 10}, {"pause": {"duration": "999999h"}}]),
+            &["spec.rollout.canary.steps[1].pause.duration", "a week at most"],
+        ),
+        case(
+            "spec.rollout.canary.steps",
+            json!([{"setWeight": 50}, {"pause": {}}, {"setWeight": 20}]),
+            &["spec.rollout.canary.steps", "weights never fall"],
+        ),
+        case("spec.rollout.canary.steps", json!([{"setWeight": 0}]), &["spec.rollout.canary.steps[0].setWeight"]),
+        case("spec.rollout.canary.steps", json!([{"setWeight": 101}]), &["spec.rollout.canary.steps[0].setWeight"]),
+        case("spec.rollout.revisionHistoryLimit", json!(0), &["spec.rollout.revisionHistoryLimit"]),
+        case("spec.rollout.progressDeadlineSeconds", json!(0), &["spec.rollout.progressDeadlineSeconds"]),
+        case("spec.rollout.canary.maxUnavailable", json!(0), &["spec.rollout.canary.maxUnavailable"]),
         // what is not built yet
         case(
             "spec.rollout.canary.steps",
             json!([{"setWeight": 10}, {"pause": {"duration": "2m"}}, {"analysis": {}}]),
-            &["spec.rollout.canary.steps", "supports no steps"],
+            &["spec.rollout.canary.steps[2].analysis", "supports no analysis"],
         ),
         case(
             "spec.rollout.analysis",

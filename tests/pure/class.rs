@@ -70,6 +70,11 @@ fn fields() -> Vec<(&'static str, Value, Value)> {
         ("rollout.blueGreen.scaleDownDelaySeconds", json!(31), json!(32)),
         ("rollout.blueGreen.drainTimeoutSeconds", json!(60), json!(61)),
         ("rollout.canary.maxUnavailable", json!(3), json!(4)),
+        (
+            "rollout.canary.steps",
+            json!([{"setWeight": 20}, {"pause": {"duration": "30s"}}]),
+            json!([{"setWeight": 30}]),
+        ),
         ("sidecar.resources.requests.cpu", json!("20m"), json!("30m")),
         ("sidecar.resources.requests.memory", json!("40Mi"), json!("41Mi")),
         ("sidecar.resources.limits.cpu", json!("400m"), json!("500m")),
@@ -88,10 +93,9 @@ enum Idle {
 }
 
 /// The fields without effect.
-const IDLE: [(&str, Idle); 5] = [
+const IDLE: [(&str, Idle); 4] = [
     ("client.auth", Idle::OneValue),
     ("health.leakAction", Idle::OneValue),
-    ("rollout.canary.steps", Idle::Refused),
     ("rollout.analysis.metrics", Idle::Refused),
     ("scaling.fixedLimitPerPod", Idle::Refused),
 ];
@@ -189,9 +193,13 @@ fn every_field_that_a_class_may_set_has_effect_or_is_named_as_one_without() {
         let class = said(path, value);
         assert_ne!(in_force(&nothing, Some(&class)), in_force(&nothing, None), "{path} of a class has no effect");
         assert_eq!(in_force(&nothing, Some(&class)), in_force(&class, None), "{path}: class and pool differ");
-        // a field of a list's items that is new has to be said here
-        for part in node(&all, path)["items"]["properties"].as_object().into_iter().flat_map(Map::keys) {
-            assert!(value[0].get(part).is_some(), "{path}[].{part} is not tried");
+        // a field of a list's items that is new has to be said here, unless the schema refuses it
+        let items = &node(&all, path)["items"];
+        for part in items["properties"].as_object().into_iter().flat_map(Map::keys) {
+            let rules = items["x-kubernetes-validations"].as_array().into_iter().flatten();
+            let is_refused = rules.into_iter().any(|rule| rule["rule"] == format!("!has(self.{part})"));
+            let is_tried = value.as_array().into_iter().flatten().any(|item| item.get(part).is_some());
+            assert!(is_tried || is_refused, "{path}[].{part} is not tried");
         }
     }
     for (path, why) in &IDLE {

@@ -16,6 +16,7 @@ mod judge_command;
 mod nouns;
 mod plugin;
 mod purity;
+mod rollout;
 mod sizing;
 mod source;
 mod strangers;

@@ -64,7 +64,7 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ("contract", &[]),
     ("api", &[]),
     ("objects", &["contract", "api"]),
-    ("decide", &["domain", "contract", "api"]),
+    ("decide", &["fingerprint", "domain", "contract", "api"]),
     ("pooler", &["contract"]),
     ("inject", &["fingerprint", "contract", "api", "decide", "pooler"]),
     ("signals", &["domain", "contract", "api", "decide"]),

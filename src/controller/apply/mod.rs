@@ -14,7 +14,10 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use self::writer::WriteError;
-use super::{backoff::note, context::Context, controller_revision, decide::BATCH, memory::PoolMemory};
+use super::{
+    backoff::note, context::Context, controller_revision, decide::BATCH, memory::PoolMemory,
+    observe::changed_by::changed_by,
+};
 use crate::{
     api::ConnectionPool,
     decide::plan::{NewRevision, Plan, PodPatch},
@@ -87,11 +90,12 @@ async fn create(
     memory: &Mutex<PoolMemory>,
     new: &NewRevision,
 ) -> Result<(), WriteError> {
-    let created = context.writer.create_revision(pool, new).await;
+    let changed_by = if new.is_restored { None } else { changed_by(&context.client, pool).await };
+    let created = context.writer.create_revision(pool, new, changed_by.as_deref()).await;
     let mut memory = memory.lock();
     note(&mut memory.failure, created.as_ref().err());
     memory.created.push(controller_revision::seen(&created?));
-    tracing::info!(pool = %key, revision = new.number, "revision created");
+    tracing::info!(pool = %key, revision = new.number, cause = new.cause, changed_by, "revision created");
     Ok(())
 }
 
@@ -132,7 +136,12 @@ async fn write_pods(
 
 /// Writes one pod. Its answer goes into the index at once, and so does the doubt where there is none.
 async fn write_pod(key: &PoolKey, context: &Context, patch: &PodPatch, decision: &str) -> Result<(), WriteError> {
-    let pod = match context.writer.pod(key, patch).await {
+    let written = context.writer.pod(key, patch).await;
+    // what its agent has said was said before; written or not, it is asked again
+    if patch.revision.is_some() {
+        context.poller.told(key, &patch.uid);
+    }
+    let pod = match written {
         Ok(pod) => pod,
         Err(error) => {
             if let WriteError::Gone { .. } = error {

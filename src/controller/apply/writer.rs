@@ -129,7 +129,7 @@ impl Writer {
         written.map(|WatchedPod(pod)| pod)
     }
 
-    /// Creates a revision.
+    /// Creates a revision, and notes who changed the pool.
     ///
     /// # Errors
     /// [`WriteError::Conflict`] when its number is taken.
@@ -137,8 +137,9 @@ impl Writer {
         &self,
         pool: &ConnectionPool,
         new: &NewRevision,
+        changed_by: Option<&str>,
     ) -> Result<ControllerRevision, WriteError> {
-        let object = controller_revision::object(pool, new);
+        let object = controller_revision::object(pool, new, changed_by);
         let namespace = pool.metadata.namespace.as_deref().unwrap_or_default();
         let revisions: Api<ControllerRevision> = Api::namespaced(self.client.clone(), namespace);
         let what = format!("ControllerRevision {namespace}/{}", controller_revision::name(pool, new.number));

@@ -9,7 +9,10 @@ use self::sizing::SizedPool;
 use super::{context::Context, memory::PoolMemory, observe, report::metric_labels};
 use crate::{
     api::ConnectionPool,
-    decide::plan::{self, Plan},
+    decide::{
+        plan::{self, Plan},
+        rollout::{RevisionId, RolloutMemory},
+    },
     domain::PoolKey,
 };
 
@@ -32,10 +35,37 @@ pub fn plan(
     }
     // one more than is written in a look, to know whether another is needed
     let observed = snapshot.observed(pool, &memory, (epoch, now), BATCH + 1);
-    let plan = plan::plan(&observed, memory.progress, snapshot.surroundings.cannot_render.as_deref());
-    memory.progress = plan.progress;
+    let plan = plan::plan(&observed, memory.rollout.as_ref(), snapshot.surroundings.cannot_render.as_deref());
+    let before = std::mem::replace(&mut memory.rollout, plan.rollout.clone());
+    if let Some(after) = &plan.rollout {
+        log_rollout(key, &before.unwrap_or_else(|| RolloutMemory::from_status(pool.status.as_ref())), after);
+    }
+    for reason in &plan.rollouts_ended {
+        context.metrics.rollout_ended(reason);
+    }
     let target = plan.report.recommendation.map(|recommendation| recommendation.target);
     let pods = snapshot.pods.len();
     context.metrics.pool(&metric_labels(key), target, plan.report.share, plan.report.current_size, pods);
     plan
+}
+
+/// What became of a rollout, as lines of the log: from what to what, why, and what was asked for.
+fn log_rollout(key: &PoolKey, before: &RolloutMemory, after: &RolloutMemory) {
+    let number = |revision: &Option<RevisionId>| revision.as_ref().map(|revision| revision.number);
+    let (from, to) = (number(&before.updated), number(&after.updated));
+    if from != to {
+        tracing::info!(pool = %key, from, to, stable = number(&after.stable), "another revision is rolled out");
+    }
+    if number(&before.stable) != number(&after.stable) {
+        tracing::info!(pool = %key, from = number(&before.stable), to = number(&after.stable), "a revision was promoted");
+    }
+    if let Some(failure) =
+        after.failure.as_ref().filter(|failure| before.failure.as_ref().map(|known| known.at) != Some(failure.at))
+    {
+        let (reason, why) = (failure.reason.as_str(), failure.message.as_str());
+        tracing::warn!(pool = %key, from = failure.revision.number, to = number(&after.stable), reason, why, "a revision failed");
+    }
+    if let Some(command) = after.command.as_ref().filter(|command| before.command.as_ref() != Some(command)) {
+        tracing::info!(pool = %key, command = command.text, refused = command.refused, "something was asked of the rollout");
+    }
 }

@@ -7,7 +7,9 @@
 //! - [`load_queries`]: what Prometheus says of the load, and the users' own queries ([`overrides`]).
 //! - [`uninjected_count`]: what cannot be watched, and is listed from time to time: pods without a sidecar ([`uninjected_pods`]),
 //!   and pods that cannot be created ([`replica_failures`]); one list serves all pools of a namespace ([`namespace_lists`]).
+//! - [`changed_by`]: who changed a pool last, asked when that makes a revision.
 
+pub mod changed_by;
 pub mod load_queries;
 mod namespace_lists;
 pub mod overrides;
@@ -93,6 +95,7 @@ fn pods_seen(facts: Vec<Arc<PodFacts>>, answers: &AgentAnswers, memory: &PoolMem
         let demand = memory.demands.get(&facts.uid).copied();
         PodSeen {
             answer: answers.of(&facts.uid),
+            is_answer_outdated: answers.are_outdated(&facts.uid),
             measured: memory.proofs.get(&facts.uid).copied(),
             reporting: demand.is_some(),
             demand,

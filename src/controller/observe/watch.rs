@@ -18,7 +18,7 @@ use kube::{
 
 use super::pods::PodIndex;
 use crate::{
-    api::ConnectionPool,
+    api::{ConnectionPool, ROLLOUT_ANNOTATION},
     contract::names::POOL_LABEL,
     controller::look_requests::LookRequests,
     domain::PoolKey,
@@ -58,11 +58,14 @@ pub enum Presence {
 /// Which events of pools are news: a pool's own status comes back through its watch.
 #[derive(Debug, Default)]
 pub struct PoolNews {
-    seen: HashMap<PoolKey, (Option<String>, Option<i64>, bool)>,
+    seen: HashMap<PoolKey, KnownPool>,
 }
 
+/// What was seen of a pool: its uid and generation, whether it goes, and what is asked of its rollout, which is no part of the spec.
+type KnownPool = (Option<String>, Option<i64>, bool, Option<String>);
+
 impl PoolNews {
-    /// The pool that this event is news of: a new generation, a deletion that begins, or that it is gone.
+    /// The pool that this event is news of: a new generation, another request for its rollout, a deletion that begins, or that it is gone.
     pub fn of(&mut self, pool: &ConnectionPool, presence: Presence) -> Option<PoolKey> {
         let metadata = &pool.metadata;
         let key = PoolKey { namespace: metadata.namespace.clone().unwrap_or_default(), name: pool.name_any() };
@@ -70,7 +73,8 @@ impl PoolNews {
             self.seen.remove(&key);
             return Some(key);
         }
-        let now = (metadata.uid.clone(), metadata.generation, metadata.deletion_timestamp.is_some());
+        let request = pool.annotations().get(ROLLOUT_ANNOTATION).cloned();
+        let now = (metadata.uid.clone(), metadata.generation, metadata.deletion_timestamp.is_some(), request);
         (self.seen.insert(key.clone(), now.clone()) != Some(now)).then_some(key)
     }
 }
@@ -249,6 +253,9 @@ mod tests {
         let key = Some(PoolKey::new("shop", "orders"));
         assert_eq!(news.of(&pool, Presence::There), key);
         assert_eq!(news.of(&pool, Presence::There), None, "its status was written");
+        pool.annotations_mut().insert(ROLLOUT_ANNOTATION.to_owned(), "promote 7".to_owned());
+        assert_eq!(news.of(&pool, Presence::There), key, "somebody asks something of its rollout");
+        assert_eq!(news.of(&pool, Presence::There), None);
         pool.metadata.generation = Some(2);
         assert_eq!(news.of(&pool, Presence::There), key);
         assert_eq!(news.of(&pool, Presence::Gone), key, "as it was before it went");

@@ -44,6 +44,11 @@ impl AgentAnswers<'_> {
     pub fn of(&self, uid: &str) -> AgentAnswer {
         self.0.as_ref().map_or(AgentAnswer::NotAsked, |pods| pods.answer(uid))
     }
+
+    /// Whether the pod was told another revision since its agent said that.
+    pub fn are_outdated(&self, uid: &str) -> bool {
+        self.0.as_ref().is_some_and(|pods| pods.is_outdated(uid))
+    }
 }
 
 impl AgentPoller {
@@ -57,6 +62,13 @@ impl AgentPoller {
     pub fn expect(&self, pool: &PoolKey, pods: &[Arc<PodFacts>], open: &HashSet<&str>) {
         self.schedule.lock().expect(pool, pods, open, Instant::now());
         self.wake.notify_one();
+    }
+
+    /// A pod is told another revision: what its agent said until now proves nothing of it.
+    pub fn told(&self, pool: &PoolKey, uid: &str) {
+        if let Some(polled) = self.schedule.lock().of(pool) {
+            polled.outdate(uid);
+        }
     }
 
     /// Asks for ever. A pool whose pods said something new is looked at.
@@ -391,6 +403,26 @@ mod tests {
             now = poller.schedule.lock().next_due(now).expect("it is asked again");
         }
         assert!((60..300).contains(&asked), "asked {asked} times in five minutes");
+    }
+
+    #[test]
+    fn what_an_agent_said_before_its_pod_was_told_a_revision_proves_nothing_of_it_until_it_says_so_again() {
+        let poller = poller();
+        let uid = "10.0.0.1";
+        let outdated = || poller.answers(&shop()).are_outdated(uid);
+        assert_eq!(answers(&poller, &json!({})), (true, false));
+        assert!(!outdated());
+        poller.told(&shop(), uid);
+        assert!(outdated());
+        let asked_before = request(&poller, Instant::now() + Duration::from_mins(1));
+        poller.told(&shop(), uid);
+        let same: StatusReport = serde_json::from_value(report(uid, &json!({}))).expect("a status report");
+        let now = Instant::now();
+        assert!(!poller.schedule.lock().answered(&asked_before, Ok(same.clone()), now), "it was asked before");
+        assert!(outdated());
+        let asked_after = request(&poller, now + Duration::from_mins(1));
+        assert!(poller.schedule.lock().answered(&asked_after, Ok(same), now), "the same words are news now");
+        assert!(!outdated());
     }
 
     #[test]

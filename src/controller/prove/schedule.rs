@@ -81,6 +81,9 @@ struct PolledPod {
     /// When it began or ceased to answer last so that a new row of pauses began.
     turned: Option<Instant>,
     heard: LastAnswer,
+    /// Whether it was told another revision since it was asked what is heard of it: that may be of the one before, also where the
+    /// numbers are the same.
+    is_outdated: bool,
 }
 
 /// The pods of one pool.
@@ -205,6 +208,21 @@ impl PolledPods {
         }
     }
 
+    /// Whether a pod was told another revision since it said that.
+    pub(super) fn is_outdated(&self, uid: &str) -> bool {
+        self.of.get(uid).is_some_and(|entry| entry.is_outdated)
+    }
+
+    /// A pod is told another revision: what was heard of it, or is on its way, may be of the one before.
+    pub(super) fn outdate(&mut self, uid: &str) {
+        if let Some(entry) = self.of.get_mut(uid) {
+            entry.is_outdated = true;
+            if let PollState::Asked { has_news } = &mut entry.turn {
+                *has_news = true;
+            }
+        }
+    }
+
     fn expect(&mut self, pod: &PodFacts, address: &str, is_open: bool, now: Instant) {
         let Some(entry) = self.of.get_mut(&pod.uid) else {
             let entry = PolledPod {
@@ -215,6 +233,7 @@ impl PolledPods {
                 pause: FIRST_PAUSE,
                 turned: None,
                 heard: LastAnswer::Nothing,
+                is_outdated: false,
             };
             self.due[Responsiveness::Untried as usize].insert((now, pod.uid.clone()));
             self.of.insert(pod.uid.clone(), entry);
@@ -299,7 +318,9 @@ impl PolledPods {
             Err(AskError::OtherPod) => silence(&entry.heard, "another pod answers at its address".to_owned(), now),
             Err(AskError::Unreachable(error)) => silence(&entry.heard, error, now),
         };
-        let is_new = differs(&entry.heard, &heard);
+        let was_overtaken = matches!(entry.turn, PollState::Asked { has_news: true });
+        let is_new = differs(&entry.heard, &heard) || (entry.is_outdated && !was_overtaken);
+        entry.is_outdated &= was_overtaken;
         entry.heard = heard;
         let responsiveness = entry.heard.responsiveness();
         let has_news =

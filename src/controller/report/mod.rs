@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::{apply::writer::WriteError, backoff::note, context::Context, memory::PoolMemory};
 use crate::{
     api::{ConnectionPool, ConnectionPoolStatus},
-    decide::plan::Plan,
+    decide::plan::{Plan, PoolReport},
     domain::PoolKey,
     http::PoolLabels,
 };
@@ -43,6 +43,21 @@ pub async fn report(
     for event in plan.events {
         context.events.publish(&context.writer, pool, event).await;
     }
+    write_status(pool, key, context, memory, (plan.report, epoch), now).await
+}
+
+/// Writes the status where that is worth it, unless it is too soon after one that failed, or half of it is not known yet.
+pub async fn write_status(
+    pool: &ConnectionPool,
+    key: &PoolKey,
+    context: &Context,
+    memory: &Mutex<PoolMemory>,
+    (report, epoch): (PoolReport, u64),
+    now: Timestamp,
+) -> Result<(), WriteError> {
+    if memory.lock().uninjected.is_none() {
+        return Ok(());
+    }
     if memory.lock().status_failure.as_ref().is_some_and(|backoff| !backoff.is_due(Instant::now())) {
         return Ok(());
     }
@@ -51,7 +66,7 @@ pub async fn report(
         Some((last, at)) => (Some(last), at.elapsed()),
         None => (pool.status.clone(), Duration::MAX),
     };
-    let status = ConnectionPoolStatus { epoch: Some(epoch), ..status::status(pool, last.as_ref(), plan.report, now) };
+    let status = ConnectionPoolStatus { epoch: Some(epoch), ..status::status(pool, last.as_ref(), report, now) };
     if !status::is_due(last.as_ref(), &status, since) {
         memory.lock().status_failure = None;
         return Ok(());

@@ -8,7 +8,7 @@ use kube::Resource;
 use serde_json::{Value, json};
 
 use crate::{
-    api::{ConnectionPool, ConnectionPoolStatus, LastDecision, conditions},
+    api::{ConnectionPool, ConnectionPoolStatus, LastDecision, RolloutStatus, conditions},
     decide::plan::{PoolReport, UnixSeconds},
 };
 
@@ -47,6 +47,7 @@ pub fn status(
             .or_else(|| last.and_then(|last| last.last_decision.clone())),
         pods: Some(report.pods),
         revision: report.revision,
+        rollout: report.rollout,
         effective: report.effective.or_else(|| last.and_then(|last| last.effective.clone())),
         capabilities: report.capabilities,
         gateway: report.gateway,
@@ -82,12 +83,19 @@ fn essence(status: &ConnectionPoolStatus) -> Value {
         .collect();
     // who is proven or reports moves with every change of a share; the condition Proven tells of it
     let pods = status.pods.map(|pods| (pods.matched, pods.injected, pods.current));
+    // where a rollout is cannot be found out again; since when it has come no further can wait
+    let rollout = status.rollout.as_ref().map(|rollout| {
+        let RolloutStatus { failure, undone, last_command, last_command_outcome, .. } = rollout;
+        let step = (rollout.current_step_index, &rollout.current_step_hash, &rollout.step_started_at);
+        json!([step, failure, undone, last_command, last_command_outcome])
+    });
     json!([
         conditions,
         status.observed_generation,
         status.recommendation.map(|recommendation| recommendation.target),
         status.last_decision.as_ref().map(|decision| &decision.id),
         status.revision,
+        rollout,
         status.effective,
         status.gateway,
         pods,

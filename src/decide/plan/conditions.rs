@@ -5,6 +5,7 @@ use super::{
     observed::{
         AgentAnswer, Annotation, BudgetSeen, GatewaySeen, Observed, PodSeen, PodsRefused, Poolers, ROLLOUT, SidecarSeen,
     },
+    progress,
     rollout::{Rollout, unknown as unknown_settings},
     troubles,
 };
@@ -13,8 +14,8 @@ use crate::{
         Mode,
         conditions::{
             ABLE_TO_SCALE, ACCEPTED, CLIENTS_ACCEPTED, CLIENTS_POOLED, ConditionStatus, GATEWAY_AVAILABLE, INJECTED,
-            LEAK_DETECTED, ObservedCondition as Condition, PAUSED, PODS_CURRENT, PROGRESSING, PROVEN, READY,
-            RECONNECTED, SCALING_ACTIVE, SCALING_LIMITED, SIDECAR_MEMORY, UPSTREAM_HEALTHY,
+            LEAK_DETECTED, ObservedCondition as Condition, PODS_CURRENT, PROGRESSING, PROVEN, READY, RECONNECTED,
+            SCALING_ACTIVE, SCALING_LIMITED, SIDECAR_MEMORY, UPSTREAM_HEALTHY,
         },
         reasons,
     },
@@ -71,11 +72,11 @@ pub(super) fn all(
         scaling_active(observed),
         able_to_scale(observed),
         scaling_limited(observed, figures),
-        progressing(observed, rollout),
+        progress::progressing(observed, rollout),
         upstream_healthy(observed),
         troubles::clients_accepted(observed),
         leak_detected(observed),
-        paused(observed),
+        progress::paused(observed, rollout),
     ]);
     all.extend(memory::sidecar_memory(observed));
     all.extend(reconnected(observed));
@@ -102,12 +103,13 @@ pub(super) const SUMMED_UP: [&str; 13] = [
 
 /// Reasons that are not held against a pool: asked for, or on its way (a share that moves would make a pool flap), or nobody can see
 /// it, or not for the pool to say.
-pub(super) const CALM: [&str; 11] = [
+pub(super) const CALM: [&str; 12] = [
     reasons::RECOMMEND_ONLY,
     reasons::PAUSED,
     reasons::AWAITING_PROOF,
     reasons::ROLLING_OUT,
     reasons::BLUE_GREEN_PAUSE,
+    reasons::ROLLOUT_PAUSED,
     reasons::NOT_OBSERVED,
     reasons::COUNT_FAILED,
     reasons::SHARE_EXCEEDS_MEMORY,
@@ -622,45 +624,6 @@ fn fixed_exceeds_max(observed: &Observed, effective: &EffectivePool) -> Option<C
     })
 }
 
-fn progressing(observed: &Observed, rollout: &Rollout) -> Condition {
-    let Rollout { updated, stable, members, proven, awaiting_promotion, .. } = rollout;
-    if observed.effective.is_err() {
-        return unknown(PROGRESSING, reasons::NOT_ACCEPTED, "nothing is rolled out without a valid spec: see Accepted");
-    }
-    if rollout.is_stuck {
-        return no(
-            PROGRESSING,
-            reasons::PROGRESS_DEADLINE_EXCEEDED,
-            format!(
-                "revision {updated} runs on {proven} of {members} pods and has not come further within the deadline; new \
-                 pods get revision {stable}; see Proven for what the pods say"
-            ),
-        );
-    }
-    let waits = observed.effective.is_ok_and(|effective| !effective.settings.rollout.auto_promotion_enabled);
-    if waits && *awaiting_promotion > 0 {
-        return unknown(
-            PROGRESSING,
-            reasons::BLUE_GREEN_PAUSE,
-            format!(
-                "revision {updated} has proven itself in {awaiting_promotion} of {members} pods, beside revision {stable}, which serves \
-                 all clients; set spec.rollout.blueGreen.autoPromotionEnabled to true to promote it, or the spec back"
-            ),
-        );
-    }
-    if *members == 0 {
-        return yes(PROGRESSING, reasons::ROLLOUT_COMPLETE, format!("new pods get revision {updated}"));
-    }
-    if proven < members {
-        return yes(
-            PROGRESSING,
-            reasons::ROLLING_OUT,
-            format!("revision {updated} runs on {proven} of {members} pods; new pods get revision {stable}"),
-        );
-    }
-    yes(PROGRESSING, reasons::ROLLOUT_COMPLETE, format!("revision {updated} runs on all {members} pods"))
-}
-
 /// Whether the database takes writes, as the agents find through their pools, and whether it lets them in.
 fn upstream_healthy(observed: &Observed) -> Condition {
     let all: Vec<(&str, &UpstreamSeen)> = observed
@@ -909,12 +872,4 @@ fn reconnected(observed: &Observed) -> Option<Condition> {
             ),
         )
     })
-}
-
-fn paused(observed: &Observed) -> Condition {
-    if observed.pool.spec.paused {
-        yes(PAUSED, reasons::PAUSED, "spec.paused is true: limits, shares and revisions stay as they are")
-    } else {
-        no(PAUSED, reasons::NOT_PAUSED, "spec.paused is false")
-    }
 }

@@ -8,6 +8,7 @@ mod conditions;
 mod grants;
 mod memory;
 mod observed;
+mod progress;
 mod report;
 mod rollout;
 #[cfg(test)]
@@ -18,10 +19,12 @@ use std::{collections::BTreeMap, sync::Arc};
 
 pub use observed::{
     AgentAnswer, Annotation, BudgetSeen, FailedWrite, GatewaySeen, LoadSeen, Observed, PodFacts, PodSeen, PodsRefused,
-    Poolers, ROLLOUT, RevisionSeen, Rival, SidecarSeen, SizingSeen, TargetChange, Trouble, Uninjected, UnixSeconds,
+    Poolers, ROLLOUT, RevisionSeen, Rival, SidecarSeen, SizingSeen, TargetChange, Trouble, Uninjected,
 };
 pub use report::{EventKind, EventNote, PoolReport};
-pub use rollout::{NewRevision, RolloutProgress};
+pub use rollout::NewRevision;
+
+pub use crate::domain::UnixSeconds;
 
 use grants::Grants;
 
@@ -31,6 +34,7 @@ use crate::{
     decide::{
         effective::EffectivePool,
         guard::refused,
+        rollout::RolloutMemory,
         shares::{Move, Shortage},
     },
 };
@@ -51,8 +55,14 @@ pub struct Plan {
     pub events: Vec<EventNote>,
     /// Names of revisions that the history limit drops.
     pub prune: Vec<String>,
-    /// To be given back with the next [`Observed`].
-    pub progress: Option<RolloutProgress>,
+    /// What is remembered of the rollout: in the report, and to be given back the next time.
+    pub rollout: Option<RolloutMemory>,
+    /// Whether the report has to be written down before any pod is written.
+    pub remember_first: bool,
+    /// How rollouts ended in this look, by the reasons of [`reasons`].
+    pub rollouts_ended: Vec<&'static str>,
+    /// When to look again if nothing else asks for it.
+    pub look_again_seconds: Option<u32>,
 }
 
 /// One write on one pod: a merge patch of its annotations.
@@ -93,22 +103,18 @@ struct Figures {
     shortage: Shortage,
 }
 
-/// Makes the plan. `progress` is what the last plan of this pool returned; `cannot_render` says why the pooler's driver
-/// refuses the settings.
-pub fn plan(observed: &Observed, progress: Option<RolloutProgress>, cannot_render: Option<&str>) -> Plan {
+/// Makes the plan. `remembered` is [`Plan::rollout`] of the last plan of this pool; None: what its status says. `cannot_render` says
+/// why the pooler's driver refuses the settings.
+pub fn plan(observed: &Observed, remembered: Option<&RolloutMemory>, cannot_render: Option<&str>) -> Plan {
     let name = observed.pool.metadata.name.as_deref().unwrap_or_default();
-    let Ok(effective) = observed.effective else { return refused(observed, name) };
+    let Ok(effective) = observed.effective else { return refused(observed, name, remembered) };
     let frozen = observed.pool.spec.paused;
     let may_create = FailedWrite::lets_try(observed.failure);
 
-    // settings that cannot work are never rolled out: what the newest revision says stays
-    let newest = rollout::believable(observed.revisions).max_by_key(|revision| revision.number);
-    let settings = match cannot_render {
-        None => Some(&effective.settings),
-        Some(_) => newest.and_then(|revision| revision.settings.as_ref()),
-    };
-    let pace = rollout::Pace { strategy: effective.rollout, frozen: frozen || cannot_render.is_some() };
-    let rollout = settings.map(|settings| rollout::plan(observed, settings, pace, progress)).unwrap_or_default();
+    // settings that cannot work are never rolled out
+    let wanted = cannot_render.is_none().then_some(&effective.settings);
+    let pace = rollout::Pace { strategy: &effective.rollout, frozen: frozen || cannot_render.is_some() };
+    let rollout = rollout::plan(observed, wanted, pace, remembered);
 
     let refused = refused_beyond(observed, effective, name);
     let target = target(observed, effective).min(refused.unwrap_or(u32::MAX));
@@ -139,7 +145,10 @@ pub fn plan(observed: &Observed, progress: Option<RolloutProgress>, cannot_rende
         report,
         events,
         prune: if may_create { rollout.prune } else { Vec::new() },
-        progress: rollout.progress,
+        remember_first: rollout.course.as_ref().is_some_and(|course| course.remember_first),
+        rollouts_ended: rollout.course.as_ref().map(progress::ended).unwrap_or_default(),
+        look_again_seconds: rollout.course.as_ref().and_then(|course| course.look_again_seconds),
+        rollout: rollout.course.map(|course| course.memory).or_else(|| remembered.cloned()),
     };
     if may_create { plan } else { plan.without_creation() }
 }
@@ -199,7 +208,7 @@ impl Plan {
     /// What can be done while the new revision cannot be created: no pod is told of it, and all get their grants.
     #[must_use]
     pub fn without_creation(mut self) -> Self {
-        if let Some(NewRevision { number, .. }) = self.create.take() {
+        if let Some(NewRevision { number, is_restored: false, .. }) = self.create.take() {
             let is_new = |document: &Arc<RevisionDocument>| document.pools.values().any(|pool| pool.revision == number);
             for patch in &mut self.patches {
                 patch.revision = patch.revision.take().filter(|document| !is_new(document));
@@ -212,7 +221,7 @@ impl Plan {
 }
 
 /// A pool that cannot be put into force: what runs goes on running, and the status says why.
-fn refused(observed: &Observed, name: &str) -> Plan {
+fn refused(observed: &Observed, name: &str, remembered: Option<&RolloutMemory>) -> Plan {
     let proven = observed.pods.iter().filter(|pod| is_proven(pod, name)).count();
     let shares = observed.pods.iter().filter_map(|pod| pod.grant.last_known()?.pools.get(name));
     let figures = Figures {
@@ -224,7 +233,18 @@ fn refused(observed: &Observed, name: &str) -> Plan {
     let rollout = rollout::Rollout::default();
     let report = report::report(observed, &rollout, &figures, None);
     let events = report::events(observed, &rollout, &report);
-    Plan { create: None, patches: Vec::new(), open: Vec::new(), report, events, prune: Vec::new(), progress: None }
+    Plan {
+        create: None,
+        patches: Vec::new(),
+        open: Vec::new(),
+        report,
+        events,
+        prune: Vec::new(),
+        rollout: remembered.cloned(),
+        remember_first: false,
+        rollouts_ended: Vec::new(),
+        look_again_seconds: None,
+    }
 }
 
 /// The target in force: what the sizing decided, and before it has, what was in force.

@@ -11,13 +11,11 @@ use crate::{
         shares::{self, PodDemand, PodPhase},
         sizing::Decision,
     },
+    domain::UnixSeconds,
 };
 
 /// What the owner of a pod begins with that Argo Rollouts restarts, and `kubectl rollout restart` does not know.
 pub const ROLLOUT: &str = "rollout/";
-
-/// Unix time in whole seconds.
-pub type UnixSeconds = i64;
 
 /// Everything that is known of one pool at one moment.
 #[derive(Clone, Debug)]
@@ -138,6 +136,8 @@ pub struct PodSeen {
     pub facts: Arc<PodFacts>,
     /// What its agent said last.
     pub answer: AgentAnswer,
+    /// Whether the pod was told another revision since: of revisions it proves nothing.
+    pub is_answer_outdated: bool,
     /// What Prometheus says of its grant: slower, and all there is while the agent cannot be asked.
     pub measured: Option<shares::GrantProof>,
     /// What its load asks for.
@@ -271,6 +271,9 @@ pub struct RevisionSeen {
     pub created: UnixSeconds,
     /// What it says; none when that cannot be read.
     pub settings: Option<Settings>,
+    /// The hash that its annotation says; none where there is none. What it says itself may be something else by now: objects can be
+    /// deleted and made anew by hand.
+    pub annotated_hash: Option<String>,
 }
 
 /// What the sizing said.

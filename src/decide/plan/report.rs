@@ -2,17 +2,21 @@
 
 use super::{
     Figures, conditions,
-    observed::{AgentAnswer, GatewaySeen, Observed, Poolers, TargetChange, UnixSeconds},
-    rollout::Rollout,
+    observed::{AgentAnswer, GatewaySeen, Observed, Poolers, TargetChange},
+    progress,
+    rollout::{NewRevision, Rollout},
 };
-use crate::api::{
-    Effective, GatewayStatus, Load, Mode, PodCounts, Recommendation, RevisionStatus,
-    conditions::{
-        ABLE_TO_SCALE, ACCEPTED, CLIENTS_ACCEPTED, CLIENTS_POOLED, ConditionStatus, GATEWAY_AVAILABLE, INJECTED,
-        LEAK_DETECTED, ObservedCondition as Condition, PODS_CURRENT, PROGRESSING, PROVEN, RECONNECTED, SCALING_ACTIVE,
-        SCALING_LIMITED, SIDECAR_MEMORY, UPSTREAM_HEALTHY,
+use crate::{
+    api::{
+        Effective, GatewayStatus, Load, Mode, PodCounts, Recommendation, RevisionStatus, RolloutStatus,
+        conditions::{
+            ABLE_TO_SCALE, ACCEPTED, CLIENTS_ACCEPTED, CLIENTS_POOLED, ConditionStatus, GATEWAY_AVAILABLE, INJECTED,
+            LEAK_DETECTED, ObservedCondition as Condition, PODS_CURRENT, PROGRESSING, PROVEN, RECONNECTED,
+            SCALING_ACTIVE, SCALING_LIMITED, SIDECAR_MEMORY, UPSTREAM_HEALTHY,
+        },
+        reasons,
     },
-    reasons,
+    domain::UnixSeconds,
 };
 
 /// What the pooler of a sidecar can do: names of `status.capabilities`.
@@ -39,6 +43,8 @@ pub struct PoolReport {
     pub gateway: Option<GatewayStatus>,
     /// Revisions; none before the first.
     pub revision: Option<RevisionStatus>,
+    /// How one goes over the pods; none before the first.
+    pub rollout: Option<RolloutStatus>,
     /// What is in force after class and built-in defaults.
     pub effective: Option<Effective>,
     /// What the pooler can do.
@@ -105,7 +111,7 @@ pub(super) fn report(
         max_allowed: effective.max_allowed,
     });
     let conditions = conditions::all(observed, rollout, figures, cannot_render);
-    let before = observed.status.and_then(|status| status.revision.as_ref());
+    let course = rollout.course.as_ref();
     PoolReport {
         summary: summary(observed, figures, current_size, &conditions),
         current_size,
@@ -115,10 +121,13 @@ pub(super) fn report(
         change: observed.sizing.and_then(|sizing| sizing.change.clone()),
         pods: counts(observed, figures),
         gateway: observed.gateway.as_ref().and_then(gateway),
-        revision: if rollout.updated > 0 {
-            Some(RevisionStatus { stable: rollout.stable, updated: rollout.updated })
-        } else {
-            before.cloned()
+        revision: match course {
+            Some(course) => course.memory.revision_status(course.stable.number),
+            None => observed.status.and_then(|status| status.revision.clone()),
+        },
+        rollout: match course {
+            Some(course) => Some(course.memory.rollout_status(course.figures)),
+            None => observed.status.and_then(|status| status.rollout.clone()),
         },
         effective,
         capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
@@ -206,15 +215,20 @@ pub(super) fn events(observed: &Observed, rollout: &Rollout, report: &PoolReport
             note: format!("target {from} -> {to}{} ({reason}): {message} (decision {id})", not_in_force(observed)),
         });
     }
-    if let Some(create) = &rollout.create {
+    if let Some(NewRevision { number, cause, is_restored, .. }) = &rollout.create {
         events.push(EventNote {
             kind: EventKind::Normal,
             reason: reasons::REVISION_CREATED.to_owned(),
             action: "CreateRevision",
-            note: format!("revision {} holds the settings of generation {}", create.number, generation(observed)),
+            note: if *is_restored {
+                format!("revision {number} is kept again, as the pods that run it have it: {cause}")
+            } else {
+                format!("revision {number} holds the settings of {cause}")
+            },
         });
     }
     events.extend(reconnected(observed, report));
+    events.extend(progress::events(observed, rollout, &report.conditions));
     for condition in &report.conditions {
         if let Some(event) = turned(observed, condition) {
             events.push(event);
@@ -238,10 +252,6 @@ fn reconnected(observed: &Observed, report: &PoolReport) -> Option<EventNote> {
         action: "Reconnect",
         note: now.message.clone(),
     })
-}
-
-fn generation(observed: &Observed) -> i64 {
-    observed.pool.metadata.generation.unwrap_or_default()
 }
 
 /// Reasons that make no event: on their way, or asked for.

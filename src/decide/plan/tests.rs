@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     api::{
-        Confidence, ConnectionPool, ConnectionPoolStatus, Recommendation, RevisionStatus, SecretRef,
+        Confidence, ConnectionPool, ConnectionPoolStatus, Recommendation, SecretRef,
         conditions::{
             ACCEPTED, ConditionStatus, INJECTED, LEAK_DETECTED, PROVEN, READY, RECONNECTED, SCALING_LIMITED, merge,
         },
@@ -19,6 +19,7 @@ use crate::{
     },
     decide::{
         effective::{EffectivePool, PoolRefusal, effective},
+        rollout::{DEFAULT_PAUSE_SECONDS, RolloutMemory, settings_hash},
         shares::{self, PodPhase},
         sizing::{Decision, Explanation},
     },
@@ -35,7 +36,7 @@ struct World {
     revisions: Vec<RevisionSeen>,
     status: ConnectionPoolStatus,
     sizing: Option<SizingSeen>,
-    progress: Option<RolloutProgress>,
+    rollout: Option<RolloutMemory>,
     epoch: u64,
     now: UnixSeconds,
     next_pod: u32,
@@ -52,7 +53,7 @@ impl World {
             revisions: Vec::new(),
             status: ConnectionPoolStatus::default(),
             sizing: None,
-            progress: None,
+            rollout: None,
             epoch: 3,
             now: NOW,
             next_pod: 0,
@@ -88,6 +89,7 @@ impl World {
         self.pods.push(PodSeen {
             facts: Arc::new(facts),
             answer: AgentAnswer::NotAsked,
+            is_answer_outdated: false,
             measured: None,
             demand: None,
             reporting: false,
@@ -121,19 +123,21 @@ impl World {
             most_writes: usize::MAX,
         };
         change(&mut observed);
-        plan(&observed, self.progress, cannot_render)
+        plan(&observed, self.rollout.as_ref(), cannot_render)
     }
 
     /// What the shell does with the whole plan, but for the patches that `takes` refuses.
     fn carry_out(&mut self, plan: &Plan, mut takes: impl FnMut(usize) -> bool) {
-        self.progress = plan.progress;
-        if let Some(NewRevision { number, settings }) = &plan.create {
+        self.rollout.clone_from(&plan.rollout);
+        if let Some(NewRevision { number, settings, .. }) = &plan.create {
+            let annotated_hash = Some(settings_hash(settings));
             let settings = Some(settings.clone());
             self.revisions.push(RevisionSeen {
                 name: format!("shop-{number}"),
                 number: *number,
                 created: self.now,
                 settings,
+                annotated_hash,
             });
         }
         for (index, patch) in plan.patches.iter().enumerate() {
@@ -149,7 +153,8 @@ impl World {
             }
         }
         self.revisions.retain(|revision| !plan.prune.contains(&revision.name));
-        self.status.revision = plan.report.revision.clone();
+        self.status.revision.clone_from(&plan.report.revision);
+        self.status.rollout.clone_from(&plan.report.rollout);
     }
 
     /// The agent of a pod does what its annotations say and tells so. It never takes an older grant for a newer one.
@@ -169,16 +174,20 @@ impl World {
         grants.map(|grant| grant.granted.max(grant.share)).sum()
     }
 
-    /// Goes on until there is nothing left to do.
+    /// Goes on until there is nothing left to do, whatever time that takes.
     fn settle(&mut self) {
-        for _ in 0..50 {
+        for _ in 0..60 {
             for pod in 0..self.pods.len() {
                 self.obey(pod);
             }
             let plan = self.plan();
-            if plan.patches.is_empty() && plan.create.is_none() {
+            let is_in_course = plan.report.rollout.as_ref().is_some_and(|told| told.current_step_index.is_some());
+            let goes_on = is_in_course && plan.look_again_seconds.is_some();
+            if plan.patches.is_empty() && plan.create.is_none() && !goes_on {
+                self.carry_out(&plan, |_| true);
                 return;
             }
+            self.now += i64::from(plan.look_again_seconds.unwrap_or(0).min(DEFAULT_PAUSE_SECONDS));
             self.carry_out(&plan, |_| true);
         }
         panic!("it does not settle: {:?}", self.plan().patches);
@@ -1363,7 +1372,7 @@ fn a_proof_by_login_alone_is_told() {
 }
 
 #[test]
-fn a_change_of_the_settings_goes_one_pod_at_a_time_and_new_pods_get_the_proven_one() {
+fn a_change_of_the_settings_goes_to_one_pod_first_then_one_at_a_time_and_new_pods_get_the_proven_one() {
     let mut world = World::new(SHARED);
     for _ in 0..3 {
         world.admit();
@@ -1382,8 +1391,16 @@ fn a_change_of_the_settings_goes_one_pod_at_a_time_and_new_pods_get_the_proven_o
         for pod in 0..3 {
             world.obey(pod);
         }
+        if told == 1 {
+            world.carry_out(&world.plan(), |_| true);
+            assert_eq!(changed(&world), told, "and for the pause");
+            world.now += i64::from(DEFAULT_PAUSE_SECONDS);
+        }
     }
-    assert_eq!(world.plan().report.revision, Some(RevisionStatus { stable: 2, updated: 2 }));
+    let revision = world.plan().report.revision.expect("told");
+    assert_eq!((revision.stable, revision.updated), (2, 2));
+    let hash = settings_hash(&world.effective.settings);
+    assert_eq!((revision.stable_hash, revision.updated_hash), (Some(hash.clone()), Some(hash)));
 }
 
 #[test]
@@ -1426,23 +1443,275 @@ fn a_revision_that_waits_for_its_promotion_is_told_as_paused_and_never_as_stuck(
     assert_eq!(told(&world, "Progressing").reason, reasons::ROLLOUT_COMPLETE);
 }
 
+/// A condition of a plan: status, reason and message.
+fn condition(plan: &Plan, type_: &str) -> (ConditionStatus, &'static str, String) {
+    let told = plan.report.conditions.iter().find(|condition| condition.type_ == type_).expect("always told");
+    (told.status, told.reason, told.message.clone())
+}
+
+fn event_notes(plan: &Plan, reason: &str) -> Vec<String> {
+    plan.events.iter().filter(|event| event.reason == reason).map(|event| event.note.clone()).collect()
+}
+
+/// Three pods that run revision 1, and the wish for another that none of them has proven.
+fn rolling(rollout: &str) -> World {
+    let mut world = World::new(&format!("{SHARED}  rollout: {{{rollout}}}\n"));
+    for _ in 0..3 {
+        world.admit();
+    }
+    world.sizing = Some(sized(11, Reason::Demand));
+    world.settle();
+    world.change(&format!("{SHARED}  health: {{periodSeconds: 3}}\n  rollout: {{{rollout}}}\n"));
+    world.carry_out(&world.plan(), |_| true);
+    world
+}
+
+impl World {
+    /// Asks something of the rollout.
+    fn ask(&mut self, command: &str) {
+        let annotations = self.pool.metadata.annotations.get_or_insert_default();
+        annotations.insert("sluice.dev/rollout".to_owned(), command.to_owned());
+    }
+}
+
 #[test]
-fn a_rollout_that_comes_no_further_is_told_after_its_deadline() {
+fn a_rollout_that_comes_no_further_goes_back_by_itself_after_its_deadline_and_says_so() {
+    let mut world = rolling("progressDeadlineSeconds: 30");
+    world.now += 30;
+    assert_eq!(condition(&world.plan(), "Progressing").1, reasons::ROLLING_OUT);
+    world.now += 1;
+    let plan = world.plan();
+    let (status, reason, message) = condition(&plan, "Progressing");
+    assert_eq!((status, reason), (ConditionStatus::False, reasons::PROGRESS_DEADLINE_EXCEEDED));
+    assert!(
+        message.contains("proven on 0 of 3 pods") && message.contains("have yet to be back on revision 1"),
+        "{message}"
+    );
+    assert!(plan.remember_first && plan.rollouts_ended == [reasons::PROGRESS_DEADLINE_EXCEEDED]);
+    assert_eq!(event_notes(&plan, reasons::PROGRESS_DEADLINE_EXCEEDED).len(), 1);
+    world.carry_out(&plan, |_| true);
+    assert_eq!(world.revision_numbers(), [1, 1, 1]);
+    for pod in 0..3 {
+        world.obey(pod);
+    }
+    let plan = world.plan();
+    let (_, reason, message) = condition(&plan, "Ready");
+    assert_eq!(reason, reasons::PROGRESS_DEADLINE_EXCEEDED, "what the spec says is not in force");
+    assert!(
+        message.contains("every pod that took it is back on revision 1") && message.contains("'retry 2 after "),
+        "{message}"
+    );
+    assert_eq!(event_notes(&plan, reasons::ROLLBACK_COMPLETE).len(), 1);
+    world.carry_out(&plan, |_| true);
+
+    // another operator, and another day
+    (world.rollout, world.now) = (None, world.now + 86_400);
+    let plan = world.plan();
+    assert!(plan.patches.is_empty() && plan.create.is_none(), "{:?}", plan.patches);
+    let revision = plan.report.revision.expect("told");
+    assert_eq!((revision.stable, revision.updated, revision.failed_hashes.len()), (1, 2, 1));
+    let failure = plan.report.rollout.and_then(|rollout| rollout.failure).expect("told");
+    assert_eq!((failure.revision, failure.rolled_back_at.is_some()), (2, true));
+}
+
+#[test]
+fn a_rollout_that_waits_in_a_pause_says_with_which_words_it_goes_on_and_these_are_done_once() {
+    let mut world =
+        rolling("canary: {steps: [{setWeight: 30}, {pause: {}}, {setWeight: 60}, {pause: {duration: 1h}}]}");
+    for pod in 0..3 {
+        world.obey(pod);
+    }
+    let plan = world.plan();
+    let (status, reason, message) = condition(&plan, "Progressing");
+    assert_eq!((status, reason), (ConditionStatus::Unknown, reasons::ROLLOUT_PAUSED));
+    let words = "annotate connectionpool shop --overwrite sluice.dev/rollout='promote 2 in step 1'";
+    assert!(message.contains(words) && message.contains("1 of 3 pods, in step 1 of 4 (30 % of the pods)"), "{message}");
+    assert_eq!(condition(&plan, "Paused").1, reasons::ROLLOUT_PAUSED);
+    assert_eq!(condition(&plan, "Ready").0, ConditionStatus::True, "it was asked for");
+    assert_eq!(event_notes(&plan, reasons::ROLLOUT_PAUSED), [message]);
+    world.carry_out(&plan, |_| true);
+    world.status.conditions = merge(&[], plan.report.conditions, None, k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
+    assert_eq!(event_notes(&world.plan(), reasons::ROLLOUT_PAUSED).len(), 0, "once");
+    let told = world.plan().report.rollout.expect("told");
+    assert_eq!((told.current_step_index, told.set_weight, told.actual_weight, told.updated_pods), (Some(1), 30, 33, 1));
+
+    world.ask("promote 2 in step 1");
+    let plan = world.plan();
+    assert_eq!(event_notes(&plan, reasons::ROLLOUT_COMMAND), ["promote 2: done, as sluice.dev/rollout asks"]);
+    world.carry_out(&plan, |_| true);
+    for pod in 0..3 {
+        world.obey(pod);
+    }
+    let plan = world.plan();
+    let (_, reason, message) = condition(&plan, "Progressing");
+    assert!(reason == reasons::ROLLOUT_PAUSED && message.contains("in step 3 of 4"), "{message}");
+    assert!(message.contains("it goes on at 20"), "when that is: {message}");
+    assert_eq!(plan.look_again_seconds, Some(3600));
+    world.carry_out(&plan, |_| true);
+    // the same words are the same request, for another operator too
+    world.rollout = None;
+    assert!(event_notes(&world.plan(), reasons::ROLLOUT_COMMAND).is_empty());
+    world.now += 3600;
+    world.settle();
+    assert_eq!(world.revision_numbers(), [2, 2, 2]);
+}
+
+#[test]
+fn a_request_that_makes_no_sense_is_told_until_another_stands_in_its_place() {
     let mut world = World::new(SHARED);
     world.admit();
     world.settle();
-    world.change(&format!("{SHARED}  health: {{periodSeconds: 3}}\n  rollout: {{progressDeadlineSeconds: 30}}\n"));
+    world.ask("abort 1");
+    let plan = world.plan();
+    let (status, reason, message) = condition(&plan, "Progressing");
+    assert_eq!((status, reason), (ConditionStatus::True, reasons::ROLLOUT_COMPLETE));
+    assert!(message.contains("\"abort 1\" was refused: nothing is being rolled out"), "{message}");
+    assert_eq!(event_notes(&plan, reasons::ROLLOUT_COMMAND_REFUSED).len(), 1);
+    world.carry_out(&plan, |_| true);
+    let plan = world.plan();
+    assert!(event_notes(&plan, reasons::ROLLOUT_COMMAND_REFUSED).is_empty(), "once");
+    let told = plan.report.rollout.expect("told");
+    assert_eq!(told.last_command.as_deref(), Some("abort 1"));
+    assert!(told.last_command_outcome.is_some_and(|outcome| outcome.contains("nothing is being rolled out")));
+    world.pool.metadata.annotations = None;
+    assert!(!condition(&world.plan(), "Progressing").2.contains("refused"));
+}
+
+#[test]
+fn a_database_that_fails_everybody_is_held_against_no_revision() {
+    for (state, silent) in [(UpstreamState::ReadOnly, None), (UpstreamState::Unknown, Some(true))] {
+        let mut world = rolling("progressDeadlineSeconds: 30");
+        let all = |world: &mut World, upstream: &Option<UpstreamSeen>| {
+            for pod in &mut world.pods {
+                let AgentAnswer::Report(report) = &mut pod.answer else { panic!("it was asked") };
+                Arc::make_mut(report).upstream.clone_from(upstream);
+            }
+        };
+        all(&mut world, &Some(UpstreamSeen { state, message: "it does not work".to_owned(), silent }));
+        for _ in 0..3 {
+            world.now += 31;
+            let plan = world.plan();
+            let (_, reason, message) = condition(&plan, "Progressing");
+            assert!(reason == reasons::ROLLING_OUT && message.contains("see UpstreamHealthy"), "{reason}: {message}");
+            assert!(plan.patches.is_empty());
+            world.carry_out(&plan, |_| true);
+        }
+        all(&mut world, &None);
+        world.now += 30;
+        assert_eq!(condition(&world.plan(), "Progressing").1, reasons::ROLLING_OUT, "its time begins anew");
+        world.now += 1;
+        assert_eq!(condition(&world.plan(), "Progressing").1, reasons::PROGRESS_DEADLINE_EXCEEDED);
+    }
+}
+
+#[test]
+fn a_pool_of_one_pod_is_told_to_have_no_canary() {
+    let mut world = World::new(SHARED);
+    world.admit();
+    world.settle();
+    world.change(&format!("{SHARED}  health: {{periodSeconds: 3}}\n"));
     world.carry_out(&world.plan(), |_| true);
-    let reason = |world: &World| {
-        let conditions = world.plan().report.conditions;
-        conditions.into_iter().find(|condition| condition.type_ == "Progressing").expect("Progressing").reason
-    };
-    world.now += 30;
-    assert_eq!(reason(&world), reasons::ROLLING_OUT);
-    world.now += 1;
-    assert_eq!(reason(&world), reasons::PROGRESS_DEADLINE_EXCEEDED);
     world.obey(0);
-    assert_eq!(reason(&world), reasons::ROLLOUT_COMPLETE);
+    let (status, reason, message) = condition(&world.plan(), "Progressing");
+    assert_eq!(
+        (status, reason),
+        (ConditionStatus::True, reasons::ROLLING_OUT),
+        "nobody has to know of a pause of ours"
+    );
+    assert!(message.contains("there is no canary"), "{message}");
+}
+
+#[test]
+fn settings_that_were_there_before_are_the_revision_that_they_were() {
+    let mut world = World::new(SHARED);
+    world.admit();
+    world.settle();
+    let changed = format!("{SHARED}  health: {{periodSeconds: 3}}\n");
+    for (spec, number) in [(changed.as_str(), 2), (SHARED, 1), (&changed, 2)] {
+        world.change(spec);
+        world.settle();
+        assert_eq!((world.revision_numbers(), world.revisions.len()), (vec![number], world.revisions.len().min(2)));
+    }
+}
+
+#[test]
+fn an_undo_brings_an_earlier_revision_back_and_says_that_the_spec_says_otherwise() {
+    let mut world = World::new(SHARED);
+    world.admit();
+    world.settle();
+    world.change(&format!("{SHARED}  health: {{periodSeconds: 3}}\n"));
+    world.settle();
+    world.ask("undo 1");
+    world.settle();
+    assert_eq!(world.revision_numbers(), [1]);
+    let plan = world.plan();
+    let (status, reason, message) = condition(&plan, "Progressing");
+    assert_eq!((status, reason), (ConditionStatus::True, reasons::ROLLOUT_UNDONE));
+    assert!(message.contains("instead of revision 2") && message.contains("'retry 2'"), "{message}");
+    world.ask("undo 7");
+    let (_, _, message) = condition(&world.plan(), "Progressing");
+    assert!(message.contains("there is no revision 7") && message.contains("there are 1, 2"), "{message}");
+    world.ask("retry 2");
+    world.settle();
+    assert_eq!(world.revision_numbers(), [2]);
+}
+
+#[test]
+fn a_revision_that_was_made_anew_by_hand_is_followed_by_nobody_and_the_pods_that_have_it_keep_it() {
+    let mut world = World::new(SHARED);
+    for _ in 0..2 {
+        world.admit();
+    }
+    world.settle();
+    // deleted, and created with something else under the same name and number
+    world.revisions[0].settings.as_mut().expect("read").health.validation_query = "drop table orders".to_owned();
+    let plan = world.plan();
+    assert!(plan.patches.is_empty() && plan.create.is_none(), "{:?}", plan.create);
+    let (_, _, message) = condition(&plan, "Progressing");
+    assert!(message.contains("ControllerRevision shop-1 is not what was written"), "{message}");
+    // its annotation was made to match: the status knows better
+    let forged = settings_hash(world.revisions[0].settings.as_ref().expect("read"));
+    world.revisions[0].annotated_hash = Some(forged);
+    assert!(world.plan().patches.is_empty());
+    // a new pod is told what the pods have
+    world.admit();
+    let plan = world.plan();
+    let told = plan.patches.iter().find_map(|patch| patch.revision.as_ref()).expect("it is told");
+    assert_eq!(told.pools["shop"].settings, world.effective.settings);
+    // and another change gets a number of its own
+    world.change(&format!("{SHARED}  health: {{periodSeconds: 3}}\n"));
+    assert_eq!(world.plan().create.map(|new| new.number), Some(2));
+}
+
+#[test]
+fn a_revision_that_was_deleted_is_kept_anew_as_long_as_a_pod_has_it() {
+    let mut world = World::new(SHARED);
+    world.admit();
+    world.settle();
+    let kept = world.revisions.clone();
+    world.revisions.clear();
+    let plan = world.plan();
+    let create = plan.create.as_ref().expect("it is created");
+    assert_eq!((create.number, create.is_restored), (1, true));
+    assert!(event_notes(&plan, reasons::REVISION_CREATED)[0].contains("revision 1 is kept again"));
+    let failed = plan.without_creation();
+    assert!(failed.create.is_none() && failed.patches.is_empty());
+    world.carry_out(&world.plan(), |_| true);
+    assert_eq!(world.revisions[0].settings, kept[0].settings);
+    // renumbered by hand: its name says what it is
+    world.revisions[0].number = 5;
+    let plan = world.plan();
+    assert!(plan.create.is_none() && plan.patches.is_empty(), "its name is taken: {:?}", plan.create);
+    assert!(condition(&plan, "Progressing").2.contains("shop-1"));
+}
+
+#[test]
+fn why_there_is_a_revision_is_what_whoever_changed_the_pool_says() {
+    let mut world = World::new(SHARED);
+    assert_eq!(world.plan().create.expect("the first").cause, "generation 4");
+    let annotations = world.pool.metadata.annotations.get_or_insert_default();
+    annotations.insert("kubernetes.io/change-cause".to_owned(), "longer waits, OPS-17".to_owned());
+    assert_eq!(world.plan().create.expect("the first").cause, "longer waits, OPS-17");
 }
 
 #[test]
@@ -1465,7 +1734,7 @@ fn the_history_is_bounded_and_keeps_what_is_in_use() {
 #[test]
 fn a_class_says_how_many_pods_change_at_once_how_long_that_may_take_and_how_many_revisions_are_kept() {
     let class = "apiVersion: sluice.dev/v1alpha1\nkind: ConnectionPoolClass\nmetadata: {name: brisk}\n\
-                 spec: {rollout: {canary: {maxUnavailable: 2}, progressDeadlineSeconds: 30, revisionHistoryLimit: 4}}";
+                 spec: {rollout: {canary: {maxUnavailable: 2, steps: []}, progressDeadlineSeconds: 30, revisionHistoryLimit: 4}}";
     let class = serde_yaml::from_str(class).expect("the fixture is a class");
     let change = |world: &mut World, period: u32| {
         world.change(&format!("{SHARED}  health: {{periodSeconds: {period}}}\n"));
@@ -1481,9 +1750,7 @@ fn a_class_says_how_many_pods_change_at_once_how_long_that_may_take_and_how_many
     assert_eq!(plan.patches.iter().filter(|patch| patch.revision.is_some()).count(), 2);
     world.carry_out(&plan, |_| true);
     world.now += 31;
-    let conditions = world.plan().report.conditions;
-    let progressing = conditions.iter().find(|condition| condition.type_ == "Progressing").expect("always told");
-    assert_eq!(progressing.reason, reasons::PROGRESS_DEADLINE_EXCEEDED);
+    assert_eq!(condition(&world.plan(), "Progressing").1, reasons::PROGRESS_DEADLINE_EXCEEDED);
     world.settle();
     for period in 2..9 {
         change(&mut world, period);
@@ -1551,7 +1818,13 @@ fn a_number_that_somebody_made_up_neither_wraps_the_next_revision_nor_becomes_th
             Arc::make_mut(document).pools.get_mut("shop").expect("ours").revision = forged;
         }
         let settings = world.revisions[0].settings.clone();
-        world.revisions.push(RevisionSeen { name: "forged".to_owned(), number: forged, created: NOW, settings });
+        world.revisions.push(RevisionSeen {
+            name: "forged".to_owned(),
+            number: forged,
+            created: NOW,
+            settings,
+            annotated_hash: None,
+        });
     }
     let taken = [u64::MAX, 2];
     world.change(&format!("{SHARED}  health: {{periodSeconds: 7}}\n"));
@@ -1728,7 +2001,7 @@ proptest! {
                 }
                 Happening::NewLeader => {
                     world.epoch += 1;
-                    world.progress = None;
+                    world.rollout = None;
                 }
                 Happening::Look(mask) => {
                     let plan = world.plan();

@@ -7,6 +7,7 @@ mod gateway;
 pub mod pods;
 pub mod process;
 mod prometheus;
+mod rollouts;
 
 use std::{
     sync::{
@@ -385,11 +386,11 @@ async fn epochs(pods: &[FakePod]) -> Vec<u64> {
 #[ignore = "needs a Kubernetes API server: tests/run api"]
 async fn a_changed_setting_becomes_a_revision_that_reaches_all_pods_a_few_at_a_time() {
     let _turn = turn().await;
-    let shop = Shop::new("operator", SHARED).await;
+    let shop = Shop::new("operator", &format!("{SHARED}  rollout: {{canary: {{steps: []}}}}\n")).await;
     let operator = Operator::start(&shop.cluster, "a", &[]);
     operator.leads().await;
     let pods = shop.pods(3).await;
-    shop.condition("Proven", "True/AllProven").await;
+    shop.runs_stable(3).await;
     // an agent that does not confirm holds the others back
     for pod in &pods {
         pod.behaviour.lock().silent = true;

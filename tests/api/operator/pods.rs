@@ -52,6 +52,8 @@ pub struct Behaviour {
     pub troubles: Vec<TroubleSeen>,
     /// Of what kind the leaked ones are.
     pub leaks: Option<LeakKinds>,
+    /// Settings of which no process ever proves itself, by their `queryWaitTimeoutSeconds`.
+    pub dead: Option<u32>,
 }
 
 /// A pod with its agent. Both end with it.
@@ -236,8 +238,10 @@ impl Agent {
         }
         let behaviour = self.behaviour.lock().clone();
         let held = behaviour.held.unwrap_or(grant.share);
+        let is_dead = behaviour.dead == Some(wanted.settings.health.query_wait_timeout_seconds);
+        let before = report.as_ref().and_then(|report| report.revision);
         *report = Some(StatusReport {
-            revision: Some(wanted.revision),
+            revision: if is_dead { before } else { Some(wanted.revision) },
             wanted_revision: Some(wanted.revision),
             epoch: document.epoch,
             seq: grant.seq,

@@ -1,0 +1,271 @@
+//! What is told of a rollout: `Progressing`, `Paused`, and the events of what happened in it.
+
+use std::fmt::Write as _;
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::{
+    conditions::{no, unknown, yes},
+    observed::Observed,
+    report::{EventKind, EventNote},
+    rollout::Rollout,
+};
+use crate::{
+    api::{
+        ROLLOUT_ANNOTATION,
+        conditions::{ObservedCondition as Condition, PAUSED, PROGRESSING},
+        reasons,
+    },
+    decide::rollout::{
+        DEFAULT_STEPS, HandledCommand, RolloutHappening, RolloutMove, RolloutState, RolloutStep, UndoneRevision,
+    },
+    domain::UnixSeconds,
+};
+
+pub(super) fn progressing(observed: &Observed, rollout: &Rollout) -> Condition {
+    let (Ok(_), Some(course)) = (observed.effective, &rollout.course) else {
+        return unknown(PROGRESSING, reasons::NOT_ACCEPTED, "nothing is rolled out without a valid spec: see Accepted");
+    };
+    let mut condition = of_course(observed, course);
+    if rollout.is_held && course.figures.is_in_course {
+        condition.message +=
+            "; it waits, because the database does not serve the other pods either: see UpstreamHealthy";
+    }
+    if let Some(HandledCommand { text, refused: Some(why) }) = &course.memory.command {
+        let _ = write!(condition.message, "; the request {text:?} was refused: {why}");
+    }
+    if let Some(doubted) = rollout.doubted.first() {
+        let _ = write!(
+            condition.message,
+            "; ControllerRevision {doubted} is not what was written, and is not followed: delete it, what is needed of it is kept anew"
+        );
+    }
+    condition
+}
+
+/// The steps that somebody named; none where they are the built-in ones, which nobody has to know of.
+fn named_steps<'a>(observed: &'a Observed) -> &'a [RolloutStep] {
+    let steps = observed.effective.map(|effective| effective.rollout.steps.as_slice()).unwrap_or_default();
+    if *steps == DEFAULT_STEPS { &[] } else { steps }
+}
+
+fn of_course(observed: &Observed, course: &RolloutMove) -> Condition {
+    let RolloutMove { members, proven, .. } = course;
+    let (goal, stable) = (course.goal.number, course.stable.number);
+    let new_pods = format!("new pods get revision {stable}");
+    let runs = format!("revision {goal} runs on {proven} of {members} pods");
+    match course.state {
+        RolloutState::NoPods if goal == stable => {
+            yes(PROGRESSING, reasons::ROLLOUT_COMPLETE, format!("no pod runs; {new_pods}"))
+        }
+        RolloutState::NoPods => yes(
+            PROGRESSING,
+            reasons::ROLLING_OUT,
+            format!("no pod runs that could prove revision {goal}: {new_pods}, and it goes to one of them first"),
+        ),
+        RolloutState::Complete => complete(observed, course),
+        RolloutState::Rolling | RolloutState::Analysing => {
+            yes(PROGRESSING, reasons::ROLLING_OUT, format!("{runs}{}; {new_pods}", at_step(observed, course)))
+        }
+        RolloutState::Pausing { until } => pausing(observed, course, until),
+        RolloutState::AwaitingPromotion => unknown(
+            PROGRESSING,
+            reasons::BLUE_GREEN_PAUSE,
+            format!(
+                "revision {goal} has proven itself in {} of {members} pods, beside revision {stable}, which serves all clients; \
+                 set spec.rollout.blueGreen.autoPromotionEnabled to true to promote it, or the spec back",
+                course.awaiting_promotion
+            ),
+        ),
+        RolloutState::Failed { away } => failed(observed, course, away),
+        RolloutState::Stuck => no(
+            PROGRESSING,
+            reasons::PROGRESS_DEADLINE_EXCEEDED,
+            format!(
+                "{runs} and has not come further within the deadline; {new_pods}; see Proven for what the pods say"
+            ),
+        ),
+    }
+}
+
+fn complete(observed: &Observed, course: &RolloutMove) -> Condition {
+    let (goal, members) = (course.goal.number, course.members);
+    match &course.memory.undone {
+        None => yes(PROGRESSING, reasons::ROLLOUT_COMPLETE, format!("revision {goal} runs on all {members} pods")),
+        Some(UndoneRevision { spec, .. }) => yes(
+            PROGRESSING,
+            reasons::ROLLOUT_UNDONE,
+            format!(
+                "revision {goal} runs on all {members} pods because somebody wants it instead of revision {}, which is what the \
+                 spec says; it stays until the spec changes, or until: {}",
+                spec.number,
+                request(observed, &format!("retry {}", spec.number))
+            ),
+        ),
+    }
+}
+
+/// In which step it is, where somebody named steps.
+fn at_step(observed: &Observed, course: &RolloutMove) -> String {
+    let steps = named_steps(observed).len();
+    if steps == 0 || !course.figures.is_in_course {
+        return String::new();
+    }
+    let step = course.memory.position.step;
+    format!(", in step {step} of {steps} ({} % of the pods)", course.figures.set_weight)
+}
+
+fn pausing(observed: &Observed, course: &RolloutMove, until: Option<UnixSeconds>) -> Condition {
+    let RolloutMove { members, figures, .. } = course;
+    let (goal, stable) = (course.goal.number, course.stable.number);
+    // there is nobody to compare it with
+    let alone = if *members == 1 {
+        ", the only one, so there is no canary: it was proven beside the process before it"
+    } else {
+        ""
+    };
+    let proved = format!(
+        "revision {goal} has proven itself on {} of {members} pods{alone}{}",
+        figures.updated_pods,
+        at_step(observed, course)
+    );
+    let back = request(observed, &format!("abort {goal}"));
+    let at = until.map(|until| Timestamp::from_second(until).unwrap_or_default());
+    if named_steps(observed).is_empty() {
+        let at = at.map(|at| format!(" at {at}")).unwrap_or_default();
+        return yes(
+            PROGRESSING,
+            reasons::ROLLING_OUT,
+            format!("{proved}; the rest follow{at}; to take it back: {back}; new pods get revision {stable}"),
+        );
+    }
+    let go_on = request(observed, &format!("promote {goal} in step {}", course.memory.position.step));
+    let waits = match at {
+        Some(at) => format!("it goes on at {at}, or with"),
+        None => "it goes on with".to_owned(),
+    };
+    unknown(
+        PROGRESSING,
+        reasons::ROLLOUT_PAUSED,
+        format!("{proved}; {waits}: {go_on}; to take it back: {back}; new pods get revision {stable}"),
+    )
+}
+
+fn failed(observed: &Observed, course: &RolloutMove, away: usize) -> Condition {
+    let (goal, stable) = (course.goal.number, course.stable.number);
+    let known = course.memory.failure.as_ref().filter(|failure| failure.revision == course.goal);
+    let (reason, why, at) = known.map_or((reasons::ROLLOUT_ABORTED, "it failed before", 0), |failure| {
+        (failure.reason.as_str(), failure.message.as_str(), failure.at)
+    });
+    let back = match away {
+        0 => format!("every pod that took it is back on revision {stable}"),
+        away => format!("{away} pods have yet to be back on revision {stable}"),
+    };
+    let again = request(observed, &format!("retry {goal} after {}", Timestamp::from_second(at).unwrap_or_default()));
+    no(
+        PROGRESSING,
+        reason,
+        format!(
+            "revision {goal} was taken back: {why}; {back}, which new pods get; it is not tried again until the settings change, or \
+             until: {again}"
+        ),
+    )
+}
+
+/// The command by which somebody asks for something.
+fn request(observed: &Observed, words: &str) -> String {
+    let metadata = &observed.pool.metadata;
+    let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
+    format!(
+        "kubectl -n {} annotate connectionpool {} --overwrite {ROLLOUT_ANNOTATION}='{words}'",
+        namespace.unwrap_or_default(),
+        name.unwrap_or_default()
+    )
+}
+
+pub(super) fn paused(observed: &Observed, rollout: &Rollout) -> Condition {
+    if observed.pool.spec.paused {
+        return yes(PAUSED, reasons::PAUSED, "spec.paused is true: limits, shares and revisions stay as they are");
+    }
+    match &rollout.course {
+        Some(course) if is_paused(observed, course) => yes(
+            PAUSED,
+            reasons::ROLLOUT_PAUSED,
+            format!(
+                "the rollout of revision {} waits in step {}, see Progressing; limits and shares follow the load",
+                course.goal.number, course.memory.position.step
+            ),
+        ),
+        _ => no(PAUSED, reasons::NOT_PAUSED, "spec.paused is false"),
+    }
+}
+
+/// Whether it waits in a pause that somebody named.
+fn is_paused(observed: &Observed, course: &RolloutMove) -> bool {
+    matches!(course.state, RolloutState::Pausing { .. }) && !named_steps(observed).is_empty()
+}
+
+/// How rollouts ended, by their reasons.
+pub(super) fn ended(course: &RolloutMove) -> Vec<&'static str> {
+    let reasons = course.happened.iter().filter_map(|happened| match happened {
+        RolloutHappening::Promoted { from: Some(_), .. } => Some(reasons::ROLLOUT_COMPLETE),
+        RolloutHappening::Failed => course.memory.failure.as_ref().map(|failure| failure.reason.as_str()),
+        _ => None,
+    });
+    reasons.collect()
+}
+
+/// The events of what happened, but for failures: `Progressing` turns with them.
+pub(super) fn events(observed: &Observed, rollout: &Rollout, conditions: &[Condition]) -> Vec<EventNote> {
+    let Some(course) = &rollout.course else { return Vec::new() };
+    let mut events: Vec<EventNote> =
+        course.happened.iter().filter_map(|happened| event(observed, course, happened)).collect();
+    let reason = |conditions: &[Condition]| {
+        conditions.iter().find(|condition| condition.type_ == PROGRESSING).map(|condition| condition.message.clone())
+    };
+    let before = observed.status.and_then(|status| status.conditions.iter().find(|known| known.type_ == PROGRESSING));
+    let was_paused = before.is_some_and(|before| before.reason == reasons::ROLLOUT_PAUSED);
+    if is_paused(observed, course) && !was_paused {
+        events.push(normal(reasons::ROLLOUT_PAUSED, "Pause", reason(conditions).unwrap_or_default()));
+    }
+    events
+}
+
+fn normal(reason: &'static str, action: &'static str, note: String) -> EventNote {
+    EventNote { kind: EventKind::Normal, reason: reason.to_owned(), action, note }
+}
+
+fn event(observed: &Observed, course: &RolloutMove, happened: &RolloutHappening) -> Option<EventNote> {
+    let (goal, stable) = (course.goal.number, course.stable.number);
+    let RolloutMove { members, figures, .. } = course;
+    match happened {
+        RolloutHappening::StepDone { step } => {
+            let steps = named_steps(observed).len();
+            let updated = figures.updated_pods;
+            let note = format!(
+                "step {step} of {steps} is done: revision {goal} has proven itself on {updated} of {members} pods"
+            );
+            (steps > 0).then(|| normal(reasons::ROLLOUT_STEP_COMPLETED, "CompleteStep", note))
+        }
+        RolloutHappening::Promoted { revision, from } => {
+            let note =
+                format!("revision {revision} runs on all {members} pods, and new pods get it in place of {}", (*from)?);
+            Some(normal(reasons::ROLLOUT_COMPLETE, "Promote", note))
+        }
+        RolloutHappening::Failed => None,
+        RolloutHappening::RolledBack => {
+            let note = format!("every pod that took revision {goal} is proven to run revision {stable} again");
+            Some(normal(reasons::ROLLBACK_COMPLETE, "RollBack", note))
+        }
+        RolloutHappening::Obeyed { command } => {
+            let note = format!("{} {}: done, as {ROLLOUT_ANNOTATION} asks", command.verb.as_str(), command.revision);
+            Some(normal(reasons::ROLLOUT_COMMAND, "Obey", note))
+        }
+        RolloutHappening::Refused { text, why } => Some(EventNote {
+            kind: EventKind::Warning,
+            reason: reasons::ROLLOUT_COMMAND_REFUSED.to_owned(),
+            action: "Refuse",
+            note: format!("{ROLLOUT_ANNOTATION}: {text:?} was refused: {why}"),
+        }),
+    }
+}

@@ -1,0 +1,362 @@
+//! What has to be remembered of a rollout because pods and revisions do not say it, and how the status of the pool keeps it.
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+
+use crate::{
+    api::{ConnectionPoolStatus, RevisionStatus, RolloutFailureStatus, RolloutStatus, UndoneStatus, reasons},
+    contract::Settings,
+    domain::UnixSeconds,
+    fingerprint::fingerprint,
+};
+
+/// Hashes of failed revisions that are remembered; the oldest are forgotten.
+pub const FAILED_HASHES: usize = 10;
+
+/// Which revision: its number, and the hash of what it says, because a number alone can be given to something else.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RevisionId {
+    /// The number.
+    pub number: u64,
+    /// Hash of the settings.
+    pub hash: String,
+}
+
+impl RevisionId {
+    /// Of a number and what it says.
+    pub fn of(number: u64, settings: &Settings) -> Self {
+        Self { number, hash: settings_hash(settings) }
+    }
+}
+
+/// Hash of what a revision says: equal contents are the same revision, whatever its number. It is of the settings as they are
+/// written, which leave out what is the default, so that an operator that knows of more settings finds the same.
+pub fn settings_hash(settings: &Settings) -> String {
+    fingerprint(&serde_json::to_vec(settings).unwrap_or_default(), 8)
+}
+
+/// Why a revision failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FailureReason {
+    /// Somebody took it back.
+    Aborted,
+    /// It came no further within `rollout.progressDeadlineSeconds`: it is not proven to be bad, nor to be good.
+    ProgressDeadlineExceeded,
+    /// The analysis found it worse.
+    AnalysisFailed,
+}
+
+impl FailureReason {
+    const ALL: [Self; 3] = [Self::Aborted, Self::ProgressDeadlineExceeded, Self::AnalysisFailed];
+
+    /// As conditions, events and the status name it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Aborted => reasons::ROLLOUT_ABORTED,
+            Self::ProgressDeadlineExceeded => reasons::PROGRESS_DEADLINE_EXCEEDED,
+            Self::AnalysisFailed => reasons::ANALYSIS_FAILED,
+        }
+    }
+}
+
+/// How a revision failed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RolloutFailure {
+    /// Which one.
+    pub revision: RevisionId,
+    /// Why.
+    pub reason: FailureReason,
+    /// The same in words, with the numbers.
+    pub message: String,
+    /// When.
+    pub at: UnixSeconds,
+    /// When the last pod that had taken it was proven to run another one; None while one has yet to.
+    pub rolled_back_at: Option<UnixSeconds>,
+}
+
+/// That somebody wants another revision than the spec says, for as long as it says that.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UndoneRevision {
+    /// What the spec says.
+    pub spec: RevisionId,
+    /// What is wanted instead.
+    pub to: RevisionId,
+}
+
+/// How far a rollout has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RolloutPosition {
+    /// Index of the step in course.
+    pub step: usize,
+    /// Of which steps; other steps begin anew.
+    pub steps_hash: String,
+    /// When that step began.
+    pub since: UnixSeconds,
+    /// The most pods that were proven to run the revision since then.
+    pub proven: usize,
+    /// When it came further last: what the deadline counts from. None: from the next look on.
+    pub progressed: Option<UnixSeconds>,
+}
+
+/// The request that was seen last, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HandledCommand {
+    /// As the annotation says it, as far as it is read.
+    pub text: String,
+    /// Why it was refused; None where it was done.
+    pub refused: Option<String>,
+}
+
+/// What has to be remembered of a rollout.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RolloutMemory {
+    /// What was promoted last, and new pods get; None before all pods of the pool have run anything.
+    pub stable: Option<RevisionId>,
+    /// What is rolled out; None before the first look at the pool.
+    pub updated: Option<RevisionId>,
+    /// Hashes of what failed and is not tried again, the newest last.
+    pub failed_hashes: Vec<String>,
+    /// How `updated` failed, or the last one before it.
+    pub failure: Option<RolloutFailure>,
+    /// What somebody wants instead of what the spec says.
+    pub undone: Option<UndoneRevision>,
+    /// How far it has come.
+    pub position: RolloutPosition,
+    /// The request that was seen last.
+    pub command: Option<HandledCommand>,
+    /// Whether it was read from the status and nothing was decided since: nobody watched for a while, and no time counts as without
+    /// progress in which nobody could make any.
+    pub is_recalled: bool,
+}
+
+/// What the status tells of a rollout beside what is remembered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RolloutFigures {
+    /// Whether steps are gone through.
+    pub is_in_course: bool,
+    /// Whether the deadline counts.
+    pub is_counting: bool,
+    /// Percent of the pods that may run the revision.
+    pub set_weight: u32,
+    /// Percent of them that are told to.
+    pub actual_weight: u32,
+    /// Pods that are told to.
+    pub updated_pods: usize,
+}
+
+const DONE: &str = "Done";
+
+impl RolloutMemory {
+    /// Whether a revision failed and is not to be tried again.
+    pub fn has_failed(&self, revision: &RevisionId) -> bool {
+        self.failed_hashes.contains(&revision.hash)
+    }
+
+    /// Remembers a failure.
+    pub(super) fn fail(&mut self, failure: RolloutFailure) {
+        self.forgive(&failure.revision.hash);
+        self.failed_hashes.push(failure.revision.hash.clone());
+        let surplus = self.failed_hashes.len().saturating_sub(FAILED_HASHES);
+        self.failed_hashes.drain(..surplus);
+        self.failure = Some(failure);
+    }
+
+    /// Forgets that a revision failed.
+    pub(super) fn forgive(&mut self, hash: &str) {
+        self.failed_hashes.retain(|failed| failed != hash);
+        self.failure.take_if(|failure| failure.revision.hash == hash);
+    }
+
+    /// What a status remembers.
+    pub fn from_status(status: Option<&ConnectionPoolStatus>) -> Self {
+        let Some(revision) = status.and_then(|status| status.revision.as_ref()) else { return Self::default() };
+        let id = |number: u64, hash: &Option<String>| RevisionId { number, hash: hash.clone().unwrap_or_default() };
+        let updated = id(revision.updated, &revision.updated_hash);
+        // without a hash it was never promoted, unless an operator wrote it that knew of no hashes
+        let was_promoted = revision.stable_hash.is_some() || revision.stable != revision.updated;
+        let rollout = status.and_then(|status| status.rollout.as_ref());
+        Self {
+            stable: was_promoted.then(|| id(revision.stable, &revision.stable_hash)),
+            updated: Some(updated),
+            failed_hashes: revision.failed_hashes.clone(),
+            failure: rollout.and_then(|rollout| rollout.failure.as_ref()).and_then(failure_from),
+            undone: rollout.and_then(|rollout| rollout.undone.as_ref()).map(|undone| UndoneRevision {
+                spec: RevisionId { number: undone.spec, hash: undone.spec_hash.clone() },
+                to: RevisionId { number: undone.to, hash: undone.to_hash.clone() },
+            }),
+            position: rollout.map(position_from).unwrap_or_default(),
+            command: rollout.and_then(|rollout| {
+                let outcome = rollout.last_command_outcome.clone().unwrap_or_default();
+                let text = rollout.last_command.clone()?;
+                Some(HandledCommand { text, refused: (outcome != DONE).then_some(outcome) })
+            }),
+            is_recalled: true,
+        }
+    }
+
+    /// What the status says of revisions; None before there is one. `shown` is what new pods get before anything was promoted.
+    pub fn revision_status(&self, shown: u64) -> Option<RevisionStatus> {
+        let updated = self.updated.as_ref()?;
+        Some(RevisionStatus {
+            stable: self.stable.as_ref().map_or(shown, |stable| stable.number),
+            stable_hash: self.stable.as_ref().map(|stable| stable.hash.clone()).filter(|hash| !hash.is_empty()),
+            updated: updated.number,
+            updated_hash: Some(updated.hash.clone()).filter(|hash| !hash.is_empty()),
+            failed_hashes: self.failed_hashes.clone(),
+        })
+    }
+
+    /// What the status says of the rollout: where it is while one is in course, and since when it has come no further while the
+    /// deadline counts. What changes with each look and means nothing would be a write for each.
+    pub fn rollout_status(&self, figures: RolloutFigures) -> RolloutStatus {
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let RolloutFigures { is_in_course, is_counting, set_weight, actual_weight, updated_pods } = figures;
+        let RolloutPosition { step, steps_hash, since, proven, progressed } = &self.position;
+        RolloutStatus {
+            current_step_index: is_in_course.then(|| count(*step)),
+            current_step_hash: is_in_course.then(|| steps_hash.clone()),
+            step_started_at: is_in_course.then(|| time(*since)),
+            progressed_at: progressed.filter(|_| is_in_course && is_counting).map(time),
+            proven_pods: is_in_course.then(|| count(*proven)),
+            set_weight,
+            actual_weight,
+            updated_pods: count(updated_pods),
+            failure: self.failure.as_ref().map(|failure| RolloutFailureStatus {
+                revision: failure.revision.number,
+                hash: failure.revision.hash.clone(),
+                reason: failure.reason.as_str().to_owned(),
+                message: failure.message.clone(),
+                time: time(failure.at),
+                rolled_back_at: failure.rolled_back_at.map(time),
+            }),
+            undone: self.undone.as_ref().map(|UndoneRevision { spec, to }| UndoneStatus {
+                spec: spec.number,
+                spec_hash: spec.hash.clone(),
+                to: to.number,
+                to_hash: to.hash.clone(),
+            }),
+            last_command: self.command.as_ref().map(|command| command.text.clone()),
+            last_command_outcome: self
+                .command
+                .as_ref()
+                .map(|command| command.refused.clone().unwrap_or_else(|| DONE.to_owned())),
+        }
+    }
+}
+
+fn time(at: UnixSeconds) -> Time {
+    Time(Timestamp::from_second(at).unwrap_or_default())
+}
+
+fn position_from(rollout: &RolloutStatus) -> RolloutPosition {
+    let size = |count: Option<u32>| usize::try_from(count.unwrap_or_default()).unwrap_or(usize::MAX);
+    RolloutPosition {
+        step: size(rollout.current_step_index),
+        steps_hash: rollout.current_step_hash.clone().unwrap_or_default(),
+        since: rollout.step_started_at.as_ref().map_or(0, |at| at.0.as_second()),
+        proven: size(rollout.proven_pods),
+        progressed: rollout.progressed_at.as_ref().map(|at| at.0.as_second()),
+    }
+}
+
+/// A reason that nobody knows is not followed: the hash is remembered without it.
+fn failure_from(failure: &RolloutFailureStatus) -> Option<RolloutFailure> {
+    Some(RolloutFailure {
+        revision: RevisionId { number: failure.revision, hash: failure.hash.clone() },
+        reason: FailureReason::ALL.into_iter().find(|reason| reason.as_str() == failure.reason)?,
+        message: failure.message.clone(),
+        at: failure.time.0.as_second(),
+        rolled_back_at: failure.rolled_back_at.as_ref().map(|at| at.0.as_second()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u64) -> RevisionId {
+        RevisionId { number, hash: format!("h{number}") }
+    }
+
+    #[test]
+    fn what_is_remembered_comes_back_from_the_status_as_it_was() {
+        let memory = RolloutMemory {
+            stable: Some(id(6)),
+            updated: Some(id(7)),
+            failed_hashes: vec!["h3".to_owned(), "h7".to_owned()],
+            failure: Some(RolloutFailure {
+                revision: id(7),
+                reason: FailureReason::Aborted,
+                message: "somebody".to_owned(),
+                at: 1000,
+                rolled_back_at: Some(1002),
+            }),
+            undone: Some(UndoneRevision { spec: id(7), to: id(5) }),
+            position: RolloutPosition {
+                step: 2,
+                steps_hash: "s".to_owned(),
+                since: 900,
+                proven: 1,
+                progressed: Some(950),
+            },
+            command: Some(HandledCommand { text: "abort 7".to_owned(), refused: None }),
+            is_recalled: true,
+        };
+        let figures = RolloutFigures { is_in_course: true, is_counting: true, ..RolloutFigures::default() };
+        let kept = |memory: &RolloutMemory| {
+            let status = ConnectionPoolStatus {
+                revision: memory.revision_status(1),
+                rollout: Some(memory.rollout_status(figures)),
+                ..ConnectionPoolStatus::default()
+            };
+            let text = serde_json::to_string(&status).expect("JSON");
+            RolloutMemory::from_status(Some(&serde_json::from_str(&text).expect("a status")))
+        };
+        assert_eq!(kept(&memory), memory);
+        let refused = HandledCommand { text: "undo 2".to_owned(), refused: Some("it is gone".to_owned()) };
+        let never = RolloutMemory {
+            stable: None,
+            updated: Some(id(1)),
+            failure: None,
+            undone: None,
+            command: Some(refused),
+            ..memory
+        };
+        assert_eq!(kept(&never), never);
+        assert_eq!(RolloutMemory::from_status(None), RolloutMemory::default());
+    }
+
+    #[test]
+    fn a_status_of_an_operator_without_hashes_keeps_its_stable_revision() {
+        let of = |stable, updated| {
+            let revision = RevisionStatus { stable, updated, ..RevisionStatus::default() };
+            RolloutMemory::from_status(Some(&ConnectionPoolStatus {
+                revision: Some(revision),
+                ..ConnectionPoolStatus::default()
+            }))
+        };
+        assert_eq!(of(5, 6).stable.map(|stable| stable.number), Some(5));
+        assert_eq!(of(6, 6).stable, None, "it is promoted anew as soon as all pods are proven to run it");
+    }
+
+    #[test]
+    fn the_list_of_what_failed_is_bounded_and_has_each_once() {
+        let mut memory = RolloutMemory::default();
+        let mut fail = |number| {
+            memory.fail(RolloutFailure {
+                revision: id(number),
+                reason: FailureReason::AnalysisFailed,
+                message: String::new(),
+                at: 0,
+                rolled_back_at: None,
+            });
+            memory.failed_hashes.clone()
+        };
+        for number in 0..30 {
+            fail(number);
+        }
+        let failed = fail(25);
+        assert_eq!((failed.len(), failed.last().map(String::as_str)), (FAILED_HASHES, Some("h25")));
+        memory.forgive("h25");
+        assert_eq!((memory.failure, memory.failed_hashes.len()), (None, FAILED_HASHES - 1));
+    }
+}

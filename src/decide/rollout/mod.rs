@@ -1,0 +1,697 @@
+//! PURE: how a revision goes over the pods of a pool. What is remembered, what is seen and now in; whom to tell what, and what to
+//! remember, out.
+//!
+//! ```text
+//!                      every step done, every pod proven
+//!  wanted ──▶ step 0 ──▶ step 1 ──▶ ... ──▶ all ──▶ stable
+//!     ▲          │          │                │
+//!     │          └──────────┴────────────────┴──▶ failed: back to stable at once, on every pod that took it
+//!     └── other settings, `retry`                 (deadline, analysis, `abort`)
+//! ```
+//!
+//! - **Stable** is what was promoted last: what new pods get, and where a failure goes back to. Before anything was promoted
+//!   there is no way back and nothing to compare with: pods change a few at a time, without steps.
+//! - **Forward** at most as many pods as the step in course allows, and at most `maxUnavailable` of them in change: told and
+//!   not proven. **Back** at once: the old process is warm, and what is known to be bad is left by everybody.
+//! - A revision that **failed** is remembered by the hash of what it says, and is not tried again until that changes.
+//! - Another revision **supersedes** one in course: its pods are the first to take the new one, as far as the first step allows,
+//!   and the others go back.
+//!
+//! Everything but [`RolloutMemory`] is derived anew each time from pods and revisions, so whoever dies between two writes is
+//! followed by somebody who goes on from what is there. Only that a revision failed cannot be derived again: it is remembered
+//! before anybody is told ([`RolloutMove::remember_first`]).
+
+mod command;
+mod memory;
+mod steps;
+#[cfg(test)]
+mod tests;
+
+use std::cmp::Reverse;
+
+pub use command::{CommandError, LONGEST_COMMAND_BYTES, RolloutCommand, RolloutVerb};
+pub use memory::{
+    FAILED_HASHES, FailureReason, HandledCommand, RevisionId, RolloutFailure, RolloutFigures, RolloutMemory,
+    RolloutPosition, UndoneRevision, settings_hash,
+};
+pub use steps::{
+    DEFAULT_PAUSE_SECONDS, DEFAULT_STEPS, RolloutStep, allowed_pods, percent_of, steps_hash, weight_percent,
+};
+
+use crate::domain::UnixSeconds;
+
+/// At least so long whoever takes a rollout over watches it before it counts as without progress.
+const RECALL_SECONDS: i64 = 30;
+
+/// A pod that is there and is not going.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RolloutPod<'a> {
+    /// Its uid.
+    pub uid: &'a str,
+    /// When it was created.
+    pub created: UnixSeconds,
+    /// Whether its sidecar runs.
+    pub is_running: bool,
+    /// The revision that it is told to run; None before it was told any that is worth keeping.
+    pub told: Option<u64>,
+    /// The revision that its agent reads back from the pooler, understood whole; None while it does not answer.
+    pub reads_back: Option<u64>,
+    /// The same as it was known last.
+    pub last_read_back: Option<u64>,
+    /// Whether a process has proven itself in it and waits for `blueGreen.autoPromotionEnabled`.
+    pub awaits_promotion: bool,
+}
+
+impl RolloutPod<'_> {
+    /// Whether the pod is told this revision and reads it back.
+    pub fn is_proven(&self, revision: u64) -> bool {
+        self.told == Some(revision) && self.reads_back == Some(revision)
+    }
+
+    /// Whether it is on its way from one revision to another, as far as anybody knows.
+    fn is_in_change(&self) -> bool {
+        self.told.is_some() && self.last_read_back.is_some_and(|last| self.told != Some(last))
+    }
+}
+
+/// What an analysis says of a revision.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum RolloutJudgement {
+    /// It cannot be told yet, or at all.
+    Inconclusive,
+    /// It is as good as the stable one.
+    Pass,
+    /// It is worse.
+    Fail {
+        /// By which figures.
+        why: String,
+    },
+}
+
+/// Everything that a rollout is decided by.
+#[derive(Clone, Debug)]
+pub struct RolloutInput<'a> {
+    /// The time.
+    pub now: UnixSeconds,
+    /// The revision of what the spec says.
+    pub wanted: RevisionId,
+    /// Whether that one exists as an object.
+    pub is_created: bool,
+    /// The revisions of which the content is known, the wanted one among them.
+    pub revisions: &'a [RevisionId],
+    /// The pods, in any order.
+    pub pods: &'a [RolloutPod<'a>],
+    /// The steps of `rollout.canary.steps`, or the built-in ones.
+    pub steps: &'a [RolloutStep],
+    /// Pods that may be in change at once; at least 1.
+    pub max_unavailable: usize,
+    /// Seconds without progress after which the revision counts as failed.
+    pub progress_deadline_seconds: u32,
+    /// Whether automation is frozen: nothing goes forward, and nothing fails by itself.
+    pub is_frozen: bool,
+    /// The annotation `sluice.dev/rollout` of the pool.
+    pub command: Option<&'a str>,
+    /// What the analysis says, and of which revision: of another one than that in course it says nothing. None: nobody judges.
+    pub judged: Option<(RevisionId, RolloutJudgement)>,
+}
+
+/// Where a rollout is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RolloutState {
+    /// No pod runs: there is nobody to prove anything.
+    NoPods,
+    /// Every pod is proven to run what is wanted.
+    Complete,
+    /// Pods are being told, or have yet to prove it.
+    Rolling,
+    /// It waits in a pause.
+    Pausing {
+        /// Until then; None: until somebody promotes.
+        until: Option<UnixSeconds>,
+    },
+    /// It waits for the judgement.
+    Analysing,
+    /// A process has proven itself in a pod, and waits for `blueGreen.autoPromotionEnabled`.
+    AwaitingPromotion,
+    /// What is wanted failed.
+    Failed {
+        /// Pods that have yet to leave it.
+        away: usize,
+    },
+    /// It has come no further within the deadline, and there is nothing to go back to.
+    Stuck,
+}
+
+/// What happened in a look, once each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RolloutHappening {
+    /// A step is done.
+    StepDone {
+        /// Its index.
+        step: usize,
+    },
+    /// A revision became the stable one.
+    Promoted {
+        /// Its number.
+        revision: u64,
+        /// The stable one before it; None where it is the first.
+        from: Option<u64>,
+    },
+    /// A revision failed; how is in the memory.
+    Failed,
+    /// The last pod that had taken it is back.
+    RolledBack,
+    /// Somebody's request was done.
+    Obeyed {
+        /// The request.
+        command: RolloutCommand,
+    },
+    /// Somebody's request was refused.
+    Refused {
+        /// The annotation.
+        text: String,
+        /// Why, and what to do.
+        why: String,
+    },
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RolloutMove {
+    /// To be remembered, and given back the next time.
+    pub memory: RolloutMemory,
+    /// Whether that has to be written down before any pod is told anything.
+    pub remember_first: bool,
+    /// Where it is.
+    pub state: RolloutState,
+    /// What is rolled out, or was.
+    pub goal: RevisionId,
+    /// What new pods get.
+    pub stable: RevisionId,
+    /// Which pod (index) to tell which revision.
+    pub tells: Vec<(usize, u64)>,
+    /// Pods that count: those that run, and those that were told the goal.
+    pub members: usize,
+    /// Of them: proven to run the goal, or where that failed the stable one.
+    pub proven: usize,
+    /// Pods in which a process waits for its promotion.
+    pub awaiting_promotion: usize,
+    /// What the status tells of it.
+    pub figures: RolloutFigures,
+    /// What happened.
+    pub happened: Vec<RolloutHappening>,
+    /// When to look again if nothing else asks for it.
+    pub look_again_seconds: Option<u32>,
+}
+
+/// Decides what to do next.
+pub fn step(before: &RolloutMemory, input: &RolloutInput<'_>) -> RolloutMove {
+    let mut machine = Machine::new(before, input);
+    machine.obey();
+    machine.advance();
+    machine.fail_if_due();
+    machine.note_way_back();
+    machine.decide()
+}
+
+/// One look at a rollout.
+struct Machine<'a> {
+    input: &'a RolloutInput<'a>,
+    memory: RolloutMemory,
+    goal: RevisionId,
+    /// Where a failure goes back to, if its content is known.
+    stable: Option<RevisionId>,
+    happened: Vec<RolloutHappening>,
+}
+
+impl<'a> Machine<'a> {
+    fn new(before: &RolloutMemory, input: &'a RolloutInput<'a>) -> Self {
+        let mut memory = before.clone();
+        if memory.updated.is_none() {
+            memory.stable = most_told(input);
+        }
+        if std::mem::take(&mut memory.is_recalled)
+            && let Some(progressed) = &mut memory.position.progressed
+        {
+            let left = i64::from(input.progress_deadline_seconds).min(RECALL_SECONDS);
+            *progressed = (*progressed).max(input.now - i64::from(input.progress_deadline_seconds) + left);
+        }
+        let stable = memory.stable.as_ref().and_then(|stable| known(input, stable));
+        if let Some(stable) = &stable {
+            memory.stable = Some(stable.clone());
+        }
+        let mut machine = Self { input, memory, goal: input.wanted.clone(), stable, happened: Vec::new() };
+        machine.find_goal();
+        machine
+    }
+
+    /// What is to be rolled out: what the spec says, or what somebody wants instead while it says that.
+    fn find_goal(&mut self) {
+        let wanted = &self.input.wanted;
+        self.memory.undone.take_if(|undone| undone.spec.hash != wanted.hash);
+        self.goal = wanted.clone();
+        if let Some(undone) = &self.memory.undone {
+            if let Some(to) = known(self.input, &undone.to) {
+                self.goal = to;
+            } else {
+                let message = format!("it was undone, and revision {}, wanted instead, is gone", undone.to.number);
+                self.memory.undone = None;
+                // what was undone is not rolled out again only because the other one is gone; where it is stable it stays
+                if self.stable.as_ref() != Some(wanted) {
+                    self.fail(wanted.clone(), FailureReason::Aborted, message);
+                }
+            }
+        }
+        let steps_hash = steps_hash(self.input.steps);
+        if self.memory.updated.as_ref() != Some(&self.goal) {
+            self.memory.updated = Some(self.goal.clone());
+            self.begin(steps_hash);
+        } else if self.memory.position.steps_hash != steps_hash {
+            self.begin(steps_hash);
+        }
+    }
+
+    fn begin(&mut self, steps_hash: String) {
+        let now = self.input.now;
+        self.memory.position = RolloutPosition { step: 0, steps_hash, since: now, proven: 0, progressed: Some(now) };
+    }
+
+    fn is_failed(&self) -> bool {
+        self.memory.has_failed(&self.goal)
+    }
+
+    /// Whether the goal goes over the pods by steps: there is something to go back to, and it has not.
+    fn is_rollout(&self) -> bool {
+        self.stable.as_ref().is_some_and(|stable| *stable != self.goal) && !self.is_failed()
+    }
+
+    /// What new pods get.
+    fn stable_or_goal(&self) -> &RevisionId {
+        self.stable.as_ref().unwrap_or(&self.goal)
+    }
+
+    fn members(&self) -> impl Iterator<Item = &'a RolloutPod<'a>> {
+        let goal = self.goal.number;
+        self.input.pods.iter().filter(move |pod| pod.is_running || pod.told == Some(goal))
+    }
+
+    fn took(&self) -> impl Iterator<Item = &'a RolloutPod<'a>> {
+        let goal = self.goal.number;
+        self.input.pods.iter().filter(move |pod| pod.told == Some(goal))
+    }
+
+    /// How many pods may run the goal in the step in course.
+    fn allowed(&self) -> usize {
+        allowed_pods(self.input.steps, self.memory.position.step, self.members().count())
+    }
+
+    /// Whether as many pods as the step allows are told the goal, and all of them are proven.
+    fn is_settled(&self) -> bool {
+        let goal = self.goal.number;
+        self.members().next().is_some()
+            && self.took().count() >= self.allowed()
+            && self.took().all(|pod| pod.is_proven(goal))
+    }
+
+    /// What is said of the goal.
+    fn judgement(&self) -> Option<&'a RolloutJudgement> {
+        let judged = self.input.judged.as_ref().filter(|(revision, _)| *revision == self.goal);
+        judged.map(|(_, judgement)| judgement)
+    }
+
+    // --- what people ask for
+
+    fn obey(&mut self) {
+        let Some(text) = self.input.command else {
+            self.memory.command = None;
+            return;
+        };
+        let kept = &text[..text.floor_char_boundary(LONGEST_COMMAND_BYTES)];
+        if self.memory.command.as_ref().is_some_and(|handled| handled.text == kept) {
+            return;
+        }
+        let outcome = RolloutCommand::parse(text).map_err(|error| error.to_string());
+        let outcome = outcome.and_then(|command| self.carry_out(command).map(|()| command));
+        self.memory.command = Some(HandledCommand { text: kept.to_owned(), refused: outcome.as_ref().err().cloned() });
+        self.happened.push(match outcome {
+            Ok(command) => RolloutHappening::Obeyed { command },
+            Err(why) => RolloutHappening::Refused { text: kept.to_owned(), why },
+        });
+    }
+
+    fn carry_out(&mut self, RolloutCommand { verb, revision }: RolloutCommand) -> Result<(), String> {
+        match verb {
+            RolloutVerb::Promote => self.promote(revision),
+            RolloutVerb::PromoteFull => {
+                self.in_course(revision)?;
+                self.go_to(self.input.steps.len());
+                Ok(())
+            }
+            RolloutVerb::Abort => {
+                self.in_course(revision)?;
+                let message = "somebody took it back by abort".to_owned();
+                self.fail(self.goal.clone(), FailureReason::Aborted, message);
+                Ok(())
+            }
+            RolloutVerb::Retry => self.retry(revision),
+            RolloutVerb::Undo => self.undo(revision),
+        }
+    }
+
+    /// Whether this revision is being rolled out.
+    fn in_course(&self, revision: u64) -> Result<(), String> {
+        let goal = self.goal.number;
+        if self.is_failed() {
+            return Err(format!(
+                "revision {goal} has failed and is not being rolled out; to try it again: retry {goal}"
+            ));
+        }
+        if !self.is_rollout() {
+            return Err(match &self.stable {
+                Some(_) => format!("nothing is being rolled out: revision {goal} is the stable one"),
+                None => format!("there is no revision before {goal}, so its pods change without steps"),
+            });
+        }
+        if revision != goal {
+            return Err(format!("it names revision {revision}, and revision {goal} is being rolled out"));
+        }
+        Ok(())
+    }
+
+    fn promote(&mut self, revision: u64) -> Result<(), String> {
+        self.in_course(revision)?;
+        let at = self.memory.position.step;
+        match self.input.steps.get(at) {
+            Some(RolloutStep::Pause { .. } | RolloutStep::Analysis) => {
+                self.go_to(at + 1);
+                Ok(())
+            }
+            Some(RolloutStep::OnePod | RolloutStep::SetWeight { .. }) | None => Err(format!(
+                "revision {revision} waits for nobody: pods are taking it (step {at}); promote it in its next pause, or all of \
+                 it with: promote-full {revision}"
+            )),
+        }
+    }
+
+    fn retry(&mut self, revision: u64) -> Result<(), String> {
+        let wanted = &self.input.wanted;
+        if revision != wanted.number {
+            return Err(format!("it names revision {revision}, and the spec says revision {}", wanted.number));
+        }
+        if !self.memory.has_failed(wanted) && self.memory.undone.is_none() {
+            return Err(format!("revision {revision} has neither failed nor been undone"));
+        }
+        self.memory.forgive(&wanted.hash);
+        self.memory.undone = None;
+        self.memory.updated = None;
+        self.find_goal();
+        Ok(())
+    }
+
+    fn undo(&mut self, revision: u64) -> Result<(), String> {
+        let wanted = self.input.wanted.clone();
+        if revision == self.goal.number && !self.is_failed() {
+            return Err(format!("revision {revision} is what is rolled out already"));
+        }
+        if revision == wanted.number {
+            return Err(format!("revision {revision} is what the spec says; to try it again: retry {revision}"));
+        }
+        let to = self.input.revisions.iter().find(|known| known.number == revision).cloned();
+        let Some(to) = to else {
+            let mut there: Vec<u64> = self.input.revisions.iter().map(|known| known.number).collect();
+            there.sort_unstable();
+            let there: Vec<String> = there.iter().map(u64::to_string).collect();
+            return Err(format!(
+                "there is no revision {revision} that could be read: there are {}; how many are kept says \
+                 spec.rollout.revisionHistoryLimit",
+                there.join(", ")
+            ));
+        };
+        if self.memory.has_failed(&to) {
+            return Err(format!("revision {revision} has failed before; name one that has not"));
+        }
+        self.memory.undone = Some(UndoneRevision { spec: wanted, to });
+        self.find_goal();
+        // whoever goes back wants to be there: it ran before, and each pod proves it again
+        self.go_to(self.input.steps.len());
+        Ok(())
+    }
+
+    // --- by itself
+
+    /// Goes on as far as what was seen allows, and promotes what all pods are proven to run.
+    fn advance(&mut self) {
+        let input = self.input;
+        if self.is_rollout() && !input.is_frozen && input.is_created {
+            while let Some(step) = input.steps.get(self.memory.position.step) {
+                let waited = input.now - self.memory.position.since;
+                let is_done = self.is_settled()
+                    && match step {
+                        RolloutStep::OnePod | RolloutStep::SetWeight { .. } => true,
+                        RolloutStep::Pause { seconds } => seconds.is_some_and(|seconds| waited >= i64::from(seconds)),
+                        RolloutStep::Analysis => self.judgement() == Some(&RolloutJudgement::Pass),
+                    };
+                if !is_done {
+                    break;
+                }
+                self.happened.push(RolloutHappening::StepDone { step: self.memory.position.step });
+                self.go_to(self.memory.position.step + 1);
+            }
+        }
+        let is_last = !self.is_rollout() || self.memory.position.step >= input.steps.len();
+        let is_new = self.memory.stable.as_ref() != Some(&self.goal);
+        if is_last && is_new && !self.is_failed() && self.is_everywhere() {
+            let from = self.memory.stable.replace(self.goal.clone()).map(|stable| stable.number);
+            self.stable = Some(self.goal.clone());
+            self.happened.push(RolloutHappening::Promoted { revision: self.goal.number, from });
+        }
+    }
+
+    fn go_to(&mut self, step: usize) {
+        let position = &mut self.memory.position;
+        (position.step, position.since, position.progressed) = (step, self.input.now, Some(self.input.now));
+    }
+
+    /// Whether every pod that runs is proven to run the goal, and some do.
+    fn is_everywhere(&self) -> bool {
+        self.members().next().is_some() && self.members().all(|pod| pod.is_proven(self.goal.number))
+    }
+
+    /// What it waits for, where that is nothing that could fail.
+    fn pause(&self) -> Option<RolloutState> {
+        if !self.is_rollout() || !self.is_settled() {
+            return None;
+        }
+        match self.input.steps.get(self.memory.position.step)? {
+            RolloutStep::Pause { seconds } => Some(RolloutState::Pausing {
+                until: seconds.map(|seconds| self.memory.position.since + i64::from(seconds)),
+            }),
+            RolloutStep::OnePod | RolloutStep::SetWeight { .. } | RolloutStep::Analysis => None,
+        }
+    }
+
+    fn awaiting_promotion(&self) -> usize {
+        let goal = self.goal.number;
+        self.members().filter(|pod| pod.awaits_promotion && !pod.is_proven(goal)).count()
+    }
+
+    /// Counts progress, and gives the revision up that is worse, or has made none for too long.
+    fn fail_if_due(&mut self) {
+        let input = self.input;
+        let (proven, took) = (self.took().filter(|pod| pod.is_proven(self.goal.number)).count(), self.took().count());
+        // who waits for somebody is not stuck
+        let may_wait = input.is_frozen
+            || !input.is_created
+            || self.is_everywhere()
+            || self.is_failed()
+            || self.members().next().is_none()
+            || self.awaiting_promotion() > 0
+            || self.pause().is_some();
+        let position = &mut self.memory.position;
+        // pods that went have to be replaced first
+        position.proven = position.proven.min(took);
+        if may_wait || proven > position.proven || position.progressed.is_none() {
+            (position.proven, position.progressed) = (proven, Some(input.now));
+        }
+        if input.is_frozen || !self.is_rollout() {
+            return;
+        }
+        if let Some(RolloutJudgement::Fail { why }) = self.judgement() {
+            self.fail(self.goal.clone(), FailureReason::AnalysisFailed, why.clone());
+        } else if self.is_late() {
+            let members = self.members().count();
+            let message = format!(
+                "it was proven on {proven} of {members} pods and came no further for {} s, which does not prove it to be bad, nor \
+                 to be good",
+                input.progress_deadline_seconds
+            );
+            self.fail(self.goal.clone(), FailureReason::ProgressDeadlineExceeded, message);
+        }
+    }
+
+    /// Seconds since it came further last.
+    fn without_progress(&self) -> i64 {
+        self.input.now - self.memory.position.progressed.unwrap_or(self.input.now)
+    }
+
+    fn is_late(&self) -> bool {
+        self.without_progress() > i64::from(self.input.progress_deadline_seconds)
+    }
+
+    fn fail(&mut self, revision: RevisionId, reason: FailureReason, message: String) {
+        self.memory.fail(RolloutFailure { revision, reason, message, at: self.input.now, rolled_back_at: None });
+        self.happened.push(RolloutHappening::Failed);
+    }
+
+    /// Pods that were told the goal, or have yet to be read back with another one.
+    fn away(&self) -> usize {
+        let goal = Some(self.goal.number);
+        let pods = self.input.pods.iter();
+        pods.filter(|pod| pod.told == goal || (pod.is_running && pod.last_read_back == goal)).count()
+    }
+
+    fn note_way_back(&mut self) {
+        let is_back = self.is_failed() && self.away() == 0;
+        let now = self.input.now;
+        if let Some(failure) = self.memory.failure.as_mut().filter(|failure| failure.revision == self.goal)
+            && is_back
+            && failure.rolled_back_at.is_none()
+        {
+            failure.rolled_back_at = Some(now);
+            self.happened.push(RolloutHappening::RolledBack);
+        }
+    }
+
+    // --- whom to tell
+
+    fn decide(self) -> RolloutMove {
+        let state = self.state();
+        let tells = if self.is_rollout() || self.stable.is_none() { self.forward() } else { self.back() };
+        let members = self.members().count();
+        let reported = if self.is_failed() { self.stable_or_goal().number } else { self.goal.number };
+        let look_again = match state {
+            RolloutState::Pausing { until } => until.map(|until| until - self.input.now),
+            RolloutState::Rolling | RolloutState::Analysing => {
+                Some(i64::from(self.input.progress_deadline_seconds) + 1 - self.without_progress())
+            }
+            _ => None,
+        };
+        let look_again = look_again.map(|seconds| u32::try_from(seconds).unwrap_or(0).max(1));
+        RolloutMove {
+            remember_first: self.happened.contains(&RolloutHappening::Failed),
+            state,
+            stable: self.stable_or_goal().clone(),
+            tells,
+            members,
+            proven: self.members().filter(|pod| pod.is_proven(reported)).count(),
+            awaiting_promotion: self.awaiting_promotion(),
+            figures: RolloutFigures {
+                is_in_course: self.is_rollout(),
+                is_counting: matches!(state, RolloutState::Rolling | RolloutState::Analysing) && !self.input.is_frozen,
+                set_weight: match (self.is_rollout(), self.is_failed()) {
+                    (true, _) => weight_percent(self.input.steps, self.memory.position.step, members),
+                    (false, true) => 0,
+                    (false, false) => 100,
+                },
+                actual_weight: percent_of(self.took().count(), members),
+                updated_pods: self.took().count(),
+            },
+            look_again_seconds: look_again.filter(|_| !self.input.is_frozen),
+            goal: self.goal,
+            happened: self.happened,
+            memory: self.memory,
+        }
+    }
+
+    fn state(&self) -> RolloutState {
+        if self.is_failed() && self.stable.is_some() {
+            RolloutState::Failed { away: self.away() }
+        } else if self.members().next().is_none() {
+            RolloutState::NoPods
+        } else if !self.is_rollout() && self.is_everywhere() {
+            RolloutState::Complete
+        } else if self.awaiting_promotion() > 0 {
+            RolloutState::AwaitingPromotion
+        } else if let Some(pause) = self.pause() {
+            pause
+        } else if self.is_late() && !self.input.is_frozen {
+            RolloutState::Stuck
+        } else if self.is_rollout() && self.is_settled() {
+            match self.input.steps.get(self.memory.position.step) {
+                Some(RolloutStep::Analysis) => RolloutState::Analysing,
+                _ => RolloutState::Rolling,
+            }
+        } else {
+            RolloutState::Rolling
+        }
+    }
+
+    /// Everybody is to run the stable revision. While frozen, what runs something keeps it, unless that was taken back.
+    fn back(&self) -> Vec<(usize, u64)> {
+        let stable = self.stable_or_goal().number;
+        let failed = self.is_failed().then_some(self.goal.number);
+        let may_change = |pod: &RolloutPod| !self.input.is_frozen || pod.told.is_none() || pod.told == failed;
+        let pods = self.input.pods.iter().enumerate();
+        let others = pods.filter(|(_, pod)| pod.told != Some(stable) && may_change(pod));
+        others.map(|(index, _)| (index, stable)).collect()
+    }
+
+    /// As many as may be told the goal next are; who runs neither it nor the stable one goes back, and so does who is new.
+    fn forward(&self) -> Vec<(usize, u64)> {
+        let (goal, stable) = (self.goal.number, self.stable_or_goal().number);
+        let input = self.input;
+        let mut tells = Vec::new();
+        let mut others = Vec::new();
+        for (index, pod) in input.pods.iter().enumerate() {
+            match pod.told {
+                None => tells.push((index, stable)),
+                Some(told) if told == goal || input.is_frozen => {}
+                // nothing runs there: there is nothing to lose, nor to prove
+                Some(told) if !pod.is_running => tells.extend((told != stable).then_some((index, stable))),
+                Some(told) => others.push((index, pod, told == stable)),
+            }
+        }
+        let most = input.max_unavailable.max(1);
+        let unproven = |pod: &RolloutPod| pod.told == Some(goal) && !pod.is_proven(goal);
+        let going_back = |pod: &RolloutPod| !unproven(pod) && pod.is_in_change();
+        let count = |which: &dyn Fn(&RolloutPod) -> bool| input.pods.iter().filter(|pod| which(pod)).count();
+        let mut forward = most.saturating_sub(count(&unproven));
+        // who goes back takes a place too; the way back itself waits for none
+        let mut free = forward.saturating_sub(count(&going_back));
+        // before anything was promoted there are no steps
+        let allowed = if self.is_rollout() { self.allowed() } else { usize::MAX };
+        let mut wanted = allowed.saturating_sub(self.took().count());
+        // first who leaves another one anyhow, then who can prove it, the older before the younger
+        others.sort_by_key(|(_, pod, is_stable)| {
+            let can_prove = pod.told.is_some_and(|told| pod.is_proven(told));
+            (*is_stable && self.is_rollout(), Reverse(can_prove), pod.created, pod.uid)
+        });
+        for (index, pod, is_stable) in others {
+            let has_room = forward > 0 && (free > 0 || going_back(pod));
+            if wanted > 0 && has_room {
+                free = free.saturating_sub(usize::from(!going_back(pod)));
+                (forward, wanted) = (forward - 1, wanted - 1);
+                tells.push((index, goal));
+            } else if !is_stable && self.is_rollout() {
+                tells.push((index, stable));
+            }
+        }
+        tells
+    }
+}
+
+/// What most pods are told, where nothing is remembered: whoever lost the status goes on from there.
+fn most_told(input: &RolloutInput<'_>) -> Option<RevisionId> {
+    let count = |revision: &RevisionId| input.pods.iter().filter(|pod| pod.told == Some(revision.number)).count();
+    let others = input.revisions.iter().filter(|known| **known != input.wanted);
+    let told = others.map(|revision| (count(revision), revision)).filter(|(pods, _)| *pods > 0);
+    told.max_by_key(|(pods, revision)| (*pods, revision.number)).map(|(_, revision)| revision.clone())
+}
+
+/// The revision as it is known now, where what is remembered of it is the same.
+fn known(input: &RolloutInput<'_>, remembered: &RevisionId) -> Option<RevisionId> {
+    let same = |known: &&RevisionId| {
+        known.number == remembered.number && (remembered.hash.is_empty() || known.hash == remembered.hash)
+    };
+    input.revisions.iter().find(same).cloned()
+}

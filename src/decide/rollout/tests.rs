@@ -1,0 +1,483 @@
+use super::*;
+
+const DEADLINE_SECONDS: u32 = 60;
+const HAND: [RolloutStep; 3] = [
+    RolloutStep::SetWeight { percent: 10 },
+    RolloutStep::Pause { seconds: None },
+    RolloutStep::SetWeight { percent: 50 },
+];
+
+fn id(number: u64) -> RevisionId {
+    RevisionId { number, hash: format!("h{number}") }
+}
+
+/// Pods that do what they are told, unless the revision is dead.
+struct Fleet {
+    /// Told, and read back.
+    pods: Vec<(Option<u64>, Option<u64>)>,
+    memory: RolloutMemory,
+    revisions: Vec<RevisionId>,
+    wanted: u64,
+    steps: Vec<RolloutStep>,
+    max_unavailable: usize,
+    command: Option<&'static str>,
+    is_frozen: bool,
+    dead: Vec<u64>,
+    now: UnixSeconds,
+    happened: Vec<RolloutHappening>,
+}
+
+impl Fleet {
+    /// So many pods, all proven to run revision 6, and nothing remembered but that.
+    fn new(pods: usize, steps: &[RolloutStep]) -> Self {
+        Self {
+            pods: vec![(Some(6), Some(6)); pods],
+            memory: RolloutMemory { stable: Some(id(6)), updated: Some(id(6)), ..RolloutMemory::default() },
+            revisions: (5..=8).map(id).collect(),
+            wanted: 6,
+            steps: steps.to_vec(),
+            max_unavailable: 1,
+            command: None,
+            is_frozen: false,
+            dead: Vec::new(),
+            now: 1_000_000,
+            happened: Vec::new(),
+        }
+    }
+
+    fn decide(&self) -> RolloutMove {
+        let uids: Vec<String> = (0..self.pods.len()).map(|pod| format!("u{pod}")).collect();
+        let pods: Vec<RolloutPod> = self
+            .pods
+            .iter()
+            .zip(&uids)
+            .map(|((told, runs), uid)| RolloutPod {
+                uid,
+                created: 0,
+                is_running: true,
+                told: *told,
+                reads_back: *runs,
+                last_read_back: *runs,
+                awaits_promotion: false,
+            })
+            .collect();
+        step(
+            &self.memory,
+            &RolloutInput {
+                now: self.now,
+                wanted: id(self.wanted),
+                is_created: true,
+                revisions: &self.revisions,
+                pods: &pods,
+                steps: &self.steps,
+                max_unavailable: self.max_unavailable,
+                progress_deadline_seconds: DEADLINE_SECONDS,
+                is_frozen: self.is_frozen,
+                command: self.command,
+                judged: None,
+            },
+        )
+    }
+
+    /// A look, and everybody does what it says.
+    fn look(&mut self) -> RolloutMove {
+        let decided = self.decide();
+        self.memory = decided.memory.clone();
+        self.happened.extend(decided.happened.clone());
+        for (pod, revision) in &decided.tells {
+            self.pods[*pod].0 = Some(*revision);
+        }
+        for (told, runs) in &mut self.pods {
+            if told.is_some_and(|told| !self.dead.contains(&told)) {
+                *runs = *told;
+            }
+        }
+        decided
+    }
+
+    /// Looks, without time passing, until there is nobody to tell and nothing happens.
+    fn settle(&mut self) -> RolloutMove {
+        for _ in 0..100 {
+            let before = self.pods.clone();
+            let decided = self.look();
+            if decided.tells.is_empty() && decided.happened.is_empty() && self.pods == before {
+                return decided;
+            }
+        }
+        panic!("it does not settle: {:?}", self.memory);
+    }
+
+    fn told(&self, revision: u64) -> usize {
+        self.pods.iter().filter(|(told, _)| *told == Some(revision)).count()
+    }
+
+    fn refused(&mut self, command: &'static str) -> String {
+        self.command = Some(command);
+        let before = (self.pods.clone(), self.memory.clone());
+        let decided = self.look();
+        let refused = decided.memory.command.as_ref().and_then(|command| command.refused.clone());
+        assert_eq!((&self.pods, &self.memory.position), (&before.0, &before.1.position), "{command} changed something");
+        refused.unwrap_or_else(|| panic!("{command} was done"))
+    }
+}
+
+#[test]
+fn without_steps_of_ones_own_one_pod_goes_first_and_the_rest_follow_after_the_pause() {
+    let mut fleet = Fleet::new(5, &DEFAULT_STEPS);
+    fleet.wanted = 7;
+    let decided = fleet.settle();
+    let until = Some(fleet.now + i64::from(DEFAULT_PAUSE_SECONDS));
+    assert_eq!((fleet.told(7), decided.state), (1, RolloutState::Pausing { until }));
+    assert_eq!(decided.look_again_seconds, Some(DEFAULT_PAUSE_SECONDS), "nobody has to ask for the next look");
+    assert_eq!(decided.stable, id(6), "new pods get what is proven");
+    fleet.now += i64::from(DEFAULT_PAUSE_SECONDS);
+    for told in 2..=5 {
+        fleet.look();
+        assert_eq!(fleet.told(7), told, "the next waits for the proof of this one");
+    }
+    let decided = fleet.settle();
+    assert_eq!((decided.state, decided.stable), (RolloutState::Complete, id(7)));
+    assert!(fleet.happened.contains(&RolloutHappening::Promoted { revision: 7, from: Some(6) }));
+}
+
+#[test]
+fn a_pause_without_a_duration_waits_for_somebody_however_long_that_takes() {
+    let mut fleet = Fleet::new(10, &HAND);
+    fleet.wanted = 7;
+    for _ in 0..3 {
+        let decided = fleet.settle();
+        assert_eq!((fleet.told(7), decided.state), (1, RolloutState::Pausing { until: None }));
+        assert_eq!(decided.figures.set_weight, 10);
+        fleet.now += 86_400;
+    }
+    fleet.command = Some("promote 7");
+    let decided = fleet.settle();
+    assert_eq!((decided.state, fleet.told(7)), (RolloutState::Complete, 10), "no pause is left behind this one");
+    let done = fleet.happened.iter().filter(|happened| matches!(happened, RolloutHappening::Obeyed { .. }));
+    assert_eq!(done.count(), 1, "one request is done once");
+}
+
+#[test]
+fn what_makes_no_progress_within_the_deadline_is_taken_back_and_not_tried_again_until_its_content_changes() {
+    let mut fleet = Fleet::new(3, &DEFAULT_STEPS);
+    (fleet.wanted, fleet.dead) = (7, vec![7]);
+    fleet.settle();
+    fleet.now += i64::from(DEADLINE_SECONDS);
+    assert_eq!((fleet.settle().state, fleet.told(7)), (RolloutState::Rolling, 1));
+    fleet.now += 1;
+    let decided = fleet.decide();
+    assert!(decided.remember_first, "it is remembered before anybody is told");
+    assert_eq!(decided.tells.len(), 1, "the pod that took it goes back at once");
+    let decided = fleet.settle();
+    assert_eq!((decided.state, fleet.told(6)), (RolloutState::Failed { away: 0 }, 3));
+    let failure = fleet.memory.failure.clone().expect("it is remembered");
+    assert_eq!((failure.reason, failure.rolled_back_at), (FailureReason::ProgressDeadlineExceeded, Some(fleet.now)));
+    fleet.now += 100_000;
+    assert_eq!(fleet.settle().state, RolloutState::Failed { away: 0 }, "time alone changes nothing");
+    fleet.wanted = 8;
+    fleet.settle();
+    assert_eq!(fleet.told(8), 1, "what says something else is tried");
+    fleet.wanted = 7;
+    assert_eq!((fleet.settle().state, fleet.told(6)), (RolloutState::Failed { away: 0 }, 3), "the same content is not");
+    fleet.dead.clear();
+    fleet.command = Some("retry 7");
+    fleet.settle();
+    assert_eq!((fleet.told(7), fleet.memory.failed_hashes.len()), (1, 0), "unless somebody asks for it");
+}
+
+#[test]
+fn pods_that_get_through_keep_the_deadline_away_and_pods_that_come_back_again_and_again_do_not() {
+    let mut fleet = Fleet::new(4, &[]);
+    fleet.wanted = 7;
+    for told in 1..=4 {
+        fleet.now += i64::from(DEADLINE_SECONDS) - 1;
+        fleet.look();
+        assert_eq!(fleet.told(7), told);
+    }
+    let mut fleet = Fleet::new(4, &[]);
+    fleet.wanted = 7;
+    fleet.look();
+    // its process proves itself and dies, over and over
+    for second in 0..=i64::from(DEADLINE_SECONDS) + 1 {
+        fleet.now += 1;
+        fleet.pods[0].1 = (second % 2 == 0).then_some(7);
+        fleet.pods.truncate(2);
+        let decided = fleet.decide();
+        fleet.memory = decided.memory;
+    }
+    assert!(fleet.memory.has_failed(&id(7)), "{:?}", fleet.memory);
+}
+
+#[test]
+fn who_takes_a_rollout_over_does_not_count_the_time_in_which_nobody_watched() {
+    let mut fleet = Fleet::new(3, &[]);
+    fleet.wanted = 7;
+    fleet.look();
+    fleet.now += 100 * i64::from(DEADLINE_SECONDS);
+    fleet.memory.is_recalled = true;
+    assert_eq!(fleet.settle().state, RolloutState::Complete);
+}
+
+#[test]
+fn a_change_in_mid_rollout_takes_the_place_of_the_one_before_and_nobody_keeps_that() {
+    let mut fleet = Fleet::new(10, &HAND);
+    (fleet.wanted, fleet.max_unavailable) = (7, 3);
+    fleet.settle();
+    fleet.command = Some("promote 7");
+    fleet.dead = vec![7];
+    fleet.look();
+    assert_eq!(fleet.told(7), 4, "one from before, three in change");
+    fleet.wanted = 8;
+    let decided = fleet.settle();
+    assert_eq!((fleet.told(8), fleet.told(7), fleet.told(6)), (1, 0, 9));
+    assert_eq!(decided.state, RolloutState::Pausing { until: None }, "it begins with the first step");
+    assert!(fleet.memory.failed_hashes.is_empty(), "who was overtaken has not failed");
+}
+
+#[test]
+fn an_abort_takes_a_revision_back_at_once_also_while_the_spec_is_paused() {
+    let mut fleet = Fleet::new(10, &HAND);
+    (fleet.wanted, fleet.max_unavailable) = (7, 5);
+    fleet.settle();
+    fleet.command = Some("promote 7 now");
+    fleet.settle();
+    fleet.wanted = 8;
+    fleet.settle();
+    fleet.command = Some("promote 8 now");
+    fleet.dead = vec![8];
+    fleet.look();
+    assert_eq!(fleet.told(8), 5, "as many as the step and maxUnavailable allow");
+    (fleet.command, fleet.is_frozen) = (Some("abort 8"), true);
+    let decided = fleet.look();
+    assert_eq!((fleet.told(7), fleet.told(8)), (10, 0));
+    assert_eq!(decided.memory.failure.map(|failure| failure.reason), Some(FailureReason::Aborted));
+}
+
+#[test]
+fn an_undo_goes_back_without_pauses_and_lasts_until_the_spec_changes() {
+    let mut fleet = Fleet::new(5, &HAND);
+    fleet.wanted = 7;
+    fleet.settle();
+    fleet.command = Some("promote-full 7");
+    assert_eq!(fleet.settle().stable, id(7));
+    fleet.command = Some("undo 6");
+    fleet.look();
+    assert_eq!(fleet.told(6), 1, "a few at a time");
+    let decided = fleet.settle();
+    assert_eq!((fleet.told(6), decided.state, decided.stable), (5, RolloutState::Complete, id(6)));
+    fleet.command = None;
+    assert_eq!((fleet.settle().goal, fleet.told(6)), (id(6), 5), "what was asked is not forgotten with the annotation");
+    fleet.wanted = 8;
+    assert_eq!((fleet.settle().goal, fleet.told(8)), (id(8), 1));
+    fleet.wanted = 7;
+    assert_eq!(fleet.settle().goal, id(7), "whoever wants it again gets it, by its steps");
+    assert_eq!(fleet.told(7), 1);
+}
+
+#[test]
+fn of_what_was_undone_nothing_is_rolled_out_because_the_other_one_is_gone() {
+    let mut fleet = Fleet::new(3, &[]);
+    fleet.wanted = 7;
+    fleet.settle();
+    fleet.command = Some("undo 5");
+    fleet.look();
+    fleet.revisions.retain(|revision| revision.number != 5);
+    let decided = fleet.settle();
+    assert_eq!(decided.goal, id(7));
+    assert_eq!((decided.state, fleet.told(7)), (RolloutState::Complete, 3), "where it is stable it stays");
+
+    let mut fleet = Fleet::new(3, &HAND);
+    fleet.wanted = 7;
+    fleet.settle();
+    fleet.command = Some("undo 5");
+    fleet.look();
+    fleet.revisions.retain(|revision| revision.number != 5);
+    let decided = fleet.settle();
+    assert_eq!(
+        (decided.state, fleet.told(6)),
+        (RolloutState::Failed { away: 0 }, 3),
+        "where it was on its way it goes"
+    );
+    let failure = decided.memory.failure.expect("it says why");
+    assert!(failure.message.contains("undone") && failure.message.contains("revision 5"), "{failure:?}");
+}
+
+#[test]
+fn a_request_about_nothing_is_refused_with_what_to_do_and_changes_nothing() {
+    let mut fleet = Fleet::new(3, &HAND);
+    fleet.settle();
+    for (command, said) in [
+        ("promote 6", "nothing is being rolled out"),
+        ("promote-full 6", "nothing is being rolled out"),
+        ("abort 6", "nothing is being rolled out"),
+        ("retry 6", "has neither failed nor been undone"),
+        ("retry 5", "the spec says revision 6"),
+        ("undo 6", "is what is rolled out already"),
+        ("undo 3", "there are 5, 6, 7, 8"),
+        ("stop 6", "none of promote"),
+        ("promote", "needs the number"),
+    ] {
+        let why = fleet.refused(command);
+        assert!(why.contains(said), "{command}: {why}");
+    }
+    fleet.command = None;
+    fleet.wanted = 7;
+    fleet.settle();
+    for (command, said) in [
+        ("promote 6", "revision 7 is being rolled out"),
+        ("abort 6 quick", "revision 7 is being rolled out"),
+        ("undo 7", "is what is rolled out already"),
+        ("retry 7", "has neither failed"),
+    ] {
+        let why = fleet.refused(command);
+        assert!(why.contains(said), "{command}: {why}");
+    }
+    fleet.command = Some("promote 7");
+    fleet.dead = vec![7];
+    fleet.look();
+    let why = fleet.refused("promote 7 again");
+    assert!(why.contains("waits for nobody") && why.contains("promote-full 7"), "{why}");
+    fleet.command = Some("abort 7");
+    fleet.settle();
+    for (command, said) in [("promote 7", "retry 7"), ("abort 7 twice", "has failed"), ("undo 7", "retry 7")] {
+        let why = fleet.refused(command);
+        assert!(why.contains(said), "{command}: {why}");
+    }
+    fleet.wanted = 8;
+    fleet.command = None;
+    fleet.settle();
+    let why = fleet.refused("undo 7");
+    assert!(why.contains("has failed before"), "{why}");
+}
+
+#[test]
+fn of_two_requests_at_once_the_one_that_stands_is_done_and_the_other_never() {
+    let mut fleet = Fleet::new(3, &HAND);
+    fleet.wanted = 7;
+    fleet.settle();
+    // an annotation has one value: whoever writes last is heard
+    fleet.command = Some("promote 7");
+    fleet.command = Some("abort 7");
+    fleet.settle();
+    assert_eq!((fleet.told(6), fleet.memory.has_failed(&id(7))), (3, true));
+}
+
+#[test]
+fn a_canary_that_goes_is_replaced_before_the_next_step() {
+    let mut fleet = Fleet::new(10, &HAND);
+    fleet.wanted = 7;
+    fleet.settle();
+    let canary = fleet.pods.iter().position(|(told, _)| *told == Some(7)).expect("one took it");
+    fleet.pods[canary] = (None, None);
+    let decided = fleet.look();
+    assert_eq!(
+        (fleet.pods[canary].0, fleet.told(7)),
+        (Some(6), 1),
+        "the new pod gets the stable one, another the new one"
+    );
+    assert_eq!(decided.state, RolloutState::Rolling, "and it is no pause until that is proven");
+    assert_eq!(fleet.settle().state, RolloutState::Pausing { until: None });
+}
+
+#[test]
+fn a_pool_of_one_pod_has_no_canary_and_of_none_nothing_is_proven() {
+    let mut fleet = Fleet::new(1, &HAND);
+    fleet.wanted = 7;
+    assert_eq!((fleet.settle().state, fleet.told(7)), (RolloutState::Pausing { until: None }, 1));
+    let mut fleet = Fleet::new(0, &DEFAULT_STEPS);
+    fleet.wanted = 7;
+    fleet.settle();
+    fleet.now += 10 * i64::from(DEADLINE_SECONDS);
+    let decided = fleet.settle();
+    assert_eq!((decided.state, decided.stable), (RolloutState::NoPods, id(6)), "nor does it fail");
+}
+
+#[test]
+fn before_anything_was_promoted_pods_change_a_few_at_a_time_and_there_is_nothing_to_go_back_to() {
+    let mut fleet = Fleet::new(3, &HAND);
+    fleet.pods = vec![(None, None); 3];
+    fleet.memory = RolloutMemory { updated: Some(id(6)), ..RolloutMemory::default() };
+    let decided = fleet.look();
+    assert_eq!((fleet.told(6), decided.stable), (3, id(6)), "where nothing runs there is nothing to lose");
+    fleet.pods[2].1 = None;
+    (fleet.wanted, fleet.dead) = (7, vec![7]);
+    fleet.look();
+    assert_eq!(fleet.told(7), 1);
+    fleet.now += i64::from(DEADLINE_SECONDS) + 1;
+    assert_eq!(fleet.look().state, RolloutState::Stuck);
+    assert!(fleet.refused("abort 7").contains("no revision before 7"));
+    fleet.dead.clear();
+    assert_eq!(fleet.settle().stable, id(7));
+}
+
+#[test]
+fn whoever_lost_the_status_goes_on_from_what_most_pods_are_told() {
+    let mut fleet = Fleet::new(4, &HAND);
+    (fleet.wanted, fleet.memory) = (7, RolloutMemory::default());
+    fleet.pods[3] = (Some(7), Some(7));
+    let decided = fleet.settle();
+    assert_eq!((decided.stable, decided.state), (id(6), RolloutState::Pausing { until: None }));
+    assert_eq!(fleet.told(7), 1);
+}
+
+#[test]
+fn other_steps_begin_anew_and_take_no_pod_back() {
+    let mut fleet = Fleet::new(10, &HAND);
+    fleet.wanted = 7;
+    fleet.settle();
+    fleet.command = Some("promote 7");
+    fleet.dead = vec![7];
+    fleet.look();
+    fleet.steps = vec![RolloutStep::SetWeight { percent: 10 }, RolloutStep::Pause { seconds: None }];
+    fleet.dead.clear();
+    let decided = fleet.settle();
+    assert_eq!(decided.state, RolloutState::Pausing { until: None }, "fewer steps are not all of them done");
+    assert_eq!(fleet.told(7), 2);
+}
+
+#[test]
+fn while_the_spec_is_paused_nothing_goes_forward_and_nothing_fails_by_itself() {
+    let mut fleet = Fleet::new(3, &DEFAULT_STEPS);
+    (fleet.wanted, fleet.dead) = (7, vec![7]);
+    fleet.settle();
+    fleet.is_frozen = true;
+    fleet.now += 10 * i64::from(DEADLINE_SECONDS);
+    fleet.pods.push((None, None));
+    let decided = fleet.look();
+    assert_eq!((fleet.told(7), fleet.told(6)), (1, 3), "a new pod gets the stable one");
+    assert_eq!((decided.state, decided.look_again_seconds), (RolloutState::Rolling, None));
+    fleet.is_frozen = false;
+    fleet.now += i64::from(DEADLINE_SECONDS);
+    assert_eq!(fleet.look().state, RolloutState::Rolling, "its time begins anew");
+}
+
+#[test]
+fn a_judgement_of_another_revision_says_nothing_and_one_of_this_takes_it_back() {
+    let mut fleet = Fleet::new(3, &[RolloutStep::OnePod, RolloutStep::Analysis]);
+    fleet.wanted = 7;
+    let pods: Vec<RolloutPod> = Vec::new();
+    let input = |judged| RolloutInput {
+        now: 0,
+        wanted: id(7),
+        is_created: true,
+        revisions: &[],
+        pods: &pods,
+        steps: &[],
+        max_unavailable: 1,
+        progress_deadline_seconds: 60,
+        is_frozen: false,
+        command: None,
+        judged,
+    };
+    let worse = || RolloutJudgement::Fail { why: "waits of 3.1 times the others'".to_owned() };
+    let revisions = [id(6), id(7)];
+    let failed = |judged| step(&fleet.memory, &RolloutInput { revisions: &revisions, ..input(judged) }).memory.failure;
+    assert_eq!(failed(None), None);
+    assert_eq!(failed(Some((id(6), worse()))), None);
+    assert_eq!(failed(Some((id(7), RolloutJudgement::Inconclusive))), None);
+    let failure = failed(Some((id(7), worse()))).expect("it failed");
+    assert_eq!(
+        (failure.reason, failure.message.as_str()),
+        (FailureReason::AnalysisFailed, "waits of 3.1 times the others'")
+    );
+}

@@ -1,0 +1,207 @@
+//! The machine of rollouts, through every state of small worlds: what it promises holds in all of them, and a machine with a mistake
+//! in it is found.
+
+mod model;
+
+use std::io::Write;
+
+use sluice::decide::rollout::{
+    RolloutHappening, RolloutInput, RolloutMemory, RolloutMove, RolloutState, RolloutStep, step,
+};
+
+use self::model::{Chances, Decide, Quality, Search, Setting, Violation};
+
+const ONE_THEN_REST: [RolloutStep; 2] = [RolloutStep::OnePod, RolloutStep::Pause { seconds: Some(1) }];
+const BY_HAND: [RolloutStep; 4] = [
+    RolloutStep::SetWeight { percent: 34 },
+    RolloutStep::Pause { seconds: None },
+    RolloutStep::SetWeight { percent: 67 },
+    RolloutStep::Pause { seconds: Some(1) },
+];
+const JUDGED: [RolloutStep; 2] = [RolloutStep::SetWeight { percent: 1 }, RolloutStep::Analysis];
+const GOOD_GOOD_DEAD: [Quality; 3] = [Quality::Good, Quality::Good, Quality::Dead];
+const GOOD_WORSE_GOOD: [Quality; 3] = [Quality::Good, Quality::Worse, Quality::Good];
+
+/// More may happen where there is time for it.
+const fn more(release: u8, debug: u8) -> u8 {
+    if cfg!(debug_assertions) { debug } else { release }
+}
+
+const CALM: Chances = Chances { changes: 1, requests: 0, churn: 0, crashes: 0, freezes: 0 };
+
+fn search(name: &str, setting: Setting, decide: Decide) -> Result<(), Violation> {
+    let mut search = Search::new(setting, decide);
+    let found = search.run();
+    // past the capture of the test harness: how much was looked at is part of the proof
+    let _ = writeln!(
+        std::io::stderr(),
+        "rollout model, {name}: {} states, {} transitions{}",
+        search.states(),
+        search.transitions,
+        found.as_ref().err().map(|violation| format!(", found: {}", violation.promise)).unwrap_or_default()
+    );
+    found
+}
+
+fn holds(name: &str, setting: Setting) {
+    if let Err(Violation { promise, way }) = search(name, setting, step) {
+        panic!("{name}: it does not hold that {promise}: {way}");
+    }
+}
+
+fn small(qualities: &'static [Quality], steps: &'static [RolloutStep], chances: Chances) -> Setting {
+    Setting { qualities, steps, max_unavailable: 1, pods: 3, chances }
+}
+
+/// With as many pods as there is time for.
+fn world(qualities: &'static [Quality], steps: &'static [RolloutStep], chances: Chances) -> Setting {
+    Setting { pods: usize::from(more(3, 2)), ..small(qualities, steps, chances) }
+}
+
+#[test]
+fn rollout_keeps_its_promises_while_the_operator_is_killed_anywhere() {
+    let chances = Chances { changes: more(2, 1), crashes: more(2, 1), ..CALM };
+    holds("killed anywhere", world(&GOOD_GOOD_DEAD, &ONE_THEN_REST, chances));
+}
+
+#[test]
+fn rollout_keeps_its_promises_while_pods_come_and_go() {
+    let chances = Chances { churn: more(3, 1), crashes: more(1, 0), ..CALM };
+    holds("churn", world(&GOOD_GOOD_DEAD, &ONE_THEN_REST, chances));
+}
+
+#[test]
+fn rollout_keeps_its_promises_whatever_people_ask_for() {
+    let chances = Chances { changes: more(2, 1), requests: more(2, 1), crashes: more(1, 0), ..CALM };
+    holds("requests", world(&GOOD_GOOD_DEAD, &BY_HAND, chances));
+}
+
+#[test]
+fn rollout_keeps_its_promises_whatever_the_analysis_says_and_forgets() {
+    let chances = Chances { changes: more(2, 1), crashes: more(2, 1), ..CALM };
+    holds("analysis", world(&GOOD_WORSE_GOOD, &JUDGED, chances));
+}
+
+#[test]
+fn rollout_keeps_its_promises_while_the_spec_is_paused_and_goes_on() {
+    let chances = Chances { changes: more(2, 1), requests: more(1, 0), freezes: 2, ..CALM };
+    holds("paused", world(&GOOD_GOOD_DEAD, &ONE_THEN_REST, chances));
+}
+
+#[test]
+fn rollout_keeps_its_promises_with_several_pods_in_change_and_with_a_single_pod() {
+    let chances = Chances { changes: more(2, 1), crashes: more(1, 0), churn: more(1, 0), ..CALM };
+    holds("two in change", Setting { max_unavailable: 2, ..world(&GOOD_GOOD_DEAD, &BY_HAND, chances) });
+    holds("without steps", Setting { max_unavailable: 2, ..world(&GOOD_GOOD_DEAD, &[], chances) });
+    let chances = Chances { changes: more(2, 1), requests: 1, crashes: more(1, 0), churn: more(2, 1), ..CALM };
+    holds("a single pod", Setting { pods: 1, ..world(&GOOD_GOOD_DEAD, &BY_HAND, chances) });
+}
+
+/// A machine with a mistake in it, and the promise that it breaks.
+fn finds(name: &str, setting: Setting, decide: Decide, promises: &[&str]) {
+    let violation = search(name, setting, decide).expect_err(name);
+    assert!(promises.contains(&violation.promise), "{name}: {violation:?}");
+}
+
+fn one_pod_too_many(memory: &RolloutMemory, input: &RolloutInput<'_>) -> RolloutMove {
+    let mut decided = step(memory, input);
+    let goal = decided.goal.number;
+    let told: Vec<usize> = decided.tells.iter().map(|(pod, _)| *pod).collect();
+    let stays = |pod: &usize| !told.contains(pod) && input.pods[*pod].told != Some(goal);
+    if matches!(decided.state, RolloutState::Pausing { .. })
+        && let Some(pod) = (0..input.pods.len()).find(stays)
+    {
+        decided.tells.push((pod, goal));
+    }
+    decided
+}
+
+fn two_in_change(memory: &RolloutMemory, input: &RolloutInput<'_>) -> RolloutMove {
+    step(memory, &RolloutInput { max_unavailable: 2, ..input.clone() })
+}
+
+fn forgets_what_failed(memory: &RolloutMemory, input: &RolloutInput<'_>) -> RolloutMove {
+    let mut decided = step(memory, input);
+    if decided.state == (RolloutState::Failed { away: 0 }) {
+        decided.memory.failed_hashes.clear();
+    }
+    decided
+}
+
+fn leaves_one_behind(memory: &RolloutMemory, input: &RolloutInput<'_>) -> RolloutMove {
+    let mut decided = step(memory, input);
+    if matches!(decided.state, RolloutState::Failed { .. }) {
+        decided.tells.pop();
+    }
+    decided
+}
+
+fn promotes_what_one_pod_proved(memory: &RolloutMemory, input: &RolloutInput<'_>) -> RolloutMove {
+    let mut decided = step(memory, input);
+    if matches!(decided.state, RolloutState::Pausing { .. }) {
+        decided.memory.stable = Some(decided.goal.clone());
+        let promoted = RolloutHappening::Promoted { revision: decided.goal.number, from: Some(1) };
+        decided.happened.push(promoted);
+    }
+    decided
+}
+
+fn never_gives_up(memory: &RolloutMemory, input: &RolloutInput<'_>) -> RolloutMove {
+    step(memory, &RolloutInput { progress_deadline_seconds: u32::MAX, ..input.clone() })
+}
+
+fn remembers_a_failure_last(memory: &RolloutMemory, input: &RolloutInput<'_>) -> RolloutMove {
+    RolloutMove { remember_first: false, ..step(memory, input) }
+}
+
+fn does_not_wait(memory: &RolloutMemory, input: &RolloutInput<'_>) -> RolloutMove {
+    let steps = [RolloutStep::OnePod, RolloutStep::Pause { seconds: Some(0) }];
+    step(memory, &RolloutInput { steps: &steps, ..input.clone() })
+}
+
+fn believes_what_was_said_before(memory: &RolloutMemory, input: &RolloutInput<'_>) -> RolloutMove {
+    let mut pods = input.pods.to_vec();
+    for pod in &mut pods {
+        pod.reads_back = pod.told;
+    }
+    step(memory, &RolloutInput { pods: &pods, ..input.clone() })
+}
+
+fn goes_forward_while_paused(memory: &RolloutMemory, input: &RolloutInput<'_>) -> RolloutMove {
+    step(memory, &RolloutInput { is_frozen: false, ..input.clone() })
+}
+
+#[test]
+fn rollout_with_a_planted_mistake_is_found() {
+    let dead = |chances| small(&GOOD_GOOD_DEAD, &ONE_THEN_REST, chances);
+    finds("one pod too many", dead(CALM), one_pod_too_many, &["no more pods run a revision than the step allows"]);
+    finds("two in change", dead(CALM), two_in_change, &["no more pods are in change than maxUnavailable"]);
+    finds(
+        "forgets what failed",
+        dead(CALM),
+        forgets_what_failed,
+        &["a failed revision is told to no further pod", "every rollout ends"],
+    );
+    let everybody = "every pod that took a failed revision is told to leave it";
+    finds("leaves one behind", dead(CALM), leaves_one_behind, &[everybody]);
+    let promoted = ["a revision is promoted when all pods run it"];
+    finds("promotes what one pod proved", dead(CALM), promotes_what_one_pod_proved, &promoted);
+    finds("never gives up", dead(CALM), never_gives_up, &["every rollout ends"]);
+    finds("does not wait", dead(CALM), does_not_wait, &["no pause and no analysis is skipped"]);
+    let before = ["no step is passed before its pods are proven", promoted[0]];
+    finds("believes what was said before", dead(CALM), believes_what_was_said_before, &before);
+    let killed = small(&GOOD_WORSE_GOOD, &JUDGED, Chances { crashes: 1, ..CALM });
+    finds(
+        "remembers a failure last",
+        killed,
+        remembers_a_failure_last,
+        &["a failed revision is told to no further pod"],
+    );
+    let paused = dead(Chances { freezes: 1, ..CALM });
+    finds(
+        "goes forward while paused",
+        paused,
+        goes_forward_while_paused,
+        &["nothing goes forward while the spec is paused"],
+    );
+}
