@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use kube::Client;
+use kube::{Client, ResourceExt};
 use tokio::{net::TcpListener, task::JoinSet, time::sleep};
 
 use super::{
@@ -78,7 +78,10 @@ async fn webhook(
         CertificateTrust::Untrusted(error) => readiness.wait(CERTIFICATE_GATE, &with_causes(error)),
     }));
     let revisions = stores.revisions.clone();
-    let for_new_pods = move |pool: &ConnectionPool| controller_revision::for_new_pods(pool, &revisions.state());
+    let for_new_pods = move |pool: &ConnectionPool| {
+        let own = revisions.of(&pool.namespace().unwrap_or_default(), &pool.name_any());
+        controller_revision::for_new_pods(pool, &own)
+    };
     let lookup = ClusterLookup::new(client, stores.pools, stores.classes, for_new_pods);
     let metrics = instruments.metrics.clone();
     let routes = server::router(lookup, args.injection(), move |admitted| metrics.admitted(admitted));

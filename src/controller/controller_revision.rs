@@ -102,7 +102,7 @@ fn settings(revision: &ControllerRevision) -> Option<Settings> {
 }
 
 /// The revision that new pods of `pool` get: the one that its status calls stable; where that is gone, the newest that neither failed nor
-/// is being tried. It is asked for each new pod, of all revisions there are: nothing is copied, and little decoded but what is chosen.
+/// is being tried. It is asked for each new pod: nothing is copied, and little decoded but what is chosen.
 pub fn for_new_pods(pool: &ConnectionPool, revisions: &[Arc<ControllerRevision>]) -> Option<PoolRevision> {
     let namespace = pool.metadata.namespace.as_deref();
     let status = pool.status.as_ref().and_then(|status| status.revision.as_ref());

@@ -4,10 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use kube::{
-    Client, Config,
-    runtime::{reflector, watcher::Event},
-};
+use kube::{Client, Config};
 use parking_lot::Mutex;
 use serde_json::json;
 
@@ -39,6 +36,7 @@ use crate::{
     domain::PoolKey,
     http::OperatorMetrics,
     inject::{InjectionSettings, PodPool},
+    objects::GroupedStore,
 };
 
 /// In which state the pool is that is looked at.
@@ -141,16 +139,14 @@ impl Rehearsal {
 }
 
 fn context(pool: &ConnectionPool, revision: &PoolRevision, client: &Client, leadership: Leadership) -> Context {
-    let (revisions, mut writer) = reflector::store();
     let new = NewRevision {
         number: revision.revision,
         settings: revision.settings.clone(),
         cause: "generation 1".to_owned(),
         is_restored: false,
     };
-    writer.apply_watcher_event(&Event::Apply(controller_revision::object(pool, &new, None)));
-    let (pools, mut writer) = reflector::store();
-    writer.apply_watcher_event(&Event::Apply(pool.clone()));
+    let revisions = GroupedStore::of_these([controller_revision::object(pool, &new, None)]);
+    let pools = GroupedStore::of_these([pool.clone()]);
     let injection = InjectionSettings {
         agent_image: "sluice:1".to_owned(),
         pgbouncer_image: "pgbouncer:1".to_owned(),
@@ -159,7 +155,7 @@ fn context(pool: &ConnectionPool, revision: &PoolRevision, client: &Client, lead
         run_as_user: Some(65532),
         allowed: PoolAllowList::default(),
     };
-    let (classes, budgets) = (reflector::store().0, reflector::store().0);
+    let (classes, budgets) = (GroupedStore::of_these([]), GroupedStore::of_these([]));
     let stores = Stores { pools, classes, budgets, revisions, gateways: None, injection: Arc::new(injection.clone()) };
     let metrics = OperatorMetrics::default();
     Context {

@@ -21,12 +21,20 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::{Lean, metadata::KeptMetadata};
-use crate::api::{ConnectionBudget, ConnectionPool, ConnectionPoolClass};
+use crate::{
+    api::{ConnectionBudget, ConnectionPool, ConnectionPoolClass},
+    contract::names,
+};
 
 /// A kind that is watched.
 pub trait Watched: Resource + DeserializeOwned {
     /// Largest object that is read, in bytes of its text.
     const LARGEST: usize;
+
+    /// With which others of its namespace it belongs together; all of them, where nothing else is said.
+    fn group_in_namespace(&self) -> String {
+        String::new()
+    }
 
     /// Reads an object, as far as anybody here needs it.
     ///
@@ -67,6 +75,12 @@ struct Headed {
 /// it is, and so is one with more in it than the settings of a pool have.
 impl Watched for ControllerRevision {
     const LARGEST: usize = 4 << 20;
+
+    /// Those of one pool.
+    fn group_in_namespace(&self) -> String {
+        let labels = self.metadata.labels.as_ref();
+        labels.and_then(|labels| labels.get(names::POOL_LABEL)).cloned().unwrap_or_default()
+    }
 
     fn read(text: &str) -> Result<Self, serde_json::Error> {
         const LARGEST_DATA: usize = 64 << 10;

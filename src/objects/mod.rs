@@ -5,8 +5,10 @@
 //! - [`Lean`]: an object without `metadata.managedFields`, which are larger than all the rest.
 //! - [`Kept`]: an object that is watched, within the bounds of its kind ([`Watched`]). One that is larger stands in nobody's way.
 //! - [`WatchedPod`]: the same of a pod, each of which counts however large it is.
+//! - [`GroupedStore`]: the store of a watch, in which those of one pool are found without a look at all others.
 //! - [`page`]: a page of a list, up to a size.
 
+mod grouped;
 mod kept;
 mod lean;
 mod metadata;
@@ -14,6 +16,7 @@ mod only;
 mod pages;
 mod pod;
 
+pub use grouped::GroupedStore;
 pub use kept::{Kept, Watched};
 pub use lean::Lean;
 pub use pages::page;

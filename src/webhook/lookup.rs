@@ -3,7 +3,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
-use kube::{Client, Resource, api::ListParams, core::Request, runtime::reflector::Store};
+use kube::{Client, Resource, api::ListParams, core::Request};
 use serde::{Deserialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::time::timeout;
@@ -12,7 +12,7 @@ use super::admission::Catalogue;
 use crate::{
     api::{ConnectionPool, ConnectionPoolClass},
     contract::PoolRevision,
-    objects::{self, Lean},
+    objects::{self, GroupedStore, Lean},
 };
 
 /// How long a live read may take: the API server waits 5 s for the whole answer.
@@ -71,8 +71,8 @@ pub trait Lookup: Send + Sync + 'static {
 /// [`Lookup`] over the stores of the operator's watches.
 pub struct ClusterLookup<R> {
     client: Client,
-    pools: Store<ConnectionPool>,
-    classes: Store<ConnectionPoolClass>,
+    pools: GroupedStore<ConnectionPool>,
+    classes: GroupedStore<ConnectionPoolClass>,
     revision_for_new_pods: R,
 }
 
@@ -80,8 +80,8 @@ impl<R> ClusterLookup<R> {
     /// `revision_for_new_pods` answers from the operator's cache of revisions.
     pub const fn new(
         client: Client,
-        pools: Store<ConnectionPool>,
-        classes: Store<ConnectionPoolClass>,
+        pools: GroupedStore<ConnectionPool>,
+        classes: GroupedStore<ConnectionPoolClass>,
         revision_for_new_pods: R,
     ) -> Self {
         Self { client, pools, classes, revision_for_new_pods }
@@ -123,11 +123,7 @@ where
     R: Fn(&ConnectionPool) -> Option<PoolRevision> + Send + Sync + 'static,
 {
     fn cached(&self, namespace: &str) -> Catalogue {
-        let pools = self.pools.state().into_iter();
-        Catalogue {
-            pools: pools.filter(|pool| pool.metadata.namespace.as_deref() == Some(namespace)).collect(),
-            classes: self.classes.state(),
-        }
+        Catalogue { pools: self.pools.of(namespace, ""), classes: self.classes.state() }
     }
 
     async fn live(&self, namespace: &str) -> Result<Catalogue, LookupError> {

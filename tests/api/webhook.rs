@@ -22,13 +22,13 @@ use k8s_openapi::{
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
-    runtime::reflector,
 };
 use serde_json::{Value, json};
 use sluice::{
-    api::{ConnectionPool, ConnectionPoolClass},
+    api::ConnectionPool,
     contract::{Document, GrantDocument, RevisionDocument, names},
     inject::{InjectionSettings, injection_of},
+    objects::GroupedStore,
     serving::{Drain, HttpServer, TlsIdentity},
     webhook::{
         certificates::{CertificateKeeper, CertificateSettings},
@@ -74,8 +74,7 @@ impl Injected {
         let settings = certificates(&cluster, &["127.0.0.1"]);
         let mut keeper = CertificateKeeper::start(cluster.client.clone(), settings).await.expect("a certificate");
         keeper.look(Timestamp::now()).await.expect("trusted");
-        let (pools, _) = reflector::store::<ConnectionPool>();
-        let (classes, _) = reflector::store::<ConnectionPoolClass>();
+        let (pools, classes) = (GroupedStore::of_these([]), GroupedStore::of_these([]));
         let lookup = ClusterLookup::new(cluster.client.clone(), pools, classes, |_: &ConnectionPool| None);
         let asked = Arc::new(AtomicU32::new(0));
         let counted = asked.clone();
@@ -610,8 +609,7 @@ async fn no_pod_is_refused_while_one_replica_hands_over_to_another() {
 
     // as a Service would: what comes anew is led to the other, what stands is not
     let (listener, other) = listen().await;
-    let (pools, _) = reflector::store::<ConnectionPool>();
-    let (classes, _) = reflector::store::<ConnectionPoolClass>();
+    let (pools, classes) = (GroupedStore::of_these([]), GroupedStore::of_these([]));
     let lookup = ClusterLookup::new(injected.cluster.client.clone(), pools, classes, |_: &ConnectionPool| None);
     let routes = server::router(lookup, injection_settings(), |_| {});
     let (drain, serving) = serve(listener, injected.keeper.tls(), routes);

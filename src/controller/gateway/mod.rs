@@ -85,7 +85,7 @@ where
     <K as Lookup>::DynamicType: Default + Eq + std::hash::Hash + Clone + Send + Sync,
 {
     let asking = requests.clone();
-    watch::into_store(client.clone(), Some(POOL_LABEL), name, instruments.clone(), move |object: K, _| {
+    let store = watch::into_store(client.clone(), Some(POOL_LABEL), name, instruments.clone(), move |object: K, _| {
         let meta = object.meta();
         let pool = meta.labels.as_ref().and_then(|labels| labels.get(POOL_LABEL));
         let concerned = pool.zip(meta.namespace.as_ref());
@@ -96,7 +96,8 @@ where
                 asking.ask(&pool, "gateway").await;
             }
         }
-    })
+    });
+    Store::clone(&store)
 }
 
 /// What is known of the gateway of a pool. None: the pool has another topology.

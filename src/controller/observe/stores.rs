@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
-use kube::{Client, ResourceExt, runtime::reflector::Store};
+use kube::{Client, ResourceExt};
 
 use super::watch::{self, Instruments};
 use crate::{
@@ -18,19 +18,20 @@ use crate::{
     decide::effective::{EffectivePool, PoolRefusal, class_of, effective},
     domain::PoolKey,
     inject::InjectionSettings,
+    objects::GroupedStore,
 };
 
 /// The stores of the watches.
 #[derive(Clone)]
 pub struct Stores {
     /// Pools.
-    pub pools: Store<ConnectionPool>,
+    pub pools: GroupedStore<ConnectionPool>,
     /// Classes.
-    pub classes: Store<ConnectionPoolClass>,
+    pub classes: GroupedStore<ConnectionPoolClass>,
     /// Budgets.
-    pub budgets: Store<ConnectionBudget>,
+    pub budgets: GroupedStore<ConnectionBudget>,
     /// Revisions of ours.
-    pub revisions: Store<ControllerRevision>,
+    pub revisions: GroupedStore<ControllerRevision>,
     /// The objects of gateways; none where this operator keeps no gateways.
     pub gateways: Option<GatewayStores>,
     /// What the operator's configuration says about poolers' containers, and about what pools may say of them.
@@ -53,7 +54,7 @@ impl Stores {
 
     /// The pools of a namespace that put poolers into pods.
     pub fn pools_of(&self, namespace: &str) -> Vec<Arc<ConnectionPool>> {
-        self.pools.state().into_iter().filter(|pool| pool.metadata.namespace.as_deref() == Some(namespace)).collect()
+        self.pools.of(namespace, "")
     }
 }
 
@@ -132,7 +133,7 @@ pub fn watch_all(client: &Client, requests: &LookRequests, args: &OperatorArgs, 
 }
 
 /// The pools that are known now and of which this is true.
-fn pools_where(known: &Store<ConnectionPool>, concerns: impl Fn(&ConnectionPool) -> bool) -> Vec<PoolKey> {
+fn pools_where(known: &GroupedStore<ConnectionPool>, concerns: impl Fn(&ConnectionPool) -> bool) -> Vec<PoolKey> {
     let pools = known.state().into_iter().filter(|pool| concerns(pool));
     pools.filter_map(|pool| Some(PoolKey { namespace: pool.namespace()?, name: pool.name_any() })).collect()
 }

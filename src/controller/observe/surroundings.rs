@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use super::{pods::PodIndex, stores::Stores};
 use crate::{
     api::ConnectionPool,
-    contract::{Injection, PoolRevision, names::POOL_LABEL},
+    contract::{Injection, PoolRevision},
     controller::controller_revision,
     decide::{
         effective::{EffectivePool, PoolRefusal},
@@ -59,12 +59,7 @@ impl Stores {
         });
         let mut revisions = Vec::new();
         let mut taken_numbers = Vec::new();
-        for object in self.revisions.state() {
-            if object.namespace().as_deref() != Some(key.namespace.as_str())
-                || object.labels().get(POOL_LABEL) != Some(&key.name)
-            {
-                continue;
-            }
+        for object in self.revisions.of(&key.namespace, &key.name) {
             let seen = controller_revision::seen(&object);
             if controller_revision::is_of(&object, pool) {
                 revisions.push(seen);

@@ -23,7 +23,7 @@ use crate::{
     controller::look_requests::LookRequests,
     domain::PoolKey,
     http::{OperatorMetrics, Readiness},
-    objects::{Kept, Watched, WatchedPod},
+    objects::{GroupedStore, Kept, Watched, WatchedPod},
 };
 
 /// Seconds after which the API server ends a watch: load balancers drop what is silent for 240 s.
@@ -88,15 +88,16 @@ pub fn into_store<K, F>(
     name: &'static str,
     instruments: Instruments,
     mut changed: impl FnMut(K, Presence) -> F + Send + 'static,
-) -> Store<K>
+) -> GroupedStore<K>
 where
     K: Watched + Lookup + Clone + std::fmt::Debug + Send + Sync + 'static,
     <K as Resource>::DynamicType: Default + Eq + std::hash::Hash + Clone + Send,
     <K as Lookup>::DynamicType: Default + Eq + std::hash::Hash + Clone + Send + Sync,
     F: Future<Output = ()> + Send,
 {
-    let (reader, writer) = reflector::store::<K>();
-    let store = reader.clone();
+    let (store, writer) = reflector::store::<K>();
+    let reader = GroupedStore::new(store.clone());
+    let grouped = reader.clone();
     instruments.readiness.wait(name, "no list of the API server yet");
     let config = labels.map_or_else(config, |labels| config().labels(labels));
     let known = store.clone();
@@ -115,11 +116,18 @@ where
                         Event::InitDone => {
                             instruments.readiness.open(name);
                             for gone in not_in(&known, std::mem::take(&mut before)) {
+                                grouped.is_gone(&gone);
                                 changed((*gone).clone(), Presence::Gone).await;
                             }
                         }
-                        Event::Apply(object) | Event::InitApply(object) => changed(object, Presence::There).await,
-                        Event::Delete(object) => changed(object, Presence::Gone).await,
+                        Event::Apply(object) | Event::InitApply(object) => {
+                            grouped.is_there(&object);
+                            changed(object, Presence::There).await;
+                        }
+                        Event::Delete(object) => {
+                            grouped.is_gone(&object);
+                            changed(object, Presence::Gone).await;
+                        }
                     }
                 }
                 Err(error) => failed(&instruments, name, &error),
