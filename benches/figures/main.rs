@@ -1,5 +1,5 @@
 //! Figures of the whole product, measured on real parts: `benches/run acquisition | agent | bad_green | changes | decision |
-//! endings | footprint | kills | look | memory | neighbours | overhead | reaction | sharing | switch | tick`.
+//! endings | footprint | kills | look | memory | neighbours | overhead | reaction | sharing | switch | tick | verdicts`.
 //!
 //! Each figure has a directory of its own: `mod.rs` measures, `report.rs` (PURE) turns the raw samples into the printed
 //! figures. The samples are written to `benches/results/NAME` together with the machine and the commit, and a test computes the
@@ -52,6 +52,8 @@ mod subject;
 mod switch;
 #[path = "../tick/mod.rs"]
 mod tick;
+#[path = "../verdicts/mod.rs"]
+mod verdicts;
 
 use std::process::ExitCode;
 
@@ -103,6 +105,8 @@ enum Figure {
     Reaction(reaction::Options),
     /// How soon the busy one of two pods has its share.
     Sharing(sharing::Options),
+    /// How often a canary is judged wrongly, and how soon.
+    Verdicts(verdicts::Options),
 }
 
 fn main() -> ExitCode {
@@ -125,6 +129,7 @@ fn main() -> ExitCode {
         Figure::Neighbours(options) => neighbours::run(&options),
         Figure::Reaction(options) => reaction::run(&options),
         Figure::Sharing(options) => sharing::run(&options),
+        Figure::Verdicts(options) => verdicts::run(&options),
     };
     match measured.and_then(|results: Results| results.tell()) {
         Ok(()) => ExitCode::SUCCESS,

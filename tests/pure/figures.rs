@@ -38,6 +38,8 @@ mod switch;
 mod tally;
 #[path = "../../benches/tick/report.rs"]
 mod tick;
+#[path = "../../benches/verdicts/report.rs"]
+mod verdicts;
 
 use std::{
     fmt::Write as _,
@@ -317,6 +319,25 @@ fn a_lost_connection_and_a_killed_application_are_misses_and_what_the_database_r
     assert_eq!(of("1,1,0,short/reset=1", 5).matches(": MISSED").count(), 2);
     assert_eq!(of("0,0,1,", 5).matches(": MISSED").count(), 2);
     assert_eq!(of("0,0,0,", 4).matches("too few").count(), 2);
+}
+
+#[test]
+fn a_good_canary_that_goes_back_for_whatever_reason_is_a_miss_and_so_is_a_bad_one_that_is_promoted() {
+    let header = "kind,change,quantile_ratio,mean_ratio,pods,number,sluice,sluice_s,kayenta,kayenta_s\n";
+    let of = |rollouts: usize, good: &str, wrong: usize, missed: usize| -> String {
+        let row = |change: &str, end: &str| format!("jitter,{change},2.0,2.0,3,0,{end},9,promoted,62\n");
+        let many = |change: &str, usual: &str, other: &str, others: usize| {
+            row(change, usual).repeat(rollouts - others) + &row(change, other).repeat(others)
+        };
+        let rows = many("none", "promoted", good, wrong) + &many("all x2", "worse", "promoted", missed);
+        // what hides in a tail is told, and has no goal
+        verdicts::report(&(header.to_owned() + &rows + &row("slowest tenth x2", "promoted").repeat(rollouts))).unwrap()
+    };
+    assert_eq!(of(300, "worse", 15, 15).matches(": 5.0 %, reached").count(), 2);
+    assert!(of(300, "worse", 16, 0).contains("not proven included: 5.3 %, MISSED"));
+    assert!(of(300, "not proven", 16, 0).contains("not proven included: 5.3 %, MISSED"));
+    assert!(of(300, "worse", 0, 16).contains("Missed regressions at most 5 % in each kind: 5.3 %, MISSED"));
+    assert_eq!(of(299, "worse", 0, 0).matches("too few rollouts").count(), 2);
 }
 
 #[test]
