@@ -156,7 +156,7 @@ pub const ROLLOUT_COMMAND_REFUSED: &str = "RolloutCommandRefused";
 pub const REVISION_CREATED: &str = "RevisionCreated";
 
 /// Every reason of this module, for those who check a word that somebody else wrote.
-pub static ALL: [&str; 68] = [
+pub static ALL: [&str; 76] = [
     IN_FORCE,
     NO_PODS,
     VALID,
@@ -193,7 +193,11 @@ pub static ALL: [&str; 68] = [
     ROLLOUT_COMPLETE,
     ROLLING_OUT,
     BLUE_GREEN_PAUSE,
+    ROLLOUT_PAUSED,
     PROGRESS_DEADLINE_EXCEEDED,
+    ROLLOUT_ABORTED,
+    ANALYSIS_FAILED,
+    ROLLOUT_UNDONE,
     TAKES_WRITES,
     UPSTREAM_READ_ONLY,
     UPSTREAM_SILENT,
@@ -224,5 +228,9 @@ pub static ALL: [&str; 68] = [
     GATEWAY_NAME_TAKEN,
     GATEWAY_NOT_APPLIED,
     TARGET_CHANGED,
+    ROLLOUT_STEP_COMPLETED,
+    ROLLBACK_COMPLETE,
+    ROLLOUT_COMMAND,
+    ROLLOUT_COMMAND_REFUSED,
     REVISION_CREATED,
 ];
