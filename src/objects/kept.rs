@@ -22,9 +22,12 @@ use serde_json::value::RawValue;
 
 use super::{Lean, metadata::KeptMetadata};
 use crate::{
-    api::{ConnectionBudget, ConnectionPool, ConnectionPoolClass},
+    api::{ConnectionBudget, ConnectionPool, ConnectionPoolClass, ROLLOUT_ANNOTATION},
     contract::names,
 };
+
+/// Bytes that are kept of a request to the rollout of a pool: more than one may have.
+const LONGEST_REQUEST: usize = 256;
 
 /// A kind that is watched.
 pub trait Watched: Resource + DeserializeOwned {
@@ -45,13 +48,21 @@ pub trait Watched: Resource + DeserializeOwned {
     }
 }
 
-/// Its definition bounds every field; its labels and annotations are whatever somebody likes.
+/// Its definition bounds every field; its labels and annotations are whatever somebody likes, and the request to its rollout is all that is
+/// read of them.
 impl Watched for ConnectionPool {
     const LARGEST: usize = 1 << 20;
 
     fn read(text: &str) -> Result<Self, serde_json::Error> {
         let Lean(mut pool): Lean<Self> = serde_json::from_str(text)?;
-        (pool.metadata.annotations, pool.metadata.labels) = (None, None);
+        let request = pool.metadata.annotations.take().and_then(|mut all| all.remove(ROLLOUT_ANNOTATION));
+        pool.metadata.annotations = request.map(|mut request| {
+            // a longer one is refused all the same
+            request.truncate(request.floor_char_boundary(LONGEST_REQUEST));
+            request.shrink_to_fit();
+            [(ROLLOUT_ANNOTATION.to_owned(), request)].into()
+        });
+        pool.metadata.labels = None;
         Ok(pool)
     }
 }
@@ -237,7 +248,7 @@ mod tests {
 
     #[test]
     fn of_a_pool_is_kept_what_it_says_and_nothing_that_anybody_writes_beside_it() {
-        let pool = json!({
+        let mut pool = json!({
             "metadata": {"name": "shop", "namespace": "ns", "generation": 3, "managedFields": managed(),
                 "labels": {"a": "b"}, "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}"}},
             "spec": {
@@ -245,8 +256,16 @@ mod tests {
                 "upstream": {"host": "pg", "database": "shop", "credentialsRef": {"name": "shop-db"}},
             },
         });
-        let pool = kept::<ConnectionPool>(&pool).0.expect("a pool");
-        assert_eq!((pool.metadata.generation, pool.spec.upstream.host.as_str()), (Some(3), "pg"));
-        assert_eq!((pool.metadata.annotations, pool.metadata.labels, pool.metadata.managed_fields), (None, None, None));
+        let read = kept::<ConnectionPool>(&pool).0.expect("a pool");
+        assert_eq!((read.metadata.generation, read.spec.upstream.host.as_str()), (Some(3), "pg"));
+        assert_eq!((read.metadata.annotations, read.metadata.labels, read.metadata.managed_fields), (None, None, None));
+        // but what is asked of its rollout
+        for (request, kept_bytes) in [("promote 7".to_owned(), 9), ("promote 7 ".repeat(1000), LONGEST_REQUEST)] {
+            pool["metadata"]["annotations"][ROLLOUT_ANNOTATION] = json!(request);
+            let read = kept::<ConnectionPool>(&pool).0.expect("a pool");
+            let annotations = read.metadata.annotations.expect("a request");
+            let is_begun = annotations[ROLLOUT_ANNOTATION].starts_with("promote 7");
+            assert_eq!((annotations.len(), annotations[ROLLOUT_ANNOTATION].len(), is_begun), (1, kept_bytes, true));
+        }
     }
 }
