@@ -50,7 +50,7 @@ use std::{
 /// Turns the samples of one figure into what is printed.
 type Report = fn(&str) -> Result<String, String>;
 
-const REPORTS: [(&str, Report); 16] = [
+const REPORTS: [(&str, Report); 17] = [
     ("acquisition", acquisition::report),
     ("agent", agent::report),
     ("bad_green", bad_green::report),
@@ -67,6 +67,7 @@ const REPORTS: [(&str, Report); 16] = [
     ("sizing", sizing::report),
     ("switch", switch::report),
     ("tick", tick::report),
+    ("verdicts", verdicts::report),
 ];
 
 #[test]

@@ -1,5 +1,7 @@
 //! How a change of the settings goes over the pods, forward and back, by itself and as people ask for it.
 
+use std::time::Duration;
+
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::{
@@ -10,7 +12,7 @@ use serde_json::json;
 use sluice::api::{RevisionStatus, RolloutStatus};
 
 use super::{Operator, SHARED, Shop, pods::FakePod, release, turn};
-use crate::cluster::eventually;
+use crate::cluster::{eventually, within};
 
 impl Shop {
     async fn rolling(rollout: &str) -> Self {
@@ -218,7 +220,8 @@ async fn an_undo_lasts_until_the_spec_changes_and_revisions_that_people_change_b
     let kept = eventually("it is kept again", || async { objects.get_opt("shop-2").await.ok()? }).await;
     assert_eq!(kept.revision, 2);
     objects.patch("shop-2", &PatchParams::default(), &Patch::Merge(&json!({"revision": 9}))).await.expect("renumbered");
-    eventually("it is told of", || async {
+    // a status of which words alone have changed is written after a minute
+    within(Duration::from_secs(150), "it is told of", || async {
         let condition = shop.condition("Progressing", "True/RolloutUndone").await;
         condition.contains("ControllerRevision shop-2 is not what was written").then_some(())
     })
