@@ -307,6 +307,7 @@ async fn every_query_and_every_name_in_guides_examples_and_chart_finds_what_is_e
     });
     let metrics = busy_operator();
     metrics.certificate_ends(jiff::Timestamp::now().as_second());
+    metrics.rollout_ended("RolloutComplete");
     metrics.conditions(&shop(), &conditions(ConditionStatus::False, "PrometheusUnavailable"));
     let page = operator(metrics).await;
     let prometheus = Prometheus::start(&Agents::of([&agent]).and_page("operator", page)).await;
