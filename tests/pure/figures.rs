@@ -16,6 +16,8 @@ mod endings;
 mod footprint;
 #[path = "../../benches/kills/report.rs"]
 mod kills;
+#[path = "../../benches/look/report.rs"]
+mod look;
 #[path = "../../benches/figures/losses.rs"]
 mod losses;
 #[path = "../../benches/memory/report.rs"]
@@ -50,7 +52,7 @@ use std::{
 /// Turns the samples of one figure into what is printed.
 type Report = fn(&str) -> Result<String, String>;
 
-const REPORTS: [(&str, Report); 17] = [
+const REPORTS: [(&str, Report); 18] = [
     ("acquisition", acquisition::report),
     ("agent", agent::report),
     ("bad_green", bad_green::report),
@@ -59,6 +61,7 @@ const REPORTS: [(&str, Report); 17] = [
     ("endings", endings::report),
     ("footprint", footprint::report),
     ("kills", kills::report),
+    ("look", look::report),
     ("memory", memory::report),
     ("neighbours", neighbours::report),
     ("overhead", overhead::report),
