@@ -119,22 +119,37 @@ pub fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((tag, content, rest))
 }
 
+/// Elements of a certificate (RFC 5280, 4.1), each by its tag and content.
+pub struct CertificateElements<'a> {
+    issuer: (u8, &'a [u8]),
+    /// From when until when it holds.
+    pub validity: (u8, &'a [u8]),
+    subject: (u8, &'a [u8]),
+}
+
+impl<'a> CertificateElements<'a> {
+    /// Of a certificate in DER; None: it is none.
+    pub fn of(certificate: &'a [u8]) -> Option<Self> {
+        let (SEQUENCE, certificate, _) = element(certificate)? else { return None };
+        let (SEQUENCE, mut signed, _) = element(certificate)? else { return None };
+        let mut next = || {
+            let (tag, content, rest) = element(signed)?;
+            signed = rest;
+            Some((tag, content))
+        };
+        let (first, _) = next()?;
+        // the serial number is behind the version, where there is one
+        if first == VERSION {
+            next()?;
+        }
+        let (_algorithm, issuer, validity, subject) = (next()?, next()?, next()?, next()?);
+        Some(Self { issuer, validity, subject })
+    }
+}
+
 /// Issuer and subject of a certificate.
 fn names(certificate: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (SEQUENCE, certificate, _) = element(certificate)? else { return None };
-    let (SEQUENCE, mut signed, _) = element(certificate)? else { return None };
-    let mut next = || {
-        let (tag, content, rest) = element(signed)?;
-        signed = rest;
-        Some((tag, content))
-    };
-    let (first, _) = next()?;
-    // the serial number is behind the version, where there is one
-    if first == VERSION {
-        next()?;
-    }
-    let (_algorithm, issuer, _validity, subject) = (next()?, next()?, next()?, next()?);
-    Some((issuer.1, subject.1))
+    CertificateElements::of(certificate).map(|elements| (elements.issuer.1, elements.subject.1))
 }
 
 /// What verifies the database's certificate.

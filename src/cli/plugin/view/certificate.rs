@@ -3,11 +3,9 @@
 use k8s_openapi::jiff::Timestamp;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 
-use crate::agent::decide::anchor::element;
+use crate::agent::decide::anchor::{CertificateElements, element};
 
 const SEQUENCE: u8 = 0x30;
-/// The version of a certificate, which comes first where it is not the first one.
-const VERSION: u8 = 0xa0;
 /// A time with two digits for the year (X.690, 11.8), and one with four (11.7).
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
@@ -25,20 +23,9 @@ pub fn ends(bundle: &[u8]) -> Result<Vec<Timestamp>, String> {
     if ends.is_empty() { Err("there is no certificate in it".to_owned()) } else { Ok(ends) }
 }
 
-/// The end of `validity`, behind version, serial number, algorithm and issuer (RFC 5280, 4.1).
+/// The end of `validity`.
 fn end(certificate: &[u8]) -> Option<Timestamp> {
-    let (SEQUENCE, certificate, _) = element(certificate)? else { return None };
-    let (SEQUENCE, mut signed, _) = element(certificate)? else { return None };
-    let mut next = || {
-        let (tag, content, rest) = element(signed)?;
-        signed = rest;
-        Some((tag, content))
-    };
-    let (first, _) = next()?;
-    if first == VERSION {
-        next()?;
-    }
-    let (_algorithm, _issuer, (SEQUENCE, validity)) = (next()?, next()?, next()?) else { return None };
+    let (SEQUENCE, validity) = CertificateElements::of(certificate)?.validity else { return None };
     let (_, _, behind_the_beginning) = element(validity)?;
     let (tag, time, _) = element(behind_the_beginning)?;
     let time = std::str::from_utf8(time).ok().filter(|time| time.is_ascii())?;
