@@ -128,11 +128,27 @@ make_cgroups() {
   done
 }
 
+# A component that was stopped has stopped the tool that entered the namespaces for it too, and nothing continues that. It would
+# never reap the component, and init, which waits for all in its namespace to be reaped, could not end.
+continue_entered() {
+  local file stat
+  for file in "$RUN"/pids/*; do
+    stat=$(cat "/proc/$(pid_of "${file##*/}")/stat" 2> /dev/null) || continue
+    read -r -a stat <<< "${stat##*) }"
+    case $(cat "/proc/${stat[1]}/comm" 2> /dev/null) in nsenter) kill -s CONT "${stat[1]}" ;; esac
+  done
+}
+
 down() {
   local name pid left _
+  continue_entered
   for name in holder init; do
     ! pid=$(pid_of $name) || kill -s KILL "$pid" 2> /dev/null || :
-    while running $name; do sleep 0.02; done
+    for _ in {1..1500}; do
+      running $name || break
+      sleep 0.02
+    done
+    ! running $name || die "$name of the lab $SLUICE_LAB does not end"
   done
   for _ in {1..100}; do
     left=$(cgroups)
