@@ -13,7 +13,7 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{ConnectInfo, State, connect_info::Connected},
+    extract::{ConnectInfo, Path, State, connect_info::Connected},
     http::StatusCode,
     routing::get,
     serve::IncomingStream,
@@ -26,6 +26,7 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use parking_lot::Mutex;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use sluice::{
     agent::decide::counters::Added,
@@ -38,7 +39,10 @@ use sluice::{
     inject::{InjectionSettings, PodPool, inject},
     pooler::pgbouncer::tables::Pools,
 };
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    task::{JoinSet, spawn_blocking},
+};
 
 use crate::{Failure, agents};
 
@@ -46,8 +50,8 @@ use crate::{Failure, agents};
 pub const METRICS_ADDRESS: &str = "127.0.0.1:9900";
 /// Requests to the API server at once.
 const AT_ONCE: usize = 16;
-/// Seconds of one wave of the load.
-const WAVE: f64 = 300.0;
+/// The load of a pod is at one of so many places of its wave.
+const PLACES: u32 = 300;
 /// Transactions per second of a pod, and how long one takes: what makes its demand.
 const RATE: f64 = 40.0;
 const TRANSACTION_SECONDS: f64 = 0.05;
@@ -61,15 +65,51 @@ pub struct Tenant {
     pub pools: usize,
     /// What all of them have in their spec beside the least.
     pub spec: Value,
+    /// One pool of so many has a load that comes and goes; that of the others is steady.
+    pub one_moves_of: usize,
 }
 
 /// How the load comes and goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Waves {
+    /// Whose they are.
+    pub of: WavesOf,
+    /// How long one is.
+    pub period: Duration,
+}
+
+/// Whose load comes and goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Waves {
+pub enum WavesOf {
     /// Pool by pool; its pods are alike.
-    OfPools,
+    Pools,
     /// Pod by pod, so that shares move between the pods of a pool.
-    OfPods,
+    Pods,
+}
+
+/// Some of the pods, as one target of Prometheus.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Part {
+    /// Which.
+    pub number: u32,
+    /// Of how many.
+    pub parts: u32,
+}
+
+impl Part {
+    const ALL: Self = Self { number: 0, parts: 1 };
+
+    /// Where it is scraped. Targets are scraped at different times of the interval, as single pods are.
+    pub fn path(self) -> String {
+        format!("/metrics/{}/{}", self.number, self.parts)
+    }
+
+    fn has(self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => address.to_bits() % self.parts.max(1) == self.number,
+            IpAddr::V6(_) => false,
+        }
+    }
 }
 
 /// What an agent knows of itself.
@@ -79,6 +119,8 @@ struct Agent {
     pod: String,
     report: StatusReport,
     grant: PodGrant,
+    /// Where in the wave its load is; none: it is steady.
+    place: Option<u32>,
     /// Since when a share that was taken from it waits for its proof.
     unproven_since: Option<Instant>,
 }
@@ -92,18 +134,21 @@ pub struct Fleet {
     begin: Instant,
     agents: Mutex<HashMap<IpAddr, Agent>>,
     silent: Mutex<Option<&'static str>>,
-    proven: Mutex<Vec<(Instant, Proven)>>,
+    proven: Mutex<Vec<Proof>>,
     scrapes: AtomicUsize,
+    changes: AtomicUsize,
     tasks: Mutex<JoinSet<()>>,
 }
 
-/// A share that was taken back, and written down as proven.
+/// A share that was taken back.
 #[derive(Clone, Debug)]
-pub struct Proven {
+pub struct Proof {
     /// Namespace of the pod.
     pub namespace: String,
-    /// From the one to the other.
-    pub took: Duration,
+    /// When it was taken back.
+    pub since: Instant,
+    /// How long it took until it was written down as proven; none: it was not yet.
+    pub took: Option<Duration>,
 }
 
 /// The address that was connected to: which pod was meant.
@@ -135,12 +180,16 @@ impl Fleet {
             silent: Mutex::default(),
             proven: Mutex::default(),
             scrapes: AtomicUsize::default(),
+            changes: AtomicUsize::default(),
             tasks: Mutex::default(),
         });
         let agents = TcpListener::bind(("0.0.0.0", names::METRICS_PORT)).await?;
         let scraped = TcpListener::bind(METRICS_ADDRESS).await?;
         let status = Router::new().route("/status", get(status)).with_state(fleet.clone());
-        let figures = Router::new().route("/metrics", get(figures)).with_state(fleet.clone());
+        let figures = Router::new()
+            .route("/metrics", get(figures))
+            .route("/metrics/{number}/{parts}", get(figures_of))
+            .with_state(fleet.clone());
         {
             let mut tasks = fleet.tasks.lock();
             tasks.spawn(async move {
@@ -242,7 +291,8 @@ impl Fleet {
         let pods: Api<Pod> = Api::all(self.client.clone());
         let mut seen = watcher(pods, watcher::Config::default()).default_backoff().applied_objects().boxed();
         while let Some(pod) = seen.next().await {
-            let Some((address, mut agent)) = pod.ok().as_ref().and_then(agent_of) else { continue };
+            let Some((address, mut agent)) = pod.ok().as_ref().and_then(|pod| self.agent_of(pod)) else { continue };
+            self.changes.fetch_add(1, Ordering::Relaxed);
             let mut agents = self.agents.lock();
             let now = Instant::now();
             let before = agents.get(&address).map(|before| (before.unproven_since, before.grant));
@@ -251,8 +301,8 @@ impl Fleet {
                 Some((since, grant)) if is_unproven && grant.share <= agent.grant.share => agent.unproven_since = since,
                 Some(_) if is_unproven => agent.unproven_since = Some(now),
                 Some((Some(since), _)) => {
-                    let proven = Proven { namespace: agent.namespace.clone(), took: now - since };
-                    self.proven.lock().push((now, proven));
+                    let proof = Proof { namespace: agent.namespace.clone(), since, took: Some(now - since) };
+                    self.proven.lock().push(proof);
                 }
                 _ => {}
             }
@@ -265,9 +315,15 @@ impl Fleet {
         *self.silent.lock() = namespace;
     }
 
-    /// Shares that were written down as proven since then.
-    pub fn proven(&self, since: Instant) -> Vec<Proven> {
-        self.proven.lock().iter().filter(|(at, _)| *at >= since).map(|(_, proven)| proven.clone()).collect()
+    /// Shares that were taken back since then.
+    pub fn proofs(&self, since: Instant) -> Vec<Proof> {
+        let proven = self.proven.lock().iter().filter(|proof| proof.since >= since).cloned().collect::<Vec<_>>();
+        let agents = self.agents.lock();
+        let waiting = agents.values().filter_map(|agent| {
+            let began = agent.unproven_since.filter(|began| *began >= since)?;
+            Some(Proof { namespace: agent.namespace.clone(), since: began, took: None })
+        });
+        proven.into_iter().chain(waiting).collect()
     }
 
     /// How often Prometheus has read.
@@ -275,9 +331,125 @@ impl Fleet {
         self.scrapes.load(Ordering::Relaxed)
     }
 
+    /// How often a pod with a grant was written.
+    pub fn changes(&self) -> usize {
+        self.changes.load(Ordering::Relaxed)
+    }
+
     /// Pods that may open something.
     pub fn pods_with_share(&self) -> usize {
         self.agents.lock().values().filter(|agent| agent.report.share > 0).count()
+    }
+
+    fn agent_of(&self, pod: &Pod) -> Option<(IpAddr, Agent)> {
+        let address = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
+        let pool = pod.labels().get(names::POOL_LABEL)?.clone();
+        let document = GrantDocument::parse(pod.annotations().get(names::GRANT_ANNOTATION)?).ok()?;
+        let grant = document.pools.get(&pool).copied()?;
+        let revisions = RevisionDocument::parse(pod.annotations().get(names::REVISION_ANNOTATION)?).ok()?;
+        let revision = revisions.pools.get(&pool).map(|pool| pool.revision);
+        let share = grant.share;
+        let limits = LimitsReadBack {
+            pool_size: share.max(1),
+            max_db_connections: share.max(1),
+            min_pool_size: 0,
+            paused: share == 0,
+        };
+        let report = StatusReport {
+            revision,
+            wanted_revision: revision,
+            epoch: document.epoch,
+            seq: grant.seq,
+            share,
+            limits: Some(limits),
+            held: Some(Held { held: share.min(2), active: share.min(2), leaked: Some(0), waiting: 0 }),
+            slot: SlotStatus::Serving,
+            ..StatusReport::beginning(pod.uid()?, pool.clone())
+        };
+        let (namespace, pod) = (pod.namespace().unwrap_or_default(), pod.name_any());
+        let place = self.place(&namespace, &pool, &pod);
+        Some((address, Agent { namespace, pool, pod, report, grant, place, unproven_since: None }))
+    }
+
+    /// Where in the wave the load of a pod is; none: it is steady.
+    fn place(&self, namespace: &str, pool: &str, pod: &str) -> Option<u32> {
+        let one_of = self.tenants.iter().find(|tenant| tenant.namespace == namespace)?.one_moves_of;
+        let number: usize = pool.rsplit('-').next()?.parse().ok()?;
+        let who = match self.waves.of {
+            WavesOf::Pools => pool,
+            WavesOf::Pods => pod,
+        };
+        let place = who.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into())) % PLACES;
+        number.is_multiple_of(one_of.max(1)).then_some(place)
+    }
+
+    /// The figures of these agents as one page. Agents that differ in nothing but their names are rendered once.
+    fn page(&self, part: Part) -> Result<String, Failure> {
+        const NAMES: [&str; 3] = ["@namespace@", "@pool@", "@pod@"];
+        let sample_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        let seconds = self.begin.elapsed().as_secs_f64() + 1.0;
+        // whoever asks an agent for its status waits for no page
+        let mut alike: HashMap<(Option<u32>, u32, u64), Vec<[String; 3]>> = HashMap::new();
+        for (address, Agent { namespace, pool, pod, report, place, .. }) in &*self.agents.lock() {
+            if part.has(*address) {
+                let names = [namespace, pool, pod].map(String::clone);
+                alike.entry((*place, report.share, report.seq)).or_default().push(names);
+            }
+        }
+        let mut page = String::new();
+        for ((place, share, seq), all) in alike {
+            let rendered = self.render(NAMES, place, (share, seq), seconds, sample_seconds)?;
+            for names in all {
+                let named =
+                    NAMES.iter().zip(&names).fold(rendered.clone(), |text, (mark, name)| text.replace(mark, name));
+                page.push_str(&named);
+            }
+        }
+        Ok(page)
+    }
+
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // small numbers that are not negative
+    fn render(
+        &self,
+        [namespace, pool, pod]: [&str; 3],
+        place: Option<u32>,
+        (share, seq): (u32, u64),
+        seconds: f64,
+        sample_seconds: f64,
+    ) -> Result<String, Failure> {
+        let period = self.waves.period.as_secs_f64();
+        let (amplitude, place) = place.map_or((0.0, 0.0), |place| (0.8, f64::from(place) / f64::from(PLACES)));
+        let phase = |seconds: f64| (seconds / period + place) * TAU;
+        let load = 1.0 + amplitude * phase(seconds).sin();
+        // the integral of the rate, so that the counter fits the load
+        let transactions = RATE * (seconds + amplitude * period / TAU * (phase(0.0).cos() - phase(seconds).cos()));
+        let active = RATE * TRANSACTION_SECONDS * load;
+        let agent = agents::Agent {
+            namespace,
+            pool,
+            pod,
+            instance: None,
+            added: Added {
+                transactions: transactions as u64,
+                busy_microseconds: (transactions * TRANSACTION_SECONDS * 1e6) as u64,
+                wait_microseconds: (transactions * 1e3) as u64,
+                assignments: transactions as u64,
+                ..Added::default()
+            },
+            pools: Pools {
+                clients_active: active.round() as u32,
+                active: active.round() as u32,
+                idle: 1,
+                ..Pools::default()
+            },
+            demand_peak: active.ceil(),
+            share,
+            seq,
+            sample_seconds,
+        };
+        let mut text = String::new();
+        agent.render(&mut text)?;
+        Ok(text)
     }
 
     /// Deletes all of it and answers no more.
@@ -302,35 +474,6 @@ pub fn pool_name(number: usize) -> String {
     format!("pool-{number:04}")
 }
 
-fn agent_of(pod: &Pod) -> Option<(IpAddr, Agent)> {
-    let address = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
-    let pool = pod.labels().get(names::POOL_LABEL)?.clone();
-    let document = GrantDocument::parse(pod.annotations().get(names::GRANT_ANNOTATION)?).ok()?;
-    let grant = document.pools.get(&pool).copied()?;
-    let revisions = RevisionDocument::parse(pod.annotations().get(names::REVISION_ANNOTATION)?).ok()?;
-    let revision = revisions.pools.get(&pool).map(|pool| pool.revision);
-    let share = grant.share;
-    let limits = LimitsReadBack {
-        pool_size: share.max(1),
-        max_db_connections: share.max(1),
-        min_pool_size: 0,
-        paused: share == 0,
-    };
-    let report = StatusReport {
-        revision,
-        wanted_revision: revision,
-        epoch: document.epoch,
-        seq: grant.seq,
-        share,
-        limits: Some(limits),
-        held: Some(Held { held: share.min(2), active: share.min(2), leaked: Some(0), waiting: 0 }),
-        slot: SlotStatus::Serving,
-        ..StatusReport::beginning(pod.uid()?, pool.clone())
-    };
-    let namespace = pod.namespace().unwrap_or_default();
-    Some((address, Agent { namespace, pool, pod: pod.name_any(), report, grant, unproven_since: None }))
-}
-
 async fn status(
     ConnectInfo(Asked(address)): ConnectInfo<Asked>,
     State(fleet): State<Arc<Fleet>>,
@@ -344,49 +487,19 @@ async fn status(
     Ok(Json(report))
 }
 
-/// The figures of all agents as one page. Pools are in different places of the same wave, so that targets move all the time.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // small numbers that are not negative
+/// The figures of all agents as one page.
 async fn figures(State(fleet): State<Arc<Fleet>>) -> Result<String, StatusCode> {
+    page(fleet, Part::ALL).await
+}
+
+/// Those of some.
+async fn figures_of(State(fleet): State<Arc<Fleet>>, Path(part): Path<Part>) -> Result<String, StatusCode> {
+    page(fleet, part).await
+}
+
+async fn page(fleet: Arc<Fleet>, part: Part) -> Result<String, StatusCode> {
     fleet.scrapes.fetch_add(1, Ordering::Relaxed);
-    let sample_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-    let seconds = fleet.begin.elapsed().as_secs_f64() + 1.0;
-    let mut page = String::new();
-    for Agent { namespace, pool, pod, report, .. } in fleet.agents.lock().values() {
-        let who = match fleet.waves {
-            Waves::OfPools => pool,
-            Waves::OfPods => pod,
-        };
-        let place =
-            f64::from(who.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into())) % 300);
-        let phase = |seconds: f64| (seconds + place) * TAU / WAVE;
-        let load = 1.0 + 0.8 * phase(seconds).sin();
-        // the integral of the rate, so that the counter fits the load
-        let transactions = RATE * (seconds + 0.8 * WAVE / TAU * (phase(0.0).cos() - phase(seconds).cos()));
-        let active = RATE * TRANSACTION_SECONDS * load;
-        let agent = agents::Agent {
-            namespace,
-            pool,
-            pod,
-            instance: None,
-            added: Added {
-                transactions: transactions as u64,
-                busy_microseconds: (transactions * TRANSACTION_SECONDS * 1e6) as u64,
-                wait_microseconds: (transactions * 1e3) as u64,
-                assignments: transactions as u64,
-                ..Added::default()
-            },
-            pools: Pools {
-                clients_active: active.round() as u32,
-                active: active.round() as u32,
-                idle: 1,
-                ..Pools::default()
-            },
-            demand_peak: active.ceil(),
-            share: report.share,
-            seq: report.seq,
-            sample_seconds,
-        };
-        agent.render(&mut page).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
-    }
-    Ok(page)
+    // not on a thread that has answers to give
+    let page = spawn_blocking(move || fleet.page(part).ok()).await;
+    page.ok().flatten().ok_or(StatusCode::INTERNAL_SERVER_ERROR)
 }

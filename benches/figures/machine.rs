@@ -35,6 +35,17 @@ pub fn describe() -> Result<Map<String, Value>, Failure> {
     Ok(described)
 }
 
+/// CPU seconds that all processes of the machine have used, and the kernel for them.
+pub fn cpu_seconds() -> Result<f64, Failure> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().find_map(|line| line.strip_prefix("cpu ")).ok_or("no line cpu in /proc/stat")?;
+    let ticks = line.split_whitespace().map(str::parse).collect::<Result<Vec<f64>, _>>()?;
+    // user, nice, system; idle and waiting; interrupts
+    let used = ticks.iter().enumerate().filter(|(index, _)| matches!(index, 0..=2 | 5..=6)).map(|(_, ticks)| ticks);
+    // USER_HZ is 100 on every Linux that we build for
+    Ok(used.sum::<f64>() / 100.0)
+}
+
 /// The same, with the version of the lab's PgBouncer.
 pub fn describe_with_pgbouncer() -> Result<Map<String, Value>, Failure> {
     let mut described = describe()?;

@@ -57,7 +57,8 @@ impl Process {
         Ok(children.partition(|pid| name(*pid) == name(own)))
     }
 
-    fn cpu_seconds_of(pid: u32) -> Result<f64, Failure> {
+    /// CPU seconds that a process has used, its threads included.
+    pub fn cpu_seconds_of(pid: u32) -> Result<f64, Failure> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         let after_name = stat.rsplit_once(')').ok_or("no name in /proc/PID/stat")?.1;
         let field = |index: usize| -> Result<f64, Failure> {

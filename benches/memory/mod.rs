@@ -20,7 +20,7 @@ use serde_json::json;
 
 use crate::{
     Failure, cluster,
-    fleet::{self, Fleet, Tenant, Waves},
+    fleet::{self, Fleet, Tenant, Waves, WavesOf},
     machine,
     process::{Process, lab_program, product_program, wait_for},
     results::{self, Results, Samples},
@@ -30,6 +30,9 @@ use crate::{
 const NAMESPACE: &str = "fleet";
 const SYSTEM: &str = "sluice-system";
 const PROMETHEUS: &str = "127.0.0.1:9091";
+
+/// Every load comes and goes in five minutes.
+const WAVES: Waves = Waves { of: WavesOf::Pools, period: Duration::from_mins(5) };
 
 /// Options of `memory`.
 #[derive(Clone, Debug, Args)]
@@ -58,8 +61,8 @@ pub fn run(options: &Options) -> Result<Results, Failure> {
     for size in &options.sizes {
         let (pools, pods) = size.split_once('x').ok_or_else(|| format!("--sizes: {size:?} is not POOLSxPODS"))?;
         let (pools, pods) = (pools.parse()?, pods.parse()?);
-        let tenant = Tenant { namespace: NAMESPACE, pools, spec: json!({}) };
-        let fleet = runtime.block_on(Fleet::start(vec![tenant], pods, Waves::OfPools))?;
+        let tenant = Tenant { namespace: NAMESPACE, pools, spec: json!({}), one_moves_of: 1 };
+        let fleet = runtime.block_on(Fleet::start(vec![tenant], pods, WAVES))?;
         one_size(options, scratch.path(), &fleet, (pools, pods), &mut samples)?;
         runtime.block_on(fleet.delete())?;
     }

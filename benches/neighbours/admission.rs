@@ -38,11 +38,11 @@ pub fn client() -> Result<Client, Failure> {
     Ok(client.build()?)
 }
 
-/// Milliseconds that the API server waited for each pod, and pods that it got no answer for.
+/// What came of the questions about pods.
 #[derive(Clone, Debug, Default)]
 pub struct Admissions {
-    /// Of those with an answer.
-    pub milliseconds: Vec<f64>,
+    /// Of each with an answer, when it was asked, and the milliseconds that the API server waited.
+    pub milliseconds: Vec<(Instant, f64)>,
     /// Those without, and those that were not let in.
     pub failed: u64,
 }
@@ -70,7 +70,7 @@ impl Asking {
                     let is_let_in = ask(&client, body).await.is_ok_and(|answer| answer["response"]["allowed"] == true);
                     let mut seen = told.lock();
                     if is_let_in {
-                        seen.milliseconds.push(begin.elapsed().as_secs_f64() * 1e3);
+                        seen.milliseconds.push((begin, begin.elapsed().as_secs_f64() * 1e3));
                     } else {
                         seen.failed += 1;
                     }

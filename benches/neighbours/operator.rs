@@ -2,13 +2,14 @@
 //! ended, as by a kubelet.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -22,7 +23,7 @@ use super::{SYSTEM, sidecar::resident_kibibytes};
 use crate::{
     Failure, node,
     process::{Process, wait_for},
-    subject,
+    statistics, subject,
 };
 
 /// Where the webhook is.
@@ -37,11 +38,17 @@ const MOST_ENDS: u64 = 20;
 const BACK_OFF: Duration = Duration::from_secs(10);
 
 /// How it is started.
-struct Program {
-    binary: PathBuf,
-    servers: PathBuf,
-    logs: PathBuf,
-    limit_kibibytes: u64,
+pub struct Program {
+    /// The program.
+    pub binary: PathBuf,
+    /// Its servers of Prometheus.
+    pub servers: PathBuf,
+    /// Where its logs go.
+    pub logs: PathBuf,
+    /// What it may take.
+    pub limit_kibibytes: u64,
+    /// Between two ticks.
+    pub tick_seconds: u64,
 }
 
 /// What was seen of it.
@@ -54,6 +61,7 @@ struct Seen {
     ends: AtomicU64,
     /// Its logs so far: one for each start.
     starts: AtomicU64,
+    pid: AtomicU32,
     failure: Mutex<Option<String>>,
 }
 
@@ -67,9 +75,9 @@ pub struct Operator {
 
 impl Operator {
     /// Starts it.
-    pub fn start(binary: PathBuf, servers: PathBuf, logs: PathBuf, limit_kibibytes: u64) -> Result<Self, Failure> {
-        fs::create_dir_all(&logs)?;
-        let program = Arc::new(Program { binary, servers, logs, limit_kibibytes });
+    pub fn start(program: Program) -> Result<Self, Failure> {
+        fs::create_dir_all(&program.logs)?;
+        let program = Arc::new(program);
         let (seen, stop) = (Arc::<Seen>::default(), Arc::<AtomicBool>::default());
         let watching = {
             let (program, seen, stop) = (program.clone(), seen.clone(), stop.clone());
@@ -120,21 +128,48 @@ impl Operator {
         lines
     }
 
-    /// Milliseconds from the start of a tick until the decision that another target is due, of the pools of this namespace whose
-    /// ticks began in between.
-    pub fn decisions(&self, namespace: &str, (from, until): (f64, f64)) -> Result<Vec<f64>, Failure> {
-        let mut late = Vec::new();
+    /// CPU seconds of the process that runs now.
+    pub fn cpu_seconds(&self) -> f64 {
+        // one that has just ended has used nothing since
+        Process::cpu_seconds_of(self.seen.pid.load(Ordering::Relaxed)).unwrap_or(0.0)
+    }
+
+    /// All ticks so far, in which pools of this namespace got another target, by their start.
+    pub fn ticks(&self, namespace: &str) -> Result<Vec<DecidedTick>, Failure> {
+        let mut ticks: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        let beginning = format!("{namespace}/");
         for line in self.logged("target changed") {
-            if !line["pool"].as_str().is_some_and(|pool| pool.starts_with(&format!("{namespace}/"))) {
-                continue;
-            }
-            let (started, decided) = (node::unix_of(&line["started"])?, node::unix_of(&line["timestamp"])?);
-            if (from..until).contains(&started) {
-                late.push((decided - started) * 1e3);
+            if let (Some(pool), Some(started)) = (line["pool"].as_str(), line["started"].as_str())
+                && pool.starts_with(&beginning)
+            {
+                ticks.entry(started.to_owned()).or_default().push(node::unix_of(&line["timestamp"])?);
             }
         }
-        Ok(late)
+        let tick = |(started, decided): (String, Vec<f64>)| {
+            let started = node::unix_of(&Value::from(started))?;
+            let late = |decided: f64| (decided - started) * 1e3;
+            Ok(DecidedTick {
+                started,
+                median_milliseconds: late(statistics::median(&decided)),
+                last_milliseconds: late(decided.iter().copied().fold(f64::NEG_INFINITY, f64::max)),
+                decisions: decided.len(),
+            })
+        };
+        ticks.into_iter().map(tick).collect()
     }
+}
+
+/// A tick that brought pools another target.
+#[derive(Clone, Copy, Debug)]
+pub struct DecidedTick {
+    /// When it began, in Unix seconds.
+    pub started: f64,
+    /// From then until the middle one of its decisions.
+    pub median_milliseconds: f64,
+    /// And until the last one.
+    pub last_milliseconds: f64,
+    /// How many there were.
+    pub decisions: usize,
 }
 
 impl Drop for Operator {
@@ -156,7 +191,8 @@ impl Program {
         command
             .args(["operator", "--namespace", SYSTEM, "--http-bind", HTTP, "--webhook-bind", WEBHOOK])
             .arg("--prometheus-config")
-            .arg(&self.servers);
+            .arg(&self.servers)
+            .args(["--tick-seconds", &self.tick_seconds.to_string()]);
         Process::start(&mut command, log)
     }
 }
@@ -165,6 +201,7 @@ fn keep_running(program: &Program, seen: &Seen, stop: &AtomicBool) -> Result<(),
     while !stop.load(Ordering::Relaxed) {
         let log = program.log(seen.starts.load(Ordering::Relaxed));
         let process = program.run(&log)?;
+        seen.pid.store(process.pid(), Ordering::Relaxed);
         seen.starts.fetch_add(1, Ordering::Relaxed);
         let end = watch(program, seen, stop, &process)?;
         drop(process);

@@ -25,11 +25,11 @@ use crate::{
     subject::{self, Ground, Login, PASSWORD, ROLE, Subject},
 };
 
-/// Clients that stay and ask again and again, and what stands between two questions.
+/// Clients that stay and ask again and again, and what stands between two questions: so much that they leave the cores to what is timed.
 const STAYERS: u32 = 50;
-const THINK: Duration = Duration::from_millis(100);
+const THINK: Duration = Duration::from_millis(500);
 /// Clients that come, ask one thing and leave, a second.
-const COMERS_PER_SECOND: u32 = 20;
+const COMERS_PER_SECOND: u32 = 10;
 /// Between two looks at the memory.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Longest wait of the operator for an agent's answer.
