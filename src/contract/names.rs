@@ -12,6 +12,10 @@ pub const BUDGET_LABEL: &str = "sluice.dev/budget";
 pub const REVISION_ANNOTATION: &str = "sluice.dev/revision";
 /// Pod annotation: what the pod may open, a [`GrantDocument`](super::GrantDocument).
 pub const GRANT_ANNOTATION: &str = "sluice.dev/grant";
+/// Annotation on a revision: who changed the pool so, as the API server calls it.
+pub const CHANGED_BY_ANNOTATION: &str = "sluice.dev/changed-by";
+/// Annotation on a revision, and on a pool: why it was changed, as `kubectl rollout history` shows it of other kinds.
+pub const CAUSE_ANNOTATION: &str = "kubernetes.io/change-cause";
 /// Every label and annotation of ours starts with this.
 pub const PREFIX: &str = "sluice.dev/";
 

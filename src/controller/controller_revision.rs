@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::ConnectionPool,
-    contract::{PoolRevision, Settings, names::POOL_LABEL},
+    contract::{
+        PoolRevision, Settings,
+        names::{CAUSE_ANNOTATION, CHANGED_BY_ANNOTATION, POOL_LABEL},
+    },
     decide::{
         plan::{NewRevision, RevisionSeen},
         rollout::{RevisionId, settings_hash},
@@ -23,13 +26,8 @@ use crate::{
 
 /// Annotation with the hash of the settings: equal ones are seen at a glance, and one that was made anew by hand too.
 const HASH_ANNOTATION: &str = "sluice.dev/settings-hash";
-/// Annotation with why there is this revision, as `kubectl rollout history` shows it of other kinds.
-const CAUSE_ANNOTATION: &str = "kubernetes.io/change-cause";
 /// The newest format that this build reads and the one that it writes.
 const FORMAT: u32 = 1;
-
-/// Annotation with who changed the pool, as the API server calls it.
-const CHANGED_BY_ANNOTATION: &str = "sluice.dev/changed-by";
 
 /// `data` of the object.
 #[derive(Serialize, Deserialize)]

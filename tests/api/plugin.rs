@@ -40,13 +40,13 @@ use crate::{
 const PODS: &str = "198.18.8.0/24";
 
 /// A directory on the PATH in which kubectl finds the plugin.
-struct Plugin(TempDir);
+pub struct Plugin(TempDir);
 
 /// What came of a verb.
-struct Answer {
-    code: i32,
-    out: String,
-    err: String,
+pub struct Answer {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
 }
 
 impl Answer {
@@ -56,19 +56,19 @@ impl Answer {
     }
 
     /// Asserts how it ended, and gives what it said.
-    fn ended(self, code: i32) -> String {
+    pub fn ended(self, code: i32) -> String {
         assert_eq!(self.code, code, "out:\n{}\nerr:\n{}", self.out, self.err);
         self.out + &self.err
     }
 
-    fn json(self) -> Value {
+    pub fn json(self) -> Value {
         assert_eq!(self.code, 0, "{}", self.err);
         serde_json::from_str(&self.out).expect("JSON")
     }
 }
 
 impl Plugin {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         for name in ["kubectl-sluice", "kubectl_complete-sluice"] {
             symlink(env!("CARGO_BIN_EXE_sluice"), directory.path().join(name)).expect("a link");
@@ -84,7 +84,7 @@ impl Plugin {
     }
 
     /// `kubectl sluice ...`, which goes on; what is read of it is what it answers, or what it says beside.
-    fn start(&self, words: &[&str], beside: bool) -> Running {
+    pub fn start(&self, words: &[&str], beside: bool) -> Running {
         let mut command = self.command(&[&["sluice"], words].concat());
         let mut child =
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().expect("kubectl runs");
@@ -94,7 +94,7 @@ impl Plugin {
     }
 
     /// `kubectl sluice ...`
-    async fn run(&self, words: &[&str]) -> Answer {
+    pub async fn run(&self, words: &[&str]) -> Answer {
         let mut all = vec!["sluice"];
         all.extend(words);
         Answer::of(&self.command(&all).output().await.expect("kubectl runs"))
@@ -102,14 +102,14 @@ impl Plugin {
 }
 
 /// A verb that goes on.
-struct Running {
+pub struct Running {
     child: Child,
     lines: Lines<BufReader<Box<dyn AsyncRead + Unpin + Send>>>,
 }
 
 impl Running {
     /// The next line that holds these words.
-    async fn says(&mut self, words: &str) -> String {
+    pub async fn says(&mut self, words: &str) -> String {
         let line = async {
             loop {
                 let line = self.lines.next_line().await.expect("text").expect("it goes on");
@@ -122,7 +122,7 @@ impl Running {
     }
 
     /// Ends it, or waits until it has ended by itself.
-    async fn end(mut self) -> Option<i32> {
+    pub async fn end(mut self) -> Option<i32> {
         timeout(DEADLINE, self.child.wait()).await.expect("it ends").expect("a status").code()
     }
 }

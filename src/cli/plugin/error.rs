@@ -107,6 +107,9 @@ pub enum PluginError {
     /// Nobody agreed, so nothing was asked of the API server.
     #[error("{0}; nothing was changed")]
     NotAgreed(String),
+    /// What is asked for cannot be as things stand.
+    #[error("{0}; nothing was changed")]
+    CannotBe(String),
     /// A change that the API server refused.
     #[error("{0}; nothing was changed")]
     NotChanged(Box<Self>),
@@ -170,7 +173,7 @@ impl PluginError {
     /// The exit code: that nothing was changed is an answer, everything else is none.
     pub fn conclusion(&self) -> Conclusion {
         match self {
-            Self::NotAgreed(_) | Self::NotChanged(_) => Conclusion::No,
+            Self::NotAgreed(_) | Self::CannotBe(_) | Self::NotChanged(_) => Conclusion::No,
             _ => Conclusion::CannotTell,
         }
     }

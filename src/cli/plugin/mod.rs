@@ -15,6 +15,7 @@ pub mod pause;
 pub mod recommend;
 pub mod resume;
 pub mod rollout;
+pub mod rollout_request;
 pub mod screen;
 pub mod status;
 pub mod view;
@@ -63,7 +64,7 @@ enum PluginVerb {
     Resume(resume::ResumeArgs),
     /// Show what the load asks for beside what there is, and the patch that follows it.
     Recommend(recommend::RecommendArgs),
-    /// Show how far a change of the settings has come, and which revisions there are.
+    /// Show how far a change of the settings has come, and steer it: promote it, take it back, try it again.
     Rollout(rollout::RolloutArgs),
     /// Look at an installation part by part, and say what to do about what is wrong.
     Check(check::CheckArgs),

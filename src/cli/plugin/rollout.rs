@@ -1,4 +1,4 @@
-//! `kubectl sluice rollout`: how far a change of the settings has come, and which revisions there are.
+//! `kubectl sluice rollout`: how far a change of the settings has come, which revisions there are, and what somebody asks of it.
 
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use super::{
     error::{Conclusion, PluginError},
     follow::{FollowedPools, PoolChange},
     options::{ClusterOptions, OutputFormat, OutputOptions, duration},
+    rollout_request::{self, PromoteArgs, RequestArgs, UndoArgs},
     screen::{Screen, tell},
     view::{
         document::PoolDocument,
@@ -23,15 +24,23 @@ use crate::contract::names::POOL_LABEL;
 #[derive(Args, Debug)]
 pub struct RolloutArgs {
     #[command(subcommand)]
-    verb: RolloutVerb,
+    verb: RolloutSubcommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum RolloutVerb {
+enum RolloutSubcommand {
     /// Tell how far the newest revision has come, until it is through or does not get through.
     Status(RolloutStatusArgs),
     /// List the revisions of a pool, with what each has changed.
     History(RolloutHistoryArgs),
+    /// Let the revision that waits in a pause go on.
+    Promote(PromoteArgs),
+    /// Take the revision that is rolled out back from every pod, and remember it as failed.
+    Abort(RequestArgs),
+    /// Roll out again what the spec says, after it failed or was undone.
+    Retry(RequestArgs),
+    /// Go back to an earlier revision, until the spec changes.
+    Undo(UndoArgs),
 }
 
 /// Arguments of `rollout status`.
@@ -68,8 +77,12 @@ pub struct RolloutHistoryArgs {
 pub async fn run(args: RolloutArgs, options: &ClusterOptions) -> Result<Conclusion, PluginError> {
     let cluster = ClusterAccess::connect(options).await?;
     match args.verb {
-        RolloutVerb::Status(args) => status(args, &cluster).await,
-        RolloutVerb::History(args) => tell_history(args, &cluster).await,
+        RolloutSubcommand::Status(args) => status(args, &cluster).await,
+        RolloutSubcommand::History(args) => tell_history(args, &cluster).await,
+        RolloutSubcommand::Promote(args) => rollout_request::promote(args, &cluster).await,
+        RolloutSubcommand::Abort(args) => rollout_request::abort(args, &cluster).await,
+        RolloutSubcommand::Retry(args) => rollout_request::retry(args, &cluster).await,
+        RolloutSubcommand::Undo(args) => rollout_request::undo(args, &cluster).await,
     }
 }
 

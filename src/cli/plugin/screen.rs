@@ -79,9 +79,9 @@ fn shortened(text: &str, rows: usize) -> String {
     format!("{}\n... {} more lines\n", lines[..shown].join("\n"), lines.len() - shown)
 }
 
-/// Says something beside the answer.
+/// Says something beside the answer. Where nobody listens any more, the answer still counts.
 pub fn tell(words: &str) {
-    eprintln!("{words}");
+    let _ = writeln!(io::stderr(), "{words}");
 }
 
 /// Asks whether to go on; only where somebody can answer.

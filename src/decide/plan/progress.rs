@@ -258,7 +258,10 @@ fn event(observed: &Observed, course: &RolloutMove, happened: &RolloutHappening)
             Some(normal(reasons::ROLLBACK_COMPLETE, "RollBack", note))
         }
         RolloutHappening::Obeyed { command } => {
-            let note = format!("{} {}: done, as {ROLLOUT_ANNOTATION} asks", command.verb.as_str(), command.revision);
+            // behind verb and number stands when, and by whom
+            let asked = course.memory.command.as_ref().map(|handled| handled.text.as_str()).unwrap_or_default();
+            let (verb, revision) = (command.verb.as_str(), command.revision);
+            let note = format!("{verb} {revision}: done, as {ROLLOUT_ANNOTATION} asks: {asked:?}");
             Some(normal(reasons::ROLLOUT_COMMAND, "Obey", note))
         }
         RolloutHappening::Refused { text, why } => Some(EventNote {

@@ -1537,7 +1537,10 @@ fn a_rollout_that_waits_in_a_pause_says_with_which_words_it_goes_on_and_these_ar
 
     world.ask("promote 2 in step 1");
     let plan = world.plan();
-    assert_eq!(event_notes(&plan, reasons::ROLLOUT_COMMAND), ["promote 2: done, as sluice.dev/rollout asks"]);
+    assert_eq!(
+        event_notes(&plan, reasons::ROLLOUT_COMMAND),
+        ["promote 2: done, as sluice.dev/rollout asks: \"promote 2 in step 1\""]
+    );
     world.carry_out(&plan, |_| true);
     for pod in 0..3 {
         world.obey(pod);

@@ -143,7 +143,8 @@ pub struct RolloutFigures {
     pub updated_pods: usize,
 }
 
-const DONE: &str = "Done";
+/// What the status says of a request that was done.
+pub const COMMAND_DONE: &str = "Done";
 
 impl RolloutMemory {
     /// Whether a revision failed and is not to be tried again.
@@ -187,7 +188,7 @@ impl RolloutMemory {
             command: rollout.and_then(|rollout| {
                 let outcome = rollout.last_command_outcome.clone().unwrap_or_default();
                 let text = rollout.last_command.clone()?;
-                Some(HandledCommand { text, refused: (outcome != DONE).then_some(outcome) })
+                Some(HandledCommand { text, refused: (outcome != COMMAND_DONE).then_some(outcome) })
             }),
             is_recalled: true,
         }
@@ -238,7 +239,7 @@ impl RolloutMemory {
             last_command_outcome: self
                 .command
                 .as_ref()
-                .map(|command| command.refused.clone().unwrap_or_else(|| DONE.to_owned())),
+                .map(|command| command.refused.clone().unwrap_or_else(|| COMMAND_DONE.to_owned())),
         }
     }
 }

@@ -31,8 +31,8 @@ use std::cmp::Reverse;
 
 pub use command::{CommandError, LONGEST_COMMAND_BYTES, RolloutCommand, RolloutVerb};
 pub use memory::{
-    FAILED_HASHES, FailureReason, HandledCommand, RevisionId, RolloutFailure, RolloutFigures, RolloutMemory,
-    RolloutPosition, UndoneRevision, settings_hash,
+    COMMAND_DONE, FAILED_HASHES, FailureReason, HandledCommand, RevisionId, RolloutFailure, RolloutFigures,
+    RolloutMemory, RolloutPosition, UndoneRevision, settings_hash,
 };
 pub use steps::{
     DEFAULT_PAUSE_SECONDS, DEFAULT_STEPS, RolloutStep, allowed_pods, percent_of, steps_hash, weight_percent,

@@ -8,6 +8,7 @@ pub mod pods;
 pub mod process;
 mod prometheus;
 mod rollouts;
+mod steering;
 
 use std::{
     sync::{

@@ -30,6 +30,7 @@ pub fn offer(root: &Command, words: &[String]) -> Offer {
     let mut command = root;
     let mut cluster = Vec::new();
     let mut awaits: Option<&Arg> = None;
+    let mut positionals = 0;
     for word in typed {
         if let Some(flag) = awaits.take() {
             if is_of_cluster(flag) {
@@ -44,7 +45,10 @@ pub fn offer(root: &Command, words: &[String]) -> Offer {
                 cluster.extend([format!("--{}", flag.get_long().unwrap_or_default()), value.to_owned()]);
             }
             (Some(_), _) => {}
-            (None, _) => command = command.find_subcommand(word).unwrap_or(command),
+            (None, _) => match command.find_subcommand(word) {
+                Some(verb) => command = verb,
+                None => positionals += 1,
+            },
         }
     }
     if let Some(flag) = awaits {
@@ -64,7 +68,10 @@ pub fn offer(root: &Command, words: &[String]) -> Offer {
         let about = |verb: &Command| verb.get_about().map(ToString::to_string).unwrap_or_default();
         return Offer::Words(offered.map(|verb| with_words(verb.get_name(), &about(verb))).collect());
     }
-    if command.get_positionals().any(|positional| positional.get_id().as_str().starts_with("pool")) {
+    // the last positional takes all that follow, where it takes several
+    let next = command.get_positionals().nth(positionals);
+    let next = next.or_else(|| command.get_positionals().find(|positional| takes_several(positional)));
+    if next.is_some_and(|positional| positional.get_id().as_str().starts_with("pool")) {
         return Offer::Pools { beginning: last.to_owned(), cluster };
     }
     Offer::Words(Vec::new())
@@ -84,6 +91,10 @@ fn takes_value(flag: &Arg) -> bool {
     // one whose value may be left out takes it after `=` only
     matches!(flag.get_action(), ArgAction::Set | ArgAction::Append)
         && flag.get_num_args().is_none_or(|values| values.min_values() > 0)
+}
+
+fn takes_several(positional: &Arg) -> bool {
+    matches!(positional.get_action(), ArgAction::Append)
 }
 
 fn is_of_cluster(flag: &Arg) -> bool {

@@ -7,6 +7,7 @@ pub mod document;
 pub mod get;
 pub mod recommend;
 pub mod rollout;
+pub mod rollout_request;
 pub mod status;
 pub mod switch;
 pub mod table;

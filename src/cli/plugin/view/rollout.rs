@@ -11,7 +11,11 @@ use super::{
 };
 use crate::{
     api::{conditions, reasons},
-    contract::Settings,
+    contract::{
+        Settings,
+        names::{CAUSE_ANNOTATION, CHANGED_BY_ANNOTATION},
+    },
+    decide::rollout::settings_hash,
 };
 
 /// Settings of a revision that are named where it differs from the one before.
@@ -22,7 +26,7 @@ const LONGEST_VALUE: usize = 60;
 /// How far a rollout has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RolloutStanding {
-    /// Every pod runs the newest revision.
+    /// Every pod runs what it is to run: the newest revision, or the one that somebody wants in its place.
     Complete(String),
     /// It goes on, or waits for somebody.
     UnderWay(String),
@@ -47,7 +51,8 @@ impl RolloutStanding {
         };
         let words = format!("{key}: {}: {}", said(progressing, now), progressing.message);
         match (progressing.status.as_str(), progressing.reason.as_str()) {
-            ("True", reasons::ROLLOUT_COMPLETE) => Self::Complete(words),
+            // what somebody wants in place of what the spec says is through too: it stays so
+            ("True", reasons::ROLLOUT_COMPLETE | reasons::ROLLOUT_UNDONE) => Self::Complete(words),
             ("False", _) => Self::Stuck(words),
             _ => Self::UnderWay(words),
         }
@@ -71,8 +76,14 @@ pub struct RevisionEntry {
     pub is_stable: bool,
     /// Whether it is what all pods are to run.
     pub is_updated: bool,
+    /// Whether it failed, and is not tried again by itself.
+    pub has_failed: bool,
     /// When it was created.
     pub created: Option<Timestamp>,
+    /// Who changed the pool so, as the API server calls it.
+    pub changed_by: Option<String>,
+    /// Why there is one.
+    pub cause: Option<String>,
     /// How it differs from the one before, by the paths of the settings; none for the first that is kept.
     pub changes: Option<Vec<SettingChange>>,
     /// What it says.
@@ -105,16 +116,25 @@ pub fn history(document: &PoolDocument, revisions: &[ControllerRevision]) -> Vec
     for revision in own {
         let settings = revision.data.as_ref().map_or(Value::Null, |data| data.0["settings"].clone());
         let changes = entries.last().map(|before| differences(&before.settings, &settings));
+        let annotation = |name: &str| revision.metadata.annotations.as_ref()?.get(name).cloned();
         entries.push(RevisionEntry {
             revision: revision.revision,
             is_stable: is(revision.revision, status.stable),
             is_updated: is(revision.revision, status.updated),
+            has_failed: hash_of(&settings).is_some_and(|hash| status.failed_hashes.contains(&hash)),
             created: revision.metadata.creation_timestamp.as_ref().map(|created| created.0),
+            changed_by: annotation(CHANGED_BY_ANNOTATION),
+            cause: annotation(CAUSE_ANNOTATION),
             changes,
             settings,
         });
     }
     entries
+}
+
+/// The hash by which the status calls a revision; none where another version wrote its settings.
+fn hash_of(settings: &Value) -> Option<String> {
+    serde_json::from_value::<Settings>(settings.clone()).ok().map(|settings| settings_hash(&settings))
 }
 
 /// The settings that all pods are to run, class and defaults merged in; none before the first revision, and where another version wrote
@@ -148,10 +168,11 @@ fn differences(before: &Value, after: &Value) -> Vec<SettingChange> {
 
 impl RevisionEntry {
     fn state(&self) -> &'static str {
-        match (self.is_stable, self.is_updated) {
-            (true, _) => "stable",
-            (false, true) => "updated",
-            (false, false) => "",
+        match (self.is_stable, self.has_failed, self.is_updated) {
+            (true, ..) => "stable",
+            (false, true, _) => "failed",
+            (false, false, true) => "updated",
+            (false, false, false) => "",
         }
     }
 
@@ -179,6 +200,12 @@ fn shown(value: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
+    shortened(&text)
+}
+
+/// A text in one line, as much of it as a table has room for.
+fn shortened(text: &str) -> String {
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if text.chars().count() <= LONGEST_VALUE {
         return text;
     }
@@ -187,10 +214,17 @@ fn shown(value: &Value) -> String {
 
 /// The table of the history.
 pub fn table(entries: &[RevisionEntry], now: Timestamp) -> TextTable {
-    let mut table = TextTable::new(&["REVISION", "STATE", "AGE", "CHANGED"]);
+    let mut table = TextTable::new(&["REVISION", "STATE", "AGE", "BY", "CAUSE", "CHANGED"]);
     for entry in entries {
         let created = cell(entry.created.map(|created| age(created, now)));
-        table.push(vec![entry.revision.to_string(), entry.state().to_owned(), created, entry.changed()]);
+        table.push(vec![
+            entry.revision.to_string(),
+            entry.state().to_owned(),
+            created,
+            cell(entry.changed_by.as_ref()),
+            cell(entry.cause.as_deref().map(shortened)),
+            entry.changed(),
+        ]);
     }
     table
 }

@@ -32,6 +32,7 @@ use super::{
     get::{Columns, notes},
     recommend::{self, PoolAdvice},
     rollout::{self, RolloutStanding},
+    rollout_request::{RequestOutcome, RolloutRequest, is_unmoved},
     status::{AgentSays, PoolTree, TreeInput, line},
     switch::PauseChange,
     vocabulary,
@@ -41,7 +42,11 @@ use super::{
 use crate::{
     api::crds,
     contract::{Held, LimitsReadBack, OtherRole, OtherSlot, PoolRevision, RevisionDocument, SlotStatus, StatusReport},
-    decide::{allowed::PoolAllowList, effective::effective},
+    decide::{
+        allowed::PoolAllowList,
+        effective::effective,
+        rollout::{RolloutVerb, settings_hash},
+    },
     inject::{InjectionSettings, PodPool, inject},
 };
 
@@ -437,6 +442,7 @@ fn recommend_shows_what_would_do_and_the_patch_that_follows_it() {
 fn revision(number: i64, owner: &str, settings: &Value) -> ControllerRevision {
     object(json!({
         "metadata": {"name": format!("shop-{number}"), "namespace": "shop", "creationTimestamp": "2026-11-28T10:00:00Z",
+            "annotations": {"sluice.dev/changed-by": "kubectl-edit", "kubernetes.io/change-cause": format!("generation {number}")},
             "ownerReferences": [{"apiVersion": "sluice.dev/v1alpha1", "kind": "ConnectionPool", "name": "shop", "uid": owner, "controller": true}]},
         "revision": number, "data": {"v": 1, "settings": settings},
     }))
@@ -467,6 +473,9 @@ fn rollout_tells_how_far_it_is_and_what_each_revision_has_changed() {
         RolloutStanding::of(&document(raw), now())
     };
     assert!(matches!(with("True", "RolloutComplete"), RolloutStanding::Complete(_)));
+    assert!(matches!(with("True", "RolloutUndone"), RolloutStanding::Complete(_)), "it stays so");
+    assert!(matches!(with("Unknown", "RolloutPaused"), RolloutStanding::UnderWay(_)));
+    assert!(matches!(with("False", "RolloutAborted"), RolloutStanding::Stuck(_)));
     assert!(matches!(with("Unknown", "BlueGreenPause"), RolloutStanding::UnderWay(_)));
     assert!(matches!(with("False", "ProgressDeadlineExceeded"), RolloutStanding::Stuck(_)));
     assert!(matches!(RolloutStanding::of(&document(fresh()), now()), RolloutStanding::UnderWay(_)));
@@ -477,6 +486,182 @@ fn rollout_tells_how_far_it_is_and_what_each_revision_has_changed() {
     assert!(matches!(refused, RolloutStanding::Stuck(_)));
     let said = [RolloutStanding::of(&shop, now()).words().to_owned(), refused.words().to_owned()];
     insta::assert_snapshot!("rollout_status", said.join("\n"));
+}
+
+/// The pool in a rollout of revision 8, or after it, with what else its status says.
+fn rolling(revision: Value, rollout: Value) -> Value {
+    let mut raw = shop();
+    raw["metadata"]["resourceVersion"] = json!("41");
+    raw["status"]["revision"] = json!({"stable": 7, "updated": 8, "updatedHash": "hash-8"});
+    raw["status"]["rollout"] = json!({"currentStepIndex": 1, "setWeight": 10, "actualWeight": 33, "updatedPods": 1});
+    for (part, fields) in [("revision", revision), ("rollout", rollout)] {
+        for (field, value) in fields.as_object().cloned().unwrap_or_default() {
+            raw["status"][part][field] = value;
+        }
+    }
+    raw
+}
+
+/// What would be asked, or why not.
+fn asked(verb: RolloutVerb, to: Option<u64>, raw: Value) -> Result<RolloutRequest, String> {
+    let document = document(raw);
+    let revisions = [5, 6, 7, 8].map(|number| revision(number, "pool-uid", &json!({"poolMode": "Transaction"})));
+    let entries = rollout::history(&document, &revisions);
+    RolloutRequest::of(verb, to, &document, Ok(&entries), (Some("anna@example.com"), now()))
+}
+
+#[test]
+fn what_is_asked_of_a_rollout_names_the_revision_when_and_by_whom_and_tests_what_was_read() {
+    let course = || rolling(json!({}), json!({}));
+    let failed = || rolling(json!({"failedHashes": ["hash-8"]}), json!({"currentStepIndex": null}));
+    let stable = || rolling(json!({"stable": 8}), json!({"currentStepIndex": null}));
+    let undone = || {
+        let undone = json!({"spec": 9, "specHash": "9", "to": 8, "toHash": "8"});
+        rolling(json!({"stable": 8}), json!({"currentStepIndex": null, "undone": undone}))
+    };
+    let mut said = Vec::new();
+    for (verb, to, raw) in [
+        (RolloutVerb::Promote, None, course()),
+        (RolloutVerb::PromoteFull, None, course()),
+        (RolloutVerb::Abort, None, course()),
+        (RolloutVerb::Undo, None, course()),
+        (RolloutVerb::Undo, None, stable()),
+        (RolloutVerb::Undo, Some(5), stable()),
+        (RolloutVerb::Undo, Some(6), failed()),
+        (RolloutVerb::Retry, None, failed()),
+        (RolloutVerb::Retry, None, undone()),
+    ] {
+        let request = asked(verb, to, raw.clone()).expect("it can be");
+        said.push(format!(
+            "{}
+  {}",
+            request.text,
+            request.plan(&document(raw))
+        ));
+    }
+    let request = asked(RolloutVerb::Promote, None, course()).expect("it can be");
+    said.push(request.operations(&document(course())).to_string());
+    let mut annotated = course();
+    annotated["metadata"]["annotations"] = json!({"sluice.dev/rollout": "abort 8"});
+    said.push(request.operations(&document(annotated.clone())).to_string());
+    said.push(request.plan(&document(annotated)));
+    said.push(request.told(&document(course()), true));
+    insta::assert_snapshot!(
+        "rollout_request",
+        said.join(
+            "
+"
+        )
+    );
+
+    let long = "system:serviceaccount:".to_owned() + &"n".repeat(200) + " x";
+    let document = document(course());
+    let text =
+        RolloutRequest::of(RolloutVerb::Abort, None, &document, Ok(&[]), (Some(&long), now())).expect("long").text;
+    assert!(text.len() == 128 && text.starts_with("abort 8 2026-11-28T12:00:00.000Z by system:"), "{text}");
+}
+
+#[test]
+fn what_cannot_be_asked_of_a_rollout_is_refused_with_what_to_do() {
+    let failed = || rolling(json!({"failedHashes": ["hash-8"]}), json!({"currentStepIndex": null}));
+    let stable = || rolling(json!({"stable": 8}), json!({"currentStepIndex": null}));
+    let undone = json!({"spec": 9, "specHash": "9", "to": 8, "toHash": "8"});
+    let undone = || rolling(json!({"stable": 8}), json!({"currentStepIndex": null, "undone": undone.clone()}));
+    let mut refused = shop();
+    refused["status"]["conditions"][1] =
+        condition("Accepted", "False", "InvalidBounds", "minAllowed 9 exceeds maxAllowed 5");
+    let mut changed = rolling(json!({}), json!({}));
+    changed["metadata"]["generation"] = json!(5);
+    let mut said = Vec::new();
+    for (verb, to, raw) in [
+        (RolloutVerb::Promote, None, stable()),
+        (RolloutVerb::Promote, None, failed()),
+        (RolloutVerb::Promote, None, rolling(json!({}), json!({"currentStepIndex": null}))),
+        (RolloutVerb::Abort, None, stable()),
+        (RolloutVerb::Abort, None, fresh()),
+        (RolloutVerb::Abort, None, refused),
+        (RolloutVerb::Abort, None, changed),
+        (RolloutVerb::Retry, None, stable()),
+        (RolloutVerb::Undo, None, failed()),
+        (RolloutVerb::Undo, None, undone()),
+        (RolloutVerb::Undo, Some(4), stable()),
+        (RolloutVerb::Undo, Some(8), stable()),
+        (RolloutVerb::Undo, Some(9), undone()),
+        (RolloutVerb::Undo, Some(8), failed()),
+    ] {
+        said.push(asked(verb, to, raw).expect_err("it cannot be"));
+    }
+    let hash = |settings: &Value| settings_hash(&serde_json::from_value(settings.clone()).expect("settings"));
+    let settings = serde_json::to_value(effective(&document(shop()).pool.spec, None).expect("accepted").settings);
+    let settings = settings.expect("JSON");
+    let bad =
+        document(rolling(json!({"stable": 8, "failedHashes": [hash(&settings)]}), json!({"currentStepIndex": null})));
+    let entries = rollout::history(&bad, &[revision(6, "pool-uid", &settings)]);
+    assert!(rollout::table(&entries, now()).text().contains("failed"), "the history says so");
+    let undo = |to| RolloutRequest::of(RolloutVerb::Undo, to, &bad, Ok(&entries), (None, now())).expect_err("failed");
+    said.extend([undo(Some(6)), undo(None)]);
+    let not_read = NotRead("not allowed to list ControllerRevisions in shop: no".to_owned());
+    let blind = |to| RolloutRequest::of(RolloutVerb::Undo, to, &bad, Err(&not_read), (None, now()));
+    said.push(blind(None).expect_err("not known"));
+    assert_eq!(blind(Some(3)).map(|request| request.text), Ok("undo 3 2026-11-28T12:00:00.000Z".to_owned()));
+    insta::assert_snapshot!(
+        "rollout_request_refused",
+        said.join(
+            "
+"
+        )
+    );
+}
+
+#[test]
+fn a_request_is_answered_by_the_status_that_names_it_and_by_no_other() {
+    let request = asked(RolloutVerb::Promote, None, rolling(json!({}), json!({}))).expect("it can be");
+    let answered = |annotation: &str, command: &str, outcome: &str| {
+        let mut raw = rolling(json!({}), json!({"lastCommand": command, "lastCommandOutcome": outcome}));
+        raw["metadata"]["annotations"] = json!({"sluice.dev/rollout": annotation});
+        document(raw)
+    };
+    let text = request.text.as_str();
+    let outcomes = [
+        answered(text, "promote 8 earlier", "Done"),
+        answered(text, text, "Done"),
+        answered(text, text, "revision 8 waits for nobody"),
+        answered("abort 8 by eve", "promote 8 earlier", "Done"),
+        answered("abort 8 by eve", text, "Done"),
+    ];
+    let found: Vec<RequestOutcome> = outcomes.iter().map(|document| request.outcome(document)).collect();
+    assert_eq!(
+        found,
+        [
+            RequestOutcome::Open,
+            RequestOutcome::Done,
+            RequestOutcome::Refused("revision 8 waits for nobody".to_owned()),
+            RequestOutcome::Replaced("abort 8 by eve".to_owned()),
+            RequestOutcome::Done,
+        ]
+    );
+    let said: Vec<String> = found.iter().map(|outcome| request.told_outcome(outcome, &outcomes[0])).collect();
+    insta::assert_snapshot!(
+        "rollout_request_outcomes",
+        said.join(
+            "
+"
+        )
+    );
+    let same = answered("promote 8 by eve", "promote 8 earlier", "Done");
+    assert_eq!(request.open(&same).map(|open| open.text).as_deref(), Some("promote 8 by eve"), "not asked twice");
+    assert_eq!(request.open(&answered("promote 8 by eve", "promote 8 by eve", "Done")), None, "it was answered");
+    assert_eq!(request.open(&answered("abort 8 by eve", "", "")), None, "another one");
+
+    let before = answered(text, text, "Done");
+    let mut counted = before.raw.clone();
+    counted["metadata"]["resourceVersion"] = json!("42");
+    counted["status"]["rollout"]["updatedPods"] = json!(2);
+    assert!(is_unmoved(&before, &document(counted)), "only the operator wrote");
+    assert!(!is_unmoved(&before, &answered("abort 8 by eve", text, "Done")), "somebody asked");
+    let mut next = before.raw.clone();
+    next["status"]["revision"]["updated"] = json!(9);
+    assert!(!is_unmoved(&before, &document(next)), "another revision has come");
 }
 
 fn webhook_configuration(bundle: Option<&str>, failure_policy: &str) -> MutatingWebhookConfiguration {
@@ -700,6 +885,12 @@ fn completion_offers_verbs_flags_values_and_pools() {
         "get --output=y",
         "pause --dry-run=",
         "status sh",
+        "status shop ",
+        "pause shop ",
+        "rollout p",
+        "rollout undo sh",
+        "rollout undo shop ",
+        "rollout promote shop --",
         "-n shop why ",
         "why --namespace=shop --context x ",
         "get --kubeconfig ",

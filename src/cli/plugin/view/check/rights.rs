@@ -49,7 +49,8 @@ const fn right(verb: &'static str, group: &'static str, resource: &'static str, 
 }
 
 const READERS: &[&str] = &["get", "status", "why", "wait", "pause", "resume", "recommend", "rollout", "check"];
-const WATCHERS: &[&str] = &["get --watch", "status --watch", "wait", "rollout status"];
+const WATCHERS: &[&str] = &["get --watch", "status --watch", "wait", "rollout"];
+const WRITERS: &[&str] = &["pause", "resume", "rollout promote", "rollout abort", "rollout retry", "rollout undo"];
 const CHECK: &[&str] = &["check"];
 
 /// Every right that the plugin uses. Without one that reads, a verb says so and shows the rest.
@@ -61,7 +62,7 @@ pub static USED: [UsedRight; 18] = [
         "pools must be named",
     ),
     used(right("watch", GROUP, "connectionpools", RightScope::Pools), WATCHERS, "nothing can be waited for"),
-    used(right("patch", GROUP, "connectionpools", RightScope::Pools), &["pause", "resume"], "neither works"),
+    used(right("patch", GROUP, "connectionpools", RightScope::Pools), WRITERS, "none of them works"),
     used(right("list", "", "pods", RightScope::Pools), &["status"], "no pods are shown"),
     used(
         right("get", "", "pods/proxy", RightScope::Pools),
@@ -70,8 +71,8 @@ pub static USED: [UsedRight; 18] = [
     ),
     used(
         right("list", "apps", "controllerrevisions", RightScope::Pools),
-        &["why", "rollout history"],
-        "there is no history, and `why` does not say by which rules sizes move",
+        &["why", "rollout history", "rollout undo"],
+        "there is no history, `why` does not say by which rules sizes move, and `undo` needs the number of a revision",
     ),
     used(right("list", "", "events", RightScope::Pools), &["why"], "no events are shown"),
     used(right("create", "", "pods", RightScope::Pools), CHECK, "no pod is created for trial (dry run)"),
