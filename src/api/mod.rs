@@ -28,8 +28,8 @@ pub use gateway::{
     GatewayToleration,
 };
 pub use pool::{
-    BudgetRef, ClassRef, ConnectionPool, ConnectionPoolSpec, CredentialsRef, Engine, LabelOperator, LabelRequirement,
-    Mode, Role, SecretKeyRef, SecretRef, Selector, Sharing, Topology, UpstreamSpec, Workload,
+    BudgetRef, ClassRef, ConnectionPool, ConnectionPoolSpec, CredentialsRef, Engine, FREEZE_ANNOTATION, LabelOperator,
+    LabelRequirement, Mode, Role, SecretKeyRef, SecretRef, Selector, Sharing, Topology, UpstreamSpec, Workload,
 };
 pub use pool_status::{
     Confidence, ConnectionPoolStatus, Effective, GatewayStatus, LastDecision, Load, PodCounts, Recommendation,

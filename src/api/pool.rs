@@ -14,6 +14,9 @@ use super::{
     ServerTlsSpec, SidecarSpec,
 };
 
+/// Annotation on a pool that freezes its automation until a time, and says why: `2026-12-01T06:00:00Z the sale`.
+pub const FREEZE_ANNOTATION: &str = "sluice.dev/freeze";
+
 /// A pool of server connections for one workload: Sluice puts a pooler beside every pod that the selector matches,
 /// reads the live load, works out how many server connections are needed and sets every pooler accordingly.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]

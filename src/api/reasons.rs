@@ -58,7 +58,9 @@ pub const BACKOFF_AFTER_FAILURE: &str = "BackoffAfterFailure";
 pub const RECOMMEND_ONLY: &str = "RecommendOnly";
 /// `AbleToScale`, `Paused`: `paused: true`.
 pub const PAUSED: &str = "Paused";
-/// `Paused`: `paused: false`.
+/// `AbleToScale`, `Paused`: the annotation `sluice.dev/freeze`.
+pub const FROZEN: &str = "Frozen";
+/// `Paused`: `paused: false`, and nobody has frozen it.
 pub const NOT_PAUSED: &str = "NotPaused";
 /// `ScalingLimited`: nothing limits the target.
 pub const WITHIN_BOUNDS: &str = "WithinBounds";
@@ -156,7 +158,7 @@ pub const ROLLOUT_COMMAND_REFUSED: &str = "RolloutCommandRefused";
 pub const REVISION_CREATED: &str = "RevisionCreated";
 
 /// Every reason of this module, for those who check a word that somebody else wrote.
-pub static ALL: [&str; 76] = [
+pub static ALL: [&str; 77] = [
     IN_FORCE,
     NO_PODS,
     VALID,
@@ -185,6 +187,7 @@ pub static ALL: [&str; 76] = [
     BACKOFF_AFTER_FAILURE,
     RECOMMEND_ONLY,
     PAUSED,
+    FROZEN,
     NOT_PAUSED,
     WITHIN_BOUNDS,
     TOO_MANY_PODS,

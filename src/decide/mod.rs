@@ -6,6 +6,7 @@ pub mod allowed;
 pub mod analysis;
 pub mod behavior;
 pub mod effective;
+pub mod freeze;
 pub mod guard;
 pub mod load;
 pub mod memory;

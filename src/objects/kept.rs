@@ -3,7 +3,7 @@
 //! One that cannot be read, or is larger than any of its kind has reason to be, is told with its name: the others are followed. What is
 //! kept of one that can be read is what somebody here reads.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use k8s_openapi::{
     api::{
@@ -22,12 +22,14 @@ use serde_json::value::RawValue;
 
 use super::{Lean, metadata::KeptMetadata};
 use crate::{
-    api::{ConnectionBudget, ConnectionPool, ConnectionPoolClass, ROLLOUT_ANNOTATION},
+    api::{ConnectionBudget, ConnectionPool, ConnectionPoolClass, FREEZE_ANNOTATION, ROLLOUT_ANNOTATION},
     contract::names,
 };
 
-/// Bytes that are kept of a request to the rollout of a pool: more than one may have.
-const LONGEST_REQUEST: usize = 256;
+/// Bytes that are kept of an annotation of a pool: more than one may have.
+const LONGEST_ANNOTATION: usize = 512;
+/// The annotations that are read of a pool: what is asked of its rollout, until when it is frozen, and why it was changed.
+const READ_OF_POOLS: [&str; 3] = [ROLLOUT_ANNOTATION, FREEZE_ANNOTATION, names::CAUSE_ANNOTATION];
 
 /// A kind that is watched.
 pub trait Watched: Resource + DeserializeOwned {
@@ -48,20 +50,22 @@ pub trait Watched: Resource + DeserializeOwned {
     }
 }
 
-/// Its definition bounds every field; its labels and annotations are whatever somebody likes, and the request to its rollout is all that is
+/// Its definition bounds every field; its labels and annotations are whatever somebody likes, and a few annotations are all that is
 /// read of them.
 impl Watched for ConnectionPool {
     const LARGEST: usize = 1 << 20;
 
     fn read(text: &str) -> Result<Self, serde_json::Error> {
         let Lean(mut pool): Lean<Self> = serde_json::from_str(text)?;
-        let request = pool.metadata.annotations.take().and_then(|mut all| all.remove(ROLLOUT_ANNOTATION));
-        pool.metadata.annotations = request.map(|mut request| {
-            // a longer one is refused all the same
-            request.truncate(request.floor_char_boundary(LONGEST_REQUEST));
-            request.shrink_to_fit();
-            [(ROLLOUT_ANNOTATION.to_owned(), request)].into()
+        let mut all = pool.metadata.annotations.take().unwrap_or_default();
+        let read = READ_OF_POOLS.into_iter().filter_map(|name| {
+            let mut value = all.remove(name)?;
+            // a longer one is refused or cut all the same
+            value.truncate(value.floor_char_boundary(LONGEST_ANNOTATION));
+            value.shrink_to_fit();
+            Some((name.to_owned(), value))
         });
+        pool.metadata.annotations = Some(read.collect()).filter(|read: &BTreeMap<_, _>| !read.is_empty());
         pool.metadata.labels = None;
         Ok(pool)
     }
@@ -259,13 +263,17 @@ mod tests {
         let read = kept::<ConnectionPool>(&pool).0.expect("a pool");
         assert_eq!((read.metadata.generation, read.spec.upstream.host.as_str()), (Some(3), "pg"));
         assert_eq!((read.metadata.annotations, read.metadata.labels, read.metadata.managed_fields), (None, None, None));
-        // but what is asked of its rollout
-        for (request, kept_bytes) in [("promote 7".to_owned(), 9), ("promote 7 ".repeat(1000), LONGEST_REQUEST)] {
+        // but what is asked of its rollout, until when it is frozen, and why it was changed
+        for (request, kept_bytes) in [("promote 7".to_owned(), 9), ("promote 7 ".repeat(1000), LONGEST_ANNOTATION)] {
             pool["metadata"]["annotations"][ROLLOUT_ANNOTATION] = json!(request);
             let read = kept::<ConnectionPool>(&pool).0.expect("a pool");
             let annotations = read.metadata.annotations.expect("a request");
             let is_begun = annotations[ROLLOUT_ANNOTATION].starts_with("promote 7");
             assert_eq!((annotations.len(), annotations[ROLLOUT_ANNOTATION].len(), is_begun), (1, kept_bytes, true));
         }
+        pool["metadata"]["annotations"] = json!({"sluice.dev/freeze": "2026-12-01T06:00:00Z the sale",
+            "kubernetes.io/change-cause": "more for the sale", "a": "b"});
+        let annotations = kept::<ConnectionPool>(&pool).0.expect("a pool").metadata.annotations.expect("two");
+        assert_eq!((annotations.len(), annotations.contains_key("a")), (2, false));
     }
 }

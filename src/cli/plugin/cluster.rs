@@ -2,10 +2,10 @@
 
 use std::{fmt::Debug, future::Future, time::Duration};
 
-use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::{NamespaceResourceScope, api::authentication::v1::SelfSubjectReview};
 use kube::{
     Api, Client, Config, Resource,
-    api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams},
+    api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams},
     config::{InferConfigError, KubeConfigOptions, Kubeconfig},
 };
 use serde::de::DeserializeOwned;
@@ -213,6 +213,14 @@ impl ClusterAccess {
         let changed = self.ask(what, pools.patch(name, &params, &Patch::<()>::Json(operations))).await;
         let changed = changed.map_err(PluginError::of_change)?;
         document(&changed).map_err(|pool| PluginError::Unreadable(pool.words))
+    }
+
+    /// Whom the API server takes the user for; none where it does not say so: nothing depends on it.
+    pub async fn who_asks(&self) -> Option<String> {
+        let reviews: Api<SelfSubjectReview> = Api::all(self.client.clone());
+        let (params, review) = (PostParams::default(), SelfSubjectReview::default());
+        let asked = self.ask("ask who you are", reviews.create(&params, &review)).await;
+        asked.ok()?.status?.user_info?.username
     }
 
     /// The names of the pools there are, behind the message that one was not found.

@@ -9,6 +9,7 @@ pub mod cluster;
 mod complete;
 pub mod error;
 pub mod follow;
+pub mod freeze;
 pub mod get;
 pub mod options;
 pub mod pause;
@@ -60,7 +61,10 @@ enum PluginVerb {
     Wait(wait::WaitArgs),
     /// Freeze the automation of pools. Traffic goes on.
     Pause(pause::PauseArgs),
-    /// Let the automation of pools go on.
+    /// Freeze the automation of pools until a time, and say why. Traffic goes on.
+    Freeze(freeze::FreezeArgs),
+    /// Let the automation of pools go on, paused or frozen.
+    #[command(visible_alias = "unfreeze")]
     Resume(resume::ResumeArgs),
     /// Show what the load asks for beside what there is, and the patch that follows it.
     Recommend(recommend::RecommendArgs),
@@ -86,6 +90,7 @@ impl PluginCli {
                 PluginVerb::Why(args) => why::run(args, &cluster).await,
                 PluginVerb::Wait(args) => wait::run(args, &cluster).await,
                 PluginVerb::Pause(args) => pause::run(args, &cluster).await,
+                PluginVerb::Freeze(args) => freeze::run(args, &cluster).await,
                 PluginVerb::Resume(args) => resume::run(args, &cluster).await,
                 PluginVerb::Recommend(args) => recommend::run(args, &cluster).await,
                 PluginVerb::Rollout(args) => rollout::run(args, &cluster).await,

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::{
+    cluster::ClusterAccess,
     error::{Conclusion, PluginError},
     options::{ClusterOptions, OutputOptions, WriteOptions},
     pause::switch,
@@ -26,5 +27,6 @@ pub struct ResumeArgs {
 /// # Errors
 /// [`PluginError`].
 pub async fn run(args: ResumeArgs, options: &ClusterOptions) -> Result<Conclusion, PluginError> {
-    switch(PauseChange::Resume, &args.pools, args.write, args.output, options).await
+    let cluster = ClusterAccess::connect(options).await?;
+    switch(&PauseChange::Resume, &args.pools, (args.write, args.output), &cluster).await
 }

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use clap::Args;
-use k8s_openapi::{api::authentication::v1::SelfSubjectReview, jiff::Timestamp};
-use kube::{Api, api::PostParams};
+use k8s_openapi::jiff::Timestamp;
 
 use super::{
     cluster::{ClusterAccess, PoolScope, beside},
     error::{Conclusion, PluginError},
     follow::{FollowedPools, PoolChange},
     options::{OutputOptions, WriteOptions, duration},
+    pause::MOST_TRIES,
     rollout::revisions,
     screen::{Screen, agree, tell},
     view::{
@@ -19,9 +19,6 @@ use super::{
     },
 };
 use crate::decide::rollout::RolloutVerb;
-
-/// How often a request is tried: the operator writes the status of the same object meanwhile.
-const MOST_TRIES: u32 = 5;
 
 /// Arguments of `rollout promote`.
 #[derive(Args, Debug)]
@@ -143,7 +140,7 @@ impl Asked {
     }
 
     async fn request(&self, cluster: &ClusterAccess, document: &PoolDocument) -> Result<RolloutRequest, PluginError> {
-        let who = who_asks(cluster).await;
+        let who = cluster.who_asks().await;
         let revisions = match self.verb {
             RolloutVerb::Undo => beside(revisions(cluster, document).await),
             _ => Ok(Vec::new()),
@@ -152,14 +149,6 @@ impl Asked {
         let request = RolloutRequest::of(self.verb, self.to, document, revisions.as_deref(), of);
         request.map_err(PluginError::CannotBe)
     }
-}
-
-/// Whom the API server takes the user for; none where it does not say so: nothing depends on it.
-async fn who_asks(cluster: &ClusterAccess) -> Option<String> {
-    let reviews: Api<SelfSubjectReview> = Api::all(cluster.client().clone());
-    let (params, review) = (PostParams::default(), SelfSubjectReview::default());
-    let asked = cluster.ask("ask who you are", reviews.create(&params, &review)).await;
-    asked.ok()?.status?.user_info?.username
 }
 
 /// Makes the request of the pool as it was read. Where only the operator was faster, which writes the status, it is made again; where

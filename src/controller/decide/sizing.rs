@@ -19,6 +19,7 @@ use crate::{
     },
     decide::{
         effective::EffectivePool,
+        freeze::Frozen,
         guard::refused,
         load::{
             Alternation, Completeness, ExpectedPod, HoldReason, Judgement, LoadFigures, LoadInput, PodFigures,
@@ -232,11 +233,11 @@ fn observation<'a>(
         current: current_size(&answers).unwrap_or(target),
         target,
         bounds: Bounds { min: effective.min_allowed, max: effective.max_allowed, share: None },
-        automation: match (pool.spec.paused, pool.spec.mode) {
-            (true, _) => Automation::Paused,
-            (false, Mode::Recommend) => Automation::Recommend,
-            (false, Mode::Apply) if is_read_only(&answers) => Automation::UpstreamReadOnly,
-            (false, Mode::Apply) => Automation::Apply,
+        automation: match (Frozen::of(pool, now.as_second()), pool.spec.mode) {
+            (Some(_), _) => Automation::Paused,
+            (None, Mode::Recommend) => Automation::Recommend,
+            (None, Mode::Apply) if is_read_only(&answers) => Automation::UpstreamReadOnly,
+            (None, Mode::Apply) => Automation::Apply,
         },
         refused_beyond: refused_beyond(&answers, facts, (&key.name, effective), now.as_second()),
         samples: &[],

@@ -18,7 +18,7 @@ use kube::{
 
 use super::pods::PodIndex;
 use crate::{
-    api::{ConnectionPool, ROLLOUT_ANNOTATION},
+    api::{ConnectionPool, FREEZE_ANNOTATION, ROLLOUT_ANNOTATION},
     contract::names::POOL_LABEL,
     controller::look_requests::LookRequests,
     domain::PoolKey,
@@ -61,11 +61,11 @@ pub struct PoolNews {
     seen: HashMap<PoolKey, KnownPool>,
 }
 
-/// What was seen of a pool: its uid and generation, whether it goes, and what is asked of its rollout, which is no part of the spec.
-type KnownPool = (Option<String>, Option<i64>, bool, Option<String>);
+/// What was seen of a pool: its uid and generation, whether it goes, and what is asked of it by annotations, which are no part of the spec.
+type KnownPool = (Option<String>, Option<i64>, bool, [Option<String>; 2]);
 
 impl PoolNews {
-    /// The pool that this event is news of: a new generation, another request for its rollout, a deletion that begins, or that it is gone.
+    /// The pool that this event is news of: a new generation, another request for its rollout or another freeze, a deletion that begins, or that it is gone.
     pub fn of(&mut self, pool: &ConnectionPool, presence: Presence) -> Option<PoolKey> {
         let metadata = &pool.metadata;
         let key = PoolKey { namespace: metadata.namespace.clone().unwrap_or_default(), name: pool.name_any() };
@@ -73,7 +73,7 @@ impl PoolNews {
             self.seen.remove(&key);
             return Some(key);
         }
-        let request = pool.annotations().get(ROLLOUT_ANNOTATION).cloned();
+        let request = [ROLLOUT_ANNOTATION, FREEZE_ANNOTATION].map(|name| pool.annotations().get(name).cloned());
         let now = (metadata.uid.clone(), metadata.generation, metadata.deletion_timestamp.is_some(), request);
         (self.seen.insert(key.clone(), now.clone()) != Some(now)).then_some(key)
     }
@@ -263,6 +263,8 @@ mod tests {
         assert_eq!(news.of(&pool, Presence::There), None, "its status was written");
         pool.annotations_mut().insert(ROLLOUT_ANNOTATION.to_owned(), "promote 7".to_owned());
         assert_eq!(news.of(&pool, Presence::There), key, "somebody asks something of its rollout");
+        pool.annotations_mut().insert(FREEZE_ANNOTATION.to_owned(), "2026-12-01T06:00:00Z the sale".to_owned());
+        assert_eq!(news.of(&pool, Presence::There), key, "somebody freezes it");
         assert_eq!(news.of(&pool, Presence::There), None);
         pool.metadata.generation = Some(2);
         assert_eq!(news.of(&pool, Presence::There), key);

@@ -136,6 +136,7 @@ fn ready(others: &[Condition]) -> Condition {
             READY,
             reasons::IN_FORCE,
             match automation {
+                reasons::FROZEN => "every pod runs what it should; nothing changes until its freeze ends: see Paused",
                 reasons::PAUSED => "every pod runs what it should; nothing changes while spec.paused is true",
                 reasons::RECOMMEND_ONLY => {
                     "every pod runs its fixed limit; the target follows the load and is recommended only"
@@ -532,9 +533,10 @@ fn scaling_active(observed: &Observed) -> Condition {
 }
 
 fn able_to_scale(observed: &Observed) -> Condition {
-    let spec = &observed.pool.spec;
-    match (&observed.failure, spec.paused, spec.mode) {
-        (_, true, _) => no(ABLE_TO_SCALE, reasons::PAUSED, "spec.paused is true: nothing changes until it is false"),
+    match (&observed.failure, observed.frozen(), observed.pool.spec.mode) {
+        (_, Some(frozen), _) => {
+            no(ABLE_TO_SCALE, frozen.reason(), format!("{}: nothing changes meanwhile", frozen.words()))
+        }
         (_, _, Mode::Recommend) => no(
             ABLE_TO_SCALE,
             reasons::RECOMMEND_ONLY,

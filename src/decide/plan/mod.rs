@@ -108,7 +108,8 @@ struct Figures {
 pub fn plan(observed: &Observed, remembered: Option<&RolloutMemory>, cannot_render: Option<&str>) -> Plan {
     let name = observed.pool.metadata.name.as_deref().unwrap_or_default();
     let Ok(effective) = observed.effective else { return refused(observed, name, remembered) };
-    let frozen = observed.pool.spec.paused;
+    let freeze = observed.frozen();
+    let frozen = freeze.is_some();
     let may_create = FailedWrite::lets_try(observed.failure);
 
     // settings that cannot work are never rolled out
@@ -147,7 +148,13 @@ pub fn plan(observed: &Observed, remembered: Option<&RolloutMemory>, cannot_rend
         prune: if may_create { rollout.prune } else { Vec::new() },
         remember_first: rollout.course.as_ref().is_some_and(|course| course.remember_first),
         rollouts_ended: rollout.course.as_ref().map(progress::ended).unwrap_or_default(),
-        look_again_seconds: rollout.course.as_ref().and_then(|course| course.look_again_seconds),
+        look_again_seconds: [
+            rollout.course.as_ref().and_then(|course| course.look_again_seconds),
+            freeze.and_then(|freeze| freeze.ends_in_seconds(observed.now)),
+        ]
+        .into_iter()
+        .flatten()
+        .min(),
         rollout: rollout.course.map(|course| course.memory).or_else(|| remembered.cloned()),
     };
     if may_create { plan } else { plan.without_creation() }

@@ -7,6 +7,7 @@ use crate::{
     contract::{GrantDocument, Injection, RevisionDocument, ServerFull, Settings, StatusReport},
     decide::{
         effective::{EffectivePool, PoolRefusal},
+        freeze::Frozen,
         guard::refused::FORGOTTEN_SECONDS,
         shares::{self, PodDemand, PodPhase},
         sizing::Decision,
@@ -54,6 +55,13 @@ pub struct Observed<'a> {
     pub failure: Option<&'a FailedWrite>,
     /// So many writes on pods are wanted at most.
     pub most_writes: usize,
+}
+
+impl Observed<'_> {
+    /// Why its automation is frozen; none where it is not.
+    pub fn frozen(&self) -> Option<Frozen> {
+        Frozen::of(self.pool, self.now)
+    }
 }
 
 /// Whether the budget exists.

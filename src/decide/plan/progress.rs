@@ -184,8 +184,9 @@ fn request(observed: &Observed, words: &str) -> String {
 }
 
 pub(super) fn paused(observed: &Observed, rollout: &Rollout) -> Condition {
-    if observed.pool.spec.paused {
-        return yes(PAUSED, reasons::PAUSED, "spec.paused is true: limits, shares and revisions stay as they are");
+    if let Some(frozen) = observed.frozen() {
+        let words = format!("{}; limits, shares and revisions stay as they are", frozen.words());
+        return yes(PAUSED, frozen.reason(), words);
     }
     match &rollout.course {
         Some(course) if is_paused(observed, course) => yes(
@@ -196,7 +197,7 @@ pub(super) fn paused(observed: &Observed, rollout: &Rollout) -> Condition {
                 course.goal.number, course.memory.position.step
             ),
         ),
-        _ => no(PAUSED, reasons::NOT_PAUSED, "spec.paused is false"),
+        _ => no(PAUSED, reasons::NOT_PAUSED, "spec.paused is false, and nobody has frozen it"),
     }
 }
 
@@ -217,9 +218,9 @@ pub(super) fn ended(course: &RolloutMove) -> Vec<&'static str> {
 
 /// The events of what happened, but for failures: `Progressing` turns with them.
 pub(super) fn events(observed: &Observed, rollout: &Rollout, conditions: &[Condition]) -> Vec<EventNote> {
-    let Some(course) = &rollout.course else { return Vec::new() };
-    let mut events: Vec<EventNote> =
-        course.happened.iter().filter_map(|happened| event(observed, course, happened)).collect();
+    let mut events: Vec<EventNote> = freeze_event(observed, conditions).into_iter().collect();
+    let Some(course) = &rollout.course else { return events };
+    events.extend(course.happened.iter().filter_map(|happened| event(observed, course, happened)));
     let reason = |conditions: &[Condition]| {
         conditions.iter().find(|condition| condition.type_ == PROGRESSING).map(|condition| condition.message.clone())
     };
@@ -229,6 +230,21 @@ pub(super) fn events(observed: &Observed, rollout: &Rollout, conditions: &[Condi
         events.push(normal(reasons::ROLLOUT_PAUSED, "Pause", reason(conditions).unwrap_or_default()));
     }
     events
+}
+
+/// The event of a pool that somebody has paused or frozen, for longer or for another reason than before, and of one that goes on.
+fn freeze_event(observed: &Observed, conditions: &[Condition]) -> Option<EventNote> {
+    let stands = |reason: &str| [reasons::PAUSED, reasons::FROZEN].contains(&reason);
+    let now = conditions.iter().find(|condition| condition.type_ == PAUSED)?;
+    let before = observed.status.and_then(|status| status.conditions.iter().find(|known| known.type_ == PAUSED));
+    let before = before.map(|before| (before.reason.as_str(), before.message.as_str()));
+    match (before.filter(|(reason, _)| stands(reason)), stands(now.reason)) {
+        (known, true) if known != Some((now.reason, &now.message)) => {
+            Some(normal(now.reason, "Freeze", now.message.clone()))
+        }
+        (Some(_), false) => Some(normal(reasons::NOT_PAUSED, "Resume", now.message.clone())),
+        _ => None,
+    }
 }
 
 fn normal(reason: &'static str, action: &'static str, note: String) -> EventNote {

@@ -16,6 +16,7 @@ use crate::{
         },
         reasons,
     },
+    decide::freeze::Frozen,
     domain::UnixSeconds,
 };
 
@@ -185,8 +186,9 @@ fn summary(observed: &Observed, figures: &Figures, size: Option<u32>, conditions
 
 /// Why a target is only told, behind its figure; nothing where it is more.
 fn not_in_force(observed: &Observed) -> &'static str {
-    match (observed.pool.spec.paused, observed.pool.spec.mode) {
-        (true, _) => " (paused)",
+    match (observed.frozen(), observed.pool.spec.mode) {
+        (Some(Frozen::ByPause), _) => " (paused)",
+        (Some(Frozen::Until(_) | Frozen::Unreadable(_)), _) => " (frozen)",
         (_, Mode::Recommend) => " (recommended only)",
         _ => "",
     }
@@ -255,7 +257,7 @@ fn reconnected(observed: &Observed, report: &PoolReport) -> Option<EventNote> {
 }
 
 /// Reasons that make no event: on their way, or asked for.
-pub(super) const WITHOUT_EVENT: [&str; 10] = [
+pub(super) const WITHOUT_EVENT: [&str; 11] = [
     reasons::AWAITING_PROOF,
     reasons::NOT_ACCEPTED,
     reasons::NO_PODS,
@@ -263,6 +265,7 @@ pub(super) const WITHOUT_EVENT: [&str; 10] = [
     reasons::ROLLING_OUT,
     reasons::GATEWAY_SCALED_TO_ZERO,
     reasons::PAUSED,
+    reasons::FROZEN,
     reasons::RECOMMEND_ONLY,
     reasons::BYPASS_IGNORED,
     "MinSize",

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     api::{
-        Confidence, ConnectionPool, ConnectionPoolStatus, Recommendation, SecretRef,
+        Confidence, ConnectionPool, ConnectionPoolStatus, FREEZE_ANNOTATION, Recommendation, SecretRef,
         conditions::{
             ACCEPTED, ConditionStatus, INJECTED, LEAK_DETECTED, PROVEN, READY, RECONNECTED, SCALING_LIMITED, merge,
         },
@@ -1240,6 +1240,42 @@ fn a_paused_pool_keeps_what_runs_and_lets_new_pods_start() {
     assert_eq!(world.shares()[0], before[0]);
     assert!(world.shares()[1] > 0, "automation is frozen, traffic is not");
     assert_eq!(world.revision_numbers()[0], 1, "the change of the settings waits");
+}
+
+#[test]
+fn a_freeze_holds_as_a_pause_does_until_its_end_and_says_why_and_until_when() {
+    let mut world = World::new(LOCAL);
+    world.admit();
+    world.settle();
+    let end = k8s_openapi::jiff::Timestamp::from_second(world.now + 600).expect("a time");
+    let annotations = [(FREEZE_ANNOTATION.to_owned(), format!("{end} the sale"))];
+    world.change(&format!("{LOCAL}  health: {{periodSeconds: 3}}\n"));
+    world.pool.metadata.annotations = Some(annotations.into());
+    let plan = world.plan();
+    let words = format!("frozen until {end} by the annotation sluice.dev/freeze: the sale");
+    for (type_, status) in [("Paused", ConditionStatus::True), ("AbleToScale", ConditionStatus::False)] {
+        let (found, reason, message) = condition(&plan, type_);
+        assert_eq!((found, reason), (status, reasons::FROZEN), "{type_}");
+        assert!(message.starts_with(&words), "{message}");
+    }
+    assert_eq!(event_notes(&plan, reasons::FROZEN).len(), 1);
+    assert_eq!(plan.look_again_seconds, Some(600), "nobody has to ask for the look that ends it");
+    world.status.conditions = merge(&[], plan.report.conditions, None, k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
+    for _ in 0..5 {
+        let plan = world.plan();
+        world.carry_out(&plan, |_| true);
+        world.obey(0);
+        world.now += 30;
+    }
+    assert_eq!(world.revision_numbers(), [1], "the change of the settings waits");
+    assert_eq!(event_notes(&world.plan(), reasons::FROZEN).len(), 0, "once");
+
+    world.now = end.as_second();
+    let plan = world.plan();
+    assert_eq!(condition(&plan, "Paused").1, reasons::NOT_PAUSED);
+    assert_eq!(event_notes(&plan, reasons::NOT_PAUSED).len(), 1);
+    world.settle();
+    assert_eq!(world.revision_numbers(), [2]);
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! What people ask of a pool by the plugin, and what the operator makes of it.
 
+use futures::future::join_all;
 use serde_json::json;
 
-use super::{Operator, SHARED, Shop, release, turn};
+use super::{Operator, SHARED, Shop, pods::FakePod, release, turn};
 use crate::{
     cluster::eventually,
     plugin::{Answer, Plugin},
@@ -33,6 +34,17 @@ impl Steered {
     async fn asked(&self) -> Option<String> {
         let pool = self.shop.pools().get("shop").await.expect("the pool");
         pool.metadata.annotations?.remove("sluice.dev/rollout")
+    }
+}
+
+impl Shop {
+    /// Waits until every pod is told this revision.
+    async fn told_revisions(&self, pods: &[FakePod], wanted: u64) {
+        eventually(&format!("every pod is told revision {wanted}"), || async {
+            let told = join_all(pods.iter().map(|pod| pod.revision("shop"))).await;
+            told.iter().all(|told| *told == Some(wanted)).then_some(())
+        })
+        .await;
     }
 }
 
@@ -105,5 +117,62 @@ async fn a_rollout_is_steered_by_the_plugin_and_every_request_is_answered_or_tol
     assert!(back.contains("undo 1: done"), "{back}");
     let through = steered.rollout("status", &["--timeout", "30s"]).await.ended(0);
     assert!(through.contains("Progressing=True/RolloutUndone"), "{through}");
+    steered.shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_freeze_keeps_what_runs_until_its_end_and_says_until_when_why_and_by_whom() {
+    let _turn = turn().await;
+    let steered = Steered::new(SHARED).await;
+    let shop = &steered.shop;
+    let operator = Operator::start(&shop.cluster, "a", &[]);
+    operator.leads().await;
+    let pods = shop.pods(2).await;
+    shop.runs_stable(2).await;
+    shop.shares(&pods, &[3, 3]).await;
+    for (flags, said) in [
+        (&["--until", "1h"][..], "--reason"),
+        (&["--until", "2020-01-01T00:00:00Z", "--reason", "the sale"], "is over"),
+        (&["--until", "soon", "--reason", "the sale"], "write for instance"),
+    ] {
+        let refused = steered.run(&["freeze"], &[flags, &["--yes"]].concat()).await.ended(2);
+        assert!(refused.contains(said), "{refused}");
+    }
+    let tried = steered.run(&["freeze"], &["--until", "1h", "--reason", "the sale", "--dry-run=server"]).await.ended(0);
+    assert!(tried.contains("connectionpool.sluice.dev/shop frozen (server dry run)"), "{tried}");
+    shop.condition("Paused", "False/NotPaused").await;
+
+    let frozen = steered.run(&["freeze"], &["--until", "1h", "--reason", "the sale", "--yes"]).await.ended(0);
+    assert!(frozen.contains("sluice.dev/freeze: until 20") && frozen.contains("the sale ("), "{frozen}");
+    let message = shop.condition("Paused", "True/Frozen").await;
+    assert!(message.contains("frozen until 20") && message.contains("the sale ("), "{message}");
+    shop.condition("AbleToScale", "False/Frozen").await;
+    eventually("it is told", || async { shop.events("Frozen").await.pop() }).await;
+    shop.change(json!({"scaling": {"minAllowed": 8}, "health": {"queryWaitTimeoutSeconds": 7}})).await;
+    eventually("the change is seen", || async {
+        let pool = shop.pools().get("shop").await.ok()?;
+        (pool.status?.observed_generation == pool.metadata.generation).then_some(())
+    })
+    .await;
+    shop.shares(&pods, &[3, 3]).await;
+    shop.told_revisions(&pods, 1).await;
+    let why = steered.run(&["why"], &[]).await.ended(0);
+    assert!(why.contains("kubectl sluice resume shop") && why.contains("the sale ("), "{why}");
+
+    // another end takes the place of this one, and comes by itself
+    let sooner = steered.run(&["freeze"], &["--until", "3s", "--reason", "the rest", "--yes"]).await.ended(0);
+    assert!(sooner.contains("it takes the place of: frozen until 20"), "{sooner}");
+    shop.condition("Paused", "False/NotPaused").await;
+    shop.shares(&pods, &[4, 4]).await;
+    shop.told_revisions(&pods, 2).await;
+
+    steered.run(&["freeze"], &["--until", "1h", "--reason", "more", "--yes"]).await.ended(0);
+    shop.condition("Paused", "True/Frozen").await;
+    let thawed = steered.run(&["unfreeze"], &["--yes"]).await.ended(0);
+    assert!(thawed.contains("sluice.dev/freeze is taken away (frozen until 20"), "{thawed}");
+    shop.condition("Paused", "False/NotPaused").await;
+    let again = steered.run(&["resume"], &["--yes"]).await.ended(0);
+    assert!(again.contains("is neither paused nor frozen: nothing was changed"), "{again}");
     steered.shop.end().await;
 }

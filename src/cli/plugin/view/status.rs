@@ -18,6 +18,7 @@ use crate::{
         Document, GrantDocument, OtherRole, OtherSlot, PodGrant, RevisionDocument, SlotStatus, Stamp, StatusReport,
         names, unknown_to,
     },
+    decide::freeze::Frozen,
     inject::injection_of,
 };
 
@@ -226,7 +227,11 @@ fn heading(document: &PoolDocument, now: Timestamp) -> String {
     let upstream = &spec.upstream;
     let class = status.effective.as_ref().and_then(|effective| effective.class.as_ref());
     let class = class.map_or_else(String::new, |class| format!(", class {class}"));
-    let paused = if spec.paused { ", paused" } else { "" };
+    let paused = match Frozen::of(&document.pool, now.as_second()) {
+        None => String::new(),
+        Some(Frozen::ByPause) => ", paused".to_owned(),
+        Some(frozen) => format!(", {}", frozen.words()),
+    };
     let mut lines = vec![
         format!("ConnectionPool {key}: {ready}"),
         format!(

@@ -34,7 +34,7 @@ use super::{
     rollout::{self, RolloutStanding},
     rollout_request::{RequestOutcome, RolloutRequest, is_unmoved},
     status::{AgentSays, PoolTree, TreeInput, line},
-    switch::PauseChange,
+    switch::{self, PauseChange, freeze},
     vocabulary,
     wait::Awaited,
     why,
@@ -406,18 +406,71 @@ fn pause_and_resume_say_what_would_change_and_test_what_was_read() {
     ]);
     let paused = document(paused);
     let (pause, resume) = (PauseChange::Pause, PauseChange::Resume);
-    assert!(!pause.is_done(&shop) && pause.is_done(&paused) && resume.is_done(&shop) && !resume.is_done(&paused));
+    assert!(
+        !pause.is_done(&shop, now())
+            && pause.is_done(&paused, now())
+            && resume.is_done(&shop, now())
+            && !resume.is_done(&paused, now())
+    );
     let said = [
-        pause.plan(&shop),
+        pause.plan(&shop, now()),
         pause.told(&paused, false),
         pause.told(&paused, true),
         pause.told_before(&paused),
-        resume.plan(&paused),
+        resume.plan(&paused, now()),
         resume.told(&shop, false),
         resume.told_before(&shop),
         pause.operations(&shop).to_string(),
     ];
     insta::assert_snapshot!("pause", said.join("\n"));
+}
+
+#[test]
+fn freeze_says_until_when_why_and_by_whom_and_resume_takes_it_away() {
+    let in_a_day = "2026-11-29T12:00:00.5Z".parse().expect("a time");
+    let asked = freeze(in_a_day, " the  sale ", Some("anna@example.com"), now()).expect("a freeze");
+    let change = PauseChange::Freeze(asked.clone());
+    let mut raw = shop();
+    raw["metadata"]["resourceVersion"] = json!("41");
+    let free = document(raw.clone());
+    raw["metadata"]["annotations"] = json!({"sluice.dev/freeze": asked.to_string()});
+    let frozen = document(raw.clone());
+    raw["spec"]["paused"] = json!(true);
+    let both = document(raw);
+    let resume = PauseChange::Resume;
+    let later = "2026-11-29T12:00:00Z".parse().expect("a time");
+    assert!(!change.is_done(&free, now()) && change.is_done(&frozen, now()));
+    assert!(!resume.is_done(&frozen, now()) && resume.is_done(&frozen, later), "it ends by itself");
+    let said = [
+        change.plan(&free, now()),
+        change.operations(&free).to_string(),
+        change.plan(&frozen, now()),
+        change.operations(&frozen).to_string(),
+        change.told(&frozen, false),
+        change.told_before(&frozen),
+        resume.plan(&frozen, now()),
+        resume.operations(&frozen).to_string(),
+        resume.plan(&both, now()),
+        resume.operations(&both).to_string(),
+    ];
+    insta::assert_snapshot!("freeze", said.join("\n"));
+    assert!(switch::is_unmoved(&free, &document(shop())) && !switch::is_unmoved(&free, &frozen));
+    let tree =
+        PoolTree::new(TreeInput { document: &frozen, pods: Ok(&[]), agents: &BTreeMap::new(), not_read: Vec::new() });
+    assert!(
+        tree.text(&frozen, now())
+            .contains("frozen until 2026-11-29T12:00:00Z by the annotation sluice.dev/freeze: the sale")
+    );
+    let text = why::text(&frozen, Ok(None), Ok(&[]), now());
+    assert!(text.contains("kubectl sluice resume shop -n shop: frozen until 2026-11-29T12:00:00Z"), "{text}");
+    for (until, reason, said) in [
+        (now(), "the sale", "is over"),
+        (in_a_day, "  ", "say why"),
+        (in_a_day, &"x".repeat(300), "too long by 65 bytes"),
+    ] {
+        let refused = freeze(until, reason, None, now()).expect_err(said);
+        assert!(refused.contains(said), "{refused}");
+    }
 }
 
 #[test]

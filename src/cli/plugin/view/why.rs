@@ -21,6 +21,7 @@ use crate::{
         reasons,
     },
     contract::{Algorithm, LimitSource, Objective, ScalingRules, ScalingSettings, SelectPolicy, Settings},
+    decide::freeze::Frozen,
     domain::Reason,
 };
 
@@ -42,7 +43,7 @@ pub fn text(
     let mut parts = vec![headline(document, &status, now), decision(&status, now), inputs(&status)];
     parts.push(section("Guards", &guards(document, now)));
     parts.push(section("Bounds", &bounds(&status, settings)));
-    parts.push(section("What would change the answer", &changes(document, &status)));
+    parts.push(section("What would change the answer", &changes(document, &status, now)));
     parts.push(match events {
         Ok(events) => section("Last events", &event_lines(events, now)),
         Err(NotRead(words)) => section("Last events", std::slice::from_ref(words)),
@@ -222,7 +223,7 @@ fn in_words(rules: &ScalingRules) -> String {
 }
 
 /// What would change the answer, the nearest first.
-fn changes(document: &PoolDocument, status: &ConnectionPoolStatus) -> Vec<String> {
+fn changes(document: &PoolDocument, status: &ConnectionPoolStatus, now: Timestamp) -> Vec<String> {
     let is = |type_: &str, wanted: &str| {
         document
             .condition(type_)
@@ -236,12 +237,9 @@ fn changes(document: &PoolDocument, status: &ConnectionPoolStatus) -> Vec<String
     if is(ACCEPTED, "False").is_some() {
         return vec!["a spec that is accepted: Accepted says what is wrong with this one".to_owned()];
     }
-    if document.pool.spec.paused {
-        lines.push(format!(
-            "kubectl sluice resume {} {}: the pool is paused",
-            document.name(),
-            document.in_namespace()
-        ));
+    if let Some(frozen) = Frozen::of(&document.pool, now.as_second()) {
+        let (name, namespace) = (document.name(), document.in_namespace());
+        lines.push(format!("kubectl sluice resume {name} {namespace}: {}", frozen.words()));
     }
     if document.pool.spec.mode == Mode::Recommend {
         lines.push("mode Apply: in mode Recommend the target is told and nothing follows it".to_owned());

@@ -48,9 +48,11 @@ const fn right(verb: &'static str, group: &'static str, resource: &'static str, 
     Right { verb, group, resource, scope }
 }
 
-const READERS: &[&str] = &["get", "status", "why", "wait", "pause", "resume", "recommend", "rollout", "check"];
+const READERS: &[&str] =
+    &["get", "status", "why", "wait", "pause", "freeze", "resume", "recommend", "rollout", "check"];
 const WATCHERS: &[&str] = &["get --watch", "status --watch", "wait", "rollout"];
-const WRITERS: &[&str] = &["pause", "resume", "rollout promote", "rollout abort", "rollout retry", "rollout undo"];
+const WRITERS: &[&str] =
+    &["pause", "freeze", "resume", "rollout promote", "rollout abort", "rollout retry", "rollout undo"];
 const CHECK: &[&str] = &["check"];
 
 /// Every right that the plugin uses. Without one that reads, a verb says so and shows the rest.
