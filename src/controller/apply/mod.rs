@@ -56,11 +56,14 @@ pub async fn carry_out(
     memory: &Arc<Mutex<PoolMemory>>,
     plan: Plan,
 ) -> CarriedOut {
-    let not_created = match &plan.create {
-        Some(new) => create(pool, key, context, memory, new).await.err(),
-        None => None,
+    let created = match &plan.create {
+        Some(new) => create(pool, key, context, memory, new).await,
+        None => Ok(None),
     };
-    let plan = if not_created.is_some() { plan.without_creation() } else { plan };
+    let (plan, not_created) = match created {
+        Ok(changed_by) => (plan.created_by(changed_by.as_deref()), None),
+        Err(error) => (plan.without_creation(), Some(error)),
+    };
     let (wrote, mut errors) = write_pods(key, context, memory, &plan).await;
     errors.splice(0..0, not_created);
     for name in &plan.prune {
@@ -83,20 +86,21 @@ pub async fn carry_out(
     CarriedOut { plan, wrote, error }
 }
 
+/// Creates a revision; who changed the pool so, as far as that is known.
 async fn create(
     pool: &ConnectionPool,
     key: &PoolKey,
     context: &Context,
     memory: &Mutex<PoolMemory>,
     new: &NewRevision,
-) -> Result<(), WriteError> {
+) -> Result<Option<String>, WriteError> {
     let changed_by = if new.is_restored { None } else { changed_by(&context.client, pool).await };
     let created = context.writer.create_revision(pool, new, changed_by.as_deref()).await;
     let mut memory = memory.lock();
     note(&mut memory.failure, created.as_ref().err());
     memory.created.push(controller_revision::seen(&created?));
     tracing::info!(pool = %key, revision = new.number, cause = new.cause, changed_by, "revision created");
-    Ok(())
+    Ok(changed_by)
 }
 
 /// Writes the most urgent pods: what makes room before what grows into it; within either, one slow answer holds up no other pod.

@@ -212,6 +212,16 @@ fn revision_document(
 }
 
 impl Plan {
+    /// The same once the new revision is created, its event with who changed the pool so.
+    #[must_use]
+    pub fn created_by(mut self, who: Option<&str>) -> Self {
+        if let Some(who) = who {
+            let of_revision = self.events.iter_mut().filter(|event| event.reason == reasons::REVISION_CREATED);
+            of_revision.for_each(|event| event.note = format!("{}, changed by {who}", event.note));
+        }
+        self
+    }
+
     /// What can be done while the new revision cannot be created: no pod is told of it, and all get their grants.
     #[must_use]
     pub fn without_creation(mut self) -> Self {

@@ -1733,6 +1733,8 @@ fn a_revision_that_was_deleted_is_kept_anew_as_long_as_a_pod_has_it() {
     let create = plan.create.as_ref().expect("it is created");
     assert_eq!((create.number, create.is_restored), (1, true));
     assert!(event_notes(&plan, reasons::REVISION_CREATED)[0].contains("revision 1 is kept again"));
+    let told = plan.clone().created_by(Some("argocd-controller"));
+    assert!(event_notes(&told, reasons::REVISION_CREATED)[0].ends_with(", changed by argocd-controller"));
     let failed = plan.without_creation();
     assert!(failed.create.is_none() && failed.patches.is_empty());
     world.carry_out(&world.plan(), |_| true);

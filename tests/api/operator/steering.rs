@@ -60,6 +60,8 @@ async fn a_rollout_is_steered_by_the_plugin_and_every_request_is_answered_or_tol
     operator.leads().await;
     let _pods = shop.pods(3).await;
     shop.runs_stable(3).await;
+    let created = eventually("a revision is told", || async { shop.events("RevisionCreated").await.pop() }).await;
+    assert!(created.starts_with("revision 1 holds the settings of generation 1, changed by "), "{created}");
     for verb in ["promote", "abort"] {
         let nothing = steered.rollout(verb, &["--yes"]).await.ended(1);
         assert!(
