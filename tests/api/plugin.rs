@@ -1,7 +1,7 @@
 //! `kubectl sluice`, run by the real kubectl against a real API server: what it shows, what it changes, and how it ends.
 
 use std::{
-    env,
+    env, fs,
     os::unix::fs::symlink,
     path::Path,
     process::{Output, Stdio},
@@ -10,7 +10,7 @@ use std::{
 use k8s_openapi::api::{
     apps::v1::Deployment,
     coordination::v1::Lease,
-    core::v1::{Event, Pod},
+    core::v1::{Event, Pod, Secret},
     rbac::v1::{Role, RoleBinding},
 };
 use kube::{
@@ -595,4 +595,72 @@ fn write_kubeconfig(path: &Path, server: &str) {
         "users": [{"name": "lab", "user": {}}],
     });
     std::fs::write(path, config.to_string()).expect("written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_report_holds_no_secret_and_the_load_in_it_can_be_replayed() {
+    const PASSWORD: &str = "correct-horse-battery-staple";
+    pods_lead_here();
+    let _turn = turn().await;
+    let (cluster, plugin) = (Cluster::new("plugin-report", &json!({})).await, Plugin::new());
+    let namespace = cluster.namespace.as_str();
+    let secret = json!({"metadata": {"name": "shop-db"}, "stringData": {"username": "shop", "password": PASSWORD}});
+    cluster.api::<Secret>().create(&PostParams::default(), &object(secret)).await.expect("a Secret");
+    let spec = "  scaling: {minAllowed: 6, maxAllowed: 12, algorithm: TargetUtilization, localReaction: Disabled}\n";
+    let env = format!(
+        "  client: {{env: [{{name: DATABASE_URL, template: 'postgres://shop:{PASSWORD}@{{host}}:{{port}}'}}]}}\n"
+    );
+    let shop: ConnectionPool = cluster.create(&pool_with("shop", &format!("{spec}{env}"))).await.expect("a pool");
+    let note = Patch::Merge(json!({"metadata": {"annotations": {"note": PASSWORD}, "labels": {"note": PASSWORD}}}));
+    cluster.api::<ConnectionPool>().patch("shop", &PatchParams::default(), &note).await.expect("a note");
+    let operator = Operator::start(&cluster, "a", &[]);
+    operator.leads().await;
+    let first = FakePod::start_at(&cluster, &shop, "shop-0", "198.18.8.3").await;
+    plugin.run(&["wait", "shop", "-n", namespace, "--for", "condition=Proven", "--timeout", "20s"]).await.ended(0);
+
+    let top = plugin.run(&["top", "shop", "-n", namespace]).await.ended(0);
+    let row = top.lines().find(|line| line.starts_with("shop-0")).unwrap_or_else(|| panic!("{top}"));
+    let cells: Vec<&str> = row.split_whitespace().collect();
+    assert_eq!((cells[2], cells[5], cells[9]), ("1", "3", "20.0"), "active, limit, milliseconds of each: {row}");
+    let parent = tempfile::tempdir().expect("a directory");
+    let directory = parent.path().join("report");
+    let to = directory.to_str().expect("a path");
+    let said = plugin.run(&["report", "shop", "-n", namespace, "--to", to, "--record", "11s"]).await.ended(0);
+    assert!(said.contains("files without secrets"), "{said}");
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&directory).expect("a directory") {
+        let entry = entry.expect("an entry");
+        let text = fs::read_to_string(entry.path()).expect("text");
+        assert!(!text.contains(PASSWORD), "{}: {text}", entry.path().display());
+        names.push(entry.file_name().into_string().expect("a name"));
+    }
+    names.sort();
+    let wanted = [
+        "README.txt",
+        "agents.yaml",
+        "events.yaml",
+        "pods.yaml",
+        "pool.yaml",
+        "revisions.txt",
+        "revisions.yaml",
+        "samples.csv",
+        "status.txt",
+        "why.txt",
+    ];
+    assert_eq!(names, wanted);
+    let events = fs::read_to_string(directory.join("events.yaml")).expect("events");
+    assert!(events.contains("RevisionCreated"), "{events}");
+    let replay = Command::new(env!("CARGO_BIN_EXE_sluice"))
+        .args(["backtest", "samples.csv", "--min", "6", "--max", "12"])
+        .current_dir(&directory)
+        .output()
+        .await
+        .expect("it runs");
+    let replay = Answer::of(&replay).ended(0);
+    assert!(replay.contains("1 pod(s), size 6 to 12"), "{replay}");
+    let again = plugin.run(&["report", "shop", "-n", namespace, "--to", to, "--record", "0"]).await.ended(2);
+    assert!(again.contains("name another directory with --to"), "{again}");
+    drop(first);
+    end(&cluster).await;
 }

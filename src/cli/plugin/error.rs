@@ -114,7 +114,7 @@ pub enum PluginError {
     #[error("{0}; nothing was changed")]
     NotChanged(Box<Self>),
     /// The answer cannot be printed.
-    #[error("print the answer")]
+    #[error("write the answer")]
     Print(#[from] io::Error),
 }
 

@@ -4,6 +4,7 @@
 //! One file per verb. A verb reads ([`cluster`], [`follow`]), makes text of what was read ([`view`], pure), and prints it ([`screen`]).
 //! What it may not read it says in words, and shows the rest.
 
+pub mod agents;
 pub mod check;
 pub mod cluster;
 mod complete;
@@ -14,11 +15,13 @@ pub mod get;
 pub mod options;
 pub mod pause;
 pub mod recommend;
+pub mod report;
 pub mod resume;
 pub mod rollout;
 pub mod rollout_request;
 pub mod screen;
 pub mod status;
+pub mod top;
 pub mod view;
 pub mod wait;
 pub mod why;
@@ -55,6 +58,8 @@ enum PluginVerb {
     Get(get::GetArgs),
     /// Show a pool as a tree: its revisions, and their pods with what is wanted, granted, set and read back. Exits with 1 while it is not ready.
     Status(status::StatusArgs),
+    /// Show which pods work a pool now: busy connections, clients, waits, transactions.
+    Top(top::TopArgs),
     /// Say why a pool has its size: the last decision, its inputs, what holds it, what bounds it, and what would change it.
     Why(why::WhyArgs),
     /// Wait until a condition of a pool is so.
@@ -70,6 +75,8 @@ enum PluginVerb {
     Recommend(recommend::RecommendArgs),
     /// Show how far a change of the settings has come, and steer it: promote it, take it back, try it again.
     Rollout(rollout::RolloutArgs),
+    /// Write a support bundle of a pool, without secrets, from which `sluice backtest` replays the case.
+    Report(report::ReportArgs),
     /// Look at an installation part by part, and say what to do about what is wrong.
     Check(check::CheckArgs),
 }
@@ -87,6 +94,7 @@ impl PluginCli {
             match verb {
                 PluginVerb::Get(args) => get::run(args, &cluster).await,
                 PluginVerb::Status(args) => status::run(args, &cluster).await,
+                PluginVerb::Top(args) => top::run(args, &cluster).await,
                 PluginVerb::Why(args) => why::run(args, &cluster).await,
                 PluginVerb::Wait(args) => wait::run(args, &cluster).await,
                 PluginVerb::Pause(args) => pause::run(args, &cluster).await,
@@ -94,6 +102,7 @@ impl PluginCli {
                 PluginVerb::Resume(args) => resume::run(args, &cluster).await,
                 PluginVerb::Recommend(args) => recommend::run(args, &cluster).await,
                 PluginVerb::Rollout(args) => rollout::run(args, &cluster).await,
+                PluginVerb::Report(args) => report::run(args, &cluster).await,
                 PluginVerb::Check(args) => check::run(args, &cluster).await,
             }
         });

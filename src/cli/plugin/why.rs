@@ -46,7 +46,7 @@ pub async fn run(args: WhyArgs, options: &ClusterOptions) -> Result<Conclusion, 
 }
 
 /// The events about this very pool, not about an earlier one of its name.
-async fn events(cluster: &ClusterAccess, document: &PoolDocument) -> Result<Vec<Event>, NotRead> {
+pub(super) async fn events(cluster: &ClusterAccess, document: &PoolDocument) -> Result<Vec<Event>, NotRead> {
     let namespace = document.key().namespace;
     let uid = document.pool.metadata.uid.as_deref().unwrap_or_default();
     let params = ListParams::default().fields(&format!("involvedObject.uid={uid}"));

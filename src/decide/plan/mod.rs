@@ -216,8 +216,9 @@ impl Plan {
     #[must_use]
     pub fn created_by(mut self, who: Option<&str>) -> Self {
         if let Some(who) = who {
-            let of_revision = self.events.iter_mut().filter(|event| event.reason == reasons::REVISION_CREATED);
-            of_revision.for_each(|event| event.note = format!("{}, changed by {who}", event.note));
+            for event in self.events.iter_mut().filter(|event| event.reason == reasons::REVISION_CREATED) {
+                event.note = format!("{}, changed by {who}", event.note);
+            }
         }
         self
     }

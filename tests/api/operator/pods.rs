@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU16, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
@@ -23,7 +23,7 @@ use sluice::{
     api::{ConnectionPool, Topology},
     contract::{
         Document, GrantDocument, Held, LeakKinds, LimitsReadBack, PodGrant, PoolRevision, Reconnected,
-        RevisionDocument, ServerFull, SlotStatus, StatusReport, TroubleSeen, UpstreamSeen, names,
+        RevisionDocument, ServerFull, SlotStatus, StatusReport, TroubleSeen, UpstreamSeen, metrics, names,
     },
     decide::effective::effective,
     inject::{InjectionSettings, PodPool, inject},
@@ -68,6 +68,7 @@ pub struct FakePod {
 struct Agent {
     report: Arc<Mutex<Option<StatusReport>>>,
     behaviour: Arc<Mutex<Behaviour>>,
+    began: Instant,
 }
 
 impl FakePod {
@@ -80,10 +81,11 @@ impl FakePod {
     pub async fn start_at(cluster: &Cluster, pool: &ConnectionPool, name: &str, address: &str) -> Self {
         let uid = create_at(cluster, pool, name, address).await;
         let pods: Api<Pod> = cluster.api();
-        let agent = Agent { report: Arc::default(), behaviour: Arc::default() };
+        let agent = Agent { report: Arc::default(), behaviour: Arc::default(), began: Instant::now() };
         let address: SocketAddr = format!("{address}:{}", names::METRICS_PORT).parse().expect("an address");
         let listener = tokio::net::TcpListener::bind(address).await.expect("the port of an agent");
-        let router = Router::new().route("/status", get(answer)).with_state(agent.clone());
+        let router =
+            Router::new().route("/status", get(answer)).route("/metrics", get(count)).with_state(agent.clone());
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.expect("serves") });
         let (reading, pool) = ((pods.clone(), name.to_owned(), agent.clone()), pool.name_any());
         let reading = tokio::spawn(async move {
@@ -262,6 +264,21 @@ impl Agent {
             ..StatusReport::beginning(uid.to_owned(), pool.to_owned())
         });
     }
+}
+
+/// Counters that go on by 50 transactions of 20 ms each second, since the first page.
+async fn count(State(agent): State<Agent>) -> String {
+    let seconds = agent.began.elapsed().as_secs_f64();
+    let (transactions, busy) = (50.0 * seconds, seconds);
+    format!(
+        "{}{{pool=\"shop\"}} {transactions}\n{}{{pool=\"shop\"}} {busy}\n{}{{pool=\"shop\",state=\"active\"}} 1\n\
+         {}{{pool=\"shop\",state=\"waiting\"}} 0\n{}{{pool=\"shop\"}} 3\n# EOF\n",
+        metrics::TRANSACTIONS,
+        metrics::BUSY_SECONDS,
+        metrics::SERVER_CONNECTIONS,
+        metrics::CLIENT_CONNECTIONS,
+        metrics::LIMIT
+    )
 }
 
 async fn answer(State(agent): State<Agent>) -> impl IntoResponse {

@@ -4,8 +4,10 @@ pub mod certificate;
 pub mod check;
 pub mod completion;
 pub mod document;
+pub mod exposition;
 pub mod get;
 pub mod recommend;
+pub mod report;
 pub mod rollout;
 pub mod rollout_request;
 pub mod status;
@@ -14,6 +16,7 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 pub mod time;
+pub mod top;
 pub mod vocabulary;
 pub mod wait;
 pub mod why;

@@ -31,10 +31,12 @@ use super::{
     document::{PoolDocument, UnreadablePool},
     get::{Columns, notes},
     recommend::{self, PoolAdvice},
+    report::{self, BundleInput},
     rollout::{self, RolloutStanding},
     rollout_request::{RequestOutcome, RolloutRequest, is_unmoved},
     status::{AgentSays, PoolTree, TreeInput, line},
     switch::{self, PauseChange, freeze},
+    top::{self, CountedLoad},
     vocabulary,
     wait::Awaited,
     why,
@@ -715,6 +717,112 @@ fn a_request_is_answered_by_the_status_that_names_it_and_by_no_other() {
     let mut next = before.raw.clone();
     next["status"]["revision"]["updated"] = json!(9);
     assert!(!is_unmoved(&before, &document(next)), "another revision has come");
+}
+
+#[test]
+fn a_report_has_what_is_known_of_a_pool_and_nothing_that_may_hold_a_secret() {
+    const SECRET: &str = "hunter2";
+    let mut raw = shop();
+    raw["metadata"]["annotations"] =
+        json!({"sluice.dev/rollout": "promote 8", "kubectl.kubernetes.io/last-applied-configuration": SECRET});
+    raw["metadata"]["labels"] = json!({"password": SECRET});
+    raw["metadata"]["managedFields"] = json!([{"manager": SECRET}]);
+    raw["spec"]["client"] =
+        json!({"env": [{"name": "DATABASE_URL", "template": format!("postgres://shop:{SECRET}@{{host}}")}]});
+    let shop = document(raw);
+    let mut pod = pod("shop-a", "a", 8, &json!({"seq": 9, "share": 20, "granted": 20, "floor": 1}));
+    pod.metadata.annotations.as_mut().expect("annotations").insert("other".to_owned(), SECRET.to_owned());
+    pod.metadata.labels.as_mut().expect("labels").insert("other".to_owned(), SECRET.to_owned());
+    let container = &mut pod.spec.as_mut().expect("a spec").containers[0];
+    container.env = Some(vec![object(json!({"name": "PASSWORD", "value": SECRET}))]);
+    container.args = Some(vec![SECRET.to_owned()]);
+    let ended = json!({"terminated": {"exitCode": 1, "reason": "Error", "message": SECRET, "finishedAt": "2026-11-28T11:59:00Z"}});
+    pod.status.as_mut().expect("a status").container_statuses = Some(vec![object(json!({
+        "name": "app", "image": "app", "imageID": "", "ready": true, "restartCount": 1,
+        "state": {"running": {"startedAt": "2026-11-28T11:59:01Z"}}, "lastState": ended}))]);
+    let events = [event(
+        "TargetChanged",
+        "2026-11-28T11:59:44.000000Z",
+        "target 15 -> 12 (Demand): 2.3 busy (decision d-42701e)",
+    )];
+    let revisions = rollout::history(&shop, &[revision(8, "pool-uid", &json!({"poolMode": "Session"}))]);
+    let agents = BTreeMap::from([
+        ("shop-a".to_owned(), says(report("a", 8, 9, 20, 5))),
+        ("shop-b".to_owned(), AgentSays::Nothing("its agent does not answer within 3 s".to_owned())),
+    ]);
+    let pods = [pod];
+    let input = BundleInput {
+        document: &shop,
+        revisions: Ok(&revisions),
+        events: Ok(&events),
+        pods: Ok(&pods),
+        agents: &agents,
+        samples: "time_seconds\n",
+        not_read: vec!["the load of pod shop-b: no answer".to_owned()],
+        now: now(),
+    };
+    let files = report::bundle(&input);
+    for (name, text) in &files {
+        assert!(!text.contains(SECRET), "{name}: {text}");
+    }
+    let shown =
+        ["README.txt", "pods.yaml", "events.yaml", "revisions.txt"].map(|name| format!("--- {name}\n{}", files[name]));
+    insta::assert_snapshot!("report", shown.concat().replace(env!("CARGO_PKG_VERSION"), "VERSION"));
+    assert!(
+        files["pool.yaml"].contains("d-42701e") && files["pool.yaml"].contains("promote 8"),
+        "{}",
+        files["pool.yaml"]
+    );
+    assert!(files["agents.yaml"].contains("notRead: its agent does not answer"), "{}", files["agents.yaml"]);
+
+    let not_read = NotRead("not allowed to list pods in shop: no".to_owned());
+    let blind = BundleInput {
+        pods: Err(&not_read),
+        events: Err(&not_read),
+        revisions: Err(&not_read),
+        agents: &BTreeMap::new(),
+        ..input
+    };
+    let files = report::bundle(&blind);
+    assert!(files["README.txt"].contains("Not read:\n") && files["README.txt"].contains("not allowed to list pods"));
+    assert!(!files.contains_key("pods.yaml"), "absent is not empty");
+}
+
+#[test]
+fn a_sample_of_an_agent_is_a_line_that_backtest_reads_and_what_it_has_not_counted_is_none() {
+    let page = "# TYPE sluice_transactions counter\n\
+        sluice_transactions_total{pool=\"shop\",slot=\"blue\"} 40\n\
+        sluice_transactions_total{pool=\"shop\",slot=\"green\"} 2 1764331200\n\
+        sluice_busy_seconds_total{pool=\"shop\"} 1.5\n\
+        sluice_server_connections{pool=\"shop\",state=\"active\"} 3\n\
+        sluice_server_connections{pool=\"shop\",state=\"idle\"} 9\n\
+        sluice_client_connections{pool=\"shop\",state=\"waiting\"} 1\n\
+        sluice_limit{pool=\"shop\"} 12\nsluice_limits 99\n";
+    assert_eq!(report::sample(now(), "shop-a", page).as_deref(), Some("1795867200.000,shop-a,42,1.5,3,1,12\n"));
+    assert_eq!(report::sample(now(), "shop-a", &page.replace("busy", "idle")), None);
+    assert_eq!(report::sample(now(), "shop-a", ""), None);
+}
+
+#[test]
+fn top_shows_who_works_most_first_and_what_is_not_counted_as_absent() {
+    let page = |transactions: u32, busy: f64, waited: f64| {
+        CountedLoad::read(&format!(
+            "sluice_transactions_total {transactions}\nsluice_busy_seconds_total {busy}\nsluice_wait_seconds_total {waited}\n\
+             sluice_server_connections{{state=\"active\"}} 2\nsluice_server_connections{{state=\"idle\"}} 3\n\
+             sluice_client_connections{{state=\"active\"}} 2\nsluice_client_connections{{state=\"waiting\"}} 1\nsluice_limit 5\n"
+        ))
+    };
+    let named = |loads: Vec<(&str, CountedLoad)>| loads.into_iter().map(|(pod, load)| (pod.to_owned(), load)).collect();
+    let before: BTreeMap<String, CountedLoad> =
+        named(vec![("idle", page(10, 1.0, 0.0)), ("busy", page(100, 10.0, 1.0)), ("restarted", page(1000, 90.0, 9.0))]);
+    let after = BTreeMap::from([
+        ("busy".to_owned(), Some(page(130, 16.0, 1.3))),
+        ("idle".to_owned(), Some(page(10, 1.0, 0.0))),
+        ("new".to_owned(), Some(page(5, 1.0, 0.0))),
+        ("restarted".to_owned(), Some(page(6, 3.0, 0.0))),
+        ("silent".to_owned(), None),
+    ]);
+    insta::assert_snapshot!("top", top::text(&document(shop()), &top::work(&before, &after, 3.0)));
 }
 
 fn webhook_configuration(bundle: Option<&str>, failure_policy: &str) -> MutatingWebhookConfiguration {

@@ -49,7 +49,7 @@ const fn right(verb: &'static str, group: &'static str, resource: &'static str, 
 }
 
 const READERS: &[&str] =
-    &["get", "status", "why", "wait", "pause", "freeze", "resume", "recommend", "rollout", "check"];
+    &["get", "status", "top", "why", "wait", "pause", "freeze", "resume", "recommend", "rollout", "report", "check"];
 const WATCHERS: &[&str] = &["get --watch", "status --watch", "wait", "rollout"];
 const WRITERS: &[&str] =
     &["pause", "freeze", "resume", "rollout promote", "rollout abort", "rollout retry", "rollout undo"];
@@ -65,18 +65,18 @@ pub static USED: [UsedRight; 18] = [
     ),
     used(right("watch", GROUP, "connectionpools", RightScope::Pools), WATCHERS, "nothing can be waited for"),
     used(right("patch", GROUP, "connectionpools", RightScope::Pools), WRITERS, "none of them works"),
-    used(right("list", "", "pods", RightScope::Pools), &["status"], "no pods are shown"),
+    used(right("list", "", "pods", RightScope::Pools), &["status", "top", "report"], "no pods are shown"),
     used(
         right("get", "", "pods/proxy", RightScope::Pools),
-        &["status"],
-        "what poolers say (set, read back, held) is not shown",
+        &["status", "top", "report"],
+        "what poolers say (set, read back, held) is not shown, and `top` shows nothing",
     ),
     used(
         right("list", "apps", "controllerrevisions", RightScope::Pools),
-        &["why", "rollout history", "rollout undo"],
+        &["why", "rollout history", "rollout undo", "report"],
         "there is no history, `why` does not say by which rules sizes move, and `undo` needs the number of a revision",
     ),
-    used(right("list", "", "events", RightScope::Pools), &["why"], "no events are shown"),
+    used(right("list", "", "events", RightScope::Pools), &["why", "report"], "no events are shown"),
     used(right("create", "", "pods", RightScope::Pools), CHECK, "no pod is created for trial (dry run)"),
     used(right("get", "apiextensions.k8s.io", "customresourcedefinitions", RightScope::Cluster), CHECK, NOT_CHECKED),
     used(
