@@ -84,6 +84,10 @@ pub const PROGRESS_DEADLINE_EXCEEDED: &str = "ProgressDeadlineExceeded";
 pub const ROLLOUT_ABORTED: &str = "RolloutAborted";
 /// `Progressing`: the analysis found the revision worse, and it was taken back.
 pub const ANALYSIS_FAILED: &str = "AnalysisFailed";
+/// `Progressing`: the revision runs on its canary, and its metrics are judged.
+pub const ANALYSING: &str = "Analysing";
+/// `Progressing`: the analysis could not tell whether the revision is worse, and it was taken back.
+pub const ANALYSIS_INCONCLUSIVE: &str = "AnalysisInconclusive";
 /// `Progressing`: every pod runs an earlier revision than the spec says, because somebody wants it so.
 pub const ROLLOUT_UNDONE: &str = "RolloutUndone";
 /// `UpstreamHealthy`: it takes writes.
@@ -158,7 +162,7 @@ pub const ROLLOUT_COMMAND_REFUSED: &str = "RolloutCommandRefused";
 pub const REVISION_CREATED: &str = "RevisionCreated";
 
 /// Every reason of this module, for those who check a word that somebody else wrote.
-pub static ALL: [&str; 77] = [
+pub static ALL: [&str; 79] = [
     IN_FORCE,
     NO_PODS,
     VALID,
@@ -200,6 +204,8 @@ pub static ALL: [&str; 77] = [
     PROGRESS_DEADLINE_EXCEEDED,
     ROLLOUT_ABORTED,
     ANALYSIS_FAILED,
+    ANALYSING,
+    ANALYSIS_INCONCLUSIVE,
     ROLLOUT_UNDONE,
     TAKES_WRITES,
     UPSTREAM_READ_ONLY,

@@ -9,9 +9,8 @@ use serde::{Deserialize, Serialize};
 pub const ROLLOUT_ANNOTATION: &str = "sluice.dev/rollout";
 
 /// How a change of the settings is rolled out.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.analysis)").message("this version supports no analysis of rollouts; leave it out").field_path(".analysis"))]
 pub struct RolloutSpec {
     /// Seconds without progress after which a revision counts as failed, and is rolled back by itself on every pod that took it.
     /// Pauses do not count. Default: 600.
@@ -28,7 +27,9 @@ pub struct RolloutSpec {
     /// Over the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<Canary>,
-    /// What decides whether it goes on. Not supported by this version, which refuses it.
+    /// What decides whether it goes on: the canary's live metrics. A revision that is worse goes back from every pod at once, in every
+    /// step; one that is not proven goes back when the deadline is over. Where no step waits for it, it is waited for behind the last
+    /// step, and without `canary.steps` on one pod, in place of the 10 s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub analysis: Option<AnalysisSpec>,
 }
@@ -62,8 +63,8 @@ pub struct Canary {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub max_unavailable: Option<u32>,
-    /// The steps, in order; behind the last one the rest of the pods follow. Default: one pod, 10 s, then the rest. An empty list:
-    /// all pods follow at once, maxUnavailable at a time. Other steps begin the rollout in course anew.
+    /// The steps, in order; behind the last one the rest of the pods follow. Default: one pod, 10 s or the analysis, then the rest. An
+    /// empty list: all pods follow at once, maxUnavailable at a time. Other steps begin the rollout in course anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub steps: Option<Vec<CanaryStep>>,
@@ -72,10 +73,7 @@ pub struct Canary {
 /// One step; exactly one field is set.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = Rule::new("[has(self.setWeight), has(self.pause), has(self.analysis)].filter(x, x).size() == 1").message("a step has exactly one of setWeight, pause and analysis"),
-    validation = Rule::new("!has(self.analysis)").message("this version supports no analysis of rollouts; leave it out").field_path(".analysis")
-)]
+#[x_kube(validation = Rule::new("[has(self.setWeight), has(self.pause), has(self.analysis)].filter(x, x).size() == 1").message("a step has exactly one of setWeight, pause and analysis"))]
 pub struct CanaryStep {
     /// Percent of the pods that run the new revision, rounded up to whole pods; below 100 one of several keeps the old one. The only
     /// pod of a pool takes it with the first step: it has no canary.
@@ -85,7 +83,7 @@ pub struct CanaryStep {
     /// Waits, once the pods of the weight are proven.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause: Option<Pause>,
-    /// Waits for the analysis. Not supported by this version, which refuses it.
+    /// Waits until `rollout.analysis` has found no harm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub analysis: Option<AnalysisStep>,
 }
@@ -115,29 +113,96 @@ impl Pause {
     }
 }
 
+/// A rule that a field is a condition, as far as a regular expression can tell. Where in it something is wrong, the controller tells, for
+/// parentheses too: an expression for the message would cost the API server more than it allows.
+macro_rules! is_condition {
+    ($field:literal) => {
+        Rule::new(concat!(
+            "!has(self.",
+            $field,
+            ") || self.",
+            $field,
+            ".matches(r'^([!( ]*(result *([[] *0 *[]])?|[-+0-9.eE]+) *(<=|>=|==|!=|<|>) *(result *([[] *0 *[]])?|[-+0-9.eE]+)[) ]*(&&|[|][|]))*",
+            "[!( ]*(result *([[] *0 *[]])?|[-+0-9.eE]+) *(<=|>=|==|!=|<|>) *(result *([[] *0 *[]])?|[-+0-9.eE]+)[) ]*$')"
+        ))
+        .message("no condition; write comparisons of result with numbers, joined by &&, ||, ! and parentheses, such as result < 0.05")
+        .field_path(concat!(".", $field))
+    };
+}
+
 /// Waits for the analysis of `rollout.analysis`.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
 pub struct AnalysisStep {}
 
 /// What decides whether a rollout goes on.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.metrics) && self.metrics.size() > 0").message("an analysis without a metric would promote anything; name at least one, such as TransactionTime").field_path(".metrics"))]
 pub struct AnalysisSpec {
-    /// The metrics.
+    /// The metrics: at least one. The worst of them decides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
     pub metrics: Vec<AnalysisMetric>,
+    /// Transactions that the canary has to finish before anything is found harmless: no errors without traffic prove nothing. Default: 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000_000))]
+    pub min_transactions: Option<u32>,
+    /// Seconds of samples after which a metric that is not proven harmless passes if its figure as it stands is tolerated. Default: 30,
+    /// or six scrapes of Prometheus where that is longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub planned_exposure_seconds: Option<u32>,
+    /// Seconds of samples after which a metric that is still undecided is not proven, and the revision goes back. Default: 180, or 24 scrapes
+    /// of Prometheus where that is longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub max_exposure_seconds: Option<u32>,
 }
 
-/// One metric of an analysis.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+/// One metric of an analysis: one that Sluice measures, or one of your own by a query.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.query) || self.name in ['TransactionTime', 'WaitTime', 'Errors', 'LongestWait', 'LoginFailures', 'ClientsCut']").message("unknown metric: known are TransactionTime, WaitTime, Errors, LongestWait, LoginFailures, ClientsCut; one of your own has a query").field_path(".name"),
+    validation = Rule::new("!has(self.query) || !(self.name in ['TransactionTime', 'WaitTime', 'Errors', 'LongestWait', 'LoginFailures', 'ClientsCut'])").message("a metric that Sluice measures has no query; give your own another name").field_path(".query"),
+    validation = Rule::new("has(self.query) == (has(self.successCondition) || has(self.failureCondition))").message("a metric of your own has a query and a successCondition, a failureCondition or both; one that Sluice measures has neither"),
+    validation = Rule::new("!has(self.query) || !(has(self.compare) || has(self.limitMilliseconds) || has(self.limitCount))").message("compare, limitMilliseconds and limitCount are for metrics that Sluice measures; one of your own has conditions"),
+    validation = is_condition!("successCondition"),
+    validation = is_condition!("failureCondition")
+)]
 pub struct AnalysisMetric {
-    /// Name of the metric.
+    /// TransactionTime, WaitTime, Errors, LongestWait, LoginFailures, ClientsCut, or a name of your own.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    /// Failed measurements that are allowed.
-    #[serde(default)]
+    /// Whether the canary is compared with the other pods: TransactionTime, WaitTime and Errors alone. Default: true for these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compare: Option<bool>,
+    /// Fails above: of TransactionTime and WaitTime the 95 % quantile of the canary's means between two scrapes, of LongestWait each sample.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 86_400_000))]
+    pub limit_milliseconds: Option<u32>,
+    /// Fails above this many on all canary pods together: Errors, LoginFailures, ClientsCut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000_000))]
+    pub limit_count: Option<u32>,
+    /// PromQL of your own that yields one series. `$revision` and `$stableRevision` in it are the numbers of the two revisions,
+    /// `$canaryPods` is a regular expression of the names of the pods that took the new one. Only namespaces that the operator's
+    /// configuration of the server allows may have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub query: Option<String>,
+    /// A measurement for which this holds is a success: `result < 0.05`. Comparisons of `result` with numbers, joined by `&&`, `||`, `!` and
+    /// parentheses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub success_condition: Option<String>,
+    /// A measurement for which this holds is a failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub failure_condition: Option<String>,
+    /// Failed measurements that are allowed: LongestWait and metrics of your own. Default: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
-    pub failure_limit: u32,
+    pub failure_limit: Option<u32>,
 }

@@ -12,6 +12,11 @@ pub const STATE: &str = "state";
 /// Label: over how many seconds a peak was taken (`5s`, `30s`).
 pub const WINDOW: &str = "window";
 
+/// Label: number of the revision that the active process runs.
+pub const OF_REVISION: &str = "revision";
+/// Label: slot of the active process, `a` or `b`.
+pub const SLOT: &str = "slot";
+
 /// Gauge, always 1, labels `pod_uid` and `version`.
 pub const AGENT_INFO: &str = "sluice_agent_info";
 /// Counter: transactions that got a server connection and have ended.
@@ -90,3 +95,21 @@ pub const CLIENTS_RECALLED: &str = "sluice_clients_recalled_total";
 pub const POOLER_ERRORS: &str = "sluice_pooler_errors_total";
 /// Gauge by `document` and `reason`, 1 while a document of the configuration volume is refused and the last one stays.
 pub const CONFIG_REFUSED: &str = "sluice_config_refused";
+
+/// Counter by [`OF_REVISION`] and [`SLOT`], as all of `sluice_revision_*`: what the active process has done since it runs this revision.
+/// What an old process does that drains is not in it, and the series of another revision are gone. Transactions that have ended.
+pub const REVISION_TRANSACTIONS: &str = "sluice_revision_transactions_total";
+/// Counter: seconds that server connections worked for them.
+pub const REVISION_BUSY_SECONDS: &str = "sluice_revision_busy_seconds_total";
+/// Counter: seconds that clients waited for a server connection.
+pub const REVISION_WAIT_SECONDS: &str = "sluice_revision_wait_seconds_total";
+/// Counter: server connections given to clients.
+pub const REVISION_ASSIGNMENTS: &str = "sluice_revision_server_assignments_total";
+/// Gauge: how long the first client that waits has waited, in seconds.
+pub const REVISION_LONGEST_WAIT: &str = "sluice_revision_longest_wait_seconds";
+/// Counter: errors that the process logged and that stand between clients, pooler and database.
+pub const REVISION_ERRORS: &str = "sluice_revision_errors_total";
+/// Counter: of them, logins that were refused, of clients or at the database.
+pub const REVISION_LOGIN_FAILURES: &str = "sluice_revision_login_failures_total";
+/// Counter: clients whose connection ended with the process.
+pub const REVISION_CLIENTS_CUT: &str = "sluice_revision_clients_cut_total";

@@ -108,6 +108,14 @@ impl PoolerError {
         }
     }
 
+    /// Whether somebody was refused for who he is: a client by the pooler, or the pooler by the database.
+    pub const fn is_refused_login(self) -> bool {
+        matches!(
+            self,
+            Self::ServerLoginRefused | Self::ServerWantsCertificate | Self::ServerRefused | Self::ClientLoginRefused
+        )
+    }
+
     /// Between whom it stands.
     pub const fn between(self) -> Between {
         match self {

@@ -10,6 +10,7 @@ use super::{
     budgets, classes,
     context::Context,
     error::OperatorError,
+    judging,
     leader::Candidate,
     look_requests::LookRequests,
     memory::Memories,
@@ -85,7 +86,9 @@ pub async fn lead(
     }
     handle.spawn(poller.run(requests.clone(), instruments.metrics.clone()));
     let of = context.clone();
+    let (of_rollouts, judged_by) = (context.clone(), servers.clone().unwrap_or_default());
     workers.begin("the tick", move || tick::run(of, servers));
+    workers.begin("what judges rollouts", move || judging::run(of_rollouts, judged_by));
     workers.begin("what looks at pools", move || async move {
         let budgets = budgets::run(context.clone());
         let classes = classes::ensure(&context.client, &context.writer);

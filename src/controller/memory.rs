@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{backoff::Backoff, gateway::GatewayMemory};
+use super::{backoff::Backoff, gateway::GatewayMemory, judging::Judging};
 use crate::{
     api::{ConnectionPool, ConnectionPoolStatus},
     decide::{
@@ -45,6 +45,8 @@ pub struct PoolMemory {
     pub load: LoadState,
     /// What is remembered of its rollout; none before the first look, which goes on from the status.
     pub rollout: Option<RolloutMemory>,
+    /// What is known of how its rollout does; none while there is none that is judged.
+    pub judging: Option<Judging>,
     /// The status as it was written last, and when.
     pub written_status: Option<(ConnectionPoolStatus, Instant)>,
     /// Revisions that were created and have not come back through the watch.

@@ -27,6 +27,7 @@ mod controller_revision;
 mod decide;
 mod error;
 mod gateway;
+mod judging;
 mod lead;
 mod leader;
 mod look_requests;

@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 
 use crate::{
     api::{
-        AlgorithmSpec, BehaviorPolicyType, BehaviorRules, BehaviorSelectPolicy, BehaviorSpec, BlueGreen, BypassAction,
-        CanaryStep, ClientSpec, ClientTlsModeSpec, ConnectionPoolClass, ConnectionPoolClassSpec, ConnectionPoolSpec,
-        EnvTemplate, HealthSpec, IS_DEFAULT_CLASS_ANNOTATION, LocalReaction, MetricsSpec, Mode, PgBouncerPoolMode,
-        PgBouncerSpec, ResourceAmounts, Role, RolloutSpec, ScalingSpec, SecretKeyRef, SecretRef, ServerTlsModeSpec,
-        ServerTlsSpec, SidecarReadiness, SidecarResources, Topology, reasons,
+        AlgorithmSpec, AnalysisSpec, BehaviorPolicyType, BehaviorRules, BehaviorSelectPolicy, BehaviorSpec, BlueGreen,
+        BypassAction, CanaryStep, ClientSpec, ClientTlsModeSpec, ConnectionPoolClass, ConnectionPoolClassSpec,
+        ConnectionPoolSpec, EnvTemplate, HealthSpec, IS_DEFAULT_CLASS_ANNOTATION, LocalReaction, MetricsSpec, Mode,
+        PgBouncerPoolMode, PgBouncerSpec, ResourceAmounts, Role, RolloutSpec, ScalingSpec, SecretKeyRef, SecretRef,
+        ServerTlsModeSpec, ServerTlsSpec, SidecarReadiness, SidecarResources, Topology, reasons,
     },
     contract::{
         Algorithm, Behavior, ClientTlsMode, HealthSettings, LimitSource, Objective, PoolMode, Reach, RolloutSettings,
@@ -19,8 +19,9 @@ use crate::{
         Settings, UpstreamRole, names::METRICS_PORT,
     },
     decide::{
+        analysis::RolloutAnalysis,
         behavior::default_for,
-        rollout::{DEFAULT_STEPS, RolloutStep},
+        rollout::{DEFAULT_STEPS, JUDGED_STEPS, RolloutStep},
     },
 };
 
@@ -74,10 +75,14 @@ impl EffectivePool {
 }
 
 /// How a revision goes over the pods.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RolloutStrategy {
-    /// The steps; the built-in ones where none are named.
+    /// The steps; the built-in ones where none are named. With an analysis at least one waits for it.
     pub steps: Vec<RolloutStep>,
+    /// Whether these are the built-in ones, which nobody has to know of.
+    pub are_built_in: bool,
+    /// What decides whether it goes on; None: that the pods prove it.
+    pub analysis: Option<RolloutAnalysis>,
     /// Running pods that may be in change at once.
     pub max_unavailable: u32,
     /// Seconds without progress after which a revision counts as failed.
@@ -256,11 +261,11 @@ pub fn effective(pool: &ConnectionPoolSpec, class: Option<&ConnectionPoolClass>)
         fixed_limit_per_pod,
         settings,
         reconnected_at_seconds,
-        rollout: rollout_strategy(&rollout),
+        rollout: rollout_strategy(&rollout)?,
         bypass: health.get(|health| health.bypass_action).unwrap_or(BypassAction::Report),
         metrics: metrics(&scaling),
         pod,
-        not_supported: not_supported(pool, &rollout),
+        not_supported: not_supported(pool),
     })
 }
 
@@ -285,27 +290,8 @@ fn refuse_clashes(pool: &ConnectionPoolSpec, pod: &PodBound) -> Result<(), PoolR
 }
 
 /// The fields that are set and do nothing.
-fn not_supported(pool: &ConnectionPoolSpec, rollout: &Layers<'_, RolloutSpec>) -> Vec<String> {
-    let steps = |rollout: &RolloutSpec| {
-        let steps = rollout.canary.as_ref().and_then(|canary| canary.steps.as_ref());
-        steps.is_some_and(|steps| steps.iter().any(|step| step.analysis.is_some()))
-    };
-    let analysis = |rollout: &RolloutSpec| rollout.analysis.is_some();
-    let of_rollout = [
-        (
-            "spec.rollout.canary.steps[].analysis",
-            rollout.get(|r| steps(r).then_some(())),
-            rollout.origin(|r| steps(r).then_some(())),
-        ),
-        (
-            "spec.rollout.analysis",
-            rollout.get(|r| analysis(r).then_some(())),
-            rollout.origin(|r| analysis(r).then_some(())),
-        ),
-    ];
-    let of_pool = [("spec.sharing", pool.sharing.map(|_| ()), "from the pool")];
-    let set = of_pool.into_iter().chain(of_rollout).filter(|(_, set, _)| set.is_some());
-    set.map(|(field, _, origin)| format!("{field} ({origin})")).collect()
+fn not_supported(pool: &ConnectionPoolSpec) -> Vec<String> {
+    pool.sharing.iter().map(|_| "spec.sharing (from the pool)".to_owned()).collect()
 }
 
 /// A database behind the pod's own loopback: a proxy beside the application.
@@ -397,22 +383,65 @@ fn health_settings(health: &Layers<'_, HealthSpec>) -> HealthSettings {
     }
 }
 
-fn rollout_strategy(rollout: &Layers<'_, RolloutSpec>) -> RolloutStrategy {
+fn rollout_strategy(rollout: &Layers<'_, RolloutSpec>) -> Result<RolloutStrategy, PoolRefusal> {
     let canary = rollout.within(|rollout| rollout.canary.as_ref());
-    let steps = canary.get(|canary| canary.steps.as_ref());
-    RolloutStrategy {
-        steps: steps.map_or_else(|| DEFAULT_STEPS.to_vec(), |steps| steps.iter().flat_map(rollout_steps).collect()),
+    let asked = rollout.within(|rollout| rollout.analysis.as_ref());
+    let metrics = |analysis: &AnalysisSpec| (!analysis.metrics.is_empty()).then(|| analysis.metrics.clone());
+    let analysis = (asked.pool.is_some() || asked.class.is_some()).then(|| {
+        RolloutAnalysis::of(&AnalysisSpec {
+            metrics: asked.get(metrics).unwrap_or_default(),
+            min_transactions: asked.get(|analysis| analysis.min_transactions),
+            planned_exposure_seconds: asked.get(|analysis| analysis.planned_exposure_seconds),
+            max_exposure_seconds: asked.get(|analysis| analysis.max_exposure_seconds),
+        })
+    });
+    let refuse = |message: String| PoolRefusal { reason: "InvalidAnalysis", message };
+    let analysis = analysis.transpose().map_err(|problem| refuse(format!("{problem} ({})", asked.origin(metrics))))?;
+    let named = canary.get(|canary| canary.steps.as_ref());
+    let mut steps: Vec<RolloutStep> = match named {
+        Some(named) => named.iter().flat_map(rollout_steps).collect(),
+        None if analysis.is_some() => JUDGED_STEPS.to_vec(),
+        None => DEFAULT_STEPS.to_vec(),
+    };
+    let weighs = |step: &RolloutStep| matches!(step, RolloutStep::OnePod | RolloutStep::SetWeight { .. });
+    let weight = steps.iter().position(weighs);
+    let origin = || canary.origin(|canary| canary.steps.as_ref().map(drop));
+    match (&analysis, steps.iter().position(|step| *step == RolloutStep::Analysis)) {
+        (None, Some(_)) => {
+            return Err(refuse(format!(
+                "spec.rollout.canary.steps ({}) wait for an analysis, and there is none: set spec.rollout.analysis.metrics, or take a pause",
+                origin()
+            )));
+        }
+        (Some(_), Some(first)) if weight.is_none_or(|weight| first < weight) => {
+            return Err(refuse(format!(
+                "spec.rollout.canary.steps[{first}] ({}) waits for an analysis before any pod runs the revision, and would never end: put a \
+                 setWeight before it",
+                origin()
+            )));
+        }
+        // nothing is promoted that was not proven
+        (Some(_), None) => {
+            steps.extend(weight.is_none().then_some(RolloutStep::SetWeight { percent: 100 }));
+            steps.push(RolloutStep::Analysis);
+        }
+        _ => {}
+    }
+    Ok(RolloutStrategy {
+        steps,
+        are_built_in: named.is_none(),
+        analysis,
         max_unavailable: canary.get(|canary| canary.max_unavailable).unwrap_or(1),
         progress_deadline_seconds: rollout.get(|rollout| rollout.progress_deadline_seconds).unwrap_or(600),
         revision_history_limit: rollout.get(|rollout| rollout.revision_history_limit).unwrap_or(10),
-    }
+    })
 }
 
-/// What one step of the spec says, in the order in which it holds. An analysis has no effect yet, see [`not_supported`].
+/// What one step of the spec says, in the order in which it holds.
 fn rollout_steps(step: &CanaryStep) -> impl Iterator<Item = RolloutStep> {
     let weight = step.set_weight.map(|percent| RolloutStep::SetWeight { percent });
     let pause = step.pause.as_ref().map(|pause| RolloutStep::Pause { seconds: pause.seconds() });
-    weight.into_iter().chain(pause)
+    weight.into_iter().chain(pause).chain(step.analysis.map(|_| RolloutStep::Analysis))
 }
 
 /// Of the queries of both, the pool's for a signal that it names too.
@@ -687,19 +716,46 @@ mod tests {
 
     #[test]
     fn what_this_version_does_not_support_is_named_with_where_it_is_set_and_a_pool_of_nothing_else_is_refused() {
-        let steps = "rollout: {canary: {maxUnavailable: 2, steps: [{setWeight: 20}, {analysis: {}}]}}";
-        let merged =
-            effective(&pool(&format!("{steps}\nsharing: {{weight: 5}}")), None).expect("what was stored goes on");
-        let fields = ["spec.sharing (from the pool)", "spec.rollout.canary.steps[].analysis (from the pool)"];
-        assert_eq!(merged.not_supported, fields);
-        assert_eq!(merged.rollout.max_unavailable, 2, "the rest of the group is in force");
-        assert_eq!(merged.rollout.steps, [RolloutStep::SetWeight { percent: 20 }], "and the other steps");
-        let analysis = class("{rollout: {analysis: {metrics: [{name: errors}]}}}");
-        let merged = effective(&pool("mode: Apply"), Some(&analysis)).expect("what was stored goes on");
-        assert_eq!(merged.not_supported, ["spec.rollout.analysis (from its class)"]);
+        let merged = effective(&pool("sharing: {weight: 5}"), None).expect("what was stored goes on");
+        assert_eq!(merged.not_supported, ["spec.sharing (from the pool)"]);
         let refusal = effective(&pool("topology: External"), None).expect_err("refused");
         assert_eq!(refusal.reason, reasons::NOT_SUPPORTED);
         assert!(refusal.message.contains("spec.topology"), "{}", refusal.message);
+    }
+
+    #[test]
+    fn an_analysis_is_waited_for_whatever_steps_there_are_and_steps_that_could_never_end_are_refused() {
+        let weight = |percent| RolloutStep::SetWeight { percent };
+        let pause = RolloutStep::Pause { seconds: None };
+        let metrics = "analysis: {metrics: [{name: TransactionTime}]}";
+        for (canary, expected) in [
+            ("", JUDGED_STEPS.to_vec()),
+            ("canary: {steps: []}, ", vec![weight(100), RolloutStep::Analysis]),
+            ("canary: {steps: [{pause: {}}]}, ", vec![pause, weight(100), RolloutStep::Analysis]),
+            ("canary: {steps: [{setWeight: 5}, {pause: {}}]}, ", vec![weight(5), pause, RolloutStep::Analysis]),
+            (
+                "canary: {steps: [{setWeight: 5}, {analysis: {}}, {setWeight: 50}]}, ",
+                vec![weight(5), RolloutStep::Analysis, weight(50)],
+            ),
+        ] {
+            let merged = effective(&pool(&format!("rollout: {{{canary}{metrics}}}")), None).expect("accepted");
+            assert_eq!(merged.rollout.steps, expected, "{canary}");
+        }
+        let of_class = class(&format!("{{rollout: {{{metrics}}}}}"));
+        let steps = "rollout: {canary: {steps: [{setWeight: 5}, {analysis: {}}]}}";
+        assert!(effective(&pool(steps), Some(&of_class)).expect("accepted").rollout.analysis.is_some());
+        let refused = |spec: &str, class: Option<&ConnectionPoolClass>| {
+            let refusal = effective(&pool(spec), class).expect_err("refused");
+            assert_eq!(refusal.reason, "InvalidAnalysis");
+            refusal.message
+        };
+        let message = refused(steps, None);
+        assert!(message.contains("steps (from the pool) wait for an analysis, and there is none"), "{message}");
+        let never = "rollout: {canary: {steps: [{pause: {}}, {analysis: {}}, {setWeight: 5}]}}";
+        let message = refused(never, Some(&of_class));
+        assert!(message.contains("steps[1] (from the pool)") && message.contains("never end"), "{message}");
+        let message = refused("mode: Apply", Some(&class("{rollout: {analysis: {metrics: [{name: errors}]}}}")));
+        assert!(message.contains("(errors): unknown metric") && message.ends_with("(from its class)"), "{message}");
     }
 
     #[test]

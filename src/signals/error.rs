@@ -21,6 +21,20 @@ pub enum ReadSubject {
         /// The query.
         query: String,
     },
+    /// What the pods of a pool did since a rollout began.
+    Rollout {
+        /// The pool.
+        pool: PoolKey,
+    },
+    /// The user's own query of a metric of an analysis.
+    Measurement {
+        /// The pool.
+        pool: PoolKey,
+        /// Name of the metric.
+        metric: String,
+        /// The query.
+        query: String,
+    },
     /// Everything of one tick.
     All,
     /// What it takes to ask at all.
@@ -38,6 +52,12 @@ impl fmt::Display for ReadSubject {
                 let shown: String = query.chars().take(SHOWN_CHARACTERS).collect();
                 let more = if shown.len() < query.len() { "..." } else { "" };
                 write!(f, "pool {pool}, spec.scaling.metrics.overrides[{signal:?}].query {shown:?}{more}")
+            }
+            Self::Rollout { pool } => write!(f, "pool {pool}, the pods of its rollout"),
+            Self::Measurement { pool, metric, query } => {
+                let shown: String = query.chars().take(SHOWN_CHARACTERS).collect();
+                let more = if shown.len() < query.len() { "..." } else { "" };
+                write!(f, "pool {pool}, spec.rollout.analysis.metrics[{metric}].query {shown:?}{more}")
             }
             Self::All => f.write_str("all signals"),
             Self::Access => f.write_str("access"),

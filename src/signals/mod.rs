@@ -47,6 +47,7 @@ mod intake;
 mod prometheus;
 mod query;
 mod response;
+mod revisions;
 mod roster;
 #[cfg(test)]
 mod tests;

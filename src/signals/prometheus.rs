@@ -24,10 +24,15 @@ use super::{
     intake::{ArrivedResponse, Body, Intake, Receive, Take},
     query::{self, QUERIES_PER_READ},
     response::{Labels, QueryResponse, ResponseData, ResponseStatus, Series},
+    revisions,
     roster::Roster,
     trust,
 };
-use crate::{api, contract::metrics};
+use crate::{
+    api,
+    contract::metrics,
+    decide::analysis::{MeasuredSeries, Measurement, RevisionSeries},
+};
 
 /// Times that a query is sent again because a connection that was kept has been closed meanwhile.
 const MOST_KEPT: usize = 4;
@@ -48,7 +53,7 @@ const MOST_SERIES: u32 = 2;
 const LARGEST_SECRET: u64 = 1 << 20;
 
 /// The servers of the configuration, by name.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Servers {
     by_name: BTreeMap<String, Arc<PrometheusServer>>,
 }
@@ -181,6 +186,53 @@ impl PrometheusServer {
             });
         }
         read
+    }
+
+    /// What these pods of a pool did with each revision in the last seconds, scrape by scrape, as of `now_seconds` (Unix time).
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn read_revisions(
+        &self,
+        now_seconds: f64,
+        window_seconds: u32,
+        pool: &PoolKey,
+        pods: &[&str],
+    ) -> Result<Vec<RevisionSeries>, ReadError> {
+        let asked = ReadSubject::Rollout { pool: pool.clone() };
+        let session = self.session(now_seconds, self.deadline_of_all()).await?;
+        let query = revisions::query(pool, pods, window_seconds);
+        let question = Question { client: &session.clients.other, query: &query, most_series: None };
+        let mut body = Body { bytes: Vec::new(), limit: self.configuration.max_response_bytes };
+        session.ask(question, &asked, &mut body).await?;
+        let series = match data(&body.bytes) {
+            Ok((_, Some(partial))) => Err(partial),
+            Ok((ResponseData::Matrix(series), None)) => Ok(revisions::together(&series, pool, pods)),
+            Ok((other, None)) => Err(ReadFailure::ResultType { found: other.type_name(), needed: "matrix" }),
+            Err(failure) => Err(failure),
+        };
+        series.map_err(|failure| session.failed(asked, failure))
+    }
+
+    /// What a query of the user's own returns for a metric of an analysis: whatever series there are, for one alone is a measurement.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn measure(
+        &self,
+        now_seconds: f64,
+        pool: &PoolKey,
+        metric: &str,
+        query: &str,
+    ) -> Result<Measurement, ReadError> {
+        let (pool, name, text) = (pool.clone(), metric.to_owned(), query.to_owned());
+        let asked = ReadSubject::Measurement { pool, metric: name.clone(), query: text };
+        let session = self.session(now_seconds, self.deadline_of_all()).await?;
+        let question = Question { client: &session.clients.other, query, most_series: Some(MOST_SERIES) };
+        let mut body = Body { bytes: Vec::new(), limit: LARGEST_NUMBER };
+        session.ask(question, &asked, &mut body).await?;
+        let series = measured(&body.bytes).map_err(|failure| session.failed(asked, failure))?;
+        Ok(Measurement { name, series })
     }
 
     fn deadline_of_all(&self) -> Instant {
@@ -498,6 +550,26 @@ fn one_number(body: &[u8]) -> Result<f64, ReadFailure> {
     };
     let point = point.ok_or(ReadFailure::ResultType { found, needed: "scalar, or vector of one element" })?;
     point.value().map_err(|value| ReadFailure::Value { value: shorten(value) })
+}
+
+/// The series in an answer, a scalar as one.
+fn measured(body: &[u8]) -> Result<Vec<MeasuredSeries>, ReadFailure> {
+    let series = match data(body)? {
+        (ResponseData::Vector(series), partial) if series.len() > 1 || partial.is_none() => series,
+        (ResponseData::Scalar(point), None) => {
+            return Ok(vec![MeasuredSeries { labels: String::new(), value: point.any_value() }]);
+        }
+        (_, Some(partial)) => return Err(partial),
+        (other, None) => {
+            let needed = "scalar, or vector of one element";
+            return Err(ReadFailure::ResultType { found: other.type_name(), needed });
+        }
+    };
+    let one = |series: &Series| MeasuredSeries {
+        labels: shorten(&format!("{} {}", series.metric.pod, series.metric.instance)).trim().to_owned(),
+        value: series.value.and_then(|point| point.any_value()),
+    };
+    Ok(series.iter().map(one).collect())
 }
 
 /// What the server said about a failure.

@@ -57,7 +57,7 @@ pub(super) enum ResponseStatus {
 pub(super) enum ResponseData<'a> {
     Vector(Vec<Series<'a>>),
     Scalar(#[serde(borrow)] Point<'a>),
-    Matrix(IgnoredAny),
+    Matrix(#[serde(borrow)] Vec<RangeSeries<'a>>),
     String(IgnoredAny),
 }
 
@@ -70,6 +70,16 @@ impl ResponseData<'_> {
             Self::String(_) => "string",
         }
     }
+}
+
+/// One element of a matrix. An element without `values` is a native histogram.
+#[derive(Debug, Deserialize)]
+pub(super) struct RangeSeries<'a> {
+    #[serde(borrow)]
+    pub metric: Labels<'a>,
+    /// Time in Unix seconds and value as text, in the order of time.
+    #[serde(default, borrow)]
+    pub values: Vec<(f64, &'a str)>,
 }
 
 /// One element of a vector. An element without `value` is a native histogram.
@@ -105,6 +115,8 @@ pub(super) struct Labels<'a> {
     pub instance: Cow<'a, str>,
     pub state: Cow<'a, str>,
     pub window: Cow<'a, str>,
+    pub revision: Cow<'a, str>,
+    pub slot: Cow<'a, str>,
     /// All others, in the order of the answer, which is the same for each series of a target.
     pub others: String,
 }
@@ -140,6 +152,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Labels<'a> {
                         "instance" => &mut labels.instance,
                         names::STATE => &mut labels.state,
                         names::WINDOW => &mut labels.window,
+                        names::OF_REVISION => &mut labels.revision,
+                        names::SLOT => &mut labels.slot,
                         _ => {
                             for part in [name, value] {
                                 labels.others.push_str(&part);
@@ -162,6 +176,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Labels<'a> {
 pub(super) struct Point<'a>(IgnoredAny, #[serde(borrow)] &'a str);
 
 impl Point<'_> {
+    /// The value, whatever number it is; None where it is none, and NaN and infinities as what they are.
+    pub fn any_value(&self) -> Option<f64> {
+        self.1.parse().ok()
+    }
+
     /// The value, if it is one that a count or a time can have.
     pub fn value(&self) -> Result<f64, &str> {
         self.1.parse::<f64>().ok().filter(|value| value.is_finite() && *value >= 0.0).ok_or(self.1)

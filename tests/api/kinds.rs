@@ -271,17 +271,40 @@ async fn a_pool_that_makes_no_sense_is_refused_with_the_field_and_what_is_wrong(
         case("spec.rollout.revisionHistoryLimit", json!(0), &["spec.rollout.revisionHistoryLimit"]),
         case("spec.rollout.progressDeadlineSeconds", json!(0), &["spec.rollout.progressDeadlineSeconds"]),
         case("spec.rollout.canary.maxUnavailable", json!(0), &["spec.rollout.canary.maxUnavailable"]),
-        // what is not built yet
-        case(
-            "spec.rollout.canary.steps",
-            json!([{"setWeight": 10}, {"pause": {"duration": "2m"}}, {"analysis": {}}]),
-            &["spec.rollout.canary.steps[2].analysis", "supports no analysis"],
-        ),
+        // an analysis that nothing can be judged by
+        case("spec.rollout.analysis", json!({}), &["spec.rollout.analysis.metrics", "without a metric"]),
+        case("spec.rollout.analysis", json!({"metrics": []}), &["spec.rollout.analysis.metrics", "without a metric"]),
         case(
             "spec.rollout.analysis",
             json!({"metrics": [{"name": "errors"}]}),
-            &["spec.rollout.analysis", "supports no analysis"],
+            &["spec.rollout.analysis.metrics[0].name", "unknown metric: known are TransactionTime"],
         ),
+        case(
+            "spec.rollout.analysis",
+            json!({"metrics": [{"name": "Errors", "query": "up", "successCondition": "result < 1"}]}),
+            &["spec.rollout.analysis.metrics[0].query", "give your own another name"],
+        ),
+        case(
+            "spec.rollout.analysis",
+            json!({"metrics": [{"name": "mine", "query": "up"}]}),
+            &["spec.rollout.analysis.metrics[0]", "a query and a successCondition"],
+        ),
+        case(
+            "spec.rollout.analysis",
+            json!({"metrics": [{"name": "mine", "query": "up", "successCondition": "result << 1"}]}),
+            &["spec.rollout.analysis.metrics[0].successCondition", "no condition; write comparisons of result"],
+        ),
+        case(
+            "spec.rollout.analysis",
+            json!({"metrics": [{"name": "mine", "query": "up", "failureCondition": "result < 1 and result > 2"}]}),
+            &["spec.rollout.analysis.metrics[0].failureCondition", "no condition; write comparisons of result"],
+        ),
+        case(
+            "spec.rollout.canary.steps",
+            json!([{"setWeight": 10}, {"pause": {}, "analysis": {}}]),
+            &["spec.rollout.canary.steps[1]", "exactly one of setWeight, pause and analysis"],
+        ),
+        // what is not built yet
         case("spec.sharing", json!({"weight": 50}), &["spec.sharing", "keeps no ledger"]),
         case("spec.topology", json!("External"), &["spec.topology", "does not support topology External"]),
         // what has no effect

@@ -72,9 +72,21 @@ fn fields() -> Vec<(&'static str, Value, Value)> {
         ("rollout.canary.maxUnavailable", json!(3), json!(4)),
         (
             "rollout.canary.steps",
-            json!([{"setWeight": 20}, {"pause": {"duration": "30s"}}]),
+            json!([{"setWeight": 20}, {"pause": {"duration": "30s"}}, {"analysis": {}}]),
             json!([{"setWeight": 30}]),
         ),
+        (
+            "rollout.analysis.metrics",
+            json!([
+                {"name": "Errors", "compare": false, "limitCount": 3},
+                {"name": "LongestWait", "limitMilliseconds": 50, "failureLimit": 1},
+                {"name": "own", "query": "up", "successCondition": "result < 1", "failureCondition": "result > 2"},
+            ]),
+            json!([{"name": "TransactionTime"}]),
+        ),
+        ("rollout.analysis.minTransactions", json!(5), json!(6)),
+        ("rollout.analysis.plannedExposureSeconds", json!(40), json!(41)),
+        ("rollout.analysis.maxExposureSeconds", json!(200), json!(201)),
         ("sidecar.resources.requests.cpu", json!("20m"), json!("30m")),
         ("sidecar.resources.requests.memory", json!("40Mi"), json!("41Mi")),
         ("sidecar.resources.limits.cpu", json!("400m"), json!("500m")),
@@ -93,10 +105,9 @@ enum Idle {
 }
 
 /// The fields without effect.
-const IDLE: [(&str, Idle); 4] = [
+const IDLE: [(&str, Idle); 3] = [
     ("client.auth", Idle::OneValue),
     ("health.leakAction", Idle::OneValue),
-    ("rollout.analysis.metrics", Idle::Refused),
     ("scaling.fixedLimitPerPod", Idle::Refused),
 ];
 
@@ -154,10 +165,13 @@ pub fn over(lower: &Value, upper: &Value) -> Value {
     Value::Object(both)
 }
 
-/// A document with one value in it, and with the mode that TLS cannot do without.
+/// A document with one value in it, and with the mode that TLS cannot do without, and the metric that an analysis cannot.
 fn said(path: &str, value: &Value) -> Value {
     let said =
         path.rsplit('.').fold(value.clone(), |inner, field| Value::Object(Map::from_iter([(field.to_owned(), inner)])));
+    if path.starts_with("rollout.analysis.") || path == "rollout.canary.steps" {
+        return over(&json!({"rollout": {"analysis": {"metrics": [{"name": "WaitTime"}]}}}), &said);
+    }
     if path.starts_with("upstream.tls.") {
         return over(&json!({"upstream": {"tls": {"mode": "VerifyFull"}}}), &said);
     }

@@ -171,7 +171,7 @@ fn largest_page() -> String {
         metrics.count_decision(reason.as_str());
     }
     for error in PoolerError::ALL {
-        metrics.count_error(error.as_str());
+        metrics.count_error(error, None);
     }
     let reasons = Reason::ALL.iter().map(|reason| reason.as_str());
     metrics.set_refused(

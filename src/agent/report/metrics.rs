@@ -9,9 +9,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::by_revision::ByRevision;
 use crate::{
-    agent::decide::counters::Added,
-    contract::{SessionAliasReport, Switching, UpstreamState, metrics as names},
+    agent::decide::{counters::Added, slot_name::SlotName},
+    contract::{PoolerError, SessionAliasReport, Switching, UpstreamState, metrics as names},
     pooler::pgbouncer::tables::Pools,
 };
 
@@ -131,6 +132,7 @@ pub struct Metrics {
     switches: Family<Label, Counter>,
     switching: Family<Label, Gauge>,
     upstream: Upstream,
+    by_revision: ByRevision,
 }
 
 /// What is known of the database.
@@ -220,6 +222,7 @@ impl Metrics {
             switches: Family::default(),
             switching: Family::default(),
             upstream: Upstream::default(),
+            by_revision: ByRevision::default(),
         };
         // The library appends `_total` to the names of counters.
         let counter = |name: &'static str| name.trim_end_matches("_total");
@@ -265,13 +268,7 @@ impl Metrics {
             m.sample_time.clone(),
         );
         registry.register(counter(names::DECISIONS), "Decisions that changed the limit", m.decisions.clone());
-        registry.register(counter(names::POOLER_RESTARTS), "Restarts of the pooler", m.restarts.clone());
-        registry.register(
-            counter(names::CLIENTS_CUT),
-            "Clients whose connection ended with a process of the pooler",
-            m.clients_cut.clone(),
-        );
-        registry.register(counter(names::POOLER_ERRORS), "Errors in the pooler's log", m.errors.clone());
+        m.register_troubles(&mut registry);
         registry.register(
             names::CONFIG_REFUSED,
             "1 while a document is refused and what was in force stays",
@@ -279,10 +276,22 @@ impl Metrics {
         );
         m.register_connections(&mut registry);
         m.register_switches(&mut registry);
-        for state in ["Exited", "Hung", "NeverAnswered"] {
-            drop(m.restarts.get_or_create(&[("reason", state)]));
-        }
         Self { registry, ..metrics }
+    }
+
+    fn register_troubles(&self, registry: &mut Registry) {
+        let counter = |name: &'static str| name.trim_end_matches("_total");
+        registry.register(counter(names::POOLER_RESTARTS), "Restarts of the pooler", self.restarts.clone());
+        registry.register(
+            counter(names::CLIENTS_CUT),
+            "Clients whose connection ended with a process of the pooler",
+            self.clients_cut.clone(),
+        );
+        registry.register(counter(names::POOLER_ERRORS), "Errors in the pooler's log", self.errors.clone());
+        self.by_revision.register(registry);
+        for state in ["Exited", "Hung", "NeverAnswered"] {
+            drop(self.restarts.get_or_create(&[("reason", state)]));
+        }
     }
 
     fn register_connections(&self, registry: &mut Registry) {
@@ -450,6 +459,12 @@ impl Metrics {
         self.sample_time.get_or_create(&[]).set(unix_seconds);
     }
 
+    /// What the active process has done since the last reading, of the revision that it runs; None while that is not known.
+    pub fn observe_active(&self, revision: Option<u64>, slot: SlotName, added: &Added, longest_wait_microseconds: u64) {
+        self.by_revision.is_of(revision, slot);
+        self.by_revision.observe(added, longest_wait_microseconds);
+    }
+
     /// The peaks over one window.
     pub fn set_peaks(&self, window: &'static str, demand: f64, waiting: f64) {
         self.demand_peak.get_or_create(&[(names::WINDOW, window)]).set(demand);
@@ -483,9 +498,10 @@ impl Metrics {
         self.decisions.get_or_create(&[("reason", reason)]).inc();
     }
 
-    /// Counts clients whose connection ended with a process of the pooler.
-    pub fn count_cut(&self, clients: u32) {
-        self.clients_cut.inc_by(clients.into());
+    /// Counts clients whose connection ended with a process of the pooler: the active one, and the other one.
+    pub fn count_cut(&self, of_active: u32, of_other: u32) {
+        self.clients_cut.inc_by(u64::from(of_active) + u64::from(of_other));
+        self.by_revision.count_cut(of_active);
     }
 
     /// Counts a restart of the pooler.
@@ -528,9 +544,10 @@ impl Metrics {
         self.upstream.recalled.inc_by(clients);
     }
 
-    /// Counts an error of the pooler.
-    pub fn count_error(&self, reason: &'static str) {
-        self.errors.get_or_create(&[("reason", reason)]).inc();
+    /// Counts an error that the process of a slot logged, or the agent met itself.
+    pub fn count_error(&self, error: PoolerError, from: Option<SlotName>) {
+        self.errors.get_or_create(&[("reason", error.as_str())]).inc();
+        self.by_revision.count_error(error, from);
     }
 
     /// What was open when the database refused another server connection; None while it refuses none.

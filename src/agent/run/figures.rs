@@ -57,6 +57,10 @@ pub(super) struct Together {
     /// Their sum.
     pub(super) pools: Pools,
     pub(super) added: Added,
+    /// What the active one did alone.
+    pub(super) of_active: Added,
+    /// How long the first client that waits at the active one has waited.
+    pub(super) longest_wait_microseconds: u64,
     /// Server connections opened.
     pub(super) opens: u64,
     /// Whether one has logged in since the last reading.
@@ -86,6 +90,7 @@ impl Together {
         let asks_other = slots.can_ask_other();
         let mut active = slots.active.read(now, leaked).await?;
         let mut other = if asks_other { Some(slots.other.read(now, leaked).await?) } else { None };
+        let (of_active, longest_wait_microseconds) = (active.added, active.pools.longest_wait_microseconds);
         let works = |slot: &Slot, reading: &SlotReading| reading.logged_in && !rotating.keeps_user(slot);
         // what a process keeps says nothing of what is in force
         let in_force_works =
@@ -105,6 +110,8 @@ impl Together {
         Ok(Self {
             pools,
             added,
+            of_active,
+            longest_wait_microseconds,
             opens,
             logged_in,
             in_force_works,

@@ -297,7 +297,8 @@ impl Agent {
         self.figures.expire(self.sidecar.now());
         self.figures.watch_bypass(self.sidecar.injection.client.reach, &self.slots, now).await;
         // counted before the status shows that their process is gone
-        self.report.metrics().count_cut(self.slots.take_cut());
+        let (of_active, of_other) = self.slots.take_cut();
+        self.report.metrics().count_cut(of_active, of_other);
         self.publish(now);
     }
 
@@ -568,6 +569,12 @@ impl Agent {
         };
         report.problems.reading.is_over();
         let punctual = figures.take_punctual(&together);
+        report.metrics().observe_active(
+            slots.revision(),
+            slots.active.name(),
+            &together.of_active,
+            together.longest_wait_microseconds,
+        );
         let Together { pools, added, opens, logged_in, in_force_works, servers, asked_other, .. } = together;
         let added = failover.leave_out(added, pools.active);
         access.rotating.read(in_force_works);

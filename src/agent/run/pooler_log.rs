@@ -51,7 +51,7 @@ impl PoolerLog {
                 }
                 error => error,
             };
-            report.metrics().count_error(error.as_str());
+            report.metrics().count_error(error, from);
             let now = sidecar.now();
             self.troubles.logged(now, error, &logged.words);
             self.act_upon(slots, access, sizing, now, &Heard { from, logged: Logged { error, ..logged } });

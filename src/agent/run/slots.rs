@@ -111,9 +111,9 @@ impl Slots {
         self.active.runs.as_ref().map(|revision| revision.revision)
     }
 
-    /// Clients that were cut since the last call because their process ended.
-    pub(super) fn take_cut(&mut self) -> u32 {
-        self.active.take_cut() + self.other.take_cut()
+    /// Clients that were cut since the last call because their process ended: the active one, and the other one.
+    pub(super) fn take_cut(&mut self) -> (u32, u32) {
+        (self.active.take_cut(), self.other.take_cut())
     }
 
     /// Limits are read back before they are relied on again.

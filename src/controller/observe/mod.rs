@@ -27,7 +27,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use self::surroundings::Surroundings;
-use super::{context::Context, gateway, memory::PoolMemory, prove::AgentAnswers};
+use super::{context::Context, gateway, judging::Judging, memory::PoolMemory, prove::AgentAnswers};
 use crate::{
     api::ConnectionPool,
     decide::plan::{FailedWrite, GatewaySeen, Observed, PodFacts, PodSeen},
@@ -82,6 +82,7 @@ impl PoolSnapshot {
             revisions: &surroundings.revisions,
             taken_numbers: &surroundings.taken_numbers,
             sizing: memory.sizing.as_ref(),
+            judged: memory.judging.as_ref().map(Judging::seen),
             failure: failure.as_ref(),
             most_writes,
         }

@@ -17,6 +17,8 @@
 //! | [`limit`] | what may not be exceeded at all |
 //! | [`measured`] | the user's own metrics, by conditions |
 //!
+//! [`RolloutAnalysis`] is what a pool's spec asks for, [`LiveAnalysis`] the analysis of a rollout in course by what Prometheus scraped.
+//!
 //! ```
 //! use sluice::decide::analysis::{Analysis, AnalysisSettings, SampledFigure, JudgedMetric, Look, Outcome, PodInterval, Track};
 //!
@@ -45,11 +47,13 @@ mod condition;
 mod errors;
 mod limit;
 mod line;
+mod live;
 mod measured;
 mod metric;
 mod noise;
 mod sample;
 mod settings;
+mod spec;
 #[cfg(test)]
 mod tests;
 mod verdict;
@@ -60,8 +64,10 @@ use serde::{Deserialize, Serialize};
 
 pub use condition::{Relation, ResultCondition, ResultConditionError, Term};
 pub use line::{JudgeLine, JudgeLineError, VerdictLine};
+pub use live::{LiveAnalysis, RevisionFigure, RevisionScrape, RevisionSeries};
 pub use sample::{Look, MeasuredSeries, Measurement, PodInterval, SampledFigure, Track};
 pub use settings::{AnalysisError, AnalysisSettings, BuiltIn, JudgedMetric};
+pub use spec::RolloutAnalysis;
 pub use verdict::{Against, Estimate, MetricVerdict, Outcome, RolloutVerdict, VerdictReason};
 
 use self::metric::{Common, MetricState, SortedLook};

@@ -12,6 +12,8 @@ use super::condition::ResultCondition;
 const MOST_METRICS: usize = 16;
 /// The longest analysis, and the longest past, in seconds.
 const LONGEST_SECONDS: f64 = 3600.0;
+/// The latest deadline, in seconds: where somebody else sees to it.
+pub(super) const LATEST_DEADLINE_SECONDS: f64 = 1e9;
 
 /// What is to be judged. What is left out has its default; [`AnalysisSettings::check`] says what cannot be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -275,7 +277,6 @@ impl AnalysisSettings {
             ("max_exposure_seconds", self.max_exposure_seconds, 1.0),
             ("stale_seconds", self.stale_seconds, 0.1),
             ("measurement_stale_seconds", self.measurement_stale_seconds, 0.1),
-            ("deadline_seconds", self.deadline_seconds, 1.0),
         ];
         let mut ranges: Vec<(&str, f64, f64, f64)> =
             seconds.into_iter().map(|(field, value, least)| (field, value, least, LONGEST_SECONDS)).collect();
@@ -289,6 +290,7 @@ impl AnalysisSettings {
             ("negligible_transaction_ms", self.negligible_transaction_ms, 1e-6, 1e6),
             ("negligible_wait_ms", self.negligible_wait_ms, 1e-6, 1e6),
             ("min_transactions", self.min_transactions, 0.0, 1e9),
+            ("deadline_seconds", self.deadline_seconds, 1.0, LATEST_DEADLINE_SECONDS),
         ]);
         for (field, value, least, most) in ranges {
             in_range(field, value, least, most)?;

@@ -18,8 +18,8 @@ mod troubles;
 use std::{collections::BTreeMap, sync::Arc};
 
 pub use observed::{
-    AgentAnswer, Annotation, BudgetSeen, FailedWrite, GatewaySeen, LoadSeen, Observed, PodFacts, PodSeen, PodsRefused,
-    Poolers, ROLLOUT, RevisionSeen, Rival, SidecarSeen, SizingSeen, TargetChange, Trouble, Uninjected,
+    AgentAnswer, Annotation, BudgetSeen, FailedWrite, GatewaySeen, JudgedSeen, LoadSeen, Observed, PodFacts, PodSeen,
+    PodsRefused, Poolers, ROLLOUT, RevisionSeen, Rival, SidecarSeen, SizingSeen, TargetChange, Trouble, Uninjected,
 };
 pub use report::{EventKind, EventNote, PoolReport};
 pub use rollout::NewRevision;

@@ -9,6 +9,7 @@ use crate::{
         effective::{EffectivePool, PoolRefusal},
         freeze::Frozen,
         guard::refused::FORGOTTEN_SECONDS,
+        rollout::{RevisionId, RolloutJudgement},
         shares::{self, PodDemand, PodPhase},
         sizing::Decision,
     },
@@ -51,6 +52,8 @@ pub struct Observed<'a> {
     pub taken_numbers: &'a [u64],
     /// What the sizing said last; none before the first tick.
     pub sizing: Option<&'a SizingSeen>,
+    /// What the analysis says of what is rolled out; none where there is none.
+    pub judged: Option<&'a JudgedSeen>,
     /// The last creation or deletion of a revision, if it failed.
     pub failure: Option<&'a FailedWrite>,
     /// So many writes on pods are wanted at most.
@@ -297,6 +300,17 @@ pub struct SizingSeen {
     pub change: Option<TargetChange>,
     /// That answers go back and forth, and what to do; None while they do not.
     pub alternation: Option<String>,
+}
+
+/// What the analysis says of a revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JudgedSeen {
+    /// Of which.
+    pub revision: RevisionId,
+    /// What it says.
+    pub judgement: RolloutJudgement,
+    /// What is lacking while it cannot tell, in words that change only when that does: metrics and reasons.
+    pub words: String,
 }
 
 /// The load of a whole pool.

@@ -16,9 +16,7 @@ use crate::{
         conditions::{ObservedCondition as Condition, PAUSED, PROGRESSING},
         reasons,
     },
-    decide::rollout::{
-        DEFAULT_STEPS, HandledCommand, RolloutHappening, RolloutMove, RolloutState, RolloutStep, UndoneRevision,
-    },
+    decide::rollout::{HandledCommand, RolloutHappening, RolloutMove, RolloutState, RolloutStep, UndoneRevision},
     domain::UnixSeconds,
 };
 
@@ -45,8 +43,8 @@ pub(super) fn progressing(observed: &Observed, rollout: &Rollout) -> Condition {
 
 /// The steps that somebody named; none where they are the built-in ones, which nobody has to know of.
 fn named_steps<'a>(observed: &'a Observed) -> &'a [RolloutStep] {
-    let steps = observed.effective.map(|effective| effective.rollout.steps.as_slice()).unwrap_or_default();
-    if *steps == DEFAULT_STEPS { &[] } else { steps }
+    let strategy = observed.effective.map(|effective| &effective.rollout);
+    strategy.ok().filter(|strategy| !strategy.are_built_in).map_or(&[], |strategy| strategy.steps.as_slice())
 }
 
 fn of_course(observed: &Observed, course: &RolloutMove) -> Condition {
@@ -64,9 +62,14 @@ fn of_course(observed: &Observed, course: &RolloutMove) -> Condition {
             format!("no pod runs that could prove revision {goal}: {new_pods}, and it goes to one of them first"),
         ),
         RolloutState::Complete => complete(observed, course),
-        RolloutState::Rolling | RolloutState::Analysing => {
+        RolloutState::Rolling => {
             yes(PROGRESSING, reasons::ROLLING_OUT, format!("{runs}{}; {new_pods}", at_step(observed, course)))
         }
+        RolloutState::Analysing => yes(
+            PROGRESSING,
+            reasons::ANALYSING,
+            format!("{runs}{}; {}; {new_pods}", at_step(observed, course), analysing(observed, course)),
+        ),
         RolloutState::Pausing { until } => pausing(observed, course, until),
         RolloutState::AwaitingPromotion => unknown(
             PROGRESSING,
@@ -86,6 +89,17 @@ fn of_course(observed: &Observed, course: &RolloutMove) -> Condition {
             ),
         ),
     }
+}
+
+/// What the analysis waits for.
+fn analysing(observed: &Observed, course: &RolloutMove) -> String {
+    let judged = observed.judged.filter(|judged| judged.revision == course.goal);
+    let lacking = judged.map_or("nothing was measured yet", |judged| judged.words.as_str());
+    let against = if course.members == 1 { "its own past, for there is no other pod" } else { "the other pods" };
+    let deadline = observed.effective.map_or(0, |effective| effective.rollout.progress_deadline_seconds);
+    format!(
+        "its metrics are judged, against {against}: not decided so far ({lacking}); it goes back after {deadline} s if it is not proven"
+    )
 }
 
 fn complete(observed: &Observed, course: &RolloutMove) -> Condition {

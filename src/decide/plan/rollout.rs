@@ -184,8 +184,7 @@ pub(super) fn plan(
                 .as_ref()
                 .and_then(|all| all.get(ROLLOUT_ANNOTATION))
                 .map(String::as_str),
-            // nobody judges yet
-            judged: None,
+            judged: observed.judged.map(|judged| (judged.revision.clone(), judged.judgement.clone())),
         },
     );
     let writes = writes(observed, name, &history, &members, &course);

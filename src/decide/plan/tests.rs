@@ -19,7 +19,7 @@ use crate::{
     },
     decide::{
         effective::{EffectivePool, PoolRefusal, effective},
-        rollout::{DEFAULT_PAUSE_SECONDS, RolloutMemory, settings_hash},
+        rollout::{DEFAULT_PAUSE_SECONDS, RolloutJudgement, RolloutMemory, settings_hash},
         shares::{self, PodPhase},
         sizing::{Decision, Explanation},
     },
@@ -36,6 +36,7 @@ struct World {
     revisions: Vec<RevisionSeen>,
     status: ConnectionPoolStatus,
     sizing: Option<SizingSeen>,
+    judged: Option<JudgedSeen>,
     rollout: Option<RolloutMemory>,
     epoch: u64,
     now: UnixSeconds,
@@ -53,6 +54,7 @@ impl World {
             revisions: Vec::new(),
             status: ConnectionPoolStatus::default(),
             sizing: None,
+            judged: None,
             rollout: None,
             epoch: 3,
             now: NOW,
@@ -119,6 +121,7 @@ impl World {
             revisions: &self.revisions,
             taken_numbers: &[],
             sizing: self.sizing.as_ref(),
+            judged: self.judged.as_ref(),
             failure: None,
             most_writes: usize::MAX,
         };
@@ -2113,4 +2116,27 @@ fn each_pod_is_told_its_part_of_min_allowed() {
     let grants = world.pods.iter().filter_map(|pod| pod.grant.last_known()?.pools.get("shop"));
     let told: Vec<(u32, u32)> = grants.map(|grant| (grant.floor, grant.least)).collect();
     assert_eq!(told, [(1, 2), (1, 2), (1, 2)]);
+}
+
+#[test]
+fn what_the_analysis_waits_for_is_told_and_what_it_finds_worse_is_taken_back_with_its_words() {
+    let analysis = "analysis: {metrics: [{name: TransactionTime}]}";
+    let mut world = rolling(analysis);
+    world.carry_out(&world.plan(), |_| true);
+    for pod in 0..world.pods.len() {
+        world.obey(pod);
+    }
+    let (status, reason, message) = condition(&world.plan(), "Progressing");
+    assert_eq!((status, reason), (ConditionStatus::True, reasons::ANALYSING));
+    assert!(message.contains("against the other pods: not decided so far (nothing was measured yet)"), "{message}");
+    let revision = world.plan().rollout.and_then(|rollout| rollout.updated).expect("rolled out");
+    let why = "worse on shop-2: TransactionTime: x2.07".to_owned();
+    let judgement = RolloutJudgement::Fail { why: why.clone() };
+    world.judged = Some(JudgedSeen { revision, judgement, words: String::new() });
+    let plan = world.plan();
+    let (status, reason, message) = condition(&plan, "Progressing");
+    assert_eq!((status, reason), (ConditionStatus::False, reasons::ANALYSIS_FAILED));
+    assert!(message.contains(&why), "{message}");
+    assert!(plan.remember_first && plan.rollouts_ended == [reasons::ANALYSIS_FAILED]);
+    assert_eq!(event_notes(&plan, reasons::ANALYSIS_FAILED).len(), 1);
 }

@@ -43,10 +43,13 @@ pub enum FailureReason {
     ProgressDeadlineExceeded,
     /// The analysis found it worse.
     AnalysisFailed,
+    /// The analysis could not tell in time: it is not proven to be worse, nor to be as good.
+    AnalysisInconclusive,
 }
 
 impl FailureReason {
-    const ALL: [Self; 3] = [Self::Aborted, Self::ProgressDeadlineExceeded, Self::AnalysisFailed];
+    const ALL: [Self; 4] =
+        [Self::Aborted, Self::ProgressDeadlineExceeded, Self::AnalysisFailed, Self::AnalysisInconclusive];
 
     /// As conditions, events and the status name it.
     pub const fn as_str(self) -> &'static str {
@@ -54,6 +57,7 @@ impl FailureReason {
             Self::Aborted => reasons::ROLLOUT_ABORTED,
             Self::ProgressDeadlineExceeded => reasons::PROGRESS_DEADLINE_EXCEEDED,
             Self::AnalysisFailed => reasons::ANALYSIS_FAILED,
+            Self::AnalysisInconclusive => reasons::ANALYSIS_INCONCLUSIVE,
         }
     }
 }

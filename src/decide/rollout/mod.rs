@@ -35,7 +35,8 @@ pub use memory::{
     RolloutMemory, RolloutPosition, UndoneRevision, settings_hash,
 };
 pub use steps::{
-    DEFAULT_PAUSE_SECONDS, DEFAULT_STEPS, RolloutStep, allowed_pods, percent_of, steps_hash, weight_percent,
+    DEFAULT_PAUSE_SECONDS, DEFAULT_STEPS, JUDGED_STEPS, RolloutStep, allowed_pods, percent_of, steps_hash,
+    weight_percent,
 };
 
 use crate::domain::UnixSeconds;
@@ -78,7 +79,12 @@ impl RolloutPod<'_> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RolloutJudgement {
     /// It cannot be told yet, or at all.
-    Inconclusive,
+    Inconclusive {
+        /// What is lacking.
+        why: String,
+        /// Whether waiting makes it no better.
+        is_final: bool,
+    },
     /// It is as good as the stable one.
     Pass,
     /// It is worse.
@@ -518,6 +524,8 @@ impl<'a> Machine<'a> {
         }
         if let Some(RolloutJudgement::Fail { why }) = self.judgement() {
             self.fail(self.goal.clone(), FailureReason::AnalysisFailed, why.clone());
+        } else if let Some(lacking) = self.unproven() {
+            self.fail(self.goal.clone(), FailureReason::AnalysisInconclusive, lacking);
         } else if self.is_late() {
             let members = self.members().count();
             let message = format!(
@@ -526,6 +534,21 @@ impl<'a> Machine<'a> {
                 input.progress_deadline_seconds
             );
             self.fail(self.goal.clone(), FailureReason::ProgressDeadlineExceeded, message);
+        }
+    }
+
+    /// Why it is not proven by the analysis that it waits for, once waiting is over: which does not say that it is worse.
+    fn unproven(&self) -> Option<String> {
+        let waits =
+            self.is_settled() && self.input.steps.get(self.memory.position.step) == Some(&RolloutStep::Analysis);
+        match self.judgement() {
+            Some(RolloutJudgement::Inconclusive { why, is_final }) if waits && (*is_final || self.is_late()) => {
+                Some(format!("it is not proven, which does not say that it is worse: {why}"))
+            }
+            None if waits && self.is_late() => {
+                Some("it is not proven, which does not say that it is worse: nothing was measured".to_owned())
+            }
+            _ => None,
         }
     }
 

@@ -7,6 +7,8 @@ pub const DEFAULT_PAUSE_SECONDS: u32 = 10;
 /// What a pool gets that names no steps: one pod, a pause, then the rest.
 pub const DEFAULT_STEPS: [RolloutStep; 2] =
     [RolloutStep::OnePod, RolloutStep::Pause { seconds: Some(DEFAULT_PAUSE_SECONDS) }];
+/// The same of a pool with an analysis, which is waited for in place of the pause.
+pub const JUDGED_STEPS: [RolloutStep; 2] = [RolloutStep::OnePod, RolloutStep::Analysis];
 
 /// One step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -23,6 +23,7 @@ struct Fleet {
     command: Option<&'static str>,
     is_frozen: bool,
     dead: Vec<u64>,
+    judged: Option<RolloutJudgement>,
     now: UnixSeconds,
     happened: Vec<RolloutHappening>,
 }
@@ -40,6 +41,7 @@ impl Fleet {
             command: None,
             is_frozen: false,
             dead: Vec::new(),
+            judged: None,
             now: 1_000_000,
             happened: Vec::new(),
         }
@@ -74,7 +76,7 @@ impl Fleet {
                 progress_deadline_seconds: DEADLINE_SECONDS,
                 is_frozen: self.is_frozen,
                 command: self.command,
-                judged: None,
+                judged: self.judged.clone().map(|judgement| (id(self.wanted), judgement)),
             },
         )
     }
@@ -474,10 +476,49 @@ fn a_judgement_of_another_revision_says_nothing_and_one_of_this_takes_it_back() 
     let failed = |judged| step(&fleet.memory, &RolloutInput { revisions: &revisions, ..input(judged) }).memory.failure;
     assert_eq!(failed(None), None);
     assert_eq!(failed(Some((id(6), worse()))), None);
-    assert_eq!(failed(Some((id(7), RolloutJudgement::Inconclusive))), None);
+    let inconclusive = RolloutJudgement::Inconclusive { why: "no transactions".to_owned(), is_final: true };
+    assert_eq!(failed(Some((id(7), inconclusive))), None, "no step waits for it");
     let failure = failed(Some((id(7), worse()))).expect("it failed");
     assert_eq!(
         (failure.reason, failure.message.as_str()),
         (FailureReason::AnalysisFailed, "waits of 3.1 times the others'")
     );
+}
+
+#[test]
+fn what_the_analysis_cannot_tell_is_held_and_goes_back_as_not_proven_when_waiting_is_over() {
+    let unknown =
+        |is_final| RolloutJudgement::Inconclusive { why: "the query returned no series".to_owned(), is_final };
+    for (judged, seconds) in
+        [(Some(unknown(false)), DEADLINE_SECONDS + 1), (Some(unknown(true)), 0), (None, DEADLINE_SECONDS + 1)]
+    {
+        let mut fleet = Fleet::new(3, &JUDGED_STEPS);
+        (fleet.wanted, fleet.judged) = (7, Some(unknown(false)));
+        assert_eq!(fleet.settle().state, RolloutState::Analysing);
+        fleet.now += i64::from(DEADLINE_SECONDS);
+        assert_eq!(fleet.settle().state, RolloutState::Analysing, "nothing is promoted meanwhile");
+        assert_eq!(fleet.told(7), 1);
+        fleet.now += i64::from(seconds) - i64::from(DEADLINE_SECONDS);
+        fleet.judged = judged;
+        assert_eq!(fleet.settle().state, RolloutState::Failed { away: 0 });
+        let failure = fleet.memory.failure.clone().expect("it failed");
+        assert_eq!((failure.reason, fleet.told(6)), (FailureReason::AnalysisInconclusive, 3));
+        assert!(
+            failure.message.starts_with("it is not proven, which does not say that it is worse"),
+            "{}",
+            failure.message
+        );
+    }
+}
+
+#[test]
+fn what_was_found_harmless_goes_on_and_what_gets_worse_behind_the_last_step_goes_back_from_every_pod() {
+    let mut fleet = Fleet::new(4, &JUDGED_STEPS);
+    (fleet.wanted, fleet.judged) = (7, Some(RolloutJudgement::Pass));
+    fleet.look();
+    fleet.look();
+    assert!(fleet.told(7) > 1 && fleet.told(7) < 4, "the rest follow one by one: {}", fleet.told(7));
+    fleet.judged = Some(RolloutJudgement::Fail { why: "slower".to_owned() });
+    assert_eq!(fleet.settle().state, RolloutState::Failed { away: 0 });
+    assert_eq!(fleet.told(6), 4);
 }

@@ -1,6 +1,7 @@
 //! A real Prometheus that reads the figures of pods which a test plays.
 
 use std::{
+    collections::HashMap,
     fs::File,
     process::{Child, Command, Stdio},
     sync::{
@@ -11,10 +12,11 @@ use std::{
 };
 
 use axum::{Router, routing::get};
+use parking_lot::Mutex;
 use serde_json::json;
 use sluice::{
     agent::{
-        decide::counters::Added,
+        decide::{counters::Added, slot_name::SlotName},
         report::{metrics::Metrics, server::OPENMETRICS},
     },
     pooler::pgbouncer::tables::Pools,
@@ -39,6 +41,16 @@ pub struct Prometheus {
     address: String,
     /// Server connections of each pod that are leaked.
     pub leaked: Arc<AtomicU32>,
+    /// What pods run, by their names; of others revision 1 since the begin.
+    runs: Arc<Mutex<HashMap<String, Running>>>,
+}
+
+/// The revision that a pod runs, since when, and how long its transactions take with it.
+#[derive(Clone, Copy)]
+struct Running {
+    revision: u64,
+    since: Instant,
+    transaction_microseconds: u64,
 }
 
 impl Prometheus {
@@ -53,14 +65,19 @@ impl Prometheus {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let target = listener.local_addr().expect("an address").to_string();
         let (begin, leaked) = (Instant::now(), Arc::new(AtomicU32::new(0)));
+        let runs: Arc<Mutex<HashMap<String, Running>>> = Arc::default();
         let mut router = Router::new();
         let mut targets = Vec::new();
         for (number, (pool, pod)) in pods.iter().enumerate() {
             let (path, namespace_of, pool) = (format!("/pods/{number}"), namespace.to_owned(), (*pool).to_owned());
             let leaked = leaked.clone();
+            let (runs, name) = (runs.clone(), (*pod).to_owned());
             let page = move || {
                 let leaked = leaked.load(Ordering::Relaxed);
-                std::future::ready(([("content-type", OPENMETRICS)], rendered(&namespace_of, &pool, begin, leaked)))
+                let first = Running { revision: 1, since: begin, transaction_microseconds: TRANSACTION_MICROSECONDS };
+                let running = runs.lock().get(&name).copied().unwrap_or(first);
+                let text = rendered(&namespace_of, &pool, begin, leaked, running);
+                std::future::ready(([("content-type", OPENMETRICS)], text))
             };
             router = router.route(&path, get(page));
             targets.push(json!({
@@ -90,7 +107,20 @@ impl Prometheus {
             .expect("prometheus is on the PATH of the lab");
         let ready = format!("http://{address}/-/ready");
         eventually("Prometheus is ready", || async { reqwest::get(&ready).await.ok()?.error_for_status().ok() }).await;
-        Self { child, figures, scratch, address, leaked }
+        Self { child, figures, scratch, address, leaked, runs }
+    }
+
+    /// From now on this pod runs this revision, with which transactions take so many times as long as with others.
+    pub fn runs(&self, pod: &str, revision: u64, slower: u64) {
+        let transaction_microseconds = slower * TRANSACTION_MICROSECONDS;
+        let running = Running { revision, since: Instant::now(), transaction_microseconds };
+        self.runs.lock().insert(pod.to_owned(), running);
+    }
+
+    /// It ends, and nobody answers any more.
+    pub fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     /// Where it listens.
@@ -107,13 +137,12 @@ impl Prometheus {
 impl Drop for Prometheus {
     fn drop(&mut self) {
         self.figures.abort();
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.end();
     }
 }
 
 /// What an agent itself renders under this load.
-fn rendered(namespace: &str, pool: &str, begin: Instant, leaked: u32) -> String {
+fn rendered(namespace: &str, pool: &str, begin: Instant, leaked: u32, running: Running) -> String {
     let elapsed = Duration::from_secs(1) + begin.elapsed();
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     let transactions = u64::try_from(elapsed.as_millis()).expect("an hour at most") * RATE / 1000;
@@ -140,7 +169,16 @@ fn rendered(namespace: &str, pool: &str, begin: Instant, leaked: u32) -> String 
     for window in ["5s", "30s"] {
         metrics.set_peaks(window, f64::from(active), 0.0);
     }
+    let since = running.since.elapsed();
+    let transactions = u64::try_from(since.as_millis()).expect("an hour at most") * RATE / 1000;
+    let of_revision = Added {
+        transactions,
+        busy_microseconds: transactions * running.transaction_microseconds,
+        assignments: transactions,
+        ..Added::default()
+    };
+    metrics.observe_active(Some(running.revision), SlotName::A, &of_revision, 0);
     // no grant: nothing is proven by way of Prometheus
-    metrics.set_in_force(0, 3, 1, Some(3), Some(1));
+    metrics.set_in_force(0, 3, 1, Some(3), Some(running.revision));
     metrics.render().expect("labels can be written")
 }

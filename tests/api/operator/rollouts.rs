@@ -11,7 +11,7 @@ use kube::{
 use serde_json::json;
 use sluice::api::{RevisionStatus, RolloutStatus};
 
-use super::{Operator, SHARED, Shop, pods::FakePod, release, turn};
+use super::{Operator, SHARED, Shop, pods::FakePod, prometheus::Prometheus, release, turn};
 use crate::cluster::{eventually, within};
 
 impl Shop {
@@ -50,6 +50,17 @@ impl Shop {
             (told == wanted).then_some(())
         })
         .await;
+    }
+
+    /// Waits until a pod is told this revision, and has Prometheus know what it does with it.
+    async fn canary(&self, pods: &[FakePod], prometheus: &Prometheus, revision: u64, slower: u64) -> String {
+        let canary = eventually("a pod is told it", || async {
+            let told = join_all(pods.iter().map(|pod| pod.revision("shop"))).await;
+            told.iter().position(|told| *told == Some(revision))
+        })
+        .await;
+        prometheus.runs(&pods[canary].name, revision, slower);
+        pods[canary].name.clone()
     }
 
     async fn rollout(&self) -> (RevisionStatus, RolloutStatus) {
@@ -230,5 +241,62 @@ async fn an_undo_lasts_until_the_spec_changes_and_revisions_that_people_change_b
     shop.set_timeout(9).await;
     shop.revisions(&pods, &[10, 10]).await;
     shop.condition("Progressing", "True/RolloutComplete").await;
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn a_canary_is_judged_by_what_prometheus_scraped_and_goes_back_where_it_is_worse_or_where_nobody_can_know() {
+    let _turn = turn().await;
+    let judged =
+        "progressDeadlineSeconds: 60, analysis: {metrics: [{name: TransactionTime}, {name: Errors, limitCount: 3}]}";
+    let shop = Shop::rolling(judged).await;
+    let names = ["shop-0", "shop-1", "shop-2"];
+    let mut prometheus = Prometheus::start(&shop.cluster.namespace, &names, "1s").await;
+    let configuration = prometheus.configuration();
+    let operator = Operator::start(&shop.cluster, "a", &["--tick-seconds", "1", "--prometheus-config", &configuration]);
+    operator.leads().await;
+    let pods = shop.pods(3).await;
+    shop.runs_stable(3).await;
+
+    shop.set_timeout(7).await;
+    let canary = shop.canary(&pods, &prometheus, 2, 3).await;
+    let message = shop.condition("Progressing", "True/Analysing").await;
+    assert!(message.contains("against the other pods: not decided so far"), "{message}");
+    let message = shop.condition("Progressing", "False/AnalysisFailed").await;
+    assert!(
+        message.contains(&format!("worse on {canary}: TransactionTime: ")),
+        "which metric, on which pods: {message}"
+    );
+    shop.revisions(&pods, &[1, 1, 1]).await;
+    prometheus.runs(&canary, 1, 1);
+    let note = eventually("an event", || async { shop.events("AnalysisFailed").await.pop() }).await;
+    assert!(note.contains("TransactionTime"), "{note}");
+    assert!(operator.log().contains(r#"\"track\":\"Canary\""#), "what it rests on is in the log");
+
+    // another one that is as good goes over all pods, by itself
+    shop.set_timeout(8).await;
+    shop.canary(&pods, &prometheus, 3, 1).await;
+    shop.revisions(&pods, &[3, 3, 3]).await;
+    shop.condition("Progressing", "True/RolloutComplete").await;
+    assert_eq!(shop.rollout().await.0.stable, 3);
+
+    // and what nobody can know is held on its canary, and goes back when the time is over
+    for name in names {
+        prometheus.runs(name, 3, 1);
+    }
+    prometheus.end();
+    shop.set_timeout(9).await;
+    shop.revisions(&pods, &[3, 3, 4]).await;
+    let message = shop.condition("Progressing", "True/Analysing").await;
+    assert!(message.contains("not decided so far"), "{message}");
+    let message = within(Duration::from_secs(120), "it goes back", || async {
+        let condition =
+            shop.status().await.conditions.into_iter().find(|condition| condition.type_ == "Progressing")?;
+        (condition.reason == "AnalysisInconclusive").then_some(condition.message)
+    })
+    .await;
+    assert!(message.contains("does not say that it is worse") && message.contains("Prometheus"), "{message}");
+    shop.revisions(&pods, &[3, 3, 3]).await;
     shop.end().await;
 }

@@ -19,7 +19,7 @@ use sluice::{
         decide::counters::Added,
         report::{metrics::Metrics, server::OPENMETRICS},
     },
-    contract::{Switching, UpstreamState},
+    contract::{PoolerError, Switching, UpstreamState},
     pooler::pgbouncer::tables::Pools,
     signals::{PrometheusServer, ServerConfiguration},
 };
@@ -155,7 +155,7 @@ fn rendered(pool: &str, figures: &Figures) -> String {
     metrics.set_info("uid", "1.26.1");
     metrics.add_arrivals(1, 1);
     metrics.count_decision("Demand");
-    metrics.count_error("ServerLoginInterrupted");
+    metrics.count_error(PoolerError::ServerLoginInterrupted, None);
     metrics.set_refused([("credentials", "NotProven")].into_iter());
     metrics.set_switching(Switching::Steer);
     metrics.set_upstream(Some(UpstreamState::Primary));

@@ -6,7 +6,7 @@ mod model;
 use std::io::Write;
 
 use sluice::decide::rollout::{
-    RolloutHappening, RolloutInput, RolloutMemory, RolloutMove, RolloutState, RolloutStep, step,
+    RolloutHappening, RolloutInput, RolloutJudgement, RolloutMemory, RolloutMove, RolloutState, RolloutStep, step,
 };
 
 use self::model::{Chances, Decide, Quality, Search, Setting, Violation};
@@ -21,6 +21,7 @@ const BY_HAND: [RolloutStep; 4] = [
 const JUDGED: [RolloutStep; 2] = [RolloutStep::SetWeight { percent: 1 }, RolloutStep::Analysis];
 const GOOD_GOOD_DEAD: [Quality; 3] = [Quality::Good, Quality::Good, Quality::Dead];
 const GOOD_WORSE_GOOD: [Quality; 3] = [Quality::Good, Quality::Worse, Quality::Good];
+const GOOD_UNPROVEN_GOOD: [Quality; 3] = [Quality::Good, Quality::Unproven, Quality::Good];
 
 /// More may happen where there is time for it.
 const fn more(release: u8, debug: u8) -> u8 {
@@ -80,6 +81,7 @@ fn rollout_keeps_its_promises_whatever_people_ask_for() {
 fn rollout_keeps_its_promises_whatever_the_analysis_says_and_forgets() {
     let chances = Chances { changes: more(2, 1), crashes: more(2, 1), ..CALM };
     holds("analysis", world(&GOOD_WORSE_GOOD, &JUDGED, chances));
+    holds("analysis that never knows", world(&GOOD_UNPROVEN_GOOD, &JUDGED, chances));
 }
 
 #[test]
@@ -171,6 +173,14 @@ fn goes_forward_while_paused(memory: &RolloutMemory, input: &RolloutInput<'_>) -
     step(memory, &RolloutInput { is_frozen: false, ..input.clone() })
 }
 
+fn promotes_what_is_not_proven(memory: &RolloutMemory, input: &RolloutInput<'_>) -> RolloutMove {
+    let mut input = input.clone();
+    if let Some((_, judgement @ RolloutJudgement::Inconclusive { .. })) = &mut input.judged {
+        *judgement = RolloutJudgement::Pass;
+    }
+    step(memory, &input)
+}
+
 #[test]
 fn rollout_with_a_planted_mistake_is_found() {
     let dead = |chances| small(&GOOD_GOOD_DEAD, &ONE_THEN_REST, chances);
@@ -190,6 +200,9 @@ fn rollout_with_a_planted_mistake_is_found() {
     finds("does not wait", dead(CALM), does_not_wait, &["no pause and no analysis is skipped"]);
     let before = ["no step is passed before its pods are proven", promoted[0]];
     finds("believes what was said before", dead(CALM), believes_what_was_said_before, &before);
+    let unproven = small(&GOOD_UNPROVEN_GOOD, &JUDGED, CALM);
+    let skipped = ["no pause and no analysis is skipped", "what is dead, worse or not proven is never done"];
+    finds("promotes what is not proven", unproven, promotes_what_is_not_proven, &skipped);
     let killed = small(&GOOD_WORSE_GOOD, &JUDGED, Chances { crashes: 1, ..CALM });
     finds(
         "remembers a failure last",

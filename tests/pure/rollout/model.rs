@@ -35,6 +35,8 @@ pub enum Quality {
     Dead,
     /// It runs, and the analysis finds it worse.
     Worse,
+    /// It runs, and the analysis never knows.
+    Unproven,
 }
 
 /// What may still happen by chance.
@@ -121,6 +123,7 @@ enum Verdict {
     Nothing,
     Pass,
     Fail,
+    Inconclusive,
 }
 
 /// Requests of people: what makes sense here and what does not.
@@ -141,6 +144,10 @@ const REQUESTS: [&str; 12] = [
 
 fn id(number: u64) -> RevisionId {
     RevisionId { number, hash: format!("h{number}") }
+}
+
+fn unknown() -> RolloutJudgement {
+    RolloutJudgement::Inconclusive { why: "no transactions".to_owned(), is_final: false }
 }
 
 impl Setting {
@@ -304,6 +311,7 @@ impl Search {
             _ if world.judged.as_ref().is_some_and(|(of, _)| *of == judged) => Verdict::Nothing,
             _ if !is_run => return None,
             Quality::Worse => Verdict::Fail,
+            Quality::Unproven => Verdict::Inconclusive,
             Quality::Good | Quality::Dead => Verdict::Pass,
         };
         Some(Happening::Judged(judged, verdict))
@@ -386,6 +394,7 @@ impl Search {
                     Verdict::Nothing => None,
                     Verdict::Pass => Some((revision, RolloutJudgement::Pass)),
                     Verdict::Fail => Some((revision, RolloutJudgement::Fail { why: "slower".to_owned() })),
+                    Verdict::Inconclusive => Some((revision, unknown())),
                 }
             }
         }
@@ -555,7 +564,7 @@ impl Search {
         let is_bad = self.setting.quality(goal) != Quality::Good;
         match decided.state {
             RolloutState::Complete if !all_run(goal) => Err("who is done runs it everywhere"),
-            RolloutState::Complete if is_bad => Err("what is dead or worse is never done"),
+            RolloutState::Complete if is_bad => Err("what is dead, worse or not proven is never done"),
             RolloutState::Complete | RolloutState::NoPods | RolloutState::Pausing { until: None } => Ok(true),
             // who was overtaken before keeps what it runs while the spec is paused
             RolloutState::Failed { away: 0 } if !all_run(stable) && !world.is_frozen => {

@@ -1,0 +1,380 @@
+//! Rollouts in course are judged by live metrics: asked of Prometheus every few seconds, pool by pool, and only while there is one.
+//!
+//! What is remembered is the analysis of one revision. Another revision, another stable one or another spec begins anew, and so does
+//! another leader: what happened before is in Prometheus. While that cannot be asked nothing is decided, and a verdict that it is
+//! worse stays. Each sample that a verdict rests on is a line of the log, as `sluice judge` reads it.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use kube::ResourceExt;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::{context::Context, memory::PoolMemory};
+use crate::{
+    api::ConnectionPool,
+    causes::with_causes,
+    decide::{
+        analysis::{JudgeLine, LiveAnalysis, Measurement, Outcome, RevisionSeries, RolloutAnalysis},
+        plan::{JudgedSeen, PodFacts},
+        rollout::{RevisionId, RolloutJudgement, RolloutMemory},
+        shares::PodPhase,
+    },
+    domain::PoolKey,
+    signals::{DEFAULT_SERVER, PrometheusServer, Servers},
+};
+
+/// Rollouts are judged this often, or at each tick where that is more often.
+const EVERY: Duration = Duration::from_secs(5);
+/// The user's own queries are asked this often.
+const MEASURED_EVERY: Duration = Duration::from_secs(15);
+/// Pools that are judged at once.
+const AT_ONCE: usize = 32;
+/// Pods of a pool that are looked at: canaries, and those that they are compared with. More say hardly more.
+const MOST_CANARIES: usize = 20;
+const MOST_OTHERS: usize = 40;
+/// What is looked at first lies this far back beyond the begin of the step in course, in seconds; and no further than this in all.
+const PAST_SECONDS: f64 = 600.0;
+const LONGEST_WINDOW_SECONDS: f64 = 1800.0;
+
+/// The analysis of a rollout in course.
+pub struct Judging {
+    canary: RevisionId,
+    stable: RevisionId,
+    wanted: RolloutAnalysis,
+    /// None while no pod was scraped twice.
+    live: Option<LiveAnalysis>,
+    /// Why nothing could be read the last time.
+    failing: Option<String>,
+    measured_at: Option<Instant>,
+    seen: JudgedSeen,
+}
+
+impl Judging {
+    fn new(canary: RevisionId, stable: RevisionId, wanted: RolloutAnalysis) -> Self {
+        let judgement = RolloutJudgement::Inconclusive { why: "nothing was measured yet".to_owned(), is_final: false };
+        let seen = JudgedSeen { revision: canary.clone(), judgement, words: "nothing was measured yet".to_owned() };
+        Self { canary, stable, wanted, live: None, failing: None, measured_at: None, seen }
+    }
+
+    /// What is said of the revision.
+    pub fn seen(&self) -> &JudgedSeen {
+        &self.seen
+    }
+
+    /// Takes what was read, and says which lines of the log lead to the same verdict.
+    fn take(
+        &mut self,
+        read: Result<&[RevisionSeries], &String>,
+        measured: Vec<Measurement>,
+        now: f64,
+    ) -> Vec<JudgeLine> {
+        let mut lines = Vec::new();
+        if let Ok(series) = read {
+            if self.live.is_none() {
+                match LiveAnalysis::begin(&self.wanted, (self.canary.number, self.stable.number), series) {
+                    Ok(begun) => self.live = begun,
+                    Err(error) => self.failing = Some(error.to_string()),
+                }
+                lines.extend(self.live.as_ref().map(LiveAnalysis::first_line));
+            }
+            if let Some(live) = &mut self.live {
+                live.measure(measured);
+                lines.extend(live.take(series, now));
+            }
+        }
+        self.conclude();
+        lines
+    }
+
+    fn conclude(&mut self) {
+        let verdict = self.live.as_ref().map(LiveAnalysis::verdict);
+        let inconclusive = |why: &str, is_final| RolloutJudgement::Inconclusive { why: why.to_owned(), is_final };
+        let (judgement, words) = match (verdict, &self.failing) {
+            (Some(verdict), _) if verdict.verdict == Outcome::Fail => {
+                (RolloutJudgement::Fail { why: verdict.message.clone() }, String::new())
+            }
+            (_, Some(failing)) => (inconclusive(failing, false), failing.clone()),
+            (None, None) => {
+                let why = "Prometheus has no two scrapes of sluice_revision_transactions_total of any pod: is each agent of this version, \
+                           and scraped?";
+                (inconclusive(why, false), why.to_owned())
+            }
+            (Some(verdict), None) if verdict.verdict == Outcome::Pass => (RolloutJudgement::Pass, String::new()),
+            (Some(verdict), None) => {
+                let open = verdict.metrics.iter().filter(|metric| metric.verdict == Outcome::Inconclusive);
+                let open: Vec<String> = open.map(|metric| format!("{} {:?}", metric.name, metric.reason)).collect();
+                (inconclusive(&verdict.message, verdict.is_final), open.join(", "))
+            }
+        };
+        self.seen = JudgedSeen { revision: self.canary.clone(), judgement, words };
+    }
+}
+
+/// A rollout that is to be judged.
+struct JudgedRollout {
+    key: PoolKey,
+    pool: Arc<ConnectionPool>,
+    canary: RevisionId,
+    stable: RevisionId,
+    wanted: RolloutAnalysis,
+    server: String,
+    /// Since when the step in course lasts, in Unix seconds.
+    since: i64,
+}
+
+/// Judges for ever.
+pub async fn run(context: Arc<Context>, servers: Servers) {
+    let mut rounds = interval(EVERY.min(context.tick));
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        rounds.tick().await;
+        if context.leadership.is_held() && context.pods.is_synced() {
+            let rollouts = stream::iter(in_course(&context));
+            rollouts.for_each_concurrent(AT_ONCE, |rollout| judge(&context, &servers, rollout)).await;
+        }
+    }
+}
+
+/// The rollouts in course that an analysis decides on. Of the other pools nothing is remembered.
+fn in_course(context: &Context) -> Vec<JudgedRollout> {
+    let mut rollouts = Vec::new();
+    for pool in context.stores.pools.state() {
+        let Some(namespace) = pool.namespace() else { continue };
+        let key = PoolKey::new(namespace, pool.name_any());
+        let memory = context.memories.of(&key, &pool);
+        let course = memory.lock().rollout.as_ref().and_then(course);
+        let effective = course.is_some().then(|| context.stores.effective(&pool).ok()).flatten();
+        match (course, effective.and_then(|effective| Some((effective.rollout.analysis?, effective.metrics)))) {
+            (Some((canary, stable, since)), Some((wanted, metrics))) => {
+                let server = metrics.prometheus_ref.unwrap_or_else(|| DEFAULT_SERVER.to_owned());
+                rollouts.push(JudgedRollout { key, pool, canary, stable, wanted, server, since });
+            }
+            _ => memory.lock().judging = None,
+        }
+    }
+    rollouts
+}
+
+/// The revision that is rolled out by steps, the stable one, and since when the step lasts. Who goes back to what ran before is not judged.
+fn course(rollout: &RolloutMemory) -> Option<(RevisionId, RevisionId, i64)> {
+    let (stable, updated) = (rollout.stable.as_ref()?, rollout.updated.as_ref()?);
+    let is_in_course = stable != updated && !rollout.has_failed(updated) && rollout.undone.is_none();
+    is_in_course.then(|| (updated.clone(), stable.clone(), rollout.position.since))
+}
+
+/// The names of some pods that took this revision, and of some others.
+fn names<'a>(facts: &'a [Arc<PodFacts>], pool: &str, canary: u64) -> (Vec<&'a str>, Vec<&'a str>) {
+    let there = facts.iter().filter(|pod| pod.phase != PodPhase::Terminating);
+    let took = |pod: &&Arc<PodFacts>| {
+        let told = pod.revision.last_known().and_then(|document| document.pools.get(pool));
+        told.is_some_and(|told| told.revision == canary)
+    };
+    let (mut canaries, mut others): (Vec<_>, Vec<_>) = there.partition(took);
+    for pods in [&mut canaries, &mut others] {
+        pods.sort_by_key(|pod| pod.name.as_str());
+    }
+    let name = |pod: &'a Arc<PodFacts>| pod.name.as_str();
+    (
+        canaries.into_iter().map(name).take(MOST_CANARIES).collect(),
+        others.into_iter().map(name).take(MOST_OTHERS).collect(),
+    )
+}
+
+async fn judge(context: &Context, servers: &Servers, rollout: JudgedRollout) {
+    let JudgedRollout { key, pool, canary, stable, wanted, server, since } = rollout;
+    let facts = context.pods.of(&key);
+    let (canaries, others) = names(&facts, &key.name, canary.number);
+    let memory = context.memories.of(&key, &pool);
+    let now = Timestamp::now().as_duration().as_secs_f64();
+    let (window, is_measured) = {
+        let mut memory = memory.lock();
+        let is_same =
+            |judging: &Judging| (&judging.canary, &judging.stable, &judging.wanted) == (&canary, &stable, &wanted);
+        if !memory.judging.as_ref().is_some_and(is_same) {
+            tracing::info!(pool = %key, revision = canary.number, against = stable.number, "an analysis begins");
+            memory.judging = Some(Judging::new(canary.clone(), stable.clone(), wanted.clone()));
+        }
+        let judging = memory.judging.as_ref();
+        let live = judging.and_then(|judging| judging.live.as_ref());
+        let window = live.map_or(now - since as f64 + PAST_SECONDS, |live| {
+            now - live.looked_at() + 3.0 * live.interval_seconds() + 5.0
+        });
+        let measured_at = judging.and_then(|judging| judging.measured_at);
+        (window, !canaries.is_empty() && measured_at.is_none_or(|at| at.elapsed() >= MEASURED_EVERY))
+    };
+    let queries = if is_measured { wanted.queries(canary.number, stable.number, &canaries) } else { Vec::new() };
+    let pods: Vec<&str> = canaries.iter().chain(&others).copied().collect();
+    let (read, measured) = match servers.get(&server) {
+        Some(server) => ask(server, &key, (&pods, window), &queries, now).await,
+        None => (
+            Err(format!(
+                "the operator's configuration has no Prometheus named {server:?}; correct spec.scaling.metrics.prometheusRef"
+            )),
+            Ok(Vec::new()),
+        ),
+    };
+    let is_news = {
+        let mut memory = memory.lock();
+        let PoolMemory { judging: Some(judging), .. } = &mut *memory else { return };
+        if (&judging.canary, &judging.stable) != (&canary, &stable) {
+            return;
+        }
+        if is_measured {
+            judging.measured_at = Some(Instant::now());
+        }
+        let before = judging.seen.clone();
+        // of a query of the user's own what was wrong last stays until it is asked again
+        match (&read, &measured) {
+            (Err(why), _) | (_, Err(why)) => judging.failing = Some(why.clone()),
+            (Ok(_), Ok(_)) if is_measured || wanted.queries(0, 0, &[]).is_empty() => judging.failing = None,
+            (Ok(_), Ok(_)) => {}
+        }
+        let lines = judging.take(read.as_deref(), measured.unwrap_or_default(), now);
+        tell(&key, &canary, &lines);
+        let after = &judging.seen;
+        let is_news = before.words != after.words || told(&before.judgement) != told(&after.judgement);
+        if is_news {
+            tracing::info!(
+                pool = %key, revision = canary.number, verdict = told(&after.judgement).0, why = why(&after.judgement), "an analysis says"
+            );
+        }
+        is_news
+    };
+    if is_news {
+        context.requests.ask(&key, "analysis").await;
+    }
+}
+
+/// What was scraped of these pods, and what the user's own queries yield; or why that cannot be known.
+async fn ask(
+    server: &PrometheusServer,
+    key: &PoolKey,
+    (pods, window): (&[&str], f64),
+    queries: &[(String, String)],
+    now: f64,
+) -> (Result<Vec<RevisionSeries>, String>, Result<Vec<Measurement>, String>) {
+    if pods.is_empty() {
+        return (Ok(Vec::new()), Ok(Vec::new()));
+    }
+    let read = server.read_revisions(now, whole(window.min(LONGEST_WINDOW_SECONDS)), key, pods).await;
+    let read = read.map_err(|error| with_causes(&error));
+    if !queries.is_empty() && !server.configuration().allows_overrides_of(&key.namespace) {
+        let (name, namespace) = (server.name(), &key.namespace);
+        let why = format!(
+            "pools of namespace {namespace} may not use queries of their own on Prometheus {name:?}; remove the query of \
+             spec.rollout.analysis.metrics, or add the namespace to its allowedNamespaces (chart: prometheus.servers.{name}.allowedNamespaces)"
+        );
+        return (read, Err(why));
+    }
+    let mut measured = Vec::with_capacity(queries.len());
+    for (metric, query) in queries {
+        match server.measure(now, key, metric, query).await {
+            Ok(measurement) => measured.push(measurement),
+            Err(error) => return (read, Err(with_causes(&error))),
+        }
+    }
+    (read, Ok(measured))
+}
+
+/// Writes what a verdict rests on to the log, one line for each look.
+fn tell(key: &PoolKey, canary: &RevisionId, lines: &[JudgeLine]) {
+    for line in lines {
+        match serde_json::to_string(line) {
+            Ok(judge) => tracing::info!(pool = %key, revision = canary.number, judge, "analysis sample"),
+            Err(error) => tracing::warn!(pool = %key, %error, "a sample of an analysis cannot be written"),
+        }
+    }
+}
+
+/// What of a judgement the machine acts on.
+fn told(judgement: &RolloutJudgement) -> (&'static str, bool) {
+    match judgement {
+        RolloutJudgement::Pass => ("Pass", true),
+        RolloutJudgement::Fail { .. } => ("Fail", true),
+        RolloutJudgement::Inconclusive { is_final, .. } => ("Inconclusive", *is_final),
+    }
+}
+
+fn why(judgement: &RolloutJudgement) -> &str {
+    match judgement {
+        RolloutJudgement::Pass => "no harm was found",
+        RolloutJudgement::Fail { why } | RolloutJudgement::Inconclusive { why, .. } => why,
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // bounded by its only caller; saturates
+fn whole(seconds: f64) -> u32 {
+    seconds.ceil().max(1.0) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::AnalysisSpec,
+        decide::analysis::{RevisionFigure, RevisionScrape, SampledFigure},
+    };
+
+    fn judging() -> Judging {
+        let spec: AnalysisSpec =
+            serde_yaml::from_str("metrics: [{name: Errors, compare: false, limitCount: 3}]").unwrap();
+        let id = |number| RevisionId { number, hash: format!("h{number}") };
+        Judging::new(id(7), id(6), RolloutAnalysis::of(&spec).unwrap())
+    }
+
+    /// A pod with so many errors in each of 60 s.
+    fn scraped(revision: u64, errors: f64) -> RevisionSeries {
+        let scrape = |second: u32| {
+            let second = f64::from(second);
+            let mut figures = [SampledFigure::Value(0.0); RevisionFigure::ALL.len()];
+            figures[RevisionFigure::Transactions as usize] = SampledFigure::Value(40.0 * second);
+            figures[RevisionFigure::Errors as usize] = SampledFigure::Value(errors * second);
+            RevisionScrape { at_seconds: 1000.0 + second, figures }
+        };
+        let (pod, slot) = (format!("shop-{revision}"), "b".to_owned());
+        RevisionSeries { pod, revision, slot, scrapes: (0..60).map(scrape).collect() }
+    }
+
+    #[test]
+    fn while_prometheus_cannot_be_asked_nothing_is_decided_and_what_was_found_worse_stays_so() {
+        let dead = "Prometheus \"default\", no answer in 2.0 s".to_owned();
+        let mut judged = judging();
+        judged.failing = Some(dead.clone());
+        judged.take(Err(&dead), Vec::new(), 1060.0);
+        let held = RolloutJudgement::Inconclusive { why: dead.clone(), is_final: false };
+        assert_eq!((&judged.seen.judgement, &judged.seen.words), (&held, &dead));
+        judged.failing = None;
+        let lines = judged.take(Ok(&[scraped(7, 0.0), scraped(6, 0.0)]), Vec::new(), 1061.0);
+        assert_eq!(judged.seen.judgement, RolloutJudgement::Pass);
+        assert!(lines[0].settings.is_some() && lines.len() > 50, "{}", lines.len());
+        judged.failing = Some(dead.clone());
+        judged.take(Err(&dead), Vec::new(), 1062.0);
+        assert_eq!(judged.seen.judgement, held, "what passed before is not known any more");
+
+        let mut judged = judging();
+        judged.take(Ok(&[scraped(7, 1.0), scraped(6, 0.0)]), Vec::new(), 1061.0);
+        assert!(why(&judged.seen.judgement).starts_with("worse on shop-7: Errors"), "{:?}", judged.seen);
+        judged.failing = Some(dead.clone());
+        judged.take(Err(&dead), Vec::new(), 1062.0);
+        assert_eq!(told(&judged.seen.judgement), ("Fail", true));
+    }
+
+    #[test]
+    fn without_series_of_any_pod_it_says_what_to_look_at() {
+        let mut judged = judging();
+        judged.take(Ok(&[]), Vec::new(), 1061.0);
+        assert!(judged.seen.words.contains("is each agent of this version, and scraped?"), "{:?}", judged.seen);
+    }
+
+    #[test]
+    fn what_is_stable_failed_or_undone_is_not_judged() {
+        let id = |number| RevisionId { number, hash: format!("h{number}") };
+        let rolling = RolloutMemory { stable: Some(id(6)), updated: Some(id(7)), ..RolloutMemory::default() };
+        assert_eq!(course(&rolling), Some((id(7), id(6), 0)));
+        assert_eq!(course(&RolloutMemory { updated: Some(id(6)), ..rolling.clone() }), None);
+        assert_eq!(course(&RolloutMemory { stable: None, ..rolling.clone() }), None);
+        assert_eq!(course(&RolloutMemory { failed_hashes: vec!["h7".to_owned()], ..rolling }), None);
+    }
+}
