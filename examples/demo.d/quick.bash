@@ -30,14 +30,14 @@ build() {
     eval "$($lab env quick)"
     return
   fi
-  [ -d target/quick ] || say "The first run compiles Sluice, unoptimised, into target/quick (1 GB): about three minutes on two cores."
+  [ -d target/quick ] || say "The first run compiles Sluice, unoptimised, into target/quick (1 GB): about a minute and a half on two cores."
   # waits for the network while cargo waits for the cores; told of below
   $lab build quick > "$out/packages.log" 2>&1 < /dev/null &
   fetching=$!
   step "Fetching Sluice's crates" "10 s" cargo fetch --locked
   host=$(rustc -vV | sed -n 's/^host: //p')
   crates=$(cargo tree --locked --offline "${programs[@]}" --edges normal,build --target "$host" --prefix none --format '{p}' | sed 's/ (\*)$//' | sort -u | wc -l)
-  step "Compiling Sluice" "3 min" cargo build --locked --offline "${programs[@]}" --bin sluice-agent --bin demo-operator
+  step "Compiling Sluice" "90 s" cargo build --locked --offline "${programs[@]}" --bin sluice-agent --bin demo-operator
   crates=
   wait $fetching || :
   step "PgBouncer, PostgreSQL, Prometheus" "30 s" $lab build quick
@@ -158,15 +158,15 @@ story() {
   local pod
   phase quiet "Quiet: three pods, 8 orders a second each"
   for pod in "${pods[@]}"; do orders "$pod" 8; done
-  watch_for "${SLUICE_DEMO_SECONDS:-20}" quiet
+  watch_for "${SLUICE_DEMO_SECONDS:-12}" quiet
 
   phase rush "Rush: eight times the orders, all of the rest at shop-1"
   orders shop-1 64
-  watch_for "${SLUICE_DEMO_SECONDS:-25}" rush
+  watch_for "${SLUICE_DEMO_SECONDS:-24}" rush
 
   phase slow "The database takes twice as long"
   pace 200
-  watch_for "${SLUICE_DEMO_SECONDS:-25}" slow
+  watch_for "${SLUICE_DEMO_SECONDS:-18}" slow
   pace 100
 
   phase leak "Quiet again, and a report beside shop-3 that forgets to commit"
@@ -174,7 +174,7 @@ story() {
   pgbench --no-vacuum --file="$run/report.sql" --client=3 --time=86400 -h 127.0.0.1 -p "${port_of[shop-3]}" -U shop shop \
     > "$run/log/report" 2>&1 < /dev/null &
   load_of[report]=$!
-  watch_for "${SLUICE_DEMO_SECONDS:-35}" leak
+  watch_for "${SLUICE_DEMO_SECONDS:-30}" leak
 }
 
 last_words() {
