@@ -376,6 +376,7 @@ impl Bench<'_> {
         })?;
         operator.leads(Duration::from_mins(1))?;
         self.wait_for_shares(&operator)?;
+        operator.decides(Duration::from_secs(self.options.grant_seconds))?;
         self.wait_for_usual_writes(&operator)?;
         sleep(Duration::from_secs(self.options.settle_seconds));
         let limit = self.sidecar_limit()?;

@@ -95,6 +95,11 @@ impl Operator {
         wait_for("the operator leads", within, || (!self.logged("this process is the leader").is_empty()).then_some(()))
     }
 
+    /// Waits until it decides: one that finds its grants there may not have read anything yet.
+    pub fn decides(&self, within: Duration) -> Result<(), Failure> {
+        wait_for("the operator decides", within, || (!self.logged("target changed").is_empty()).then_some(()))
+    }
+
     /// The most memory that it took since this was asked last, in KiB.
     pub fn most_kibibytes(&self) -> u64 {
         self.seen.most_kibibytes.swap(0, Ordering::Relaxed)

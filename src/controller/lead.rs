@@ -107,11 +107,11 @@ async fn look_at_pools(context: Arc<Context>, mut requested: mpsc::Receiver<Pool
         context.stores.pools.wait_until_ready().await?;
         context.stores.revisions.wait_until_ready().await
     };
-    if let Err(error) = ready.await {
+    let mut queue = WorkQueue::default();
+    if let Err(error) = queue_until(ready, &mut requested, &mut queue).await {
         tracing::error!(%error, "the watch of pools or of revisions has ended");
         return;
     }
-    let mut queue = WorkQueue::default();
     let mut looks = FuturesUnordered::new();
     loop {
         while queue.served() < CONCURRENCY
@@ -132,5 +132,48 @@ async fn look_at_pools(context: Arc<Context>, mut requested: mpsc::Receiver<Pool
             Some((pool, again)) = looks.next() => queue.done(pool, again, Instant::now()),
             () = sleep_until(next_due.unwrap_or_else(Instant::now)), if next_due.is_some() => queue.wake(Instant::now()),
         }
+    }
+}
+
+/// Takes up what is asked for until this is ready. Whoever fills the stores asks for looks meanwhile, of every pod there is, and would wait
+/// for a place for ever: the stores would never be full.
+async fn queue_until<T>(
+    ready: impl Future<Output = T>,
+    requested: &mut mpsc::Receiver<PoolKey>,
+    queue: &mut WorkQueue,
+) -> T {
+    tokio::pin!(ready);
+    loop {
+        tokio::select! {
+            ready = &mut ready => return ready,
+            Some(pool) = requested.next() => queue.ask(pool),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::controller::look_requests;
+
+    #[tokio::test]
+    async fn the_first_lists_end_however_many_looks_they_ask_for() {
+        const PODS: usize = 20_000;
+        const POOLS: usize = 10;
+        let (requests, mut requested) = look_requests::requests();
+        let listed = async {
+            for pod in 0..PODS {
+                requests.ask(&PoolKey::new("shop", format!("pool-{}", pod % POOLS)), "pod").await;
+            }
+        };
+        let mut queue = WorkQueue::default();
+        let ended = timeout(Duration::from_mins(1), queue_until(listed, &mut requested, &mut queue)).await;
+        assert!(ended.is_ok(), "they wait for a place that nobody makes");
+        let asked = std::iter::from_fn(|| queue.take()).count();
+        assert_eq!(asked, POOLS, "of each pool once");
     }
 }
