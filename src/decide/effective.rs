@@ -404,7 +404,7 @@ fn rollout_strategy(rollout: &Layers<'_, RolloutSpec>) -> Result<RolloutStrategy
         None => DEFAULT_STEPS.to_vec(),
     };
     let weighs = |step: &RolloutStep| matches!(step, RolloutStep::OnePod | RolloutStep::SetWeight { .. });
-    let weight = steps.iter().position(weighs);
+    let first_weight = steps.iter().position(weighs);
     let origin = || canary.origin(|canary| canary.steps.as_ref().map(drop));
     match (&analysis, steps.iter().position(|step| *step == RolloutStep::Analysis)) {
         (None, Some(_)) => {
@@ -413,7 +413,7 @@ fn rollout_strategy(rollout: &Layers<'_, RolloutSpec>) -> Result<RolloutStrategy
                 origin()
             )));
         }
-        (Some(_), Some(first)) if weight.is_none_or(|weight| first < weight) => {
+        (Some(_), Some(first)) if first_weight.is_none_or(|weight| first < weight) => {
             return Err(refuse(format!(
                 "spec.rollout.canary.steps[{first}] ({}) waits for an analysis before any pod runs the revision, and would never end: put a \
                  setWeight before it",
@@ -422,7 +422,7 @@ fn rollout_strategy(rollout: &Layers<'_, RolloutSpec>) -> Result<RolloutStrategy
         }
         // nothing is promoted that was not proven
         (Some(_), None) => {
-            steps.extend(weight.is_none().then_some(RolloutStep::SetWeight { percent: 100 }));
+            steps.extend(first_weight.is_none().then_some(RolloutStep::SetWeight { percent: 100 }));
             steps.push(RolloutStep::Analysis);
         }
         _ => {}

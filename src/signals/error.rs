@@ -31,9 +31,9 @@ pub enum ReadSubject {
         /// The pool.
         pool: PoolKey,
         /// Name of the metric.
-        metric: String,
+        metric: Box<str>,
         /// The query.
-        query: String,
+        query: Box<str>,
     },
     /// Everything of one tick.
     All,

@@ -226,7 +226,7 @@ impl PrometheusServer {
         query: &str,
     ) -> Result<Measurement, ReadError> {
         let (pool, name, text) = (pool.clone(), metric.to_owned(), query.to_owned());
-        let asked = ReadSubject::Measurement { pool, metric: name.clone(), query: text };
+        let asked = ReadSubject::Measurement { pool, metric: name.as_str().into(), query: text.into() };
         let session = self.session(now_seconds, self.deadline_of_all()).await?;
         let question = Question { client: &session.clients.other, query, most_series: Some(MOST_SERIES) };
         let mut body = Body { bytes: Vec::new(), limit: LARGEST_NUMBER };

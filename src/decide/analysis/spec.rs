@@ -160,10 +160,10 @@ mod tests {
         let figures = |interval| {
             let settings = analysis.settings(interval);
             settings.check().expect("it can be");
-            [settings.past_seconds, settings.planned_exposure_seconds, settings.max_exposure_seconds]
+            [settings.past_seconds, settings.planned_exposure_seconds, settings.max_exposure_seconds].map(f64::to_bits)
         };
-        assert_eq!(figures(1.0), [120.0, 30.0, 180.0]);
-        assert_eq!(figures(15.0), [360.0, 90.0, 360.0]);
-        assert_eq!(figures(60.0), [1440.0, 360.0, 1440.0]);
+        assert_eq!(figures(1.0), [120.0, 30.0, 180.0].map(f64::to_bits));
+        assert_eq!(figures(15.0), [360.0, 90.0, 360.0].map(f64::to_bits));
+        assert_eq!(figures(60.0), [1440.0, 360.0, 1440.0].map(f64::to_bits));
     }
 }

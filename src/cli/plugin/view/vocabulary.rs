@@ -8,11 +8,12 @@ use crate::{
 };
 
 /// Why a spec is not accepted: these come with the refusal.
-const REFUSALS: [&str; 10] = [
+const REFUSALS: [&str; 11] = [
     "AdaptiveNeedsTransactionMode",
     "ClassNotFound",
     "EnvironmentNotAllowed",
     "ImageNotAllowed",
+    "InvalidAnalysis",
     "InvalidBounds",
     "InvalidName",
     "InvalidNumber",
