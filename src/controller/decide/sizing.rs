@@ -281,7 +281,7 @@ fn target_before(pool: &ConnectionPool, key: &PoolKey, facts: &[Arc<PodFacts>], 
 /// What the agents of these pods said last, in their order.
 fn answers(context: &Context, key: &PoolKey, facts: &[Arc<PodFacts>]) -> Vec<AgentAnswer> {
     let answers = context.poller.answers(key);
-    facts.iter().map(|pod| answers.of(&pod.uid)).collect()
+    facts.iter().map(|pod| answers.of(&pod.uid).answer).collect()
 }
 
 /// Sum of the limits that agents read back; none while none has.

@@ -27,7 +27,13 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use self::surroundings::Surroundings;
-use super::{context::Context, gateway, judging::Judging, memory::PoolMemory, prove::AgentAnswers};
+use super::{
+    context::Context,
+    gateway,
+    judging::Judging,
+    memory::PoolMemory,
+    prove::{AgentAnswers, HeardAnswer},
+};
 use crate::{
     api::ConnectionPool,
     decide::plan::{FailedWrite, GatewaySeen, Observed, PodFacts, PodSeen},
@@ -94,9 +100,10 @@ fn pods_seen(facts: Vec<Arc<PodFacts>>, answers: &AgentAnswers, memory: &PoolMem
     let now = Instant::now();
     let seen = |facts: Arc<PodFacts>| {
         let demand = memory.demands.get(&facts.uid).copied();
+        let HeardAnswer { answer, is_outdated } = answers.of(&facts.uid);
         PodSeen {
-            answer: answers.of(&facts.uid),
-            is_answer_outdated: answers.are_outdated(&facts.uid),
+            answer,
+            is_answer_outdated: is_outdated,
             measured: memory.proofs.get(&facts.uid).copied(),
             reporting: demand.is_some(),
             demand,

@@ -16,12 +16,13 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+pub use self::schedule::HeardAnswer;
 use self::schedule::{PollSchedule, PolledPods, StatusRequest};
 use super::{context::Context, look_requests::LookRequests};
 use crate::{
     causes::with_causes,
     contract::StatusReport,
-    decide::plan::{AgentAnswer, Plan, PodFacts},
+    decide::plan::{Plan, PodFacts},
     domain::PoolKey,
     http::OperatorMetrics,
 };
@@ -41,13 +42,8 @@ pub struct AgentAnswers<'a>(Option<MappedMutexGuard<'a, PolledPods>>);
 
 impl AgentAnswers<'_> {
     /// What the agent of a pod said last.
-    pub fn of(&self, uid: &str) -> AgentAnswer {
-        self.0.as_ref().map_or(AgentAnswer::NotAsked, |pods| pods.answer(uid))
-    }
-
-    /// Whether the pod was told another revision since its agent said that.
-    pub fn are_outdated(&self, uid: &str) -> bool {
-        self.0.as_ref().is_some_and(|pods| pods.is_outdated(uid))
+    pub fn of(&self, uid: &str) -> HeardAnswer {
+        self.0.as_ref().map_or(HeardAnswer::NOTHING, |pods| pods.heard(uid))
     }
 }
 
@@ -146,7 +142,10 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::controller::{look_requests, observe::pods::PodIndex};
+    use crate::{
+        controller::{look_requests, observe::pods::PodIndex},
+        decide::plan::AgentAnswer,
+    };
 
     fn shop() -> PoolKey {
         PoolKey::new("ns", "shop")
@@ -237,6 +236,18 @@ mod tests {
         assert_eq!(answers(&poller, &renewed(Some(2))), (false, true));
         assert_eq!(answers(&poller, &renewed(Some(0))), (true, false));
     }
+
+    #[test]
+    fn who_is_not_mentioned_any_more_is_asked_no_more_and_who_has_moved_where_it_is_now() {
+        let poller = AgentPoller::default();
+        let [one, two, three] = [1, 2, 3].map(|number| Ipv4Addr::new(10, 0, 0, number));
+        expect(&poller, &shop(), &pods(&shop(), &[one, two], 1), true);
+        expect(&poller, &shop(), &at(9131, pods(&shop(), &[two, three], 1)), true);
+        let later = Instant::now() + Duration::from_mins(1);
+        let asked = std::iter::from_fn(|| poller.schedule.lock().next(later)).map(|request| request.address);
+        assert_eq!(asked.collect::<Vec<_>>(), ["10.0.0.2:9131", "10.0.0.3:9131"]);
+    }
+
     /// Silent, as behind a policy that drops whatever comes: their sockets take a connection and nobody answers.
     const SILENT: usize = 300;
     /// Whoever waits for a silent pod waits for 2 s.
@@ -335,7 +346,7 @@ mod tests {
         });
         let have_answered = |pool: &PoolKey, addresses: &[Ipv4Addr]| {
             let answers = poller.answers(pool);
-            addresses.iter().all(|address| matches!(answers.of(&address.to_string()), AgentAnswer::Report(_)))
+            addresses.iter().all(|address| matches!(answers.of(&address.to_string()).answer, AgentAnswer::Report(_)))
         };
         // all of the others are asked for the first time while the silent ones are
         for (_, pool, addresses) in &answering {
@@ -409,7 +420,7 @@ mod tests {
     fn what_an_agent_said_before_its_pod_was_told_a_revision_proves_nothing_of_it_until_it_says_so_again() {
         let poller = poller();
         let uid = "10.0.0.1";
-        let outdated = || poller.answers(&shop()).are_outdated(uid);
+        let outdated = || poller.answers(&shop()).of(uid).is_outdated;
         assert_eq!(answers(&poller, &json!({})), (true, false));
         assert!(!outdated());
         poller.told(&shop(), uid);

@@ -61,6 +61,20 @@ impl LastAnswer {
     }
 }
 
+/// What the agent of a pod said last, as a plan reads it.
+#[derive(Clone, Debug)]
+pub struct HeardAnswer {
+    /// The answer, or that there is none.
+    pub answer: AgentAnswer,
+    /// Whether the pod was told another revision since.
+    pub is_outdated: bool,
+}
+
+impl HeardAnswer {
+    /// Nothing, of a pod that was not asked.
+    pub const NOTHING: Self = Self { answer: AgentAnswer::NotAsked, is_outdated: false };
+}
+
 /// Whether a pod waits to be asked, or for its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PollState {
@@ -72,9 +86,10 @@ enum PollState {
 
 /// One pod.
 struct PolledPod {
-    address: String,
-    /// The annotations that it was last asked about, by the version of the object.
-    version: String,
+    /// As it was when it was last said what it must be seen to run.
+    pod: Arc<PodFacts>,
+    /// When that was: [`PolledPods::round`].
+    mentioned: u64,
     is_open: bool,
     turn: PollState,
     pause: Duration,
@@ -90,6 +105,8 @@ struct PolledPod {
 #[derive(Default)]
 pub(super) struct PolledPods {
     of: HashMap<String, PolledPod>,
+    /// How often it was said what the pods must be seen to run: who was not mentioned the last time is gone.
+    round: u64,
     /// Those that wait to be asked, by what is known of them.
     due: [BTreeSet<(Instant, String)>; 3],
     /// How many have answered last.
@@ -126,18 +143,15 @@ impl PollSchedule {
     /// not mentioned are forgotten.
     pub(super) fn expect(&mut self, pool: &PoolKey, pods: &[Arc<PodFacts>], open: &HashSet<&str>, now: Instant) {
         let polled = self.pools.entry(pool.clone()).or_default();
-        let mut mentioned = HashSet::new();
-        for pod in pods {
-            let Some(address) = &pod.address else { continue };
-            let address = agent_at(address, pod);
-            if pod.sidecar != SidecarSeen::Running {
-                continue;
-            }
-            mentioned.insert(pod.uid.as_str());
-            polled.expect(pod, &address, open.contains(pod.uid.as_str()), now);
+        polled.round += 1;
+        let mut mentioned = 0;
+        for pod in pods.iter().filter(|pod| pod.address.is_some() && pod.sidecar == SidecarSeen::Running) {
+            polled.expect(pod, open.contains(pod.uid.as_str()), now);
+            mentioned += 1;
         }
-        if polled.of.len() > mentioned.len() {
-            let gone: Vec<String> = polled.of.keys().filter(|uid| !mentioned.contains(uid.as_str())).cloned().collect();
+        if polled.of.len() > mentioned {
+            let is_gone = |(_, entry): &(&String, &PolledPod)| entry.mentioned != polled.round;
+            let gone: Vec<String> = polled.of.iter().filter(is_gone).map(|(uid, _)| uid.clone()).collect();
             for uid in gone {
                 polled.forget(&uid);
             }
@@ -196,21 +210,18 @@ impl PollSchedule {
 
 impl PolledPods {
     /// What the agent of a pod said last.
-    pub(super) fn answer(&self, uid: &str) -> AgentAnswer {
-        match self.of.get(uid).map(|entry| &entry.heard) {
-            None | Some(LastAnswer::Nothing) => AgentAnswer::NotAsked,
-            Some(LastAnswer::Report(report)) => AgentAnswer::Report(report.clone()),
-            Some(LastAnswer::Silence { since, error, last }) => {
+    pub(super) fn heard(&self, uid: &str) -> HeardAnswer {
+        let Some(entry) = self.of.get(uid) else { return HeardAnswer::NOTHING };
+        let answer = match &entry.heard {
+            LastAnswer::Nothing => AgentAnswer::NotAsked,
+            LastAnswer::Report(report) => AgentAnswer::Report(report.clone()),
+            LastAnswer::Silence { since, error, last } => {
                 let seconds = i64::try_from(since.elapsed().as_secs()).unwrap_or(i64::MAX);
                 let since = Timestamp::now().as_second().saturating_sub(seconds);
                 AgentAnswer::Unreachable { since, error: error.clone(), last: last.clone() }
             }
-        }
-    }
-
-    /// Whether a pod was told another revision since it said that.
-    pub(super) fn is_outdated(&self, uid: &str) -> bool {
-        self.of.get(uid).is_some_and(|entry| entry.is_outdated)
+        };
+        HeardAnswer { answer, is_outdated: entry.is_outdated }
     }
 
     /// A pod is told another revision: what was heard of it, or is on its way, may be of the one before.
@@ -223,11 +234,11 @@ impl PolledPods {
         }
     }
 
-    fn expect(&mut self, pod: &PodFacts, address: &str, is_open: bool, now: Instant) {
+    fn expect(&mut self, pod: &Arc<PodFacts>, is_open: bool, now: Instant) {
         let Some(entry) = self.of.get_mut(&pod.uid) else {
             let entry = PolledPod {
-                address: address.to_owned(),
-                version: pod.resource_version.clone(),
+                pod: pod.clone(),
+                mentioned: self.round,
                 is_open,
                 turn: PollState::Due(now),
                 pause: FIRST_PAUSE,
@@ -239,12 +250,15 @@ impl PolledPods {
             self.of.insert(pod.uid.clone(), entry);
             return;
         };
-        let has_news = is_open && (entry.version != pod.resource_version || !entry.is_open);
-        entry.version.clone_from(&pod.resource_version);
+        entry.mentioned = self.round;
+        // the common case, for thousands of pods
+        if Arc::ptr_eq(&entry.pod, pod) && entry.is_open == is_open {
+            return;
+        }
+        let has_news = is_open && (entry.pod.resource_version != pod.resource_version || !entry.is_open);
+        let has_moved = agent_of(&entry.pod) != agent_of(pod);
+        entry.pod = pod.clone();
         entry.is_open = is_open;
-        let has_moved = entry.address != address;
-        entry.address.clear();
-        entry.address.push_str(address);
         let responsiveness = entry.heard.responsiveness();
         match &mut entry.turn {
             PollState::Asked { has_news: known } => *known |= has_news || has_moved,
@@ -302,7 +316,8 @@ impl PolledPods {
         let (_, uid) = self.due[kept as usize].pop_first()?;
         let entry = self.of.get_mut(&uid)?;
         entry.turn = PollState::Asked { has_news: false };
-        Some((uid, entry.address.clone()))
+        let address = address_of_agent(&entry.pod);
+        Some((uid, address))
     }
 
     /// Takes in an answer. True when it says something new.
@@ -382,8 +397,14 @@ fn silence(before: &LastAnswer, error: String, now: Instant) -> LastAnswer {
 }
 
 /// Where the agent of a pod listens: address and port.
-fn agent_at(address: &str, pod: &PodFacts) -> String {
+fn agent_of(pod: &PodFacts) -> (&str, u16) {
     let port = pod.injection.as_ref().map_or(METRICS_PORT, |injection| injection.agent_port);
+    (pod.address.as_deref().unwrap_or_default(), port)
+}
+
+/// The same, as it is written in a URL.
+fn address_of_agent(pod: &PodFacts) -> String {
+    let (address, port) = agent_of(pod);
     if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }
 

@@ -1,7 +1,9 @@
 //! The conditions of a pool, from what is known and what was decided. `Ready` sums up the others.
 
 use super::{
-    Figures, bypass, memory,
+    Figures,
+    alike::AskedOnce,
+    bypass, memory,
     observed::{
         AgentAnswer, Annotation, BudgetSeen, GatewaySeen, Observed, PodSeen, PodsRefused, Poolers, ROLLOUT, SidecarSeen,
     },
@@ -272,17 +274,23 @@ impl PodsRefused {
     }
 }
 
-/// True when the pod was created with what a new one would get.
-pub(super) fn is_current(observed: &Observed, pod: &PodSeen) -> bool {
-    match (observed.injection, &pod.injection) {
-        (Some(wanted), Some(has)) => *wanted == **has,
-        _ => true,
-    }
+/// The pods that were created with something else than a new one would get.
+fn old_pods<'a>(observed: &'a Observed) -> impl Iterator<Item = &'a PodSeen> {
+    let mut are_current = AskedOnce::default();
+    observed.pods.iter().filter(move |pod| match (observed.injection, &pod.injection) {
+        (Some(wanted), Some(has)) => !are_current.of(has, |has| has == wanted),
+        _ => false,
+    })
+}
+
+/// How many pods were created with what a new one would get.
+pub(super) fn current_pods(observed: &Observed) -> usize {
+    observed.pods.len() - old_pods(observed).count()
 }
 
 fn pods_current(observed: &Observed) -> Condition {
     let namespace = observed.pool.metadata.namespace.as_deref().unwrap_or_default();
-    let old: Vec<&PodSeen> = observed.pods.iter().filter(|pod| !is_current(observed, pod)).collect();
+    let old: Vec<&PodSeen> = old_pods(observed).collect();
     if old.is_empty() {
         return yes(PODS_CURRENT, reasons::UP_TO_DATE, "every pod was created with what is in force now");
     }
@@ -329,7 +337,7 @@ fn gateway_available(gateway: &GatewaySeen) -> Condition {
 
 /// A gateway's Deployment replaces its pods by itself.
 fn gateway_current(observed: &Observed) -> Condition {
-    match observed.pods.iter().filter(|pod| !is_current(observed, pod)).count() {
+    match old_pods(observed).count() {
         0 => yes(PODS_CURRENT, reasons::UP_TO_DATE, "every pod was created with what is in force now"),
         old => no(
             PODS_CURRENT,

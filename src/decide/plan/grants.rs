@@ -56,7 +56,9 @@ pub(super) fn plan(
     let most = lets_in
         .map_or(effective.max_allowed, |most| effective.max_allowed.min(most.saturating_add(sessions).max(floors)));
     let rule = rule(effective, wanted, effective.min_allowed.saturating_add(sessions), most, frozen);
-    let pods: Vec<Claimant> = observed.pods.iter().map(|pod| as_pod(pod, name, rule, for_sessions)).collect();
+    let standings: Vec<Standing> = observed.pods.iter().map(|pod| Standing::of(pod, name)).collect();
+    let claimant = |(pod, standing)| as_pod(pod, standing, rule, for_sessions);
+    let pods: Vec<Claimant> = observed.pods.iter().zip(&standings).map(claimant).collect();
     let plan = shares::step(&pods, effective.floor_per_pod, rule);
 
     let mut writes: Vec<(usize, PodGrant, Option<Move>)> = plan
@@ -78,14 +80,11 @@ pub(super) fn plan(
     for (index, ..) in &writes {
         is_written[*index] = true;
     }
-    for (index, (pod, known)) in observed.pods.iter().zip(&pods).enumerate() {
-        let annotated = match &pod.grant {
-            Annotation::Read(document) => document.pools.get(name),
-            Annotation::Missing | Annotation::Unreadable { .. } => None,
-        };
+    for (index, (pod, standing)) in observed.pods.iter().zip(&standings).enumerate() {
+        let annotated = standing.annotated.filter(|_| matches!(pod.grant, Annotation::Read(_)));
         let paused = frozen && reacts_itself(pod, name);
-        if let Some(grant) = known.grant.filter(|_| !is_written[index])
-            && annotated.is_none_or(|annotated| annotated.paused != paused || is_behind(pod, name))
+        if let Some(grant) = pods[index].grant.filter(|_| !is_written[index])
+            && annotated.is_none_or(|annotated| annotated.paused != paused || standing.is_behind())
         {
             writes.push((index, PodGrant { paused, ..grant }, None));
         }
@@ -100,14 +99,41 @@ pub(super) fn plan(
     }
 }
 
+/// What is known of a pod's grant to the pool.
+struct Standing<'a> {
+    /// What the annotation says, or said when it could be read last.
+    annotated: Option<PodGrant>,
+    /// Where the annotation stands.
+    stamp: Option<Stamp>,
+    /// What its agent said last.
+    report: Option<&'a StatusReport>,
+    /// Where the newest grant stands that anybody knows of: the annotation, or what its agent has seen.
+    newest: Stamp,
+}
+
+impl<'a> Standing<'a> {
+    fn of(pod: &'a PodSeen, pool: &str) -> Self {
+        let document = pod.grant.last_known();
+        let annotated = document.and_then(|document| document.pools.get(pool)).copied();
+        let stamp = document.zip(annotated).map(|(document, grant)| Stamp { epoch: document.epoch, seq: grant.seq });
+        let report = pod.answer.report().filter(|report| report.pool == pool);
+        let seen = report.map(stamp_of).filter(|seen| seen.is_after(stamp.unwrap_or_default()));
+        Self { annotated, stamp, report, newest: seen.or(stamp).unwrap_or_default() }
+    }
+
+    /// Whether the agent has seen a later grant than the annotation has.
+    fn is_behind(&self) -> bool {
+        self.stamp.is_some_and(|annotated| self.newest != annotated)
+    }
+}
+
 /// A pod as the division of shares sees it.
-fn as_pod<'a>(pod: &'a PodSeen, pool: &str, rule: SharingRule, for_sessions: u32) -> Claimant<'a> {
-    let annotated = pod.grant.last_known().and_then(|document| document.pools.get(pool)).copied();
-    let report = pod.answer.report().filter(|report| report.pool == pool);
+fn as_pod<'a>(pod: &'a PodSeen, standing: &Standing<'a>, rule: SharingRule, for_sessions: u32) -> Claimant<'a> {
+    let &Standing { annotated, report, newest, .. } = standing;
     let grant = match (annotated, &pod.grant, report) {
         // an older annotation has come back, from a backup say: the agent takes it for an old one and stays with what it has, which
         // counts until a newer one was written
-        (Some(grant), _, Some(report)) if is_behind(pod, pool) => Some(PodGrant {
+        (Some(grant), _, Some(report)) if standing.is_behind() => Some(PodGrant {
             share: report.share,
             granted: grant.granted.max(report.share),
             floor: 0,
@@ -131,7 +157,7 @@ fn as_pod<'a>(pod: &'a PodSeen, pool: &str, rule: SharingRule, for_sessions: u32
     let shown = shown.map_or(0, |shown| shown.share);
     let grant = grant.map(|grant| PodGrant {
         // never behind what the agent has seen, or it would take the next grant for an old one
-        seq: stamp(pod, pool).seq,
+        seq: newest.seq,
         granted: grant.granted.max(pod.doubtful_granted).max(shown),
         ..grant
     });
@@ -144,12 +170,12 @@ fn as_pod<'a>(pod: &'a PodSeen, pool: &str, rule: SharingRule, for_sessions: u32
         created_seconds: pod.created,
         phase: pod.phase,
         grant,
-        proof: proof(pod, pool),
+        proof: proof(pod, standing),
         demand: pod.demand.map(|demand| PodDemand {
             mean: demand.mean + f64::from(for_sessions),
             peak: demand.peak + f64::from(for_sessions),
         }),
-        tries: tries(&pod.answer, pool).map_or(0, |tries| tries.saturating_add(for_sessions)),
+        tries: tries(pod, standing).map_or(0, |tries| tries.saturating_add(for_sessions)),
     }
 }
 
@@ -159,25 +185,18 @@ fn reacts_itself(pod: &PodSeen, pool: &str) -> bool {
     revision.is_some_and(|revision| revision.settings.scaling.limit_source == LimitSource::LocalReaction)
 }
 
-/// Whether the agent has seen a later grant than the annotation has.
-fn is_behind(pod: &PodSeen, pool: &str) -> bool {
-    let annotated = pod.grant.last_known().and_then(|document| document.stamp(pool));
-    annotated.is_some_and(|annotated| stamp(pod, pool) != annotated)
-}
-
 /// What the agent tries to hold while the database refuses more: the next one, unless its load has gone.
-fn tries(answer: &AgentAnswer, pool: &str) -> Option<u32> {
-    let AgentAnswer::Report(report) = answer else { return None };
-    let full = report.server_full.as_ref().filter(|_| report.pool == pool)?;
+fn tries(pod: &PodSeen, standing: &Standing<'_>) -> Option<u32> {
+    let report = standing.report.filter(|_| matches!(pod.answer, AgentAnswer::Report(_)))?;
+    let full = report.server_full.as_ref()?;
     let held = report.held.map_or(full.at_most, |held| held.held);
     Some(full.at_most.min(held.saturating_add(1)))
 }
 
 /// What the agent proved: the share in force by the console's own answer, and what is open; else what Prometheus has of it. What
 /// is in force by it counts for the newest grant alone, what is open counts anyhow.
-fn proof(pod: &PodSeen, pool: &str) -> Option<shares::GrantProof> {
-    let newest = stamp(pod, pool);
-    let told = pod.answer.report().filter(|report| report.pool == pool).and_then(|report| {
+fn proof(pod: &PodSeen, &Standing { report, newest, .. }: &Standing<'_>) -> Option<shares::GrantProof> {
+    let told = report.and_then(|report| {
         let held = report.held?.held;
         let seq = if newest.is_after(stamp_of(report)) { 0 } else { newest.seq };
         // the share counts as in force only as far as the pooler's own bound says so
@@ -193,13 +212,6 @@ fn proof(pod: &PodSeen, pool: &str) -> Option<shares::GrantProof> {
     told.or_else(measured)
 }
 
-/// Where the newest grant of the pod stands that anybody knows of: the annotation, or what its agent has seen.
-fn stamp(pod: &PodSeen, pool: &str) -> Stamp {
-    let annotated = pod.grant.last_known().and_then(|document| document.stamp(pool)).unwrap_or_default();
-    let seen = pod.answer.report().filter(|report| report.pool == pool).map(stamp_of);
-    seen.filter(|seen| seen.is_after(annotated)).unwrap_or(annotated)
-}
-
 /// Where the grant stands that the agent works with.
 const fn stamp_of(report: &StatusReport) -> Stamp {
     Stamp { epoch: report.epoch, seq: report.seq }
@@ -207,7 +219,7 @@ const fn stamp_of(report: &StatusReport) -> Stamp {
 
 /// The document for a pod, the entries of its other pools kept. It comes after everything that the pod's agent may have seen.
 pub(super) fn document(pod: &PodSeen, pool: &str, epoch: u64, grant: PodGrant) -> GrantDocument {
-    let Stamp { epoch, seq } = stamp(pod, pool).next(epoch);
+    let Stamp { epoch, seq } = Standing::of(pod, pool).newest.next(epoch);
     let mut pools: BTreeMap<String, PodGrant> =
         pod.grant.last_known().map(|document| document.pools.clone()).unwrap_or_default();
     pools.insert(pool.to_owned(), PodGrant { seq, ..grant });

@@ -3,6 +3,7 @@
 //! The shell carries the plan out in the order of its fields: the revision before the pods that are to run it, the pods
 //! before the status that tells of them. It may stop between any two writes: the next plan is made from what is there.
 
+mod alike;
 mod bypass;
 mod conditions;
 mod grants;

@@ -152,7 +152,7 @@ fn counts(observed: &Observed, figures: &Figures) -> PodCounts {
     PodCounts {
         matched: injected + observed.uninjected.as_ref().map_or(0, |uninjected| uninjected.pods),
         injected,
-        current: count(observed.pods.iter().filter(|pod| conditions::is_current(observed, pod)).count()),
+        current: count(conditions::current_pods(observed)),
         proven: count(figures.proven),
         reporting: count(observed.pods.iter().filter(|pod| pod.reporting).count()),
     }

@@ -9,10 +9,13 @@ use std::{
     sync::Arc,
 };
 
-use super::observed::{AgentAnswer, Annotation, Observed, PodSeen, RevisionSeen, SidecarSeen};
+use super::{
+    alike::AskedOnce,
+    observed::{AgentAnswer, Annotation, Observed, PodSeen, RevisionSeen, SidecarSeen},
+};
 use crate::{
     api::ROLLOUT_ANNOTATION,
-    contract::{PoolRevision, Settings, UpstreamSeen, UpstreamState, unknown_to},
+    contract::{PoolRevision, RevisionDocument, Settings, UpstreamSeen, UpstreamState, unknown_to},
     decide::{
         effective::RolloutStrategy,
         rollout::{self, RevisionId, RolloutInput, RolloutMemory, RolloutMove, RolloutPod, settings_hash},
@@ -161,7 +164,9 @@ pub(super) fn plan(
 
     let members: Vec<usize> =
         (0..observed.pods.len()).filter(|&pod| observed.pods[pod].phase != PodPhase::Terminating).collect();
-    let pods: Vec<RolloutPod> = members.iter().map(|&pod| as_pod(&observed.pods[pod], name, &history)).collect();
+    let mut are_ours = AskedOnce::default();
+    let pods: Vec<RolloutPod> =
+        members.iter().map(|&pod| as_pod(&observed.pods[pod], name, &history, &mut are_ours)).collect();
     let revisions: Vec<RevisionId> = history.known.values().map(|(id, _)| id.clone()).collect();
     let strategy = pace.strategy;
     let is_held = database_fails(observed, name, &memory);
@@ -289,10 +294,18 @@ fn writes(
 }
 
 /// A pod as the rollout sees it.
-fn as_pod<'a>(pod: &'a PodSeen, pool: &str, history: &History) -> RolloutPod<'a> {
-    let told = on_pod(pod, pool).filter(|told| told.revision > 0);
+fn as_pod<'a>(
+    pod: &'a PodSeen,
+    pool: &str,
+    history: &History,
+    are_ours: &mut AskedOnce<'a, RevisionDocument>,
+) -> RolloutPod<'a> {
     // a number with other settings than its revision has: not ours
-    let told = told.filter(|told| history.get(told.revision).is_none_or(|known| **known == **told));
+    let is_ours = |told: &PoolRevision| history.get(told.revision).is_none_or(|known| **known == *told);
+    let document = pod.revision.last_known();
+    let document =
+        document.filter(|document| are_ours.of(document, |document| document.pools.get(pool).is_some_and(is_ours)));
+    let told = document.and_then(|document| document.pools.get(pool)).filter(|told| told.revision > 0);
     let understood = |settings: &Settings| match &pod.answer {
         AgentAnswer::Report(report) if !pod.is_answer_outdated && unknown_to(report, settings).is_empty() => {
             report.revision
