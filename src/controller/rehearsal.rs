@@ -118,7 +118,7 @@ impl Rehearsal {
     fn learn(&self, scene: Scene) {
         let facts = self.context.pods.of(&self.key);
         let demand = |number: usize| match scene {
-            Scene::Settled => PodDemand { mean: 2.0, peak: 3.0 },
+            Scene::Settled => PodDemand { mean: 1.0, peak: 2.0 },
             Scene::LoadShifted if number.is_multiple_of(2) => PodDemand { mean: 5.0, peak: 8.0 },
             Scene::LoadShifted => PodDemand { mean: 0.0, peak: 0.0 },
             Scene::AllNew => PodDemand { mean: 1.0, peak: 1.0 },
@@ -213,5 +213,17 @@ fn answer(uid: &str) -> StatusReport {
         held: Some(Held { held: 2, ..Held::default() }),
         slot: SlotStatus::Serving,
         ..StatusReport::beginning(uid.to_owned(), "shop".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_settled_pool_has_nothing_to_write_and_the_others_have() {
+        let writes = |scene| Rehearsal::new(50, scene).look();
+        assert_eq!(writes(Scene::Settled), 0);
+        assert!(writes(Scene::LoadShifted) > 0 && writes(Scene::AllNew) > 0);
     }
 }
