@@ -7,12 +7,13 @@
 //! ```
 //!
 //! [`contract`], `decide` and the machine of the agent are pure: values in, values out, the time as an argument.
-//! `tests/purity.rs` holds them to it. Everything that touches the world is a shell around them.
+//! `tests/pure/purity.rs` holds them to it. Everything that touches the world is a shell around them.
 
 pub mod agent;
 pub mod api;
 #[cfg(feature = "operator")]
 mod causes;
+pub mod certificate;
 #[cfg(feature = "operator")]
 pub mod cli;
 pub mod contract;

@@ -3,9 +3,8 @@
 use k8s_openapi::jiff::Timestamp;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 
-use crate::agent::decide::anchor::{CertificateElements, element};
+use crate::certificate::{CertificateElements, SEQUENCE, element};
 
-const SEQUENCE: u8 = 0x30;
 /// A time with two digits for the year (X.690, 11.8), and one with four (11.7).
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
