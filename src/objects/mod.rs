@@ -6,7 +6,7 @@
 //! - [`Kept`]: an object that is watched, within the bounds of its kind ([`Watched`]). One that is larger stands in nobody's way.
 //! - [`WatchedPod`]: the same of a pod, each of which counts however large it is.
 //! - [`GroupedStore`]: the store of a watch, in which those of one pool are found without a look at all others.
-//! - [`page`]: a page of a list, up to a size.
+//! - [`ListPages`]: a list in pages, each read up to a size ([`page`]).
 
 mod grouped;
 mod kept;
@@ -19,5 +19,5 @@ mod pod;
 pub use grouped::GroupedStore;
 pub use kept::{Kept, Watched};
 pub use lean::Lean;
-pub use pages::page;
+pub use pages::{ListPages, Page, page};
 pub use pod::WatchedPod;

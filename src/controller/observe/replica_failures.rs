@@ -20,7 +20,7 @@ use super::namespace_lists::{ListSince, NamespaceLists};
 use crate::{
     api::{ConnectionPool, pool_of_labels},
     decide::plan::PodsRefused,
-    objects,
+    objects::{self, ListPages},
 };
 
 /// Longest that one list may take.
@@ -105,42 +105,21 @@ impl ReplicaFailureLister {
 
     async fn list(&self, namespace: &str) -> Result<Vec<ReplicaFailure>, ReplicaSetListError> {
         let path = format!("/apis/apps/v1/namespaces/{namespace}/replicasets");
-        let mut params = ListParams::default();
-        let (mut refused, mut size) = (Vec::new(), PAGE);
-        for _ in 0..PAGES {
-            params.limit = Some(size);
-            let request = Request::new(path.as_str()).list(&params).map_err(kube::Error::BuildRequest)?;
-            let Some(page) = objects::page::<Page>(&self.client, request, LARGEST_PAGE).await? else {
-                if size == 1 {
-                    break;
-                }
-                size = (size / 4).max(1);
-                continue;
-            };
-            refused.extend(page.items.into_iter().flatten().filter_map(ReplicaSet::refused));
-            params.continue_token = page.metadata.continue_;
-            if params.continue_token.as_ref().is_none_or(String::is_empty) {
-                break;
-            }
+        let path = path.as_str();
+        let ask = |params: ListParams| async move {
+            let request = Request::new(path).list(&params).map_err(kube::Error::BuildRequest)?;
+            objects::page(&self.client, request, LARGEST_PAGE).await
+        };
+        let mut pages = ListPages::new(ListParams::default(), PAGE, PAGES);
+        let mut refused = Vec::new();
+        while let Some(page) = pages.next(&ask).await? {
+            refused.extend(page.into_iter().filter_map(ReplicaSet::refused));
         }
         Ok(refused)
     }
 }
 
-/// What is read of a list; all else is skipped in the text.
-#[derive(Deserialize)]
-struct Page {
-    #[serde(default)]
-    metadata: PageMetadata,
-    items: Option<Vec<ReplicaSet>>,
-}
-
-#[derive(Default, Deserialize)]
-struct PageMetadata {
-    #[serde(rename = "continue")]
-    continue_: Option<String>,
-}
-
+/// What is read of one; all else is skipped in the text.
 #[derive(Deserialize)]
 struct ReplicaSet {
     metadata: Named,

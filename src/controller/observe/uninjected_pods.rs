@@ -9,16 +9,12 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::{
-    api::core::v1::Pod,
-    apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta},
-};
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
     Client, Resource, ResourceExt,
     api::{ListParams, PartialObjectMeta},
     core::Request,
 };
-use serde::Deserialize;
 use thiserror::Error;
 use tokio::time::timeout;
 
@@ -29,7 +25,7 @@ use super::{
 use crate::{
     api::{ConnectionPool, pool_of_labels},
     contract::names::POOL_LABEL,
-    objects::{self, Lean},
+    objects::{self, Lean, ListPages, Page},
 };
 
 /// Longest that one page of a list may take, and all of them.
@@ -155,35 +151,24 @@ impl UninjectedPodLister {
     }
 
     async fn list(&self, namespace: &str) -> Result<UninjectedPods, UninjectedListError> {
-        let mut params = ListParams::default()
+        let params = ListParams::default()
             .labels(&format!("!{POOL_LABEL}"))
             .fields("status.phase!=Succeeded,status.phase!=Failed");
         let late = |within| UninjectedListError::Deadline { namespace: namespace.to_owned(), within };
+        let ask = |params: ListParams| async move {
+            let page = timeout(DEADLINE_OF_A_PAGE, self.page(namespace, &params));
+            page.await.map_err(|_| late(DEADLINE_OF_A_PAGE))?
+        };
         let listed = async {
-            let mut alike = BTreeMap::new();
-            let (mut is_whole, mut looked_at, mut size) = (false, 0, PAGE);
-            for _ in 0..PAGES {
-                params.limit = Some(size);
-                let page = timeout(DEADLINE_OF_A_PAGE, self.page(namespace, &params));
-                let Some(page) = page.await.map_err(|_| late(DEADLINE_OF_A_PAGE))?? else {
-                    if size == 1 {
-                        break;
-                    }
-                    size = (size / 4).max(1);
-                    continue;
-                };
-                let pods = page.items.unwrap_or_default();
+            let mut pages = ListPages::new(params, PAGE, PAGES);
+            let (mut alike, mut looked_at) = (BTreeMap::new(), 0);
+            while looked_at < MOST_PODS
+                && let Some(pods) = pages.next(&ask).await?
+            {
                 looked_at += pods.len();
                 count(&mut alike, pods.into_iter().map(|Lean(pod)| pod.metadata));
-                params.continue_token = page.metadata.continue_;
-                if params.continue_token.as_ref().is_none_or(String::is_empty) {
-                    is_whole = true;
-                    break;
-                }
-                if looked_at >= MOST_PODS {
-                    break;
-                }
             }
+            let is_whole = pages.is_whole();
             let alike = alike.into_iter().map(|((labels, owner), pods)| UninjectedGroup { labels, owner, pods });
             Ok(UninjectedPods { alike: alike.collect(), is_whole, by_pool: OnceLock::new() })
         };
@@ -191,7 +176,11 @@ impl UninjectedPodLister {
     }
 
     /// None: it is larger than is read.
-    async fn page(&self, namespace: &str, params: &ListParams) -> Result<Option<Page>, UninjectedListError> {
+    async fn page(
+        &self,
+        namespace: &str,
+        params: &ListParams,
+    ) -> Result<Option<Page<PodMetadata>>, UninjectedListError> {
         let failed = |source| UninjectedListError::List { namespace: namespace.to_owned(), source: Box::new(source) };
         let url = Pod::url_path(&(), Some(namespace));
         let request =
@@ -200,13 +189,8 @@ impl UninjectedPodLister {
     }
 }
 
-/// A page of a list of metadata. Decoded with what each manager of a pod has set, it would be some hundred times as large.
-#[derive(Deserialize)]
-struct Page {
-    metadata: ListMeta,
-    /// The API server says `null` where there is none.
-    items: Option<Vec<Lean<PartialObjectMeta<Pod>>>>,
-}
+/// The metadata of a pod. Decoded with what each manager of a pod has set, it would be some hundred times as large.
+type PodMetadata = Lean<PartialObjectMeta<Pod>>;
 
 /// Adds pods that are not about to end.
 fn count(
