@@ -1,4 +1,5 @@
-"""The counters that PgBouncer has, and what the agent makes of them: the rule of src/agent/busy.rs and counters.rs.
+"""The counters that PgBouncer has, and what the agent makes of them: the rules of src/agent/decide/busy.rs and
+src/agent/decide/counters.rs.
 
 PgBouncer counts a transaction with its first message, its wait when it gets a server connection, and its time, the wait included, when
 it ends. The simulator counts from dispatch; with `counters="pooler"` a policy sees what an agent exports that reads such counters once a second.

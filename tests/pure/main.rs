@@ -14,6 +14,7 @@ mod figures;
 mod inject;
 mod judge_command;
 mod nouns;
+mod places;
 mod plugin;
 mod purity;
 mod rollout;
