@@ -532,6 +532,10 @@ impl Sizer {
     /// The wish in words.
     fn explain(&mut self, wish: &ProposedSize, settings: &SizingSettings, context: &SizingContext) -> String {
         let why = self.state.algorithm().explain(context);
+        // it takes two samples to know what happened between them
+        if self.seen_seconds <= 0.0 && why.demand <= 0.0 && wish.reason != Reason::WaitingClients {
+            return format!("the load is not known yet: {} until it is", wish.size);
+        }
         let waiting = self.quick.previous().map_or(0.0, |sample| sample.waiting);
         let rule = match settings.algorithm {
             Algorithm::Adaptive => {

@@ -324,7 +324,9 @@ fn the_first_ticks_hold_what_is_there_and_then_follow_the_load() {
     let mut story = Story::new(Algorithm::Adaptive);
     story.size = 7;
     assert_eq!(story.silence().size, 7);
-    assert_eq!(story.tick(STEADY).size, 7, "one sample is a baseline, not a load");
+    let first = story.tick(STEADY);
+    assert_eq!(first.size, 7, "one sample is a baseline, not a load");
+    assert_eq!(first.message, "the load is not known yet: 7 until it is");
     let second = story.tick(STEADY);
     assert!((9..=16).contains(&second.size), "{}", second.message);
     assert_eq!(second.recommendation.confidence, Confidence::Low);
