@@ -214,6 +214,8 @@ pub struct Alternation {
 pub enum HoldReason {
     /// Prometheus did not answer, or not usefully.
     PrometheusUnavailable,
+    /// No pod has a series, and none has been there for long enough to have one.
+    Starting,
     /// No pod has a series.
     NoMetrics,
     /// Every series is too old.
@@ -233,6 +235,7 @@ impl HoldReason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::PrometheusUnavailable => "PrometheusUnavailable",
+            Self::Starting => "Starting",
             Self::NoMetrics => "NoMetrics",
             Self::StaleMetrics => "StaleMetrics",
             Self::TooFewPodsReport => "TooFewPodsReport",
@@ -528,6 +531,12 @@ impl LoadState {
             let ages = self.pods.values().map(|pod| pod.age_seconds(input.now_seconds));
             return Some(ages.min_by(f64::total_cmp).map_or_else(
                 || {
+                    // the first scrape comes when it comes
+                    let is_due = |pod: &ExpectedPod| pod.stage == Stage::Running;
+                    if !input.expected.iter().any(is_due) {
+                        let message = format!("the {pods} pods have begun a moment ago and were not scraped yet");
+                        return (HoldReason::Starting, message);
+                    }
                     let message = format!(
                         "Prometheus has no series of the {pods} pods; check that it scrapes the port {} and adds the label pod",
                         crate::contract::names::METRICS_PORT_NAME

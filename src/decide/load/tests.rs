@@ -341,6 +341,16 @@ fn no_series_is_not_no_load() {
 }
 
 #[test]
+fn pods_that_have_just_begun_are_waited_for_before_anybody_is_sent_to_the_scrape_configuration() {
+    let mut pool = Pool::default();
+    let begins = |name| ExpectedPod { stage: Stage::Starting, ..running(name) };
+    let load = pool.tick_of(&[begins("a"), begins("b")], None);
+    assert_eq!(hold_of(&load), (HoldReason::Starting, "the 2 pods have begun a moment ago and were not scraped yet"));
+    let load = pool.tick_of(&[begins("a"), running("b")], None);
+    assert_eq!(hold_of(&load).0, HoldReason::NoMetrics, "one of them should have been by now");
+}
+
+#[test]
 fn a_pool_without_pods_holds() {
     assert_eq!(hold_of(&Pool::default().tick(&[])).0, HoldReason::NoPods);
 }

@@ -24,8 +24,9 @@ const REFUSALS: [&str; 11] = [
 /// Why the load of a pool is not known, beside those that the judgement of a reading has.
 const READINGS: [&str; 2] = ["PodsNotReporting", "PrometheusNotConfigured"];
 /// Why the load of a pool cannot be judged.
-const HOLDS: [HoldReason; 7] = [
+const HOLDS: [HoldReason; 8] = [
     HoldReason::PrometheusUnavailable,
+    HoldReason::Starting,
     HoldReason::NoMetrics,
     HoldReason::StaleMetrics,
     HoldReason::TooFewPodsReport,
