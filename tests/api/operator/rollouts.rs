@@ -290,7 +290,7 @@ async fn a_canary_is_judged_by_what_prometheus_scraped_and_goes_back_where_it_is
     shop.revisions(&pods, &[3, 3, 4]).await;
     let message = shop.condition("Progressing", "True/Analysing").await;
     assert!(message.contains("not decided so far"), "{message}");
-    let message = within(Duration::from_secs(120), "it goes back", || async {
+    let message = within(Duration::from_mins(2), "it goes back", || async {
         let condition =
             shop.status().await.conditions.into_iter().find(|condition| condition.type_ == "Progressing")?;
         (condition.reason == "AnalysisInconclusive").then_some(condition.message)
