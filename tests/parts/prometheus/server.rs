@@ -16,7 +16,7 @@ use std::{
 use axum::{Router, extract::State, routing::get};
 use sluice::{
     agent::{
-        decide::counters::Added,
+        decide::{counters::Added, slot_name::SlotName},
         report::{metrics::Metrics, server::OPENMETRICS},
     },
     contract::{PoolerError, Switching, UpstreamState},
@@ -147,6 +147,7 @@ fn rendered(pool: &str, figures: &Figures) -> String {
         ..Added::default()
     };
     metrics.observe(added, pools, leaked, None, sample_time.unwrap_or_else(now_seconds));
+    metrics.observe_active(Some(7), SlotName::A, &added, 0);
     for window in ["5s", "30s"] {
         metrics.set_peaks(window, f64::from(active + waiting), f64::from(waiting));
     }
