@@ -162,6 +162,8 @@ fn in_force() -> Value {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes API server: tests/run api"]
 async fn get_lists_pools_as_kubectl_does_and_says_why_some_are_not_ready() {
+    // an operator of another test would write the status too
+    let _turn = turn().await;
     let (cluster, plugin) = (Cluster::new("plugin-get", &json!({})).await, Plugin::new());
     let namespace = cluster.namespace.as_str();
     let nothing = plugin.run(&["get", "-n", namespace]).await.ended(0);
@@ -203,6 +205,7 @@ async fn get_lists_pools_as_kubectl_does_and_says_why_some_are_not_ready() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes API server: tests/run api"]
 async fn outside_of_a_terminal_a_watch_is_lines_of_what_changes() {
+    let _turn = turn().await;
     let (cluster, plugin) = (Cluster::new("plugin-watch", &json!({})).await, Plugin::new());
     let namespace = cluster.namespace.as_str();
     cluster.create::<ConnectionPool>(&pool("shop")).await.expect("a pool");
@@ -338,6 +341,7 @@ async fn pause_and_resume_ask_first_change_what_was_read_and_the_operator_takes_
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes API server: tests/run api"]
 async fn wait_ends_with_what_it_is_asked_for_or_says_what_stands_in_its_place() {
+    let _turn = turn().await;
     let (cluster, plugin) = (Cluster::new("plugin-wait", &json!({})).await, Plugin::new());
     let namespace = cluster.namespace.as_str();
     cluster.create::<ConnectionPool>(&pool("shop")).await.expect("a pool");
@@ -367,6 +371,7 @@ async fn wait_ends_with_what_it_is_asked_for_or_says_what_stands_in_its_place() 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes API server: tests/run api"]
 async fn who_may_only_read_is_shown_what_he_may_and_told_the_rest_in_words() {
+    let _turn = turn().await;
     let (cluster, plugin) = (Cluster::new("plugin-rights", &json!({})).await, Plugin::new());
     let namespace = cluster.namespace.as_str();
     cluster.create::<ConnectionPool>(&pool("shop")).await.expect("a pool");
@@ -411,6 +416,7 @@ async fn who_may_only_read_is_shown_what_he_may_and_told_the_rest_in_words() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes API server: tests/run api"]
 async fn why_shows_the_events_of_this_very_pool() {
+    let _turn = turn().await;
     let (cluster, plugin) = (Cluster::new("plugin-why", &json!({})).await, Plugin::new());
     let namespace = cluster.namespace.as_str();
     let shop: ConnectionPool = cluster.create(&pool("shop")).await.expect("a pool");
@@ -519,6 +525,7 @@ async fn check_follows_an_installation_from_nothing_to_one_that_is_as_it_should_
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes API server: tests/run api"]
 async fn check_creates_a_pod_for_trial_by_which_the_webhook_is_seen_to_work_and_leaves_none_behind() {
+    let _turn = turn().await;
     let (injected, plugin) = (Injected::new("plugin-trial", json!({})).await, Plugin::new());
     let cluster = &injected.cluster;
     let namespace = cluster.namespace.as_str();
