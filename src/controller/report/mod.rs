@@ -35,12 +35,12 @@ pub async fn report(
     (plan, epoch): (Plan, u64),
     now: Timestamp,
 ) -> Result<(), WriteError> {
-    if memory.lock().uninjected.is_none() {
-        // a first count is under way: half a status now would turn a condition twice
-        return Ok(());
+    // while a first count is under way, half a status would turn a condition twice; what was done is told now or never
+    let is_counted = memory.lock().uninjected.is_some();
+    if is_counted {
+        context.metrics.conditions(&metric_labels(key), &plan.report.conditions);
     }
-    context.metrics.conditions(&metric_labels(key), &plan.report.conditions);
-    for event in plan.events {
+    for event in plan.events.into_iter().filter(|event| is_counted || !event.is_of_condition()) {
         context.events.publish(&context.writer, pool, event).await;
     }
     write_status(pool, key, context, memory, (plan.report, epoch), now).await
@@ -94,11 +94,15 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::controller::{
-        decide,
-        leader::Leadership,
-        memory::UninjectedCount,
-        rehearsal::{Rehearsal, Scene},
+    use crate::{
+        api::{conditions, reasons},
+        controller::{
+            decide,
+            leader::Leadership,
+            memory::UninjectedCount,
+            rehearsal::{Rehearsal, Scene},
+        },
+        decide::plan::{EventKind, EventNote},
     };
 
     /// An API server that takes the status of no pool, or of all.
@@ -106,6 +110,7 @@ mod tests {
     struct Statuses {
         taken: Arc<AtomicBool>,
         asked: Arc<AtomicUsize>,
+        events: Arc<AtomicUsize>,
     }
 
     impl Statuses {
@@ -116,6 +121,8 @@ mod tests {
                 async move {
                     let is_status = request.method() == Method::PATCH && request.uri().path().ends_with("/status");
                     statuses.asked.fetch_add(usize::from(is_status), Ordering::Relaxed);
+                    let is_event = request.method() == Method::POST && request.uri().path().ends_with("/events");
+                    statuses.events.fetch_add(usize::from(is_event), Ordering::Relaxed);
                     let pool = json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "ConnectionPool", "metadata": {"name": "shop"},
                         "spec": {"upstream": {"host": "pg", "database": "shop", "credentialsRef": {"name": "shop-db"}}}});
                     let refused = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 403,
@@ -154,5 +161,25 @@ mod tests {
         advance(next - Instant::now()).await;
         assert!(tell().await);
         assert_eq!((asked(), memory.lock().next_retry(Instant::now())), (11, None));
+    }
+    #[tokio::test(start_paused = true)]
+    async fn while_pods_are_counted_for_the_first_time_what_was_done_is_told_and_no_condition() {
+        let statuses = Statuses::default();
+        let rehearsal = Rehearsal::with_client(1, Scene::Settled, &statuses.client(), Leadership::held());
+        let Rehearsal { context, pool, key, memory } = &rehearsal;
+        memory.lock().uninjected = None;
+        let now = Timestamp::now();
+        let event = |reason: &str, action| EventNote {
+            kind: EventKind::Normal,
+            reason: reason.to_owned(),
+            action,
+            note: String::new(),
+        };
+        let mut plan = decide::plan(pool, key, context, memory, 7, now);
+        plan.events =
+            vec![event(reasons::REVISION_CREATED, "CreateRevision"), event(reasons::NO_PODS, conditions::INJECTED)];
+        report(pool, key, context, memory, (plan, 7), now).await.expect("nothing is written");
+        let (events, written) = (statuses.events.load(Ordering::Relaxed), statuses.asked.load(Ordering::Relaxed));
+        assert_eq!((events, written), (1, 0));
     }
 }

@@ -76,6 +76,13 @@ pub struct EventNote {
     pub note: String,
 }
 
+impl EventNote {
+    /// Whether it tells of a condition that turned: the next look sees that too. What was done, no other look sees.
+    pub fn is_of_condition(&self) -> bool {
+        crate::api::conditions::ALL.contains(&self.action)
+    }
+}
+
 pub(super) fn report(
     observed: &Observed,
     rollout: &Rollout,
