@@ -14,6 +14,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     cluster::{ClusterAccess, PoolScope, document},
+    error::PluginError,
+    screen::tell,
     view::document::{PoolDocument, UnreadablePool},
 };
 use crate::{causes::with_causes, domain::PoolKey};
@@ -31,6 +33,17 @@ pub enum PoolChange {
     Unreadable(UnreadablePool),
     /// The watch failed and is begun again.
     Trouble(String),
+    /// The time is over.
+    TimeOver,
+}
+
+/// What becomes of the one pool that is followed.
+#[derive(Clone, Debug)]
+pub enum FollowedNext {
+    /// It is so now.
+    Pool(Box<PoolDocument>),
+    /// It is not there.
+    Deleted,
     /// The time is over.
     TimeOver,
 }
@@ -81,6 +94,24 @@ impl FollowedPools {
             let Some(event) = event else { return PoolChange::TimeOver };
             if let Some(change) = self.take(event) {
                 return change;
+            }
+        }
+    }
+
+    /// The one pool that is followed, as the next change leaves it. That the watch failed is told beside.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn next_of_one(&mut self) -> Result<FollowedNext, PluginError> {
+        loop {
+            match self.next().await {
+                PoolChange::TimeOver => return Ok(FollowedNext::TimeOver),
+                PoolChange::Trouble(words) => tell(&words),
+                PoolChange::Unreadable(pool) => return Err(PluginError::Unreadable(pool.words)),
+                PoolChange::Listed | PoolChange::Changed(_) | PoolChange::Deleted(_) => {
+                    let pool = self.pools.values().next().cloned();
+                    return Ok(pool.map_or(FollowedNext::Deleted, |pool| FollowedNext::Pool(Box::new(pool))));
+                }
             }
         }
     }

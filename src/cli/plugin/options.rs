@@ -4,6 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
+use super::error::PluginError;
+
 /// Heading of the flags that all verbs have.
 const CLUSTER: &str = "Cluster";
 
@@ -67,6 +69,20 @@ pub struct WatchOptions {
     /// How long to go on with --watch: 30s, 5m, 1h30m; 0 for ever.
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = duration, requires = "watch")]
     pub timeout: Duration,
+}
+
+impl WatchOptions {
+    /// Refuses to show a document again and again: it would be no document.
+    ///
+    /// # Errors
+    /// Both are asked for.
+    pub fn check(self, output: OutputOptions) -> Result<(), PluginError> {
+        if self.watch && output.document().is_some() {
+            let words = "--watch shows text: leave -o json or -o yaml out, or --watch";
+            return Err(PluginError::Usage(words.to_owned()));
+        }
+        Ok(())
+    }
 }
 
 /// How a verb that writes does it.

@@ -9,7 +9,7 @@ use kube::api::ListParams;
 use super::{
     cluster::{ClusterAccess, PoolScope},
     error::{Conclusion, PluginError},
-    follow::{FollowedPools, PoolChange},
+    follow::{FollowedNext, FollowedPools},
     options::{ClusterOptions, OutputFormat, OutputOptions, duration},
     rollout_request::{self, PromoteArgs, RequestArgs, UndoArgs},
     screen::{Screen, tell},
@@ -106,19 +106,15 @@ async fn status(args: RolloutStatusArgs, cluster: &ClusterAccess) -> Result<Conc
             RolloutStanding::UnderWay(_) if !watch => return Ok(Conclusion::No),
             RolloutStanding::UnderWay(_) => {}
         }
-        match followed.next().await {
-            PoolChange::TimeOver => {
+        match followed.next_of_one().await? {
+            FollowedNext::TimeOver => {
                 tell(&format!("not within {timeout:?}"));
                 return Ok(Conclusion::No);
             }
-            PoolChange::Trouble(words) => tell(&words),
-            PoolChange::Unreadable(pool) => return Err(PluginError::Unreadable(pool.words)),
-            PoolChange::Listed | PoolChange::Changed(_) | PoolChange::Deleted(_) => {
-                let Some(pool) = followed.pools.values().next() else {
-                    tell(&format!("{} was deleted", document.key()));
-                    return Ok(Conclusion::No);
-                };
-                document = pool.clone();
+            FollowedNext::Pool(pool) => document = *pool,
+            FollowedNext::Deleted => {
+                tell(&format!("{} was deleted", document.key()));
+                return Ok(Conclusion::No);
             }
         }
     }

@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::{
     cluster::{ClusterAccess, PoolScope, beside},
     error::{Conclusion, PluginError},
-    follow::{FollowedPools, PoolChange},
+    follow::{FollowedNext, FollowedPools},
     options::{OutputOptions, WriteOptions, duration},
     pause::MOST_TRIES,
     rollout::revisions,
@@ -211,19 +211,15 @@ async fn answer(
                 return Ok(Conclusion::No);
             }
         }
-        match followed.next().await {
-            PoolChange::TimeOver => {
+        match followed.next_of_one().await? {
+            FollowedNext::TimeOver => {
                 tell(&format!("not within {timeout:?}: {}", request.told_outcome(&outcome, &document)));
                 return Ok(Conclusion::No);
             }
-            PoolChange::Trouble(words) => tell(&words),
-            PoolChange::Unreadable(pool) => return Err(PluginError::Unreadable(pool.words)),
-            PoolChange::Listed | PoolChange::Changed(_) | PoolChange::Deleted(_) => {
-                let Some(pool) = followed.pools.values().next() else {
-                    tell(&format!("{} was deleted", document.key()));
-                    return Ok(Conclusion::No);
-                };
-                document = pool.clone();
+            FollowedNext::Pool(pool) => document = *pool,
+            FollowedNext::Deleted => {
+                tell(&format!("{} was deleted", document.key()));
+                return Ok(Conclusion::No);
             }
         }
     }

@@ -40,9 +40,7 @@ pub struct StatusArgs {
 /// [`PluginError`].
 pub async fn run(args: StatusArgs, options: &ClusterOptions) -> Result<Conclusion, PluginError> {
     let StatusArgs { pool, output, watch } = args;
-    if watch.watch && output.document().is_some() {
-        return Err(PluginError::Usage("--watch shows text: leave -o json or -o yaml out, or --watch".to_owned()));
-    }
+    watch.check(output)?;
     let cluster = ClusterAccess::connect(options).await?;
     let document = cluster.pool(&pool).await?;
     if watch.watch {

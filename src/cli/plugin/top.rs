@@ -46,9 +46,7 @@ struct Look {
 /// [`PluginError`]: there is no such pool, its pods cannot be listed, or no agent may be asked.
 pub async fn run(args: TopArgs, options: &ClusterOptions) -> Result<Conclusion, PluginError> {
     let TopArgs { pool, output, watch } = args;
-    if watch.watch && output.document().is_some() {
-        return Err(PluginError::Usage("--watch shows text: leave -o json or -o yaml out, or --watch".to_owned()));
-    }
+    watch.check(output)?;
     let cluster = ClusterAccess::connect(options).await?;
     let document = cluster.pool(&pool).await?;
     let end = (watch.watch && !watch.timeout.is_zero()).then(|| Instant::now() + watch.timeout);

@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::{
     cluster::{ClusterAccess, PoolScope},
     error::{Conclusion, PluginError},
-    follow::{FollowedPools, PoolChange},
+    follow::{FollowedNext, FollowedPools},
     options::{ClusterOptions, duration},
     screen::{Screen, tell},
     view::wait::Awaited,
@@ -67,16 +67,13 @@ pub async fn run(args: WaitArgs, options: &ClusterOptions) -> Result<Conclusion,
             tell(&standing);
             said = news;
         }
-        match followed.next().await {
-            PoolChange::TimeOver => {
+        match followed.next_of_one().await? {
+            FollowedNext::TimeOver => {
                 tell(&format!("not within {timeout:?}: {}", awaited.words()));
                 return Ok(Conclusion::No);
             }
-            PoolChange::Trouble(words) => tell(&words),
-            PoolChange::Unreadable(pool) => return Err(PluginError::Unreadable(pool.words)),
-            PoolChange::Listed | PoolChange::Changed(_) | PoolChange::Deleted(_) => {
-                document = followed.pools.values().next().cloned();
-            }
+            FollowedNext::Pool(pool) => document = Some(*pool),
+            FollowedNext::Deleted => document = None,
         }
     }
 }
