@@ -1,7 +1,6 @@
 //! The real parts on loopback: PostgreSQL, bare PgBouncers, and sluice-agent with its PgBouncer.
 
 use std::{
-    collections::BTreeMap,
     fs,
     io::Read,
     net::TcpListener,
@@ -195,7 +194,7 @@ impl Agent {
         };
         let revision = RevisionDocument {
             v: RevisionDocument::VERSION,
-            pools: BTreeMap::from([(POOL.to_owned(), PoolRevision { revision: 1, settings: settings.clone() })]),
+            pools: [(POOL.to_owned(), PoolRevision { revision: 1, settings: settings.clone() })].into(),
         };
         fs::write(config.join("revision"), revision.render()).expect("written");
         let mut command = Command::new(std::env::var("SLUICE_AGENT").expect("SLUICE_AGENT; run benches/run demo"));
@@ -244,8 +243,7 @@ impl Drop for Agent {
 }
 
 fn write_grant(config: &Path, grant: PodGrant) {
-    let document =
-        GrantDocument { v: GrantDocument::VERSION, epoch: 1, pools: BTreeMap::from([(POOL.to_owned(), grant)]) };
+    let document = GrantDocument { v: GrantDocument::VERSION, epoch: 1, pools: [(POOL.to_owned(), grant)].into() };
     let aside = config.join("grant.aside");
     fs::write(&aside, document.render()).expect("written");
     fs::rename(aside, config.join("grant")).expect("renamed");

@@ -150,10 +150,7 @@ impl Operator {
             };
             let revision = RevisionDocument {
                 v: RevisionDocument::VERSION,
-                pools: BTreeMap::from([(
-                    name.clone(),
-                    PoolRevision { revision: 1, settings: effective.settings.clone() },
-                )]),
+                pools: [(name.clone(), PoolRevision { revision: 1, settings: effective.settings.clone() })].into(),
             };
             let config = directory.join("config");
             for made in ["config/credentials", "run", "state"] {
@@ -309,8 +306,7 @@ impl Operator {
 
 /// Beside the old one and then in its place, as the kubelet does it.
 fn write_grant(config: &Path, pool: &str, grant: PodGrant) -> Result<(), Failure> {
-    let document =
-        GrantDocument { v: GrantDocument::VERSION, epoch: 1, pools: BTreeMap::from([(pool.to_owned(), grant)]) };
+    let document = GrantDocument { v: GrantDocument::VERSION, epoch: 1, pools: [(pool.to_owned(), grant)].into() };
     let aside = config.join("grant.aside");
     fs::write(&aside, document.render())?;
     Ok(fs::rename(aside, config.join("grant"))?)

@@ -1,10 +1,8 @@
 //! What a pod may open at the database.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
-use super::{ContractError, Document};
+use super::{ByPool, ContractError, Document};
 
 /// How many epochs there are: as many as a Lease can count, an `i32`. Every epoch is smaller.
 pub const EPOCHS: u64 = 1 << 31;
@@ -19,7 +17,7 @@ pub struct GrantDocument {
     /// Term of the leader that wrote it: every new leader counts on, so a late write of an old one is recognised.
     pub epoch: u64,
     /// One grant per pool of the pod.
-    pub pools: BTreeMap<String, PodGrant>,
+    pub pools: ByPool<PodGrant>,
 }
 
 /// One pool's grant to one pod, in server connections.
@@ -148,8 +146,7 @@ mod tests {
         let text = serde_json::to_string(&grant).expect("JSON");
         assert_eq!(text, r#"{"seq":1,"share":8,"granted":8,"floor":1}"#);
         let check = |least| {
-            GrantDocument { v: 1, epoch: 1, pools: BTreeMap::from([("shop".to_owned(), PodGrant { least, ..grant })]) }
-                .check()
+            GrantDocument { v: 1, epoch: 1, pools: [("shop".to_owned(), PodGrant { least, ..grant })].into() }.check()
         };
         assert!(check(8).is_ok());
         assert!(check(9).is_err());
@@ -161,7 +158,7 @@ mod tests {
         assert!(LAST.next(3).epoch < EPOCHS && LAST.next(3).seq == 1);
         let document = |epoch, seq| {
             let grant = PodGrant { seq, share: 1000, granted: 1000, floor: 0, least: 0, paused: false };
-            GrantDocument { v: 1, epoch, pools: BTreeMap::from([("shop".to_owned(), grant)]) }
+            GrantDocument { v: 1, epoch, pools: [("shop".to_owned(), grant)].into() }
         };
         assert!(document(LAST.epoch, LAST.seq).check().is_ok());
         for forged in [document(EPOCHS, 1), document(1, LARGEST_SEQ + 1), document(u64::MAX, u64::MAX)] {

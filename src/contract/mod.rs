@@ -6,6 +6,7 @@
 //! an [`Injection`]. Every document carries a version `v`; a document of a newer version is refused with
 //! [`ContractError::NewerVersion`] and changes nothing.
 
+mod by_pool;
 mod document;
 mod grant;
 mod injection;
@@ -16,6 +17,7 @@ mod status;
 mod trouble;
 mod understanding;
 
+pub use by_pool::ByPool;
 pub use document::{ContractError, Document};
 pub use grant::{EPOCHS, GrantDocument, LARGEST_SEQ, PodGrant, Stamp, is_later_epoch};
 pub use injection::{ClientSide, ClientTlsMode, Injection, Reach, ServerTls, ServerTlsMode, Upstream};

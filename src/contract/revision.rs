@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ContractError, Document, ProofMode};
+use super::{ByPool, ContractError, Document, ProofMode};
 
 /// The annotation `sluice.dev/revision`: what this pod is to run, keyed by pool.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -12,7 +12,7 @@ pub struct RevisionDocument {
     /// Version of the document.
     pub v: u32,
     /// One revision per pool of the pod.
-    pub pools: BTreeMap<String, PoolRevision>,
+    pub pools: ByPool<PoolRevision>,
 }
 
 /// One numbered, immutable set of settings.

@@ -18,8 +18,6 @@ mod session_tools;
 mod startup;
 mod warning;
 
-use std::collections::BTreeMap;
-
 use json_patch::Patch;
 use k8s_openapi::api::core::v1::{Container, LocalObjectReference, Pod, PodSpec};
 use thiserror::Error;
@@ -133,13 +131,13 @@ impl PodPool<'_> {
     }
 
     fn revision_document(&self) -> RevisionDocument {
-        RevisionDocument { v: RevisionDocument::VERSION, pools: BTreeMap::from([(self.name(), self.revision.clone())]) }
+        RevisionDocument { v: RevisionDocument::VERSION, pools: [(self.name(), self.revision.clone())].into() }
     }
 
     /// A new pod may open nothing until the operator, which alone can count, grants it something: several webhook
     /// replicas that each handed out a share at once could exceed `maxAllowed` together.
     fn grant_document(&self) -> GrantDocument {
-        let pools = BTreeMap::from([(self.name(), PodGrant::default())]);
+        let pools = [(self.name(), PodGrant::default())].into();
         GrantDocument { v: GrantDocument::VERSION, epoch: 0, pools }
     }
 }

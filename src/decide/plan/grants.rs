@@ -1,7 +1,5 @@
 //! What each pod may open: [`shares`](crate::decide::shares), fed with what is known, and its answer as annotations.
 
-use std::collections::BTreeMap;
-
 use super::observed::{AgentAnswer, Annotation, Observed, PodSeen};
 use crate::{
     contract::{Document, GrantDocument, LimitSource, PodGrant, Stamp, StatusReport},
@@ -220,8 +218,7 @@ const fn stamp_of(report: &StatusReport) -> Stamp {
 /// The document for a pod, the entries of its other pools kept. It comes after everything that the pod's agent may have seen.
 pub(super) fn document(pod: &PodSeen, pool: &str, epoch: u64, grant: PodGrant) -> GrantDocument {
     let Stamp { epoch, seq } = Standing::of(pod, pool).newest.next(epoch);
-    let mut pools: BTreeMap<String, PodGrant> =
-        pod.grant.last_known().map(|document| document.pools.clone()).unwrap_or_default();
+    let mut pools = pod.grant.last_known().map(|document| document.pools.clone()).unwrap_or_default();
     pools.insert(pool.to_owned(), PodGrant { seq, ..grant });
     GrantDocument { v: GrantDocument::VERSION, epoch, pools }
 }

@@ -31,7 +31,7 @@ use grants::Grants;
 
 use crate::{
     api::reasons,
-    contract::{Document, GrantDocument, PoolRevision, RevisionDocument},
+    contract::{ByPool, Document, GrantDocument, PoolRevision, RevisionDocument},
     decide::{
         effective::EffectivePool,
         guard::refused,
@@ -202,13 +202,13 @@ fn revision_document(
     revision: &PoolRevision,
     alike: &mut BTreeMap<u64, Arc<RevisionDocument>>,
 ) -> Arc<RevisionDocument> {
-    let with = |mut pools: BTreeMap<String, PoolRevision>| {
+    let with = |mut pools: ByPool<PoolRevision>| {
         pools.insert(pool.to_owned(), revision.clone());
         Arc::new(RevisionDocument { v: RevisionDocument::VERSION, pools })
     };
     match pod.revision.last_known().filter(|document| document.pools.keys().any(|other| other != pool)) {
         Some(others) => with(others.pools.clone()),
-        None => alike.entry(revision.revision).or_insert_with(|| with(BTreeMap::new())).clone(),
+        None => alike.entry(revision.revision).or_insert_with(|| with(ByPool::default())).clone(),
     }
 }
 

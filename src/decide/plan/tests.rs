@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
+use std::{fmt::Write as _, sync::Arc};
 
 use proptest::prelude::*;
 
@@ -72,8 +72,8 @@ impl World {
         let number = self.next_pod;
         self.next_pod += 1;
         let revision = PoolRevision { revision: 0, settings: self.effective.settings.clone() };
-        let revision = RevisionDocument { v: 1, pools: BTreeMap::from([("shop".to_owned(), revision)]) };
-        let grant = GrantDocument { v: 1, epoch: 0, pools: BTreeMap::from([("shop".to_owned(), PodGrant::default())]) };
+        let revision = RevisionDocument { v: 1, pools: [("shop".to_owned(), revision)].into() };
+        let grant = GrantDocument { v: 1, epoch: 0, pools: [("shop".to_owned(), PodGrant::default())].into() };
         let facts = PodFacts {
             name: format!("shop-{number}"),
             owner: Some("deployment/shop".to_owned()),
@@ -1325,7 +1325,7 @@ fn an_older_annotation_that_comes_back_counts_as_what_the_agent_still_runs_and_i
     assert!(runs.1 > 2, "{runs:?}");
     // from a backup
     let old = PodGrant { seq: 1, share: 1, granted: 1, floor: 1, least: 0, paused: false };
-    let old = GrantDocument { v: 1, epoch: 0, pools: BTreeMap::from([("shop".to_owned(), old)]) };
+    let old = GrantDocument { v: 1, epoch: 0, pools: [("shop".to_owned(), old)].into() };
     world.pods[0].grant = Annotation::Read(old.clone());
     world.admit();
     for round in 0..20 {
@@ -1365,7 +1365,7 @@ fn what_prometheus_shows_of_a_number_that_was_never_written_proves_nothing() {
     world.settle();
     // its share shrinks, and it cannot be asked; the figures under its name are of the pod before it
     let grant = PodGrant { seq: 3, share: 2, granted: 9, floor: 1, least: 0, paused: false };
-    let document = GrantDocument { v: 1, epoch: 1, pools: BTreeMap::from([("shop".to_owned(), grant)]) };
+    let document = GrantDocument { v: 1, epoch: 1, pools: [("shop".to_owned(), grant)].into() };
     world.pods[0].grant = Annotation::Read(document);
     world.pods[0].answer = AgentAnswer::NotAsked;
     world.pods[0].measured = Some(shares::GrantProof { seq: 40, share: 2, held: 0 });
@@ -1843,7 +1843,7 @@ fn a_pod_with_the_largest_epoch_and_number_is_brought_back_to_its_share() {
         let mut world = World::new(SHARED);
         let forged = PodGrant { seq, share: 1000, granted: 1000, floor: 0, least: 0, paused: false };
         world.admit().grant =
-            Annotation::Read(GrantDocument { v: 1, epoch, pools: BTreeMap::from([("shop".to_owned(), forged)]) });
+            Annotation::Read(GrantDocument { v: 1, epoch, pools: [("shop".to_owned(), forged)].into() });
         world.admit();
         world.settle(); // its agent takes the forged one first
         assert!(world.granted() <= 12 && world.shares().iter().all(|share| *share > 0), "{:?}", world.shares());

@@ -213,7 +213,7 @@ fn pod(name: &str, uid: &str, revision: u64, grant: &Value) -> Pod {
         run_as_user: None,
         allowed: PoolAllowList::default(),
     };
-    let document = RevisionDocument { v: 1, pools: BTreeMap::from([("shop".to_owned(), revision.clone())]) };
+    let document = RevisionDocument { v: 1, pools: [("shop".to_owned(), revision.clone())].into() };
     let injected =
         inject(&plain, &PodPool { pool: &pool, effective: &effective, revision }, &settings).expect("injected");
     let mut value = serde_json::to_value(&plain).expect("JSON");
