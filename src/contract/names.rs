@@ -14,6 +14,8 @@ pub const REVISION_ANNOTATION: &str = "sluice.dev/revision";
 pub const GRANT_ANNOTATION: &str = "sluice.dev/grant";
 /// Annotation on a revision: who changed the pool so, as the API server calls it.
 pub const CHANGED_BY_ANNOTATION: &str = "sluice.dev/changed-by";
+/// Annotation on a revision: the hash of its settings. Equal ones are seen at a glance, and one that was made anew by hand too.
+pub const HASH_ANNOTATION: &str = "sluice.dev/settings-hash";
 /// Annotation on a revision, and on a pool: why it was changed, as `kubectl rollout history` shows it of other kinds.
 pub const CAUSE_ANNOTATION: &str = "kubernetes.io/change-cause";
 /// Every label and annotation of ours starts with this.

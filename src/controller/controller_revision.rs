@@ -4,41 +4,25 @@ use std::{cmp::Reverse, sync::Arc};
 
 use k8s_openapi::{
     api::apps::v1::ControllerRevision,
-    apimachinery::pkg::{
-        apis::meta::v1::{ObjectMeta, OwnerReference},
-        runtime::RawExtension,
-    },
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 use kube::{Resource, ResourceExt};
-use serde::{Deserialize, Serialize};
 
 use crate::{
     api::ConnectionPool,
     contract::{
         PoolRevision, Settings,
-        names::{CAUSE_ANNOTATION, CHANGED_BY_ANNOTATION, POOL_LABEL},
+        names::{CAUSE_ANNOTATION, CHANGED_BY_ANNOTATION, HASH_ANNOTATION, POOL_LABEL},
     },
     decide::{
         plan::{NewRevision, RevisionSeen},
         rollout::{RevisionId, settings_hash},
     },
+    objects::{WatchedRevision, revision_data},
 };
-
-/// Annotation with the hash of the settings: equal ones are seen at a glance, and one that was made anew by hand too.
-const HASH_ANNOTATION: &str = "sluice.dev/settings-hash";
-/// The newest format that this build reads and the one that it writes.
-const FORMAT: u32 = 1;
-
-/// `data` of the object.
-#[derive(Serialize, Deserialize)]
-struct Data {
-    v: u32,
-    settings: Settings,
-}
 
 /// The object for a new revision, and who changed the pool as far as that is known.
 pub fn object(pool: &ConnectionPool, new: &NewRevision, changed_by: Option<&str>) -> ControllerRevision {
-    let settings = serde_json::to_value(Data { v: FORMAT, settings: new.settings.clone() }).unwrap_or_default();
     let who = changed_by.map(|who| (CHANGED_BY_ANNOTATION, who.to_owned()));
     let why = [(HASH_ANNOTATION, settings_hash(&new.settings)), (CAUSE_ANNOTATION, new.cause.clone())];
     let annotations = why.into_iter().chain(who).map(|(name, value)| (name.to_owned(), value));
@@ -61,7 +45,7 @@ pub fn object(pool: &ConnectionPool, new: &NewRevision, changed_by: Option<&str>
             owner_references: Some(vec![owner]),
             ..ObjectMeta::default()
         },
-        data: Some(RawExtension(settings)),
+        data: Some(revision_data(&new.settings)),
         revision: i64::try_from(new.number).unwrap_or(i64::MAX),
     }
 }
@@ -78,41 +62,34 @@ pub fn normalised(settings: &Settings) -> Settings {
 }
 
 /// Whether the object belongs to this very pool, not to an earlier one of its name.
-pub fn is_of(revision: &ControllerRevision, pool: &ConnectionPool) -> bool {
-    let uid = pool.metadata.uid.as_deref().unwrap_or_default();
-    revision.owner_references().iter().any(|owner| owner.controller == Some(true) && owner.uid == uid)
+pub fn is_of(revision: &WatchedRevision, pool: &ConnectionPool) -> bool {
+    revision.owner_uid.is_some() && revision.owner_uid == pool.metadata.uid
 }
 
 /// What is read from an object.
-pub fn seen(revision: &ControllerRevision) -> RevisionSeen {
+pub fn seen(revision: &WatchedRevision) -> RevisionSeen {
     RevisionSeen {
         name: revision.name_any(),
-        number: u64::try_from(revision.revision).unwrap_or_default(),
-        created: revision.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
-        settings: settings(revision),
-        annotated_hash: revision.annotations().get(HASH_ANNOTATION).cloned(),
+        number: revision.number,
+        created: revision.creation_timestamp().map_or(0, |time| time.0.as_second()),
+        settings: revision.settings.clone(),
+        annotated_hash: revision.annotated_hash.clone(),
     }
 }
 
-fn settings(revision: &ControllerRevision) -> Option<Settings> {
-    let data: Data = serde_json::from_value(revision.data.as_ref()?.0.clone()).ok()?;
-    (data.v <= FORMAT).then_some(data.settings)
-}
-
 /// The revision that new pods of `pool` get: the one that its status calls stable; where that is gone, the newest that neither failed nor
-/// is being tried. It is asked for each new pod: nothing is copied, and little decoded but what is chosen.
-pub fn for_new_pods(pool: &ConnectionPool, revisions: &[Arc<ControllerRevision>]) -> Option<PoolRevision> {
+/// is being tried. It is asked for each new pod: nothing is copied but what may be chosen.
+pub fn for_new_pods(pool: &ConnectionPool, revisions: &[Arc<WatchedRevision>]) -> Option<PoolRevision> {
     let namespace = pool.metadata.namespace.as_deref();
     let status = pool.status.as_ref().and_then(|status| status.revision.as_ref());
-    let number = |revision: &ControllerRevision| u64::try_from(revision.revision).unwrap_or_default();
-    let own = revisions.iter().filter(|revision| revision.metadata.namespace.as_deref() == namespace);
-    let own = own.filter(|revision| is_of(revision, pool) && revision.name_any() == name(pool, number(revision)));
-    let mut own: Vec<&Arc<ControllerRevision>> = own.collect();
+    let own = revisions.iter().filter(|revision| revision.meta().namespace.as_deref() == namespace);
+    let own = own.filter(|revision| is_of(revision, pool) && revision.name_any() == name(pool, revision.number));
+    let mut own: Vec<&Arc<WatchedRevision>> = own.collect();
     // the stable one before all others, then the newest
     let stable = status.map(|status| status.stable);
-    own.sort_by_key(|revision| Reverse((Some(number(revision)) == stable, number(revision))));
+    own.sort_by_key(|revision| Reverse((Some(revision.number) == stable, revision.number)));
     own.into_iter().find_map(|revision| {
-        let found = PoolRevision { revision: number(revision), settings: settings(revision)? };
+        let found = PoolRevision { revision: revision.number, settings: revision.settings.clone()? };
         let RevisionId { hash, .. } = RevisionId::of(found.revision, &found.settings);
         let Some(status) = status else { return Some(found) };
         let is_meant = if found.revision == status.stable {
@@ -146,7 +123,7 @@ mod tests {
         serde_json::from_value(pool).expect("a pool")
     }
 
-    fn stored(number: u64, namespace: &str, owner: &str) -> Arc<ControllerRevision> {
+    fn stored(number: u64, namespace: &str, owner: &str) -> Arc<WatchedRevision> {
         let pool = pool(None);
         let settings = effective(&pool.spec, None).expect("valid").settings;
         let cause = "generation 1".to_owned();
@@ -156,7 +133,7 @@ mod tests {
         for reference in object.metadata.owner_references.iter_mut().flatten() {
             owner.clone_into(&mut reference.uid);
         }
-        Arc::new(object)
+        Arc::new(object.into())
     }
 
     #[test]
@@ -178,12 +155,12 @@ mod tests {
     #[test]
     fn where_the_stable_one_is_gone_or_made_anew_by_hand_new_pods_get_neither_what_is_tried_nor_what_failed() {
         let [oldest, stable, updated] = [1, 2, 3].map(|number| stored(number, "ns", "pool-uid"));
-        let hash = stable.annotations()[HASH_ANNOTATION].clone();
+        let hash = stable.annotated_hash.clone().expect("it has one");
         let mut pool = pool(None);
-        let mut chosen = |stable_hash: &str, failed: &[String], all: &[&Arc<ControllerRevision>]| {
+        let mut chosen = |stable_hash: &str, failed: &[String], all: &[&Arc<WatchedRevision>]| {
             let revision = json!({"stable": 2, "stableHash": stable_hash, "updated": 3, "failedHashes": failed});
             pool.status = serde_json::from_value(json!({ "revision": revision })).expect("a status");
-            let all: Vec<Arc<ControllerRevision>> = all.iter().map(|revision| Arc::clone(revision)).collect();
+            let all: Vec<Arc<WatchedRevision>> = all.iter().map(|revision| Arc::clone(revision)).collect();
             super::for_new_pods(&pool, &all).map(|revision| revision.revision)
         };
         assert_eq!(chosen(&hash, &[], &[&oldest, &stable, &updated]), Some(2));
@@ -191,7 +168,7 @@ mod tests {
         assert_eq!(chosen("another", &[], &[&oldest, &stable, &updated]), Some(1), "it says something else by now");
         assert_eq!(chosen("another", &[hash], &[&oldest, &stable, &updated]), None, "the spec itself");
         let mut renumbered = (*updated).clone();
-        renumbered.revision = 2;
+        renumbered.number = 2;
         assert_eq!(chosen("", &[], &[&oldest, &Arc::new(renumbered)]), Some(1), "its name says another number");
     }
 }

@@ -145,7 +145,7 @@ fn context(pool: &ConnectionPool, revision: &PoolRevision, client: &Client, lead
         cause: "generation 1".to_owned(),
         is_restored: false,
     };
-    let revisions = GroupedStore::of_these([controller_revision::object(pool, &new, None)]);
+    let revisions = GroupedStore::of_these([controller_revision::object(pool, &new, None).into()]);
     let pools = GroupedStore::of_these([pool.clone()]);
     let injection = InjectionSettings {
         agent_image: "sluice:1".to_owned(),

@@ -127,18 +127,18 @@ where
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::apps::v1::ControllerRevision;
     use serde_json::json;
 
     use super::*;
+    use crate::objects::WatchedRevision;
 
-    fn revision(namespace: &str, pool: &str, number: u64) -> ControllerRevision {
+    fn revision(namespace: &str, pool: &str, number: u64) -> WatchedRevision {
         let metadata =
             json!({"name": format!("{pool}-{number}"), "namespace": namespace, "labels": {"sluice.dev/pool": pool}});
         serde_json::from_value(json!({"metadata": metadata, "revision": number})).expect("a revision")
     }
 
-    fn names(store: &GroupedStore<ControllerRevision>, namespace: &str, pool: &str) -> Vec<String> {
+    fn names(store: &GroupedStore<WatchedRevision>, namespace: &str, pool: &str) -> Vec<String> {
         store.of(namespace, pool).iter().map(|revision| revision.name_any()).collect()
     }
 
@@ -156,7 +156,7 @@ mod tests {
     fn an_object_that_goes_or_comes_to_another_pool_is_found_where_it_is_and_of_what_is_gone_nothing_is_kept() {
         let store = GroupedStore::of_these([revision("ns", "shop", 1), revision("ns", "shop", 2)]);
         let mut moved = revision("ns", "shop", 1);
-        moved.metadata.labels = Some([("sluice.dev/pool".to_owned(), "cart".to_owned())].into());
+        moved.pool = Some("cart".to_owned());
         store.is_there(&moved);
         assert_eq!(names(&store, "ns", "shop"), ["shop-2"]);
         assert_eq!(names(&store, "ns", "cart"), ["shop-1"]);

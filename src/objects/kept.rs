@@ -7,11 +7,11 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use k8s_openapi::{
     api::{
-        apps::v1::{ControllerRevision, Deployment},
+        apps::v1::Deployment,
         core::v1::{ConfigMap, Service},
         policy::v1::PodDisruptionBudget,
     },
-    apimachinery::pkg::{apis::meta::v1::ObjectMeta, runtime::RawExtension},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{Resource, core::error_boundary::InvalidObject};
 use serde::{
@@ -84,34 +84,6 @@ impl Watched for ConnectionBudget {
 struct Headed {
     #[serde(default)]
     metadata: KeptMetadata,
-}
-
-/// StatefulSets and DaemonSets keep their templates in such objects, under the labels of their pods: of one that no pool owns is read which
-/// it is, and so is one with more in it than the settings of a pool have.
-impl Watched for ControllerRevision {
-    const LARGEST: usize = 4 << 20;
-
-    /// Those of one pool.
-    fn group_in_namespace(&self) -> String {
-        let labels = self.metadata.labels.as_ref();
-        labels.and_then(|labels| labels.get(names::POOL_LABEL)).cloned().unwrap_or_default()
-    }
-
-    fn read(text: &str) -> Result<Self, serde_json::Error> {
-        const LARGEST_DATA: usize = 64 << 10;
-        #[derive(Deserialize)]
-        struct RevisionText<'a> {
-            #[serde(default)]
-            metadata: KeptMetadata,
-            #[serde(borrow)]
-            data: Option<&'a RawValue>,
-            revision: i64,
-        }
-        let RevisionText { metadata, data, revision } = serde_json::from_str(text)?;
-        let data = data.filter(|data| metadata.is_of_a_pool() && data.get().len() <= LARGEST_DATA);
-        let data = data.map(|data| serde_json::from_str(data.get())).transpose()?.map(RawExtension);
-        Ok(Self { metadata: metadata.into(), data, revision })
-    }
 }
 
 /// A kind of which gateways have objects. Of an object that no pool owns is read which it is: its name is taken.
@@ -204,26 +176,6 @@ mod tests {
 
     fn managed() -> Value {
         json!([{"manager": "kubectl", "fieldsV1": {"f:spec": {}}}])
-    }
-
-    #[test]
-    fn a_revision_is_kept_whole_where_a_pool_owns_it_and_of_the_history_of_others_only_which_it_is() {
-        let revision = |owners: Value, data: Value| {
-            let metadata = json!({"name": "shop-4", "namespace": "ns", "resourceVersion": "7", "labels": {"sluice.dev/pool": "shop"},
-                "ownerReferences": owners, "managedFields": managed()});
-            let object = json!({"apiVersion": "apps/v1", "kind": "ControllerRevision", "metadata": metadata, "data": data, "revision": 4});
-            kept::<ControllerRevision>(&object).0.expect("it is one")
-        };
-        let data = json!({"v": 1, "settings": {}});
-        let own = revision(owner("ConnectionPool", "sluice.dev/v1alpha1"), data.clone());
-        assert_eq!((own.data, own.revision), (Some(RawExtension(data.clone())), 4));
-        assert_eq!(own.metadata.resource_version.as_deref(), Some("7"));
-        assert_eq!(own.metadata.managed_fields, None);
-        let foreign = revision(owner("StatefulSet", "apps/v1"), data);
-        assert_eq!((foreign.data, foreign.revision, foreign.metadata.name.as_deref()), (None, 4, Some("shop-4")));
-        let forged =
-            revision(owner("ConnectionPool", "sluice.dev/v1alpha1"), json!({"settings": "x".repeat(100 << 10)}));
-        assert_eq!((forged.data, forged.revision), (None, 4), "no settings of a pool are so long");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! - [`Lean`]: an object without `metadata.managedFields`, which are larger than all the rest.
 //! - [`Kept`]: an object that is watched, within the bounds of its kind ([`Watched`]). One that is larger stands in nobody's way.
 //! - [`WatchedPod`]: the same of a pod, each of which counts however large it is.
+//! - [`WatchedRevision`]: the same of a revision, decoded once.
 //! - [`GroupedStore`]: the store of a watch, in which those of one pool are found without a look at all others.
 //! - [`ListPages`]: a list in pages, each read up to a size ([`page`]).
 
@@ -15,9 +16,11 @@ mod metadata;
 mod only;
 mod pages;
 mod pod;
+mod revision;
 
 pub use grouped::GroupedStore;
 pub use kept::{Kept, Watched};
 pub use lean::Lean;
 pub use pages::{ListPages, Page, page};
 pub use pod::WatchedPod;
+pub use revision::{WatchedRevision, revision_data};

@@ -98,7 +98,7 @@ async fn create(
     let created = context.writer.create_revision(pool, new, changed_by.as_deref()).await;
     let mut memory = memory.lock();
     note(&mut memory.failure, created.as_ref().err());
-    memory.created.push(controller_revision::seen(&created?));
+    memory.created.push(controller_revision::seen(&created?.into()));
     tracing::info!(pool = %key, revision = new.number, cause = new.cause, changed_by, "revision created");
     Ok(changed_by)
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::{Client, ResourceExt};
 
 use super::watch::{self, Instruments};
@@ -18,7 +17,7 @@ use crate::{
     decide::effective::{EffectivePool, PoolRefusal, class_of, effective},
     domain::PoolKey,
     inject::InjectionSettings,
-    objects::GroupedStore,
+    objects::{GroupedStore, WatchedRevision},
 };
 
 /// The stores of the watches.
@@ -31,7 +30,7 @@ pub struct Stores {
     /// Budgets.
     pub budgets: GroupedStore<ConnectionBudget>,
     /// Revisions of ours.
-    pub revisions: GroupedStore<ControllerRevision>,
+    pub revisions: GroupedStore<WatchedRevision>,
     /// The objects of gateways; none where this operator keeps no gateways.
     pub gateways: Option<GatewayStores>,
     /// What the operator's configuration says about poolers' containers, and about what pools may say of them.
@@ -115,7 +114,7 @@ pub fn watch_all(client: &Client, requests: &LookRequests, args: &OperatorArgs, 
         Some(POOL_LABEL),
         "ControllerRevision",
         instruments.clone(),
-        move |revision: ControllerRevision, _| {
+        move |revision: WatchedRevision, _| {
             let concerned = watch::pool_of_revision(&revision);
             let asking = asking.clone();
             async move {

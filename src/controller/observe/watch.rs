@@ -5,7 +5,6 @@
 use std::{collections::HashMap, sync::Arc};
 
 use futures::{StreamExt, TryStreamExt, future::ready};
-use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::{
     Api, Client, Resource, ResourceExt,
     core::error_boundary::InvalidObject,
@@ -23,7 +22,7 @@ use crate::{
     controller::look_requests::LookRequests,
     domain::PoolKey,
     http::{OperatorMetrics, Readiness},
-    objects::{GroupedStore, Kept, Watched, WatchedPod},
+    objects::{GroupedStore, Kept, Watched, WatchedPod, WatchedRevision},
 };
 
 /// Seconds after which the API server ends a watch: load balancers drop what is silent for 240 s.
@@ -218,9 +217,8 @@ fn failed(instruments: &Instruments, name: &'static str, error: &watcher::Error)
 }
 
 /// The pool that a `ControllerRevision` of ours belongs to.
-pub fn pool_of_revision(revision: &ControllerRevision) -> Option<PoolKey> {
-    let name = revision.labels().get(POOL_LABEL)?.clone();
-    Some(PoolKey { namespace: revision.metadata.namespace.clone()?, name })
+pub fn pool_of_revision(revision: &WatchedRevision) -> Option<PoolKey> {
+    Some(PoolKey { namespace: revision.meta().namespace.clone()?, name: revision.pool.clone()? })
 }
 
 #[cfg(test)]
