@@ -47,8 +47,8 @@ pub struct PoolMemory {
     pub rollout: Option<RolloutMemory>,
     /// What is known of how its rollout does; none while there is none that is judged.
     pub judging: Option<Judging>,
-    /// The status as it was written last, and when.
-    pub written_status: Option<(ConnectionPoolStatus, Instant)>,
+    /// The status as it was written last; none where this process has written none.
+    pub written_status: Option<WrittenStatus>,
     /// Revisions that were created and have not come back through the watch.
     pub created: Vec<RevisionSeen>,
     /// Pods without a sidecar, as they were counted last; none before the first count.
@@ -67,7 +67,31 @@ pub struct PoolMemory {
     pub overtaken: u32,
 }
 
+/// A status that was written.
+#[derive(Clone, Debug)]
+pub struct WrittenStatus {
+    /// When.
+    pub at: Instant,
+    /// What it says, until the watch has brought it back: from then on the pool itself says so.
+    pub status: Option<Box<ConnectionPoolStatus>>,
+}
+
 impl PoolMemory {
+    /// The status of the pool as it was written last, which may be newer than the one that the watch has brought.
+    pub fn status<'a>(&'a self, pool: &'a ConnectionPool) -> Option<&'a ConnectionPoolStatus> {
+        let written = self.written_status.as_ref().and_then(|written| written.status.as_deref());
+        written.or(pool.status.as_ref())
+    }
+
+    /// Lets go of the status that was written last, where the watch has brought it back.
+    pub fn forget_status_of(&mut self, pool: &ConnectionPool) {
+        if let Some(written) = &mut self.written_status
+            && written.status.as_deref() == pool.status.as_ref()
+        {
+            written.status = None;
+        }
+    }
+
     /// Forgets the failed writes on pods that are gone.
     pub fn forget_failures_but_of(&mut self, pods: &[Arc<PodFacts>]) {
         if !self.pod_failures.is_empty() {

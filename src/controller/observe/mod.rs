@@ -50,10 +50,12 @@ pub struct PoolSnapshot {
     failure: Option<FailedWrite>,
 }
 
-/// Reads everything of one pool that is not remembered, and lets go of what is remembered of pods that are gone.
+/// Reads everything of one pool that is not remembered, and lets go of what is remembered of pods that are gone, and of a status that
+/// has come back.
 pub fn snapshot(pool: &ConnectionPool, key: &PoolKey, context: &Context, memory: &mut PoolMemory) -> PoolSnapshot {
     let facts = context.pods.of(key);
     memory.forget_failures_but_of(&facts);
+    memory.forget_status_of(pool);
     let failure = memory.failure.as_ref().map(|backoff| backoff.seen(Instant::now()));
     let surroundings = context.stores.around(key, pool, &context.pods, &mut memory.created);
     let effective = surroundings.effective.as_ref().ok();
@@ -77,7 +79,7 @@ impl PoolSnapshot {
             now: now.as_second(),
             epoch,
             pool,
-            status: memory.written_status.as_ref().map(|(status, _)| status).or(pool.status.as_ref()),
+            status: memory.status(pool),
             effective: surroundings.effective.as_ref(),
             budget: surroundings.budget.clone(),
             rival: surroundings.rival.clone(),

@@ -13,7 +13,12 @@ use kube::Api;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{apply::writer::WriteError, backoff::note, context::Context, memory::PoolMemory};
+use super::{
+    apply::writer::WriteError,
+    backoff::note,
+    context::Context,
+    memory::{PoolMemory, WrittenStatus},
+};
 use crate::{
     api::{ConnectionPool, ConnectionPoolStatus},
     decide::plan::{Plan, PoolReport},
@@ -62,9 +67,10 @@ pub async fn write_status(
         return Ok(());
     }
     // what another process wrote was written long ago
-    let (last, since) = match memory.lock().written_status.clone() {
-        Some((last, at)) => (Some(last), at.elapsed()),
-        None => (pool.status.clone(), Duration::MAX),
+    let (last, since) = {
+        let memory = memory.lock();
+        let since = memory.written_status.as_ref().map_or(Duration::MAX, |written| written.at.elapsed());
+        (memory.status(pool).cloned(), since)
     };
     let status = ConnectionPoolStatus { epoch: Some(epoch), ..status::status(pool, last.as_ref(), report, now) };
     if !status::is_due(last.as_ref(), &status, since) {
@@ -77,7 +83,7 @@ pub async fn write_status(
     let mut memory = memory.lock();
     note(&mut memory.status_failure, outcome.as_ref().err());
     outcome?;
-    memory.written_status = Some((status, Instant::now()));
+    memory.written_status = Some(WrittenStatus { at: Instant::now(), status: Some(Box::new(status)) });
     Ok(())
 }
 
@@ -162,6 +168,7 @@ mod tests {
         assert!(tell().await);
         assert_eq!((asked(), memory.lock().next_retry(Instant::now())), (11, None));
     }
+
     #[tokio::test(start_paused = true)]
     async fn while_pods_are_counted_for_the_first_time_what_was_done_is_told_and_no_condition() {
         let statuses = Statuses::default();
@@ -181,5 +188,32 @@ mod tests {
         report(pool, key, context, memory, (plan, 7), now).await.expect("nothing is written");
         let (events, written) = (statuses.events.load(Ordering::Relaxed), statuses.asked.load(Ordering::Relaxed));
         assert_eq!((events, written), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_status_that_has_come_back_through_the_watch_is_kept_once_and_what_somebody_makes_of_it_is_mended() {
+        let statuses = Statuses::default();
+        statuses.taken.store(true, Ordering::Relaxed);
+        let rehearsal = Rehearsal::with_client(1, Scene::Settled, &statuses.client(), Leadership::held());
+        let Rehearsal { context, pool, key, memory } = &rehearsal;
+        memory.lock().uninjected =
+            Some(UninjectedCount { found: None, failing: None, at: Instant::now(), generation: 1 });
+        let tell = async |pool: &ConnectionPool| {
+            let now = Timestamp::now();
+            let plan = decide::plan(pool, key, context, memory, 7, now);
+            report(pool, key, context, memory, (plan, 7), now).await.expect("it is taken");
+            let kept = memory.lock().written_status.clone().and_then(|written| written.status);
+            (statuses.asked.load(Ordering::Relaxed), kept.is_some())
+        };
+        for _ in 0..3 {
+            assert_eq!(tell(pool).await, (1, true), "the watch has not told of it yet");
+        }
+        let text = serde_json::to_string(&memory.lock().status(pool)).expect("JSON");
+        let mut back = ConnectionPool { status: serde_json::from_str(&text).expect("a status"), ..(**pool).clone() };
+        for _ in 0..3 {
+            assert_eq!(tell(&back).await, (1, false));
+        }
+        back.status.get_or_insert_default().conditions.clear();
+        assert_eq!(tell(&back).await, (2, true));
     }
 }
