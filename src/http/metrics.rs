@@ -9,8 +9,15 @@ use std::{
 
 use parking_lot::Mutex;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, text::encode},
+    metrics::{
+        MetricType,
+        counter::Counter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+        histogram::Histogram,
+    },
     registry::{Registry, Unit},
 };
 use tokio::time::Instant;
@@ -26,14 +33,35 @@ pub struct PoolLabels {
     pub pool: String,
 }
 
-/// Labels of one condition of a pool, as it is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+/// Labels of one condition, as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EncodeLabelSet)]
 struct ConditionLabels {
-    #[prometheus(flatten)]
-    pool: PoolLabels,
     r#type: &'static str,
     status: &'static str,
     reason: &'static str,
+}
+
+/// The conditions of each pool, as they are: one series each. A page never has two of one condition, or none.
+#[derive(Debug, Default)]
+struct PoolConditions {
+    of: Mutex<HashMap<PoolLabels, Vec<ConditionLabels>>>,
+}
+
+impl Collector for PoolConditions {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let of = self.of.lock();
+        if of.is_empty() {
+            return Ok(());
+        }
+        let help = "1 for what a condition of a pool is now.";
+        let mut family = encoder.encode_descriptor("condition", help, None, MetricType::Gauge)?;
+        for (pool, conditions) in &*of {
+            for condition in conditions {
+                ConstGauge::new(1_i64).encode(family.encode_family(&(pool.clone(), *condition))?)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What was written.
@@ -138,9 +166,7 @@ struct Inner {
     share: Family<PoolLabels, Gauge>,
     size: Family<PoolLabels, Gauge>,
     pods: Family<PoolLabels, Gauge>,
-    conditions: Family<ConditionLabels, Gauge>,
-    /// Those of each pool. Held while they change and while the page is made, so that it never has two of one condition, or none.
-    conditions_of: Mutex<HashMap<PoolLabels, Vec<ConditionLabels>>>,
+    conditions: Arc<PoolConditions>,
     rollouts: Family<ReasonLabels, Counter>,
     reconcile_seconds: Histogram,
     reconcile_errors: Family<ReasonLabels, Counter>,
@@ -161,14 +187,15 @@ struct Inner {
 impl Default for OperatorMetrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("sluice_operator");
+        let conditions = Arc::<PoolConditions>::default();
+        registry.register_collector(Box::new(conditions.clone()));
         let inner = Inner {
             decisions: register(&mut registry, "decisions", "Decisions that were put into force or told, by reason"),
             target: register(&mut registry, "target", "Server connections that a pool should have"),
             share: register(&mut registry, "share", "Server connections that the pods of a pool may open"),
             size: register(&mut registry, "size", "Sum of the limits of the pods of a pool"),
             pods: register(&mut registry, "pods", "Pods of a pool with a sidecar"),
-            conditions: register(&mut registry, "condition", "1 for what a condition of a pool is now"),
-            conditions_of: Mutex::default(),
+            conditions,
             rollouts: register(&mut registry, "rollouts", "Rollouts that ended, by how"),
             reconcile_seconds: seconds(&mut registry, "reconcile_duration", "One pool: observe, plan, apply, report"),
             reconcile_errors: register(&mut registry, "reconcile_errors", "Reconciles that failed, by what failed"),
@@ -238,28 +265,17 @@ impl OperatorMetrics {
     /// What the conditions of a pool are now.
     pub fn conditions(&self, pool: &PoolLabels, now: &[Condition]) {
         let labels = |condition: &Condition| ConditionLabels {
-            pool: pool.clone(),
             r#type: condition.type_,
             status: condition.status.as_str(),
             reason: condition.reason,
         };
-        let now: Vec<ConditionLabels> = now.iter().map(labels).collect();
-        let mut of_pools = self.inner.conditions_of.lock();
-        let before = of_pools.insert(pool.clone(), now.clone()).unwrap_or_default();
-        for gone in before.iter().filter(|before| !now.contains(before)) {
-            self.inner.conditions.remove(gone);
-        }
-        for labels in &now {
-            self.inner.conditions.get_or_create(labels).set(1);
-        }
+        let now = now.iter().map(labels).collect();
+        self.inner.conditions.of.lock().insert(pool.clone(), now);
     }
 
     /// Forgets a pool that is gone.
     pub fn pool_gone(&self, pool: &PoolLabels) {
-        let mut of_pools = self.inner.conditions_of.lock();
-        for gone in of_pools.remove(pool).unwrap_or_default() {
-            self.inner.conditions.remove(&gone);
-        }
+        self.inner.conditions.of.lock().remove(pool);
         for family in [&self.inner.target, &self.inner.share, &self.inner.size, &self.inner.pods] {
             family.remove(pool);
         }
@@ -335,7 +351,6 @@ impl OperatorMetrics {
             self.inner.watch_age_seconds.get_or_create(&WatchLabels { watch: (*watch).to_owned() }).set(age);
         }
         let mut text = String::new();
-        let _unchanged = self.inner.conditions_of.lock();
         encode(&mut text, &self.inner.registry)?;
         Ok(text)
     }
