@@ -192,9 +192,9 @@ async fn judge(context: &Context, servers: &Servers, rollout: JudgedRollout) {
         let mut memory = memory.lock();
         let is_same =
             |judging: &Judging| (&judging.canary, &judging.stable, &judging.wanted) == (&canary, &stable, &wanted);
-        if !memory.judging.as_ref().is_some_and(is_same) {
+        if !memory.judging.as_deref().is_some_and(is_same) {
             tracing::info!(pool = %key, revision = canary.number, against = stable.number, "an analysis begins");
-            memory.judging = Some(Judging::new(canary.clone(), stable.clone(), wanted.clone()));
+            memory.judging = Some(Box::new(Judging::new(canary.clone(), stable.clone(), wanted.clone())));
         }
         let judging = memory.judging.as_ref();
         let live = judging.and_then(|judging| judging.live.as_ref());

@@ -46,7 +46,7 @@ pub struct PoolMemory {
     /// What is remembered of its rollout; none before the first look, which goes on from the status.
     pub rollout: Option<RolloutMemory>,
     /// What is known of how its rollout does; none while there is none that is judged.
-    pub judging: Option<Judging>,
+    pub judging: Option<Box<Judging>>,
     /// The status as it was written last; none where this process has written none.
     pub written_status: Option<WrittenStatus>,
     /// Revisions that were created and have not come back through the watch.

@@ -90,7 +90,7 @@ impl PoolSnapshot {
             revisions: &surroundings.revisions,
             taken_numbers: &surroundings.taken_numbers,
             sizing: memory.sizing.as_ref(),
-            judged: memory.judging.as_ref().map(Judging::seen),
+            judged: memory.judging.as_deref().map(Judging::seen),
             failure: failure.as_ref(),
             most_writes,
         }
