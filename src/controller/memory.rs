@@ -38,9 +38,9 @@ pub struct PoolMemory {
     /// For which spec that was.
     pub decided_for: Option<DecidedFor>,
     /// What the load asks of each pod, by its uid: another pod may take its name.
-    pub demands: HashMap<String, PodDemand>,
+    pub demands: HashMap<Arc<str>, PodDemand>,
     /// What Prometheus says of each pod's grant, by its uid: the slower way to a proof.
-    pub proofs: HashMap<String, GrantProof>,
+    pub proofs: HashMap<Arc<str>, GrantProof>,
     /// What the load was made of.
     pub load: LoadState,
     /// What is remembered of its rollout; none before the first look, which goes on from the status.
@@ -60,7 +60,7 @@ pub struct PoolMemory {
     /// The last creation or deletion of a revision, if it failed.
     pub failure: Option<Backoff>,
     /// The last write on each pod that failed, by its uid.
-    pub pod_failures: HashMap<String, Backoff>,
+    pub pod_failures: HashMap<Arc<str>, Backoff>,
     /// The last write of the status, if it failed.
     pub status_failure: Option<Backoff>,
     /// Looks in a row that ended because somebody else wrote first.
@@ -95,8 +95,8 @@ impl PoolMemory {
     /// Forgets the failed writes on pods that are gone.
     pub fn forget_failures_but_of(&mut self, pods: &[Arc<PodFacts>]) {
         if !self.pod_failures.is_empty() {
-            let known: HashSet<&str> = pods.iter().map(|pod| pod.uid.as_str()).collect();
-            self.pod_failures.retain(|uid, _| known.contains(uid.as_str()));
+            let known: HashSet<&str> = pods.iter().map(|pod| &*pod.uid).collect();
+            self.pod_failures.retain(|uid, _| known.contains(&**uid));
         }
     }
 
@@ -175,7 +175,7 @@ mod tests {
         let after = |seconds| now + Duration::from_secs(seconds);
         let failed = |seconds| Backoff { times: 1, at: after(seconds), error: "refused".to_owned() };
         let mut memory = PoolMemory { failure: Some(failed(30)), ..PoolMemory::default() };
-        memory.pod_failures.insert("u".to_owned(), failed(1));
+        memory.pod_failures.insert("u".into(), failed(1));
         memory.status_failure = Some(failed(5));
         assert_eq!(memory.next_retry(now), Some(after(1)));
         assert_eq!(memory.next_retry(after(1)), Some(after(5)));

@@ -118,7 +118,7 @@ impl Writer {
             annotations.insert(names::GRANT_ANNOTATION.to_owned(), Value::String(grant.render()));
         }
         let body = json!({"metadata": {
-            "uid": patch.uid, "resourceVersion": patch.resource_version, "annotations": annotations,
+            "uid": &*patch.uid, "resourceVersion": patch.resource_version, "annotations": annotations,
         }});
         self.pace().await;
         let pods: Api<WatchedPod> = Api::namespaced(self.client.clone(), &pool.namespace);

@@ -89,7 +89,7 @@ pub fn decide(
             (None, Some(Trouble { reason, message }), Completeness::Complete)
         }
     };
-    let uids: HashMap<&str, &str> = facts.iter().map(|pod| (pod.name.as_str(), pod.uid.as_str())).collect();
+    let uids: HashMap<&str, &Arc<str>> = facts.iter().map(|pod| (pod.name.as_str(), &pod.uid)).collect();
     let observation = observation(context, subject, &facts, target, now);
     let decision = memory
         .sizer
@@ -97,7 +97,7 @@ pub fn decide(
     let (decision, trouble) = never_shrink_in_the_dark(decision, trouble, completeness, &observation);
     let load_seen = load.figures.map(|figures| seen(&figures, wait_p95_seconds));
     // the figures go by name, and what they say of a pod by its uid: a new pod of that name is owed nothing of them
-    let uid_of = |name: &str| uids.get(name).map(|uid| (*uid).to_owned());
+    let uid_of = |name: &str| uids.get(name).map(|uid| Arc::clone(uid));
     memory.demands = load.demands.iter().filter_map(|(name, demand)| Some((uid_of(name)?, *demand))).collect();
     memory.proofs = load.proofs.iter().filter_map(|(name, proof)| Some((uid_of(name)?, *proof))).collect();
     let known = Known { load: load_seen, trouble, alternation };

@@ -123,8 +123,8 @@ impl AgentPoller {
 
 /// Sets what the pods must be seen to run: what was open, and whatever has just been written.
 pub fn expect(key: &PoolKey, context: &Context, plan: &Plan) {
-    let written = plan.patches.iter().map(|patch| patch.uid.as_str());
-    let open: HashSet<&str> = plan.open.iter().map(String::as_str).chain(written).collect();
+    let written = plan.patches.iter().map(|patch| &*patch.uid);
+    let open: HashSet<&str> = plan.open.iter().map(|uid| &**uid).chain(written).collect();
     context.poller.expect(key, &context.pods.of(key), &open);
 }
 
@@ -182,7 +182,7 @@ mod tests {
 
     /// Has these pods asked; all of them are open, or none.
     fn expect(poller: &AgentPoller, pool: &PoolKey, pods: &[Arc<PodFacts>], is_open: bool) {
-        let open = pods.iter().map(|pod| pod.uid.as_str()).filter(|_| is_open).collect();
+        let open = pods.iter().map(|pod| &*pod.uid).filter(|_| is_open).collect();
         poller.expect(pool, pods, &open);
     }
 

@@ -104,11 +104,11 @@ struct PolledPod {
 /// The pods of one pool.
 #[derive(Default)]
 pub(super) struct PolledPods {
-    of: HashMap<String, PolledPod>,
+    of: HashMap<Arc<str>, PolledPod>,
     /// How often it was said what the pods must be seen to run: who was not mentioned the last time is gone.
     round: u64,
     /// Those that wait to be asked, by what is known of them.
-    due: [BTreeSet<(Instant, String)>; 3],
+    due: [BTreeSet<(Instant, Arc<str>)>; 3],
     /// How many have answered last.
     answer: usize,
     /// How many have not.
@@ -128,7 +128,7 @@ pub(super) struct PollSchedule {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct StatusRequest {
     pub(super) pool: PoolKey,
-    pub(super) uid: String,
+    pub(super) uid: Arc<str>,
     pub(super) address: String,
     responsiveness: Responsiveness,
 }
@@ -146,12 +146,12 @@ impl PollSchedule {
         polled.round += 1;
         let mut mentioned = 0;
         for pod in pods.iter().filter(|pod| pod.address.is_some() && pod.sidecar == SidecarSeen::Running) {
-            polled.expect(pod, open.contains(pod.uid.as_str()), now);
+            polled.expect(pod, open.contains(&*pod.uid), now);
             mentioned += 1;
         }
         if polled.of.len() > mentioned {
-            let is_gone = |(_, entry): &(&String, &PolledPod)| entry.mentioned != polled.round;
-            let gone: Vec<String> = polled.of.iter().filter(is_gone).map(|(uid, _)| uid.clone()).collect();
+            let is_gone = |(_, entry): &(&Arc<str>, &PolledPod)| entry.mentioned != polled.round;
+            let gone: Vec<Arc<str>> = polled.of.iter().filter(is_gone).map(|(uid, _)| uid.clone()).collect();
             for uid in gone {
                 polled.forget(&uid);
             }
@@ -189,11 +189,10 @@ impl PollSchedule {
 
     /// When somebody is due next who is not yet.
     pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
-        let firsts = self.pools.values().flat_map(|polled| &polled.due).filter_map(|due| {
-            let after = (Bound::Excluded((now, String::from(char::MAX))), Bound::Unbounded);
-            due.range(after).next().map(|(due, _)| *due)
-        });
-        firsts.min()
+        let last: (Instant, Arc<str>) = (now, char::MAX.to_string().into());
+        let later = (Bound::Excluded(&last), Bound::Unbounded);
+        let lines = self.pools.values().flat_map(|polled| &polled.due);
+        lines.filter_map(|due| due.range(later).next().map(|(due, _)| *due)).min()
     }
 
     /// Takes in an answer and gives the place back. True when it says something new.
@@ -278,11 +277,11 @@ impl PolledPods {
         }
     }
 
-    fn forget(&mut self, uid: &str) {
+    fn forget(&mut self, uid: &Arc<str>) {
         let Some(entry) = self.of.remove(uid) else { return };
         self.count(entry.heard.responsiveness(), false);
         if let PollState::Due(due) = entry.turn {
-            self.due[entry.heard.responsiveness() as usize].remove(&(due, uid.to_owned()));
+            self.due[entry.heard.responsiveness() as usize].remove(&(due, uid.clone()));
         }
     }
 
@@ -311,7 +310,7 @@ impl PolledPods {
     }
 
     /// Takes the first that the budget pays for out of the line: its uid and address.
-    fn take(&mut self, budget: Responsiveness) -> Option<(String, String)> {
+    fn take(&mut self, budget: Responsiveness) -> Option<(Arc<str>, String)> {
         let (_, kept) = self.first_due(budget)?;
         let (_, uid) = self.due[kept as usize].pop_first()?;
         let entry = self.of.get_mut(&uid)?;
@@ -321,12 +320,12 @@ impl PolledPods {
     }
 
     /// Takes in an answer. True when it says something new.
-    fn answered(&mut self, uid: &str, answer: Result<StatusReport, AskError>, now: Instant) -> bool {
+    fn answered(&mut self, uid: &Arc<str>, answer: Result<StatusReport, AskError>, now: Instant) -> bool {
         let Some(entry) = self.of.get_mut(uid) else { return false };
         let before = entry.heard.responsiveness();
         // its sidecar ended and began anew meanwhile: the answer may be of either
         if let PollState::Due(due) = entry.turn {
-            self.due[before as usize].remove(&(due, uid.to_owned()));
+            self.due[before as usize].remove(&(due, uid.clone()));
         }
         let heard = match answer {
             Ok(report) => LastAnswer::Report(Arc::new(report)),
@@ -361,7 +360,7 @@ impl PolledPods {
             spread(uid)
         };
         entry.turn = PollState::Due(now + pause);
-        self.due[responsiveness as usize].insert((now + pause, uid.to_owned()));
+        self.due[responsiveness as usize].insert((now + pause, uid.clone()));
         self.count(before, false);
         self.count(responsiveness, true);
         is_new

@@ -49,7 +49,7 @@ pub struct Plan {
     pub patches: Vec<PodPatch>,
     /// Uids of the pods of which something is awaited: what their annotations say has not been read back, or the agent may know of what
     /// kind a leak is.
-    pub open: Vec<String>,
+    pub open: Vec<Arc<str>>,
     /// Status and conditions.
     pub report: PoolReport,
     /// Events.
@@ -72,7 +72,7 @@ pub struct PodPatch {
     /// Name of the pod.
     pub name: String,
     /// Its uid: another pod of the name is not meant.
-    pub uid: String,
+    pub uid: Arc<str>,
     /// The version that the plan was made from: whoever wrote since has won.
     pub resource_version: String,
     /// The annotation `sluice.dev/revision`, if it changes.

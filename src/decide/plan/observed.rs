@@ -116,8 +116,8 @@ pub struct Poolers {
 pub struct PodFacts {
     /// Its name.
     pub name: String,
-    /// Its uid.
-    pub uid: String,
+    /// Its uid, which whoever knows something of the pod shares.
+    pub uid: Arc<str>,
     /// Version of the object that was read.
     pub resource_version: String,
     /// When it was created.

@@ -77,7 +77,7 @@ impl World {
         let facts = PodFacts {
             name: format!("shop-{number}"),
             owner: Some("deployment/shop".to_owned()),
-            uid: format!("uid-{number}"),
+            uid: format!("uid-{number}").into(),
             resource_version: "1".to_owned(),
             created: self.now + i64::from(number),
             phase: PodPhase::Running,
@@ -1114,7 +1114,7 @@ fn what_no_agent_has_told_of_is_told_as_a_transaction_by_nobody_and_its_agent_is
         world.plan()
     };
     let told = |plan: &Plan| plan.report.conditions.iter().find(|told| told.type_ == LEAK_DETECTED).cloned().unwrap();
-    let asked = |plan: &Plan| ["uid-0", "uid-1"].map(|uid| plan.open.iter().any(|open| open == uid));
+    let asked = |plan: &Plan| ["uid-0", "uid-1"].map(|uid| plan.open.iter().any(|open| **open == *uid));
 
     let plan = say(&mut world, 0, [None, None]);
     assert_eq!((told(&plan).reason, asked(&plan)), (reasons::NO_LEAK, [false, false]));

@@ -43,7 +43,7 @@ pub(super) fn read(pod: &Pod) -> Option<(PoolKey, PodFacts)> {
     let is_placed = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).is_some_and(|node| !node.is_empty());
     let facts = PodFacts {
         name: pod.metadata.name.clone().unwrap_or_default(),
-        uid: pod.metadata.uid.clone().unwrap_or_default(),
+        uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
         resource_version: pod.metadata.resource_version.clone().unwrap_or_default(),
         created: pod.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
         owner: owner_of(&pod.metadata),

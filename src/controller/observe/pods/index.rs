@@ -126,7 +126,7 @@ impl PodIndex {
         if let Some(known) = inner.facts(&key) {
             let is_older = is_older(pod.metadata.resource_version.as_deref(), Some(&known.resource_version));
             // of another pod of this name: its predecessor's last words
-            let is_the_same = Some(known.uid.as_str()) == pod.metadata.uid.as_deref();
+            let is_the_same = Some(&*known.uid) == pod.metadata.uid.as_deref();
             let is_superseded = match was_answered {
                 None => is_older,
                 Some(was_answered) => is_older && is_the_same && was_answered,
@@ -142,7 +142,7 @@ impl PodIndex {
     pub fn delete(&self, pod: &Pod) -> Option<PoolKey> {
         let key = key_of(pod);
         let mut inner = self.inner.write();
-        let same = inner.facts(&key).is_some_and(|known| Some(known.uid.as_str()) == pod.metadata.uid.as_deref());
+        let same = inner.facts(&key).is_some_and(|known| Some(&*known.uid) == pod.metadata.uid.as_deref());
         if same { inner.remove(&key) } else { None }
     }
 
@@ -200,6 +200,7 @@ impl Inner {
     pub(super) fn take_in(&mut self, key: PodName, pod: &Pod) -> Vec<PoolKey> {
         let Some((pool, mut facts)) = facts::read(pod) else { return self.remove(&key).into_iter().collect() };
         if let Some(known) = self.facts(&key).filter(|known| known.uid == facts.uid) {
+            facts.uid = known.uid.clone();
             remember(&mut facts.grant, &known.grant);
             remember(&mut facts.revision, &known.revision);
             if facts.resource_version == known.resource_version {

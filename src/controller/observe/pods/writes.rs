@@ -17,7 +17,7 @@ impl PodIndex {
         let key = key_of(pod);
         let mut inner = self.inner.write();
         let is_newer = inner.facts(&key).is_some_and(|facts| {
-            Some(facts.uid.as_str()) == pod.metadata.uid.as_deref()
+            Some(&*facts.uid) == pod.metadata.uid.as_deref()
                 && !is_older(pod.metadata.resource_version.as_deref(), Some(&facts.resource_version))
         });
         if is_newer {
@@ -32,7 +32,7 @@ impl PodIndex {
     pub fn gone(&self, pool: &PoolKey, name: &str, uid: &str) {
         let key = (pool.namespace.clone(), name.to_owned());
         let mut inner = self.inner.write();
-        if inner.facts(&key).is_some_and(|known| known.uid == uid) {
+        if inner.facts(&key).is_some_and(|known| *known.uid == *uid) {
             inner.remove(&key);
         }
     }
@@ -41,7 +41,7 @@ impl PodIndex {
     pub fn doubt(&self, pool: &PoolKey, name: &str, uid: &str, resource_version: &str, granted: u32) {
         let mut inner = self.inner.write();
         if let Some(facts) = inner.facts_mut(&(pool.namespace.clone(), name.to_owned()))
-            && facts.uid == uid
+            && *facts.uid == *uid
             && facts.resource_version == resource_version
         {
             facts.doubtful_granted = facts.doubtful_granted.max(granted);
@@ -106,7 +106,7 @@ mod tests {
         index.apply(&pod(9, "new", &grant(1)));
         index.answered(&pod(7, "old", &grant(9)));
         index.answered(&pod(12, "old", &grant(9)));
-        assert_eq!((share_of(&index), index.of(&shop())[0].uid.as_str()), (Some(1), "new"));
+        assert_eq!((share_of(&index), &*index.of(&shop())[0].uid), (Some(1), "new"));
     }
 
     #[test]
