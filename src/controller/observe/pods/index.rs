@@ -21,7 +21,8 @@ type Labels = Arc<BTreeMap<String, String>>;
 
 /// Where a pod stands.
 struct Entry {
-    pool: PoolKey,
+    /// Shared by all pods of the pool.
+    pool: Arc<PoolKey>,
     labels: Labels,
 }
 
@@ -79,7 +80,7 @@ pub(super) struct List {
 pub(super) struct Inner {
     /// By namespace and name of the pod.
     pods: HashMap<PodName, Entry>,
-    pools: HashMap<PoolKey, Members>,
+    pools: HashMap<Arc<PoolKey>, Members>,
     /// A list that has begun and not ended.
     pub(super) list: Option<List>,
     synced: bool,
@@ -155,7 +156,7 @@ impl PodIndex {
     /// All pods by their names, each with its pool.
     pub fn names(&self) -> Vec<(PoolKey, String)> {
         let inner = self.inner.read();
-        inner.pods.iter().map(|((_, name), entry)| (entry.pool.clone(), name.clone())).collect()
+        inner.pods.iter().map(|((_, name), entry)| (PoolKey::clone(&entry.pool), name.clone())).collect()
     }
 
     /// The epochs of all grants that say something.
@@ -216,6 +217,8 @@ impl Inner {
 
     /// Takes in a pod that is not in the index.
     fn insert(&mut self, pod: PodName, pool: PoolKey, labels: BTreeMap<String, String>, mut facts: PodFacts) {
+        let known = self.pools.get_key_value(&pool).map(|(known, _)| known.clone());
+        let pool = known.unwrap_or_else(|| Arc::new(pool));
         let members = self.pools.entry(pool.clone()).or_default();
         if let Some(injection) = &mut facts.injection {
             members.injections.share(injection);
@@ -244,7 +247,7 @@ impl Inner {
                 self.pools.remove(&pool);
             }
         }
-        Some(pool)
+        Some(Arc::unwrap_or_clone(pool))
     }
 }
 
