@@ -224,7 +224,7 @@ impl Collector {
     /// Whether a series with these labels is of the pod that stands here.
     fn is_of(&self, place: usize, labels: &Labels) -> bool {
         let (pool, pod) = self.roster.pod(place);
-        *pod == labels.pod && pool.name == labels.pool && pool.namespace == labels.pool_namespace
+        pod == labels.pod && pool.name == labels.pool && pool.namespace == labels.pool_namespace
     }
 
     /// Tells of a series of no pod that may report, once for each target.
@@ -290,10 +290,10 @@ impl Collected {
             let Some((row, sample_time_seconds)) = chosen(rows) else { continue };
             match figures(&row.figures, sample_time_seconds) {
                 Ok(figures) if pools.contains_key(pool) => {
-                    pools.entry(pool.clone()).or_default().insert(pod.clone(), figures);
+                    pools.entry(pool.clone()).or_default().insert(pod.to_owned(), figures);
                 }
                 Ok(figures) => {
-                    pools.insert(pool.clone(), BTreeMap::from([(pod.clone(), figures)]));
+                    pools.insert(pool.clone(), BTreeMap::from([(pod.to_owned(), figures)]));
                 }
                 Err(missing) => self.refuse(SeriesRefusal::Incomplete, pool.clone(), pod, missing.metric(), ""),
             }

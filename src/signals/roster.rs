@@ -3,7 +3,10 @@
 //! Any pod that is scraped may export any series: of another's pool, of pools that there are none of, hundreds of thousands. What
 //! Prometheus knows of a series by itself is the pod that it was scraped from; which pool that pod is of is known to who injected it.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use super::{PoolKey, response::Labels};
 
@@ -13,12 +16,10 @@ const BETWEEN: char = '\u{1f}';
 /// The pods that may report.
 #[derive(Clone, Debug, Default)]
 pub struct Roster {
-    /// By pool and pod: where in `pods` it is.
+    /// By namespace and name of the pod, which no other of the namespace has: where in `pods` it is.
     index: HashMap<String, usize>,
-    pods: Vec<(PoolKey, String)>,
-    pools: HashSet<PoolKey>,
-    /// Namespaces and names of the pods, whatever their pools.
-    names: HashSet<String>,
+    pods: Vec<(Arc<PoolKey>, String)>,
+    pools: HashSet<Arc<PoolKey>>,
 }
 
 /// What a series is to a roster.
@@ -34,11 +35,14 @@ pub(super) enum Origin {
     Unknown,
 }
 
-impl FromIterator<(PoolKey, String)> for Roster {
-    fn from_iter<I: IntoIterator<Item = (PoolKey, String)>>(pods: I) -> Self {
-        let mut roster = Self::default();
+impl<P: Into<Arc<PoolKey>>> FromIterator<(P, String)> for Roster {
+    fn from_iter<I: IntoIterator<Item = (P, String)>>(pods: I) -> Self {
+        let pods = pods.into_iter();
+        let many = pods.size_hint().0;
+        let (index, pools) = (HashMap::with_capacity(many), HashSet::new());
+        let mut roster = Self { index, pods: Vec::with_capacity(many), pools };
         for (pool, pod) in pods {
-            roster.add(pool, pod);
+            roster.add(pool.into(), pod);
         }
         roster
     }
@@ -46,14 +50,11 @@ impl FromIterator<(PoolKey, String)> for Roster {
 
 impl Roster {
     /// Adds a pod of this pool.
-    fn add(&mut self, pool: PoolKey, pod: String) {
-        let mut key = String::new();
-        write(&mut key, [&pool.namespace, &pool.name, &pod]);
+    fn add(&mut self, pool: Arc<PoolKey>, pod: String) {
+        let mut key = String::with_capacity(pool.namespace.len() + BETWEEN.len_utf8() + pod.len());
+        write(&mut key, &pool.namespace, &pod);
         self.index.entry(key).or_insert(self.pods.len());
-        self.names.insert(format!("{}{BETWEEN}{pod}", pool.namespace));
-        if !self.pools.contains(&pool) {
-            self.pools.insert(pool.clone());
-        }
+        self.pools.insert(pool.clone());
         self.pods.push((pool, pod));
     }
 
@@ -68,19 +69,22 @@ impl Roster {
     }
 
     /// The pod that stands here, and its pool.
-    pub(super) fn pod(&self, place: usize) -> &(PoolKey, String) {
-        &self.pods[place]
+    pub(super) fn pod(&self, place: usize) -> (&PoolKey, &str) {
+        let (pool, pod) = &self.pods[place];
+        (pool, pod)
     }
 
     /// What a series with these labels is; `key` is a place to write in.
     pub(super) fn origin(&self, labels: &Labels, key: &mut String) -> Origin {
         // a configuration without the label `namespace` leaves it to the agent
         let is_near = labels.namespace.is_empty() || labels.namespace == labels.pool_namespace;
-        if is_near {
-            write(key, [&labels.pool_namespace, &labels.pool, &labels.pod]);
-            if let Some(place) = self.index.get(key.as_str()) {
-                return Origin::Own(*place);
-            }
+        write(key, &labels.pool_namespace, &labels.pod);
+        let known = self.index.get(key.as_str()).copied();
+        if let Some(place) = known
+            && is_near
+            && self.pod(place).0.name == labels.pool
+        {
+            return Origin::Own(place);
         }
         if !self.has_pool(&PoolKey::new(&*labels.pool_namespace, &*labels.pool)) {
             return Origin::Unknown;
@@ -88,17 +92,13 @@ impl Roster {
         if labels.pod.is_empty() {
             return Origin::NoPodLabel;
         }
-        write(key, [&labels.pool_namespace, &labels.pod]);
-        if !is_near || self.names.contains(key.as_str()) { Origin::Foreign } else { Origin::Unknown }
+        if !is_near || known.is_some() { Origin::Foreign } else { Origin::Unknown }
     }
 }
 
-fn write<const NAMES: usize>(key: &mut String, names: [&str; NAMES]) {
+fn write(key: &mut String, namespace: &str, pod: &str) {
     key.clear();
-    for (number, name) in names.into_iter().enumerate() {
-        if number > 0 {
-            key.push(BETWEEN);
-        }
-        key.push_str(name);
-    }
+    key.push_str(namespace);
+    key.push(BETWEEN);
+    key.push_str(pod);
 }

@@ -37,7 +37,7 @@ const QUANTILES_EVERY: Duration = Duration::from_mins(1);
 const UNHANDLED: usize = 16;
 
 /// Names of pods, each with its pool.
-pub type Pods = Vec<(PoolKey, String)>;
+pub type Pods = Vec<(Arc<PoolKey>, String)>;
 
 /// A pool at one tick.
 pub struct QueriedPool {
@@ -170,7 +170,7 @@ impl LoadQueries {
         }
         // of what a server has of the pools of another nothing is read
         for pod in pods {
-            if let Some((_, pods)) = server_of.get(&pod.0).and_then(|server| by_server.get_mut(server)) {
+            if let Some((_, pods)) = server_of.get(&*pod.0).and_then(|server| by_server.get_mut(server)) {
                 pods.push(pod);
             }
         }
@@ -382,7 +382,7 @@ mod tests {
     }
 
     fn pods() -> Pods {
-        vec![(PoolKey::new("ns", "shop"), "shop-0".to_owned())]
+        vec![(PoolKey::new("ns", "shop").into(), "shop-0".to_owned())]
     }
 
     fn is_of_readings(query: &str) -> bool {

@@ -154,9 +154,9 @@ impl PodIndex {
     }
 
     /// All pods by their names, each with its pool.
-    pub fn names(&self) -> Vec<(PoolKey, String)> {
+    pub fn names(&self) -> Vec<(Arc<PoolKey>, String)> {
         let inner = self.inner.read();
-        inner.pods.iter().map(|((_, name), entry)| (PoolKey::clone(&entry.pool), name.clone())).collect()
+        inner.pods.iter().map(|((_, name), entry)| (entry.pool.clone(), name.clone())).collect()
     }
 
     /// The epochs of all grants that say something.
