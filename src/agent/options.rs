@@ -42,6 +42,15 @@ pub enum Command {
         #[arg(long)]
         seconds: u32,
     },
+    /// Say who works the pooler now, as JSON: applications, and the clients that have held a connection or waited for longest.
+    Clients {
+        /// What was fixed at injection, as JSON.
+        #[arg(long, env = names::INJECTION_VARIABLE, hide_env_values = true)]
+        injection: String,
+        /// Memory-backed directory for rendered files and sockets.
+        #[arg(long, default_value = names::RUN_DIR)]
+        run_dir: PathBuf,
+    },
     /// Ask a running agent whether it is ready: ends with 0 or 1. For exec probes.
     Probe {
         /// Port of the agent.

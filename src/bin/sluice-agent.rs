@@ -1,13 +1,16 @@
 //! `sluice-agent`: runs PgBouncer beside an application, within what the operator granted.
 
-use std::{io::Write, process::ExitCode, time::Duration};
+use std::{error::Error, io::Write, path::Path, process::ExitCode, time::Duration};
 
 use clap::Parser;
-use sluice::agent::{
-    commands::{drain, install, probe},
-    keeper,
-    options::{Command, Options, RunOptions},
-    run,
+use sluice::{
+    agent::{
+        commands::{clients, drain, install, probe},
+        keeper,
+        options::{Command, Options, RunOptions},
+        run,
+    },
+    contract::{Document, Injection},
 };
 
 fn main() -> ExitCode {
@@ -30,11 +33,23 @@ fn main() -> ExitCode {
             drain::drain(port, Duration::from_secs(seconds.into()));
             ExitCode::SUCCESS
         }
+        Command::Clients { injection, run_dir } => match tell_clients(&injection, &run_dir) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&*error),
+        },
         Command::Probe { port } => match probe::ready(port) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error),
         },
     }
+}
+
+/// Prints who works the pooler now.
+fn tell_clients(injection: &str, run_dir: &Path) -> Result<(), Box<dyn Error>> {
+    let injection = Injection::parse(injection)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let report = runtime.block_on(clients::clients(&injection, run_dir))?;
+    Ok(writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?)?)
 }
 
 /// Runs to the end, on this thread alone.

@@ -7,6 +7,7 @@
 //! [`ContractError::NewerVersion`] and changes nothing.
 
 mod by_pool;
+mod clients;
 mod document;
 mod grant;
 mod injection;
@@ -18,6 +19,7 @@ mod trouble;
 mod understanding;
 
 pub use by_pool::ByPool;
+pub use clients::{ApplicationClients, ClientState, ClientsReport, LongestClient};
 pub use document::{ContractError, Document};
 pub use grant::{EPOCHS, GrantDocument, LARGEST_SEQ, PodGrant, Stamp, is_later_epoch};
 pub use injection::{ClientSide, ClientTlsMode, Injection, Reach, ServerTls, ServerTlsMode, Upstream};

@@ -36,6 +36,8 @@ pub const CONFIG_VOLUME: &str = "sluice-config";
 
 /// Where [`BINARY_VOLUME`] is mounted.
 pub const BINARY_DIR: &str = "/sluice/bin";
+/// The agent's program in [`BINARY_DIR`].
+pub const AGENT_PROGRAM: &str = "/sluice/bin/sluice-agent";
 /// Where [`RUN_VOLUME`] is mounted.
 pub const RUN_DIR: &str = "/sluice/run";
 /// Where [`STATE_VOLUME`] is mounted.

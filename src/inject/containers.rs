@@ -56,10 +56,6 @@ fn injection_variable(container: &Container) -> Option<&str> {
     variable.value.as_deref()
 }
 
-fn agent_path() -> String {
-    format!("{}/sluice-agent", names::BINARY_DIR)
-}
-
 /// The init container that copies the agent into the pod, so that the pooler's image needs to know nothing of it. It has the
 /// resources of the sidecar.
 pub fn copier(settings: &InjectionSettings, sidecar: &Container) -> Container {
@@ -67,7 +63,7 @@ pub fn copier(settings: &InjectionSettings, sidecar: &Container) -> Container {
         name: names::BINARY_CONTAINER.to_owned(),
         image: Some(settings.agent_image.clone()),
         image_pull_policy: settings.image_pull_policy.clone(),
-        command: Some(vec![AGENT_IN_IMAGE.to_owned(), "install".to_owned(), agent_path()]),
+        command: Some(vec![AGENT_IN_IMAGE.to_owned(), "install".to_owned(), names::AGENT_PROGRAM.to_owned()]),
         resources: sidecar.resources.clone(),
         security_context: Some(security_context(settings)),
         volume_mounts: Some(vec![mount(names::BINARY_VOLUME, names::BINARY_DIR, false), no_token()]),
@@ -89,7 +85,7 @@ pub fn sidecar(plan: &PodPool<'_>, settings: &InjectionSettings, guaranteed: boo
         image: Some(image),
         image_pull_policy: settings.image_pull_policy.clone(),
         restart_policy: Some("Always".to_owned()),
-        command: Some(vec![agent_path(), "run".to_owned()]),
+        command: Some(vec![names::AGENT_PROGRAM.to_owned(), "run".to_owned()]),
         env: Some(vec![
             // `$` is doubled because the kubelet expands `$(NAME)` and shortens `$$`.
             EnvVar {

@@ -5,6 +5,7 @@
 use std::{
     env, fs,
     io::Write,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{RwLock, RwLockReadGuard, RwLockWriteGuard},
@@ -49,6 +50,14 @@ pub fn run(program: &str, args: &[&str]) -> String {
 /// `kubectl ARGS`.
 pub fn kubectl(args: &str) -> String {
     run("kubectl", &args.split(' ').collect::<Vec<_>>())
+}
+
+/// `kubectl sluice ARGS`.
+pub fn sluice(args: &str) -> String {
+    let directory = tempfile::tempdir().expect("a directory");
+    let plugin = directory.path().join("kubectl-sluice");
+    symlink(env!("CARGO_BIN_EXE_sluice"), &plugin).expect("a link");
+    run(plugin.to_str().expect("text"), &args.split(' ').collect::<Vec<_>>())
 }
 
 /// `kubectl get ARGS -o json`.

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::{
-    cluster::{get, kubectl, until, until_condition, with_operator},
+    cluster::{get, kubectl, sluice, until, until_condition, with_operator},
     shop::{database, events, read_back, shop_scaled, start, status},
 };
 
@@ -50,6 +52,11 @@ fn under_load_the_target_rises_and_every_pooler_is_seen_to_work_with_its_part() 
     assert!(logs.lines().any(|line| line.contains(id) && line.contains("target changed")), "{id} is not in the log");
     let notes = events("way", "TargetChanged");
     assert!(notes.iter().any(|note| note.contains("(decision d-")), "{notes:?}");
+    // who it is, the sidecars tell whoever may run a program in them
+    let work: Value = serde_json::from_str(&sluice("top shop --clients --namespace=way --output=json")).expect("JSON");
+    let clients: u64 =
+        work["applications"].as_array().into_iter().flatten().filter_map(|of| of["clients"].as_u64()).sum();
+    assert!(clients > 0, "{work}");
     kubectl("delete namespace way --wait=false");
 }
 

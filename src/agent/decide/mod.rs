@@ -1,6 +1,7 @@
 //! PURE: what the agent decides. State, observation and now in; the next action out.
 
 pub mod anchor;
+pub mod applications;
 pub mod arrivals;
 pub mod busy;
 pub mod counters;

@@ -105,8 +105,11 @@ mod tests {
             id,
             linked: false,
             waits: false,
+            waited_microseconds: 0,
             database: "shop".to_owned(),
+            application: String::new(),
             connected: String::new(),
+            requested: String::new(),
             socket: String::new(),
             address: String::new(),
         }

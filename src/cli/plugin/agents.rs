@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use futures::{AsyncReadExt, StreamExt, stream};
+use futures::{AsyncReadExt as _, StreamExt, stream};
 use k8s_openapi::api::core::v1::{ContainerPort, Pod};
-use kube::api::ListParams;
-use tokio::time::timeout;
+use kube::api::{AttachParams, ListParams};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    time::timeout,
+};
 
 use super::{
     cluster::ClusterAccess,
@@ -16,7 +19,7 @@ use super::{
     },
 };
 use crate::{
-    contract::{StatusReport, names},
+    contract::{ClientsReport, StatusReport, names},
     inject::injection_of,
 };
 
@@ -126,6 +129,50 @@ pub async fn ask(cluster: &ClusterAccess, pod: &Pod, page: &str) -> Result<Strin
     };
     let deadline = AGENT_DEADLINE;
     timeout(deadline, asked).await.map_err(|_| PluginError::Deadline { what: what.clone(), deadline })?
+}
+
+/// Who works the pooler of this pod now: what `sluice-agent clients` prints, run in its sidecar.
+///
+/// # Errors
+/// [`PluginError`]: not allowed, no answer in time, or the program failed, which one of a version before this does.
+pub async fn clients(cluster: &ClusterAccess, pod: &Pod) -> Result<ClientsReport, PluginError> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let what = format!("get and create pods/exec in {namespace}");
+    let params = AttachParams::default().container(names::SIDECAR_CONTAINER).stdin(false).stdout(true).stderr(true);
+    let asked = async {
+        let pods = cluster.of::<Pod>(namespace);
+        let mut process = cluster.ask(&what, pods.exec(&name(pod), [names::AGENT_PROGRAM, "clients"], &params)).await?;
+        let (out, err) = tokio::join!(read(process.stdout()), read(process.stderr()));
+        let report = out.map_err(|error| PluginError::Unreadable(format!("its answer breaks off: {error}")))?;
+        if report.is_empty() {
+            return Err(PluginError::Unreadable(not_told(&err.unwrap_or_default())));
+        }
+        serde_json::from_str(&report).map_err(|error| {
+            PluginError::Unreadable(format!("its answer is not understood, so it is of another version: {error}"))
+        })
+    };
+    let deadline = AGENT_DEADLINE;
+    timeout(deadline, asked).await.map_err(|_| PluginError::Deadline { what: what.clone(), deadline })?
+}
+
+/// Why an agent has not told who its clients are, by what it wrote.
+fn not_told(words: &str) -> String {
+    match words.trim() {
+        older if older.contains("unrecognized subcommand") => {
+            "it is of an older version, which does not tell; restart the pod to get a newer one".to_owned()
+        }
+        "" => "it was ended before it told".to_owned(),
+        words => words.to_owned(),
+    }
+}
+
+/// What a program writes, as much of it as is read.
+async fn read(stream: Option<impl AsyncRead + Unpin>) -> std::io::Result<String> {
+    let mut text = String::new();
+    if let Some(stream) = stream {
+        AsyncReadExt::take(stream, LARGEST_ANSWER_BYTES).read_to_string(&mut text).await?;
+    }
+    Ok(text)
 }
 
 /// Where the agent listens: what the sidecar says, or what was fixed at admission.

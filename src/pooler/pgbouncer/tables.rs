@@ -195,10 +195,16 @@ pub struct Client {
     pub linked: bool,
     /// Whether it waits for one.
     pub waits: bool,
+    /// For how long; 0 where it does not wait.
+    pub waited_microseconds: u64,
     /// The database that it asked for.
     pub database: String,
+    /// What it calls itself.
+    pub application: String,
     /// When it came, as PgBouncer prints it: later ones sort later.
     pub connected: String,
+    /// When it last sent something, as PgBouncer prints it, in whole seconds.
+    pub requested: String,
     /// As PgBouncer names sockets.
     pub socket: String,
     /// Its address and port.
@@ -231,6 +237,16 @@ impl<'a> Rows<'a> {
             column,
             value: text.chars().take(40).collect(),
         })
+    }
+
+    /// A time that stands in two columns: whole seconds, and what is beyond them.
+    fn microseconds(
+        &self,
+        row: &'a [Option<String>],
+        seconds: &'static str,
+        beyond: &'static str,
+    ) -> Result<u64, TableError> {
+        Ok(self.number::<u64>(row, seconds)?.saturating_mul(1_000_000).saturating_add(self.number(row, beyond)?))
     }
 
     fn of_database(
@@ -300,9 +316,7 @@ fn sum_of_pools(table: &Table, wanted: impl Fn(&str) -> bool) -> Result<Pools, T
         add(&mut sum.tested, "sv_tested")?;
         add(&mut sum.login, "sv_login")?;
         add(&mut sum.being_canceled, "sv_being_canceled")?;
-        let seconds: u64 = rows.number(row, "maxwait")?;
-        let microseconds: u64 = rows.number(row, "maxwait_us")?;
-        let wait = seconds.saturating_mul(1_000_000).saturating_add(microseconds);
+        let wait = rows.microseconds(row, "maxwait", "maxwait_us")?;
         sum.longest_wait_microseconds = sum.longest_wait_microseconds.max(wait);
     }
     Ok(sum)
@@ -438,7 +452,9 @@ pub fn newest_client(table: &Table) -> Result<u64, TableError> {
 /// [`TableError`].
 pub fn clients(table: &Table) -> Result<Vec<Client>, TableError> {
     let rows = Rows::new("SHOW CLIENTS", table);
-    let (link, connected) = (rows.column("link")?, rows.column("connect_time")?);
+    let (link, connected, requested) =
+        (rows.column("link")?, rows.column("connect_time")?, rows.column("request_time")?);
+    let application = rows.column("application_name")?;
     let (state, database) = (rows.column("state")?, rows.column("database")?);
     let (socket, address, port) = (rows.column("ptr")?, rows.column("addr")?, rows.column("port")?);
     rows.column("id")?;
@@ -448,6 +464,9 @@ pub fn clients(table: &Table) -> Result<Vec<Client>, TableError> {
                 id: rows.number(row, "id")?,
                 linked: !Rows::text(row, link).is_empty(),
                 waits: Rows::text(row, state).starts_with("waiting"),
+                waited_microseconds: rows.microseconds(row, "wait", "wait_us")?,
+                application: Rows::text(row, application).to_owned(),
+                requested: Rows::text(row, requested).to_owned(),
                 database: Rows::text(row, database).to_owned(),
                 connected: Rows::text(row, connected).to_owned(),
                 socket: Rows::text(row, socket).to_owned(),
@@ -530,14 +549,19 @@ shop | b | 1 | 0 | 1 | 0 | 0 | 0 | 0 | 0 | 0 | 7 | x";
         let alias = Some(Alias { name: "shop_session".to_owned(), connections: 2, paused: true });
         assert_eq!(super::alias(&databases, "shop").unwrap(), alias);
         assert!(!database(&databases, "shop").unwrap().paused);
-        let clients = "id | database | state | link | connect_time | ptr | addr | port\n1 | pgbouncer | active |  | x | C1 | unix | 0\n\
-                       2 | shop | waiting |  | x | C2 | 127.0.0.1 | 4001\n\
-                       3 | shop_session | active | S | x | C3 | 127.0.0.1 | 4002\n4 | (nodb) | active |  | x | C4 | unix | 0";
+        let clients = "id | database | state | link | connect_time | request_time | wait | wait_us | ptr | addr | port | application_name\n\
+                       1 | pgbouncer | active |  | x | y | 0 | 0 | C1 | unix | 0 | psql\n\
+                       2 | shop | waiting |  | x | y | 3 | 70 | C2 | 127.0.0.1 | 4001 | web\n\
+                       3 | shop_session | active | S | x | y | 0 | 0 | C3 | 127.0.0.1 | 4002 | NULL\n\
+                       4 | (nodb) | active |  | x | y | 0 | 0 | C4 | unix | 0 | NULL";
         let clients = super::clients(&table(clients)).unwrap();
         let linked: Vec<_> = clients.iter().map(|client| client.linked).collect();
         assert_eq!(linked, [false, true]);
         assert_eq!(clients.iter().map(|client| client.waits).collect::<Vec<_>>(), [true, false]);
         assert_eq!((clients[1].socket.as_str(), clients[1].address.as_str()), ("C3", "127.0.0.1:4002"));
+        let called: Vec<_> =
+            clients.iter().map(|client| (client.application.as_str(), client.waited_microseconds)).collect();
+        assert_eq!(called, [("web", 3_000_070), ("", 0)]);
     }
 
     #[test]

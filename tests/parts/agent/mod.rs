@@ -3,6 +3,7 @@
 mod black_hole;
 mod bypass;
 mod client_certificate;
+mod clients;
 mod clock;
 mod console;
 mod defaults;

@@ -43,7 +43,10 @@ use super::{
 };
 use crate::{
     api::crds,
-    contract::{Held, LimitsReadBack, OtherRole, OtherSlot, PoolRevision, RevisionDocument, SlotStatus, StatusReport},
+    contract::{
+        ApplicationClients, ClientState, ClientsReport, Held, LimitsReadBack, LongestClient, OtherRole, OtherSlot,
+        PoolRevision, RevisionDocument, SlotStatus, StatusReport,
+    },
     decide::{
         allowed::PoolAllowList,
         effective::effective,
@@ -822,7 +825,37 @@ fn top_shows_who_works_most_first_and_what_is_not_counted_as_absent() {
         ("restarted".to_owned(), Some(page(6, 3.0, 0.0))),
         ("silent".to_owned(), None),
     ]);
-    insta::assert_snapshot!("top", top::text(&document(shop()), &top::work(&before, &after, 3.0)));
+    let mut work = top::PoolWork { pods: top::work(&before, &after, 3.0), clients: None };
+    insta::assert_snapshot!("top", top::text(&document(shop()), &work));
+    let of = |application: Option<&str>, holding, waiting| ApplicationClients {
+        application: application.map(str::to_owned),
+        clients: holding + waiting + 1,
+        holding,
+        waiting,
+    };
+    let client = |application: &str, state, milliseconds| LongestClient {
+        application: application.to_owned(),
+        address: "127.0.0.1:41002".to_owned(),
+        database: "shop".to_owned(),
+        state,
+        milliseconds,
+    };
+    let busy = ClientsReport {
+        v: 1,
+        applications: vec![of(Some("web"), 2, 0), of(Some(""), 1, 0), of(None, 9, 9)],
+        longest: vec![client("web", ClientState::Holds, Some(754_000)), client("", ClientState::Holds, None)],
+    };
+    let idle = ClientsReport {
+        v: 1,
+        applications: vec![of(Some("report"), 3, 1), of(Some("web"), 2, 1)],
+        longest: vec![client("report", ClientState::Waits, Some(90)), client("web", ClientState::Holds, Some(9000))],
+    };
+    let told = BTreeMap::from([("busy".to_owned(), busy), ("idle".to_owned(), idle)]);
+    work.clients = Some(top::PoolClients::of(told));
+    insta::assert_snapshot!("top_clients", top::text(&document(shop()), &work));
+    insta::assert_json_snapshot!("top_json", work);
+    work.clients = Some(top::PoolClients::default());
+    assert!(top::text(&document(shop()), &work).contains("no client is connected"));
 }
 
 fn webhook_configuration(bundle: Option<&str>, failure_policy: &str) -> MutatingWebhookConfiguration {

@@ -1,6 +1,6 @@
 //! `top`: which pods work a pool now, from two looks at what their agents count.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use serde::Serialize;
 
@@ -9,7 +9,10 @@ use super::{
     exposition::figure,
     table::{TextTable, cell},
 };
-use crate::contract::metrics;
+use crate::contract::{ApplicationClients, ClientState, ClientsReport, LongestClient, metrics};
+
+/// Most clients that are named.
+const MOST_CLIENTS: usize = 20;
 
 /// What an agent has counted, at one look.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -40,6 +43,119 @@ impl CountedLoad {
             waiting: of(metrics::CLIENT_CONNECTIONS, Some("waiting")),
             limit: of(metrics::LIMIT, None),
         }
+    }
+}
+
+/// What `top` answers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolWork {
+    /// The pods that run, those that work most first.
+    pub pods: Vec<PodWork>,
+    /// Who works them, where that was asked for and may be told.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub clients: Option<PoolClients>,
+}
+
+/// Who works the pods of a pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolClients {
+    /// By application, over all pods that told, those that hold most server connections first.
+    pub applications: Vec<ApplicationClients>,
+    /// Clients that have held a server connection or waited for one for longest, the longest first.
+    pub longest: Vec<ClientOfPod>,
+}
+
+/// A client, and the pod whose pooler it came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientOfPod {
+    /// The pod.
+    pub pod: String,
+    /// The client.
+    #[serde(flatten)]
+    pub client: LongestClient,
+}
+
+impl PoolClients {
+    /// What the pods told, together.
+    pub fn of(pods: BTreeMap<String, ClientsReport>) -> Self {
+        let mut by_name: BTreeMap<Option<String>, ApplicationClients> = BTreeMap::new();
+        let mut longest = Vec::new();
+        for (pod, report) in pods {
+            for of in report.applications {
+                let sum = by_name.entry(of.application.clone()).or_default();
+                *sum = ApplicationClients {
+                    application: of.application,
+                    clients: sum.clients.saturating_add(of.clients),
+                    holding: sum.holding.saturating_add(of.holding),
+                    waiting: sum.waiting.saturating_add(of.waiting),
+                };
+            }
+            longest.extend(report.longest.into_iter().map(|client| ClientOfPod { pod: pod.clone(), client }));
+        }
+        let mut applications: Vec<ApplicationClients> = by_name.into_values().collect();
+        // those that are not told apart stand last
+        applications.sort_by_key(|of| (of.application.is_none(), Reverse((of.holding, of.waiting, of.clients))));
+        longest.sort_by_key(|of| Reverse(of.client.milliseconds));
+        longest.truncate(MOST_CLIENTS);
+        Self { applications, longest }
+    }
+
+    fn text(&self) -> String {
+        let mut applications = TextTable::new(&["APPLICATION", "HOLDING", "WAITING", "CLIENTS"]);
+        for of in &self.applications {
+            applications.push(vec![
+                application(of.application.as_deref()),
+                of.holding.to_string(),
+                of.waiting.to_string(),
+                of.clients.to_string(),
+            ]);
+        }
+        let mut longest = TextTable::new(&["POD", "CLIENT", "APPLICATION", "DATABASE", "DOES", "FOR"]);
+        for of in &self.longest {
+            let client = &of.client;
+            longest.push(vec![
+                of.pod.clone(),
+                client.address.clone(),
+                application(Some(&client.application)),
+                client.database.clone(),
+                does(client.state).to_owned(),
+                cell(client.milliseconds.map(span)),
+            ]);
+        }
+        if applications.is_empty() {
+            return "\nno client is connected\n".to_owned();
+        }
+        let longest = if longest.is_empty() { String::new() } else { format!("\n{}", longest.text()) };
+        format!("\n{}{longest}", applications.text())
+    }
+}
+
+/// What an application calls itself.
+fn application(name: Option<&str>) -> String {
+    match name {
+        None => "(others)".to_owned(),
+        Some("") => "(no name)".to_owned(),
+        Some(name) => name.to_owned(),
+    }
+}
+
+fn does(state: ClientState) -> &'static str {
+    match state {
+        ClientState::Holds => "holds",
+        ClientState::Waits => "waits",
+    }
+}
+
+/// A length of time, in the two largest units.
+fn span(milliseconds: u64) -> String {
+    match milliseconds / 1000 {
+        0 => format!("{milliseconds}ms"),
+        seconds @ 1..60 => format!("{seconds}s"),
+        seconds @ 60..3600 => format!("{}m{}s", seconds / 60, seconds % 60),
+        seconds => format!("{}h{}m", seconds / 3600, seconds / 60 % 60),
     }
 }
 
@@ -125,13 +241,13 @@ fn whole(figure: f64) -> u64 {
     figure.round() as u64
 }
 
-/// The table, and below it how the database tells which application it is.
-pub fn text(document: &PoolDocument, pods: &[PodWork]) -> String {
+/// The tables, and below them how the database tells which transaction it is.
+pub fn text(document: &PoolDocument, work: &PoolWork) -> String {
     let mut table = TextTable::new(&[
         "POD", "BUSY", "ACTIVE", "LEAKED", "HELD", "LIMIT", "CLIENTS", "WAITING", "TX/S", "TX MS", "WAIT MS",
     ]);
     let rounded = |value: Option<f64>| cell(value.map(|value| format!("{value:.1}")));
-    for work in pods {
+    for work in &work.pods {
         table.push(vec![
             work.pod.clone(),
             rounded(work.busy),
@@ -146,9 +262,13 @@ pub fn text(document: &PoolDocument, pods: &[PodWork]) -> String {
             rounded(work.wait_milliseconds),
         ]);
     }
+    let clients = match &work.clients {
+        Some(clients) => clients.text(),
+        None => "\nwhich applications these are: --clients, which runs a program in the pods\n".to_owned(),
+    };
     let database = document.pool.spec.upstream.database.replace('\'', "''");
     format!(
-        "{}\nagents count per pod; which application and which transaction it is, the database tells, by the address of the pod:\n  \
+        "{}{clients}\nwhat they ask, the database tells, by the address of the pod:\n  \
          SELECT application_name, client_addr, state, now() - xact_start AS transaction_age, left(query, 60) AS query\n  \
          FROM pg_stat_activity WHERE datname = '{database}' AND backend_type = 'client backend' ORDER BY xact_start NULLS LAST;\n",
         table.text()

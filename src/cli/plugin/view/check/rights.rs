@@ -54,9 +54,10 @@ const WATCHERS: &[&str] = &["get --watch", "status --watch", "wait", "rollout"];
 const WRITERS: &[&str] =
     &["pause", "freeze", "resume", "rollout promote", "rollout abort", "rollout retry", "rollout undo"];
 const CHECK: &[&str] = &["check"];
+const EXEC: &[&str] = &["top --clients"];
 
 /// Every right that the plugin uses. Without one that reads, a verb says so and shows the rest.
-pub static USED: [UsedRight; 18] = [
+pub static USED: [UsedRight; 20] = [
     used(right("get", GROUP, "connectionpools", RightScope::Pools), READERS, "no verb works"),
     used(
         right("list", GROUP, "connectionpools", RightScope::Pools),
@@ -71,6 +72,8 @@ pub static USED: [UsedRight; 18] = [
         &["status", "top", "report"],
         "what poolers say (set, read back, held) is not shown, and `top` shows nothing",
     ),
+    used(right("get", "", "pods/exec", RightScope::Pools), EXEC, NO_CLIENTS),
+    used(right("create", "", "pods/exec", RightScope::Pools), EXEC, NO_CLIENTS),
     used(
         right("list", "apps", "controllerrevisions", RightScope::Pools),
         &["why", "rollout history", "rollout undo", "report"],
@@ -104,6 +107,7 @@ pub static USED: [UsedRight; 18] = [
         "the operator's rights are not checked",
     ),
 ];
+const NO_CLIENTS: &str = "it is not told which applications and clients work the pool";
 const NOT_CHECKED: &str = "that part is not checked";
 
 const fn used(right: Right, used_by: &'static [&'static str], without: &'static str) -> UsedRight {
