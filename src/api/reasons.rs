@@ -160,9 +160,11 @@ pub const ROLLOUT_COMMAND: &str = "RolloutCommand";
 pub const ROLLOUT_COMMAND_REFUSED: &str = "RolloutCommandRefused";
 /// Event: a revision was created.
 pub const REVISION_CREATED: &str = "RevisionCreated";
+/// Event: somebody changed the spec.
+pub const SPEC_CHANGED: &str = "SpecChanged";
 
 /// Every reason of this module, for those who check a word that somebody else wrote.
-pub static ALL: [&str; 79] = [
+pub static ALL: [&str; 80] = [
     IN_FORCE,
     NO_PODS,
     VALID,
@@ -242,4 +244,5 @@ pub static ALL: [&str; 79] = [
     ROLLOUT_COMMAND,
     ROLLOUT_COMMAND_REFUSED,
     REVISION_CREATED,
+    SPEC_CHANGED,
 ];

@@ -29,6 +29,8 @@ use crate::{
 pub struct PoolMemory {
     /// Uid of the pool: another one of its name starts anew.
     pub uid: String,
+    /// The pool at the last look.
+    pub looked_at: Option<Arc<ConnectionPool>>,
     /// What its sizing has learned.
     pub sizer: Sizer,
     /// The target asked for last.

@@ -91,6 +91,7 @@ async fn look(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context) -> (
     prove::expect(key, context, &plan);
     // writing its objects may take seconds, and no proof waits for that
     apply::gateway_objects::mend(pool, key, context, &memory).await;
+    report::spec_changes::tell(pool, key, context, &memory).await;
     let reported = report::report(pool, key, context, &memory, (plan, epoch), now).await;
     let error = error.or(reported.err());
     let (retry, overtaken) = {

@@ -14,4 +14,5 @@ pub mod plan;
 pub mod rollout;
 pub mod shares;
 pub mod sizing;
+pub mod spec_change;
 pub mod surge;

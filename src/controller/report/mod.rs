@@ -2,8 +2,10 @@
 //!
 //! - [`status`]: the status of a pool, and when it is worth a write.
 //! - [`events`]: events, each once.
+//! - [`spec_changes`]: who changed a spec, from what to what.
 
 pub mod events;
+pub mod spec_changes;
 pub mod status;
 
 use std::time::Duration;

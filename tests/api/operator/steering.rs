@@ -74,6 +74,9 @@ async fn a_rollout_is_steered_by_the_plugin_and_every_request_is_answered_or_tol
 
     shop.change(json!({"health": {"queryWaitTimeoutSeconds": 7}})).await;
     shop.condition("Progressing", "Unknown/RolloutPaused").await;
+    let changed = eventually("who changed what is told", || async { shop.events("SpecChanged").await.pop() }).await;
+    assert!(changed.starts_with("generation 1 -> 2 by "), "{changed}");
+    assert!(changed.ends_with(": health.queryWaitTimeoutSeconds unset -> 7"), "{changed}");
     let unasked = steered.rollout("promote", &[]).await.ended(1);
     assert!(unasked.contains("promote 2: revision 2 goes on") && unasked.contains("nothing was changed"), "{unasked}");
     let tried = steered.rollout("promote", &["--dry-run=server"]).await.ended(0);
