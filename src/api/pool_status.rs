@@ -200,6 +200,9 @@ pub struct RolloutStatus {
     /// How a revision failed last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<RolloutFailureStatus>,
+    /// What the analysis after the promotion of the stable revision says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub post_promotion: Option<PostPromotionStatus>,
     /// That somebody wants another revision than the spec says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undone: Option<UndoneStatus>,
@@ -233,6 +236,35 @@ pub struct RolloutFailureStatus {
     /// When the last pod that had taken it was proven to run another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolled_back_at: Option<Time>,
+}
+
+/// The analysis after the promotion of a revision.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PostPromotionStatus {
+    /// The revision that was promoted.
+    pub revision: u64,
+    /// Hash of what it says.
+    #[schemars(length(max = 64))]
+    pub hash: String,
+    /// The revision before, which it goes back to where it is worse.
+    pub from: u64,
+    /// Hash of what that one says.
+    #[schemars(length(max = 64))]
+    pub from_hash: String,
+    /// When it was promoted.
+    pub started_at: Time,
+    /// When the analysis ended; absent while it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Time>,
+    /// What it ended with: Passed, Inconclusive, Ended by somebody, or NoWayBack. Where the revision went back, `failure` has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub outcome: Option<String>,
+    /// The same in words, with the numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub message: Option<String>,
 }
 
 /// That somebody wants another revision than the spec says, for as long as it says that.

@@ -88,6 +88,12 @@ pub const ANALYSIS_FAILED: &str = "AnalysisFailed";
 pub const ANALYSING: &str = "Analysing";
 /// `Progressing`: the analysis could not tell whether the revision is worse, and it was taken back.
 pub const ANALYSIS_INCONCLUSIVE: &str = "AnalysisInconclusive";
+/// `Progressing`: the revision runs on all pods and was promoted, and their metrics are judged for a while more.
+pub const POST_PROMOTION_ANALYSING: &str = "PostPromotionAnalysing";
+/// Event: the metrics after the promotion show no harm.
+pub const POST_PROMOTION_PASSED: &str = "PostPromotionPassed";
+/// Event: of the metrics after the promotion nothing can be known, and the revision stays.
+pub const POST_PROMOTION_INCONCLUSIVE: &str = "PostPromotionInconclusive";
 /// `Progressing`: every pod runs an earlier revision than the spec says, because somebody wants it so.
 pub const ROLLOUT_UNDONE: &str = "RolloutUndone";
 /// `UpstreamHealthy`: it takes writes.
@@ -164,7 +170,7 @@ pub const REVISION_CREATED: &str = "RevisionCreated";
 pub const SPEC_CHANGED: &str = "SpecChanged";
 
 /// Every reason of this module, for those who check a word that somebody else wrote.
-pub static ALL: [&str; 80] = [
+pub static ALL: [&str; 83] = [
     IN_FORCE,
     NO_PODS,
     VALID,
@@ -208,6 +214,9 @@ pub static ALL: [&str; 80] = [
     ANALYSIS_FAILED,
     ANALYSING,
     ANALYSIS_INCONCLUSIVE,
+    POST_PROMOTION_ANALYSING,
+    POST_PROMOTION_PASSED,
+    POST_PROMOTION_INCONCLUSIVE,
     ROLLOUT_UNDONE,
     TAKES_WRITES,
     UPSTREAM_READ_ONLY,

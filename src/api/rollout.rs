@@ -32,6 +32,11 @@ pub struct RolloutSpec {
     /// step, and without `canary.steps` on one pod, in place of the 10 s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub analysis: Option<AnalysisSpec>,
+    /// What is judged for a while more once the revision runs on all pods and is promoted: the metrics of all pods, against their own past
+    /// on the revision before. A revision that is worse goes back from every pod at once; one of which nothing can be known stays. It is
+    /// judged for `plannedExposureSeconds`, and for `progressDeadlineSeconds` at most. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub post_promotion_analysis: Option<AnalysisSpec>,
 }
 
 /// Blue/green inside a pod.
@@ -134,7 +139,7 @@ macro_rules! is_condition {
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
 pub struct AnalysisStep {}
 
-/// What decides whether a rollout goes on.
+/// What decides whether a rollout goes on, or whether it stays. Of `postPromotionAnalysis` the canary are all pods.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.metrics) && self.metrics.size() > 0").message("an analysis without a metric would promote anything; name at least one, such as TransactionTime").field_path(".metrics"))]

@@ -1,6 +1,7 @@
-//! Rollouts in course are judged by live metrics: asked of Prometheus every few seconds, pool by pool, and only while there is one.
+//! Rollouts in course, and revisions that were promoted lately, are judged by live metrics: asked of Prometheus every few seconds, pool by
+//! pool, and only while there is one.
 //!
-//! What is remembered is the analysis of one revision. Another revision, another stable one or another spec begins anew, and so does
+//! What is remembered is the analysis of one revision in one phase. Another revision, another stable one or another spec begins anew, and so does
 //! another leader: what happened before is in Prometheus. While that cannot be asked nothing is decided, and a verdict that it is
 //! worse stays. Each sample that a verdict rests on is a line of the log, as `sluice judge` reads it.
 
@@ -16,7 +17,7 @@ use crate::{
     api::ConnectionPool,
     causes::with_causes,
     decide::{
-        analysis::{JudgeLine, LiveAnalysis, Measurement, Outcome, RevisionSeries, RolloutAnalysis},
+        analysis::{AnalysisPhase, JudgeLine, LiveAnalysis, Measurement, Outcome, RevisionSeries, RolloutAnalysis},
         plan::{JudgedSeen, PodFacts},
         rollout::{RevisionId, RolloutJudgement, RolloutMemory},
         shares::PodPhase,
@@ -38,7 +39,17 @@ const MOST_OTHERS: usize = 40;
 const PAST_SECONDS: f64 = 600.0;
 const LONGEST_WINDOW_SECONDS: f64 = 1800.0;
 
-/// The analysis of a rollout in course.
+/// What is judged: the revision, the one that it is compared with, and since when the step in course lasts or it is promoted, in Unix
+/// seconds.
+#[derive(Clone, Debug, PartialEq)]
+struct JudgedCourse {
+    phase: AnalysisPhase,
+    canary: RevisionId,
+    stable: RevisionId,
+    since: i64,
+}
+
+/// The analysis of a rollout in course, or of a promoted revision.
 pub struct Judging {
     canary: RevisionId,
     stable: RevisionId,
@@ -53,8 +64,9 @@ pub struct Judging {
 
 impl Judging {
     fn new(canary: RevisionId, stable: RevisionId, wanted: RolloutAnalysis) -> Self {
-        let judgement = RolloutJudgement::Inconclusive { why: "nothing was measured yet".to_owned(), is_final: false };
-        let seen = JudgedSeen { revision: canary.clone(), judgement, words: "nothing was measured yet".to_owned() };
+        let words = "nothing was measured yet".to_owned();
+        let judgement = RolloutJudgement::Inconclusive { why: words.clone(), is_final: false };
+        let seen = JudgedSeen { revision: canary.clone(), phase: wanted.phase(), judgement, words };
         Self { canary, stable, wanted, live: None, failing: None, measured_at: None, seen }
     }
 
@@ -68,12 +80,13 @@ impl Judging {
         &mut self,
         read: Result<&[RevisionSeries], &String>,
         measured: Vec<Measurement>,
-        now: f64,
+        (since, now): (i64, f64),
     ) -> Vec<JudgeLine> {
         let mut lines = Vec::new();
         if let Ok(series) = read {
             if self.live.is_none() {
-                match LiveAnalysis::begin(&self.wanted, (self.canary.number, self.stable.number), series) {
+                let revisions = (self.canary.number, self.stable.number);
+                match LiveAnalysis::begin(&self.wanted, revisions, since as f64, series) {
                     Ok(begun) => self.live = begun,
                     Err(error) => self.failing = Some(error.to_string()),
                 }
@@ -108,7 +121,7 @@ impl Judging {
                 (inconclusive(&verdict.message, verdict.is_final), open.join(", "))
             }
         };
-        self.seen = JudgedSeen { revision: self.canary.clone(), judgement, words };
+        self.seen = JudgedSeen { revision: self.canary.clone(), phase: self.wanted.phase(), judgement, words };
     }
 }
 
@@ -116,12 +129,9 @@ impl Judging {
 struct JudgedRollout {
     key: PoolKey,
     pool: Arc<ConnectionPool>,
-    canary: RevisionId,
-    stable: RevisionId,
+    course: JudgedCourse,
     wanted: RolloutAnalysis,
     server: String,
-    /// Since when the step in course lasts, in Unix seconds.
-    since: i64,
 }
 
 /// Judges for ever.
@@ -137,7 +147,7 @@ pub async fn run(context: Arc<Context>, servers: Servers) {
     }
 }
 
-/// The rollouts in course that an analysis decides on. Of the other pools nothing is remembered.
+/// The rollouts in course and the promoted revisions that an analysis decides on. Of the other pools nothing is remembered.
 fn in_course(context: &Context) -> Vec<JudgedRollout> {
     let mut rollouts = Vec::new();
     for pool in context.stores.pools.state() {
@@ -145,23 +155,44 @@ fn in_course(context: &Context) -> Vec<JudgedRollout> {
         let key = PoolKey::new(namespace, pool.name_any());
         let memory = context.memories.of(&key, &pool);
         let course = memory.lock().rollout.as_ref().and_then(course);
-        let effective = course.is_some().then(|| context.stores.effective(&pool).ok()).flatten();
-        match (course, effective.and_then(|effective| Some((effective.rollout.analysis?, effective.metrics)))) {
-            (Some((canary, stable, since)), Some((wanted, metrics))) => {
-                let server = metrics.prometheus_ref.unwrap_or_else(|| DEFAULT_SERVER.to_owned());
-                rollouts.push(JudgedRollout { key, pool, canary, stable, wanted, server, since });
+        let asked = course.and_then(|course| {
+            let effective = context.stores.effective(&pool).ok()?;
+            let wanted = match course.phase {
+                AnalysisPhase::Canary => effective.rollout.analysis?,
+                AnalysisPhase::PostPromotion => effective.rollout.post_promotion?,
+            };
+            Some((course, wanted, effective.metrics.prometheus_ref))
+        });
+        match asked {
+            Some((course, wanted, server)) => {
+                let server = server.unwrap_or_else(|| DEFAULT_SERVER.to_owned());
+                rollouts.push(JudgedRollout { key, pool, course, wanted, server });
             }
-            _ => memory.lock().judging = None,
+            None => memory.lock().judging = None,
         }
     }
     rollouts
 }
 
-/// The revision that is rolled out by steps, the stable one, and since when the step lasts. Who goes back to what ran before is not judged.
-fn course(rollout: &RolloutMemory) -> Option<(RevisionId, RevisionId, i64)> {
+/// The revision that is rolled out by steps, beside the stable one, or that was promoted, beside the one before it. Who goes back to what
+/// ran before is not judged.
+fn course(rollout: &RolloutMemory) -> Option<JudgedCourse> {
+    if let Some(promoted) = rollout.judged_after_promotion() {
+        return Some(JudgedCourse {
+            phase: AnalysisPhase::PostPromotion,
+            canary: promoted.revision.clone(),
+            stable: promoted.from.clone(),
+            since: promoted.since,
+        });
+    }
     let (stable, updated) = (rollout.stable.as_ref()?, rollout.updated.as_ref()?);
     let is_in_course = stable != updated && !rollout.has_failed(updated) && rollout.undone.is_none();
-    is_in_course.then(|| (updated.clone(), stable.clone(), rollout.position.since))
+    is_in_course.then(|| JudgedCourse {
+        phase: AnalysisPhase::Canary,
+        canary: updated.clone(),
+        stable: stable.clone(),
+        since: rollout.position.since,
+    })
 }
 
 /// The names of some pods that took this revision, and of some others.
@@ -176,14 +207,16 @@ fn names<'a>(facts: &'a [Arc<PodFacts>], pool: &str, canary: u64) -> (Vec<&'a st
         pods.sort_by_key(|pod| pod.name.as_str());
     }
     let name = |pod: &'a Arc<PodFacts>| pod.name.as_str();
+    // where all have taken it there are no others to look at
+    let most_canaries = if others.is_empty() { MOST_CANARIES + MOST_OTHERS } else { MOST_CANARIES };
     (
-        canaries.into_iter().map(name).take(MOST_CANARIES).collect(),
+        canaries.into_iter().map(name).take(most_canaries).collect(),
         others.into_iter().map(name).take(MOST_OTHERS).collect(),
     )
 }
 
 async fn judge(context: &Context, servers: &Servers, rollout: JudgedRollout) {
-    let JudgedRollout { key, pool, canary, stable, wanted, server, since } = rollout;
+    let JudgedRollout { key, pool, course: JudgedCourse { canary, stable, since, .. }, wanted, server } = rollout;
     let facts = context.pods.of(&key);
     let (canaries, others) = names(&facts, &key.name, canary.number);
     let memory = context.memories.of(&key, &pool);
@@ -207,7 +240,7 @@ async fn judge(context: &Context, servers: &Servers, rollout: JudgedRollout) {
     let queries = if is_measured { wanted.queries(canary.number, stable.number, &canaries) } else { Vec::new() };
     let pods: Vec<&str> = canaries.iter().chain(&others).copied().collect();
     let (read, measured) = match servers.get(&server) {
-        Some(server) => ask(server, &key, (&pods, window), &queries, now).await,
+        Some(server) => ask(server, &key, (&pods, window), (wanted.phase().field(), &queries), now).await,
         None => (
             Err(format!(
                 "the operator's configuration has no Prometheus named {server:?}; correct spec.scaling.metrics.prometheusRef"
@@ -218,7 +251,7 @@ async fn judge(context: &Context, servers: &Servers, rollout: JudgedRollout) {
     let is_news = {
         let mut memory = memory.lock();
         let PoolMemory { judging: Some(judging), .. } = &mut *memory else { return };
-        if (&judging.canary, &judging.stable) != (&canary, &stable) {
+        if (&judging.canary, &judging.stable, &judging.wanted) != (&canary, &stable, &wanted) {
             return;
         }
         if is_measured {
@@ -231,7 +264,7 @@ async fn judge(context: &Context, servers: &Servers, rollout: JudgedRollout) {
             (Ok(_), Ok(_)) if is_measured || wanted.queries(0, 0, &[]).is_empty() => judging.failing = None,
             (Ok(_), Ok(_)) => {}
         }
-        let lines = judging.take(read.as_deref(), measured.unwrap_or_default(), now);
+        let lines = judging.take(read.as_deref(), measured.unwrap_or_default(), (since, now));
         tell(&key, &canary, &lines);
         let after = &judging.seen;
         let is_news = before.words != after.words || told(&before.judgement) != told(&after.judgement);
@@ -252,7 +285,7 @@ async fn ask(
     server: &PrometheusServer,
     key: &PoolKey,
     (pods, window): (&[&str], f64),
-    queries: &[(String, String)],
+    (field, queries): (&str, &[(String, String)]),
     now: f64,
 ) -> (Result<Vec<RevisionSeries>, String>, Result<Vec<Measurement>, String>) {
     if pods.is_empty() {
@@ -264,7 +297,7 @@ async fn ask(
         let (name, namespace) = (server.name(), &key.namespace);
         let why = format!(
             "pools of namespace {namespace} may not use queries of their own on Prometheus {name:?}; remove the query of \
-             spec.rollout.analysis.metrics, or add the namespace to its allowedNamespaces (chart: prometheus.servers.{name}.allowedNamespaces)"
+             {field}.metrics, or add the namespace to its allowedNamespaces (chart: prometheus.servers.{name}.allowedNamespaces)"
         );
         return (read, Err(why));
     }
@@ -314,14 +347,17 @@ mod tests {
     use super::*;
     use crate::{
         api::AnalysisSpec,
-        decide::analysis::{RevisionFigure, RevisionScrape, SampledFigure},
+        decide::{
+            analysis::{RevisionFigure, RevisionScrape, SampledFigure},
+            rollout::{PostPromotion, PostPromotionEnd, PostPromotionOutcome},
+        },
     };
 
     fn judging() -> Judging {
         let spec: AnalysisSpec =
             serde_yaml::from_str("metrics: [{name: Errors, compare: false, limitCount: 3}]").unwrap();
         let id = |number| RevisionId { number, hash: format!("h{number}") };
-        Judging::new(id(7), id(6), RolloutAnalysis::of(&spec).unwrap())
+        Judging::new(id(7), id(6), RolloutAnalysis::of(&spec, AnalysisPhase::Canary).unwrap())
     }
 
     /// A pod with so many errors in each of 60 s.
@@ -342,29 +378,29 @@ mod tests {
         let dead = "Prometheus \"default\", no answer in 2.0 s".to_owned();
         let mut judged = judging();
         judged.failing = Some(dead.clone());
-        judged.take(Err(&dead), Vec::new(), 1060.0);
+        judged.take(Err(&dead), Vec::new(), (1000, 1060.0));
         let held = RolloutJudgement::Inconclusive { why: dead.clone(), is_final: false };
         assert_eq!((&judged.seen.judgement, &judged.seen.words), (&held, &dead));
         judged.failing = None;
-        let lines = judged.take(Ok(&[scraped(7, 0.0), scraped(6, 0.0)]), Vec::new(), 1061.0);
+        let lines = judged.take(Ok(&[scraped(7, 0.0), scraped(6, 0.0)]), Vec::new(), (1000, 1061.0));
         assert_eq!(judged.seen.judgement, RolloutJudgement::Pass);
         assert!(lines[0].settings.is_some() && lines.len() > 50, "{}", lines.len());
         judged.failing = Some(dead.clone());
-        judged.take(Err(&dead), Vec::new(), 1062.0);
+        judged.take(Err(&dead), Vec::new(), (1000, 1062.0));
         assert_eq!(judged.seen.judgement, held, "what passed before is not known any more");
 
         let mut judged = judging();
-        judged.take(Ok(&[scraped(7, 1.0), scraped(6, 0.0)]), Vec::new(), 1061.0);
+        judged.take(Ok(&[scraped(7, 1.0), scraped(6, 0.0)]), Vec::new(), (1000, 1061.0));
         assert!(why(&judged.seen.judgement).starts_with("worse on shop-7: Errors"), "{:?}", judged.seen);
         judged.failing = Some(dead.clone());
-        judged.take(Err(&dead), Vec::new(), 1062.0);
+        judged.take(Err(&dead), Vec::new(), (1000, 1062.0));
         assert_eq!(told(&judged.seen.judgement), ("Fail", true));
     }
 
     #[test]
     fn without_series_of_any_pod_it_says_what_to_look_at() {
         let mut judged = judging();
-        judged.take(Ok(&[]), Vec::new(), 1061.0);
+        judged.take(Ok(&[]), Vec::new(), (1000, 1061.0));
         assert!(judged.seen.words.contains("is each agent of this version, and scraped?"), "{:?}", judged.seen);
     }
 
@@ -372,9 +408,28 @@ mod tests {
     fn what_is_stable_failed_or_undone_is_not_judged() {
         let id = |number| RevisionId { number, hash: format!("h{number}") };
         let rolling = RolloutMemory { stable: Some(id(6)), updated: Some(id(7)), ..RolloutMemory::default() };
-        assert_eq!(course(&rolling), Some((id(7), id(6), 0)));
+        let (phase, canary, stable) = (AnalysisPhase::Canary, id(7), id(6));
+        let judged = JudgedCourse { phase, canary, stable, since: 0 };
+        assert_eq!(course(&rolling), Some(judged));
         assert_eq!(course(&RolloutMemory { updated: Some(id(6)), ..rolling.clone() }), None);
         assert_eq!(course(&RolloutMemory { stable: None, ..rolling.clone() }), None);
         assert_eq!(course(&RolloutMemory { failed_hashes: vec!["h7".to_owned()], ..rolling }), None);
+    }
+
+    #[test]
+    fn what_was_promoted_is_judged_beside_the_one_before_until_its_analysis_has_ended() {
+        let id = |number| RevisionId { number, hash: format!("h{number}") };
+        let promoted = PostPromotion { revision: id(7), from: id(6), since: 900, counts_from: 950, end: None };
+        let through = |promoted| RolloutMemory {
+            stable: Some(id(7)),
+            updated: Some(id(7)),
+            promoted: Some(promoted),
+            ..RolloutMemory::default()
+        };
+        let phase = AnalysisPhase::PostPromotion;
+        let judged = JudgedCourse { phase, canary: id(7), stable: id(6), since: 900 };
+        assert_eq!(course(&through(promoted.clone())), Some(judged));
+        let end = PostPromotionEnd { outcome: PostPromotionOutcome::Passed, message: String::new(), at: 990 };
+        assert_eq!(course(&through(PostPromotion { end: Some(end), ..promoted })), None);
     }
 }

@@ -19,7 +19,7 @@ use crate::{
         Settings, UpstreamRole, names::METRICS_PORT,
     },
     decide::{
-        analysis::RolloutAnalysis,
+        analysis::{AnalysisPhase, RolloutAnalysis},
         behavior::default_for,
         rollout::{DEFAULT_STEPS, JUDGED_STEPS, RolloutStep},
     },
@@ -83,6 +83,8 @@ pub struct RolloutStrategy {
     pub are_built_in: bool,
     /// What decides whether it goes on; None: that the pods prove it.
     pub analysis: Option<RolloutAnalysis>,
+    /// What decides whether it stays once it was promoted; None: that it was.
+    pub post_promotion: Option<RolloutAnalysis>,
     /// Running pods that may be in change at once.
     pub max_unavailable: u32,
     /// Seconds without progress after which a revision counts as failed.
@@ -385,18 +387,11 @@ fn health_settings(health: &Layers<'_, HealthSpec>) -> HealthSettings {
 
 fn rollout_strategy(rollout: &Layers<'_, RolloutSpec>) -> Result<RolloutStrategy, PoolRefusal> {
     let canary = rollout.within(|rollout| rollout.canary.as_ref());
-    let asked = rollout.within(|rollout| rollout.analysis.as_ref());
-    let metrics = |analysis: &AnalysisSpec| (!analysis.metrics.is_empty()).then(|| analysis.metrics.clone());
-    let analysis = (asked.pool.is_some() || asked.class.is_some()).then(|| {
-        RolloutAnalysis::of(&AnalysisSpec {
-            metrics: asked.get(metrics).unwrap_or_default(),
-            min_transactions: asked.get(|analysis| analysis.min_transactions),
-            planned_exposure_seconds: asked.get(|analysis| analysis.planned_exposure_seconds),
-            max_exposure_seconds: asked.get(|analysis| analysis.max_exposure_seconds),
-        })
-    });
     let refuse = |message: String| PoolRefusal { reason: "InvalidAnalysis", message };
-    let analysis = analysis.transpose().map_err(|problem| refuse(format!("{problem} ({})", asked.origin(metrics))))?;
+    let asked = rollout.within(|rollout| rollout.analysis.as_ref());
+    let analysis = rollout_analysis(&asked, AnalysisPhase::Canary).map_err(refuse)?;
+    let asked = rollout.within(|rollout| rollout.post_promotion_analysis.as_ref());
+    let post_promotion = rollout_analysis(&asked, AnalysisPhase::PostPromotion).map_err(refuse)?;
     let named = canary.get(|canary| canary.steps.as_ref());
     let mut steps: Vec<RolloutStep> = match named {
         Some(named) => named.iter().flat_map(rollout_steps).collect(),
@@ -409,8 +404,9 @@ fn rollout_strategy(rollout: &Layers<'_, RolloutSpec>) -> Result<RolloutStrategy
     match (&analysis, steps.iter().position(|step| *step == RolloutStep::Analysis)) {
         (None, Some(_)) => {
             return Err(refuse(format!(
-                "spec.rollout.canary.steps ({}) wait for an analysis, and there is none: set spec.rollout.analysis.metrics, or take a pause",
-                origin()
+                "spec.rollout.canary.steps ({}) wait for an analysis, and there is none: set spec.rollout.analysis.metrics, or take a pause{}",
+                origin(),
+                if post_promotion.is_some() { "; postPromotionAnalysis judges behind the last step" } else { "" }
             )));
         }
         (Some(_), Some(first)) if first_weight.is_none_or(|weight| first < weight) => {
@@ -431,10 +427,27 @@ fn rollout_strategy(rollout: &Layers<'_, RolloutSpec>) -> Result<RolloutStrategy
         steps,
         are_built_in: named.is_none(),
         analysis,
+        post_promotion,
         max_unavailable: canary.get(|canary| canary.max_unavailable).unwrap_or(1),
         progress_deadline_seconds: rollout.get(|rollout| rollout.progress_deadline_seconds).unwrap_or(600),
         revision_history_limit: rollout.get(|rollout| rollout.revision_history_limit).unwrap_or(10),
     })
+}
+
+/// The analysis of a phase that pool or class ask for.
+fn rollout_analysis(asked: &Layers<'_, AnalysisSpec>, phase: AnalysisPhase) -> Result<Option<RolloutAnalysis>, String> {
+    let metrics = |analysis: &AnalysisSpec| (!analysis.metrics.is_empty()).then(|| analysis.metrics.clone());
+    if asked.pool.is_none() && asked.class.is_none() {
+        return Ok(None);
+    }
+    let spec = AnalysisSpec {
+        metrics: asked.get(metrics).unwrap_or_default(),
+        min_transactions: asked.get(|analysis| analysis.min_transactions),
+        planned_exposure_seconds: asked.get(|analysis| analysis.planned_exposure_seconds),
+        max_exposure_seconds: asked.get(|analysis| analysis.max_exposure_seconds),
+    };
+    let analysis = RolloutAnalysis::of(&spec, phase);
+    analysis.map(Some).map_err(|problem| format!("{problem} ({})", asked.origin(metrics)))
 }
 
 /// What one step of the spec says, in the order in which it holds.
@@ -756,6 +769,28 @@ mod tests {
         assert!(message.contains("steps[1] (from the pool)") && message.contains("never end"), "{message}");
         let message = refused("mode: Apply", Some(&class("{rollout: {analysis: {metrics: [{name: errors}]}}}")));
         assert!(message.contains("(errors): unknown metric") && message.ends_with("(from its class)"), "{message}");
+    }
+
+    #[test]
+    fn what_is_judged_after_the_promotion_is_no_step_and_needs_a_metric_as_the_analysis_before_it_does() {
+        let after = "postPromotionAnalysis: {metrics: [{name: Errors}], plannedExposureSeconds: 120}";
+        let rollout = effective(&pool(&format!("rollout: {{{after}}}")), None).expect("accepted").rollout;
+        assert_eq!((rollout.steps.as_slice(), rollout.analysis), (DEFAULT_STEPS.as_slice(), None));
+        assert_eq!(rollout.post_promotion.map(|analysis| analysis.planned_exposure_seconds()), Some(120));
+        let of_class = class(&format!("{{rollout: {{{after}}}}}"));
+        let own = "rollout: {postPromotionAnalysis: {plannedExposureSeconds: 60}}";
+        let merged = effective(&pool(own), Some(&of_class)).expect("accepted").rollout.post_promotion;
+        assert_eq!(merged.map(|analysis| analysis.planned_exposure_seconds()), Some(60), "field by field");
+        let refused = |spec: &str| {
+            let refusal = effective(&pool(spec), None).expect_err("refused");
+            assert_eq!(refusal.reason, "InvalidAnalysis");
+            refusal.message
+        };
+        let message = refused(own);
+        assert!(message.starts_with("spec.rollout.postPromotionAnalysis.metrics is empty"), "{message}");
+        let waits = format!("rollout: {{canary: {{steps: [{{setWeight: 5}}, {{analysis: {{}}}}]}}, {after}}}");
+        let message = refused(&waits);
+        assert!(message.contains("postPromotionAnalysis judges behind the last step"), "{message}");
     }
 
     #[test]

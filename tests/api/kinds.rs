@@ -299,6 +299,22 @@ async fn a_pool_that_makes_no_sense_is_refused_with_the_field_and_what_is_wrong(
             json!({"metrics": [{"name": "mine", "query": "up", "failureCondition": "result < 1 and result > 2"}]}),
             &["spec.rollout.analysis.metrics[0].failureCondition", "no condition; write comparisons of result"],
         ),
+        // the same of one after the promotion
+        case(
+            "spec.rollout.postPromotionAnalysis",
+            json!({"plannedExposureSeconds": 60}),
+            &["spec.rollout.postPromotionAnalysis.metrics", "without a metric"],
+        ),
+        case(
+            "spec.rollout.postPromotionAnalysis",
+            json!({"metrics": [{"name": "errors"}]}),
+            &["spec.rollout.postPromotionAnalysis.metrics[0].name", "unknown metric: known are TransactionTime"],
+        ),
+        case(
+            "spec.rollout.postPromotionAnalysis",
+            json!({"metrics": [{"name": "mine", "query": "up", "failureCondition": "result = 1"}]}),
+            &["spec.rollout.postPromotionAnalysis.metrics[0].failureCondition", "no condition"],
+        ),
         case(
             "spec.rollout.canary.steps",
             json!([{"setWeight": 10}, {"pause": {}, "analysis": {}}]),

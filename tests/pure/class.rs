@@ -87,6 +87,18 @@ fn fields() -> Vec<(&'static str, Value, Value)> {
         ("rollout.analysis.minTransactions", json!(5), json!(6)),
         ("rollout.analysis.plannedExposureSeconds", json!(40), json!(41)),
         ("rollout.analysis.maxExposureSeconds", json!(200), json!(201)),
+        (
+            "rollout.postPromotionAnalysis.metrics",
+            json!([
+                {"name": "Errors", "compare": false, "limitCount": 3},
+                {"name": "LongestWait", "limitMilliseconds": 50, "failureLimit": 1},
+                {"name": "own", "query": "up", "successCondition": "result < 1", "failureCondition": "result > 2"},
+            ]),
+            json!([{"name": "TransactionTime"}]),
+        ),
+        ("rollout.postPromotionAnalysis.minTransactions", json!(5), json!(6)),
+        ("rollout.postPromotionAnalysis.plannedExposureSeconds", json!(40), json!(41)),
+        ("rollout.postPromotionAnalysis.maxExposureSeconds", json!(200), json!(201)),
         ("sidecar.resources.requests.cpu", json!("20m"), json!("30m")),
         ("sidecar.resources.requests.memory", json!("40Mi"), json!("41Mi")),
         ("sidecar.resources.limits.cpu", json!("400m"), json!("500m")),
@@ -169,8 +181,12 @@ pub fn over(lower: &Value, upper: &Value) -> Value {
 fn said(path: &str, value: &Value) -> Value {
     let said =
         path.rsplit('.').fold(value.clone(), |inner, field| Value::Object(Map::from_iter([(field.to_owned(), inner)])));
+    let metrics = json!({"metrics": [{"name": "WaitTime"}]});
     if path.starts_with("rollout.analysis.") || path == "rollout.canary.steps" {
-        return over(&json!({"rollout": {"analysis": {"metrics": [{"name": "WaitTime"}]}}}), &said);
+        return over(&json!({"rollout": {"analysis": metrics}}), &said);
+    }
+    if path.starts_with("rollout.postPromotionAnalysis.") {
+        return over(&json!({"rollout": {"postPromotionAnalysis": metrics}}), &said);
     }
     if path.starts_with("upstream.tls.") {
         return over(&json!({"upstream": {"tls": {"mode": "VerifyFull"}}}), &said);

@@ -192,7 +192,9 @@ struct Past {
     /// Seconds of each pod.
     seconds: Vec<usize>,
     noise: Option<Noise>,
-    /// Of a pool without other pods: its noise with the load in it.
+    /// The mean of what all pods have in common, beside which the level of each is; 0 of a single pod.
+    common: f64,
+    /// Where no other pod is left: the noise of what all have in common, with the load in it.
     alone: Option<Noise>,
     /// How far from the middle a value counts in full.
     far: f64,
@@ -209,7 +211,8 @@ impl Past {
         let seconds: Vec<usize> = series.iter().map(|values| values.iter().flatten().count()).collect();
         let is_known: Vec<bool> = seconds.iter().map(|count| *count >= LEAST_PAST).collect();
         let known: Vec<usize> = (0..pods).filter(|pod| is_known[*pod]).collect();
-        let mut past = Self { levels: vec![None; pods], seconds, noise: None, alone: None, far: f64::INFINITY };
+        let mut past =
+            Self { levels: vec![None; pods], seconds, noise: None, common: 0.0, alone: None, far: f64::INFINITY };
         if known.is_empty() {
             return past;
         }
@@ -246,13 +249,19 @@ impl Past {
             past.noise = Noise::of(&clipped, count - 1.0, longest - 1.0);
         }
         // with the common level: what a pool without other pods varies by
-        let whole: Vec<Option<f64>> = (0..rows.len())
+        let mut whole: Vec<Option<f64>> = (0..rows.len())
             .map(|second| {
                 let values: Vec<f64> =
                     known.iter().filter_map(|pod| Some(series[*pod][second]? - levels[*pod])).collect();
                 (!values.is_empty()).then(|| mean(&values))
             })
             .collect();
+        if known.len() > 1 {
+            past.common = mean(&whole.iter().flatten().copied().collect::<Vec<f64>>());
+            for level in whole.iter_mut().flatten() {
+                *level -= past.common;
+            }
+        }
         past.alone = Noise::of(&[whole], 1.0, longest - 1.0);
         for pod in known {
             past.levels[pod] = Some(levels[pod]);
@@ -320,13 +329,13 @@ impl Past {
         ((freedom * seen + EXPECTED_DRIFT_PODS) / (freedom + EXPECTED_DRIFT_PODS)).max(1.0)
     }
 
-    /// Against the canary's own past: the load changes between the two, so the noise is that of the whole level.
+    /// Against the canary's own past, where no other pod is left: the load changes between the two, so the noise is that of the whole level.
     fn against_itself(&self, rows: &[Since]) -> Result<Difference, Unassessed> {
         let noise = self.alone.filter(|_| !rows.is_empty()).ok_or(Unassessed::NoBaseline)?;
         if rows.len() < LEAST_SECONDS {
             return Err(Unassessed::TooFew);
         }
-        let levels: Vec<f64> = rows.iter().map(|row| mean(&self.residuals(&row.canaries))).collect();
+        let levels: Vec<f64> = rows.iter().map(|row| mean(&self.residuals(&row.canaries)) - self.common).collect();
         let (since, before) = (noise.independent(rows.len() as f64), noise.independent(self.seconds_of(rows)));
         Ok(Difference {
             shift: clipped_mean(&levels, self.far.max(3.0 * noise.variance.sqrt())),
@@ -430,7 +439,7 @@ impl Assessment {
             Against::OtherPods => {
                 format!("{} other pods without a past to compare with, which is weaker", self.difference.others)
             }
-            Against::OwnPast => "its own past, for there is no other pod, which is weaker".to_owned(),
+            Against::OwnPast => "its own past, for no other pod runs the revision before, which is weaker".to_owned(),
         };
         format!(
             "x{ratio:.2} (95 %: {ratio_low:.2} to {ratio_high:.2}): {:.3} ms where {:.3} ms would be expected, in {seconds:.0} s, against {against}",

@@ -64,7 +64,9 @@ impl ErrorBets {
         let stable = if beside.pods > 0.0 {
             beside
         } else {
-            let Some(past) = self.past.pop_front() else { return false };
+            // seconds in which no pod had a sample compare with nothing
+            let past = std::iter::from_fn(|| self.past.pop_front()).find(|past| past.pods > 0.0);
+            let Some(past) = past else { return false };
             self.is_against_past = true;
             past
         };

@@ -4,12 +4,15 @@
 //! past of a canary is its series of the stable revision, nothing of blue counts for green, and whoever takes an analysis over finds
 //! what happened before in Prometheus. Between two scrapes lies one interval; a counter that went down is of another agent, and its
 //! interval is left out.
+//!
+//! Once a revision was promoted, all pods run it and none is left to compare with. Then each pod is compared with its own series of the
+//! revision before, and what it did with the new one until the promotion is neither: it was judged before.
 
 use std::collections::BTreeMap;
 
 use super::{
-    Analysis, AnalysisError, AnalysisSettings, JudgeLine, Look, Measurement, PodInterval, RolloutAnalysis,
-    RolloutVerdict, SampledFigure, Track,
+    Analysis, AnalysisError, AnalysisPhase, AnalysisSettings, JudgeLine, Look, Measurement, PodInterval,
+    RolloutAnalysis, RolloutVerdict, SampledFigure, Track,
 };
 
 /// A scrape is in Prometheus after this many seconds.
@@ -82,6 +85,8 @@ pub struct RevisionSeries {
 pub struct LiveAnalysis {
     canary: u64,
     stable: u64,
+    /// What pods did with the canary until then is left out, in Unix seconds; none of a rollout in course.
+    promoted_at: Option<f64>,
     interval_seconds: f64,
     analysis: Analysis,
     settings: AnalysisSettings,
@@ -96,13 +101,14 @@ pub struct LiveAnalysis {
 
 impl LiveAnalysis {
     /// Begins with everything that was scraped of the pods before the change and since. None while no pod was scraped twice: how often
-    /// that happens is not known then.
+    /// that happens is not known then. `since`: when the step in course began, or when the revision was promoted, in Unix seconds.
     ///
     /// # Errors
     /// [`AnalysisError`], which [`RolloutAnalysis::of`] would have told before.
     pub fn begin(
         wanted: &RolloutAnalysis,
         (canary, stable): (u64, u64),
+        since: f64,
         series: &[RevisionSeries],
     ) -> Result<Option<Self>, AnalysisError> {
         let Some(interval_seconds) = interval(series) else { return Ok(None) };
@@ -114,6 +120,7 @@ impl LiveAnalysis {
         Ok(Some(Self {
             canary,
             stable,
+            promoted_at: (wanted.phase() == AnalysisPhase::PostPromotion).then_some(since),
             interval_seconds,
             analysis,
             settings,
@@ -142,6 +149,11 @@ impl LiveAnalysis {
     /// Seconds between two scrapes.
     pub fn interval_seconds(&self) -> f64 {
         self.interval_seconds
+    }
+
+    /// Seconds from the first sample of a pod on until what is neither proven harmless nor worse passes, scraped as often as pods are.
+    pub fn least_seconds(&self) -> f64 {
+        self.settings.warm_up_seconds + self.settings.planned_exposure_seconds
     }
 
     /// Takes what the user's own queries returned.
@@ -186,6 +198,9 @@ impl LiveAnalysis {
                 continue;
             }
             self.latest.insert(key, *scrape);
+            if track == Track::Canary && self.promoted_at.is_some_and(|promoted_at| end <= promoted_at) {
+                continue;
+            }
             let done = before.and_then(|before| between(pod, track, &before, scrape));
             // a pod that changed in between is what it was last: the other process is no more of interest
             let known = newest.entry(pod).or_insert((f64::NEG_INFINITY, None));
@@ -247,14 +262,14 @@ mod tests {
     use super::*;
     use crate::{
         api::AnalysisSpec,
-        decide::analysis::{MeasuredSeries, Outcome, VerdictReason},
+        decide::analysis::{Against, MeasuredSeries, Outcome, VerdictReason},
     };
 
     const BEGIN: f64 = 1_763_700_000.0;
 
     fn wanted(spec: &str) -> RolloutAnalysis {
         let spec: AnalysisSpec = serde_yaml::from_str(spec).expect("a spec");
-        RolloutAnalysis::of(&spec).expect("accepted")
+        RolloutAnalysis::of(&spec, AnalysisPhase::Canary).expect("accepted")
     }
 
     /// Counters of a pod that does 40 transactions a second of so many milliseconds each.
@@ -309,7 +324,7 @@ mod tests {
 
     /// The verdict at the end, and every line.
     fn judged(spec: &str, series: &[RevisionSeries]) -> (RolloutVerdict, Vec<JudgeLine>) {
-        let mut live = LiveAnalysis::begin(&wanted(spec), (7, 6), series).expect("settings").expect("scraped");
+        let mut live = LiveAnalysis::begin(&wanted(spec), (7, 6), BEGIN, series).expect("settings").expect("scraped");
         let mut lines = vec![live.first_line()];
         let mut now = BEGIN + 70.0;
         while now <= BEGIN + 121.0 {
@@ -372,9 +387,10 @@ mod tests {
     #[test]
     fn without_samples_nothing_is_decided_and_an_agent_that_began_anew_is_no_change() {
         let wanted_metrics = wanted("metrics: [{name: TransactionTime}]");
-        assert_eq!(LiveAnalysis::begin(&wanted_metrics, (7, 6), &[]).expect("settings"), None);
+        assert_eq!(LiveAnalysis::begin(&wanted_metrics, (7, 6), BEGIN, &[]).expect("settings"), None);
         let series = fleet(1.0, 0.0);
-        let mut live = LiveAnalysis::begin(&wanted_metrics, (7, 6), &series).expect("settings").expect("scraped");
+        let mut live =
+            LiveAnalysis::begin(&wanted_metrics, (7, 6), BEGIN, &series).expect("settings").expect("scraped");
         live.take(&series, BEGIN + 121.0);
         assert_eq!(live.verdict().verdict, Outcome::Pass);
         live.take(&[], BEGIN + 150.0);
@@ -395,11 +411,73 @@ mod tests {
         assert_eq!((done.errors, done.wait_mean_ms), (SampledFigure::Absent, SampledFigure::Unusable));
     }
 
+    /// Three pods that take revision 7 one after the other, in seconds 60, 70 and 80; it is promoted in second 90, and `slower` from there
+    /// on. Until second 180.
+    fn promoted(slower: f64, errors: f64) -> Vec<RevisionSeries> {
+        let mut pods = [Played::new("a"), Played::new("bb"), Played::new("ccc")];
+        for second in 0..180_u32 {
+            for (number, pod) in pods.iter_mut().enumerate() {
+                let number = u32::try_from(number).expect("small");
+                let revision = if second >= 60 + 10 * number { 7 } else { 6 };
+                let (factor, errors) = if second >= 90 { (slower, errors) } else { (1.0, 0.0) };
+                pod.scrape(BEGIN + f64::from(second) + 0.2 * f64::from(number), revision, 8.0 * factor, errors);
+            }
+        }
+        pods.into_iter().flat_map(|pod| pod.series).collect()
+    }
+
+    /// What is said of a promoted revision at the end, by somebody who looks from this second on.
+    fn judged_after_promotion(metrics: &str, series: &[RevisionSeries], from: f64) -> (RolloutVerdict, Vec<JudgeLine>) {
+        let spec: AnalysisSpec = serde_yaml::from_str(&format!("metrics: [{metrics}]")).expect("a spec");
+        let wanted = RolloutAnalysis::of(&spec, AnalysisPhase::PostPromotion).expect("accepted");
+        let live = LiveAnalysis::begin(&wanted, (7, 6), BEGIN + 90.0, series).expect("settings");
+        let mut live = live.expect("scraped");
+        let (mut now, mut lines) = (BEGIN + from, Vec::new());
+        while now <= BEGIN + 181.0 {
+            lines.extend(live.take(series, now));
+            now += 5.0;
+        }
+        (live.verdict().clone(), lines)
+    }
+
+    #[test]
+    fn a_promoted_revision_is_compared_with_what_the_same_pods_did_on_the_one_before() {
+        let metrics = "{name: TransactionTime}, {name: Errors}";
+        for (slower, errors, expected) in [
+            (1.0, 0.0, VerdictReason::NoHarmFound),
+            (3.0, 0.0, VerdictReason::SlowerThanStable),
+            (1.0, 1.0, VerdictReason::MoreErrorsThanStable),
+        ] {
+            let series = promoted(slower, errors);
+            let (verdict, _) = judged_after_promotion(metrics, &series, 95.0);
+            let is_as_good = expected == VerdictReason::NoHarmFound && verdict.verdict == Outcome::Pass;
+            assert!(is_as_good || verdict.reason == expected, "x{slower}, {errors}: {}", verdict.message);
+            assert!(verdict.message.contains(" a, bb, ccc: "), "the pods: {}", verdict.message);
+            let mut estimates = verdict.metrics.iter().filter_map(|metric| metric.estimate);
+            assert!(estimates.all(|estimate| estimate.against == Against::OwnPast), "{verdict:?}");
+            // whoever takes it over in the middle of it finds the same past in Prometheus
+            let (later, _) = judged_after_promotion(metrics, &series, 150.0);
+            assert_eq!(later.verdict, verdict.verdict, "{}", later.message);
+        }
+    }
+
+    #[test]
+    fn what_pods_did_with_a_revision_before_it_was_promoted_is_neither_its_past_nor_its_verdict() {
+        let (_, lines) = judged_after_promotion("{name: TransactionTime}", &promoted(1.0, 0.0), 95.0);
+        for line in lines {
+            let at = line.t_seconds.expect("a look") - BEGIN;
+            let tracks: Vec<Track> = line.pods.iter().map(|pod| pod.track).collect();
+            let expected = if at > 90.5 { Track::Canary } else { Track::Stable };
+            assert!(tracks.iter().all(|track| *track == expected), "second {at}: {tracks:?}");
+            assert!(!(62.0..=90.5).contains(&at) || tracks.len() < 3, "second {at}: {tracks:?}");
+        }
+    }
+
     #[test]
     fn what_a_query_of_ones_own_returned_is_judged_once_with_the_look_that_follows() {
         let series = fleet(1.0, 0.0);
         let own = wanted("metrics: [{name: checkout, query: up, failureCondition: result > 0.1}]");
-        let mut live = LiveAnalysis::begin(&own, (7, 6), &series).expect("settings").expect("scraped");
+        let mut live = LiveAnalysis::begin(&own, (7, 6), BEGIN, &series).expect("settings").expect("scraped");
         live.take(&series, BEGIN + 80.0);
         let value = |value| MeasuredSeries { labels: String::new(), value: Some(value) };
         live.measure(vec![Measurement { name: "checkout".to_owned(), series: vec![value(0.2)] }]);

@@ -17,7 +17,8 @@
 //! | [`limit`] | what may not be exceeded at all |
 //! | [`measured`] | the user's own metrics, by conditions |
 //!
-//! [`RolloutAnalysis`] is what a pool's spec asks for, [`LiveAnalysis`] the analysis of a rollout in course by what Prometheus scraped.
+//! [`RolloutAnalysis`] is what a pool's spec asks for, [`LiveAnalysis`] the analysis of a rollout in course, or of what was promoted, by what
+//! Prometheus scraped.
 //!
 //! ```
 //! use sluice::decide::analysis::{Analysis, AnalysisSettings, SampledFigure, JudgedMetric, Look, Outcome, PodInterval, Track};
@@ -67,7 +68,7 @@ pub use line::{JudgeLine, JudgeLineError, VerdictLine};
 pub use live::{LiveAnalysis, RevisionFigure, RevisionScrape, RevisionSeries};
 pub use sample::{Look, MeasuredSeries, Measurement, PodInterval, SampledFigure, Track};
 pub use settings::{AnalysisError, AnalysisSettings, BuiltIn, JudgedMetric};
-pub use spec::RolloutAnalysis;
+pub use spec::{AnalysisPhase, RolloutAnalysis};
 pub use verdict::{Against, Estimate, MetricVerdict, Outcome, RolloutVerdict, VerdictReason};
 
 use self::metric::{Common, MetricState, SortedLook};

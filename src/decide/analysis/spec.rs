@@ -1,14 +1,14 @@
-//! What a pool's `rollout.analysis` says, as settings of an analysis.
+//! What a pool's `rollout.analysis` or `rollout.postPromotionAnalysis` says, as settings of an analysis.
 
 use super::settings::{AnalysisError, AnalysisSettings, BuiltIn, JudgedMetric, LATEST_DEADLINE_SECONDS};
 use crate::api::{AnalysisMetric, AnalysisSpec};
 
-/// Fields of the settings, and what the spec calls them. The longer before those that they begin with.
+/// Fields of the settings, and what the spec calls them; `FIELD` is the field of the phase. The longer before those that they begin with.
 const NAMES: [(&str, &str); 9] = [
-    ("settings.metrics", "spec.rollout.analysis.metrics"),
-    ("settings.max_exposure_seconds", "spec.rollout.analysis.maxExposureSeconds"),
-    ("settings.min_exposure_seconds", "spec.rollout.analysis.plannedExposureSeconds"),
-    ("settings.min_transactions", "spec.rollout.analysis.minTransactions"),
+    ("settings.metrics", "FIELD.metrics"),
+    ("settings.max_exposure_seconds", "FIELD.maxExposureSeconds"),
+    ("settings.min_exposure_seconds", "FIELD.plannedExposureSeconds"),
+    ("settings.min_transactions", "FIELD.minTransactions"),
     ("limit_ms", "limitMilliseconds"),
     ("limit_count", "limitCount"),
     ("success_condition", "successCondition"),
@@ -21,10 +21,35 @@ const PLANNED_SCRAPES: f64 = 6.0;
 const MOST_SCRAPES: f64 = 24.0;
 /// Scrapes before the change that are looked at: each pod's own level is known from 20 on.
 const PAST_SCRAPES: f64 = 24.0;
+/// The past of an analysis after the promotion begins this long before it, in seconds, or so many scrapes: what all pods take one after
+/// the other, the last ones left only just before. And no earlier than an analysis may.
+const PAST_OF_PROMOTED_SECONDS: f64 = 600.0;
+const PAST_OF_PROMOTED_SCRAPES: f64 = 40.0;
+const LONGEST_PAST_SECONDS: f64 = 3600.0;
+
+/// When a revision is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AnalysisPhase {
+    /// While it is rolled out: its canary's pods beside those that run the revision before.
+    Canary,
+    /// Once it runs on all pods and was promoted: against what the same pods did on the revision before.
+    PostPromotion,
+}
+
+impl AnalysisPhase {
+    /// The field of the spec that asks for it.
+    pub const fn field(self) -> &'static str {
+        match self {
+            Self::Canary => "spec.rollout.analysis",
+            Self::PostPromotion => "spec.rollout.postPromotionAnalysis",
+        }
+    }
+}
 
 /// The analysis that a pool asks for, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RolloutAnalysis {
+    phase: AnalysisPhase,
     settings: AnalysisSettings,
     /// Names of the user's own metrics, and their queries.
     queries: Vec<(String, String)>,
@@ -35,7 +60,7 @@ impl RolloutAnalysis {
     ///
     /// # Errors
     /// What of it cannot be judged by, where, and what to write.
-    pub fn of(spec: &AnalysisSpec) -> Result<Self, String> {
+    pub fn of(spec: &AnalysisSpec, phase: AnalysisPhase) -> Result<Self, String> {
         let AnalysisSpec { metrics, min_transactions, planned_exposure_seconds, max_exposure_seconds } = spec;
         let defaults = AnalysisSettings::default();
         let planned = planned_exposure_seconds.map_or(defaults.planned_exposure_seconds, f64::from);
@@ -50,26 +75,50 @@ impl RolloutAnalysis {
             deadline_seconds: LATEST_DEADLINE_SECONDS,
             ..defaults
         };
-        settings.check().map_err(|error| in_words_of_the_spec(&error))?;
+        settings.check().map_err(|error| in_words_of_the_spec(&error, phase))?;
         for (index, AnalysisMetric { name, query, .. }) in metrics.iter().enumerate() {
             let problem = match (BuiltIn::of(name), query) {
                 (Some(_), Some(_)) => "a metric that Sluice measures has no query; give your own another name",
                 (None, None) => "a metric of your own needs a query",
                 _ => continue,
             };
-            return Err(format!("spec.rollout.analysis.metrics[{index}] ({name}): {problem}"));
+            return Err(format!("{}.metrics[{index}] ({name}): {problem}", phase.field()));
         }
         let own = metrics.iter().filter_map(|metric| Some((metric.name.clone(), metric.query.clone()?)));
-        Ok(Self { settings, queries: own.collect() })
+        Ok(Self { phase, settings, queries: own.collect() })
+    }
+
+    /// When it judges.
+    pub fn phase(&self) -> AnalysisPhase {
+        self.phase
+    }
+
+    /// Seconds of samples without which what is neither proven harmless nor worse does not pass. They are more where pods are scraped
+    /// rarely.
+    pub fn planned_exposure_seconds(&self) -> u32 {
+        whole(self.settings.planned_exposure_seconds)
+    }
+
+    /// Seconds that it takes until what is neither proven harmless nor worse passes, from the first sample of a pod on: those in which the
+    /// process is cold do not count. They are more where pods are scraped rarely.
+    pub fn least_seconds(&self) -> u32 {
+        whole(self.settings.warm_up_seconds + self.settings.planned_exposure_seconds)
     }
 
     /// The settings for samples of this interval, in seconds: what is counted in seconds is a number of samples.
     pub fn settings(&self, interval_seconds: f64) -> AnalysisSettings {
         let settings = &self.settings;
         let planned = settings.planned_exposure_seconds.max(PLANNED_SCRAPES * interval_seconds);
+        let past_seconds = match self.phase {
+            AnalysisPhase::Canary => settings.past_seconds.max(PAST_SCRAPES * interval_seconds),
+            AnalysisPhase::PostPromotion => {
+                let scrapes = PAST_OF_PROMOTED_SCRAPES * interval_seconds;
+                PAST_OF_PROMOTED_SECONDS.max(scrapes).min(LONGEST_PAST_SECONDS)
+            }
+        };
         AnalysisSettings {
             interval_seconds,
-            past_seconds: settings.past_seconds.max(PAST_SCRAPES * interval_seconds),
+            past_seconds,
             planned_exposure_seconds: planned,
             max_exposure_seconds: settings.max_exposure_seconds.max(MOST_SCRAPES * interval_seconds).max(planned),
             ..settings.clone()
@@ -101,22 +150,29 @@ fn judged(metric: &AnalysisMetric) -> JudgedMetric {
     }
 }
 
-fn in_words_of_the_spec(error: &AnalysisError) -> String {
+fn in_words_of_the_spec(error: &AnalysisError, phase: AnalysisPhase) -> String {
+    let field = phase.field();
     if *error == AnalysisError::NoMetric {
-        return "spec.rollout.analysis.metrics is empty: an analysis without a metric would promote anything; name at least one, such as \
-                {name: TransactionTime}"
-            .to_owned();
+        return format!(
+            "{field}.metrics is empty: an analysis without a metric would promote anything; name at least one, such as \
+             {{name: TransactionTime}}"
+        );
     }
-    NAMES.iter().fold(error.to_string(), |text, (field, name)| text.replace(field, name))
+    NAMES.iter().fold(error.to_string(), |text, (setting, name)| text.replace(setting, &name.replace("FIELD", field)))
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // bounded by the check of the settings; saturates
+fn whole(seconds: f64) -> u32 {
+    seconds.ceil() as u32
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn refused(spec: &str) -> String {
+    fn refused(spec: &str, phase: AnalysisPhase) -> String {
         let spec: AnalysisSpec = serde_yaml::from_str(spec).expect("a spec");
-        RolloutAnalysis::of(&spec).expect_err("it is refused")
+        RolloutAnalysis::of(&spec, phase).expect_err("it is refused")
     }
 
     #[test]
@@ -138,9 +194,11 @@ mod tests {
                 "spec.rollout.analysis.maxExposureSeconds is 30; expected 60",
             ),
         ] {
-            let error = refused(spec);
+            let error = refused(spec, AnalysisPhase::Canary);
             assert!(error.contains(said), "{spec}: {error}");
             assert!(error.starts_with("spec.rollout.analysis") && !error.contains("settings"), "{spec}: {error}");
+            let after = refused(spec, AnalysisPhase::PostPromotion);
+            assert_eq!(after, error.replace("rollout.analysis", "rollout.postPromotionAnalysis"));
         }
     }
 
@@ -148,7 +206,7 @@ mod tests {
     fn a_query_names_the_revisions_and_the_pods_that_are_judged() {
         let spec = "metrics: [{name: mine, query: 'x{pod=~\"$canaryPods\"} / $revision / $stableRevision', successCondition: result < 1}]";
         let spec: AnalysisSpec = serde_yaml::from_str(spec).expect("a spec");
-        let analysis = RolloutAnalysis::of(&spec).expect("accepted");
+        let analysis = RolloutAnalysis::of(&spec, AnalysisPhase::Canary).expect("accepted");
         let expected = "x{pod=~\"shop-1|shop[.]2\"} / 7 / 6".to_owned();
         assert_eq!(analysis.queries(7, 6, &["shop-1", "shop.2"]), [("mine".to_owned(), expected)]);
     }
@@ -156,7 +214,7 @@ mod tests {
     #[test]
     fn what_is_counted_in_seconds_is_enough_samples_however_rarely_pods_are_scraped() {
         let spec: AnalysisSpec = serde_yaml::from_str("metrics: [{name: TransactionTime}]").expect("a spec");
-        let analysis = RolloutAnalysis::of(&spec).expect("accepted");
+        let analysis = RolloutAnalysis::of(&spec, AnalysisPhase::Canary).expect("accepted");
         let figures = |interval| {
             let settings = analysis.settings(interval);
             settings.check().expect("it can be");
@@ -165,5 +223,18 @@ mod tests {
         assert_eq!(figures(1.0), [120.0, 30.0, 180.0].map(f64::to_bits));
         assert_eq!(figures(15.0), [360.0, 90.0, 360.0].map(f64::to_bits));
         assert_eq!(figures(60.0), [1440.0, 360.0, 1440.0].map(f64::to_bits));
+    }
+
+    #[test]
+    fn after_the_promotion_the_past_reaches_back_to_the_first_of_the_pods_that_took_it_lately() {
+        let spec: AnalysisSpec = serde_yaml::from_str("metrics: [{name: TransactionTime}]").expect("a spec");
+        let analysis = RolloutAnalysis::of(&spec, AnalysisPhase::PostPromotion).expect("accepted");
+        let past = |interval| {
+            let settings = analysis.settings(interval);
+            settings.check().expect("it can be");
+            settings.past_seconds.to_bits()
+        };
+        assert_eq!([1.0, 15.0, 60.0, 120.0].map(past), [600.0, 600.0, 2400.0, 3600.0].map(f64::to_bits));
+        assert_eq!((analysis.planned_exposure_seconds(), analysis.least_seconds()), (30, 35));
     }
 }

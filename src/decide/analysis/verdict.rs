@@ -60,7 +60,7 @@ pub enum Against {
     OtherPodsAndPast,
     /// The other pods at the same seconds; how the pods differ anyway is estimated. Weaker.
     OtherPods,
-    /// The canary's own past: there is no other pod. Weaker, because load changes too.
+    /// The canary's own past: no other pod runs the revision before. Weaker, because load changes too.
     OwnPast,
 }
 

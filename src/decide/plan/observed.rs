@@ -6,6 +6,7 @@ use crate::{
     api::{ConnectionPool, ConnectionPoolStatus},
     contract::{GrantDocument, Injection, RevisionDocument, ServerFull, Settings, StatusReport},
     decide::{
+        analysis::AnalysisPhase,
         effective::{EffectivePool, PoolRefusal},
         freeze::Frozen,
         guard::refused::FORGOTTEN_SECONDS,
@@ -307,6 +308,8 @@ pub struct SizingSeen {
 pub struct JudgedSeen {
     /// Of which.
     pub revision: RevisionId,
+    /// While it is rolled out, or after its promotion.
+    pub phase: AnalysisPhase,
     /// What it says.
     pub judgement: RolloutJudgement,
     /// What is lacking while it cannot tell, in words that change only when that does: metrics and reasons.

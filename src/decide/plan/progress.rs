@@ -16,7 +16,13 @@ use crate::{
         conditions::{ObservedCondition as Condition, PAUSED, PROGRESSING},
         reasons,
     },
-    decide::rollout::{HandledCommand, RolloutHappening, RolloutMove, RolloutState, RolloutStep, UndoneRevision},
+    decide::{
+        analysis::AnalysisPhase,
+        rollout::{
+            HandledCommand, PostPromotionEnd, PostPromotionOutcome, RolloutHappening, RolloutMove, RolloutState,
+            RolloutStep, UndoneRevision,
+        },
+    },
     domain::UnixSeconds,
 };
 
@@ -62,6 +68,7 @@ fn of_course(observed: &Observed, course: &RolloutMove) -> Condition {
             format!("no pod runs that could prove revision {goal}: {new_pods}, and it goes to one of them first"),
         ),
         RolloutState::Complete => complete(observed, course),
+        RolloutState::PostPromotion => post_promotion(observed, course),
         RolloutState::Rolling => {
             yes(PROGRESSING, reasons::ROLLING_OUT, format!("{runs}{}; {new_pods}", at_step(observed, course)))
         }
@@ -93,8 +100,7 @@ fn of_course(observed: &Observed, course: &RolloutMove) -> Condition {
 
 /// What the analysis waits for.
 fn analysing(observed: &Observed, course: &RolloutMove) -> String {
-    let judged = observed.judged.filter(|judged| judged.revision == course.goal);
-    let lacking = judged.map_or("nothing was measured yet", |judged| judged.words.as_str());
+    let lacking = lacking(observed, course, AnalysisPhase::Canary);
     let against = if course.members == 1 { "its own past, for there is no other pod" } else { "the other pods" };
     let deadline = observed.effective.map_or(0, |effective| effective.rollout.progress_deadline_seconds);
     format!(
@@ -102,15 +108,52 @@ fn analysing(observed: &Observed, course: &RolloutMove) -> String {
     )
 }
 
+/// What the analysis of a phase still lacks.
+fn lacking<'a>(observed: &Observed<'a>, course: &RolloutMove, phase: AnalysisPhase) -> &'a str {
+    let judged = observed.judged.filter(|judged| judged.revision == course.goal && judged.phase == phase);
+    judged.map_or("nothing was measured yet", |judged| judged.words.as_str())
+}
+
+/// Where it is promoted, and is judged for a while more.
+fn post_promotion(observed: &Observed, course: &RolloutMove) -> Condition {
+    let (goal, members) = (course.goal.number, course.members);
+    let from = course.memory.judged_after_promotion().map_or(0, |promoted| promoted.from.number);
+    let said = match lacking(observed, course, AnalysisPhase::PostPromotion) {
+        "" => "no harm was found so far".to_owned(),
+        lacking => format!("not decided so far ({lacking})"),
+    };
+    let deadline = observed.effective.map_or(0, |effective| effective.rollout.progress_deadline_seconds);
+    yes(
+        PROGRESSING,
+        reasons::POST_PROMOTION_ANALYSING,
+        format!(
+            "revision {goal} runs on all {members} pods and was promoted; their metrics are judged for a while more, each against its own \
+             past on revision {from}: {said}; where they are worse all go back to revision {from}, and where nothing is known within \
+             {deadline} s it stays; to take it back: {}",
+            request(observed, &format!("abort {goal}"))
+        ),
+    )
+}
+
 fn complete(observed: &Observed, course: &RolloutMove) -> Condition {
     let (goal, members) = (course.goal.number, course.members);
-    match &course.memory.undone {
-        None => yes(PROGRESSING, reasons::ROLLOUT_COMPLETE, format!("revision {goal} runs on all {members} pods")),
-        Some(UndoneRevision { spec, .. }) => yes(
+    let end = course.memory.promoted.as_ref().and_then(|promoted| Some((promoted.from.number, promoted.end.as_ref()?)));
+    let runs = format!("revision {goal} runs on all {members} pods");
+    match (&course.memory.undone, end) {
+        (None, Some((from, PostPromotionEnd { outcome: PostPromotionOutcome::NoWayBack, message, .. }))) => no(
+            PROGRESSING,
+            reasons::ANALYSIS_FAILED,
+            format!("{runs} and should go back: {message}; but revision {from} is gone: change the spec"),
+        ),
+        (None, Some((_, PostPromotionEnd { message, .. }))) => {
+            yes(PROGRESSING, reasons::ROLLOUT_COMPLETE, format!("{runs}; {message}"))
+        }
+        (None, None) => yes(PROGRESSING, reasons::ROLLOUT_COMPLETE, runs),
+        (Some(UndoneRevision { spec, .. }), _) => yes(
             PROGRESSING,
             reasons::ROLLOUT_UNDONE,
             format!(
-                "revision {goal} runs on all {members} pods because somebody wants it instead of revision {}, which is what the \
+                "{runs} because somebody wants it instead of revision {}, which is what the \
                  spec says; it stays until the spec changes, or until: {}",
                 spec.number,
                 request(observed, &format!("retry {}", spec.number))
@@ -281,6 +324,17 @@ fn event(observed: &Observed, course: &RolloutMove, happened: &RolloutHappening)
             let note =
                 format!("revision {revision} runs on all {members} pods, and new pods get it in place of {}", (*from)?);
             Some(normal(reasons::ROLLOUT_COMPLETE, "Promote", note))
+        }
+        // `Progressing` turns with it where it failed
+        RolloutHappening::PostPromotionEnded => {
+            let PostPromotionEnd { outcome, message, .. } = course.memory.promoted.as_ref()?.end.as_ref()?;
+            let (kind, reason) = match outcome {
+                PostPromotionOutcome::Passed => (EventKind::Normal, reasons::POST_PROMOTION_PASSED),
+                PostPromotionOutcome::Inconclusive => (EventKind::Warning, reasons::POST_PROMOTION_INCONCLUSIVE),
+                PostPromotionOutcome::Ended | PostPromotionOutcome::NoWayBack => return None,
+            };
+            let note = format!("revision {goal} runs on all {members} pods: {message}");
+            Some(EventNote { kind, reason: reason.to_owned(), action: "Judge", note })
         }
         RolloutHappening::Failed => None,
         RolloutHappening::RolledBack => {

@@ -17,6 +17,7 @@ use crate::{
     api::ROLLOUT_ANNOTATION,
     contract::{PoolRevision, RevisionDocument, Settings, UpstreamSeen, UpstreamState, unknown_to},
     decide::{
+        analysis::RolloutAnalysis,
         effective::RolloutStrategy,
         rollout::{self, RevisionId, RolloutInput, RolloutMemory, RolloutMove, RolloutPod, settings_hash},
         shares::PodPhase,
@@ -82,7 +83,9 @@ struct History {
 impl History {
     fn of(observed: &Observed, pool: &str, memory: &RolloutMemory) -> Self {
         let undone = memory.undone.iter().flat_map(|undone| [&undone.to, &undone.spec]);
-        let remembered: Vec<&RevisionId> = memory.stable.iter().chain(&memory.updated).chain(undone).collect();
+        let way_back = memory.promoted.iter().map(|promoted| &promoted.from);
+        let remembered = memory.stable.iter().chain(&memory.updated).chain(undone).chain(way_back);
+        let remembered: Vec<&RevisionId> = remembered.collect();
         let remembered = || remembered.iter().filter(|known| !known.hash.is_empty());
         let mut history = Self::default();
         for RevisionSeen { name, number, settings, annotated_hash, .. } in observed.revisions {
@@ -189,7 +192,8 @@ pub(super) fn plan(
                 .as_ref()
                 .and_then(|all| all.get(ROLLOUT_ANNOTATION))
                 .map(String::as_str),
-            judged: observed.judged.map(|judged| (judged.revision.clone(), judged.judgement.clone())),
+            post_promotion_seconds: strategy.post_promotion.as_ref().map(RolloutAnalysis::planned_exposure_seconds),
+            judged: observed.judged.map(|judged| (judged.revision.clone(), judged.phase, judged.judgement.clone())),
         },
     );
     let writes = writes(observed, name, &history, &members, &course);
@@ -201,9 +205,10 @@ pub(super) fn plan(
     };
     let in_use: HashSet<u64> = in_use(observed, name).collect();
     let undone = course.memory.undone.as_ref().map(|undone| undone.to.number);
+    let way_back = course.memory.judged_after_promotion().map(|promoted| promoted.from.number);
     let is_used = |number: u64| {
         [course.stable.number, course.goal.number, wanted.number].contains(&number)
-            || undone == Some(number)
+            || [undone, way_back].contains(&Some(number))
             || in_use.contains(&number)
     };
     let limit = as_usize(strategy.revision_history_limit).max(1);

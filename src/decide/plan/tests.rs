@@ -18,6 +18,7 @@ use crate::{
         SlotStatus, Stamp, StatusReport, TroubleSeen, TrustReport, Upstream, UpstreamSeen, UpstreamState,
     },
     decide::{
+        analysis::AnalysisPhase,
         effective::{EffectivePool, PoolRefusal, effective},
         rollout::{DEFAULT_PAUSE_SECONDS, RolloutJudgement, RolloutMemory, settings_hash},
         shares::{self, PodPhase},
@@ -2132,11 +2133,99 @@ fn what_the_analysis_waits_for_is_told_and_what_it_finds_worse_is_taken_back_wit
     let revision = world.plan().rollout.and_then(|rollout| rollout.updated).expect("rolled out");
     let why = "worse on shop-2: TransactionTime: x2.07".to_owned();
     let judgement = RolloutJudgement::Fail { why: why.clone() };
-    world.judged = Some(JudgedSeen { revision, judgement, words: String::new() });
+    world.judged = Some(JudgedSeen { revision, phase: AnalysisPhase::Canary, judgement, words: String::new() });
     let plan = world.plan();
     let (status, reason, message) = condition(&plan, "Progressing");
     assert_eq!((status, reason), (ConditionStatus::False, reasons::ANALYSIS_FAILED));
     assert!(message.contains(&why), "{message}");
     assert!(plan.remember_first && plan.rollouts_ended == [reasons::ANALYSIS_FAILED]);
     assert_eq!(event_notes(&plan, reasons::ANALYSIS_FAILED).len(), 1);
+}
+
+impl World {
+    /// A rollout that is through, and judged for a while more.
+    fn promoted() -> Self {
+        let analysis = "{metrics: [{name: TransactionTime}], plannedExposureSeconds: 40}";
+        let mut world = rolling(&format!("revisionHistoryLimit: 1, postPromotionAnalysis: {analysis}"));
+        world.settle();
+        assert_eq!(world.revision_numbers(), [2, 2, 2]);
+        world
+    }
+
+    /// The analysis after the promotion says this of revision 2.
+    fn judge_promoted(&mut self, judgement: RolloutJudgement, words: &str) {
+        let revision = self.rollout.as_ref().and_then(|rollout| rollout.stable.clone()).expect("promoted");
+        let phase = AnalysisPhase::PostPromotion;
+        self.judged = Some(JudgedSeen { revision, phase, judgement, words: words.to_owned() });
+    }
+}
+
+#[test]
+fn what_is_promoted_and_found_worse_afterwards_goes_back_from_every_pod_with_metric_values_and_pods() {
+    let mut world = World::promoted();
+    let (status, reason, message) = condition(&world.plan(), "Progressing");
+    assert_eq!((status, reason), (ConditionStatus::True, reasons::POST_PROMOTION_ANALYSING));
+    for said in
+        ["on all 3 pods and was promoted", "its own past on revision 1", "(nothing was measured yet)", "'abort 2'"]
+    {
+        assert!(message.contains(said), "{said}: {message}");
+    }
+    assert_eq!(world.revisions.len(), 2, "the way back is kept, whatever the history limit says");
+    let told = world.status.rollout.clone().and_then(|rollout| rollout.post_promotion).expect("told");
+    assert_eq!((told.revision, told.from, told.outcome), (2, 1, None));
+
+    let why = "worse on shop-0, shop-1, shop-2: TransactionTime: x2.07".to_owned();
+    world.judge_promoted(RolloutJudgement::Fail { why: why.clone() }, "");
+    // another operator, which knows nothing but the status
+    world.rollout = None;
+    let plan = world.plan();
+    let (status, reason, message) = condition(&plan, "Progressing");
+    assert_eq!((status, reason), (ConditionStatus::False, reasons::ANALYSIS_FAILED));
+    assert!(message.contains(&format!("after its promotion: {why}")), "{message}");
+    assert!(plan.remember_first && plan.rollouts_ended == [reasons::ANALYSIS_FAILED]);
+    let notes = event_notes(&plan, reasons::ANALYSIS_FAILED);
+    assert!(notes.len() == 1 && notes[0].contains(&why), "{notes:?}");
+    assert_eq!(plan.report.revision.as_ref().map(|revision| revision.stable), Some(1), "what new pods get");
+    world.carry_out(&plan, |_| true);
+    assert_eq!(world.revision_numbers(), [1, 1, 1], "all at once");
+    world.settle();
+    assert!(condition(&world.plan(), "Progressing").2.contains("is back on revision 1"));
+}
+
+#[test]
+fn what_is_promoted_and_of_which_nothing_can_be_known_stays_and_says_so() {
+    let mut world = World::promoted();
+    let why = "Prometheus \"default\", no answer in 2.0 s".to_owned();
+    world.judge_promoted(RolloutJudgement::Inconclusive { why: why.clone(), is_final: false }, &why);
+    world.now += 600;
+    assert_eq!(condition(&world.plan(), "Progressing").1, reasons::POST_PROMOTION_ANALYSING);
+    world.now += 1;
+    let plan = world.plan();
+    let (status, reason, message) = condition(&plan, "Progressing");
+    assert_eq!((status, reason), (ConditionStatus::True, reasons::ROLLOUT_COMPLETE));
+    assert!(message.contains("nothing could be known") && message.contains(&why), "{message}");
+    assert_eq!(event_notes(&plan, reasons::POST_PROMOTION_INCONCLUSIVE).len(), 1);
+    assert!(plan.patches.is_empty() && !plan.remember_first);
+    world.carry_out(&plan, |_| true);
+    assert_eq!(world.revisions.len(), 1, "the way back is not kept any longer");
+    assert_eq!(event_notes(&world.plan(), reasons::POST_PROMOTION_INCONCLUSIVE).len(), 0, "once");
+
+    let mut world = World::promoted();
+    world.judge_promoted(RolloutJudgement::Pass, "");
+    assert!(condition(&world.plan(), "Progressing").2.contains("no harm was found so far"));
+    world.now += 40;
+    let plan = world.plan();
+    assert_eq!(condition(&plan, "Progressing").1, reasons::ROLLOUT_COMPLETE);
+    assert_eq!(event_notes(&plan, reasons::POST_PROMOTION_PASSED).len(), 1);
+}
+
+#[test]
+fn what_is_worse_and_has_no_way_back_any_more_says_so_and_stays() {
+    let mut world = World::promoted();
+    world.revisions.retain(|revision| revision.number != 1);
+    world.judge_promoted(RolloutJudgement::Fail { why: "worse".to_owned() }, "");
+    let plan = world.plan();
+    let (status, reason, message) = condition(&plan, "Progressing");
+    assert_eq!((status, reason), (ConditionStatus::False, reasons::ANALYSIS_FAILED));
+    assert!(message.contains("revision 1 is gone") && plan.patches.is_empty(), "{message}");
 }

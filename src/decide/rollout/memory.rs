@@ -3,7 +3,10 @@
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
 use crate::{
-    api::{ConnectionPoolStatus, RevisionStatus, RolloutFailureStatus, RolloutStatus, UndoneStatus, reasons},
+    api::{
+        ConnectionPoolStatus, PostPromotionStatus, RevisionStatus, RolloutFailureStatus, RolloutStatus, UndoneStatus,
+        reasons,
+    },
     contract::Settings,
     domain::UnixSeconds,
     fingerprint::fingerprint,
@@ -11,6 +14,8 @@ use crate::{
 
 /// Hashes of failed revisions that are remembered; the oldest are forgotten.
 pub const FAILED_HASHES: usize = 10;
+/// Longest words that the status has room for, in bytes.
+const WORDS_BYTES: usize = 1024;
 
 /// Which revision: its number, and the hash of what it says, because a number alone can be given to something else.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -86,6 +91,59 @@ pub struct UndoneRevision {
     pub to: RevisionId,
 }
 
+/// How the analysis after a promotion ended, where the revision did not go back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PostPromotionOutcome {
+    /// No harm was found.
+    Passed,
+    /// Nothing could be known: the revision stays, for it came through its canary.
+    Inconclusive,
+    /// Somebody ended it by `promote`.
+    Ended,
+    /// It is worse, and the revision before is gone: there is no way back.
+    NoWayBack,
+}
+
+impl PostPromotionOutcome {
+    const ALL: [Self; 4] = [Self::Passed, Self::Inconclusive, Self::Ended, Self::NoWayBack];
+
+    /// As the status names it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Passed => "Passed",
+            Self::Inconclusive => "Inconclusive",
+            Self::Ended => "Ended",
+            Self::NoWayBack => "NoWayBack",
+        }
+    }
+}
+
+/// How and when the analysis after a promotion ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PostPromotionEnd {
+    /// How.
+    pub outcome: PostPromotionOutcome,
+    /// The same in words, with the numbers.
+    pub message: String,
+    /// When.
+    pub at: UnixSeconds,
+}
+
+/// That a revision was promoted and is judged for a while more, or was.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PostPromotion {
+    /// The one that was promoted: the stable one.
+    pub revision: RevisionId,
+    /// The stable one before it, which it goes back to.
+    pub from: RevisionId,
+    /// When it was promoted.
+    pub since: UnixSeconds,
+    /// What its deadline counts from: later than that where nobody watched, or nothing may fail. It is not written down.
+    pub counts_from: UnixSeconds,
+    /// How it ended; None while it goes on.
+    pub end: Option<PostPromotionEnd>,
+}
+
 /// How far a rollout has come.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RolloutPosition {
@@ -123,6 +181,8 @@ pub struct RolloutMemory {
     pub failure: Option<RolloutFailure>,
     /// What somebody wants instead of what the spec says.
     pub undone: Option<UndoneRevision>,
+    /// The stable revision, where it is or was judged after its promotion.
+    pub promoted: Option<PostPromotion>,
     /// How far it has come.
     pub position: RolloutPosition,
     /// The request that was seen last.
@@ -154,6 +214,11 @@ impl RolloutMemory {
     /// Whether a revision failed and is not to be tried again.
     pub fn has_failed(&self, revision: &RevisionId) -> bool {
         self.failed_hashes.contains(&revision.hash)
+    }
+
+    /// The revision that was promoted and is being judged.
+    pub fn judged_after_promotion(&self) -> Option<&PostPromotion> {
+        self.promoted.as_ref().filter(|promoted| promoted.end.is_none())
     }
 
     /// Remembers a failure.
@@ -188,6 +253,7 @@ impl RolloutMemory {
                 spec: RevisionId { number: undone.spec, hash: undone.spec_hash.clone() },
                 to: RevisionId { number: undone.to, hash: undone.to_hash.clone() },
             }),
+            promoted: rollout.and_then(|rollout| rollout.post_promotion.as_ref()).map(promoted_from),
             position: rollout.map(position_from).unwrap_or_default(),
             command: rollout.and_then(|rollout| {
                 let outcome = rollout.last_command_outcome.clone().unwrap_or_default();
@@ -229,9 +295,21 @@ impl RolloutMemory {
                 revision: failure.revision.number,
                 hash: failure.revision.hash.clone(),
                 reason: failure.reason.as_str().to_owned(),
-                message: failure.message.clone(),
+                message: words(&failure.message),
                 time: time(failure.at),
                 rolled_back_at: failure.rolled_back_at.map(time),
+            }),
+            post_promotion: self.promoted.as_ref().map(|PostPromotion { revision, from, since, end, .. }| {
+                PostPromotionStatus {
+                    revision: revision.number,
+                    hash: revision.hash.clone(),
+                    from: from.number,
+                    from_hash: from.hash.clone(),
+                    started_at: time(*since),
+                    finished_at: end.as_ref().map(|end| time(end.at)),
+                    outcome: end.as_ref().map(|end| end.outcome.as_str().to_owned()),
+                    message: end.as_ref().map(|end| words(&end.message)),
+                }
             }),
             undone: self.undone.as_ref().map(|UndoneRevision { spec, to }| UndoneStatus {
                 spec: spec.number,
@@ -248,6 +326,11 @@ impl RolloutMemory {
     }
 }
 
+/// As much of a text as the status has room for.
+fn words(text: &str) -> String {
+    text[..text.floor_char_boundary(WORDS_BYTES)].to_owned()
+}
+
 fn time(at: UnixSeconds) -> Time {
     Time(Timestamp::from_second(at).unwrap_or_default())
 }
@@ -260,6 +343,23 @@ fn position_from(rollout: &RolloutStatus) -> RolloutPosition {
         since: rollout.step_started_at.as_ref().map_or(0, |at| at.0.as_second()),
         proven: size(rollout.proven_pods),
         progressed: rollout.progressed_at.as_ref().map(|at| at.0.as_second()),
+    }
+}
+
+/// An end that nobody knows is one of which nothing is known.
+fn promoted_from(status: &PostPromotionStatus) -> PostPromotion {
+    let known = |text: &str| PostPromotionOutcome::ALL.into_iter().find(|outcome| outcome.as_str() == text);
+    let since = status.started_at.0.as_second();
+    PostPromotion {
+        revision: RevisionId { number: status.revision, hash: status.hash.clone() },
+        from: RevisionId { number: status.from, hash: status.from_hash.clone() },
+        since,
+        counts_from: since,
+        end: status.outcome.as_deref().map(|outcome| PostPromotionEnd {
+            outcome: known(outcome).unwrap_or(PostPromotionOutcome::Inconclusive),
+            message: status.message.clone().unwrap_or_default(),
+            at: status.finished_at.as_ref().map_or(since, |at| at.0.as_second()),
+        }),
     }
 }
 
@@ -296,6 +396,17 @@ mod tests {
                 rolled_back_at: Some(1002),
             }),
             undone: Some(UndoneRevision { spec: id(7), to: id(5) }),
+            promoted: Some(PostPromotion {
+                revision: id(6),
+                from: id(5),
+                since: 800,
+                counts_from: 800,
+                end: Some(PostPromotionEnd {
+                    outcome: PostPromotionOutcome::Inconclusive,
+                    message: "no transactions".to_owned(),
+                    at: 860,
+                }),
+            }),
             position: RolloutPosition {
                 step: 2,
                 steps_hash: "s".to_owned(),
@@ -323,11 +434,26 @@ mod tests {
             updated: Some(id(1)),
             failure: None,
             undone: None,
+            promoted: memory.promoted.clone().map(|promoted| PostPromotion { end: None, ..promoted }),
             command: Some(refused),
             ..memory
         };
         assert_eq!(kept(&never), never);
         assert_eq!(RolloutMemory::from_status(None), RolloutMemory::default());
+    }
+
+    #[test]
+    fn words_that_are_longer_than_the_status_has_room_for_are_cut_and_never_refused() {
+        let mut memory = RolloutMemory { updated: Some(id(7)), ..RolloutMemory::default() };
+        memory.fail(RolloutFailure {
+            revision: id(7),
+            reason: FailureReason::AnalysisFailed,
+            message: "ü".repeat(2000),
+            at: 0,
+            rolled_back_at: None,
+        });
+        let failure = memory.rollout_status(RolloutFigures::default()).failure.expect("told");
+        assert_eq!((failure.message.len(), memory.failure.map(|failure| failure.message.len())), (1024, Some(4000)));
     }
 
     #[test]

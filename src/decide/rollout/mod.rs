@@ -3,10 +3,10 @@
 //!
 //! ```text
 //!                      every step done, every pod proven
-//!  wanted ──▶ step 0 ──▶ step 1 ──▶ ... ──▶ all ──▶ stable
-//!     ▲          │          │                │
-//!     │          └──────────┴────────────────┴──▶ failed: back to stable at once, on every pod that took it
-//!     └── other settings, `retry`                 (deadline, analysis, `abort`)
+//!  wanted ──▶ step 0 ──▶ step 1 ──▶ ... ──▶ all ──▶ stable ──▶ judged for a while more
+//!     ▲          │          │                │                    │
+//!     │          └──────────┴────────────────┴────────────────────┴──▶ failed: back to stable at once, on every pod that took it
+//!     └── other settings, `retry`                                      (deadline, analysis, `abort`)
 //! ```
 //!
 //! - **Stable** is what was promoted last: what new pods get, and where a failure goes back to. Before anything was promoted
@@ -14,6 +14,8 @@
 //! - **Forward** at most as many pods as the step in course allows, and at most `maxUnavailable` of them in change: told and
 //!   not proven. **Back** at once: the old process is warm, and what is known to be bad is left by everybody.
 //! - A revision that **failed** is remembered by the hash of what it says, and is not tried again until that changes.
+//! - A revision that is judged **after its promotion** is the stable one meanwhile: new pods get it. Where it is worse, the stable one
+//!   before it is stable again, and everybody goes back. Where nothing can be known, it stays: it came through its canary.
 //! - Another revision **supersedes** one in course: its pods are the first to take the new one, as far as the first step allows,
 //!   and the others go back.
 //!
@@ -31,15 +33,15 @@ use std::cmp::Reverse;
 
 pub use command::{CommandError, LONGEST_COMMAND_BYTES, RolloutCommand, RolloutVerb};
 pub use memory::{
-    COMMAND_DONE, FAILED_HASHES, FailureReason, HandledCommand, RevisionId, RolloutFailure, RolloutFigures,
-    RolloutMemory, RolloutPosition, UndoneRevision, settings_hash,
+    COMMAND_DONE, FAILED_HASHES, FailureReason, HandledCommand, PostPromotion, PostPromotionEnd, PostPromotionOutcome,
+    RevisionId, RolloutFailure, RolloutFigures, RolloutMemory, RolloutPosition, UndoneRevision, settings_hash,
 };
 pub use steps::{
     DEFAULT_PAUSE_SECONDS, DEFAULT_STEPS, JUDGED_STEPS, RolloutStep, allowed_pods, percent_of, steps_hash,
     weight_percent,
 };
 
-use crate::domain::UnixSeconds;
+use crate::{decide::analysis::AnalysisPhase, domain::UnixSeconds};
 
 /// At least so long whoever takes a rollout over watches it before it counts as without progress.
 const RECALL_SECONDS: i64 = 30;
@@ -117,8 +119,11 @@ pub struct RolloutInput<'a> {
     pub is_frozen: bool,
     /// The annotation `sluice.dev/rollout` of the pool.
     pub command: Option<&'a str>,
-    /// What the analysis says, and of which revision: of another one than that in course it says nothing. None: nobody judges.
-    pub judged: Option<(RevisionId, RolloutJudgement)>,
+    /// Seconds that a revision is judged for after its promotion at least, unless it is found worse; None: it is not.
+    pub post_promotion_seconds: Option<u32>,
+    /// What the analysis says, and of which revision: of another one than that in course, or in another phase, it says nothing. None:
+    /// nobody judges.
+    pub judged: Option<(RevisionId, AnalysisPhase, RolloutJudgement)>,
 }
 
 /// Where a rollout is.
@@ -128,6 +133,8 @@ pub enum RolloutState {
     NoPods,
     /// Every pod is proven to run what is wanted.
     Complete,
+    /// The same, and it was promoted lately and is judged for a while more.
+    PostPromotion,
     /// Pods are being told, or have yet to prove it.
     Rolling,
     /// It waits in a pause.
@@ -163,6 +170,8 @@ pub enum RolloutHappening {
         /// The stable one before it; None where it is the first.
         from: Option<u64>,
     },
+    /// The analysis after the promotion ended, and the revision stays; how is in the memory.
+    PostPromotionEnded,
     /// A revision failed; how is in the memory.
     Failed,
     /// The last pod that had taken it is back.
@@ -216,6 +225,7 @@ pub fn step(before: &RolloutMemory, input: &RolloutInput<'_>) -> RolloutMove {
     machine.obey();
     machine.advance();
     machine.fail_if_due();
+    machine.judge_promoted();
     machine.note_way_back();
     machine.decide()
 }
@@ -236,11 +246,11 @@ impl<'a> Machine<'a> {
         if memory.updated.is_none() {
             memory.stable = most_told(input);
         }
-        if std::mem::take(&mut memory.is_recalled)
-            && let Some(progressed) = &mut memory.position.progressed
-        {
-            let left = i64::from(input.progress_deadline_seconds).min(RECALL_SECONDS);
-            *progressed = (*progressed).max(input.now - i64::from(input.progress_deadline_seconds) + left);
+        if std::mem::take(&mut memory.is_recalled) {
+            let earliest = earliest_begin(input);
+            for begun in memory.position.progressed.iter_mut().chain(memory.promoted.iter_mut().map(counted)) {
+                *begun = (*begun).max(earliest);
+            }
         }
         let stable = memory.stable.as_ref().and_then(|stable| known(input, stable));
         if let Some(stable) = &stable {
@@ -268,6 +278,12 @@ impl<'a> Machine<'a> {
                 }
             }
         }
+        // what is not stable any more, or is not rolled out any more, was overtaken: it has neither passed nor failed
+        let (goal, stable) = (&self.goal, self.memory.stable.as_ref());
+        self.memory.promoted.take_if(|promoted| {
+            let is_wanted = promoted.end.is_some() || self.input.post_promotion_seconds.is_some();
+            promoted.revision != *goal || stable != Some(&promoted.revision) || !is_wanted
+        });
         let steps_hash = steps_hash(self.input.steps);
         if self.memory.updated.as_ref() != Some(&self.goal) {
             self.memory.updated = Some(self.goal.clone());
@@ -319,10 +335,11 @@ impl<'a> Machine<'a> {
             && self.took().all(|pod| pod.is_proven(goal))
     }
 
-    /// What is said of the goal.
-    fn judgement(&self) -> Option<&'a RolloutJudgement> {
-        let judged = self.input.judged.as_ref().filter(|(revision, _)| *revision == self.goal);
-        judged.map(|(_, judgement)| judgement)
+    /// What is said of the goal in this phase.
+    fn judgement(&self, phase: AnalysisPhase) -> Option<&'a RolloutJudgement> {
+        let judged = self.input.judged.as_ref();
+        let judged = judged.filter(|(revision, of_phase, _)| *revision == self.goal && *of_phase == phase);
+        judged.map(|(_, _, judgement)| judgement)
     }
 
     // --- what people ask for
@@ -347,6 +364,21 @@ impl<'a> Machine<'a> {
 
     fn carry_out(&mut self, RolloutCommand { verb, revision }: RolloutCommand) -> Result<(), String> {
         match verb {
+            RolloutVerb::Promote | RolloutVerb::PromoteFull if self.memory.judged_after_promotion().is_some() => {
+                self.is_judged(revision)?;
+                let message = "somebody ended its analysis by promote".to_owned();
+                self.end_analysis(PostPromotionOutcome::Ended, message);
+                Ok(())
+            }
+            RolloutVerb::Abort if self.memory.judged_after_promotion().is_some() => {
+                self.is_judged(revision)?;
+                if self.demote(FailureReason::Aborted, "somebody took it back by abort, after its promotion".to_owned())
+                {
+                    Ok(())
+                } else {
+                    Err(format!("the revision before {revision} is gone, so there is no way back; change the spec"))
+                }
+            }
             RolloutVerb::Promote => self.promote(revision),
             RolloutVerb::PromoteFull => {
                 self.in_course(revision)?;
@@ -382,6 +414,15 @@ impl<'a> Machine<'a> {
             return Err(format!("it names revision {revision}, and revision {goal} is being rolled out"));
         }
         Ok(())
+    }
+
+    /// Whether this is the revision that is judged after its promotion.
+    fn is_judged(&self, revision: u64) -> Result<(), String> {
+        let goal = self.goal.number;
+        if revision == goal {
+            return Ok(());
+        }
+        Err(format!("it names revision {revision}, and revision {goal} was promoted and is being judged"))
     }
 
     fn promote(&mut self, revision: u64) -> Result<(), String> {
@@ -455,7 +496,7 @@ impl<'a> Machine<'a> {
                     && match step {
                         RolloutStep::OnePod | RolloutStep::SetWeight { .. } => true,
                         RolloutStep::Pause { seconds } => seconds.is_some_and(|seconds| waited >= i64::from(seconds)),
-                        RolloutStep::Analysis => self.judgement() == Some(&RolloutJudgement::Pass),
+                        RolloutStep::Analysis => self.judgement(AnalysisPhase::Canary) == Some(&RolloutJudgement::Pass),
                     };
                 if !is_done {
                     break;
@@ -467,10 +508,68 @@ impl<'a> Machine<'a> {
         let is_last = !self.is_rollout() || self.memory.position.step >= input.steps.len();
         let is_new = self.memory.stable.as_ref() != Some(&self.goal);
         if is_last && is_new && !self.is_failed() && self.is_everywhere() {
-            let from = self.memory.stable.replace(self.goal.clone()).map(|stable| stable.number);
+            let from = self.memory.stable.replace(self.goal.clone());
             self.stable = Some(self.goal.clone());
-            self.happened.push(RolloutHappening::Promoted { revision: self.goal.number, from });
+            let revision = self.goal.number;
+            self.happened.push(RolloutHappening::Promoted { revision, from: from.as_ref().map(|from| from.number) });
+            // who goes back to what ran before wants to be there
+            self.memory.promoted =
+                from.filter(|_| input.post_promotion_seconds.is_some() && self.memory.undone.is_none()).map(|from| {
+                    let (since, counts_from) = (input.now, input.now);
+                    PostPromotion { revision: self.goal.clone(), from, since, counts_from, end: None }
+                });
         }
+    }
+
+    /// What becomes of a revision that was promoted and is judged for a while more: back, or an end, or it goes on.
+    fn judge_promoted(&mut self) {
+        let input = self.input;
+        let Some(promoted) = self.memory.promoted.as_mut().filter(|promoted| promoted.end.is_none()) else { return };
+        if input.is_frozen {
+            // nothing fails by itself, and no time counts in which nothing may
+            promoted.counts_from = promoted.counts_from.max(earliest_begin(input));
+            return;
+        }
+        let is_late = input.now - promoted.counts_from > i64::from(input.progress_deadline_seconds);
+        let least = i64::from(input.post_promotion_seconds.unwrap_or(0));
+        let is_long_enough = is_late || input.now - promoted.since >= least;
+        let stays = "nothing could be known of it after its promotion, and it stays, for it came through its canary";
+        match self.judgement(AnalysisPhase::PostPromotion) {
+            Some(RolloutJudgement::Fail { why }) => {
+                let message = format!("after its promotion: {why}");
+                if !self.demote(FailureReason::AnalysisFailed, message.clone()) {
+                    self.end_analysis(PostPromotionOutcome::NoWayBack, message);
+                }
+            }
+            Some(RolloutJudgement::Pass) if is_long_enough => {
+                self.end_analysis(PostPromotionOutcome::Passed, "no harm was found after its promotion".to_owned());
+            }
+            Some(RolloutJudgement::Inconclusive { why, is_final }) if *is_final || is_late => {
+                self.end_analysis(PostPromotionOutcome::Inconclusive, format!("{stays}: {why}"));
+            }
+            None if is_late => {
+                self.end_analysis(PostPromotionOutcome::Inconclusive, format!("{stays}: nothing was measured"));
+            }
+            _ => {}
+        }
+    }
+
+    fn end_analysis(&mut self, outcome: PostPromotionOutcome, message: String) {
+        if let Some(promoted) = &mut self.memory.promoted {
+            promoted.end = Some(PostPromotionEnd { outcome, message, at: self.input.now });
+            self.happened.push(RolloutHappening::PostPromotionEnded);
+        }
+    }
+
+    /// Makes the stable revision of before the stable one again, and remembers the promoted one as failed. False where that is gone.
+    fn demote(&mut self, reason: FailureReason, message: String) -> bool {
+        let from = self.memory.promoted.as_ref().and_then(|promoted| known(self.input, &promoted.from));
+        let Some(from) = from else { return false };
+        self.memory.promoted = None;
+        self.memory.stable = Some(from.clone());
+        self.stable = Some(from);
+        self.fail(self.goal.clone(), reason, message);
+        true
     }
 
     fn go_to(&mut self, step: usize) {
@@ -522,7 +621,7 @@ impl<'a> Machine<'a> {
         if input.is_frozen || !self.is_rollout() {
             return;
         }
-        if let Some(RolloutJudgement::Fail { why }) = self.judgement() {
+        if let Some(RolloutJudgement::Fail { why }) = self.judgement(AnalysisPhase::Canary) {
             self.fail(self.goal.clone(), FailureReason::AnalysisFailed, why.clone());
         } else if let Some(lacking) = self.unproven() {
             self.fail(self.goal.clone(), FailureReason::AnalysisInconclusive, lacking);
@@ -541,7 +640,7 @@ impl<'a> Machine<'a> {
     fn unproven(&self) -> Option<String> {
         let waits =
             self.is_settled() && self.input.steps.get(self.memory.position.step) == Some(&RolloutStep::Analysis);
-        match self.judgement() {
+        match self.judgement(AnalysisPhase::Canary) {
             Some(RolloutJudgement::Inconclusive { why, is_final }) if waits && (*is_final || self.is_late()) => {
                 Some(format!("it is not proven, which does not say that it is worse: {why}"))
             }
@@ -555,6 +654,14 @@ impl<'a> Machine<'a> {
     /// Seconds since it came further last.
     fn without_progress(&self) -> i64 {
         self.input.now - self.memory.position.progressed.unwrap_or(self.input.now)
+    }
+
+    /// Seconds until the analysis after the promotion is long enough to pass, or its deadline is over.
+    fn until_analysed(&self) -> Option<i64> {
+        let promoted = self.memory.judged_after_promotion()?;
+        let long_enough = promoted.since + i64::from(self.input.post_promotion_seconds.unwrap_or(0));
+        let late = promoted.counts_from + i64::from(self.input.progress_deadline_seconds) + 1;
+        [long_enough, late].map(|at| at - self.input.now).into_iter().filter(|seconds| *seconds > 0).min()
     }
 
     fn is_late(&self) -> bool {
@@ -599,6 +706,7 @@ impl<'a> Machine<'a> {
             }
             _ => None,
         };
+        let look_again = look_again.into_iter().chain(self.until_analysed()).min();
         let look_again = look_again.map(|seconds| u32::try_from(seconds).unwrap_or(0).max(1));
         RolloutMove {
             remember_first: self.happened.contains(&RolloutHappening::Failed),
@@ -632,7 +740,8 @@ impl<'a> Machine<'a> {
         } else if self.members().next().is_none() {
             RolloutState::NoPods
         } else if !self.is_rollout() && self.is_everywhere() {
-            RolloutState::Complete
+            let is_judged = self.memory.judged_after_promotion().is_some();
+            if is_judged { RolloutState::PostPromotion } else { RolloutState::Complete }
         } else if self.awaiting_promotion() > 0 {
             RolloutState::AwaitingPromotion
         } else if let Some(pause) = self.pause() {
@@ -701,6 +810,16 @@ impl<'a> Machine<'a> {
         }
         tells
     }
+}
+
+/// What a deadline counts from at the earliest where nobody watched, or nothing may fail.
+fn earliest_begin(input: &RolloutInput<'_>) -> UnixSeconds {
+    let deadline = i64::from(input.progress_deadline_seconds);
+    input.now - deadline + deadline.min(RECALL_SECONDS)
+}
+
+fn counted(promoted: &mut PostPromotion) -> &mut UnixSeconds {
+    &mut promoted.counts_from
 }
 
 /// What most pods are told, where nothing is remembered: whoever lost the status goes on from there.

@@ -24,6 +24,9 @@ struct Fleet {
     is_frozen: bool,
     dead: Vec<u64>,
     judged: Option<RolloutJudgement>,
+    /// Seconds that a promoted revision is judged for, and what is said of it then.
+    post_promotion: Option<u32>,
+    judged_after: Option<RolloutJudgement>,
     now: UnixSeconds,
     happened: Vec<RolloutHappening>,
 }
@@ -42,9 +45,19 @@ impl Fleet {
             is_frozen: false,
             dead: Vec::new(),
             judged: None,
+            post_promotion: None,
+            judged_after: None,
             now: 1_000_000,
             happened: Vec::new(),
         }
+    }
+
+    fn judged(&self) -> Option<(RevisionId, AnalysisPhase, RolloutJudgement)> {
+        if let Some(promoted) = self.memory.judged_after_promotion() {
+            let judged = self.judged_after.clone()?;
+            return Some((promoted.revision.clone(), AnalysisPhase::PostPromotion, judged));
+        }
+        Some((id(self.wanted), AnalysisPhase::Canary, self.judged.clone()?))
     }
 
     fn decide(&self) -> RolloutMove {
@@ -76,7 +89,8 @@ impl Fleet {
                 progress_deadline_seconds: DEADLINE_SECONDS,
                 is_frozen: self.is_frozen,
                 command: self.command,
-                judged: self.judged.clone().map(|judgement| (id(self.wanted), judgement)),
+                post_promotion_seconds: self.post_promotion,
+                judged: self.judged(),
             },
         )
     }
@@ -469,16 +483,18 @@ fn a_judgement_of_another_revision_says_nothing_and_one_of_this_takes_it_back() 
         progress_deadline_seconds: 60,
         is_frozen: false,
         command: None,
+        post_promotion_seconds: None,
         judged,
     };
     let worse = || RolloutJudgement::Fail { why: "waits of 3.1 times the others'".to_owned() };
     let revisions = [id(6), id(7)];
     let failed = |judged| step(&fleet.memory, &RolloutInput { revisions: &revisions, ..input(judged) }).memory.failure;
     assert_eq!(failed(None), None);
-    assert_eq!(failed(Some((id(6), worse()))), None);
+    assert_eq!(failed(Some((id(6), AnalysisPhase::Canary, worse()))), None);
+    assert_eq!(failed(Some((id(7), AnalysisPhase::PostPromotion, worse()))), None, "it is not promoted");
     let inconclusive = RolloutJudgement::Inconclusive { why: "no transactions".to_owned(), is_final: true };
-    assert_eq!(failed(Some((id(7), inconclusive))), None, "no step waits for it");
-    let failure = failed(Some((id(7), worse()))).expect("it failed");
+    assert_eq!(failed(Some((id(7), AnalysisPhase::Canary, inconclusive))), None, "no step waits for it");
+    let failure = failed(Some((id(7), AnalysisPhase::Canary, worse()))).expect("it failed");
     assert_eq!(
         (failure.reason, failure.message.as_str()),
         (FailureReason::AnalysisFailed, "waits of 3.1 times the others'")
@@ -521,4 +537,160 @@ fn what_was_found_harmless_goes_on_and_what_gets_worse_behind_the_last_step_goes
     fleet.judged = Some(RolloutJudgement::Fail { why: "slower".to_owned() });
     assert_eq!(fleet.settle().state, RolloutState::Failed { away: 0 });
     assert_eq!(fleet.told(6), 4);
+}
+
+impl Fleet {
+    /// Revision 7 runs on all of four pods and was promoted, and is judged for 20 s more.
+    fn promoted() -> Self {
+        let mut fleet = Self::new(4, &JUDGED_STEPS);
+        (fleet.wanted, fleet.judged, fleet.post_promotion) = (7, Some(RolloutJudgement::Pass), Some(20));
+        let decided = fleet.settle();
+        assert_eq!((decided.state, decided.stable), (RolloutState::PostPromotion, id(7)), "new pods get it");
+        assert_eq!(decided.look_again_seconds, Some(20), "nobody has to ask for the next look");
+        fleet
+    }
+
+    /// What comes back of what is remembered, to an operator that comes later.
+    fn taken_over(&mut self) {
+        let status = crate::api::ConnectionPoolStatus {
+            revision: self.memory.revision_status(0),
+            rollout: Some(self.memory.rollout_status(RolloutFigures::default())),
+            ..crate::api::ConnectionPoolStatus::default()
+        };
+        self.memory = RolloutMemory::from_status(Some(&status));
+    }
+
+    fn end(&self) -> Option<PostPromotionOutcome> {
+        self.memory.promoted.as_ref()?.end.as_ref().map(|end| end.outcome)
+    }
+}
+
+fn unknown(is_final: bool) -> RolloutJudgement {
+    RolloutJudgement::Inconclusive { why: "no transactions".to_owned(), is_final }
+}
+
+#[test]
+fn what_is_worse_after_its_promotion_goes_back_from_every_pod_at_once_and_is_not_tried_again() {
+    let mut fleet = Fleet::promoted();
+    fleet.taken_over();
+    fleet.judged_after = Some(RolloutJudgement::Fail { why: "slower".to_owned() });
+    let decided = fleet.decide();
+    assert!(decided.remember_first, "it is remembered before anybody is told");
+    assert_eq!((decided.tells.len(), decided.stable), (4, id(6)), "all at once, and new pods get the one before");
+    let decided = fleet.settle();
+    assert_eq!((decided.state, fleet.told(6)), (RolloutState::Failed { away: 0 }, 4));
+    let failure = fleet.memory.failure.clone().expect("remembered");
+    assert_eq!(
+        (failure.reason, failure.message.as_str()),
+        (FailureReason::AnalysisFailed, "after its promotion: slower")
+    );
+    assert!(failure.rolled_back_at.is_some() && fleet.memory.promoted.is_none());
+    fleet.taken_over();
+    assert_eq!((fleet.settle().state, fleet.told(6)), (RolloutState::Failed { away: 0 }, 4), "whoever operates");
+}
+
+#[test]
+fn what_shows_no_harm_for_as_long_as_was_asked_stays_and_is_judged_no_longer() {
+    let mut fleet = Fleet::promoted();
+    fleet.judged_after = Some(RolloutJudgement::Pass);
+    fleet.now += 19;
+    assert_eq!(fleet.settle().state, RolloutState::PostPromotion, "however early it is proven");
+    fleet.now += 1;
+    assert_eq!((fleet.settle().state, fleet.end()), (RolloutState::Complete, Some(PostPromotionOutcome::Passed)));
+    let ended = fleet.happened.iter().filter(|happened| **happened == RolloutHappening::PostPromotionEnded);
+    assert_eq!(ended.count(), 1);
+    fleet.taken_over();
+    fleet.judged_after = Some(RolloutJudgement::Fail { why: "slower".to_owned() });
+    assert_eq!((fleet.settle().state, fleet.told(7)), (RolloutState::Complete, 4), "it is over");
+}
+
+#[test]
+fn what_nobody_can_know_after_a_promotion_stays_when_waiting_is_over_and_says_that_nothing_could_be_known() {
+    let late = i64::from(DEADLINE_SECONDS) + 1;
+    for (judged, seconds) in [(Some(unknown(false)), late), (Some(unknown(true)), 0), (None, late)] {
+        let mut fleet = Fleet::promoted();
+        fleet.judged_after = Some(unknown(false));
+        fleet.now += i64::from(DEADLINE_SECONDS).min(seconds);
+        assert_eq!(fleet.settle().state, RolloutState::PostPromotion);
+        fleet.now += seconds - i64::from(DEADLINE_SECONDS).min(seconds);
+        fleet.judged_after = judged;
+        assert_eq!((fleet.settle().state, fleet.told(7)), (RolloutState::Complete, 4));
+        assert_eq!(fleet.end(), Some(PostPromotionOutcome::Inconclusive));
+        let end = fleet.memory.promoted.clone().and_then(|promoted| promoted.end).expect("it ended");
+        assert!(end.message.starts_with("nothing could be known"), "{}", end.message);
+        assert!(fleet.memory.failed_hashes.is_empty());
+    }
+}
+
+#[test]
+fn whoever_takes_an_analysis_after_a_promotion_over_or_was_paused_in_it_has_time_to_know() {
+    let mut fleet = Fleet::promoted();
+    fleet.now += 100 * i64::from(DEADLINE_SECONDS);
+    fleet.taken_over();
+    assert_eq!(fleet.settle().state, RolloutState::PostPromotion);
+    fleet.is_frozen = true;
+    fleet.now += 100 * i64::from(DEADLINE_SECONDS);
+    fleet.judged_after = Some(RolloutJudgement::Fail { why: "slower".to_owned() });
+    assert_eq!((fleet.settle().state, fleet.told(7)), (RolloutState::PostPromotion, 4), "nothing fails by itself");
+    fleet.judged_after = None;
+    fleet.is_frozen = false;
+    assert_eq!(fleet.settle().state, RolloutState::PostPromotion, "its time begins anew");
+    fleet.judged_after = Some(RolloutJudgement::Fail { why: "slower".to_owned() });
+    assert_eq!((fleet.settle().state, fleet.told(6)), (RolloutState::Failed { away: 0 }, 4));
+}
+
+#[test]
+fn another_revision_overtakes_one_that_is_judged_after_its_promotion_and_that_has_neither_passed_nor_failed() {
+    let mut fleet = Fleet::promoted();
+    fleet.judged = None;
+    fleet.wanted = 8;
+    let decided = fleet.settle();
+    assert_eq!((decided.state, decided.stable, fleet.told(8)), (RolloutState::Analysing, id(7), 1));
+    assert_eq!((fleet.memory.promoted.clone(), fleet.memory.failed_hashes.len()), (None, 0));
+    fleet.judged = Some(RolloutJudgement::Fail { why: "slower".to_owned() });
+    assert_eq!(
+        (fleet.settle().state, fleet.told(7)),
+        (RolloutState::Failed { away: 0 }, 4),
+        "back to what was promoted"
+    );
+
+    // what the spec no longer asks for is over too
+    let mut fleet = Fleet::promoted();
+    fleet.post_promotion = None;
+    assert_eq!((fleet.settle().state, fleet.memory.promoted.clone()), (RolloutState::Complete, None));
+}
+
+#[test]
+fn people_may_end_the_analysis_after_a_promotion_or_take_the_revision_back_in_it() {
+    let mut fleet = Fleet::promoted();
+    assert!(fleet.refused("promote 6").contains("revision 7 was promoted and is being judged"));
+    assert!(fleet.refused("abort 6").contains("revision 7 was promoted and is being judged"));
+    fleet.command = Some("promote 7");
+    assert_eq!((fleet.settle().state, fleet.end()), (RolloutState::Complete, Some(PostPromotionOutcome::Ended)));
+    assert!(fleet.refused("abort 7").contains("nothing is being rolled out"));
+
+    let mut fleet = Fleet::promoted();
+    (fleet.command, fleet.is_frozen) = (Some("abort 7"), true);
+    assert_eq!((fleet.settle().state, fleet.told(6)), (RolloutState::Failed { away: 0 }, 4), "also while it is paused");
+    assert_eq!(fleet.memory.failure.as_ref().map(|failure| failure.reason), Some(FailureReason::Aborted));
+
+    let mut fleet = Fleet::promoted();
+    fleet.revisions.retain(|revision| revision.number != 6);
+    assert!(fleet.refused("abort 7").contains("there is no way back"));
+    fleet.judged_after = Some(RolloutJudgement::Fail { why: "slower".to_owned() });
+    assert_eq!((fleet.settle().state, fleet.end()), (RolloutState::Complete, Some(PostPromotionOutcome::NoWayBack)));
+    assert_eq!(fleet.told(7), 4, "nobody is told what nobody knows");
+}
+
+#[test]
+fn what_somebody_wants_back_and_what_is_the_first_of_all_is_not_judged_after_its_promotion() {
+    let mut fleet = Fleet::promoted();
+    fleet.command = Some("undo 5");
+    let decided = fleet.settle();
+    assert_eq!((decided.state, decided.stable, fleet.memory.promoted.clone()), (RolloutState::Complete, id(5), None));
+    let mut first = Fleet::new(3, &[]);
+    (first.post_promotion, first.memory) =
+        (Some(20), RolloutMemory { updated: Some(id(6)), ..RolloutMemory::default() });
+    let decided = first.settle();
+    assert_eq!((decided.state, decided.stable, first.memory.promoted.clone()), (RolloutState::Complete, id(6), None));
 }

@@ -69,12 +69,17 @@ impl Shop {
     }
 
     /// The operator dies, and another takes over at once.
-    async fn another(&self, mut operator: Operator) -> Operator {
+    async fn another(&self, operator: Operator) -> Operator {
+        self.another_with(operator, &[]).await
+    }
+
+    /// The same with arguments.
+    async fn another_with(&self, mut operator: Operator, arguments: &[&str]) -> Operator {
         operator.kill();
         // with it goes its log, which another of its name begins anew
         drop(operator);
         release(self).await;
-        let operator = Operator::start(&self.cluster, "a", &[]);
+        let operator = Operator::start(&self.cluster, "a", arguments);
         operator.leads().await;
         operator
     }
@@ -300,5 +305,83 @@ async fn a_canary_is_judged_by_what_prometheus_scraped_and_goes_back_where_it_is
     .await;
     assert!(message.contains("does not say that it is worse") && message.contains("Prometheus"), "{message}");
     shop.revisions(&pods, &[3, 3, 3]).await;
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn what_was_promoted_and_is_worse_afterwards_goes_back_from_every_pod_and_what_nobody_can_know_stays() {
+    let _turn = turn().await;
+    // in the pause the pods that keep revision 1 make the past that they are compared with
+    let judged = "progressDeadlineSeconds: 60, postPromotionAnalysis: {metrics: [{name: TransactionTime}]}, \
+                  canary: {maxUnavailable: 3, steps: [{setWeight: 30}, {pause: {duration: 25s}}]}";
+    let shop = Shop::rolling(judged).await;
+    let names = ["shop-0", "shop-1", "shop-2"];
+    let mut prometheus = Prometheus::start(&shop.cluster.namespace, &names, "1s").await;
+    let configuration = prometheus.configuration();
+    let arguments = ["--tick-seconds", "1", "--prometheus-config", &configuration];
+    let operator = Operator::start(&shop.cluster, "a", &arguments);
+    operator.leads().await;
+    let pods = shop.pods(3).await;
+    shop.runs_stable(3).await;
+    let objects: Api<ControllerRevision> = shop.cluster.api();
+
+    shop.set_timeout(7).await;
+    shop.canary(&pods, &prometheus, 2, 1).await;
+    within(Duration::from_mins(1), "all pods take it", || async {
+        let told = join_all(pods.iter().map(|pod| pod.revision("shop"))).await;
+        told.iter().all(|told| *told == Some(2)).then_some(())
+    })
+    .await;
+    for name in names {
+        prometheus.runs(name, 2, 3);
+    }
+    let message = shop.condition("Progressing", "True/PostPromotionAnalysing").await;
+    assert!(message.contains("each against its own past on revision 1"), "{message}");
+    let (revision, rollout) = shop.rollout().await;
+    let promoted = rollout.post_promotion.expect("it is remembered");
+    assert_eq!((revision.stable, promoted.revision, promoted.from, promoted.outcome), (2, 2, 1, None));
+    eventually("it was promoted", || async { shop.events("RolloutComplete").await.pop() }).await;
+
+    // whoever takes it over in the middle of it goes on from the status, and finds the past in Prometheus
+    let operator = shop.another_with(operator, &arguments).await;
+    let message = within(Duration::from_mins(1), "it goes back", || async {
+        let condition =
+            shop.status().await.conditions.into_iter().find(|condition| condition.type_ == "Progressing")?;
+        (condition.reason == "AnalysisFailed").then_some(condition.message)
+    })
+    .await;
+    assert!(
+        message.contains("after its promotion: worse on shop-0, shop-1, shop-2: TransactionTime: "),
+        "which metric, on which pods: {message}"
+    );
+    shop.revisions(&pods, &[1, 1, 1]).await;
+    for name in names {
+        prometheus.runs(name, 1, 1);
+    }
+    let (revision, rollout) = shop.rollout().await;
+    assert_eq!((revision.stable, rollout.post_promotion), (1, None), "new pods get the one before");
+    assert_eq!(revision.failed_hashes, [revision.updated_hash.expect("a hash")]);
+    let note = eventually("an event", || async { shop.events("AnalysisFailed").await.pop() }).await;
+    assert!(note.contains("TransactionTime"), "{note}");
+    eventually("the last pod is back", || async { shop.events("RollbackComplete").await.pop() }).await;
+    assert!(operator.log().contains(r#"\"track\":\"Canary\""#), "what it rests on is in the log");
+
+    // and what nobody can know stays, and says so
+    prometheus.end();
+    shop.set_timeout(8).await;
+    let message = within(Duration::from_mins(3), "it is judged no longer", || async {
+        let status = shop.status().await;
+        let condition = status.conditions.into_iter().find(|condition| condition.type_ == "Progressing")?;
+        let is_through = condition.reason == "RolloutComplete" && status.revision?.stable == 3;
+        is_through.then_some(condition.message)
+    })
+    .await;
+    assert!(message.contains("nothing could be known of it after its promotion, and it stays"), "{message}");
+    shop.revisions(&pods, &[3, 3, 3]).await;
+    eventually("an event", || async { shop.events("PostPromotionInconclusive").await.pop() }).await;
+    let kept = objects.list(&ListParams::default()).await.expect("revisions").items.len();
+    assert_eq!(kept, 3);
+    drop(operator);
     shop.end().await;
 }

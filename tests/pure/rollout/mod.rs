@@ -5,8 +5,11 @@ mod model;
 
 use std::io::Write;
 
-use sluice::decide::rollout::{
-    RolloutHappening, RolloutInput, RolloutJudgement, RolloutMemory, RolloutMove, RolloutState, RolloutStep, step,
+use sluice::decide::{
+    analysis::AnalysisPhase,
+    rollout::{
+        RolloutHappening, RolloutInput, RolloutJudgement, RolloutMemory, RolloutMove, RolloutState, RolloutStep, step,
+    },
 };
 
 use self::model::{Chances, Decide, Quality, Search, Setting, Violation};
@@ -22,6 +25,9 @@ const JUDGED: [RolloutStep; 2] = [RolloutStep::SetWeight { percent: 1 }, Rollout
 const GOOD_GOOD_DEAD: [Quality; 3] = [Quality::Good, Quality::Good, Quality::Dead];
 const GOOD_WORSE_GOOD: [Quality; 3] = [Quality::Good, Quality::Worse, Quality::Good];
 const GOOD_UNPROVEN_GOOD: [Quality; 3] = [Quality::Good, Quality::Unproven, Quality::Good];
+const GOOD_WORSE_LATER: [Quality; 2] = [Quality::Good, Quality::WorseLater];
+const GOOD_WORSE_LATER_GOOD: [Quality; 3] = [Quality::Good, Quality::WorseLater, Quality::Good];
+const GOOD_UNPROVEN_LATER_GOOD: [Quality; 3] = [Quality::Good, Quality::UnprovenLater, Quality::Good];
 
 /// More may happen where there is time for it.
 const fn more(release: u8, debug: u8) -> u8 {
@@ -51,7 +57,7 @@ fn holds(name: &str, setting: Setting) {
 }
 
 fn small(qualities: &'static [Quality], steps: &'static [RolloutStep], chances: Chances) -> Setting {
-    Setting { qualities, steps, max_unavailable: 1, pods: 3, chances }
+    Setting { qualities, steps, max_unavailable: 1, post_promotion_seconds: None, pods: 3, chances }
 }
 
 /// With as many pods as there is time for.
@@ -82,6 +88,22 @@ fn rollout_keeps_its_promises_whatever_the_analysis_says_and_forgets() {
     let chances = Chances { changes: more(2, 1), crashes: more(2, 1), ..CALM };
     holds("analysis", world(&GOOD_WORSE_GOOD, &JUDGED, chances));
     holds("analysis that never knows", world(&GOOD_UNPROVEN_GOOD, &JUDGED, chances));
+}
+
+/// With an analysis after the promotion, of two seconds.
+fn judged_later(qualities: &'static [Quality], chances: Chances) -> Setting {
+    Setting { post_promotion_seconds: Some(2), ..world(qualities, &JUDGED, chances) }
+}
+
+#[test]
+fn rollout_keeps_its_promises_whatever_is_found_after_a_promotion() {
+    let chances = Chances { crashes: more(2, 1), churn: more(1, 0), ..CALM };
+    holds("worse after its promotion", judged_later(&GOOD_WORSE_LATER, chances));
+    let chances = Chances { changes: more(2, 1), crashes: 1, ..CALM };
+    holds("worse after its promotion, and overtaken", judged_later(&GOOD_WORSE_LATER_GOOD, chances));
+    holds("unproven after its promotion", judged_later(&GOOD_UNPROVEN_LATER_GOOD, chances));
+    let chances = Chances { changes: 1, requests: 1, freezes: more(2, 0), crashes: more(1, 0), ..CALM };
+    holds("after its promotion, with requests", judged_later(&GOOD_WORSE_LATER_GOOD, chances));
 }
 
 #[test]
@@ -175,8 +197,30 @@ fn goes_forward_while_paused(memory: &RolloutMemory, input: &RolloutInput<'_>) -
 
 fn promotes_what_is_not_proven(memory: &RolloutMemory, input: &RolloutInput<'_>) -> RolloutMove {
     let mut input = input.clone();
-    if let Some((_, judgement @ RolloutJudgement::Inconclusive { .. })) = &mut input.judged {
+    if let Some((_, _, judgement @ RolloutJudgement::Inconclusive { .. })) = &mut input.judged {
         *judgement = RolloutJudgement::Pass;
+    }
+    step(memory, &input)
+}
+
+fn takes_the_word_of_the_canary(memory: &RolloutMemory, input: &RolloutInput<'_>) -> RolloutMove {
+    let mut input = input.clone();
+    if let Some((_, phase, _)) = &mut input.judged
+        && memory.judged_after_promotion().is_some()
+    {
+        *phase = AnalysisPhase::PostPromotion;
+    }
+    step(memory, &input)
+}
+
+fn passes_what_was_just_promoted(memory: &RolloutMemory, input: &RolloutInput<'_>) -> RolloutMove {
+    step(memory, &RolloutInput { post_promotion_seconds: Some(0), ..input.clone() })
+}
+
+fn keeps_what_is_worse_later(memory: &RolloutMemory, input: &RolloutInput<'_>) -> RolloutMove {
+    let mut input = input.clone();
+    if let Some((_, AnalysisPhase::PostPromotion, judgement)) = &mut input.judged {
+        *judgement = RolloutJudgement::Inconclusive { why: String::new(), is_final: true };
     }
     step(memory, &input)
 }
@@ -203,6 +247,15 @@ fn rollout_with_a_planted_mistake_is_found() {
     let unproven = small(&GOOD_UNPROVEN_GOOD, &JUDGED, CALM);
     let skipped = ["no pause and no analysis is skipped", "what is dead, worse or not proven is never done"];
     finds("promotes what is not proven", unproven, promotes_what_is_not_proven, &skipped);
+    let later = || Setting { post_promotion_seconds: Some(2), ..small(&GOOD_WORSE_LATER, &JUDGED, CALM) };
+    let unproven = || Setting { qualities: &GOOD_UNPROVEN_LATER_GOOD, ..later() };
+    let good = || Setting { qualities: &[Quality::Good, Quality::Good], ..later() };
+    let short = ["no analysis after a promotion is cut short"];
+    finds("takes the word of the canary", unproven(), takes_the_word_of_the_canary, &short);
+    finds("passes what was just promoted", good(), passes_what_was_just_promoted, &short);
+    let worse = ["what is found worse after its promotion goes back at once"];
+    finds("keeps what is worse later", later(), keeps_what_is_worse_later, &worse);
+    finds("leaves one behind after its promotion", later(), leaves_one_behind, &[everybody]);
     let killed = small(&GOOD_WORSE_GOOD, &JUDGED, Chances { crashes: 1, ..CALM });
     finds(
         "remembers a failure last",

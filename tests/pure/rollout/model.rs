@@ -11,9 +11,12 @@ use std::{
 
 use sluice::{
     api::ConnectionPoolStatus,
-    decide::rollout::{
-        RevisionId, RolloutHappening, RolloutInput, RolloutJudgement, RolloutMemory, RolloutMove, RolloutPod,
-        RolloutState, RolloutStep, RolloutVerb,
+    decide::{
+        analysis::AnalysisPhase,
+        rollout::{
+            PostPromotionOutcome, RevisionId, RolloutHappening, RolloutInput, RolloutJudgement, RolloutMemory,
+            RolloutMove, RolloutPod, RolloutState, RolloutStep, RolloutVerb,
+        },
     },
 };
 
@@ -37,6 +40,10 @@ pub enum Quality {
     Worse,
     /// It runs, and the analysis never knows.
     Unproven,
+    /// It is as good as the others on its canary, and found worse once it was promoted.
+    WorseLater,
+    /// It is as good as the others on its canary, and once it was promoted the analysis never knows.
+    UnprovenLater,
 }
 
 /// What may still happen by chance.
@@ -60,6 +67,8 @@ pub struct Setting {
     pub qualities: &'static [Quality],
     pub steps: &'static [RolloutStep],
     pub max_unavailable: usize,
+    /// Seconds that a revision is judged for after its promotion; None: it is not.
+    pub post_promotion_seconds: Option<u32>,
     /// Pods at the begin, all proven to run revision 1; and at most.
     pub pods: usize,
     pub chances: Chances,
@@ -86,8 +95,8 @@ struct World {
     held: Option<RolloutMemory>,
     request: Option<&'static str>,
     is_frozen: bool,
-    /// What the analysis says, and of which revision.
-    judged: Option<(u64, RolloutJudgement)>,
+    /// What the analysis says, of which revision and in which phase.
+    judged: Option<(u64, AnalysisPhase, RolloutJudgement)>,
     /// Revisions that were seen to have failed, by a pod that was told to leave or by the status.
     failed: BTreeSet<u64>,
     chances: Chances,
@@ -115,7 +124,7 @@ enum Happening {
     Change(u64),
     Request(&'static str),
     Freeze,
-    Judged(u64, Verdict),
+    Judged(u64, AnalysisPhase, Verdict),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -305,16 +314,22 @@ impl Search {
 
     /// What the analysis may say next of what is rolled out, once a pod runs it; and in the next moment it may not know any more.
     fn verdict(&self, world: &World) -> Option<Happening> {
-        let judged = world.held.as_ref().unwrap_or(&world.saved).updated.as_ref()?.number;
-        let is_run = world.pods.iter().any(|pod| pod.runs == Some(judged));
-        let verdict = match self.setting.quality(judged) {
-            _ if world.judged.as_ref().is_some_and(|(of, _)| *of == judged) => Verdict::Nothing,
-            _ if !is_run => return None,
-            Quality::Worse => Verdict::Fail,
-            Quality::Unproven => Verdict::Inconclusive,
-            Quality::Good | Quality::Dead => Verdict::Pass,
+        let memory = world.held.as_ref().unwrap_or(&world.saved);
+        let judged = memory.updated.as_ref()?.number;
+        let phase = match memory.judged_after_promotion() {
+            Some(_) => AnalysisPhase::PostPromotion,
+            None => AnalysisPhase::Canary,
         };
-        Some(Happening::Judged(judged, verdict))
+        let is_run = world.pods.iter().any(|pod| pod.runs == Some(judged));
+        let is_judged = world.judged.as_ref().is_some_and(|(of, known, _)| (*of, *known) == (judged, phase));
+        let verdict = match (self.setting.quality(judged), phase) {
+            _ if is_judged => Verdict::Nothing,
+            _ if !is_run => return None,
+            (Quality::Worse, _) | (Quality::WorseLater, AnalysisPhase::PostPromotion) => Verdict::Fail,
+            (Quality::Unproven, _) | (Quality::UnprovenLater, AnalysisPhase::PostPromotion) => Verdict::Inconclusive,
+            (Quality::Good | Quality::Dead | Quality::WorseLater | Quality::UnprovenLater, _) => Verdict::Pass,
+        };
+        Some(Happening::Judged(judged, phase, verdict))
     }
 
     fn look(&self, world: &World) -> RolloutMove {
@@ -345,7 +360,8 @@ impl Search {
             progress_deadline_seconds: DEADLINE_SECONDS,
             is_frozen: world.is_frozen,
             command: world.request,
-            judged: world.judged.clone().map(|(revision, judgement)| (id(revision), judgement)),
+            post_promotion_seconds: self.setting.post_promotion_seconds,
+            judged: world.judged.clone().map(|(revision, phase, judgement)| (id(revision), phase, judgement)),
         };
         (self.decide)(&memory, &input)
     }
@@ -368,7 +384,9 @@ impl Search {
             Happening::Appears => {
                 next.chances.churn -= 1;
                 let told = next.saved.stable.as_ref().map_or(next.wanted, |stable| stable.number);
-                if next.failed.contains(&told) {
+                // what is judged after its promotion is stable by the status until that says otherwise
+                let is_judged = next.saved.judged_after_promotion().is_some();
+                if next.failed.contains(&told) && !is_judged {
                     return Err("no new pod gets a failed revision");
                 }
                 next.pods.push(Pod { told, runs: None, said: None, is_fresh: false });
@@ -389,13 +407,14 @@ impl Search {
                 next.chances.freezes -= 1;
                 next.is_frozen = !next.is_frozen;
             }
-            Happening::Judged(revision, verdict) => {
-                next.judged = match verdict {
+            Happening::Judged(revision, phase, verdict) => {
+                let judgement = match verdict {
                     Verdict::Nothing => None,
-                    Verdict::Pass => Some((revision, RolloutJudgement::Pass)),
-                    Verdict::Fail => Some((revision, RolloutJudgement::Fail { why: "slower".to_owned() })),
-                    Verdict::Inconclusive => Some((revision, unknown())),
-                }
+                    Verdict::Pass => Some(RolloutJudgement::Pass),
+                    Verdict::Fail => Some(RolloutJudgement::Fail { why: "slower".to_owned() }),
+                    Verdict::Inconclusive => Some(unknown()),
+                };
+                next.judged = judgement.map(|judgement| (revision, phase, judgement));
             }
         }
         Ok(next)
@@ -405,6 +424,8 @@ impl Search {
         let decided = self.look(world);
         let before = world.held.as_ref().unwrap_or(&world.saved);
         self.no_step_is_skipped(world, before, &decided)?;
+        self.no_analysis_is_cut_short(world, &decided)?;
+        what_is_found_worse_goes_back(world, before, &decided)?;
         is_promoted_when_all_run_it(world, &decided)?;
         everybody_leaves_what_failed(world, &decided)?;
 
@@ -476,7 +497,9 @@ impl Search {
             let is_due = match step {
                 RolloutStep::OnePod | RolloutStep::SetWeight { .. } => true,
                 RolloutStep::Pause { seconds } => seconds.is_some_and(|seconds| waited >= i64::from(seconds)),
-                RolloutStep::Analysis => world.judged == Some((decided.goal.number, RolloutJudgement::Pass)),
+                RolloutStep::Analysis => {
+                    world.judged == Some((decided.goal.number, AnalysisPhase::Canary, RolloutJudgement::Pass))
+                }
             };
             if !is_due {
                 return Err("no pause and no analysis is skipped");
@@ -488,6 +511,20 @@ impl Search {
             return Err("no step is passed before its pods are proven");
         }
         Ok(())
+    }
+
+    /// What is judged after its promotion passes by what is said of it then, and no sooner than was asked for, or than waiting is over.
+    fn no_analysis_is_cut_short(&self, world: &World, decided: &RolloutMove) -> Result<(), &'static str> {
+        let Some(promoted) = &decided.memory.promoted else { return Ok(()) };
+        let has_ended = decided.happened.contains(&RolloutHappening::PostPromotionEnded);
+        let has_passed = promoted.end.as_ref().is_some_and(|end| end.outcome == PostPromotionOutcome::Passed);
+        if !has_ended || !has_passed {
+            return Ok(());
+        }
+        let is_said = world.judged == Some((decided.goal.number, AnalysisPhase::PostPromotion, RolloutJudgement::Pass));
+        let asked = i64::from(self.setting.post_promotion_seconds.unwrap_or(0));
+        let is_over = -promoted.since >= asked || -promoted.counts_from > i64::from(DEADLINE_SECONDS);
+        if is_said && is_over { Ok(()) } else { Err("no analysis after a promotion is cut short") }
     }
 
     /// Whether this pod may be told this now.
@@ -561,7 +598,16 @@ impl Search {
     fn is_at_rest(&self, world: &World, decided: &RolloutMove) -> Result<bool, &'static str> {
         let (goal, stable) = (decided.goal.number, decided.stable.number);
         let all_run = |revision| world.pods.iter().all(|pod| pod.told == revision && pod.runs == Some(revision));
-        let is_bad = self.setting.quality(goal) != Quality::Good;
+        let is_bad = match self.setting.quality(goal) {
+            // it came through its canary
+            Quality::Good | Quality::UnprovenLater => false,
+            // where nobody said so in time nothing was known
+            Quality::WorseLater => {
+                let end = decided.memory.promoted.as_ref().and_then(|promoted| promoted.end.as_ref());
+                end.is_some_and(|end| end.outcome == PostPromotionOutcome::Passed)
+            }
+            Quality::Dead | Quality::Worse | Quality::Unproven => true,
+        };
         match decided.state {
             RolloutState::Complete if !all_run(goal) => Err("who is done runs it everywhere"),
             RolloutState::Complete if is_bad => Err("what is dead, worse or not proven is never done"),
@@ -589,6 +635,25 @@ fn is_promoted_when_all_run_it(world: &World, decided: &RolloutMove) -> Result<(
     Ok(())
 }
 
+/// What is found worse after its promotion fails in the same look, unless somebody wants something else of it.
+fn what_is_found_worse_goes_back(
+    world: &World,
+    before: &RolloutMemory,
+    decided: &RolloutMove,
+) -> Result<(), &'static str> {
+    let goal = &decided.goal;
+    let is_judged = before.judged_after_promotion().is_some_and(|promoted| promoted.revision == *goal);
+    let worse = matches!(
+        &world.judged,
+        Some((revision, AnalysisPhase::PostPromotion, RolloutJudgement::Fail { .. })) if *revision == goal.number
+    );
+    let is_asked = decided.happened.iter().any(|happened| matches!(happened, RolloutHappening::Obeyed { .. }));
+    if is_judged && worse && !is_asked && !world.is_frozen && !decided.memory.has_failed(goal) {
+        return Err("what is found worse after its promotion goes back at once");
+    }
+    Ok(())
+}
+
 /// Whoever took what failed is told to leave it in the same look.
 fn everybody_leaves_what_failed(world: &World, decided: &RolloutMove) -> Result<(), &'static str> {
     let goal = decided.goal.number;
@@ -607,6 +672,9 @@ fn age(memory: &mut RolloutMemory) {
         memory.position.since = older(memory.position.since);
     }
     memory.position.progressed = memory.position.progressed.map(older);
+    if let Some(promoted) = memory.promoted.as_mut().filter(|promoted| promoted.end.is_none()) {
+        (promoted.since, promoted.counts_from) = (older(promoted.since), older(promoted.counts_from));
+    }
 }
 
 /// What comes back of it from the status of the pool.
@@ -625,6 +693,12 @@ fn normal(memory: &RolloutMemory) -> RolloutMemory {
         failure.at = 0;
         failure.message.clear();
         failure.rolled_back_at = failure.rolled_back_at.map(|_| 0);
+    }
+    if let Some(promoted) = &mut memory.promoted
+        && let Some(end) = &mut promoted.end
+    {
+        (promoted.since, promoted.counts_from, end.at) = (0, 0, 0);
+        end.message.clear();
     }
     if let Some(command) = &mut memory.command {
         command.refused = command.refused.as_ref().map(|_| String::new());

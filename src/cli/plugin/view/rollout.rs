@@ -10,7 +10,7 @@ use super::{
     time::age,
 };
 use crate::{
-    api::{conditions, reasons},
+    api::{ConnectionPoolStatus, PostPromotionStatus, conditions, reasons},
     contract::{
         Settings,
         names::{CAUSE_ANNOTATION, CHANGED_BY_ANNOTATION},
@@ -76,6 +76,8 @@ pub struct RevisionEntry {
     pub is_stable: bool,
     /// Whether it is what all pods are to run.
     pub is_updated: bool,
+    /// Since when it is promoted, where it is judged for a while more.
+    pub judged_since: Option<Timestamp>,
     /// Whether it failed, and is not tried again by itself.
     pub has_failed: bool,
     /// When it was created.
@@ -101,6 +103,12 @@ pub struct SettingChange {
     pub to: Value,
 }
 
+/// The analysis after a promotion that goes on.
+pub(super) fn judged_after_promotion(status: &ConnectionPoolStatus) -> Option<&PostPromotionStatus> {
+    let promoted = status.rollout.as_ref()?.post_promotion.as_ref();
+    promoted.filter(|promoted| promoted.outcome.is_none())
+}
+
 /// The revisions of a pool, the oldest first.
 pub fn history(document: &PoolDocument, revisions: &[ControllerRevision]) -> Vec<RevisionEntry> {
     let uid = document.pool.metadata.uid.as_deref();
@@ -110,7 +118,9 @@ pub fn history(document: &PoolDocument, revisions: &[ControllerRevision]) -> Vec
     };
     let mut own: Vec<&ControllerRevision> = revisions.iter().filter(own).collect();
     own.sort_by_key(|revision| revision.revision);
-    let status = document.status().revision.unwrap_or_default();
+    let status = document.status();
+    let judged = judged_after_promotion(&status).map(|promoted| (promoted.revision, promoted.started_at.0));
+    let status = status.revision.unwrap_or_default();
     let is = |number: i64, wanted: u64| u64::try_from(number).is_ok_and(|number| number == wanted);
     let mut entries: Vec<RevisionEntry> = Vec::new();
     for revision in own {
@@ -121,6 +131,7 @@ pub fn history(document: &PoolDocument, revisions: &[ControllerRevision]) -> Vec
             revision: revision.revision,
             is_stable: is(revision.revision, status.stable),
             is_updated: is(revision.revision, status.updated),
+            judged_since: judged.filter(|(judged, _)| is(revision.revision, *judged)).map(|(_, since)| since),
             has_failed: hash_of(&settings).is_some_and(|hash| status.failed_hashes.contains(&hash)),
             created: revision.metadata.creation_timestamp.as_ref().map(|created| created.0),
             changed_by: annotation(CHANGED_BY_ANNOTATION),
@@ -169,6 +180,7 @@ fn differences(before: &Value, after: &Value) -> Vec<SettingChange> {
 impl RevisionEntry {
     fn state(&self) -> &'static str {
         match (self.is_stable, self.has_failed, self.is_updated) {
+            (true, ..) if self.judged_since.is_some() => "stable, judged",
             (true, ..) => "stable",
             (false, true, _) => "failed",
             (false, false, true) => "updated",

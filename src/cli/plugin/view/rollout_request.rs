@@ -8,7 +8,11 @@ use std::fmt::Write as _;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{NotRead, document::PoolDocument, rollout::RevisionEntry};
+use super::{
+    NotRead,
+    document::PoolDocument,
+    rollout::{RevisionEntry, judged_after_promotion},
+};
 use crate::{
     api::{ROLLOUT_ANNOTATION, RolloutStatus, conditions},
     decide::rollout::{COMMAND_DONE, LONGEST_COMMAND_BYTES, RolloutCommand, RolloutVerb},
@@ -81,8 +85,12 @@ impl RolloutRequest {
     pub fn plan(&self, document: &PoolDocument) -> String {
         let RolloutCommand { verb, revision } = self.command;
         let status = document.status();
-        let stable = status.revision.map(|revisions| revisions.stable).unwrap_or_default();
+        let way_back = judged_after_promotion(&status).map(|promoted| promoted.from);
+        let stable = way_back.or(status.revision.map(|revisions| revisions.stable)).unwrap_or_default();
         let effect = match verb {
+            RolloutVerb::Promote | RolloutVerb::PromoteFull if way_back.is_some() => {
+                format!("revision {revision}, which all pods run, is judged no longer, and stays")
+            }
             RolloutVerb::Promote => format!("revision {revision} goes on from the pause that it waits in"),
             RolloutVerb::PromoteFull => {
                 format!("revision {revision} goes to all pods, without further pauses, maxUnavailable at a time")
@@ -194,6 +202,8 @@ struct Standing {
     /// What the spec says.
     wanted: u64,
     is_in_course: bool,
+    /// What it goes back to where it was promoted and is judged for a while more.
+    judged_from: Option<u64>,
     has_failed: bool,
     is_undone: bool,
 }
@@ -208,6 +218,7 @@ impl Standing {
             ));
         }
         let status = document.status();
+        let judged_from = judged_after_promotion(&status).map(|promoted| promoted.from);
         let Some(revision) = status.revision.filter(|revision| revision.updated > 0) else {
             return Err(format!("{key} has no revision yet: see kubectl sluice check, whether an operator runs"));
         };
@@ -225,12 +236,13 @@ impl Standing {
             updated: revision.updated,
             wanted: rollout.undone.as_ref().map_or(revision.updated, |undone| undone.spec),
             is_in_course: rollout.current_step_index.is_some(),
+            judged_from,
             has_failed: failed_hash.is_some(),
             is_undone: rollout.undone.is_some(),
         })
     }
 
-    /// The revision that is being rolled out.
+    /// The revision that is being rolled out, or was promoted and is judged for a while more.
     fn in_course(&self) -> Result<u64, String> {
         let Self { key, retry, stable, updated, .. } = self;
         if self.has_failed {
@@ -238,7 +250,7 @@ impl Standing {
                 "{key}: revision {updated} has failed and is not being rolled out; to try it again: {retry}"
             ));
         }
-        if !self.is_in_course {
+        if !self.is_in_course && self.judged_from.is_none() {
             return Err(if stable == updated {
                 format!("{key}: nothing is being rolled out: revision {updated} is the stable one")
             } else {

@@ -525,6 +525,8 @@ fn rollout_tells_how_far_it_is_and_what_each_revision_has_changed() {
     ];
     let entries = rollout::history(&shop, &revisions);
     insta::assert_snapshot!("rollout_history", rollout::table(&entries, now()).text());
+    let entries = rollout::history(&document(promoted()), &revisions);
+    insta::assert_snapshot!("rollout_history_after_promotion", rollout::table(&entries, now()).text());
     let with = |status: &str, reason: &str| {
         let mut raw = self::shop();
         raw["status"]["conditions"][7] = condition("Progressing", status, reason, "revision 8 runs on 1 of 3 pods");
@@ -533,6 +535,7 @@ fn rollout_tells_how_far_it_is_and_what_each_revision_has_changed() {
     assert!(matches!(with("True", "RolloutComplete"), RolloutStanding::Complete(_)));
     assert!(matches!(with("True", "RolloutUndone"), RolloutStanding::Complete(_)), "it stays so");
     assert!(matches!(with("Unknown", "RolloutPaused"), RolloutStanding::UnderWay(_)));
+    assert!(matches!(with("True", "PostPromotionAnalysing"), RolloutStanding::UnderWay(_)), "it may go back");
     assert!(matches!(with("False", "RolloutAborted"), RolloutStanding::Stuck(_)));
     assert!(matches!(with("Unknown", "BlueGreenPause"), RolloutStanding::UnderWay(_)));
     assert!(matches!(with("False", "ProgressDeadlineExceeded"), RolloutStanding::Stuck(_)));
@@ -558,6 +561,13 @@ fn rolling(revision: Value, rollout: Value) -> Value {
         }
     }
     raw
+}
+
+/// The pool with revision 8 promoted, and judged for a while more.
+fn promoted() -> Value {
+    let judged =
+        json!({"revision": 8, "hash": "hash-8", "from": 7, "fromHash": "hash-7", "startedAt": "2026-11-28T11:59:00Z"});
+    rolling(json!({"stable": 8}), json!({"currentStepIndex": null, "postPromotion": judged}))
 }
 
 /// What would be asked, or why not.
@@ -588,6 +598,8 @@ fn what_is_asked_of_a_rollout_names_the_revision_when_and_by_whom_and_tests_what
         (RolloutVerb::Undo, Some(6), failed()),
         (RolloutVerb::Retry, None, failed()),
         (RolloutVerb::Retry, None, undone()),
+        (RolloutVerb::Promote, None, promoted()),
+        (RolloutVerb::Abort, None, promoted()),
     ] {
         let request = asked(verb, to, raw.clone()).expect("it can be");
         said.push(format!(
