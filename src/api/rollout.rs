@@ -9,11 +9,16 @@ use serde::{Deserialize, Serialize};
 pub const ROLLOUT_ANNOTATION: &str = "sluice.dev/rollout";
 
 /// How a change of the settings is rolled out.
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.progressDeadlineSeconds) || !has(self.analysis) || !has(self.analysis.plannedExposureSeconds) || (has(self.canary) && has(self.canary.steps) && self.canary.steps.exists(step, has(step.pause))) || self.progressDeadlineSeconds >= self.analysis.plannedExposureSeconds + 15").message("is over before analysis can know, which takes its plannedExposureSeconds and 15 s at the least: set it to that sum or more, or pause before the analysis in canary.steps").field_path(".progressDeadlineSeconds"),
+    validation = Rule::new("!has(self.progressDeadlineSeconds) || !has(self.postPromotionAnalysis) || !has(self.postPromotionAnalysis.plannedExposureSeconds) || self.progressDeadlineSeconds >= self.postPromotionAnalysis.plannedExposureSeconds + 15").message("is over before postPromotionAnalysis can know, which takes its plannedExposureSeconds and 15 s at the least: set it to that sum or more").field_path(".progressDeadlineSeconds")
+)]
 pub struct RolloutSpec {
     /// Seconds without progress after which a revision counts as failed, and is rolled back by itself on every pod that took it.
-    /// Pauses do not count. Default: 600.
+    /// Pauses do not count. An analysis has to be able to know before: its `plannedExposureSeconds` and 15 s, less the pauses in which it
+    /// judges already. Default: 600.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10, max = 86_400))]
     pub progress_deadline_seconds: Option<u32>,

@@ -66,7 +66,8 @@ impl Judging {
     fn new(canary: RevisionId, stable: RevisionId, wanted: RolloutAnalysis) -> Self {
         let words = "nothing was measured yet".to_owned();
         let judgement = RolloutJudgement::Inconclusive { why: words.clone(), is_final: false };
-        let seen = JudgedSeen { revision: canary.clone(), phase: wanted.phase(), judgement, words };
+        let seen =
+            JudgedSeen { revision: canary.clone(), phase: wanted.phase(), judgement, words, least_seconds: None };
         Self { canary, stable, wanted, live: None, failing: None, measured_at: None, seen }
     }
 
@@ -121,7 +122,9 @@ impl Judging {
                 (inconclusive(&verdict.message, verdict.is_final), open.join(", "))
             }
         };
-        self.seen = JudgedSeen { revision: self.canary.clone(), phase: self.wanted.phase(), judgement, words };
+        let least_seconds = self.live.as_ref().map(|live| whole(live.least_seconds()));
+        self.seen =
+            JudgedSeen { revision: self.canary.clone(), phase: self.wanted.phase(), judgement, words, least_seconds };
     }
 }
 
@@ -267,7 +270,9 @@ async fn judge(context: &Context, servers: &Servers, rollout: JudgedRollout) {
         let lines = judging.take(read.as_deref(), measured.unwrap_or_default(), (since, now));
         tell(&key, &canary, &lines);
         let after = &judging.seen;
-        let is_news = before.words != after.words || told(&before.judgement) != told(&after.judgement);
+        let is_news = before.words != after.words
+            || before.least_seconds != after.least_seconds
+            || told(&before.judgement) != told(&after.judgement);
         if is_news {
             tracing::info!(
                 pool = %key, revision = canary.number, verdict = told(&after.judgement).0, why = why(&after.judgement), "an analysis says"

@@ -423,15 +423,45 @@ fn rollout_strategy(rollout: &Layers<'_, RolloutSpec>) -> Result<RolloutStrategy
         }
         _ => {}
     }
+    let progress_deadline_seconds = rollout.get(|rollout| rollout.progress_deadline_seconds).unwrap_or(600);
+    let origin = rollout.origin(|rollout| rollout.progress_deadline_seconds);
+    for (analysis, judged_before) in [(&analysis, judged_pauses(&steps)), (&post_promotion, 0)] {
+        let Some(analysis) = analysis else { continue };
+        let least = analysis.least_seconds().saturating_sub(judged_before);
+        if progress_deadline_seconds < least {
+            let pauses = if judged_before > 0 {
+                format!(", less the {judged_before} s of pauses before")
+            } else {
+                String::new()
+            };
+            return Err(refuse(format!(
+                "spec.rollout.progressDeadlineSeconds {progress_deadline_seconds} ({origin}) is over before {} can know: that takes {least} s \
+                 at the least ({}{pauses}), and every revision would go back undecided or stay unknown; set it to {least} or more",
+                analysis.phase().field(),
+                analysis.least_words(),
+            )));
+        }
+    }
     Ok(RolloutStrategy {
         steps,
         are_built_in: named.is_none(),
         analysis,
         post_promotion,
         max_unavailable: canary.get(|canary| canary.max_unavailable).unwrap_or(1),
-        progress_deadline_seconds: rollout.get(|rollout| rollout.progress_deadline_seconds).unwrap_or(600),
+        progress_deadline_seconds,
         revision_history_limit: rollout.get(|rollout| rollout.revision_history_limit).unwrap_or(10),
     })
+}
+
+/// Seconds of pauses in which a revision is judged before a step waits for that; a pause that somebody ends may be none.
+fn judged_pauses(steps: &[RolloutStep]) -> u32 {
+    let is_weight = |step: &&RolloutStep| matches!(step, RolloutStep::OnePod | RolloutStep::SetWeight { .. });
+    let judged = steps.iter().skip_while(|step| !is_weight(step)).take_while(|step| **step != RolloutStep::Analysis);
+    let seconds = judged.filter_map(|step| match step {
+        RolloutStep::Pause { seconds } => *seconds,
+        _ => None,
+    });
+    seconds.fold(0, u32::saturating_add)
 }
 
 /// The analysis of a phase that pool or class ask for.
@@ -769,6 +799,42 @@ mod tests {
         assert!(message.contains("steps[1] (from the pool)") && message.contains("never end"), "{message}");
         let message = refused("mode: Apply", Some(&class("{rollout: {analysis: {metrics: [{name: errors}]}}}")));
         assert!(message.contains("(errors): unknown metric") && message.ends_with("(from its class)"), "{message}");
+    }
+
+    #[test]
+    fn a_deadline_that_is_over_before_an_analysis_can_know_is_refused_with_the_sum_and_the_least_that_works() {
+        let rollout = |rollout: &str| {
+            effective(&pool(&format!("rollout: {{{rollout}}}")), None).map_err(|refusal| {
+                assert_eq!(refusal.reason, "InvalidAnalysis");
+                refusal.message
+            })
+        };
+        let metrics = "metrics: [{name: TransactionTime}]";
+        let short = |least: u32, rest: &str| {
+            let told = rollout(&format!("progressDeadlineSeconds: {}, {rest}", least - 1)).expect_err("too short");
+            assert!(told.contains(&format!("takes {least} s")), "{told}");
+            assert!(told.ends_with(&format!("set it to {least} or more")), "{told}");
+            rollout(&format!("progressDeadlineSeconds: {least}, {rest}")).expect("long enough");
+            told
+        };
+        let told = short(45, &format!("analysis: {{{metrics}}}"));
+        let sum = "progressDeadlineSeconds 44 (from the pool) is over before spec.rollout.analysis can know";
+        assert!(told.contains(sum) && told.contains("plannedExposureSeconds 30, and 10 s until"), "{told}");
+        short(135, &format!("analysis: {{{metrics}, plannedExposureSeconds: 120}}"));
+        let told = short(135, &format!("postPromotionAnalysis: {{{metrics}, plannedExposureSeconds: 120}}"));
+        assert!(told.contains("before spec.rollout.postPromotionAnalysis can know"), "{told}");
+        // it is judged in pauses, too, but not before a pod runs it, nor in one that somebody may end at once
+        let steps = "canary: {steps: [{pause: {duration: 9m}}, {setWeight: 5}, {pause: {}}, {pause: {duration: 20s}}, {analysis: {}}, \
+                     {pause: {duration: 9m}}]}";
+        let told = short(25, &format!("{steps}, analysis: {{{metrics}}}"));
+        assert!(told.contains("less the 20 s of pauses before"), "{told}");
+        let long = format!("analysis: {{{metrics}, plannedExposureSeconds: 900, maxExposureSeconds: 900}}");
+        let told = rollout(&long).expect_err("the built-in deadline is too short");
+        assert!(told.contains("progressDeadlineSeconds 600 (built in)") && told.contains("915 or more"), "{told}");
+        let of_class = class(&format!("{{rollout: {{{long}}}}}"));
+        let refusal =
+            effective(&pool("rollout: {progressDeadlineSeconds: 700}"), Some(&of_class)).expect_err("together");
+        assert!(refusal.message.contains("700 (from the pool)"), "{}", refusal.message);
     }
 
     #[test]

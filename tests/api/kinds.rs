@@ -299,6 +299,21 @@ async fn a_pool_that_makes_no_sense_is_refused_with_the_field_and_what_is_wrong(
             json!({"metrics": [{"name": "mine", "query": "up", "failureCondition": "result < 1 and result > 2"}]}),
             &["spec.rollout.analysis.metrics[0].failureCondition", "no condition; write comparisons of result"],
         ),
+        // a deadline that is over before anybody can know
+        case(
+            "spec.rollout",
+            json!({"progressDeadlineSeconds": 74, "analysis": {"metrics": [{"name": "Errors"}], "plannedExposureSeconds": 60}}),
+            &["spec.rollout.progressDeadlineSeconds", "before analysis can know", "set it to that sum or more"],
+        ),
+        case(
+            "spec.rollout",
+            json!({"progressDeadlineSeconds": 74, "postPromotionAnalysis": {"metrics": [{"name": "Errors"}], "plannedExposureSeconds": 60}}),
+            &[
+                "spec.rollout.progressDeadlineSeconds",
+                "before postPromotionAnalysis can know",
+                "set it to that sum or more",
+            ],
+        ),
         // the same of one after the promotion
         case(
             "spec.rollout.postPromotionAnalysis",

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Analysis, AnalysisError, AnalysisPhase, AnalysisSettings, JudgeLine, Look, Measurement, PodInterval,
-    RolloutAnalysis, RolloutVerdict, SampledFigure, Track,
+    RolloutAnalysis, RolloutVerdict, SampledFigure, Track, spec::least_seconds,
 };
 
 /// A scrape is in Prometheus after this many seconds.
@@ -151,9 +151,9 @@ impl LiveAnalysis {
         self.interval_seconds
     }
 
-    /// Seconds from the first sample of a pod on until what is neither proven harmless nor worse passes, scraped as often as pods are.
+    /// Seconds from the first sample of a pod on until what is neither proven harmless nor worse passes, as often as pods are scraped.
     pub fn least_seconds(&self) -> f64 {
-        self.settings.warm_up_seconds + self.settings.planned_exposure_seconds
+        least_seconds(&self.settings)
     }
 
     /// Takes what the user's own queries returned.

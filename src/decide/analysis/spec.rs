@@ -26,6 +26,8 @@ const PAST_SCRAPES: f64 = 24.0;
 const PAST_OF_PROMOTED_SECONDS: f64 = 600.0;
 const PAST_OF_PROMOTED_SCRAPES: f64 = 40.0;
 const LONGEST_PAST_SECONDS: f64 = 3600.0;
+/// What was sampled is in Prometheus, and was looked at, after this many seconds.
+const KNOWN_AFTER_SECONDS: f64 = 10.0;
 
 /// When a revision is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,10 +101,19 @@ impl RolloutAnalysis {
         whole(self.settings.planned_exposure_seconds)
     }
 
-    /// Seconds that it takes until what is neither proven harmless nor worse passes, from the first sample of a pod on: those in which the
-    /// process is cold do not count. They are more where pods are scraped rarely.
+    /// Seconds that it takes at the least until what is neither proven harmless nor worse passes: those in which a process is cold, those
+    /// of samples, and those until samples are known. They are more where pods are scraped rarely.
     pub fn least_seconds(&self) -> u32 {
-        whole(self.settings.warm_up_seconds + self.settings.planned_exposure_seconds)
+        whole(least_seconds(&self.settings))
+    }
+
+    /// The same in words.
+    pub fn least_words(&self) -> String {
+        let AnalysisSettings { warm_up_seconds, planned_exposure_seconds, .. } = self.settings;
+        format!(
+            "{warm_up_seconds:.0} s in which a process is cold, plannedExposureSeconds {planned_exposure_seconds:.0}, and \
+             {KNOWN_AFTER_SECONDS:.0} s until samples are in Prometheus and looked at"
+        )
     }
 
     /// The settings for samples of this interval, in seconds: what is counted in seconds is a number of samples.
@@ -148,6 +159,11 @@ fn judged(metric: &AnalysisMetric) -> JudgedMetric {
         failure_limit: metric.failure_limit.unwrap_or(0),
         min_measurements: None,
     }
+}
+
+/// Seconds from the first sample of a pod on until what is neither proven harmless nor worse passes.
+pub(super) fn least_seconds(settings: &AnalysisSettings) -> f64 {
+    settings.warm_up_seconds + settings.planned_exposure_seconds + KNOWN_AFTER_SECONDS
 }
 
 fn in_words_of_the_spec(error: &AnalysisError, phase: AnalysisPhase) -> String {
@@ -235,6 +251,6 @@ mod tests {
             settings.past_seconds.to_bits()
         };
         assert_eq!([1.0, 15.0, 60.0, 120.0].map(past), [600.0, 600.0, 2400.0, 3600.0].map(f64::to_bits));
-        assert_eq!((analysis.planned_exposure_seconds(), analysis.least_seconds()), (30, 35));
+        assert_eq!((analysis.planned_exposure_seconds(), analysis.least_seconds()), (30, 45));
     }
 }

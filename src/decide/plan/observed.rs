@@ -314,6 +314,9 @@ pub struct JudgedSeen {
     pub judgement: RolloutJudgement,
     /// What is lacking while it cannot tell, in words that change only when that does: metrics and reasons.
     pub words: String,
+    /// Seconds that it takes at the least until what is neither proven harmless nor worse passes, as often as pods are scraped; none while
+    /// that is not known.
+    pub least_seconds: Option<u32>,
 }
 
 /// The load of a whole pool.

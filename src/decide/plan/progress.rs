@@ -103,9 +103,21 @@ fn analysing(observed: &Observed, course: &RolloutMove) -> String {
     let lacking = lacking(observed, course, AnalysisPhase::Canary);
     let against = if course.members == 1 { "its own past, for there is no other pod" } else { "the other pods" };
     let deadline = observed.effective.map_or(0, |effective| effective.rollout.progress_deadline_seconds);
+    let short = too_short(observed, deadline);
     format!(
-        "its metrics are judged, against {against}: not decided so far ({lacking}); it goes back after {deadline} s if it is not proven"
+        "its metrics are judged, against {against}: not decided so far ({lacking}); it goes back after {deadline} s if it is not proven{short}"
     )
+}
+
+/// That pods are scraped so rarely that the deadline is over before anybody can know: the spec alone does not say how often they are.
+fn too_short(observed: &Observed, deadline_seconds: u32) -> String {
+    let least = observed.judged.and_then(|judged| judged.least_seconds).filter(|least| *least > deadline_seconds);
+    least.map_or_else(String::new, |least| {
+        format!(
+            ", which is over before that can be: as rarely as the pods are scraped it takes {least} s at the least; set \
+             spec.rollout.progressDeadlineSeconds to {least} or more, or have them scraped more often"
+        )
+    })
 }
 
 /// What the analysis of a phase still lacks.
@@ -123,13 +135,14 @@ fn post_promotion(observed: &Observed, course: &RolloutMove) -> Condition {
         lacking => format!("not decided so far ({lacking})"),
     };
     let deadline = observed.effective.map_or(0, |effective| effective.rollout.progress_deadline_seconds);
+    let short = too_short(observed, deadline);
     yes(
         PROGRESSING,
         reasons::POST_PROMOTION_ANALYSING,
         format!(
             "revision {goal} runs on all {members} pods and was promoted; their metrics are judged for a while more, each against its own \
              past on revision {from}: {said}; where they are worse all go back to revision {from}, and where nothing is known within \
-             {deadline} s it stays; to take it back: {}",
+             {deadline} s it stays{short}; to take it back: {}",
             request(observed, &format!("abort {goal}"))
         ),
     )

@@ -2133,7 +2133,22 @@ fn what_the_analysis_waits_for_is_told_and_what_it_finds_worse_is_taken_back_wit
     let revision = world.plan().rollout.and_then(|rollout| rollout.updated).expect("rolled out");
     let why = "worse on shop-2: TransactionTime: x2.07".to_owned();
     let judgement = RolloutJudgement::Fail { why: why.clone() };
-    world.judged = Some(JudgedSeen { revision, phase: AnalysisPhase::Canary, judgement, words: String::new() });
+    let phase = AnalysisPhase::Canary;
+    let held = RolloutJudgement::Inconclusive { why: "no traffic".to_owned(), is_final: false };
+    let words = "TransactionTime NoTraffic".to_owned();
+    let seen = |least| JudgedSeen {
+        revision: revision.clone(),
+        phase,
+        judgement: held.clone(),
+        words: words.clone(),
+        least_seconds: Some(least),
+    };
+    world.judged = Some(seen(600));
+    assert!(!condition(&world.plan(), "Progressing").2.contains("scraped"), "there is time enough");
+    world.judged = Some(seen(1815));
+    let message = condition(&world.plan(), "Progressing").2;
+    assert!(message.contains("progressDeadlineSeconds to 1815 or more, or have them scraped more often"), "{message}");
+    world.judged = Some(JudgedSeen { judgement, words: String::new(), ..seen(600) });
     let plan = world.plan();
     let (status, reason, message) = condition(&plan, "Progressing");
     assert_eq!((status, reason), (ConditionStatus::False, reasons::ANALYSIS_FAILED));
@@ -2156,7 +2171,8 @@ impl World {
     fn judge_promoted(&mut self, judgement: RolloutJudgement, words: &str) {
         let revision = self.rollout.as_ref().and_then(|rollout| rollout.stable.clone()).expect("promoted");
         let phase = AnalysisPhase::PostPromotion;
-        self.judged = Some(JudgedSeen { revision, phase, judgement, words: words.to_owned() });
+        let words = words.to_owned();
+        self.judged = Some(JudgedSeen { revision, phase, judgement, words, least_seconds: None });
     }
 }
 
