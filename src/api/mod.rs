@@ -32,8 +32,8 @@ pub use pool::{
     LabelRequirement, Mode, Role, SecretKeyRef, SecretRef, Selector, Sharing, Topology, UpstreamSpec, Workload,
 };
 pub use pool_status::{
-    Confidence, ConnectionPoolStatus, Effective, GatewayStatus, LastDecision, Load, PodCounts, PostPromotionStatus,
-    Recommendation, RevisionStatus, RolloutFailureStatus, RolloutStatus, UndoneStatus,
+    Confidence, ConnectionPoolStatus, Effective, GatewayStatus, LastDecision, Load, PodCounts, PodReferencesStatus,
+    PostPromotionStatus, Recommendation, RevisionStatus, RolloutFailureStatus, RolloutStatus, UndoneStatus,
 };
 pub use pooler::{
     BypassAction, ClientAuth, ClientSpec, ClientTlsModeSpec, ClientTlsSpec, EnvTemplate, HealthSpec, LeakAction,

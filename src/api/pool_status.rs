@@ -236,6 +236,25 @@ pub struct RolloutFailureStatus {
     /// When the last pod that had taken it was proven to run another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolled_back_at: Option<Time>,
+    /// When it was tried again because what pods are given by reference had changed since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retried_at: Option<Time>,
+    /// What some pods were given by reference (Secrets, CA bundles, certificates) when it failed, as marks that say nothing of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub reference_marks: Vec<PodReferencesStatus>,
+}
+
+/// What a pod was given by reference.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PodReferencesStatus {
+    /// Uid of the pod, which alone makes marks of this kind.
+    #[schemars(length(max = 64))]
+    pub pod_uid: String,
+    /// Another one where the content is another one.
+    #[schemars(length(max = 64))]
+    pub mark: String,
 }
 
 /// The analysis after the promotion of a revision.

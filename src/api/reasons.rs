@@ -156,6 +156,8 @@ pub const GATEWAY_NAME_TAKEN: &str = "NameTaken";
 pub const GATEWAY_NOT_APPLIED: &str = "GatewayNotApplied";
 /// Event: the target changed.
 pub const TARGET_CHANGED: &str = "TargetChanged";
+/// Event: a failed revision is tried again, because what pods are given by reference has changed.
+pub const ROLLOUT_RETRIED: &str = "RolloutRetried";
 /// Event: a step of a rollout is done.
 pub const ROLLOUT_STEP_COMPLETED: &str = "RolloutStepCompleted";
 /// Event: the last pod that had taken a failed revision is back.
@@ -170,7 +172,7 @@ pub const REVISION_CREATED: &str = "RevisionCreated";
 pub const SPEC_CHANGED: &str = "SpecChanged";
 
 /// Every reason of this module, for those who check a word that somebody else wrote.
-pub static ALL: [&str; 83] = [
+pub static ALL: [&str; 84] = [
     IN_FORCE,
     NO_PODS,
     VALID,
@@ -248,6 +250,7 @@ pub static ALL: [&str; 83] = [
     GATEWAY_NAME_TAKEN,
     GATEWAY_NOT_APPLIED,
     TARGET_CHANGED,
+    ROLLOUT_RETRIED,
     ROLLOUT_STEP_COMPLETED,
     ROLLBACK_COMPLETE,
     ROLLOUT_COMMAND,

@@ -29,8 +29,9 @@ pub use revision::{
     Settings, UpstreamRole,
 };
 pub use status::{
-    Bypass, ForeignListeners, Held, LeakKinds, LimitsReadBack, MemoryReport, OtherRole, OtherSlot, ProofMode,
-    Reconnected, SessionAliasReport, SlotStatus, StatusReport, Switching, TrustReport, UpstreamSeen, UpstreamState,
+    Bypass, ForeignListeners, Held, LONGEST_MARK_BYTES, LeakKinds, LimitsReadBack, MemoryReport, OtherRole, OtherSlot,
+    ProofMode, Reconnected, SessionAliasReport, SlotStatus, StatusReport, Switching, TrustReport, UpstreamSeen,
+    UpstreamState,
 };
 pub use trouble::{Between, PoolerError, ServerFull, TroubleSeen};
 pub use understanding::{SETTINGS_LEVEL, unknown_here, unknown_to};

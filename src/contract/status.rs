@@ -77,8 +77,14 @@ pub struct StatusReport {
     /// Who listens on the pooler's address beside it; None where nobody does or nobody can see, and from an agent that does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub foreign_listeners: Option<ForeignListeners>,
+    /// Tells one content of what the pod is given by reference (Secrets, bundles, certificates) from another, and nothing of it: the same
+    /// content has another mark in another pod. None before it was read, and from an agent that does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference_mark: Option<String>,
 }
 
+/// Longest mark of what a pod is given by reference that counts, in bytes: ours are shorter.
+pub const LONGEST_MARK_BYTES: usize = 64;
 /// Longest sentence of an agent that is kept, in bytes: what is told of it is no longer.
 const LONGEST_SENTENCE: usize = 1024;
 /// Longest words, names and addresses that are kept, in bytes.
@@ -109,6 +115,7 @@ impl StatusReport {
             self.leaks.as_mut().and_then(|leaks| leaks.client.as_mut()),
             self.bypass.as_mut().and_then(|bypass| bypass.address.as_mut()),
             self.foreign_listeners.as_mut().map(|listeners| &mut listeners.address),
+            self.reference_mark.as_mut(),
         ];
         for text in words.into_iter().flatten().chain(self.troubles.iter_mut().map(|trouble| &mut trouble.words)) {
             cut(text, LONGEST_WORDS);
@@ -145,6 +152,7 @@ impl StatusReport {
             trust: None,
             bypass: None,
             foreign_listeners: None,
+            reference_mark: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 pub mod files;
 pub mod last_good;
 pub mod process;
+pub mod reference_key;
 pub mod resolver;
 pub mod slot;
 pub mod trial;

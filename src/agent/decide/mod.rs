@@ -14,6 +14,7 @@ pub mod quiet;
 pub mod reach;
 pub mod reaction;
 pub mod recall;
+pub mod reference_mark;
 pub mod retry;
 pub mod rotation;
 pub mod slot_name;

@@ -3,11 +3,12 @@
 use super::{Reporting, Sidecar};
 use crate::{
     agent::{
-        apply::last_good::LastGood,
+        apply::{last_good::LastGood, reference_key},
         decide::{
             identity::Identity,
             machine::Millis,
             problems::Problem,
+            reference_mark::ReferenceKey,
             wish::{Access, Texts, Wish},
         },
         observe::inputs::Inputs,
@@ -23,6 +24,10 @@ pub(super) struct Configuration {
     wish: Wish,
     /// What clients are shown.
     identity: Identity,
+    /// What is given by reference is marked with it; None where none can be kept.
+    key: Option<ReferenceKey>,
+    /// The mark of what the volume holds; None before it was read.
+    mark: Option<String>,
 }
 
 /// What was wanted before the volume changed.
@@ -45,7 +50,8 @@ impl Configuration {
             (wish.credentials, wish.server_ca) = (Some(access.credentials.clone()), access.server_ca.clone());
             wish.certificate.clone_from(&access.certificate);
         }
-        Self { inputs: Inputs::new(&options.config_dir), wish, identity }
+        let key = reference_key::load(&options.state_dir).map_err(|error| tracing::warn!("{error}")).ok();
+        Self { inputs: Inputs::new(&options.config_dir), wish, identity, key, mark: None }
     }
 
     /// What the pod is asked to run, as far as it could be understood.
@@ -56,6 +62,11 @@ impl Configuration {
     /// What clients are shown.
     pub(super) fn shown(&self) -> Option<&PoolerCertificate> {
         self.identity.in_force()
+    }
+
+    /// The mark of what the pod is given by reference: Secrets, bundles, certificates.
+    pub(super) fn reference_mark(&self) -> Option<&str> {
+        self.mark.as_deref()
     }
 
     /// The pooler has told its version.
@@ -88,6 +99,7 @@ impl Configuration {
     fn take(&mut self, texts: &Texts, sidecar: &Sidecar, report: &mut Reporting) -> WantedBefore {
         let before = WantedBefore { revision: self.wish.revision.clone(), access: self.wish.access() };
         self.wish.take(texts);
+        self.mark = self.key.as_ref().map(|key| key.mark(texts));
         if sidecar.injection.client.tls != ClientTlsMode::Disabled {
             self.take_identity(texts, report);
         }

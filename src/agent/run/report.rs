@@ -93,6 +93,7 @@ impl Agent {
             trust: access.verification.report(sidecar),
             bypass: self.figures.bypass().cloned(),
             foreign_listeners: self.switching.foreign_listeners(),
+            reference_mark: self.configuration.reference_mark().map(str::to_owned),
         };
         let metrics = report.metrics();
         metrics.set_bypass(status.bypass.as_ref().map(|bypass| bypass.connections));

@@ -56,7 +56,9 @@ fn log_rollout(key: &PoolKey, before: &RolloutMemory, after: &RolloutMemory) {
     if from != to {
         tracing::info!(pool = %key, from, to, stable = number(&after.stable), "another revision is rolled out");
     }
-    if number(&before.stable) != number(&after.stable) {
+    // what is found worse after its promotion goes back to the one before, and is told below
+    let is_demoted = before.stable.as_ref().is_some_and(|stable| after.has_failed(stable));
+    if number(&before.stable) != number(&after.stable) && !is_demoted {
         tracing::info!(pool = %key, from = number(&before.stable), to = number(&after.stable), "a revision was promoted");
     }
     if let Some(failure) =
@@ -64,6 +66,17 @@ fn log_rollout(key: &PoolKey, before: &RolloutMemory, after: &RolloutMemory) {
     {
         let (reason, why) = (failure.reason.as_str(), failure.message.as_str());
         tracing::warn!(pool = %key, from = failure.revision.number, to = number(&after.stable), reason, why, "a revision failed");
+    }
+    let tried = |memory: &RolloutMemory| memory.failure.as_ref().and_then(|failure| failure.retried_at);
+    if tried(after).is_some() && tried(before) != tried(after) {
+        let why = "what its pods are given by reference has changed";
+        tracing::info!(pool = %key, revision = to, why, "a failed revision is tried again");
+    }
+    if let Some(end) = after.promoted.as_ref().and_then(|promoted| promoted.end.as_ref())
+        && before.judged_after_promotion().is_some()
+    {
+        let (outcome, why) = (end.outcome.as_str(), end.message.as_str());
+        tracing::info!(pool = %key, revision = to, outcome, why, "the analysis after a promotion ended");
     }
     if let Some(command) = after.command.as_ref().filter(|command| before.command.as_ref() != Some(command)) {
         tracing::info!(pool = %key, command = command.text, refused = command.refused, "something was asked of the rollout");

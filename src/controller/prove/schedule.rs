@@ -437,7 +437,7 @@ fn essence(heard: &LastAnswer) -> Option<impl PartialEq + '_> {
             &report.reconnected,
             proof,
             room,
-            &report.bypass,
+            (&report.bypass, &report.reference_mark),
         )
     })
 }

@@ -19,8 +19,8 @@ use crate::{
     decide::{
         analysis::AnalysisPhase,
         rollout::{
-            HandledCommand, PostPromotionEnd, PostPromotionOutcome, RolloutHappening, RolloutMove, RolloutState,
-            RolloutStep, UndoneRevision,
+            FailureReason, HandledCommand, PostPromotionEnd, PostPromotionOutcome, RolloutFailure, RolloutHappening,
+            RolloutMove, RolloutState, RolloutStep, UndoneRevision,
         },
     },
     domain::UnixSeconds,
@@ -31,6 +31,14 @@ pub(super) fn progressing(observed: &Observed, rollout: &Rollout) -> Condition {
         return unknown(PROGRESSING, reasons::NOT_ACCEPTED, "nothing is rolled out without a valid spec: see Accepted");
     };
     let mut condition = of_course(observed, course);
+    if let Some(failure) = tried_again(course) {
+        let _ = write!(
+            condition.message,
+            "; it failed before ({}) and is tried again, because what its pods are given by reference (Secrets, CA bundles, certificates) has \
+             changed since",
+            failure.reason.as_str()
+        );
+    }
     if rollout.is_held && course.figures.is_in_course {
         condition.message +=
             "; it waits, because the database does not serve the other pods either: see UpstreamHealthy";
@@ -45,6 +53,12 @@ pub(super) fn progressing(observed: &Observed, rollout: &Rollout) -> Condition {
         );
     }
     condition
+}
+
+/// How what is rolled out failed before, where it is tried again by itself.
+fn tried_again(course: &RolloutMove) -> Option<&RolloutFailure> {
+    let failure = course.memory.failure.as_ref().filter(|failure| failure.revision == course.goal)?;
+    (failure.retried_at.is_some() && course.figures.is_in_course).then_some(failure)
 }
 
 /// The steps that somebody named; none where they are the built-in ones, which nobody has to know of.
@@ -231,13 +245,23 @@ fn failed(observed: &Observed, course: &RolloutMove, away: usize) -> Condition {
         0 => format!("every pod that took it is back on revision {stable}"),
         away => format!("{away} pods have yet to be back on revision {stable}"),
     };
+    let until = match known {
+        // who took it back may want it otherwise for a reason that no Secret has
+        Some(failure) if failure.reason == FailureReason::Aborted => "until the settings change",
+        Some(failure) if failure.references.is_empty() => {
+            "until the settings change (no agent has told yet what its pods are given by reference, of which a change would count too)"
+        }
+        Some(_) => {
+            "until the settings change, or what its pods are given by reference (Secrets, CA bundles, certificates)"
+        }
+        None => "until the settings change",
+    };
     let again = request(observed, &format!("retry {goal} after {}", Timestamp::from_second(at).unwrap_or_default()));
     no(
         PROGRESSING,
         reason,
         format!(
-            "revision {goal} was taken back: {why}; {back}, which new pods get; it is not tried again until the settings change, or \
-             until: {again}"
+            "revision {goal} was taken back: {why}; {back}, which new pods get; it is not tried again {until}, or until: {again}"
         ),
     )
 }
@@ -353,6 +377,15 @@ fn event(observed: &Observed, course: &RolloutMove, happened: &RolloutHappening)
         RolloutHappening::RolledBack => {
             let note = format!("every pod that took revision {goal} is proven to run revision {stable} again");
             Some(normal(reasons::ROLLBACK_COMPLETE, "RollBack", note))
+        }
+        RolloutHappening::TriedAgain => {
+            let failure = course.memory.failure.as_ref()?;
+            let note = format!(
+                "revision {goal}, which failed ({}), is tried again: what its pods are given by reference (Secrets, CA bundles, certificates) \
+                 has changed since",
+                failure.reason.as_str()
+            );
+            Some(normal(reasons::ROLLOUT_RETRIED, "Retry", note))
         }
         RolloutHappening::Obeyed { command } => {
             // behind verb and number stands when, and by whom

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     api::ROLLOUT_ANNOTATION,
-    contract::{PoolRevision, RevisionDocument, Settings, UpstreamSeen, UpstreamState, unknown_to},
+    contract::{LONGEST_MARK_BYTES, PoolRevision, RevisionDocument, Settings, UpstreamSeen, UpstreamState, unknown_to},
     decide::{
         analysis::RolloutAnalysis,
         effective::RolloutStrategy,
@@ -329,6 +329,12 @@ fn as_pod<'a>(
             .report()
             .and_then(|report| report.other)
             .is_some_and(|other| other.awaiting_promotion),
+        reference_mark: match &pod.answer {
+            AgentAnswer::Report(report) => {
+                report.reference_mark.as_deref().filter(|mark| mark.len() <= LONGEST_MARK_BYTES)
+            }
+            AgentAnswer::NotAsked | AgentAnswer::Unreachable { .. } => None,
+        },
     }
 }
 

@@ -2158,6 +2158,50 @@ fn what_the_analysis_waits_for_is_told_and_what_it_finds_worse_is_taken_back_wit
 }
 
 impl World {
+    /// What every pod is given by reference, as its agent marks it.
+    fn give(&mut self, mark: &str) {
+        for pod in &mut self.pods {
+            let uid = pod.uid.clone();
+            let AgentAnswer::Report(report) = &mut pod.answer else { panic!("it answers") };
+            Arc::make_mut(report).reference_mark = Some(format!("{mark}-{uid}"));
+        }
+    }
+}
+
+#[test]
+fn what_failed_is_tried_again_when_a_secret_was_mended_and_condition_and_event_say_so() {
+    let mut world = rolling("progressDeadlineSeconds: 30");
+    world.give("old");
+    world.now += 31;
+    world.carry_out(&world.plan(), |_| true);
+    for pod in 0..3 {
+        world.obey(pod);
+    }
+    world.give("old");
+    let plan = world.plan();
+    let message = condition(&plan, "Progressing").2;
+    assert!(message.contains("until the settings change, or what its pods are given by reference"), "{message}");
+    world.carry_out(&plan, |_| true);
+    let failure = world.status.rollout.clone().and_then(|rollout| rollout.failure).expect("told");
+    assert_eq!(failure.reference_marks.len(), 3);
+    assert!(world.plan().patches.is_empty());
+    // the status has no room for it, and no agent of ours makes one
+    world.give(&"x".repeat(80));
+    assert!(world.plan().patches.is_empty());
+
+    world.give("new");
+    let plan = world.plan();
+    let (status, reason, message) = condition(&plan, "Progressing");
+    assert_eq!((status, reason), (ConditionStatus::True, reasons::ROLLING_OUT));
+    assert!(message.contains("failed before (ProgressDeadlineExceeded) and is tried again"), "{message}");
+    let [note] = &event_notes(&plan, reasons::ROLLOUT_RETRIED)[..] else { panic!("one event: {:?}", plan.events) };
+    assert!(note.starts_with("revision 2, which failed (ProgressDeadlineExceeded), is tried again"), "{note}");
+    assert!(plan.report.revision.clone().is_some_and(|revision| revision.failed_hashes.is_empty()));
+    world.carry_out(&plan, |_| true);
+    assert!(event_notes(&world.plan(), reasons::ROLLOUT_RETRIED).is_empty(), "once");
+}
+
+impl World {
     /// A rollout that is through, and judged for a while more.
     fn promoted() -> Self {
         let analysis = "{metrics: [{name: TransactionTime}], plannedExposureSeconds: 40}";

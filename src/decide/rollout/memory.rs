@@ -4,8 +4,8 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
 use crate::{
     api::{
-        ConnectionPoolStatus, PostPromotionStatus, RevisionStatus, RolloutFailureStatus, RolloutStatus, UndoneStatus,
-        reasons,
+        ConnectionPoolStatus, PodReferencesStatus, PostPromotionStatus, RevisionStatus, RolloutFailureStatus,
+        RolloutStatus, UndoneStatus, reasons,
     },
     contract::Settings,
     domain::UnixSeconds,
@@ -67,6 +67,15 @@ impl FailureReason {
     }
 }
 
+/// The mark of what a pod is given by reference (Secrets, bundles, certificates): of one pod it changes with that, and says nothing of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PodReferences {
+    /// Uid of the pod: another one marks the same content otherwise.
+    pub uid: String,
+    /// The mark.
+    pub mark: String,
+}
+
 /// How a revision failed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RolloutFailure {
@@ -80,6 +89,17 @@ pub struct RolloutFailure {
     pub at: UnixSeconds,
     /// When the last pod that had taken it was proven to run another one; None while one has yet to.
     pub rolled_back_at: Option<UnixSeconds>,
+    /// What some pods were given by reference then: once that has changed it is tried again. Empty where no agent told.
+    pub references: Vec<PodReferences>,
+    /// When it was tried again because that has changed; None before.
+    pub retried_at: Option<UnixSeconds>,
+}
+
+impl RolloutFailure {
+    /// Of a revision, now; on the way back, and with nothing known of what pods are given.
+    pub fn new(revision: RevisionId, reason: FailureReason, message: String, at: UnixSeconds) -> Self {
+        Self { revision, reason, message, at, rolled_back_at: None, references: Vec::new(), retried_at: None }
+    }
 }
 
 /// That somebody wants another revision than the spec says, for as long as it says that.
@@ -230,6 +250,14 @@ impl RolloutMemory {
         self.failure = Some(failure);
     }
 
+    /// Lets a revision be tried again that failed, and remembers that it did.
+    pub(super) fn try_again(&mut self, hash: &str, now: UnixSeconds) {
+        self.failed_hashes.retain(|failed| failed != hash);
+        if let Some(failure) = self.failure.as_mut().filter(|failure| failure.revision.hash == hash) {
+            failure.retried_at = Some(now);
+        }
+    }
+
     /// Forgets that a revision failed.
     pub(super) fn forgive(&mut self, hash: &str) {
         self.failed_hashes.retain(|failed| failed != hash);
@@ -298,6 +326,12 @@ impl RolloutMemory {
                 message: words(&failure.message),
                 time: time(failure.at),
                 rolled_back_at: failure.rolled_back_at.map(time),
+                retried_at: failure.retried_at.map(time),
+                reference_marks: failure
+                    .references
+                    .iter()
+                    .map(|PodReferences { uid, mark }| PodReferencesStatus { pod_uid: uid.clone(), mark: mark.clone() })
+                    .collect(),
             }),
             post_promotion: self.promoted.as_ref().map(|PostPromotion { revision, from, since, end, .. }| {
                 PostPromotionStatus {
@@ -371,6 +405,12 @@ fn failure_from(failure: &RolloutFailureStatus) -> Option<RolloutFailure> {
         message: failure.message.clone(),
         at: failure.time.0.as_second(),
         rolled_back_at: failure.rolled_back_at.as_ref().map(|at| at.0.as_second()),
+        references: failure
+            .reference_marks
+            .iter()
+            .map(|PodReferencesStatus { pod_uid, mark }| PodReferences { uid: pod_uid.clone(), mark: mark.clone() })
+            .collect(),
+        retried_at: failure.retried_at.as_ref().map(|at| at.0.as_second()),
     })
 }
 
@@ -394,6 +434,8 @@ mod tests {
                 message: "somebody".to_owned(),
                 at: 1000,
                 rolled_back_at: Some(1002),
+                references: vec![PodReferences { uid: "u0".to_owned(), mark: "5f".to_owned() }],
+                retried_at: Some(1100),
             }),
             undone: Some(UndoneRevision { spec: id(7), to: id(5) }),
             promoted: Some(PostPromotion {
@@ -445,13 +487,7 @@ mod tests {
     #[test]
     fn words_that_are_longer_than_the_status_has_room_for_are_cut_and_never_refused() {
         let mut memory = RolloutMemory { updated: Some(id(7)), ..RolloutMemory::default() };
-        memory.fail(RolloutFailure {
-            revision: id(7),
-            reason: FailureReason::AnalysisFailed,
-            message: "ü".repeat(2000),
-            at: 0,
-            rolled_back_at: None,
-        });
+        memory.fail(RolloutFailure::new(id(7), FailureReason::AnalysisFailed, "ü".repeat(2000), 0));
         let failure = memory.rollout_status(RolloutFigures::default()).failure.expect("told");
         assert_eq!((failure.message.len(), memory.failure.map(|failure| failure.message.len())), (1024, Some(4000)));
     }
@@ -473,13 +509,7 @@ mod tests {
     fn the_list_of_what_failed_is_bounded_and_has_each_once() {
         let mut memory = RolloutMemory::default();
         let mut fail = |number| {
-            memory.fail(RolloutFailure {
-                revision: id(number),
-                reason: FailureReason::AnalysisFailed,
-                message: String::new(),
-                at: 0,
-                rolled_back_at: None,
-            });
+            memory.fail(RolloutFailure::new(id(number), FailureReason::AnalysisFailed, String::new(), 0));
             memory.failed_hashes.clone()
         };
         for number in 0..30 {

@@ -13,7 +13,8 @@
 //!   there is no way back and nothing to compare with: pods change a few at a time, without steps.
 //! - **Forward** at most as many pods as the step in course allows, and at most `maxUnavailable` of them in change: told and
 //!   not proven. **Back** at once: the old process is warm, and what is known to be bad is left by everybody.
-//! - A revision that **failed** is remembered by the hash of what it says, and is not tried again until that changes.
+//! - A revision that **failed** is remembered by the hash of what it says, and is not tried again until that changes, or what the pods
+//!   are given by reference (a Secret that was mended): once for each change, and not where somebody took it back.
 //! - A revision that is judged **after its promotion** is the stable one meanwhile: new pods get it. Where it is worse, the stable one
 //!   before it is stable again, and everybody goes back. Where nothing can be known, it stays: it came through its canary.
 //! - Another revision **supersedes** one in course: its pods are the first to take the new one, as far as the first step allows,
@@ -33,8 +34,9 @@ use std::cmp::Reverse;
 
 pub use command::{CommandError, LONGEST_COMMAND_BYTES, RolloutCommand, RolloutVerb};
 pub use memory::{
-    COMMAND_DONE, FAILED_HASHES, FailureReason, HandledCommand, PostPromotion, PostPromotionEnd, PostPromotionOutcome,
-    RevisionId, RolloutFailure, RolloutFigures, RolloutMemory, RolloutPosition, UndoneRevision, settings_hash,
+    COMMAND_DONE, FAILED_HASHES, FailureReason, HandledCommand, PodReferences, PostPromotion, PostPromotionEnd,
+    PostPromotionOutcome, RevisionId, RolloutFailure, RolloutFigures, RolloutMemory, RolloutPosition, UndoneRevision,
+    settings_hash,
 };
 pub use steps::{
     DEFAULT_PAUSE_SECONDS, DEFAULT_STEPS, JUDGED_STEPS, RolloutStep, allowed_pods, percent_of, steps_hash,
@@ -43,6 +45,8 @@ pub use steps::{
 
 use crate::{decide::analysis::AnalysisPhase, domain::UnixSeconds};
 
+/// Pods of which is remembered what they were given when a revision failed.
+const MOST_REFERENCES: usize = 10;
 /// At least so long whoever takes a rollout over watches it before it counts as without progress.
 const RECALL_SECONDS: i64 = 30;
 
@@ -63,6 +67,8 @@ pub struct RolloutPod<'a> {
     pub last_read_back: Option<u64>,
     /// Whether a process has proven itself in it and waits for `blueGreen.autoPromotionEnabled`.
     pub awaits_promotion: bool,
+    /// The mark of what it is given by reference; None while its agent does not answer, or does not tell.
+    pub reference_mark: Option<&'a str>,
 }
 
 impl RolloutPod<'_> {
@@ -176,6 +182,8 @@ pub enum RolloutHappening {
     Failed,
     /// The last pod that had taken it is back.
     RolledBack,
+    /// It is tried again, because what pods are given by reference has changed.
+    TriedAgain,
     /// Somebody's request was done.
     Obeyed {
         /// The request.
@@ -222,6 +230,7 @@ pub struct RolloutMove {
 /// Decides what to do next.
 pub fn step(before: &RolloutMemory, input: &RolloutInput<'_>) -> RolloutMove {
     let mut machine = Machine::new(before, input);
+    machine.try_again_if_mended();
     machine.obey();
     machine.advance();
     machine.fail_if_due();
@@ -340,6 +349,37 @@ impl<'a> Machine<'a> {
         let judged = self.input.judged.as_ref();
         let judged = judged.filter(|(revision, of_phase, _)| *revision == self.goal && *of_phase == phase);
         judged.map(|(_, _, judgement)| judgement)
+    }
+
+    // --- what was mended
+
+    /// Lets a revision be tried again that failed by itself, once all pods that were given something then, are still there and answer are
+    /// given something else: where one still is given the same, that would be what it is tried with.
+    fn try_again_if_mended(&mut self) {
+        let input = self.input;
+        if input.is_frozen || !self.is_failed() {
+            return;
+        }
+        let goal = self.goal.clone();
+        let failure = self.memory.failure.as_mut().filter(|failure| {
+            failure.revision == goal && failure.reason != FailureReason::Aborted && failure.rolled_back_at.is_some()
+        });
+        let Some(failure) = failure else { return };
+        // of who is gone nothing can be said any more; where nobody is left, the next change is seen by who is there now
+        failure.references.retain(|known| input.pods.iter().any(|pod| pod.uid == known.uid));
+        if failure.references.is_empty() {
+            failure.references = references(input, goal.number);
+            return;
+        }
+        let now = |known: &PodReferences| input.pods.iter().find(|pod| pod.uid == known.uid)?.reference_mark;
+        let changes: Vec<bool> =
+            failure.references.iter().filter_map(|known| Some(now(known)? != known.mark)).collect();
+        if changes.contains(&true) && !changes.contains(&false) {
+            self.memory.try_again(&goal.hash, input.now);
+            self.memory.updated = None;
+            self.find_goal();
+            self.happened.push(RolloutHappening::TriedAgain);
+        }
     }
 
     // --- what people ask for
@@ -508,6 +548,7 @@ impl<'a> Machine<'a> {
         let is_last = !self.is_rollout() || self.memory.position.step >= input.steps.len();
         let is_new = self.memory.stable.as_ref() != Some(&self.goal);
         if is_last && is_new && !self.is_failed() && self.is_everywhere() {
+            self.memory.failure.take_if(|failure| failure.revision == self.goal);
             let from = self.memory.stable.replace(self.goal.clone());
             self.stable = Some(self.goal.clone());
             let revision = self.goal.number;
@@ -669,7 +710,9 @@ impl<'a> Machine<'a> {
     }
 
     fn fail(&mut self, revision: RevisionId, reason: FailureReason, message: String) {
-        self.memory.fail(RolloutFailure { revision, reason, message, at: self.input.now, rolled_back_at: None });
+        let references = references(self.input, revision.number);
+        self.memory
+            .fail(RolloutFailure { references, ..RolloutFailure::new(revision, reason, message, self.input.now) });
         self.happened.push(RolloutHappening::Failed);
     }
 
@@ -810,6 +853,20 @@ impl<'a> Machine<'a> {
         }
         tells
     }
+}
+
+/// What pods are given by reference now: those that took this revision first.
+fn references(input: &RolloutInput<'_>, revision: u64) -> Vec<PodReferences> {
+    let mut told: Vec<(bool, PodReferences)> = input
+        .pods
+        .iter()
+        .filter_map(|pod| {
+            let (uid, mark) = (pod.uid.to_owned(), pod.reference_mark?.to_owned());
+            Some((pod.told != Some(revision), PodReferences { uid, mark }))
+        })
+        .collect();
+    told.sort_by(|(is_other, left), (is_other_too, right)| (is_other, &left.uid).cmp(&(is_other_too, &right.uid)));
+    told.into_iter().map(|(_, references)| references).take(MOST_REFERENCES).collect()
 }
 
 /// What a deadline counts from at the earliest where nobody watched, or nothing may fail.

@@ -22,6 +22,8 @@ struct Fleet {
     max_unavailable: usize,
     command: Option<&'static str>,
     is_frozen: bool,
+    /// What the pods are given by reference, in their order; of the others nothing is told.
+    marks: Vec<&'static str>,
     dead: Vec<u64>,
     judged: Option<RolloutJudgement>,
     /// Seconds that a promoted revision is judged for, and what is said of it then.
@@ -43,6 +45,7 @@ impl Fleet {
             max_unavailable: 1,
             command: None,
             is_frozen: false,
+            marks: Vec::new(),
             dead: Vec::new(),
             judged: None,
             post_promotion: None,
@@ -66,7 +69,8 @@ impl Fleet {
             .pods
             .iter()
             .zip(&uids)
-            .map(|((told, runs), uid)| RolloutPod {
+            .zip(0..)
+            .map(|(((told, runs), uid), number)| RolloutPod {
                 uid,
                 created: 0,
                 is_running: true,
@@ -74,6 +78,7 @@ impl Fleet {
                 reads_back: *runs,
                 last_read_back: *runs,
                 awaits_promotion: false,
+                reference_mark: self.marks.get::<usize>(number).copied(),
             })
             .collect();
         step(
@@ -693,4 +698,89 @@ fn what_somebody_wants_back_and_what_is_the_first_of_all_is_not_judged_after_its
         (Some(20), RolloutMemory { updated: Some(id(6)), ..RolloutMemory::default() });
     let decided = first.settle();
     assert_eq!((decided.state, decided.stable, first.memory.promoted.clone()), (RolloutState::Complete, id(6), None));
+}
+
+impl Fleet {
+    /// Revision 7 failed by itself on one of three pods, which were all given the same, and all are back on 6.
+    fn failed(marks: &[&'static str]) -> Self {
+        let mut fleet = Self::new(3, &[RolloutStep::OnePod]);
+        (fleet.wanted, fleet.dead, fleet.marks) = (7, vec![7], marks.to_vec());
+        fleet.settle();
+        fleet.now += i64::from(DEADLINE_SECONDS) + 1;
+        assert_eq!(fleet.settle().state, RolloutState::Failed { away: 0 });
+        fleet
+    }
+
+    fn tries(&self) -> usize {
+        self.happened.iter().filter(|happened| **happened == RolloutHappening::TriedAgain).count()
+    }
+}
+
+#[test]
+fn what_failed_is_tried_again_once_for_each_change_of_what_pods_are_given_by_reference() {
+    let mut fleet = Fleet::failed(&["a1", "b1", "c1"]);
+    fleet.now += 100_000;
+    assert_eq!((fleet.settle().state, fleet.tries()), (RolloutState::Failed { away: 0 }, 0), "time alone is none");
+    // it reaches one pod after the other, and until it has, the next try may be with what failed
+    fleet.marks = vec!["a2", "b1", "c1"];
+    assert_eq!(fleet.settle().state, RolloutState::Failed { away: 0 });
+    fleet.taken_over();
+    fleet.marks = vec!["a2", "b2", "c2"];
+    let decided = fleet.settle();
+    assert_eq!((decided.state, fleet.told(7), fleet.tries()), (RolloutState::Rolling, 1, 1), "whoever operates");
+    assert!(fleet.memory.failure.as_ref().is_some_and(|failure| failure.retried_at == Some(fleet.now)));
+    // it was not that: no further try without another change
+    fleet.now += i64::from(DEADLINE_SECONDS) + 1;
+    assert_eq!(fleet.settle().state, RolloutState::Failed { away: 0 });
+    fleet.now += 100_000;
+    assert_eq!((fleet.settle().state, fleet.tries()), (RolloutState::Failed { away: 0 }, 1));
+    fleet.dead.clear();
+    fleet.marks = vec!["a3", "b3", "c3"];
+    assert_eq!((fleet.settle().state, fleet.tries()), (RolloutState::Complete, 2));
+    assert_eq!((fleet.memory.failure.clone(), fleet.memory.failed_hashes.len()), (None, 0), "it is none any more");
+}
+
+#[test]
+fn what_somebody_took_back_is_not_tried_again_by_itself_nor_while_the_pool_is_paused() {
+    let mut fleet = Fleet::new(3, &HAND);
+    (fleet.wanted, fleet.marks) = (7, vec!["a1", "b1", "c1"]);
+    fleet.settle();
+    fleet.command = Some("abort 7");
+    fleet.settle();
+    fleet.marks = vec!["a2", "b2", "c2"];
+    assert_eq!((fleet.settle().state, fleet.tries()), (RolloutState::Failed { away: 0 }, 0));
+
+    let mut fleet = Fleet::failed(&["a1", "b1", "c1"]);
+    (fleet.is_frozen, fleet.marks) = (true, vec!["a2", "b2", "c2"]);
+    assert_eq!((fleet.settle().state, fleet.tries()), (RolloutState::Failed { away: 0 }, 0));
+    fleet.is_frozen = false;
+    fleet.settle();
+    assert_eq!(fleet.tries(), 1);
+}
+
+#[test]
+fn of_pods_that_are_gone_or_do_not_tell_no_change_is_made_up() {
+    // nobody told when it failed: what is told first is no change
+    let mut fleet = Fleet::failed(&[]);
+    fleet.marks = vec!["a1", "b1", "c1"];
+    assert_eq!((fleet.settle().state, fleet.tries()), (RolloutState::Failed { away: 0 }, 0));
+    fleet.marks = vec!["a2", "b2", "c2"];
+    fleet.settle();
+    assert_eq!(fleet.tries(), 1, "and the next one is");
+
+    // who does not answer now is not waited for, and says nothing
+    let mut fleet = Fleet::failed(&["a1", "b1", "c1"]);
+    fleet.marks.clear();
+    assert_eq!((fleet.settle().state, fleet.tries()), (RolloutState::Failed { away: 0 }, 0));
+    fleet.marks = vec!["a2"];
+    fleet.settle();
+    assert_eq!(fleet.tries(), 1);
+
+    // other pods have other marks of the same
+    let mut fleet = Fleet::failed(&["a1"]);
+    fleet.memory.failure.as_mut().expect("it failed").references[0].uid = "gone".to_owned();
+    fleet.marks = vec!["x1", "y1", "z1"];
+    assert_eq!((fleet.settle().state, fleet.tries()), (RolloutState::Failed { away: 0 }, 0));
+    let known = fleet.memory.failure.as_ref().map(|failure| failure.references.len());
+    assert_eq!(known, Some(3), "the next change is seen by them");
 }

@@ -54,6 +54,8 @@ pub struct Behaviour {
     pub leaks: Option<LeakKinds>,
     /// Settings of which no process ever proves itself, by their `queryWaitTimeoutSeconds`.
     pub dead: Option<u32>,
+    /// The mark of what it is given by reference.
+    pub reference_mark: Option<String>,
 }
 
 /// A pod with its agent. Both end with it.
@@ -260,6 +262,7 @@ impl Agent {
             server_full: behaviour.server_full,
             upstream: behaviour.upstream,
             leaks: behaviour.leaks,
+            reference_mark: behaviour.reference_mark,
             reconnected: wanted.settings.reconnected_at.clone().map(|at| Reconnected { at, remaining: Some(0) }),
             ..StatusReport::beginning(uid.to_owned(), pool.to_owned())
         });

@@ -179,6 +179,55 @@ async fn what_comes_no_further_goes_back_by_itself_and_is_not_tried_again_until_
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn what_failed_is_tried_again_once_when_all_pods_are_given_another_secret_whoever_operates_then() {
+    let _turn = turn().await;
+    let shop = Shop::rolling("progressDeadlineSeconds: 10, canary: {steps: []}").await;
+    let operator = Operator::start(&shop.cluster, "a", &[]);
+    operator.leads().await;
+    let pods = shop.pods(2).await;
+    let give = |pods: &[FakePod], mark: &str| {
+        for pod in pods {
+            pod.behaviour.lock().reference_mark = Some(format!("{mark}-{}", pod.name));
+        }
+    };
+    give(&pods, "old");
+    shop.runs_stable(2).await;
+    all_of(&pods, Some(7));
+    shop.set_timeout(7).await;
+    shop.revisions(&pods, &[1, 2]).await;
+    let message = shop.condition("Progressing", "False/ProgressDeadlineExceeded").await;
+    assert!(message.contains("or what its pods are given by reference"), "{message}");
+    shop.revisions(&pods, &[1, 1]).await;
+    let failure = eventually("the last pod is back", || async {
+        shop.rollout().await.1.failure.filter(|failure| failure.rolled_back_at.is_some())
+    })
+    .await;
+    assert_eq!(failure.reference_marks.len(), 2, "{failure:?}");
+
+    // the Secret was mended, and has reached one pod alone; another operator takes over meanwhile
+    give(&pods[..1], "new");
+    let operator = shop.another(operator).await;
+    shop.condition("Progressing", "False/ProgressDeadlineExceeded").await;
+    assert!(shop.events("RolloutRetried").await.is_empty(), "half of the pods would fail by the old one");
+    all_of(&pods, None);
+    give(&pods, "new");
+    // agents of which nothing is awaited are asked once a minute
+    let told = within(Duration::from_secs(150), "it is tried again", || async {
+        let told = join_all(pods.iter().map(|pod| pod.revision("shop"))).await;
+        told.iter().all(|told| *told == Some(2)).then_some(())
+    });
+    told.await;
+    shop.condition("Progressing", "True/RolloutComplete").await;
+    let note = eventually("an event", || async { shop.events("RolloutRetried").await.pop() }).await;
+    assert!(note.contains("which failed (ProgressDeadlineExceeded)") && !note.contains("new-"), "{note}");
+    let (revision, rollout) = shop.rollout().await;
+    assert_eq!((revision.stable, revision.failed_hashes.len(), rollout.failure), (2, 0, None));
+    drop(operator);
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
 async fn a_change_in_mid_rollout_takes_the_place_of_the_one_before_and_an_abort_takes_it_back() {
     let _turn = turn().await;
     let shop = Shop::rolling("canary: {maxUnavailable: 2, steps: [{setWeight: 60}, {pause: {}}]}").await;

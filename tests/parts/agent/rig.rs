@@ -14,6 +14,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use sluice::{
+    agent::apply::last_good,
     contract::{
         ClientSide, ClientTlsMode, Document, GrantDocument, Injection, LimitSource, PodGrant, PoolRevision, Reach,
         RevisionDocument, ServerTls, ServerTlsMode, Settings, StatusReport, Upstream,
@@ -646,7 +647,7 @@ impl Agent {
     }
 
     pub fn state_file(&self) -> PathBuf {
-        fs::read_dir(self.state_dir()).unwrap().next().expect("a file").unwrap().path()
+        self.state_dir().join(last_good::FILE)
     }
 
     pub fn client_port(&self) -> u16 {

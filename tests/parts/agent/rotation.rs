@@ -1,6 +1,9 @@
 //! Credentials that change in their Secret: proven before they take effect, then in force in every process.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use rustix::process::{Signal, kill_process};
 use sluice::{
@@ -164,6 +167,8 @@ async fn a_wrong_password_never_takes_effect_and_a_right_one_heals_it() {
     let mut clients = Clients::new();
     clients.churn(&target(&agent, "secret"), 2, 20);
     clients.stay(&target(&agent, "secret"), None, Duration::from_millis(10));
+    let mark = || agent.status().and_then(|status| status.reference_mark);
+    let mut marks: BTreeSet<String> = mark().into_iter().collect();
     for wrong in ["wrong-1", "wrong-2", "wrong-3"] {
         let before = agent.log().matches("did not work").count();
         agent.write("credentials/password", wrong);
@@ -177,14 +182,17 @@ async fn a_wrong_password_never_takes_effect_and_a_right_one_heals_it() {
         other.parameters.insert("server_idle_timeout".to_owned(), format!("3{}", &wrong[6..]));
         let revision = wrong[6..].parse::<u64>().unwrap() + 1;
         agent.revise(revision, &other);
-        agent.until("another revision is in force", |status| status.revision == Some(revision)).await;
+        let status = agent.until("another revision is in force", |status| status.revision == Some(revision)).await;
+        marks.extend(status.reference_mark);
         assert!(connect(&client_config(&agent, "shop", wrong)).await.is_err(), "the pooler does not know it");
     }
+    assert_eq!(marks.len(), 4, "the operator is told of each change, and of nothing else: {marks:?}");
     // nor by an agent that starts anew
     let before = agent.agent_pid().unwrap();
     kill_process(before, Signal::KILL).unwrap();
     until("another agent", async || agent.agent_pid().filter(|pid| *pid != before)).await;
-    agent.until("it tells it too", |status| status.message.contains("not in force")).await;
+    let status = agent.until("it tells it too", |status| status.message.contains("not in force")).await;
+    assert!(status.reference_mark.is_some_and(|mark| marks.contains(&mark)), "it has the key of the one before");
     agent.write("credentials/password", "secret");
     agent.until("it is over", |status| status.message.is_empty()).await;
     let tally = clients.stop().await;

@@ -25,6 +25,8 @@ const JUDGED: [RolloutStep; 2] = [RolloutStep::SetWeight { percent: 1 }, Rollout
 const GOOD_GOOD_DEAD: [Quality; 3] = [Quality::Good, Quality::Good, Quality::Dead];
 const GOOD_WORSE_GOOD: [Quality; 3] = [Quality::Good, Quality::Worse, Quality::Good];
 const GOOD_UNPROVEN_GOOD: [Quality; 3] = [Quality::Good, Quality::Unproven, Quality::Good];
+const GOOD_DEAD_UNTIL_MENDED: [Quality; 2] = [Quality::Good, Quality::DeadUntilMended];
+const GOOD_DEAD: [Quality; 2] = [Quality::Good, Quality::Dead];
 const GOOD_WORSE_LATER: [Quality; 2] = [Quality::Good, Quality::WorseLater];
 const GOOD_WORSE_LATER_GOOD: [Quality; 3] = [Quality::Good, Quality::WorseLater, Quality::Good];
 const GOOD_UNPROVEN_LATER_GOOD: [Quality; 3] = [Quality::Good, Quality::UnprovenLater, Quality::Good];
@@ -34,7 +36,7 @@ const fn more(release: u8, debug: u8) -> u8 {
     if cfg!(debug_assertions) { debug } else { release }
 }
 
-const CALM: Chances = Chances { changes: 1, requests: 0, churn: 0, crashes: 0, freezes: 0 };
+const CALM: Chances = Chances { changes: 1, requests: 0, churn: 0, crashes: 0, freezes: 0, mends: 0 };
 
 fn search(name: &str, setting: Setting, decide: Decide) -> Result<(), Violation> {
     let mut search = Search::new(setting, decide);
@@ -104,6 +106,14 @@ fn rollout_keeps_its_promises_whatever_is_found_after_a_promotion() {
     holds("unproven after its promotion", judged_later(&GOOD_UNPROVEN_LATER_GOOD, chances));
     let chances = Chances { changes: 1, requests: 1, freezes: more(2, 0), crashes: more(1, 0), ..CALM };
     holds("after its promotion, with requests", judged_later(&GOOD_WORSE_LATER_GOOD, chances));
+}
+
+#[test]
+fn rollout_keeps_its_promises_while_what_pods_are_given_is_mended() {
+    let chances = Chances { mends: more(2, 1), crashes: more(1, 0), ..CALM };
+    let small_world = |qualities| Setting { pods: 2, ..world(qualities, &ONE_THEN_REST, chances) };
+    holds("mended", small_world(&GOOD_DEAD_UNTIL_MENDED));
+    holds("mended, and that was not it", small_world(&GOOD_DEAD));
 }
 
 #[test]
@@ -225,6 +235,14 @@ fn keeps_what_is_worse_later(memory: &RolloutMemory, input: &RolloutInput<'_>) -
     step(memory, &input)
 }
 
+fn tries_again_for_ever(memory: &RolloutMemory, input: &RolloutInput<'_>) -> RolloutMove {
+    let mut memory = memory.clone();
+    for references in memory.failure.iter_mut().flat_map(|failure| &mut failure.references) {
+        "another".clone_into(&mut references.mark);
+    }
+    step(&memory, input)
+}
+
 #[test]
 fn rollout_with_a_planted_mistake_is_found() {
     let dead = |chances| small(&GOOD_GOOD_DEAD, &ONE_THEN_REST, chances);
@@ -256,6 +274,8 @@ fn rollout_with_a_planted_mistake_is_found() {
     let worse = ["what is found worse after its promotion goes back at once"];
     finds("keeps what is worse later", later(), keeps_what_is_worse_later, &worse);
     finds("leaves one behind after its promotion", later(), leaves_one_behind, &[everybody]);
+    let once = ["what failed is tried again once for each change of what pods are given"];
+    finds("tries again for ever", dead(CALM), tries_again_for_ever, &once);
     let killed = small(&GOOD_WORSE_GOOD, &JUDGED, Chances { crashes: 1, ..CALM });
     finds(
         "remembers a failure last",

@@ -28,6 +28,8 @@ const DEADLINE_SECONDS: u32 = 3;
 /// Nothing depends on what is longer ago.
 const HORIZON: i64 = 6;
 const UIDS: [&str; 4] = ["a", "b", "c", "d"];
+/// Of what pods are given by reference, by how often that has changed.
+const MARKS: [&str; 4] = ["m0", "m1", "m2", "m3"];
 
 /// What becomes of a pod that is told a revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +42,8 @@ pub enum Quality {
     Worse,
     /// It runs, and the analysis never knows.
     Unproven,
+    /// No process of it proves itself in a pod before that is given something else by reference.
+    DeadUntilMended,
     /// It is as good as the others on its canary, and found worse once it was promoted.
     WorseLater,
     /// It is as good as the others on its canary, and once it was promoted the analysis never knows.
@@ -59,6 +63,8 @@ pub struct Chances {
     pub crashes: u8,
     /// Whether the spec may be paused and go on, each once.
     pub freezes: u8,
+    /// Changes of what pods are given by reference.
+    pub mends: u8,
 }
 
 /// What does not change in a world.
@@ -81,6 +87,9 @@ struct Pod {
     runs: Option<u64>,
     /// What its agent said last, to this process of the operator.
     said: Option<u64>,
+    /// How often what it is given by reference has changed, and what its agent said last of that.
+    given: u8,
+    said_given: Option<u8>,
     /// Whether it was told nothing since.
     is_fresh: bool,
 }
@@ -97,6 +106,10 @@ struct World {
     is_frozen: bool,
     /// What the analysis says, of which revision and in which phase.
     judged: Option<(u64, AnalysisPhase, RolloutJudgement)>,
+    /// How often what is referenced has changed; pods are given it one after the other.
+    mended: u8,
+    /// How often a failed revision was tried again by itself since a process of the operator began.
+    tries: u8,
     /// Revisions that were seen to have failed, by a pod that was told to leave or by the status.
     failed: BTreeSet<u64>,
     chances: Chances,
@@ -124,6 +137,8 @@ enum Happening {
     Change(u64),
     Request(&'static str),
     Freeze,
+    Mend,
+    IsGiven(usize),
     Judged(u64, AnalysisPhase, Verdict),
 }
 
@@ -168,12 +183,36 @@ impl Setting {
             .unwrap_or(Quality::Good)
     }
 
+    /// Pods are alike, unless what each is given by reference is known by its uid.
+    fn in_order(&self, world: &mut World) {
+        if self.chances.mends == 0 {
+            world.pods.sort();
+        }
+    }
+
+    /// The state, whatever may still happen by chance in it.
+    fn calm_key(&self, world: &World) -> u64 {
+        let none = Chances { changes: 0, requests: 0, churn: 0, crashes: 0, freezes: 0, mends: 0 };
+        let mut calm = World { chances: none, ..world.clone() };
+        self.in_order(&mut calm);
+        key(&calm)
+    }
+
+    /// Whether a process of what the pod is told proves itself in it.
+    fn may_run(&self, pod: &Pod) -> bool {
+        match self.quality(pod.told) {
+            Quality::Dead => false,
+            Quality::DeadUntilMended => pod.given > 0,
+            _ => true,
+        }
+    }
+
     fn revisions(&self) -> u64 {
         u64::try_from(self.qualities.len()).expect("few")
     }
 
     fn begin(&self) -> World {
-        let pod = Pod { told: 1, runs: Some(1), said: Some(1), is_fresh: true };
+        let pod = Pod { told: 1, runs: Some(1), said: Some(1), given: 0, said_given: Some(0), is_fresh: true };
         let saved =
             RolloutMemory { stable: Some(id(1)), updated: Some(id(1)), is_recalled: true, ..RolloutMemory::default() };
         World {
@@ -184,6 +223,8 @@ impl Setting {
             request: None,
             is_frozen: false,
             judged: None,
+            mended: 0,
+            tries: 0,
             failed: BTreeSet::new(),
             chances: self.chances,
         }
@@ -253,7 +294,7 @@ impl Search {
                 self.transitions += 1;
                 let next = self.after(&world, happening);
                 let mut next = next.map_err(|promise| self.violation(promise, from, Some(happening)))?;
-                next.pods.sort();
+                self.setting.in_order(&mut next);
                 if self.seen.insert(key(&next)) {
                     self.reached.push((from, happening));
                     waiting.push_back((next, self.reached.len() - 1));
@@ -278,14 +319,17 @@ impl Search {
     fn what_may_happen(&self, world: &World) -> Vec<Happening> {
         let mut all = vec![Happening::Look(Extent::Whole), Happening::SecondPasses];
         for (at, pod) in world.pods.iter().enumerate() {
-            if pod.runs != Some(pod.told) && self.setting.quality(pod.told) != Quality::Dead {
+            if pod.runs != Some(pod.told) && self.setting.may_run(pod) {
                 all.push(Happening::Obeys(at));
             }
-            if pod.said != pod.runs || !pod.is_fresh {
+            if pod.said != pod.runs || !pod.is_fresh || pod.said_given != Some(pod.given) {
                 all.push(Happening::Says(at));
             }
+            if pod.given < world.mended {
+                all.push(Happening::IsGiven(at));
+            }
         }
-        let Chances { changes, requests, churn, crashes, freezes } = world.chances;
+        let Chances { changes, requests, churn, crashes, freezes, mends } = world.chances;
         if crashes > 0 {
             let writes = self.look(world).tells.len();
             all.push(Happening::Look(Extent::Unsaved));
@@ -308,6 +352,9 @@ impl Search {
         if freezes > 0 {
             all.push(Happening::Freeze);
         }
+        if mends > 0 {
+            all.push(Happening::Mend);
+        }
         all.extend(self.verdict(world));
         all
     }
@@ -327,7 +374,10 @@ impl Search {
             _ if !is_run => return None,
             (Quality::Worse, _) | (Quality::WorseLater, AnalysisPhase::PostPromotion) => Verdict::Fail,
             (Quality::Unproven, _) | (Quality::UnprovenLater, AnalysisPhase::PostPromotion) => Verdict::Inconclusive,
-            (Quality::Good | Quality::Dead | Quality::WorseLater | Quality::UnprovenLater, _) => Verdict::Pass,
+            (
+                Quality::Good | Quality::Dead | Quality::DeadUntilMended | Quality::WorseLater | Quality::UnprovenLater,
+                _,
+            ) => Verdict::Pass,
         };
         Some(Happening::Judged(judged, phase, verdict))
     }
@@ -347,6 +397,7 @@ impl Search {
                 reads_back: pod.said.filter(|_| pod.is_fresh),
                 last_read_back: pod.said,
                 awaits_promotion: false,
+                reference_mark: pod.said_given.map(|given| MARKS[usize::from(given)]),
             })
             .collect();
         let input = RolloutInput {
@@ -374,8 +425,13 @@ impl Search {
             Happening::Obeys(at) => next.pods[at].runs = Some(next.pods[at].told),
             Happening::Says(at) => {
                 let pod = &mut next.pods[at];
-                (pod.said, pod.is_fresh) = (pod.runs, true);
+                (pod.said, pod.said_given, pod.is_fresh) = (pod.runs, Some(pod.given), true);
             }
+            Happening::Mend => {
+                next.chances.mends -= 1;
+                next.mended += 1;
+            }
+            Happening::IsGiven(at) => next.pods[at].given = next.mended,
             Happening::Ends(at) => {
                 next.chances.churn -= 1;
                 next.pods.remove(at);
@@ -389,7 +445,8 @@ impl Search {
                 if next.failed.contains(&told) && !is_judged {
                     return Err("no new pod gets a failed revision");
                 }
-                next.pods.push(Pod { told, runs: None, said: None, is_fresh: false });
+                let given = next.mended;
+                next.pods.push(Pod { told, runs: None, said: None, given, said_given: None, is_fresh: false });
             }
             Happening::SecondPasses => {
                 age(&mut next.saved);
@@ -426,6 +483,10 @@ impl Search {
         self.no_step_is_skipped(world, before, &decided)?;
         self.no_analysis_is_cut_short(world, &decided)?;
         what_is_found_worse_goes_back(world, before, &decided)?;
+        let is_tried_again = decided.happened.contains(&RolloutHappening::TriedAgain);
+        if is_tried_again && world.tries >= world.mended {
+            return Err("what failed is tried again once for each change of what pods are given");
+        }
         is_promoted_when_all_run_it(world, &decided)?;
         everybody_leaves_what_failed(world, &decided)?;
 
@@ -446,7 +507,13 @@ impl Search {
                 next.failed.remove(&command.revision);
             }
         }
+        if is_tried_again && (is_saved || writes > 0 || survives) {
+            next.failed.remove(&decided.goal.number);
+            next.tries += 1;
+        }
         if !survives {
+            // who comes after it knows the try by the status alone
+            next.tries = 0;
             // it was refused in the status before: who forgets it then cannot know
             next.failed.retain(|failed| next.saved.has_failed(&id(*failed)));
         }
@@ -467,7 +534,7 @@ impl Search {
         next.held = survives.then(|| normal(&decided.memory));
         if !survives {
             for pod in &mut next.pods {
-                (pod.said, pod.is_fresh) = (None, false);
+                (pod.said, pod.said_given, pod.is_fresh) = (None, None, false);
             }
         }
         Ok(next)
@@ -564,7 +631,7 @@ impl Search {
         let mut calm = world.clone();
         let mut way = HashSet::new();
         loop {
-            let here = calm_key(&calm);
+            let here = self.setting.calm_key(&calm);
             if self.at_rest.contains(&here) {
                 self.at_rest.extend(way);
                 return Ok(());
@@ -574,10 +641,11 @@ impl Search {
                 return Err("every rollout ends");
             }
             for pod in &mut calm.pods {
-                if self.setting.quality(pod.told) != Quality::Dead {
+                pod.given = calm.mended;
+                if self.setting.may_run(pod) {
                     pod.runs = Some(pod.told);
                 }
-                (pod.said, pod.is_fresh) = (pod.runs, true);
+                (pod.said, pod.said_given, pod.is_fresh) = (pod.runs, Some(pod.given), true);
             }
             calm = self.after(&calm, Happening::SecondPasses)?;
             calm.judged = None;
@@ -606,6 +674,7 @@ impl Search {
                 let end = decided.memory.promoted.as_ref().and_then(|promoted| promoted.end.as_ref());
                 end.is_some_and(|end| end.outcome == PostPromotionOutcome::Passed)
             }
+            Quality::DeadUntilMended => world.mended == 0,
             Quality::Dead | Quality::Worse | Quality::Unproven => true,
         };
         match decided.state {
@@ -692,6 +761,7 @@ fn normal(memory: &RolloutMemory) -> RolloutMemory {
     if let Some(failure) = &mut memory.failure {
         failure.at = 0;
         failure.message.clear();
+        failure.retried_at = failure.retried_at.map(|_| 0);
         failure.rolled_back_at = failure.rolled_back_at.map(|_| 0);
     }
     if let Some(promoted) = &mut memory.promoted
@@ -710,12 +780,4 @@ fn key(world: &World) -> u64 {
     let mut hasher = DefaultHasher::new();
     world.hash(&mut hasher);
     hasher.finish()
-}
-
-/// The state, whatever may still happen by chance in it.
-fn calm_key(world: &World) -> u64 {
-    let none = Chances { changes: 0, requests: 0, churn: 0, crashes: 0, freezes: 0 };
-    let mut pods = world.pods.clone();
-    pods.sort();
-    key(&World { chances: none, pods, ..world.clone() })
 }
