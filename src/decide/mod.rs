@@ -5,7 +5,9 @@
 pub mod allowed;
 pub mod analysis;
 pub mod behavior;
+pub mod budget;
 pub mod effective;
+mod filling;
 pub mod freeze;
 pub mod guard;
 pub mod load;

@@ -43,6 +43,8 @@ mod tests;
 
 use std::cmp::{Ordering, Reverse};
 
+use serde::Serialize;
+
 use crate::contract::PodGrant;
 use divide::{Claim, divide, evenly};
 
@@ -148,8 +150,19 @@ pub struct Write {
     pub move_: Move,
 }
 
+impl Write {
+    /// Where it stands among other writes, of a pod whose share was `before`: floors, what makes room, the rest.
+    pub(super) const fn urgency(&self, before: u32) -> u8 {
+        match self.move_ {
+            Move::Grow if before < self.grant.floor => 0,
+            Move::Shrink | Move::Settle => 1,
+            Move::Grow | Move::Refloor => 2,
+        }
+    }
+}
+
 /// What a write does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum Move {
     /// Lowers the share. `granted` stays until the pod is proven to hold no more than the new share.
     Shrink,
@@ -197,24 +210,46 @@ pub struct SharePlan {
 ///
 /// Pure and deterministic: the order of `pods` does not matter.
 pub fn step(pods: &[Claimant], floor_per_pod: u32, rule: SharingRule) -> SharePlan {
-    let mut order: Vec<usize> = (0..pods.len()).collect();
-    order.sort_by_key(|&pod| (pods[pod].created_seconds, pods[pod].uid));
-    let members: Vec<Member> = order.iter().map(|&pod| Member::new(&pods[pod])).collect();
+    step_within(pods, |_| floor_per_pod, rule, GrowthRoom::Own)
+}
+
+/// Out of what the pods of a pool may grow now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GrowthRoom {
+    /// All that they leave themselves: the whole is theirs alone.
+    Own,
+    /// What a ledger has set aside for them.
+    Lent {
+        /// Server connections.
+        free: u64,
+        /// Whether more comes once pods of other pools are proven.
+        more_to_come: bool,
+    },
+}
+
+/// [`step`] with a floor for each pod (by index), in a pool that may share the whole with others.
+pub(super) fn step_within(
+    pods: &[Claimant],
+    floor_of: impl Fn(usize) -> u32,
+    rule: SharingRule,
+    room: GrowthRoom,
+) -> SharePlan {
+    let order = oldest_first(pods);
+    let members: Vec<Member> = order.iter().map(|&pod| Member::new(&pods[pod], floor_of(pod))).collect();
     let aim = match rule {
         SharingRule::Fixed { limit_per_pod } => Aim::fixed(&members, limit_per_pod),
-        SharingRule::Target { target, max_allowed } => {
-            Aim::target(&members, Whole { most: max_allowed, floor: floor_per_pod }, target)
-        }
-        SharingRule::Kept { max_allowed } => Aim::kept(&members, Whole { most: max_allowed, floor: floor_per_pod }),
-        SharingRule::ByDemand { max_allowed, .. } => {
-            Aim::by_demand(&members, Whole { most: max_allowed, floor: floor_per_pod })
-        }
+        SharingRule::Target { target, max_allowed } => Aim::target(&members, max_allowed, target),
+        SharingRule::Kept { max_allowed } => Aim::kept(&members, max_allowed),
+        SharingRule::ByDemand { max_allowed, .. } => Aim::by_demand(&members, max_allowed),
     };
     let granted = sum(members.iter().map(|member| member.counted));
-    let free = rule.most().map_or(u64::MAX, |most| u64::from(most).saturating_sub(granted));
+    let (free, more_to_come) = match room {
+        GrowthRoom::Own => (rule.most().map_or(u64::MAX, |most| u64::from(most).saturating_sub(granted)), false),
+        GrowthRoom::Lent { free, more_to_come } => (free, more_to_come),
+    };
 
-    let reached = reach(&members, &aim, free);
-    let mut writes = writes(&members, &aim, &reached, &least::of(&members, &reached, aim.floor, rule));
+    let reached = reach(&members, &aim, free, more_to_come);
+    let mut writes = writes(&members, &aim, &reached, &least::of(&members, &reached, &aim.floors, rule));
     for write in &mut writes {
         write.pod = order[write.pod];
     }
@@ -228,6 +263,52 @@ pub fn step(pods: &[Claimant], floor_per_pod: u32, rule: SharingRule) -> SharePl
     SharePlan { writes, shares, awaited, granted: u32::try_from(granted).unwrap_or(u32::MAX), shortage: aim.shortage }
 }
 
+/// What the pods of a pool ask of a ledger, in server connections: each figure of the demand at least the one before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct PoolNeeds {
+    /// Pods that run.
+    pub running: u32,
+    /// One for each pod that can have any.
+    pub one_each: u32,
+    /// The floors.
+    pub floors: u32,
+    /// What the load asks for on average.
+    pub demand: u32,
+    /// What serves that load.
+    pub need: u32,
+    /// To be left free for the floors of pods that may appear.
+    pub headroom: u32,
+    /// What the pods may open now.
+    pub share: u32,
+    /// What is counted for them.
+    pub counted: u32,
+}
+
+/// What the pods ask for where they may have `most` together. `floor_of`: the floor of each, by index.
+pub(super) fn needs(pods: &[Claimant], floor_of: impl Fn(usize) -> u32, most: u32) -> PoolNeeds {
+    let order = oldest_first(pods);
+    let members: Vec<Member> = order.iter().map(|&pod| Member::new(&pods[pod], floor_of(pod))).collect();
+    let claims = Claims::of(&members, most);
+    let of_claims = |of: fn(&Claim) -> u32| saturated(claims.of_each.iter().map(of));
+    PoolNeeds {
+        running: to_u32(members.iter().filter(|member| member.phase == PodPhase::Running).count()),
+        one_each: of_claims(|claim| claim.floor.min(1)),
+        floors: of_claims(|claim| claim.floor),
+        demand: of_claims(|claim| claim.mean),
+        need: of_claims(|claim| claim.peak),
+        headroom: claims.headroom(&members),
+        share: saturated(members.iter().map(|member| member.share)),
+        counted: saturated(members.iter().map(|member| member.counted)),
+    }
+}
+
+/// The order in which pods get their floors.
+fn oldest_first(pods: &[Claimant]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..pods.len()).collect();
+    order.sort_by_key(|&pod| (pods[pod].created_seconds, pods[pod].uid));
+    order
+}
+
 /// Server connections to leave free for the floors of pods that may appear: a rolling update's default surge of 25 % of
 /// the pods, rounded up as the Deployment controller does, or those that wait for a node if they are more.
 pub fn headroom(running: u32, unscheduled: u32, floor: u32) -> u32 {
@@ -238,6 +319,8 @@ pub fn headroom(running: u32, unscheduled: u32, floor: u32) -> u32 {
 #[derive(Clone, Copy)]
 struct Member {
     phase: PodPhase,
+    /// What it may always hold, where the floors of all fit.
+    floor: u32,
     demand: Option<PodDemand>,
     tries: u32,
     /// The annotation.
@@ -251,13 +334,14 @@ struct Member {
 }
 
 impl Member {
-    fn new(pod: &Claimant) -> Self {
+    fn new(pod: &Claimant, floor: u32) -> Self {
         let PodGrant { seq, share, granted, .. } = pod.grant.unwrap_or_default();
         let granted = granted.max(share);
         let held = pod.proof.map_or(0, |proof| proof.held);
         let proven = pod.proof.is_some_and(|proof| proof.seq >= seq && proof.share <= share && proof.held <= share);
         Self {
             phase: pod.phase,
+            floor: floor.max(1),
             demand: pod.demand,
             tries: pod.tries,
             grant: pod.grant,
@@ -295,17 +379,11 @@ impl PodDemand {
     }
 }
 
-/// What bounds the shares together, and each from below.
-#[derive(Clone, Copy)]
-struct Whole {
-    most: u32,
-    floor: u32,
-}
-
 /// Where the shares are to go, member by member.
 struct Aim {
     shares: Vec<u32>,
-    floor: u32,
+    /// The floors in force.
+    floors: Vec<u32>,
     /// Left free for the floors of pods that may appear.
     reserve: u64,
     shortage: Shortage,
@@ -314,29 +392,30 @@ struct Aim {
 impl Aim {
     fn fixed(members: &[Member], limit: u32) -> Self {
         let share = |member: &Member| if member.phase == PodPhase::Running { limit } else { member.share };
-        Self { shares: members.iter().map(share).collect(), floor: limit, reserve: 0, shortage: Shortage::None }
+        let floors = vec![limit; members.len()];
+        Self { shares: members.iter().map(share).collect(), floors, reserve: 0, shortage: Shortage::None }
     }
 
     /// What each has, or its floor; who has most above its floor makes room for the floors of others.
-    fn kept(members: &[Member], whole: Whole) -> Self {
-        let Claims { of_each: claims, floor, shortage } = Claims::of(members, whole);
+    fn kept(members: &[Member], most: u32) -> Self {
+        let Claims { of_each: claims, floors, shortage } = Claims::of(members, most);
         let mut shares: Vec<u32> =
             members.iter().zip(&claims).map(|(member, claim)| member.share.max(claim.floor)).collect();
-        let mut over = sum(shares.iter().copied()).saturating_sub(u64::from(whole.most));
+        let mut over = sum(shares.iter().copied()).saturating_sub(u64::from(most));
         take(&mut shares, &mut over, |index| claims[index].floor, 1);
-        Self { shares, floor, reserve: 0, shortage }
+        Self { shares, floors, reserve: 0, shortage }
     }
 
     /// The target over the running pods, evenly; what is left over goes to those that have more already. Who is refused more by
     /// the database has what it was let in and the next one to try first: the rest is what the others hold.
-    fn target(members: &[Member], whole: Whole, target: u32) -> Self {
-        let Claims { of_each: claims, floor, shortage } = Claims::of(members, whole);
+    fn target(members: &[Member], whole: u32, target: u32) -> Self {
+        let Claims { of_each: claims, floors, shortage } = Claims::of(members, whole);
         let mut shares: Vec<u32> = claims.iter().map(|claim| claim.floor).collect();
         let running: Vec<usize> = (0..members.len())
             .filter(|&index| members[index].phase == PodPhase::Running && claims[index].floor > 0)
             .collect();
         let floors_of_running = sum(running.iter().map(|&index| shares[index]));
-        let most = u64::from(whole.most) + floors_of_running - sum(shares.iter().copied());
+        let most = u64::from(whole) + floors_of_running - sum(shares.iter().copied());
         let had: Vec<u32> = running.iter().map(|&index| members[index].share).collect();
         let target = u64::from(target).clamp(floors_of_running, most);
         let mut left = target - floors_of_running;
@@ -349,56 +428,84 @@ impl Aim {
             shares[index] = share;
         }
         // what the target leaves, pods that end may keep
-        let mut left = u64::from(whole.most) - sum(shares.iter().copied());
+        let mut left = u64::from(whole) - sum(shares.iter().copied());
         for (member, share) in members.iter().zip(&mut shares) {
             if member.phase != PodPhase::Running {
                 give(share, member.share, &mut left);
             }
         }
-        Self { shares, floor, reserve: 0, shortage }
+        Self { shares, floors, reserve: 0, shortage }
     }
 
     /// All there is, by demand; but only as many moves as somebody needs.
-    fn by_demand(members: &[Member], whole: Whole) -> Self {
-        let Claims { of_each: claims, floor, shortage } = Claims::of(members, whole);
-        let count = |phase| members.iter().filter(|member| member.phase == phase).count();
-        let [running, unscheduled] = [PodPhase::Running, PodPhase::Unscheduled].map(count).map(to_u32);
-        let headroom = headroom(running, unscheduled, floor);
-        let ideal = divide(whole.most, &claims, headroom);
-        let (shares, reserve) = move_few(members, &claims, &ideal, whole.most, headroom);
-        Self { shares, floor, reserve, shortage }
+    fn by_demand(members: &[Member], most: u32) -> Self {
+        let claims = Claims::of(members, most);
+        let headroom = claims.headroom(members);
+        let Claims { of_each: claims, floors, shortage } = claims;
+        let ideal = divide(most, &claims, headroom);
+        let (shares, reserve) = move_few(members, &claims, &ideal, most, headroom);
+        Self { shares, floors, reserve, shortage }
     }
 }
 
-/// What each member claims, the floor in force, and whether the floors fit.
+/// What each member claims, the floors in force, and whether the floors fit.
 struct Claims {
     of_each: Vec<Claim>,
-    floor: u32,
+    floors: Vec<u32>,
     shortage: Shortage,
 }
 
 impl Claims {
-    fn of(members: &[Member], whole: Whole) -> Self {
+    fn of(members: &[Member], most: u32) -> Self {
         let claims_floor = |member: &Member| member.phase == PodPhase::Running || member.share > 0;
         let mut claimants: Vec<usize> = (0..members.len()).filter(|&index| claims_floor(&members[index])).collect();
-        let wanted = whole.floor.max(1);
-        let floor = wanted.min((whole.most / to_u32(claimants.len()).max(1)).max(1));
-        let fitting = usize::try_from(whole.most / floor).unwrap_or(usize::MAX).min(claimants.len());
+        let wanted: Vec<u32> = claimants.iter().map(|&index| members[index].floor).collect();
+        let bound = if wanted.is_empty() { most.max(1) } else { highest_floor(wanted, most) };
+        let floors: Vec<u32> = members.iter().map(|member| member.floor.min(bound)).collect();
+        let mut left = most;
+        let fits = |&&index: &&usize| {
+            let fitting = left.checked_sub(floors[index]);
+            left = fitting.unwrap_or(left);
+            fitting.is_some()
+        };
+        let fitting = claimants.iter().take_while(fits).count();
         let waiting = claimants.split_off(fitting);
         let waiting = waiting.iter().filter(|&&index| members[index].phase == PodPhase::Running).count();
+        let is_lowered = members.iter().any(|member| member.floor > bound);
         let shortage = match to_u32(waiting) {
-            0 if floor < wanted => Shortage::FloorLowered { floor },
+            0 if is_lowered => Shortage::FloorLowered { floor: bound },
             0 => Shortage::None,
             waiting => Shortage::TooManyPods { waiting },
         };
 
-        let typical = Typical::of(members, floor);
+        let typical = Typical::of(members, &floors);
         let mut claims = vec![Claim::default(); members.len()];
         for index in claimants {
-            claims[index] = claim(&members[index], floor, &typical);
+            claims[index] = claim(&members[index], floors[index], &typical);
         }
-        Self { of_each: claims, floor, shortage }
+        Self { of_each: claims, floors, shortage }
     }
+
+    /// Server connections to leave free for pods that may appear: with the largest of the floors, one of which they will have.
+    fn headroom(&self, members: &[Member]) -> u32 {
+        let count = |phase| members.iter().filter(|member| member.phase == phase).count();
+        let [running, unscheduled] = [PodPhase::Running, PodPhase::Unscheduled].map(count).map(to_u32);
+        headroom(running, unscheduled, self.floors.iter().copied().max().unwrap_or(0))
+    }
+}
+
+/// The largest number to which floors may go so that all of them fit into `most`; at least 1, and without bound where they fit as they are.
+fn highest_floor(mut floors: Vec<u32>, most: u32) -> u32 {
+    floors.sort_unstable();
+    let mut left = most;
+    for (index, &floor) in floors.iter().enumerate() {
+        let even = left / to_u32(floors.len() - index);
+        if floor > even {
+            return even.max(1);
+        }
+        left -= floor;
+    }
+    u32::MAX
 }
 
 /// What is known of the pods together, for those of which nothing is.
@@ -415,17 +522,17 @@ enum Typical {
 }
 
 impl Typical {
-    fn of(members: &[Member], floor: u32) -> Self {
+    fn of(members: &[Member], floors: &[u32]) -> Self {
         let mean = |figures: &[f64]| figures.iter().sum::<f64>() / f64::from(to_u32(figures.len()).max(1));
         let known: Vec<f64> =
             members.iter().filter_map(|member| member.demand).map(|demand| demand.mean.max(0.0)).collect();
         if !known.is_empty() {
             return Self::Demand(PodDemand { mean: mean(&known), peak: mean(&known) });
         }
-        let running = || members.iter().filter(|member| member.phase == PodPhase::Running);
-        let shares: Vec<f64> =
-            running().filter(|member| !member.begins(floor)).map(|member| member.share.into()).collect();
-        Self::Share { mean: mean(&shares).max(1.0), some_begin: running().any(|member| member.begins(floor)) }
+        let running = || members.iter().zip(floors).filter(|(member, _)| member.phase == PodPhase::Running);
+        let begins = |&(member, &floor): &(&Member, &u32)| member.begins(floor);
+        let shares: Vec<f64> = running().filter(|pod| !begins(pod)).map(|(member, _)| member.share.into()).collect();
+        Self::Share { mean: mean(&shares).max(1.0), some_begin: running().any(|pod| begins(&pod)) }
     }
 }
 
@@ -500,7 +607,7 @@ fn move_few(members: &[Member], claims: &[Claim], ideal: &[u32], most: u32, head
 }
 
 /// Takes what is `over` from those who have most above their `least`, if that is `worth` a write.
-fn take(shares: &mut [u32], over: &mut u64, least: impl Fn(usize) -> u32, worth: u32) {
+pub(super) fn take(shares: &mut [u32], over: &mut u64, least: impl Fn(usize) -> u32, worth: u32) {
     let above = |shares: &[u32], index: usize| shares[index].saturating_sub(least(index));
     let mut donors: Vec<usize> = (0..shares.len()).filter(|&index| above(shares, index) >= worth).collect();
     donors.sort_by_key(|&index| Reverse(above(shares, index)));
@@ -518,19 +625,19 @@ fn is_short(member: &Member, claim: &Claim, ideal: u32) -> bool {
     missing > 0 && (now < claim.floor || far || (member.is_pressed() && missing >= now.div_ceil(5)))
 }
 
-/// The share that each member can reach now, with `free` connections counted for nobody.
-fn reach(members: &[Member], aim: &Aim, mut free: u64) -> Vec<u32> {
+/// The share that each member can reach now, with `free` connections counted for nobody, and `more_to_come` from elsewhere.
+fn reach(members: &[Member], aim: &Aim, mut free: u64, more_to_come: bool) -> Vec<u32> {
     // within what is counted for it anyway, growth costs nothing
     let mut shares: Vec<u32> = members
         .iter()
         .zip(&aim.shares)
         .map(|(member, &wanted)| wanted.min(member.share.max(member.counted.min(wanted))))
         .collect();
-    for (share, &wanted) in shares.iter_mut().zip(&aim.shares) {
-        give(share, aim.floor.min(wanted), &mut free);
+    for ((share, &wanted), &floor) in shares.iter_mut().zip(&aim.shares).zip(&aim.floors) {
+        give(share, floor.min(wanted), &mut free);
     }
-    let proofs_to_come =
-        members.iter().zip(&aim.shares).any(|(member, &wanted)| member.counted > member.share || wanted < member.share);
+    let gives = |(member, &wanted): (&Member, &u32)| member.counted > member.share || wanted < member.share;
+    let proofs_to_come = more_to_come || members.iter().zip(&aim.shares).any(gives);
     for pressed in [true, false] {
         for ((member, share), &wanted) in members.iter().zip(&mut shares).zip(&aim.shares) {
             if *share >= wanted || member.is_pressed() != pressed {
@@ -554,34 +661,28 @@ fn writes(members: &[Member], aim: &Aim, reached: &[u32], least: &[u32]) -> Vec<
     let mut ranked = Vec::new();
     for (index, (member, &share)) in members.iter().zip(reached).enumerate() {
         let old = member.grant.unwrap_or_default();
-        let floor = aim.floor.min(share);
+        let floor = aim.floors[index].min(share);
         let least = least[index];
         let granted = if share < member.share { member.settled.max(member.share) } else { member.settled.max(share) };
         if (old.share, old.granted, old.floor, old.least) == (share, granted, floor, least) {
             continue;
         }
-        let (rank, move_) = match share.cmp(&member.share) {
-            Ordering::Greater if member.share < floor => (0, Move::Grow),
-            Ordering::Greater => (2, Move::Grow),
-            Ordering::Less => (1, Move::Shrink),
-            Ordering::Equal if granted < old.granted => (1, Move::Settle),
-            Ordering::Equal => (2, Move::Refloor),
+        let move_ = match share.cmp(&member.share) {
+            Ordering::Greater => Move::Grow,
+            Ordering::Less => Move::Shrink,
+            Ordering::Equal if granted < old.granted => Move::Settle,
+            Ordering::Equal => Move::Refloor,
         };
-        ranked.push((
-            rank,
-            Write {
-                pod: index,
-                grant: PodGrant { seq: old.seq.saturating_add(1), share, granted, floor, least, paused: old.paused },
-                move_,
-            },
-        ));
+        let grant = PodGrant { seq: old.seq.saturating_add(1), share, granted, floor, least, paused: old.paused };
+        let write = Write { pod: index, grant, move_ };
+        ranked.push((write.urgency(member.share), write));
     }
-    ranked.sort_by_key(|&(rank, _)| rank);
+    ranked.sort_by_key(|&(urgency, _)| urgency);
     ranked.into_iter().map(|(_, write)| write).collect()
 }
 
 /// Raises `share` towards `wanted` by as much as is left.
-fn give(share: &mut u32, wanted: u32, left: &mut u64) {
+pub(super) fn give(share: &mut u32, wanted: u32, left: &mut u64) {
     let given = u64::from(wanted.saturating_sub(*share)).min(*left);
     *left -= given;
     *share += u32::try_from(given).unwrap_or(0);
@@ -607,4 +708,8 @@ fn to_u32(count: usize) -> u32 {
 
 fn sum(shares: impl Iterator<Item = u32>) -> u64 {
     shares.map(u64::from).sum()
+}
+
+fn saturated(shares: impl Iterator<Item = u32>) -> u32 {
+    u32::try_from(sum(shares)).unwrap_or(u32::MAX)
 }

@@ -7,7 +7,7 @@ use super::{Member, PodPhase, SharingRule, to_u32};
 /// Together they are `minAllowed` or more, as far as the shares are; a pod with a small share leaves the rest to the others. Each
 /// change is a write, so a part that was written stays between what is needed and the double of that, and what is written has room
 /// for a quarter of the pods to go: a rolling update rewrites no pod that it does not replace.
-pub(super) fn of(members: &[Member], reached: &[u32], floor: u32, rule: SharingRule) -> Vec<u32> {
+pub(super) fn of(members: &[Member], reached: &[u32], floors: &[u32], rule: SharingRule) -> Vec<u32> {
     let with_shares = || members.iter().zip(reached);
     let old = |member: &Member, share: u32| member.grant.map_or(0, |grant| grant.least).min(share);
     let min_allowed = match rule {
@@ -24,13 +24,13 @@ pub(super) fn of(members: &[Member], reached: &[u32], floor: u32, rule: SharingR
     let needed = level(&shares, min_allowed);
     let most = needed.saturating_mul(2);
     let with_room = level(&shares[..shares.len() - shares.len() / 4], min_allowed).clamp(needed, most);
-    let of = |(member, &share): (&Member, &u32)| {
+    let of = |((member, &share), &floor): ((&Member, &u32), &u32)| {
         let old = old(member, share);
         let is_kept = old <= most && floor.max(old) >= needed.min(share);
         let least = if is_kept || !is_running(member) { old } else { with_room.min(share) };
         if least > floor { least } else { 0 }
     };
-    with_shares().map(of).collect()
+    with_shares().zip(floors).map(of).collect()
 }
 
 /// The smallest number of which every one of `shares`, smallest first, can have that much or all it has, and all together `wanted`.
