@@ -3,6 +3,7 @@
 pub mod backtest;
 pub mod crd;
 pub mod decide;
+pub mod divide;
 pub mod judge;
 mod lines;
 pub mod operator;
@@ -33,6 +34,8 @@ enum Command {
     Crd(crd::CrdArgs),
     /// Decide on observations: one JSON object per line in, one per line out.
     Decide(decide::DecideArgs),
+    /// Divide a database server among pools: one JSON object per line in, shares and writes out.
+    Divide(divide::DivideArgs),
     /// Judge a canary: settings and one JSON object per interval in, one verdict per line out.
     Judge(judge::JudgeArgs),
     /// Run the operator: controller, webhook, health and metrics.
@@ -81,6 +84,7 @@ impl Cli {
             Command::Backtest(args) => backtest::run(&args).map_err(Into::into),
             Command::Crd(args) => crd::run(&args).map_err(Into::into),
             Command::Decide(args) => decide::run(&args).map_err(Into::into),
+            Command::Divide(args) => divide::run(&args).map_err(Into::into),
             Command::Judge(args) => judge::run(&args).map_err(Into::into),
             Command::Operator(args) => operator::run(*args).map_err(Into::into),
         };

@@ -6,6 +6,7 @@ mod chart;
 mod class;
 mod crds;
 mod demo_bench;
+mod divide_command;
 mod documents;
 mod drivers;
 mod examples;
