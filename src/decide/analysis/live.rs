@@ -2,7 +2,7 @@
 //!
 //! Each pod exports counters of what its active process did with the revision that it runs; another revision is another series. So the
 //! past of a canary is its series of the stable revision, nothing of blue counts for green, and whoever takes an analysis over finds
-//! what happened before in Prometheus. Between two scrapes lies one interval; a counter that went down is of another agent, and its
+//! what happened before in Prometheus. What a pod did with the canary's revision before it ran the stable one is of an earlier rollout. Between two scrapes lies one interval; a counter that went down is of another agent, and its
 //! interval is left out.
 //!
 //! Once a revision was promoted, all pods run it and none is left to compare with. Then each pod is compared with its own series of the
@@ -167,9 +167,10 @@ impl LiveAnalysis {
         let oldest = now_seconds - f64::from(MOST_LOOKS) * self.interval_seconds;
         self.looked_at = self.looked_at.max(oldest);
         let mut lines = Vec::new();
+        let left_stable = self.left_stable(series);
         while self.looked_at + self.interval_seconds <= now_seconds - ARRIVES_SECONDS {
             self.looked_at += self.interval_seconds;
-            let pods = self.intervals(series, self.looked_at);
+            let pods = self.intervals(series, &left_stable, self.looked_at);
             let is_last = self.looked_at + self.interval_seconds > now_seconds - ARRIVES_SECONDS;
             // what was measured is as of now
             let measurements = if is_last { std::mem::take(&mut self.measured) } else { Vec::new() };
@@ -181,8 +182,25 @@ impl LiveAnalysis {
         lines
     }
 
+    /// When each pod was scraped last with the stable revision. What it did with the canary's before is not this rollout's: that revision
+    /// ran once, was replaced or failed, and is wanted again.
+    fn left_stable<'a>(&self, series: &'a [RevisionSeries]) -> BTreeMap<&'a str, f64> {
+        let mut left = BTreeMap::new();
+        for RevisionSeries { pod, scrapes, .. } in series.iter().filter(|series| series.revision == self.stable) {
+            let last = scrapes.last().map_or(f64::NEG_INFINITY, |scrape| scrape.at_seconds);
+            let known = left.entry(pod.as_str()).or_insert(last);
+            *known = known.max(last);
+        }
+        left
+    }
+
     /// What each pod did until `end` since its last look.
-    fn intervals(&mut self, series: &[RevisionSeries], end: f64) -> Vec<PodInterval> {
+    fn intervals(
+        &mut self,
+        series: &[RevisionSeries],
+        left_stable: &BTreeMap<&str, f64>,
+        end: f64,
+    ) -> Vec<PodInterval> {
         let mut newest: BTreeMap<&str, (f64, Option<PodInterval>)> = BTreeMap::new();
         for RevisionSeries { pod, revision, slot, scrapes } in series {
             let track = match *revision {
@@ -192,6 +210,10 @@ impl LiveAnalysis {
             };
             let until = scrapes.partition_point(|scrape| scrape.at_seconds <= end);
             let Some(scrape) = until.checked_sub(1).and_then(|last| scrapes.get(last)) else { continue };
+            let is_of_before = left_stable.get(pod.as_str()).is_some_and(|left| scrape.at_seconds < *left);
+            if track == Track::Canary && is_of_before {
+                continue;
+            }
             let key = (pod.clone(), *revision, slot.clone());
             let before = self.latest.get(&key).copied();
             if before.is_some_and(|before| scrape.at_seconds <= before.at_seconds) {
@@ -275,18 +297,22 @@ mod tests {
     /// Counters of a pod that does 40 transactions a second of so many milliseconds each.
     struct Played {
         pod: &'static str,
+        runs: Option<u64>,
         totals: [f64; RevisionFigure::ALL.len()],
         series: Vec<RevisionSeries>,
     }
 
     impl Played {
         fn new(pod: &'static str) -> Self {
-            Self { pod, totals: [0.0; RevisionFigure::ALL.len()], series: Vec::new() }
+            Self { pod, runs: None, totals: [0.0; RevisionFigure::ALL.len()], series: Vec::new() }
         }
 
         fn scrape(&mut self, at: f64, revision: u64, milliseconds: f64, errors: f64) {
-            if self.series.last().is_none_or(|series| series.revision != revision) {
+            if self.runs.replace(revision) != Some(revision) {
                 self.totals = [0.0; RevisionFigure::ALL.len()];
+            }
+            let is_known = self.series.iter().any(|series| series.revision == revision);
+            if !is_known {
                 let slot = if revision == 6 { "a" } else { "b" };
                 let (pod, slot) = (self.pod.to_owned(), slot.to_owned());
                 self.series.push(RevisionSeries { pod, revision, slot, scrapes: Vec::new() });
@@ -302,7 +328,7 @@ mod tests {
                 self.totals[figure as usize] += added;
             }
             let figures = self.totals.map(SampledFigure::Value);
-            if let Some(series) = self.series.last_mut() {
+            if let Some(series) = self.series.iter_mut().find(|series| series.revision == revision) {
                 series.scrapes.push(RevisionScrape { at_seconds: at, figures });
             }
         }
@@ -382,6 +408,37 @@ mod tests {
             let track = line.pods.iter().find(|pod| pod.pod == "a").map(|pod| pod.track);
             assert!(!is_later || track != Some(Track::Stable), "its own past is no baseline of it");
         }
+    }
+
+    /// Three pods that all ran revision 7 until second 30, so much slower, and 6 since; the first runs 7 again from second 70 on.
+    fn run_before(slower_before: f64, slower_again: f64) -> Vec<RevisionSeries> {
+        let mut pods = [Played::new("a"), Played::new("bb"), Played::new("ccc")];
+        for second in 0..120_u32 {
+            for (number, pod) in pods.iter_mut().enumerate() {
+                let (revision, factor) = match second {
+                    0..30 => (7, slower_before),
+                    70.. if number == 0 => (7, slower_again),
+                    _ => (6, 1.0),
+                };
+                pod.scrape(BEGIN + f64::from(second) + 0.2 * number as f64, revision, 8.0 * factor, 0.0);
+            }
+        }
+        pods.into_iter().flat_map(|pod| pod.series).collect()
+    }
+
+    #[test]
+    fn a_revision_that_is_wanted_again_is_judged_by_what_it_does_since_and_not_by_what_it_did_before() {
+        let spec = "metrics: [{name: TransactionTime}, {name: Errors}]";
+        let (verdict, lines) = judged(spec, &run_before(3.0, 1.0));
+        assert_eq!(verdict.verdict, Outcome::Pass, "{}", verdict.message);
+        let canaries = lines.iter().flat_map(|line| line.pods.iter().map(move |pod| (line.t_seconds, pod)));
+        let canaries: Vec<_> = canaries.filter(|(_, pod)| pod.track == Track::Canary).collect();
+        assert!(
+            canaries.iter().all(|(at, pod)| pod.pod == "a" && at.is_some_and(|at| at > BEGIN + 70.0)),
+            "{canaries:?}"
+        );
+        let (verdict, _) = judged(spec, &run_before(1.0, 2.0));
+        assert_eq!(verdict.reason, VerdictReason::SlowerThanStable, "{}", verdict.message);
     }
 
     #[test]
