@@ -21,12 +21,12 @@ use std::{
 };
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
 use tally::Tally;
 
 use crate::{
     Failure, machine,
-    node::{self, NAMESPACE, Operator, ROLE, kubectl},
+    node::{self, Application, NAMESPACE, Operator, ROLE, kubectl},
     process::{lab_program, output, wait_for},
     results::{self, Results, Samples},
     statistics,
@@ -79,23 +79,23 @@ pub fn run(options: &Options) -> Result<Results, Failure> {
         "part,update,seconds,elapsed_seconds,ended,connections,queries,transactions,failures,of_pooler_origin,killed,kinds",
     );
     let sidecar = Part { name: "sidecar", tally: directory(&run_dir, "sidecar")?, restarted: "shop", pods: "app=shop" };
-    node::apply(&application("shop", REPLICAS, &sidecar.tally, Some("shop"), "nowhere.invalid"))?;
-    rolled_out("shop")?;
+    node::apply(&application("shop", REPLICAS, &sidecar.tally, true, "nowhere.invalid"))?;
+    node::rolled_out("shop")?;
     node::wait_for_condition("Proven", "True")?;
     sidecar.measure(options.updates, &mut samples)?;
     kubectl(&format!("delete deployment shop -n {NAMESPACE} --wait=true"))?;
 
     node::apply(&gateway()?)?;
     kubectl(&format!("wait connectionpool/shared -n {NAMESPACE} --for=condition=GatewayAvailable --timeout=3m"))?;
-    rolled_out("shared-gateway")?;
+    node::rolled_out("shared-gateway")?;
     let gateway = Part {
         name: "gateway",
         tally: directory(&run_dir, "gateway")?,
         restarted: "shared-gateway",
         pods: "app.kubernetes.io/component=gateway",
     };
-    node::apply(&application("client", CLIENTS, &gateway.tally, None, "shared-gateway"))?;
-    rolled_out("client")?;
+    node::apply(&application("client", CLIENTS, &gateway.tally, false, "shared-gateway"))?;
+    node::rolled_out("client")?;
     gateway.measure(options.updates, &mut samples)?;
 
     setting.insert("tickSeconds".into(), json!(options.tick_seconds));
@@ -124,15 +124,10 @@ fn directory(run_dir: &Path, name: &str) -> Result<PathBuf, Failure> {
     Ok(directory)
 }
 
-fn rolled_out(deployment: &str) -> Result<(), Failure> {
-    kubectl(&format!("rollout status deployment/{deployment} -n {NAMESPACE} --timeout=5m")).map(drop)
-}
-
 /// Names of the pods with a label.
-fn pods(label: &str) -> Result<BTreeSet<String>, Failure> {
-    let pods: Value = serde_json::from_str(&kubectl(&format!("get pods -n {NAMESPACE} -l {label} -o json"))?)?;
-    let names = pods["items"].as_array().into_iter().flatten();
-    Ok(names.filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned)).collect())
+fn names(label: &str) -> Result<BTreeSet<String>, Failure> {
+    let pods = node::pods(label)?.into_iter();
+    Ok(pods.filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned)).collect())
 }
 
 struct Part {
@@ -155,21 +150,21 @@ impl Part {
         let part_began = Instant::now();
         let mut ended = 0;
         for update in 0..updates {
-            let before = pods(self.pods)?;
+            let before = names(self.pods)?;
             let began = Instant::now();
             kubectl(&format!("rollout restart deployment/{} -n {NAMESPACE}", self.restarted))?;
-            rolled_out(self.restarted)?;
+            node::rolled_out(self.restarted)?;
             wait_for("the old pods have ended", node::WITHIN, || {
                 // asking costs the CPU that the load needs
                 sleep(LOOK);
-                pods(self.pods).ok().filter(|now| now.is_disjoint(&before)).map(drop)
+                names(self.pods).ok().filter(|now| now.is_disjoint(&before)).map(drop)
             })?;
             let seconds = began.elapsed().as_secs_f64();
             ended += before.len();
             sleep(PAUSE);
             let tally = Tally::read(&self.tally)?;
             // of the gateway's part, nobody's application ends
-            let running = pods("application=works")?;
+            let running = names("application=works")?;
             let killed = tally.begun.difference(&tally.ended).filter(|pod| !running.contains(*pod)).count();
             let kinds: Vec<String> = tally.kinds().iter().map(|(kind, count)| format!("{kind}={count}")).collect();
             samples.add(&format!(
@@ -199,26 +194,22 @@ fn gateway() -> Result<String, Failure> {
     ))
 }
 
-/// A Deployment of the application; `pool`: the value of the label `app` that its pool selects.
-fn application(name: &str, replicas: u32, tally: &Path, pool: Option<&str>, host: &str) -> String {
-    let labels = pool.map_or_else(
-        || format!("{{app: {name}, application: works}}"),
-        |pool| format!("{{app: {pool}, application: works, sluice.dev/inject: enabled}}"),
-    );
-    format!(
-        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}, namespace: {NAMESPACE}}}\nspec:\n  replicas: {replicas}\n  \
-         selector: {{matchLabels: {{app: {name}}}}}\n  template:\n    metadata: {{labels: {labels}}}\n    spec:\n      \
-         terminationGracePeriodSeconds: 40\n      \
-         securityContext: {{runAsNonRoot: true, runAsUser: 65532, seccompProfile: {{type: RuntimeDefault}}}}\n      \
-         volumes: [{{name: tally, hostPath: {{path: {}, type: Directory}}}}]\n      \
-         containers:\n        - name: app\n          image: sluice.test/shop:1\n          imagePullPolicy: IfNotPresent\n          \
-         command: [sh, -c, {APPLICATION:?}]\n          \
-         volumeMounts: [{{name: tally, mountPath: /tally}}]\n          \
-         lifecycle: {{preStop: {{sleep: {{seconds: {PRE_STOP_SECONDS}}}}}}}\n          \
-         env: [{{name: PGHOST, value: {host}}}, {{name: PGDATABASE, value: {ROLE}}}, {{name: PGUSER, value: {ROLE}}}, \
-         {{name: PGPASSWORD, value: change-me}}]\n          \
-         resources: {{requests: {{cpu: 10m, memory: 32Mi}}, limits: {{memory: 128Mi}}}}\n          \
-         securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}\n",
+/// A Deployment of the application, whose pods have a sidecar or not.
+fn application(name: &str, replicas: u32, tally: &Path, has_sidecar: bool, host: &str) -> String {
+    let injected = if has_sidecar { ", sluice.dev/inject: enabled" } else { "" };
+    let volume = format!(
+        "terminationGracePeriodSeconds: 40, volumes: [{{name: tally, hostPath: {{path: {}, type: Directory}}}}], ",
         tally.display()
-    )
+    );
+    node::deployment(&Application {
+        name,
+        replicas,
+        labels: &format!(", application: works{injected}"),
+        host,
+        script: APPLICATION,
+        pod_fields: &volume,
+        container_fields: &format!(
+            "volumeMounts: [{{name: tally, mountPath: /tally}}], lifecycle: {{preStop: {{sleep: {{seconds: {PRE_STOP_SECONDS}}}}}}}, "
+        ),
+    })
 }

@@ -171,12 +171,35 @@ impl Clients {
 
     /// Adds a client that keeps its connection for `lifetime` (None: for ever), asks every `think`, and uses a prepared statement.
     pub fn stay(&mut self, target: &Target, lifetime: Option<Duration>, think: Duration) {
+        self.dwell(target, lifetime, think, "select 42".to_owned());
+    }
+
+    /// The same; its second question each time keeps a server connection busy for `work`.
+    pub fn stay_at_work(&mut self, target: &Target, lifetime: Option<Duration>, think: Duration, work: Duration) {
+        self.dwell(target, lifetime, think, busy(work));
+    }
+
+    fn dwell(&mut self, target: &Target, lifetime: Option<Duration>, think: Duration, text: String) {
         let (target, tally, stop) = (target.clone(), self.tally.clone(), self.stop.clone());
         self.tasks.spawn(async move {
             while !stop.load(Ordering::Relaxed) {
-                if let Err(failure) = dwell(&target, &tally, &stop, lifetime, think).await {
+                if let Err(failure) = dwell(&target, &tally, &stop, lifetime, think, &text).await {
                     tally.fail(failure);
                     // a failure is one failure, not as many as fit into a second
+                    sleep(Duration::from_millis(100)).await;
+                }
+            }
+        });
+    }
+
+    /// Adds a client that stays for ever, prepares its question by SQL and executes it every `think`: that needs a server connection of
+    /// its own, whatever the pooler knows of prepared statements.
+    pub fn execute(&mut self, target: &Target, think: Duration) {
+        let (target, tally, stop) = (target.clone(), self.tally.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                if let Err(failure) = execute(&target, &tally, &stop, think).await {
+                    tally.fail(failure);
                     sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -300,6 +323,7 @@ async fn dwell(
     stop: &AtomicBool,
     lifetime: Option<Duration>,
     think: Duration,
+    text: &str,
 ) -> Result<(), Failure> {
     let client = connect(target, tally).await?;
     let failed = |error: tokio_postgres::Error| Failure { stage: Stage::Query, kind: of_client(&error) };
@@ -308,15 +332,32 @@ async fn dwell(
     let end = lifetime.map(|lifetime| Instant::now() + lifetime);
     while !stop.load(Ordering::Relaxed) && end.is_none_or(|end| Instant::now() < end) {
         ask(&client, Question::Prepared(&statement), tally).await?;
-        ask(&client, SIMPLE, tally).await?;
+        ask(&client, Question::Simple(text), tally).await?;
         sleep(think).await;
     }
     Ok(())
 }
 
+async fn execute(target: &Target, tally: &Tally, stop: &AtomicBool, think: Duration) -> Result<(), Failure> {
+    let client = connect(target, tally).await?;
+    let failed = |error: tokio_postgres::Error| Failure { stage: Stage::Query, kind: of_client(&error) };
+    let prepared = client.batch_execute("prepare answer as select 42");
+    in_time(Stage::Query, async { prepared.await.map_err(failed) }).await?;
+    while !stop.load(Ordering::Relaxed) {
+        ask(&client, Question::Simple("execute answer"), tally).await?;
+        sleep(think).await;
+    }
+    Ok(())
+}
+
+/// A question that keeps a server connection busy for so long.
+fn busy(work: Duration) -> String {
+    format!("select 42 from pg_sleep({})", work.as_secs_f64())
+}
+
 async fn toil(target: &Target, tally: &Tally, stop: &AtomicBool, work: Duration) -> Result<(), Failure> {
     let client = connect(target, tally).await?;
-    let text = format!("select 42 from pg_sleep({})", work.as_secs_f64());
+    let text = busy(work);
     while !stop.load(Ordering::Relaxed) {
         ask(&client, Question::Simple(&text), tally).await?;
     }

@@ -1,5 +1,5 @@
 //! Figures of the whole product, measured on real parts: `benches/run acquisition | agent | bad_green | changes | decision |
-//! endings | footprint | kills | look | memory | neighbours | overhead | reaction | sharing | switch | tick | verdicts`.
+//! endings | footprint | kills | look | memory | neighbours | overhead | reaction | rollouts | sharing | switch | tick | verdicts`.
 //!
 //! Each figure has a directory of its own: `mod.rs` measures, `report.rs` (PURE) turns the raw samples into the printed
 //! figures. The samples are written to `benches/results/NAME` together with the machine and the commit, and a test computes the
@@ -25,6 +25,7 @@ mod endings;
 mod fleet;
 #[path = "../footprint/mod.rs"]
 mod footprint;
+mod in_pod;
 #[path = "../kills/mod.rs"]
 mod kills;
 mod load;
@@ -39,11 +40,16 @@ mod neighbours;
 mod node;
 #[path = "../overhead/mod.rs"]
 mod overhead;
+mod pages;
 mod pod;
+mod pod_processes;
 mod process;
+mod proxy;
 #[path = "../reaction/mod.rs"]
 mod reaction;
 mod results;
+#[path = "../rollouts/mod.rs"]
+mod rollouts;
 #[path = "../sharing/mod.rs"]
 mod sharing;
 mod statistics;
@@ -103,16 +109,22 @@ enum Figure {
     Neighbours(neighbours::Options),
     /// How soon a decision of the operator is in force in PgBouncer.
     Reaction(reaction::Options),
+    /// Bad and good revisions on the node under load.
+    Rollouts(rollouts::Options),
     /// How soon the busy one of two pods has its share.
     Sharing(sharing::Options),
     /// How often a canary is judged wrongly, and how soon.
     Verdicts(verdicts::Options),
+    /// No figure: the clients that a figure has in a pod.
+    #[command(hide = true)]
+    InPod(in_pod::Crowd),
 }
 
 fn main() -> ExitCode {
     // `cargo bench` and `cargo test` add a word of their own
     let words = std::env::args().filter(|word| word != "--bench");
     let measured = match Options::parse_from(words).figure {
+        Figure::InPod(crowd) => return ended(in_pod::be(&crowd)),
         Figure::Acquisition(options) => acquisition::run(&options),
         Figure::Agent(options) => agent::run(&options),
         Figure::BadGreen(options) => bad_green::run(&options),
@@ -128,10 +140,15 @@ fn main() -> ExitCode {
         Figure::Memory(options) => memory::run(&options),
         Figure::Neighbours(options) => neighbours::run(&options),
         Figure::Reaction(options) => reaction::run(&options),
+        Figure::Rollouts(options) => rollouts::run(&options),
         Figure::Sharing(options) => sharing::run(&options),
         Figure::Verdicts(options) => verdicts::run(&options),
     };
-    match measured.and_then(|results: Results| results.tell()) {
+    ended(measured.and_then(|results: Results| results.tell()))
+}
+
+fn ended(with: Result<(), Failure>) -> ExitCode {
+    match with {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("benches/run: {error}");

@@ -29,6 +29,8 @@ const RELEASE: &str = "sluice";
 /// The application's namespace and the role of its pool.
 pub const NAMESPACE: &str = "figure";
 pub const ROLE: &str = "figure";
+/// The password of the role.
+pub const PASSWORD: &str = "change-me";
 /// Longest wait for any state of the cluster.
 pub const WITHIN: Duration = Duration::from_mins(3);
 /// How long the webhook of a new installation may take to be reached.
@@ -151,8 +153,9 @@ impl Operator {
     /// What it has logged with this message, oldest first.
     pub fn logged(&self, message: &str) -> Result<Vec<Value>, Failure> {
         let text = fs::read_to_string(&self.log)?;
-        // the last line may be half written
-        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        // most lines are others, and the last one may be half written
+        let lines = text.lines().filter(|line| line.contains(message));
+        let lines = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
         Ok(lines.filter(|line| line["message"] == message).collect())
     }
 
@@ -162,24 +165,81 @@ impl Operator {
     }
 }
 
-/// Namespace, credentials, the role in the database, and the pool `shop` with this in its spec.
-pub fn pool(spec: &str) -> Result<String, Failure> {
-    let host = std::env::var("PGHOST")?;
+/// Namespace, credentials, and the role in a database of its own.
+pub fn surroundings() -> Result<String, Failure> {
     let psql = |statement: &str| {
         output(Command::new(lab_program("psql")?).args(["-qXAt", "-v", "ON_ERROR_STOP=1", "-c", statement]))
     };
     psql(&format!("DROP DATABASE IF EXISTS {ROLE} WITH (FORCE)"))?;
     psql(&format!("DROP ROLE IF EXISTS {ROLE}"))?;
-    psql(&format!("CREATE ROLE {ROLE} LOGIN PASSWORD 'change-me'"))?;
+    psql(&format!("CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'"))?;
     psql(&format!("CREATE DATABASE {ROLE} OWNER {ROLE}"))?;
+    let namespace = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}\n---\n");
+    Ok(namespace + &credentials(PASSWORD))
+}
+
+/// The Secret of the pool, with this password.
+pub fn credentials(password: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: shop-db, namespace: {NAMESPACE}}}\n\
+         stringData: {{username: {ROLE}, password: {password}}}\n---\n"
+    )
+}
+
+/// [`surroundings`], and the pool `shop` with this in its spec.
+pub fn pool(spec: &str) -> Result<String, Failure> {
+    let (surroundings, host) = (surroundings()?, std::env::var("PGHOST")?);
     Ok(format!(
-        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}\n---\n\
-         apiVersion: v1\nkind: Secret\nmetadata: {{name: shop-db, namespace: {NAMESPACE}}}\n\
-         stringData: {{username: {ROLE}, password: change-me}}\n---\n\
-         apiVersion: sluice.dev/v1alpha1\nkind: ConnectionPool\nmetadata: {{name: shop, namespace: {NAMESPACE}}}\nspec:\n  \
+        "{surroundings}apiVersion: sluice.dev/v1alpha1\nkind: ConnectionPool\nmetadata: {{name: shop, namespace: {NAMESPACE}}}\nspec:\n  \
          workload: {{selector: {{matchLabels: {{app: shop}}}}}}\n  \
          upstream: {{host: {host}, database: {ROLE}, credentialsRef: {{name: shop-db}}, tls: {{mode: Disabled}}}}\n{spec}\n---\n"
     ))
+}
+
+/// An application and its Deployment.
+#[derive(Clone, Copy, Debug)]
+pub struct Application<'a> {
+    /// Of the Deployment, and the value of the label `app` of its pods.
+    pub name: &'a str,
+    /// Pods.
+    pub replicas: u32,
+    /// Labels of its pods beside `app`, each with a comma before it.
+    pub labels: &'a str,
+    /// What its environment says of the database; injection says something else.
+    pub host: &'a str,
+    /// What its container runs.
+    pub script: &'a str,
+    /// Further fields of the pod's spec, in the style of JSON, each with a comma behind it.
+    pub pod_fields: &'a str,
+    /// Further fields of its container, the same.
+    pub container_fields: &'a str,
+}
+
+/// The manifest of an application.
+pub fn deployment(application: &Application<'_>) -> String {
+    let Application { name, replicas, labels, host, script, pod_fields, container_fields } = application;
+    format!(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}, namespace: {NAMESPACE}}}\nspec:\n  replicas: {replicas}\n  \
+         selector: {{matchLabels: {{app: {name}}}}}\n  template:\n    metadata: {{labels: {{app: {name}{labels}}}}}\n    spec: {{{pod_fields}\
+         securityContext: {{runAsNonRoot: true, runAsUser: 65532, seccompProfile: {{type: RuntimeDefault}}}}, \
+         containers: [{{name: app, image: 'sluice.test/shop:1', imagePullPolicy: IfNotPresent, \
+         command: [sh, -c, {script:?}], {container_fields}\
+         env: [{{name: PGHOST, value: {host}}}, {{name: PGDATABASE, value: {ROLE}}}, {{name: PGUSER, value: {ROLE}}}, \
+         {{name: PGPASSWORD, value: {PASSWORD}}}], \
+         resources: {{requests: {{cpu: 10m, memory: 32Mi}}, limits: {{memory: 128Mi}}}}, \
+         securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}}}]}}\n"
+    )
+}
+
+/// Waits until a Deployment has the pods that it wants.
+pub fn rolled_out(deployment: &str) -> Result<(), Failure> {
+    kubectl(&format!("rollout status deployment/{deployment} -n {NAMESPACE} --timeout=5m")).map(drop)
+}
+
+/// The pods with a label.
+pub fn pods(label: &str) -> Result<Vec<Value>, Failure> {
+    let pods: Value = serde_json::from_str(&kubectl(&format!("get pods -n {NAMESPACE} -l {label} -o json"))?)?;
+    Ok(pods["items"].as_array().cloned().unwrap_or_default())
 }
 
 /// A pod of the pool whose application runs a script; `transactions` in it is a file for pgbench with a transaction of 50 ms.
@@ -194,7 +254,7 @@ pub fn pod(name: &str, script: &str) -> String {
          command: [sh, -c, {script:?}]\n      \
          volumeMounts: [{{name: tmp, mountPath: /tmp}}]\n      \
          env: [{{name: PGHOST, value: nowhere.invalid}}, {{name: PGDATABASE, value: {ROLE}}}, {{name: PGUSER, value: {ROLE}}}, \
-         {{name: PGPASSWORD, value: change-me}}]\n      \
+         {{name: PGPASSWORD, value: {PASSWORD}}}]\n      \
          resources: {{requests: {{cpu: 10m, memory: 16Mi}}, limits: {{memory: 64Mi}}}}\n      \
          securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}\n---\n"
     )
@@ -202,29 +262,43 @@ pub fn pod(name: &str, script: &str) -> String {
 
 /// What an agent said, each time that it said something else.
 #[derive(Clone, Debug)]
-pub struct Said {
+pub struct Said<T> {
     /// When the answer was here, in seconds since 1970.
     pub at: f64,
     /// Name of the pod.
     pub pod: String,
+    /// What is listened for.
+    pub what: T,
+}
+
+/// What is in force in a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
     /// Share in force.
     pub share: u32,
     /// The limit that its pooler works with, read back.
     pub limit: u32,
 }
 
+impl Sizes {
+    /// What a report says of it.
+    pub fn of(report: &StatusReport) -> Option<Self> {
+        Some(Self { share: report.share, limit: report.limits?.pool_size })
+    }
+}
+
 /// Asks agents all the time.
-pub struct Listener {
-    said: Arc<Mutex<Vec<Said>>>,
+pub struct Listener<T> {
+    said: Arc<Mutex<Vec<Said<T>>>>,
     stop: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<()>>,
 }
 
-impl Listener {
-    /// Asks the agents of these pods, each so often.
-    pub fn start(pods: &[&str], every: Duration) -> Result<Self, Failure> {
-        let (said, stop) = (Arc::<Mutex<Vec<Said>>>::default(), Arc::<AtomicBool>::default());
-        let mut tasks = Vec::new();
+impl<T: Clone + PartialEq + Send + 'static> Listener<T> {
+    /// Asks the agents of these pods, each so often, and keeps this of what they say; None: nothing to keep.
+    pub fn start(pods: &[&str], every: Duration, of: fn(&StatusReport) -> Option<T>) -> Result<Self, Failure> {
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let (stop, mut tasks) = (Arc::<AtomicBool>::default(), Vec::new());
         for pod in pods {
             let pod = (*pod).to_owned();
             let address = kubectl(&format!("get pod {pod} -n {NAMESPACE} -o jsonpath={{.status.podIP}}"))?;
@@ -232,16 +306,12 @@ impl Listener {
             tasks.push(thread::spawn(move || {
                 let mut last = None;
                 while !stop.load(Ordering::Relaxed) {
-                    if let Ok(report) = ask(&address)
-                        && let Some(limits) = report.limits
+                    if let Some(now) = ask(&address).ok().and_then(|report| of(&report))
+                        && last.as_ref() != Some(&now)
                     {
-                        let now = Some((report.share, limits.pool_size));
-                        if now != last {
-                            last = now;
-                            let (share, limit) = (report.share, limits.pool_size);
-                            let new = Said { at: unix(), pod: pod.clone(), share, limit };
-                            said.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(new);
-                        }
+                        last = Some(now.clone());
+                        let new = Said { at: unix(), pod: pod.clone(), what: now };
+                        said.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(new);
                     }
                     sleep(every);
                 }
@@ -251,19 +321,19 @@ impl Listener {
     }
 
     /// Everything so far, oldest first.
-    pub fn said(&self) -> Vec<Said> {
+    pub fn said(&self) -> Vec<Said<T>> {
         let mut said = self.said.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         said.sort_by(|one, other| one.at.total_cmp(&other.at));
         said
     }
 
     /// What each pod said last.
-    pub fn latest(&self) -> BTreeMap<String, Said> {
+    pub fn latest(&self) -> BTreeMap<String, Said<T>> {
         self.said().into_iter().map(|said| (said.pod.clone(), said)).collect()
     }
 }
 
-impl Drop for Listener {
+impl<T> Drop for Listener<T> {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for task in self.tasks.drain(..) {

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::{
     Failure, machine,
-    node::{self, Listener, Operator, Said},
+    node::{self, Listener, Operator, Said, Sizes},
     process::wait_for,
     results::{self, Results, Samples},
     statistics,
@@ -61,7 +61,7 @@ pub fn run(options: &Options) -> Result<Results, Failure> {
     node::wait_for_condition("Proven", "True")?;
     node::wait_for_condition("ScalingActive", "True")?;
 
-    let listener = Listener::start(&PODS, ASK_EVERY)?;
+    let listener = Listener::start(&PODS, ASK_EVERY, Sizes::of)?;
     wait_for("every agent answers", node::WITHIN, || (listener.latest().len() == PODS.len()).then_some(()))?;
     let begin = node::unix();
     let deadline = Instant::now() + Duration::from_mins(1) * u32::try_from(options.changes)?;
@@ -130,9 +130,9 @@ fn changes(operator: &Operator) -> Result<Vec<Change>, Failure> {
 }
 
 /// When the limits of all pods added up to `target`, after `from` and before `until`.
-fn read_back(said: &[Said], target: u64, from: f64, until: f64) -> Option<f64> {
+fn read_back(said: &[Said<Sizes>], target: u64, from: f64, until: f64) -> Option<f64> {
     let mut limits = std::collections::BTreeMap::new();
-    for Said { at, pod, limit, .. } in said {
+    for Said { at, pod, what: Sizes { limit, .. } } in said {
         limits.insert(pod, u64::from(*limit));
         if (from..until).contains(at) && limits.len() == PODS.len() && limits.values().sum::<u64>() == target {
             return Some(*at);

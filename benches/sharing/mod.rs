@@ -22,7 +22,7 @@ use sluice::contract::metrics;
 
 use crate::{
     Failure, machine,
-    node::{self, Listener, NAMESPACE, Operator, Said, kubectl},
+    node::{self, Listener, NAMESPACE, Operator, Said, Sizes, kubectl},
     process::{lab_program, output, wait_for},
     results::{self, Results, Samples},
     statistics,
@@ -97,16 +97,16 @@ impl Bench {
     }
 
     /// Two pods without load, and with the same share.
-    fn new_pods(&self) -> Result<Listener, Failure> {
+    fn new_pods(&self) -> Result<Listener<Sizes>, Failure> {
         kubectl(&format!("delete pods --all -n {NAMESPACE} --wait=true"))?;
         // what the file says is read every two seconds
         let script = "while :; do\nif [ -s /tmp/clients ]\nthen pgbench -n -c $(cat /tmp/clients) -T 2 -f $transactions > /dev/null 2>&1 || sleep 0.2\nelse sleep 0.2\nfi\ndone";
         node::apply(&PODS.map(|pod| node::pod(pod, script)).concat())?;
         kubectl(&format!("wait --for=condition=Ready pods --all -n {NAMESPACE} --timeout=2m"))?;
         node::wait_for_condition("Proven", "True")?;
-        let listener = Listener::start(&PODS, ASK_EVERY)?;
+        let listener = Listener::start(&PODS, ASK_EVERY, Sizes::of)?;
         wait_for("the pods have the same", node::WITHIN, || {
-            let shares: Vec<u32> = listener.latest().values().map(|said| said.share).collect();
+            let shares: Vec<u32> = listener.latest().values().map(|said| said.what.share).collect();
             let same = shares.len() == PODS.len() && shares.iter().all(|share| share.abs_diff(shares[0]) <= 1);
             (same && shares[0] > 1).then_some(())
         })?;
@@ -119,7 +119,7 @@ impl Bench {
 
     fn load(
         &self,
-        listener: &Listener,
+        listener: &Listener<Sizes>,
         (part, round): (&str, usize),
         clients: [(&str, u32); 2],
         samples: &mut Samples,
@@ -148,7 +148,7 @@ impl Bench {
     }
 
     /// Prometheus ends; ticks go on.
-    fn in_the_dark(&self, listener: &Listener, options: &Options, samples: &mut Samples) -> Result<(), Failure> {
+    fn in_the_dark(&self, listener: &Listener<Sizes>, options: &Options, samples: &mut Samples) -> Result<(), Failure> {
         node::stop("prometheus")?;
         let stopped = node::unix();
         let (mut seen, deadline) = (0, Instant::now() + Duration::from_mins(15));
@@ -172,9 +172,9 @@ impl Bench {
 }
 
 /// The shares in force of two pods at a time.
-fn shares(listener: &Listener, at: f64, busy: &str, other: &str) -> Result<(u32, u32), Failure> {
+fn shares(listener: &Listener<Sizes>, at: f64, busy: &str, other: &str) -> Result<(u32, u32), Failure> {
     let before = listener.said().into_iter().filter(|said| said.at < at);
-    let shares: BTreeMap<String, u32> = before.map(|Said { pod, share, .. }| (pod, share)).collect();
+    let shares: BTreeMap<String, u32> = before.map(|Said { pod, what, .. }| (pod, what.share)).collect();
     let share = |pod: &str| shares.get(pod).copied().ok_or("an agent has said nothing");
     Ok((share(busy)?, share(other)?))
 }

@@ -1,16 +1,14 @@
 //! Agents of many pods on a few ports: their series as Prometheus would have them from one agent each.
 
 use std::{
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::SocketAddr,
     sync::Arc,
-    thread,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use sluice::{agent::decide::counters::Added, domain::PoolKey, pooler::pgbouncer::tables::Pools, signals::Roster};
 
-use crate::{Failure, agents::Agent};
+use crate::{Failure, agents::Agent, pages};
 
 /// Pods that one port stands for.
 const PODS_PER_PORT: u32 = 500;
@@ -49,30 +47,13 @@ impl Fleet {
         let ports = pods.div_ceil(PODS_PER_PORT);
         (0..ports)
             .map(|port| {
-                let listener = TcpListener::bind("127.0.0.1:0")?;
-                let address = listener.local_addr()?;
                 let range = port * PODS_PER_PORT..((port + 1) * PODS_PER_PORT).min(pods);
-                thread::spawn(move || {
-                    for connection in listener.incoming().flatten() {
-                        let pods = range.clone().map(|pod| (pod / self.pods_per_pool, pod % self.pods_per_pool));
-                        // a scrape that Prometheus gave up is its own matter
-                        let _ = exposition(pods).map(|page| answer(connection, &page));
-                    }
-                });
-                Ok(address)
+                let page =
+                    move || exposition(range.clone().map(|pod| (pod / self.pods_per_pool, pod % self.pods_per_pool)));
+                Ok(pages::serve(("127.0.0.1", 0), page)?)
             })
             .collect()
     }
-}
-
-fn answer(mut connection: TcpStream, text: &str) -> std::io::Result<()> {
-    let mut request = [0; 4096];
-    let _ = connection.read(&mut request)?;
-    let length = text.len();
-    write!(
-        connection,
-        "HTTP/1.1 200 OK\r\ncontent-type: text/plain; version=0.0.4\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{text}"
-    )
 }
 
 /// The series of these pods now. Load differs between pods and is steady.

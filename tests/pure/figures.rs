@@ -28,6 +28,8 @@ mod neighbours;
 mod overhead;
 #[path = "../../benches/reaction/report.rs"]
 mod reaction;
+#[path = "../../benches/rollouts/report.rs"]
+mod rollouts;
 #[path = "../../benches/sharing/report.rs"]
 mod sharing;
 #[path = "../../benches/sizing/report.rs"]
@@ -429,4 +431,66 @@ fn what_applications_leave_is_counted_and_their_failures_are_told_apart() {
             "transaction/query_wait_timeout; really"
         ]
     );
+}
+
+/// Rows of `rollouts`: ten bad revisions, and as many good ones as are asked for.
+fn rollouts_of(bad: &[(&str, &str)], good: &[&str]) -> String {
+    let kinds =
+        ["mode", "ceiling", "timeout", "latency", "validation", "parameter", "password", "host", "tls", "database"];
+    let mut text = format!("{}\n", rollouts::COLUMNS);
+    for (number, kind) in kinds.iter().enumerate() {
+        let usual = if number < 4 {
+            "revision,0,7,RolledBack,analysis,20.0,1.50,4,1,0,9,100,1000,,x"
+        } else {
+            "revision,0,-,NeverInForce,proof,20.0,-,4,0,0,0,100,1000,,x"
+        };
+        let row = bad.iter().find(|(name, _)| name == kind).map_or(usual, |(_, row)| row);
+        let _ = writeln!(text, "bad,{kind},{row}");
+    }
+    for row in good {
+        let _ = writeln!(text, "good,pkt_buf,revision,0,9,{row}");
+    }
+    text
+}
+
+const PROMOTED: &str = "Promoted,nobody,40.0,-,4,4,0,0,200,2000,,";
+
+#[test]
+fn a_bad_revision_that_stays_and_a_client_that_fails_elsewhere_are_misses_and_are_named() {
+    let told = |bad: &[(&str, &str)]| rollouts::report(&rollouts_of(bad, &[PROMOTED; 20])).unwrap();
+    let good = told(&[]);
+    assert!(!good.contains("MISSED") && !good.contains("too few"), "{good}");
+    assert!(good.contains("p95 of 4 (1.50): reached"), "{good}");
+    let stays = told(&[("latency", "revision,0,7,Promoted,nobody,60.0,-,4,4,0,0,100,1000,,x")]);
+    assert!(stays.contains("each rolled back by itself: MISSED (latency)."), "{stays}");
+    assert!(stays.contains("caught on the canary by metrics (3): MISSED."), "{stays}");
+    let elsewhere = told(&[("ceiling", "revision,0,7,RolledBack,analysis,20.0,1.50,4,1,1,9,100,1000,,x")]);
+    assert!(
+        elsewhere
+            .contains("outside of the pods that took it (1 in 1000 connections and 10000 questions of all): MISSED."),
+        "{elsewhere}"
+    );
+    let unproven = told(&[("validation", "revision,0,7,RolledBack,proof,30.0,1.50,4,1,0,2,100,1000,,x")]);
+    assert!(unproven.contains("could not prove itself (2): MISSED."), "{unproven}");
+    let late = told(&[("mode", "revision,0,7,RolledBack,analysis,20.0,9.00,4,1,0,9,100,1000,,x")]);
+    assert!(late.contains("p95 of 4 (7.87): MISSED."), "{late}");
+}
+
+#[test]
+fn what_is_fixed_when_a_pod_is_created_is_no_revision_and_the_figure_says_so() {
+    let held = "creation,0,-,HeldByDeployment,readiness,1.0,-,5,1,0,9,100,1000,,x";
+    let told = rollouts::report(&rollouts_of(&[("host", held)], &[PROMOTED; 20])).unwrap();
+    assert!(told.contains("each rolled back by itself: MISSED (host)."), "{told}");
+    assert!(told.contains("Of them the 9 that are settings or a Secret: reached."), "{told}");
+    assert!(told.contains("host: no revision, for the field is fixed when a pod is created."), "{told}");
+}
+
+#[test]
+fn a_good_revision_that_goes_back_is_a_miss_and_fewer_than_asked_for_prove_nothing() {
+    let told = |good: &[&str]| rollouts::report(&rollouts_of(&[], good)).unwrap();
+    let back = [[PROMOTED; 19].as_slice(), &["RolledBack,nobody,40.0,-,4,1,0,0,200,2000,,worse"]].concat();
+    assert!(told(&back).contains("all promoted (1 of 20 were not), and no client fails (0): MISSED."));
+    assert!(told(&[PROMOTED; 3]).contains("no client fails (0): too few samples to tell."));
+    let failed = [[PROMOTED; 19].as_slice(), &["Promoted,nobody,40.0,-,4,4,0,1,200,2000,,"]].concat();
+    assert!(told(&failed).contains("and no client fails (1): MISSED."));
 }

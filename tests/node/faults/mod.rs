@@ -2,8 +2,11 @@
 
 mod grants;
 mod leader;
+#[path = "../../../benches/figures/pod_processes.rs"]
+mod pod_processes;
 mod pooler;
 mod prometheus;
+#[path = "../../../benches/figures/proxy.rs"]
 mod proxy;
 
 use std::{
@@ -21,15 +24,9 @@ fn now_seconds() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64()
 }
 
-/// The processes of a pod that run this program, by the control group that the kubelet put them into.
+/// The processes of a pod that run this program.
 fn processes(pod: &Value, program: &str) -> Vec<Pid> {
-    let group = format!("/pod{}/", pod["metadata"]["uid"].as_str().expect("a uid"));
-    let folders = fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
-    let of_pod = folders.filter(|folder| {
-        let read = |file: &str| fs::read_to_string(folder.path().join(file)).unwrap_or_default();
-        read("comm").trim() == program && read("cgroup").contains(&group)
-    });
-    of_pod.filter_map(|folder| Pid::from_raw(folder.file_name().to_str()?.parse().ok()?)).collect()
+    pod_processes::of_pod(pod["metadata"]["uid"].as_str().expect("a uid"), program)
 }
 
 /// The one process of a pod that runs this program.

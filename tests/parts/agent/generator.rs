@@ -25,9 +25,15 @@ async fn startup(stream: &mut (impl AsyncRead + Unpin)) {
 }
 
 async fn query(stream: &mut (impl AsyncRead + Unpin)) {
+    text_of_query(stream).await;
+}
+
+async fn text_of_query(stream: &mut (impl AsyncRead + Unpin)) -> String {
     assert_eq!(stream.read_u8().await.unwrap(), b'Q');
     let length = stream.read_u32().await.unwrap();
-    stream.read_exact(&mut vec![0; length as usize - 4]).await.unwrap();
+    let mut text = vec![0; length as usize - 4];
+    stream.read_exact(&mut text).await.unwrap();
+    String::from_utf8(text).unwrap().trim_end_matches('\0').to_owned()
 }
 
 fn reset(stream: &TcpStream) {
@@ -129,6 +135,30 @@ async fn a_client_that_works_asks_until_it_fails_and_its_failures_count() {
     assert_eq!((tally.connections(), tally.queries()), (1, 3));
     assert_eq!(query(Kind::Closed) + query(Kind::Reset), 1, "{failures:?}");
     assert!(failures.contains_key(&Failure { stage: Stage::Connect, kind: Kind::Refused }), "{failures:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_executes_what_it_prepared_by_sql_asks_for_nothing_else_and_counts_what_fails() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let tally = Arc::<Tally>::default();
+    let mut clients = Clients::with(tally.clone());
+    clients.execute(&target(listener.local_addr().unwrap()), Duration::ZERO);
+    let (mut stream, _) = listener.accept().await.unwrap();
+    startup(&mut stream).await;
+    stream.write_all(READY).await.unwrap();
+    assert_eq!(text_of_query(&mut stream).await, "prepare answer as select 42");
+    stream.write_all(b"C\0\0\0\x0cPREPARE\0Z\0\0\0\x05I").await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(text_of_query(&mut stream).await, "execute answer");
+        stream.write_all(ROW).await.unwrap();
+    }
+    assert_eq!(text_of_query(&mut stream).await, "execute answer");
+    stream.write_all(b"E\0\0\0\x23SERROR\0C26000\0Mdoes not exist\0\0Z\0\0\0\x05I").await.unwrap();
+    let failed = Failure { stage: Stage::Query, kind: Kind::Error("26000".to_owned()) };
+    until("its failure is counted", async || tally.failures().contains_key(&failed).then_some(())).await;
+    drop((stream, listener));
+    clients.stop().await;
+    assert_eq!(tally.queries(), 3);
 }
 
 /// A client that trusts `roots` and nobody else.

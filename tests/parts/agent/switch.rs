@@ -66,7 +66,9 @@ async fn a_setting_that_needs_a_new_process_changes_under_load_and_no_connection
     assert_eq!(agent.status().unwrap().switching, Some(Switching::Steer));
     let mut clients = Clients::new();
     clients.churn(&target(&agent), 4, 40);
-    clients.stay(&target(&agent), Some(Duration::from_secs(2)), Duration::from_millis(20));
+    let (lifetime, think) = (Some(Duration::from_secs(2)), Duration::from_millis(20));
+    clients.stay(&target(&agent), lifetime, think);
+    clients.stay_at_work(&target(&agent), lifetime, think, Duration::from_millis(20));
     switch_times(&agent, &postgres, 4).await;
     let tally = clients.stop().await;
     assert_eq!(tally.failures(), BTreeMap::new());

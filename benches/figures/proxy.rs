@@ -26,6 +26,9 @@ impl Proxy {
         thread::spawn(move || {
             for client in listener.incoming().filter_map(Result::ok) {
                 let Ok(server) = TcpStream::connect(&server) else { continue };
+                if client.set_nodelay(true).and_then(|()| server.set_nodelay(true)).is_err() {
+                    continue;
+                }
                 let (Ok(from_client), Ok(to_client)) = (client.try_clone(), client.try_clone()) else { continue };
                 let (Ok(from_server), delay) = (server.try_clone(), delay.clone()) else { continue };
                 thread::spawn(move || pass_on(from_client, server, || {}));
