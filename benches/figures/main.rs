@@ -1,5 +1,6 @@
-//! Figures of the whole product, measured on real parts: `benches/run acquisition | agent | bad_green | changes | decision |
-//! endings | footprint | kills | look | memory | neighbours | overhead | reaction | rollouts | sharing | switch | tick | verdicts`.
+//! Figures of the whole product, measured on real parts: `benches/run acquisition | agent | alike | bad_green | changes |
+//! decision | endings | footprint | kills | look | memory | neighbours | overhead | reaction | rollouts | sharing | switch | tick |
+//! verdicts`.
 //!
 //! Each figure has a directory of its own: `mod.rs` measures, `report.rs` (PURE) turns the raw samples into the printed
 //! figures. The samples are written to `benches/results/NAME` together with the machine and the commit, and a test computes the
@@ -10,6 +11,8 @@ mod acquisition;
 #[path = "../agent/mod.rs"]
 mod agent;
 mod agents;
+#[path = "../alike/mod.rs"]
+mod alike;
 #[path = "../bad_green/mod.rs"]
 mod bad_green;
 mod bare;
@@ -82,6 +85,8 @@ enum Figure {
     Acquisition(acquisition::Options),
     /// What the agent takes, and how soon clients get answers after a start and after a fault.
     Agent(agent::Options),
+    /// How often pods that are all alike are told apart by the analysis.
+    Alike(alike::Options),
     /// Clients that meet a new process which cannot work.
     #[command(name = "bad_green")]
     BadGreen(bad_green::Options),
@@ -127,6 +132,7 @@ fn main() -> ExitCode {
         Figure::InPod(crowd) => return ended(in_pod::be(&crowd)),
         Figure::Acquisition(options) => acquisition::run(&options),
         Figure::Agent(options) => agent::run(&options),
+        Figure::Alike(options) => alike::run(&options),
         Figure::BadGreen(options) => bad_green::run(&options),
         Figure::Changes(options) => changes::run(&options),
         Figure::Decision(options) => decision::run(&options),
