@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 use thiserror::Error;
 
-use super::lines;
+use super::lines::{self, PassedOver, UnreadableLines};
 use crate::decide::budget::DivideLine;
 
 /// A longer line is refused: 100,000 pods are 16 MiB.
@@ -25,13 +25,8 @@ pub struct DivideArgs {}
 #[derive(Debug, Error)]
 pub enum DivideError {
     /// Lines that could not be read; each was answered with its error.
-    #[error("{count} of the lines could not be read; the first: {first}")]
-    Unreadable {
-        /// How many.
-        count: u64,
-        /// The first one's error.
-        first: String,
-    },
+    #[error(transparent)]
+    Unreadable(#[from] UnreadableLines),
     /// Standard input or output broke.
     #[error("cannot {doing}")]
     Stream {
@@ -57,7 +52,7 @@ pub fn run(_: &DivideArgs) -> Result<(), DivideError> {
 /// As [`run`].
 pub fn divide_lines(mut input: impl BufRead, mut output: impl Write) -> Result<(), DivideError> {
     let mut line = Vec::new();
-    let mut unreadable: Option<(u64, String)> = None;
+    let mut passed_over = PassedOver::default();
     for number in 1_u64.. {
         let read = lines::read(&mut input, &mut line, LONGEST_LINE);
         if !read.map_err(|source| DivideError::Stream { doing: "read the problems", source })? {
@@ -69,19 +64,11 @@ pub fn divide_lines(mut input: impl BufRead, mut output: impl Write) -> Result<(
         }
         let answer = match DivideLine::parse(text.trim_end()) {
             Ok(line) => line.answer(),
-            Err(error) => {
-                let error = format!("line {number}: {error}");
-                eprintln!("sluice: {error}");
-                unreadable.get_or_insert((0, error.clone())).0 += 1;
-                json!({ "error": error })
-            }
+            Err(error) => json!({ "error": passed_over.tell(number, &error) }),
         };
         writeln!(output, "{answer}")
             .and_then(|()| output.flush())
             .map_err(|source| DivideError::Stream { doing: "write the answers", source })?;
     }
-    match unreadable {
-        Some((count, first)) => Err(DivideError::Unreadable { count, first }),
-        None => Ok(()),
-    }
+    Ok(passed_over.end()?)
 }

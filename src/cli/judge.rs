@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Write};
 use clap::Args;
 use thiserror::Error;
 
-use super::lines;
+use super::lines::{self, PassedOver, UnreadableLines};
 use crate::decide::analysis::{Analysis, JudgeLine, JudgeLineError, RolloutVerdict, VerdictLine};
 
 /// A longer line is refused: 10,000 pods are 2 MiB.
@@ -45,13 +45,8 @@ pub enum JudgeError {
         line: u64,
     },
     /// Lines that could not be read; each was answered with its error.
-    #[error("{count} of the lines could not be read; the first: {first}")]
-    Unreadable {
-        /// How many.
-        count: u64,
-        /// The first one's error.
-        first: String,
-    },
+    #[error(transparent)]
+    Unreadable(#[from] UnreadableLines),
     /// Standard input or output broke.
     #[error("cannot {doing}")]
     Stream {
@@ -88,7 +83,7 @@ struct Judging {
 pub fn judge_lines(mut input: impl BufRead, mut output: impl Write) -> Result<(), JudgeError> {
     let mut judging: Option<Judging> = None;
     let mut line = Vec::new();
-    let mut unreadable: Option<(u64, String)> = None;
+    let mut passed_over = PassedOver::default();
     for number in 1_u64.. {
         let read = lines::read(&mut input, &mut line, LONGEST_LINE);
         if !read.map_err(|source| JudgeError::Stream { doing: "read the samples", source })? {
@@ -112,21 +107,15 @@ pub fn judge_lines(mut input: impl BufRead, mut output: impl Write) -> Result<()
             }
             (Ok(_), None) => return Err(JudgeError::NoSettings { line: number }),
             (Err(source), None) => return Err(JudgeError::Settings { line: number, source }),
-            (parsed, Some(judging)) => parsed.and_then(|line| judging.judge(&line)).unwrap_or_else(|error| {
-                let error = format!("line {number}: {error}");
-                eprintln!("sluice: {error}");
-                unreadable.get_or_insert((0, error.clone())).0 += 1;
-                VerdictLine::unreadable(error, Some(&judging.last))
-            }),
+            (parsed, Some(judging)) => parsed
+                .and_then(|line| judging.judge(&line))
+                .unwrap_or_else(|error| VerdictLine::unreadable(passed_over.tell(number, &error), Some(&judging.last))),
         };
         let answer = serde_json::to_string(&answer)
             .map_err(|source| JudgeError::Stream { doing: "write a verdict", source: source.into() })?;
         write(&mut output, &answer)?;
     }
-    match unreadable {
-        Some((count, first)) => Err(JudgeError::Unreadable { count, first }),
-        None => Ok(()),
-    }
+    Ok(passed_over.end()?)
 }
 
 impl Judging {

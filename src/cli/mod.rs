@@ -5,7 +5,7 @@ pub mod crd;
 pub mod decide;
 pub mod divide;
 pub mod judge;
-mod lines;
+pub mod lines;
 pub mod operator;
 pub mod plugin;
 mod schema;

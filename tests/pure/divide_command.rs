@@ -1,7 +1,10 @@
 //! `sluice divide` on good and bad lines.
 
 use serde_json::{Value, json};
-use sluice::cli::divide::{DivideError, divide_lines};
+use sluice::cli::{
+    divide::{DivideError, divide_lines},
+    lines::UnreadableLines,
+};
 
 fn divided(input: &[u8]) -> (Vec<Value>, Result<(), DivideError>) {
     let mut output = Vec::new();
@@ -186,7 +189,7 @@ fn a_line_that_cannot_be_is_told_by_line_and_field_the_others_are_divided_and_th
         let error = answers[1]["error"].as_str().unwrap_or_default();
         assert!(error.starts_with("line 2: ") && error.contains(words), "{bad}: {error}");
         assert_eq!(answers[0], answers[2], "{bad}: the other lines are divided");
-        assert!(matches!(ended, Err(DivideError::Unreadable { count: 1, .. })), "{bad}");
+        assert!(matches!(ended, Err(DivideError::Unreadable(UnreadableLines { count: 1, .. }))), "{bad}");
     }
     let long = [b"[".repeat(33 << 20), b"\n".to_vec(), good.into_bytes()].concat();
     let (answers, _) = divided(&long);

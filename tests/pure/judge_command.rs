@@ -1,7 +1,10 @@
 //! `sluice judge` on good and bad lines.
 
 use serde_json::{Value, json};
-use sluice::cli::judge::{JudgeError, judge_lines};
+use sluice::cli::{
+    judge::{JudgeError, judge_lines},
+    lines::UnreadableLines,
+};
 
 const SETTINGS: &str = r#"{"settings": {"metrics": [{"name": "TransactionTime"}, {"name": "Errors"}]}}"#;
 
@@ -69,7 +72,7 @@ fn a_line_that_cannot_be_read_is_told_with_its_number_and_column_decides_nothing
         assert!(answer["error"].as_str().is_some_and(|error| error.contains(words)), "{bad}: {answer}");
         assert_eq!((&answer["verdict"], &answer["reason"]), (&json!("Inconclusive"), &json!("UnreadableLine")));
         assert_eq!(answers[62]["reason"], "WarmingUp", "{bad}: the stream goes on");
-        assert!(matches!(ended, Err(JudgeError::Unreadable { count: 1, .. })), "{bad}");
+        assert!(matches!(ended, Err(JudgeError::Unreadable(UnreadableLines { count: 1, .. }))), "{bad}");
     }
     let failed = format!("{}\nnonsense\n", stream(3.0, 0..90));
     let (answers, _) = judged(&failed);
