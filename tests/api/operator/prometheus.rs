@@ -13,7 +13,7 @@ use std::{
 
 use axum::{Router, routing::get};
 use parking_lot::Mutex;
-use serde_json::json;
+use serde_json::{Value, json};
 use sluice::{
     agent::{
         decide::{counters::Added, slot_name::SlotName},
@@ -25,7 +25,7 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
 
 use super::process::free_address;
-use crate::cluster::eventually;
+use crate::cluster::{eventually, within};
 
 /// Transactions per second of every pod, and how long each takes.
 const RATE: u64 = 40;
@@ -115,6 +115,21 @@ impl Prometheus {
         let transaction_microseconds = slower * TRANSACTION_MICROSECONDS;
         let running = Running { revision, since: Instant::now(), transaction_microseconds };
         self.runs.lock().insert(pod.to_owned(), running);
+    }
+
+    /// Waits until it has scraped what this pod does with this revision so many times: a busy machine misses scrapes.
+    pub async fn has_scraped(&self, pod: &str, revision: u64, times: u32) {
+        let url = format!("http://{}/api/v1/query", self.address);
+        let series = format!("sluice_revision_transactions_total{{pod=\"{pod}\",revision=\"{revision}\"}}");
+        let what = format!("{times} scrapes of {pod} with revision {revision}");
+        within(Duration::from_mins(3), &what, || async {
+            let request = reqwest::Client::new().post(&url).header("content-type", "application/x-www-form-urlencoded");
+            let request = request.body(format!("query=max(count_over_time({series}[10m]))"));
+            let answer: Value = serde_json::from_slice(&request.send().await.ok()?.bytes().await.ok()?).ok()?;
+            let count: f64 = answer["data"]["result"][0]["value"][1].as_str()?.parse().ok()?;
+            (count >= f64::from(times)).then_some(())
+        })
+        .await;
     }
 
     /// It ends, and nobody answers any more.

@@ -363,7 +363,7 @@ async fn what_was_promoted_and_is_worse_afterwards_goes_back_from_every_pod_and_
     let _turn = turn().await;
     // in the pause the pods that keep revision 1 make the past that they are compared with
     let judged = "progressDeadlineSeconds: 60, postPromotionAnalysis: {metrics: [{name: TransactionTime}]}, \
-                  canary: {maxUnavailable: 3, steps: [{setWeight: 30}, {pause: {duration: 25s}}]}";
+                  canary: {maxUnavailable: 3, steps: [{setWeight: 30}, {pause: {}}]}";
     let shop = Shop::rolling(judged).await;
     let names = ["shop-0", "shop-1", "shop-2"];
     let mut prometheus = Prometheus::start(&shop.cluster.namespace, &names, "1s").await;
@@ -376,7 +376,11 @@ async fn what_was_promoted_and_is_worse_afterwards_goes_back_from_every_pod_and_
     let objects: Api<ControllerRevision> = shop.cluster.api();
 
     shop.set_timeout(7).await;
-    shop.canary(&pods, &prometheus, 2, 1).await;
+    let canary = shop.canary(&pods, &prometheus, 2, 1).await;
+    for name in names.iter().filter(|name| **name != canary) {
+        prometheus.has_scraped(name, 1, 40).await;
+    }
+    shop.ask("promote 2").await;
     within(Duration::from_mins(1), "all pods take it", || async {
         let told = join_all(pods.iter().map(|pod| pod.revision("shop"))).await;
         told.iter().all(|told| *told == Some(2)).then_some(())
@@ -419,6 +423,8 @@ async fn what_was_promoted_and_is_worse_afterwards_goes_back_from_every_pod_and_
     // and what nobody can know stays, and says so
     prometheus.end();
     shop.set_timeout(8).await;
+    shop.condition("Progressing", "Unknown/RolloutPaused").await;
+    shop.ask("promote 3").await;
     let message = within(Duration::from_mins(3), "it is judged no longer", || async {
         let status = shop.status().await;
         let condition = status.conditions.into_iter().find(|condition| condition.type_ == "Progressing")?;
