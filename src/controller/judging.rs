@@ -1,8 +1,8 @@
 //! Rollouts in course, and revisions that were promoted lately, are judged by live metrics: asked of Prometheus every few seconds, pool by
 //! pool, and only while there is one.
 //!
-//! What is remembered is the analysis of one revision in one phase. Another revision, another stable one or another spec begins anew, and so does
-//! another leader: what happened before is in Prometheus. While that cannot be asked nothing is decided, and a verdict that it is
+//! What is remembered is the analysis of one try of one revision in one phase. Another revision, the same one tried again, another stable one or
+//! another spec begins anew, and so does another leader: what happened before is in Prometheus. While that cannot be asked nothing is decided, and a verdict that it is
 //! worse stays. Each sample that a verdict rests on is a line of the log, as `sluice judge` reads it.
 
 use std::{sync::Arc, time::Duration};
@@ -19,7 +19,7 @@ use crate::{
     decide::{
         analysis::{AnalysisPhase, JudgeLine, LiveAnalysis, Measurement, Outcome, RevisionSeries, RolloutAnalysis},
         plan::{JudgedSeen, PodFacts},
-        rollout::{RevisionId, RolloutJudgement, RolloutMemory},
+        rollout::{JudgedTry, RevisionId, RolloutJudgement, RolloutMemory},
         shares::PodPhase,
     },
     domain::PoolKey,
@@ -39,19 +39,18 @@ const MOST_OTHERS: usize = 40;
 const PAST_SECONDS: f64 = 600.0;
 const LONGEST_WINDOW_SECONDS: f64 = 1800.0;
 
-/// What is judged: the revision, the one that it is compared with, and since when the step in course lasts or it is promoted, in Unix
-/// seconds.
+/// What is judged: the try of a revision, the revision that it is compared with, and since when the step in course lasts or it is promoted,
+/// in Unix seconds.
 #[derive(Clone, Debug, PartialEq)]
 struct JudgedCourse {
-    phase: AnalysisPhase,
-    canary: RevisionId,
+    of: JudgedTry,
     stable: RevisionId,
     since: i64,
 }
 
 /// The analysis of a rollout in course, or of a promoted revision.
 pub struct Judging {
-    canary: RevisionId,
+    of: JudgedTry,
     stable: RevisionId,
     wanted: RolloutAnalysis,
     /// None while no pod was scraped twice.
@@ -63,12 +62,16 @@ pub struct Judging {
 }
 
 impl Judging {
-    fn new(canary: RevisionId, stable: RevisionId, wanted: RolloutAnalysis) -> Self {
+    fn new(of: JudgedTry, stable: RevisionId, wanted: RolloutAnalysis) -> Self {
         let words = "nothing was measured yet".to_owned();
         let judgement = RolloutJudgement::Inconclusive { why: words.clone(), is_final: false };
-        let seen =
-            JudgedSeen { revision: canary.clone(), phase: wanted.phase(), judgement, words, least_seconds: None };
-        Self { canary, stable, wanted, live: None, failing: None, measured_at: None, seen }
+        let seen = JudgedSeen { of: of.clone(), judgement, words, least_seconds: None };
+        Self { of, stable, wanted, live: None, failing: None, measured_at: None, seen }
+    }
+
+    /// Whether it is the analysis of this.
+    fn is_of(&self, of: &JudgedTry, stable: &RevisionId, wanted: &RolloutAnalysis) -> bool {
+        (&self.of, &self.stable, &self.wanted) == (of, stable, wanted)
     }
 
     /// What is said of the revision.
@@ -81,13 +84,13 @@ impl Judging {
         &mut self,
         read: Result<&[RevisionSeries], &String>,
         measured: Vec<Measurement>,
-        (since, now): (i64, f64),
+        now: f64,
     ) -> Vec<JudgeLine> {
         let mut lines = Vec::new();
         if let Ok(series) = read {
             if self.live.is_none() {
-                let revisions = (self.canary.number, self.stable.number);
-                match LiveAnalysis::begin(&self.wanted, revisions, since as f64, series) {
+                let revisions = (self.of.revision.number, self.stable.number);
+                match LiveAnalysis::begin(&self.wanted, revisions, self.of.begun as f64, series) {
                     Ok(begun) => self.live = begun,
                     Err(error) => self.failing = Some(error.to_string()),
                 }
@@ -123,8 +126,7 @@ impl Judging {
             }
         };
         let least_seconds = self.live.as_ref().map(|live| whole(live.least_seconds()));
-        self.seen =
-            JudgedSeen { revision: self.canary.clone(), phase: self.wanted.phase(), judgement, words, least_seconds };
+        self.seen = JudgedSeen { of: self.of.clone(), judgement, words, least_seconds };
     }
 }
 
@@ -160,7 +162,7 @@ fn in_course(context: &Context) -> Vec<JudgedRollout> {
         let course = memory.lock().rollout.as_ref().and_then(course);
         let asked = course.and_then(|course| {
             let effective = context.stores.effective(&pool).ok()?;
-            let wanted = match course.phase {
+            let wanted = match course.of.phase {
                 AnalysisPhase::Canary => effective.rollout.analysis?,
                 AnalysisPhase::PostPromotion => effective.rollout.post_promotion?,
             };
@@ -180,22 +182,18 @@ fn in_course(context: &Context) -> Vec<JudgedRollout> {
 /// The revision that is rolled out by steps, beside the stable one, or that was promoted, beside the one before it. Who goes back to what
 /// ran before is not judged.
 fn course(rollout: &RolloutMemory) -> Option<JudgedCourse> {
+    let of = |revision: &RevisionId, phase| {
+        let begun = rollout.try_begun(phase)?;
+        Some(JudgedTry { revision: revision.clone(), phase, begun })
+    };
     if let Some(promoted) = rollout.judged_after_promotion() {
-        return Some(JudgedCourse {
-            phase: AnalysisPhase::PostPromotion,
-            canary: promoted.revision.clone(),
-            stable: promoted.from.clone(),
-            since: promoted.since,
-        });
+        let of = of(&promoted.revision, AnalysisPhase::PostPromotion)?;
+        return Some(JudgedCourse { of, stable: promoted.from.clone(), since: promoted.since });
     }
     let (stable, updated) = (rollout.stable.as_ref()?, rollout.updated.as_ref()?);
     let is_in_course = stable != updated && !rollout.has_failed(updated) && rollout.undone.is_none();
-    is_in_course.then(|| JudgedCourse {
-        phase: AnalysisPhase::Canary,
-        canary: updated.clone(),
-        stable: stable.clone(),
-        since: rollout.position.since,
-    })
+    let of = of(updated, AnalysisPhase::Canary).filter(|_| is_in_course)?;
+    Some(JudgedCourse { of, stable: stable.clone(), since: rollout.position.since })
 }
 
 /// The names of some pods that took this revision, and of some others.
@@ -219,18 +217,17 @@ fn names<'a>(facts: &'a [Arc<PodFacts>], pool: &str, canary: u64) -> (Vec<&'a st
 }
 
 async fn judge(context: &Context, servers: &Servers, rollout: JudgedRollout) {
-    let JudgedRollout { key, pool, course: JudgedCourse { canary, stable, since, .. }, wanted, server } = rollout;
+    let JudgedRollout { key, pool, course: JudgedCourse { of, stable, since }, wanted, server } = rollout;
+    let canary = &of.revision;
     let facts = context.pods.of(&key);
     let (canaries, others) = names(&facts, &key.name, canary.number);
     let memory = context.memories.of(&key, &pool);
     let now = Timestamp::now().as_duration().as_secs_f64();
     let (window, is_measured) = {
         let mut memory = memory.lock();
-        let is_same =
-            |judging: &Judging| (&judging.canary, &judging.stable, &judging.wanted) == (&canary, &stable, &wanted);
-        if !memory.judging.as_deref().is_some_and(is_same) {
+        if !memory.judging.as_deref().is_some_and(|judging| judging.is_of(&of, &stable, &wanted)) {
             tracing::info!(pool = %key, revision = canary.number, against = stable.number, "an analysis begins");
-            memory.judging = Some(Box::new(Judging::new(canary.clone(), stable.clone(), wanted.clone())));
+            memory.judging = Some(Box::new(Judging::new(of.clone(), stable.clone(), wanted.clone())));
         }
         let judging = memory.judging.as_ref();
         let live = judging.and_then(|judging| judging.live.as_ref());
@@ -254,7 +251,7 @@ async fn judge(context: &Context, servers: &Servers, rollout: JudgedRollout) {
     let is_news = {
         let mut memory = memory.lock();
         let PoolMemory { judging: Some(judging), .. } = &mut *memory else { return };
-        if (&judging.canary, &judging.stable, &judging.wanted) != (&canary, &stable, &wanted) {
+        if !judging.is_of(&of, &stable, &wanted) {
             return;
         }
         if is_measured {
@@ -267,8 +264,8 @@ async fn judge(context: &Context, servers: &Servers, rollout: JudgedRollout) {
             (Ok(_), Ok(_)) if is_measured || wanted.queries(0, 0, &[]).is_empty() => judging.failing = None,
             (Ok(_), Ok(_)) => {}
         }
-        let lines = judging.take(read.as_deref(), measured.unwrap_or_default(), (since, now));
-        tell(&key, &canary, &lines);
+        let lines = judging.take(read.as_deref(), measured.unwrap_or_default(), now);
+        tell(&key, canary, &lines);
         let after = &judging.seen;
         let is_news = before.words != after.words
             || before.least_seconds != after.least_seconds
@@ -362,7 +359,8 @@ mod tests {
         let spec: AnalysisSpec =
             serde_yaml::from_str("metrics: [{name: Errors, compare: false, limitCount: 3}]").unwrap();
         let id = |number| RevisionId { number, hash: format!("h{number}") };
-        Judging::new(id(7), id(6), RolloutAnalysis::of(&spec, AnalysisPhase::Canary).unwrap())
+        let of = JudgedTry { revision: id(7), phase: AnalysisPhase::Canary, begun: 1000 };
+        Judging::new(of, id(6), RolloutAnalysis::of(&spec, AnalysisPhase::Canary).unwrap())
     }
 
     /// A pod with so many errors in each of 60 s.
@@ -383,29 +381,48 @@ mod tests {
         let dead = "Prometheus \"default\", no answer in 2.0 s".to_owned();
         let mut judged = judging();
         judged.failing = Some(dead.clone());
-        judged.take(Err(&dead), Vec::new(), (1000, 1060.0));
+        judged.take(Err(&dead), Vec::new(), 1060.0);
         let held = RolloutJudgement::Inconclusive { why: dead.clone(), is_final: false };
         assert_eq!((&judged.seen.judgement, &judged.seen.words), (&held, &dead));
         judged.failing = None;
-        let lines = judged.take(Ok(&[scraped(7, 0.0), scraped(6, 0.0)]), Vec::new(), (1000, 1061.0));
+        let lines = judged.take(Ok(&[scraped(7, 0.0), scraped(6, 0.0)]), Vec::new(), 1061.0);
         assert_eq!(judged.seen.judgement, RolloutJudgement::Pass);
         assert!(lines[0].settings.is_some() && lines.len() > 50, "{}", lines.len());
         judged.failing = Some(dead.clone());
-        judged.take(Err(&dead), Vec::new(), (1000, 1062.0));
+        judged.take(Err(&dead), Vec::new(), 1062.0);
         assert_eq!(judged.seen.judgement, held, "what passed before is not known any more");
 
         let mut judged = judging();
-        judged.take(Ok(&[scraped(7, 1.0), scraped(6, 0.0)]), Vec::new(), (1000, 1061.0));
+        judged.take(Ok(&[scraped(7, 1.0), scraped(6, 0.0)]), Vec::new(), 1061.0);
         assert!(why(&judged.seen.judgement).starts_with("worse on shop-7: Errors"), "{:?}", judged.seen);
         judged.failing = Some(dead.clone());
-        judged.take(Err(&dead), Vec::new(), (1000, 1062.0));
+        judged.take(Err(&dead), Vec::new(), 1062.0);
         assert_eq!(told(&judged.seen.judgement), ("Fail", true));
+    }
+
+    #[test]
+    fn a_revision_that_is_tried_again_begins_another_analysis_that_counts_nothing_of_the_try_before() {
+        let id = |number| RevisionId { number, hash: format!("h{number}") };
+        let mut rolling = RolloutMemory { stable: Some(id(6)), updated: Some(id(7)), ..RolloutMemory::default() };
+        rolling.position.begun = 1000;
+        let mut judged = judging();
+        let wanted = judged.wanted.clone();
+        let is_of = |judged: &Judging, rolling: &RolloutMemory| {
+            judged.is_of(&course(rolling).expect("in course").of, &id(6), &wanted)
+        };
+        judged.take(Ok(&[scraped(7, 1.0), scraped(6, 0.0)]), Vec::new(), 1061.0);
+        assert_eq!((is_of(&judged, &rolling), told(&judged.seen.judgement)), (true, ("Fail", true)));
+        rolling.position.begun = 1060;
+        assert!(!is_of(&judged, &rolling), "the same revision beside the same one, and another try");
+        let mut again = Judging::new(course(&rolling).expect("in course").of, id(6), wanted.clone());
+        again.take(Ok(&[scraped(7, 1.0), scraped(6, 0.0)]), Vec::new(), 1061.0);
+        assert_ne!(told(&again.seen.judgement).0, "Fail", "its process never went back in between: {:?}", again.seen);
     }
 
     #[test]
     fn without_series_of_any_pod_it_says_what_to_look_at() {
         let mut judged = judging();
-        judged.take(Ok(&[]), Vec::new(), (1000, 1061.0));
+        judged.take(Ok(&[]), Vec::new(), 1061.0);
         assert!(judged.seen.words.contains("is each agent of this version, and scraped?"), "{:?}", judged.seen);
     }
 
@@ -413,9 +430,8 @@ mod tests {
     fn what_is_stable_failed_or_undone_is_not_judged() {
         let id = |number| RevisionId { number, hash: format!("h{number}") };
         let rolling = RolloutMemory { stable: Some(id(6)), updated: Some(id(7)), ..RolloutMemory::default() };
-        let (phase, canary, stable) = (AnalysisPhase::Canary, id(7), id(6));
-        let judged = JudgedCourse { phase, canary, stable, since: 0 };
-        assert_eq!(course(&rolling), Some(judged));
+        let of = JudgedTry { revision: id(7), phase: AnalysisPhase::Canary, begun: 0 };
+        assert_eq!(course(&rolling), Some(JudgedCourse { of, stable: id(6), since: 0 }));
         assert_eq!(course(&RolloutMemory { updated: Some(id(6)), ..rolling.clone() }), None);
         assert_eq!(course(&RolloutMemory { stable: None, ..rolling.clone() }), None);
         assert_eq!(course(&RolloutMemory { failed_hashes: vec!["h7".to_owned()], ..rolling }), None);
@@ -431,9 +447,8 @@ mod tests {
             promoted: Some(promoted),
             ..RolloutMemory::default()
         };
-        let phase = AnalysisPhase::PostPromotion;
-        let judged = JudgedCourse { phase, canary: id(7), stable: id(6), since: 900 };
-        assert_eq!(course(&through(promoted.clone())), Some(judged));
+        let of = JudgedTry { revision: id(7), phase: AnalysisPhase::PostPromotion, begun: 900 };
+        assert_eq!(course(&through(promoted.clone())), Some(JudgedCourse { of, stable: id(6), since: 900 }));
         let end = PostPromotionEnd { outcome: PostPromotionOutcome::Passed, message: String::new(), at: 990 };
         assert_eq!(course(&through(PostPromotion { end: Some(end), ..promoted })), None);
     }

@@ -11,8 +11,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Analysis, AnalysisError, AnalysisPhase, AnalysisSettings, JudgeLine, Look, Measurement, PodInterval,
-    RolloutAnalysis, RolloutVerdict, SampledFigure, Track, spec::least_seconds,
+    Analysis, AnalysisError, AnalysisSettings, JudgeLine, Look, Measurement, PodInterval, RolloutAnalysis,
+    RolloutVerdict, SampledFigure, Track, spec::least_seconds,
 };
 
 /// A scrape is in Prometheus after this many seconds.
@@ -85,8 +85,8 @@ pub struct RevisionSeries {
 pub struct LiveAnalysis {
     canary: u64,
     stable: u64,
-    /// What pods did with the canary until then is left out, in Unix seconds; none of a rollout in course.
-    promoted_at: Option<f64>,
+    /// What pods did with the canary until then is left out, in Unix seconds: it is an earlier try's, or was judged before its promotion.
+    counts_from: f64,
     interval_seconds: f64,
     analysis: Analysis,
     settings: AnalysisSettings,
@@ -101,7 +101,7 @@ pub struct LiveAnalysis {
 
 impl LiveAnalysis {
     /// Begins with everything that was scraped of the pods before the change and since. None while no pod was scraped twice: how often
-    /// that happens is not known then. `since`: when the step in course began, or when the revision was promoted, in Unix seconds.
+    /// that happens is not known then. `since`: when this try of the canary began, 0 where nobody knows, or when it was promoted, in Unix seconds.
     ///
     /// # Errors
     /// [`AnalysisError`], which [`RolloutAnalysis::of`] would have told before.
@@ -120,7 +120,7 @@ impl LiveAnalysis {
         Ok(Some(Self {
             canary,
             stable,
-            promoted_at: (wanted.phase() == AnalysisPhase::PostPromotion).then_some(since),
+            counts_from: since,
             interval_seconds,
             analysis,
             settings,
@@ -220,7 +220,7 @@ impl LiveAnalysis {
                 continue;
             }
             self.latest.insert(key, *scrape);
-            if track == Track::Canary && self.promoted_at.is_some_and(|promoted_at| end <= promoted_at) {
+            if track == Track::Canary && end <= self.counts_from {
                 continue;
             }
             let done = before.and_then(|before| between(pod, track, &before, scrape));
@@ -284,7 +284,7 @@ mod tests {
     use super::*;
     use crate::{
         api::AnalysisSpec,
-        decide::analysis::{Against, MeasuredSeries, Outcome, VerdictReason},
+        decide::analysis::{Against, AnalysisPhase, MeasuredSeries, Outcome, VerdictReason},
     };
 
     const BEGIN: f64 = 1_763_700_000.0;

@@ -6,11 +6,10 @@ use crate::{
     api::{ConnectionPool, ConnectionPoolStatus},
     contract::{GrantDocument, Injection, RevisionDocument, ServerFull, Settings, StatusReport},
     decide::{
-        analysis::AnalysisPhase,
         effective::{EffectivePool, PoolRefusal},
         freeze::Frozen,
         guard::refused::FORGOTTEN_SECONDS,
-        rollout::{RevisionId, RolloutJudgement},
+        rollout::{JudgedTry, RolloutJudgement},
         shares::{self, PodDemand, PodPhase},
         sizing::Decision,
     },
@@ -303,13 +302,11 @@ pub struct SizingSeen {
     pub alternation: Option<String>,
 }
 
-/// What the analysis says of a revision.
+/// What an analysis says of a revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JudgedSeen {
-    /// Of which.
-    pub revision: RevisionId,
-    /// While it is rolled out, or after its promotion.
-    pub phase: AnalysisPhase,
+    /// Which analysis it is.
+    pub of: JudgedTry,
     /// What it says.
     pub judgement: RolloutJudgement,
     /// What is lacking while it cannot tell, in words that change only when that does: metrics and reasons.

@@ -19,8 +19,8 @@ use crate::{
     decide::{
         analysis::AnalysisPhase,
         rollout::{
-            FailureReason, HandledCommand, PostPromotionEnd, PostPromotionOutcome, RolloutFailure, RolloutHappening,
-            RolloutMove, RolloutState, RolloutStep, UndoneRevision,
+            FailureReason, HandledCommand, JudgedTry, PostPromotionEnd, PostPromotionOutcome, RolloutFailure,
+            RolloutHappening, RolloutMove, RolloutState, RolloutStep, UndoneRevision,
         },
     },
     domain::UnixSeconds,
@@ -136,7 +136,9 @@ fn too_short(observed: &Observed, deadline_seconds: u32) -> String {
 
 /// What the analysis of a phase still lacks.
 fn lacking<'a>(observed: &Observed<'a>, course: &RolloutMove, phase: AnalysisPhase) -> &'a str {
-    let judged = observed.judged.filter(|judged| judged.revision == course.goal && judged.phase == phase);
+    let begun = course.memory.try_begun(phase);
+    let of_it = |of: &JudgedTry| of.revision == course.goal && of.phase == phase && Some(of.begun) == begun;
+    let judged = observed.judged.filter(|judged| of_it(&judged.of));
     judged.map_or("nothing was measured yet", |judged| judged.words.as_str())
 }
 

@@ -193,7 +193,7 @@ pub(super) fn plan(
                 .and_then(|all| all.get(ROLLOUT_ANNOTATION))
                 .map(String::as_str),
             post_promotion_seconds: strategy.post_promotion.as_ref().map(RolloutAnalysis::planned_exposure_seconds),
-            judged: observed.judged.map(|judged| (judged.revision.clone(), judged.phase, judged.judgement.clone())),
+            judged: observed.judged.map(|judged| (judged.of.clone(), judged.judgement.clone())),
         },
     );
     let writes = writes(observed, name, &history, &members, &course);

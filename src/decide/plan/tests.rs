@@ -20,7 +20,7 @@ use crate::{
     decide::{
         analysis::AnalysisPhase,
         effective::{EffectivePool, PoolRefusal, effective},
-        rollout::{DEFAULT_PAUSE_SECONDS, RolloutJudgement, RolloutMemory, settings_hash},
+        rollout::{DEFAULT_PAUSE_SECONDS, JudgedTry, RolloutJudgement, RolloutMemory, settings_hash},
         shares::{self, PodPhase},
         sizing::{Decision, Explanation},
     },
@@ -2136,9 +2136,9 @@ fn what_the_analysis_waits_for_is_told_and_what_it_finds_worse_is_taken_back_wit
     let phase = AnalysisPhase::Canary;
     let held = RolloutJudgement::Inconclusive { why: "no traffic".to_owned(), is_final: false };
     let words = "TransactionTime NoTraffic".to_owned();
+    let begun = world.rollout.as_ref().and_then(|rollout| rollout.try_begun(phase)).expect("tried");
     let seen = |least| JudgedSeen {
-        revision: revision.clone(),
-        phase,
+        of: JudgedTry { revision: revision.clone(), phase, begun },
         judgement: held.clone(),
         words: words.clone(),
         least_seconds: Some(least),
@@ -2213,10 +2213,12 @@ impl World {
 
     /// The analysis after the promotion says this of revision 2.
     fn judge_promoted(&mut self, judgement: RolloutJudgement, words: &str) {
-        let revision = self.rollout.as_ref().and_then(|rollout| rollout.stable.clone()).expect("promoted");
+        let rollout = self.rollout.as_ref().expect("remembered");
         let phase = AnalysisPhase::PostPromotion;
-        let words = words.to_owned();
-        self.judged = Some(JudgedSeen { revision, phase, judgement, words, least_seconds: None });
+        let (revision, begun) =
+            (rollout.stable.clone().expect("promoted"), rollout.try_begun(phase).expect("promoted"));
+        let of = JudgedTry { revision, phase, begun };
+        self.judged = Some(JudgedSeen { of, judgement, words: words.to_owned(), least_seconds: None });
     }
 }
 

@@ -8,6 +8,7 @@ use crate::{
         RolloutStatus, UndoneStatus, reasons,
     },
     contract::Settings,
+    decide::analysis::AnalysisPhase,
     domain::UnixSeconds,
     fingerprint::fingerprint,
 };
@@ -171,6 +172,9 @@ pub struct RolloutPosition {
     pub step: usize,
     /// Of which steps; other steps begin anew.
     pub steps_hash: String,
+    /// When this try of the revision began: what was found of an earlier one says nothing of it. It is not written down: 0 where another
+    /// process saw it begin.
+    pub begun: UnixSeconds,
     /// When that step began.
     pub since: UnixSeconds,
     /// The most pods that were proven to run the revision since then.
@@ -241,6 +245,14 @@ impl RolloutMemory {
         self.promoted.as_ref().filter(|promoted| promoted.end.is_none())
     }
 
+    /// When the try began that an analysis in this phase is of; None where nothing is judged in it.
+    pub fn try_begun(&self, phase: AnalysisPhase) -> Option<UnixSeconds> {
+        match phase {
+            AnalysisPhase::Canary => Some(self.position.begun),
+            AnalysisPhase::PostPromotion => self.promoted.as_ref().map(|promoted| promoted.since),
+        }
+    }
+
     /// Remembers a failure.
     pub(super) fn fail(&mut self, failure: RolloutFailure) {
         self.forgive(&failure.revision.hash);
@@ -309,7 +321,7 @@ impl RolloutMemory {
     pub fn rollout_status(&self, figures: RolloutFigures) -> RolloutStatus {
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let RolloutFigures { is_in_course, is_counting, set_weight, actual_weight, updated_pods } = figures;
-        let RolloutPosition { step, steps_hash, since, proven, progressed } = &self.position;
+        let RolloutPosition { step, steps_hash, since, proven, progressed, .. } = &self.position;
         RolloutStatus {
             current_step_index: is_in_course.then(|| count(*step)),
             current_step_hash: is_in_course.then(|| steps_hash.clone()),
@@ -374,6 +386,7 @@ fn position_from(rollout: &RolloutStatus) -> RolloutPosition {
     RolloutPosition {
         step: size(rollout.current_step_index),
         steps_hash: rollout.current_step_hash.clone().unwrap_or_default(),
+        begun: 0,
         since: rollout.step_started_at.as_ref().map_or(0, |at| at.0.as_second()),
         proven: size(rollout.proven_pods),
         progressed: rollout.progressed_at.as_ref().map(|at| at.0.as_second()),
@@ -452,6 +465,7 @@ mod tests {
             position: RolloutPosition {
                 step: 2,
                 steps_hash: "s".to_owned(),
+                begun: 0,
                 since: 900,
                 proven: 1,
                 progressed: Some(950),

@@ -83,6 +83,17 @@ impl RolloutPod<'_> {
     }
 }
 
+/// Which analysis: that of one revision, in one phase, of one try. Whoever tries a revision again begins another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JudgedTry {
+    /// Of which revision.
+    pub revision: RevisionId,
+    /// While it is rolled out, or after its promotion.
+    pub phase: AnalysisPhase,
+    /// When the try began, or when it was promoted.
+    pub begun: UnixSeconds,
+}
+
 /// What an analysis says of a revision.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RolloutJudgement {
@@ -127,9 +138,9 @@ pub struct RolloutInput<'a> {
     pub command: Option<&'a str>,
     /// Seconds that a revision is judged for after its promotion at least, unless it is found worse; None: it is not.
     pub post_promotion_seconds: Option<u32>,
-    /// What the analysis says, and of which revision: of another one than that in course, or in another phase, it says nothing. None:
-    /// nobody judges.
-    pub judged: Option<(RevisionId, AnalysisPhase, RolloutJudgement)>,
+    /// What the analysis says, and which one: of another revision than that in course, in another phase, or of an earlier try it says
+    /// nothing. None: nobody judges.
+    pub judged: Option<(JudgedTry, RolloutJudgement)>,
 }
 
 /// Where a rollout is.
@@ -304,7 +315,10 @@ impl<'a> Machine<'a> {
 
     fn begin(&mut self, steps_hash: String) {
         let now = self.input.now;
-        self.memory.position = RolloutPosition { step: 0, steps_hash, since: now, proven: 0, progressed: Some(now) };
+        // two tries are never the same, whatever the clock says
+        let begun = now.max(self.memory.position.begun + 1);
+        self.memory.position =
+            RolloutPosition { step: 0, steps_hash, begun, since: now, proven: 0, progressed: Some(now) };
     }
 
     fn is_failed(&self) -> bool {
@@ -344,11 +358,12 @@ impl<'a> Machine<'a> {
             && self.took().all(|pod| pod.is_proven(goal))
     }
 
-    /// What is said of the goal in this phase.
+    /// What is said of this try of the goal, in this phase.
     fn judgement(&self, phase: AnalysisPhase) -> Option<&'a RolloutJudgement> {
-        let judged = self.input.judged.as_ref();
-        let judged = judged.filter(|(revision, of_phase, _)| *revision == self.goal && *of_phase == phase);
-        judged.map(|(_, _, judgement)| judgement)
+        let begun = self.memory.try_begun(phase)?;
+        let of_it = |judged: &JudgedTry| judged.revision == self.goal && judged.phase == phase && judged.begun == begun;
+        let judged = self.input.judged.as_ref().filter(|(judged, _)| of_it(judged));
+        judged.map(|(_, judgement)| judgement)
     }
 
     // --- what was mended

@@ -26,6 +26,8 @@ struct Fleet {
     marks: Vec<&'static str>,
     dead: Vec<u64>,
     judged: Option<RolloutJudgement>,
+    /// When the try began of which that is said; None: the one in course.
+    judged_try: Option<UnixSeconds>,
     /// Seconds that a promoted revision is judged for, and what is said of it then.
     post_promotion: Option<u32>,
     judged_after: Option<RolloutJudgement>,
@@ -48,6 +50,7 @@ impl Fleet {
             marks: Vec::new(),
             dead: Vec::new(),
             judged: None,
+            judged_try: None,
             post_promotion: None,
             judged_after: None,
             now: 1_000_000,
@@ -55,12 +58,13 @@ impl Fleet {
         }
     }
 
-    fn judged(&self) -> Option<(RevisionId, AnalysisPhase, RolloutJudgement)> {
-        if let Some(promoted) = self.memory.judged_after_promotion() {
-            let judged = self.judged_after.clone()?;
-            return Some((promoted.revision.clone(), AnalysisPhase::PostPromotion, judged));
-        }
-        Some((id(self.wanted), AnalysisPhase::Canary, self.judged.clone()?))
+    fn judged(&self) -> Option<(JudgedTry, RolloutJudgement)> {
+        let (revision, phase, judgement) = match self.memory.judged_after_promotion() {
+            Some(promoted) => (promoted.revision.clone(), AnalysisPhase::PostPromotion, self.judged_after.clone()?),
+            None => (id(self.wanted), AnalysisPhase::Canary, self.judged.clone()?),
+        };
+        let begun = self.judged_try.or_else(|| self.memory.try_begun(phase))?;
+        Some((JudgedTry { revision, phase, begun }, judgement))
     }
 
     fn decide(&self) -> RolloutMove {
@@ -493,13 +497,18 @@ fn a_judgement_of_another_revision_says_nothing_and_one_of_this_takes_it_back() 
     };
     let worse = || RolloutJudgement::Fail { why: "waits of 3.1 times the others'".to_owned() };
     let revisions = [id(6), id(7)];
+    fleet.memory = step(&fleet.memory, &RolloutInput { revisions: &revisions, ..input(None) }).memory;
+    let begun = fleet.memory.position.begun;
+    let of = |number, phase| JudgedTry { revision: id(number), phase, begun };
     let failed = |judged| step(&fleet.memory, &RolloutInput { revisions: &revisions, ..input(judged) }).memory.failure;
     assert_eq!(failed(None), None);
-    assert_eq!(failed(Some((id(6), AnalysisPhase::Canary, worse()))), None);
-    assert_eq!(failed(Some((id(7), AnalysisPhase::PostPromotion, worse()))), None, "it is not promoted");
+    assert_eq!(failed(Some((of(6, AnalysisPhase::Canary), worse()))), None);
+    assert_eq!(failed(Some((of(7, AnalysisPhase::PostPromotion), worse()))), None, "it is not promoted");
+    let earlier = JudgedTry { begun: begun - 1, ..of(7, AnalysisPhase::Canary) };
+    assert_eq!(failed(Some((earlier, worse()))), None, "of an earlier try");
     let inconclusive = RolloutJudgement::Inconclusive { why: "no transactions".to_owned(), is_final: true };
-    assert_eq!(failed(Some((id(7), AnalysisPhase::Canary, inconclusive))), None, "no step waits for it");
-    let failure = failed(Some((id(7), AnalysisPhase::Canary, worse()))).expect("it failed");
+    assert_eq!(failed(Some((of(7, AnalysisPhase::Canary), inconclusive))), None, "no step waits for it");
+    let failure = failed(Some((of(7, AnalysisPhase::Canary), worse()))).expect("it failed");
     assert_eq!(
         (failure.reason, failure.message.as_str()),
         (FailureReason::AnalysisFailed, "waits of 3.1 times the others'")
@@ -542,6 +551,31 @@ fn what_was_found_harmless_goes_on_and_what_gets_worse_behind_the_last_step_goes
     fleet.judged = Some(RolloutJudgement::Fail { why: "slower".to_owned() });
     assert_eq!(fleet.settle().state, RolloutState::Failed { away: 0 });
     assert_eq!(fleet.told(6), 4);
+}
+
+#[test]
+fn what_was_found_of_an_earlier_try_decides_nothing_of_the_next_one() {
+    let worse = RolloutJudgement::Fail { why: "slower".to_owned() };
+    let tried_again = |request: &'static str, judgement: &RolloutJudgement| {
+        let mut fleet = Fleet::new(3, &JUDGED_STEPS);
+        fleet.wanted = 7;
+        assert_eq!(fleet.settle().state, RolloutState::Analysing);
+        (fleet.judged, fleet.judged_try) = (Some(judgement.clone()), fleet.memory.try_begun(AnalysisPhase::Canary));
+        fleet.command = Some(request);
+        fleet.settle();
+        assert_eq!(fleet.told(6), 3, "{request}");
+        // within the same second: whoever judges has not looked again
+        fleet.command = Some("retry 7");
+        let decided = fleet.settle();
+        assert_eq!((decided.state, fleet.told(7)), (RolloutState::Analysing, 1), "{request}, {judgement:?}");
+        fleet
+    };
+    for request in ["abort 7", "undo 6"] {
+        tried_again(request, &RolloutJudgement::Pass);
+        let mut fleet = tried_again(request, &worse);
+        fleet.judged_try = None;
+        assert_eq!(fleet.settle().state, RolloutState::Failed { away: 0 }, "what is found of this one counts");
+    }
 }
 
 impl Fleet {

@@ -24,6 +24,7 @@ const BY_HAND: [RolloutStep; 4] = [
 const JUDGED: [RolloutStep; 2] = [RolloutStep::SetWeight { percent: 1 }, RolloutStep::Analysis];
 const GOOD_GOOD_DEAD: [Quality; 3] = [Quality::Good, Quality::Good, Quality::Dead];
 const GOOD_WORSE_GOOD: [Quality; 3] = [Quality::Good, Quality::Worse, Quality::Good];
+const GOOD_WORSE: [Quality; 2] = [Quality::Good, Quality::Worse];
 const GOOD_UNPROVEN_GOOD: [Quality; 3] = [Quality::Good, Quality::Unproven, Quality::Good];
 const GOOD_DEAD_UNTIL_MENDED: [Quality; 2] = [Quality::Good, Quality::DeadUntilMended];
 const GOOD_DEAD: [Quality; 2] = [Quality::Good, Quality::Dead];
@@ -90,6 +91,8 @@ fn rollout_keeps_its_promises_whatever_the_analysis_says_and_forgets() {
     let chances = Chances { changes: more(2, 1), crashes: more(2, 1), ..CALM };
     holds("analysis", world(&GOOD_WORSE_GOOD, &JUDGED, chances));
     holds("analysis that never knows", world(&GOOD_UNPROVEN_GOOD, &JUDGED, chances));
+    let chances = Chances { requests: more(2, 1), crashes: more(1, 0), ..CALM };
+    holds("analysis, with requests", Setting { pods: 2, ..world(&GOOD_WORSE, &JUDGED, chances) });
 }
 
 /// With an analysis after the promotion, of two seconds.
@@ -207,7 +210,7 @@ fn goes_forward_while_paused(memory: &RolloutMemory, input: &RolloutInput<'_>) -
 
 fn promotes_what_is_not_proven(memory: &RolloutMemory, input: &RolloutInput<'_>) -> RolloutMove {
     let mut input = input.clone();
-    if let Some((_, _, judgement @ RolloutJudgement::Inconclusive { .. })) = &mut input.judged {
+    if let Some((_, judgement @ RolloutJudgement::Inconclusive { .. })) = &mut input.judged {
         *judgement = RolloutJudgement::Pass;
     }
     step(memory, &input)
@@ -215,10 +218,18 @@ fn promotes_what_is_not_proven(memory: &RolloutMemory, input: &RolloutInput<'_>)
 
 fn takes_the_word_of_the_canary(memory: &RolloutMemory, input: &RolloutInput<'_>) -> RolloutMove {
     let mut input = input.clone();
-    if let Some((_, phase, _)) = &mut input.judged
-        && memory.judged_after_promotion().is_some()
+    if let Some((judged, _)) = &mut input.judged
+        && let Some(promoted) = memory.judged_after_promotion()
     {
-        *phase = AnalysisPhase::PostPromotion;
+        (judged.phase, judged.begun) = (AnalysisPhase::PostPromotion, promoted.since);
+    }
+    step(memory, &input)
+}
+
+fn takes_the_word_of_the_try_before(memory: &RolloutMemory, input: &RolloutInput<'_>) -> RolloutMove {
+    let mut input = input.clone();
+    if let Some((judged, _)) = &mut input.judged {
+        judged.begun = memory.try_begun(judged.phase).unwrap_or(judged.begun);
     }
     step(memory, &input)
 }
@@ -229,7 +240,9 @@ fn passes_what_was_just_promoted(memory: &RolloutMemory, input: &RolloutInput<'_
 
 fn keeps_what_is_worse_later(memory: &RolloutMemory, input: &RolloutInput<'_>) -> RolloutMove {
     let mut input = input.clone();
-    if let Some((_, AnalysisPhase::PostPromotion, judgement)) = &mut input.judged {
+    if let Some((judged, judgement)) = &mut input.judged
+        && judged.phase == AnalysisPhase::PostPromotion
+    {
         *judgement = RolloutJudgement::Inconclusive { why: String::new(), is_final: true };
     }
     step(memory, &input)
@@ -270,6 +283,9 @@ fn rollout_with_a_planted_mistake_is_found() {
     let good = || Setting { qualities: &[Quality::Good, Quality::Good], ..later() };
     let short = ["no analysis after a promotion is cut short"];
     finds("takes the word of the canary", unproven(), takes_the_word_of_the_canary, &short);
+    let retried = Setting { pods: 2, ..small(&GOOD_WORSE, &JUDGED, Chances { requests: 2, ..CALM }) };
+    let earlier = ["what was found of an earlier try decides nothing"];
+    finds("takes the word of the try before", retried, takes_the_word_of_the_try_before, &earlier);
     finds("passes what was just promoted", good(), passes_what_was_just_promoted, &short);
     let worse = ["what is found worse after its promotion goes back at once"];
     finds("keeps what is worse later", later(), keeps_what_is_worse_later, &worse);

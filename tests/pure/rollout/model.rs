@@ -14,8 +14,8 @@ use sluice::{
     decide::{
         analysis::AnalysisPhase,
         rollout::{
-            PostPromotionOutcome, RevisionId, RolloutHappening, RolloutInput, RolloutJudgement, RolloutMemory,
-            RolloutMove, RolloutPod, RolloutState, RolloutStep, RolloutVerb,
+            FailureReason, JudgedTry, PostPromotionOutcome, RevisionId, RolloutHappening, RolloutInput,
+            RolloutJudgement, RolloutMemory, RolloutMove, RolloutPod, RolloutState, RolloutStep, RolloutVerb,
         },
     },
 };
@@ -104,8 +104,8 @@ struct World {
     held: Option<RolloutMemory>,
     request: Option<&'static str>,
     is_frozen: bool,
-    /// What the analysis says, of which revision and in which phase.
-    judged: Option<(u64, AnalysisPhase, RolloutJudgement)>,
+    /// What the analysis says.
+    judged: Option<Judged>,
     /// How often what is referenced has changed; pods are given it one after the other.
     mended: u8,
     /// How often a failed revision was tried again by itself since a process of the operator began.
@@ -113,6 +113,29 @@ struct World {
     /// Revisions that were seen to have failed, by a pod that was told to leave or by the status.
     failed: BTreeSet<u64>,
     chances: Chances,
+}
+
+/// What the analysis says, of which revision and in which phase.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Judged {
+    revision: u64,
+    phase: AnalysisPhase,
+    judgement: RolloutJudgement,
+    /// Whether the revision was tried again since: nobody has looked at this try yet.
+    is_of_earlier_try: bool,
+}
+
+impl World {
+    /// What the analysis says of the try in course.
+    fn says(&self, revision: u64, phase: AnalysisPhase) -> Option<&RolloutJudgement> {
+        let judged = self.judged.as_ref().filter(|judged| (judged.revision, judged.phase) == (revision, phase));
+        judged.filter(|judged| !judged.is_of_earlier_try).map(|judged| &judged.judgement)
+    }
+
+    /// What goes into the next look.
+    fn memory(&self) -> &RolloutMemory {
+        self.held.as_ref().unwrap_or(&self.saved)
+    }
 }
 
 /// How much of a look happens.
@@ -361,14 +384,14 @@ impl Search {
 
     /// What the analysis may say next of what is rolled out, once a pod runs it; and in the next moment it may not know any more.
     fn verdict(&self, world: &World) -> Option<Happening> {
-        let memory = world.held.as_ref().unwrap_or(&world.saved);
+        let memory = world.memory();
         let judged = memory.updated.as_ref()?.number;
         let phase = match memory.judged_after_promotion() {
             Some(_) => AnalysisPhase::PostPromotion,
             None => AnalysisPhase::Canary,
         };
         let is_run = world.pods.iter().any(|pod| pod.runs == Some(judged));
-        let is_judged = world.judged.as_ref().is_some_and(|(of, known, _)| (*of, *known) == (judged, phase));
+        let is_judged = world.says(judged, phase).is_some();
         let verdict = match (self.setting.quality(judged), phase) {
             _ if is_judged => Verdict::Nothing,
             _ if !is_run => return None,
@@ -383,7 +406,7 @@ impl Search {
     }
 
     fn look(&self, world: &World) -> RolloutMove {
-        let memory = world.held.clone().unwrap_or_else(|| world.saved.clone());
+        let memory = world.memory();
         let revisions: Vec<RevisionId> = (1..=self.setting.revisions()).map(id).collect();
         let pods: Vec<RolloutPod> = world
             .pods
@@ -412,9 +435,12 @@ impl Search {
             is_frozen: world.is_frozen,
             command: world.request,
             post_promotion_seconds: self.setting.post_promotion_seconds,
-            judged: world.judged.clone().map(|(revision, phase, judgement)| (id(revision), phase, judgement)),
+            judged: world.judged.clone().map(|Judged { revision, phase, judgement, is_of_earlier_try }| {
+                let begun = memory.try_begun(phase).filter(|_| !is_of_earlier_try).unwrap_or(i64::MIN);
+                (JudgedTry { revision: id(revision), phase, begun }, judgement)
+            }),
         };
-        (self.decide)(&memory, &input)
+        (self.decide)(memory, &input)
     }
 
     fn after(&self, world: &World, happening: Happening) -> Outcome {
@@ -471,7 +497,8 @@ impl Search {
                     Verdict::Fail => Some(RolloutJudgement::Fail { why: "slower".to_owned() }),
                     Verdict::Inconclusive => Some(unknown()),
                 };
-                next.judged = judgement.map(|judgement| (revision, phase, judgement));
+                next.judged =
+                    judgement.map(|judgement| Judged { revision, phase, judgement, is_of_earlier_try: false });
             }
         }
         Ok(next)
@@ -479,10 +506,11 @@ impl Search {
 
     fn after_look(&self, world: &World, extent: Extent) -> Outcome {
         let decided = self.look(world);
-        let before = world.held.as_ref().unwrap_or(&world.saved);
+        let before = world.memory();
         self.no_step_is_skipped(world, before, &decided)?;
         self.no_analysis_is_cut_short(world, &decided)?;
         what_is_found_worse_goes_back(world, before, &decided)?;
+        no_earlier_try_decides(world, before, &decided)?;
         let is_tried_again = decided.happened.contains(&RolloutHappening::TriedAgain);
         if is_tried_again && world.tries >= world.mended {
             return Err("what failed is tried again once for each change of what pods are given");
@@ -518,6 +546,11 @@ impl Search {
             next.failed.retain(|failed| next.saved.has_failed(&id(*failed)));
         }
         let is_acted_on = is_saved || survives || writes > 0;
+        let is_tried_anew = decided.memory.position.begun != before.position.begun;
+        let is_promoted = decided.happened.iter().any(|happened| matches!(happened, RolloutHappening::Promoted { .. }));
+        if let Some(judged) = next.judged.as_mut().filter(|_| is_acted_on) {
+            judged.is_of_earlier_try |= is_promoted || (is_tried_anew && judged.phase == AnalysisPhase::Canary);
+        }
         if decided.happened.contains(&RolloutHappening::Failed) && is_acted_on {
             let failure = decided.memory.failure.as_ref().ok_or("who failed is remembered")?;
             next.failed.insert(failure.revision.number);
@@ -565,7 +598,7 @@ impl Search {
                 RolloutStep::OnePod | RolloutStep::SetWeight { .. } => true,
                 RolloutStep::Pause { seconds } => seconds.is_some_and(|seconds| waited >= i64::from(seconds)),
                 RolloutStep::Analysis => {
-                    world.judged == Some((decided.goal.number, AnalysisPhase::Canary, RolloutJudgement::Pass))
+                    world.says(decided.goal.number, AnalysisPhase::Canary) == Some(&RolloutJudgement::Pass)
                 }
             };
             if !is_due {
@@ -588,7 +621,8 @@ impl Search {
         if !has_ended || !has_passed {
             return Ok(());
         }
-        let is_said = world.judged == Some((decided.goal.number, AnalysisPhase::PostPromotion, RolloutJudgement::Pass));
+        let said = world.says(decided.goal.number, AnalysisPhase::PostPromotion);
+        let is_said = said == Some(&RolloutJudgement::Pass);
         let asked = i64::from(self.setting.post_promotion_seconds.unwrap_or(0));
         let is_over = -promoted.since >= asked || -promoted.counts_from > i64::from(DEADLINE_SECONDS);
         if is_said && is_over { Ok(()) } else { Err("no analysis after a promotion is cut short") }
@@ -712,13 +746,23 @@ fn what_is_found_worse_goes_back(
 ) -> Result<(), &'static str> {
     let goal = &decided.goal;
     let is_judged = before.judged_after_promotion().is_some_and(|promoted| promoted.revision == *goal);
-    let worse = matches!(
-        &world.judged,
-        Some((revision, AnalysisPhase::PostPromotion, RolloutJudgement::Fail { .. })) if *revision == goal.number
-    );
+    let said = world.says(goal.number, AnalysisPhase::PostPromotion);
+    let worse = matches!(said, Some(RolloutJudgement::Fail { .. }));
     let is_asked = decided.happened.iter().any(|happened| matches!(happened, RolloutHappening::Obeyed { .. }));
     if is_judged && worse && !is_asked && !world.is_frozen && !decided.memory.has_failed(goal) {
         return Err("what is found worse after its promotion goes back at once");
+    }
+    Ok(())
+}
+
+/// What is found worse was found so of the try in course.
+fn no_earlier_try_decides(world: &World, before: &RolloutMemory, decided: &RolloutMove) -> Result<(), &'static str> {
+    let failure = decided.memory.failure.as_ref().filter(|failure| failure.reason == FailureReason::AnalysisFailed);
+    let Some(failure) = failure.filter(|_| decided.happened.contains(&RolloutHappening::Failed)) else { return Ok(()) };
+    let is_new = decided.memory.position.begun != before.position.begun;
+    let is_worse = |phase| matches!(world.says(failure.revision.number, phase), Some(RolloutJudgement::Fail { .. }));
+    if (is_new || !is_worse(AnalysisPhase::Canary)) && !is_worse(AnalysisPhase::PostPromotion) {
+        return Err("what was found of an earlier try decides nothing");
     }
     Ok(())
 }
@@ -758,6 +802,7 @@ fn kept(decided: &RolloutMove) -> RolloutMemory {
 /// Without what nothing depends on.
 fn normal(memory: &RolloutMemory) -> RolloutMemory {
     let mut memory = memory.clone();
+    memory.position.begun = 0;
     if let Some(failure) = &mut memory.failure {
         failure.at = 0;
         failure.message.clear();
