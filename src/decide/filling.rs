@@ -20,59 +20,106 @@ pub(super) struct Vessel {
 }
 
 impl Vessel {
-    fn room(&self) -> u64 {
-        if self.weight == 0 { 0 } else { self.to.saturating_sub(self.from) }
+    /// What it may get of so much.
+    fn room(&self, amount: u64) -> u64 {
+        if self.weight == 0 { 0 } else { self.to.saturating_sub(self.from).min(amount) }
     }
 
-    /// What it has at a level, which counts in parts of `1 << bits`.
-    fn at(&self, level: u128, bits: u32) -> u64 {
-        let above = (((level * u128::from(self.weight)) << 1) + (1_u128 << bits)) >> (bits + 1);
-        let has = u128::from(self.zero) + above;
-        u64::try_from(has).unwrap_or(u64::MAX).clamp(self.from, self.from + self.room())
+    /// What it has where the level is so much above its zero, in its own measure.
+    fn with(&self, above: u64) -> u64 {
+        self.zero.saturating_add(above).clamp(self.from, self.to)
     }
 
     /// A level at which it is full.
     fn full_at(&self, bits: u32) -> u128 {
-        let above = u128::from((self.from + self.room()).saturating_sub(self.zero));
-        (above << bits) / u128::from(self.weight.max(1)) + 1
+        let above = u128::from(self.to.saturating_sub(self.zero));
+        let weight = self.weight.max(1);
+        match u64::try_from(above << bits) {
+            Ok(above) => u128::from(above / weight) + 1,
+            Err(_) => (above << bits) / u128::from(weight) + 1,
+        }
+    }
+}
+
+/// All vessels at a level.
+struct Filled {
+    level: u128,
+    has: Vec<u64>,
+    /// What it took, all together.
+    given: u128,
+}
+
+impl Filled {
+    /// `level` counts in parts of `1 << bits`; nobody weighs more than that.
+    fn new(vessels: &[Vessel], level: u128, bits: u32) -> Self {
+        let half = 1_u64 << bits;
+        let mut has = Vec::with_capacity(vessels.len());
+        // what fits a machine word is counted in one: most levels do
+        let most = (u64::MAX >> 2) >> bits;
+        match u64::try_from(level).ok().filter(|level| *level <= most) {
+            Some(level) => {
+                has.extend(
+                    vessels.iter().map(|vessel| vessel.with(((level * vessel.weight) * 2 + half) >> (bits + 1))),
+                );
+            }
+            None => has.extend(vessels.iter().map(|vessel| {
+                let above = (level * u128::from(vessel.weight) * 2 + u128::from(half)) >> (bits + 1);
+                vessel.with(u64::try_from(above).unwrap_or(u64::MAX))
+            })),
+        }
+        let given = has.iter().zip(vessels).map(|(has, vessel)| u128::from(has - vessel.from)).sum();
+        Self { level, has, given }
+    }
+
+    /// Whether somebody gets more than one from here to there.
+    fn is_far_below(&self, other: &Self) -> bool {
+        self.has.iter().zip(&other.has).any(|(has, then)| then - has > 1)
     }
 }
 
 /// Hands out `amount`, and returns what each has then. Who stands first is first among equals.
 ///
-/// Nothing is left over while anybody with a weight may have more. Takes `O(n log n)`.
+/// Nothing is left over while anybody with a weight may have more. Takes `O(n log n)`: the level is guessed from the two around it, and
+/// halved where a guess does not help.
 pub(super) fn fill(vessels: &[Vessel], amount: u64) -> Vec<u64> {
     // nobody gets more than there is: it keeps the levels small
-    let vessels: Vec<Vessel> = vessels
-        .iter()
-        .map(|vessel| Vessel { to: vessel.to.min(vessel.from.saturating_add(amount)), ..*vessel })
-        .collect();
-    let room: u128 = vessels.iter().map(|vessel| u128::from(vessel.room())).sum();
+    let vessels: Vec<Vessel> =
+        vessels.iter().map(|vessel| Vessel { to: vessel.from + vessel.room(amount), ..*vessel }).collect();
+    let room: u128 = vessels.iter().map(|vessel| u128::from(vessel.to - vessel.from)).sum();
     if u128::from(amount) >= room {
-        return vessels.iter().map(|vessel| vessel.from + vessel.room()).collect();
+        return vessels.iter().map(|vessel| vessel.to).collect();
     }
     // so fine that from one level to the next nobody gets more than one
     let bits = u64::BITS - vessels.iter().map(|vessel| vessel.weight).max().unwrap_or(0).leading_zeros();
-    let given_at =
-        |level: u128| -> u128 { vessels.iter().map(|vessel| u128::from(vessel.at(level, bits) - vessel.from)).sum() };
-    let (mut low, mut high) = (0, vessels.iter().map(|vessel| vessel.full_at(bits)).max().unwrap_or(0));
-    while high - low > 1 {
-        let middle = low + (high - low) / 2;
-        if given_at(middle) <= u128::from(amount) {
+    let filled = |level: u128| Filled::new(&vessels, level, bits);
+    let mut low = Filled { level: 0, has: vessels.iter().map(|vessel| vessel.from).collect(), given: 0 };
+    let may_get = vessels.iter().filter(|vessel| vessel.from < vessel.to);
+    let mut high = Filled {
+        level: may_get.map(|vessel| vessel.full_at(bits)).max().unwrap_or(0),
+        has: vessels.iter().map(|vessel| vessel.to).collect(),
+        given: room,
+    };
+    let mut halves = false;
+    while low.is_far_below(&high) {
+        let width = high.level - low.level;
+        let part = width.saturating_mul(u128::from(amount) - low.given) / (high.given - low.given);
+        let middle = low.level + if halves { width / 2 } else { part.clamp(1, width - 1) };
+        let middle = filled(middle);
+        if middle.given <= u128::from(amount) {
             low = middle;
         } else {
             high = middle;
         }
+        halves = (high.level - low.level) * 2 > width;
     }
-    let mut has: Vec<u64> = vessels.iter().map(|vessel| vessel.at(low, bits)).collect();
-    let given: u64 = has.iter().zip(&vessels).map(|(has, vessel)| has - vessel.from).sum();
-    let mut next: Vec<usize> = (0..vessels.len()).filter(|&index| vessels[index].at(high, bits) > has[index]).collect();
+    let mut has = low.has;
+    let mut next: Vec<usize> = (0..vessels.len()).filter(|&index| high.has[index] > has[index]).collect();
     // (has + 1/2) / weight, times two and both weights
     let due = |index: usize| u128::from((has[index] - vessels[index].zero) * 2 + 1);
     next.sort_by(|&one, &other| {
         (due(one) * u128::from(vessels[other].weight)).cmp(&(due(other) * u128::from(vessels[one].weight)))
     });
-    next.truncate(usize::try_from(amount - given).unwrap_or(usize::MAX));
+    next.truncate(usize::try_from(u128::from(amount) - low.given).unwrap_or(usize::MAX));
     for index in next {
         has[index] += 1;
     }

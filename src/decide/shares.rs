@@ -22,12 +22,15 @@
 //! When the whole is lowered below what is granted, shares shrink at once, and nothing grows until proofs made room.
 //!
 //! # Who gets how much
-//! Floors first, oldest pod first; then the mean demand, then what serves it (square-root staffing, or the peak of a burst), in
-//! proportion where it does not fit; then room for the floors of pods that may appear ([`headroom`]); all the rest in
-//! proportion to the mean demand, because a share is a right and not a reservation. Numbers are integers by the method of
-//! the largest remainder. A pod whose demand is unknown keeps what it has, and claims no less than the others use on
-//! average: most such pods have just begun, and their load comes before its first figures. While no demand is known at all,
-//! pods that begin get what the others have on average. Terminating pods never grow.
+//! Floors first, oldest pod first; then the mean demand, where it does not fit to whoever has least: a pod that needs less than
+//! its part leaves it to the others; then what serves it (square-root staffing, or the peak of a burst), in proportion where it
+//! does not fit; then room for the floors of pods that may appear ([`headroom`]); all the rest in proportion to the mean demand,
+//! because a share is a right and not a reservation. Connections are handed out one after the other, as those of a server are
+//! among its pools (`decide/filling`): sums are exact, and with more to divide nobody is entitled to less.
+//!
+//! A pod whose demand is unknown keeps what it has, and claims no less than the others use on average: most such pods have just
+//! begun, and their load comes before its first figures. While no demand is known at all, pods that begin get what the others have
+//! on average. Terminating pods never grow.
 //!
 //! Each move is an API write, a kubelet sync and a fan-out to every watcher, so shares move only when a pod is short: it
 //! has no floor yet, its load presses on its share, or its share is far (40 %) from what its load deserves. Then few pods
@@ -46,7 +49,7 @@ use std::cmp::{Ordering, Reverse};
 use serde::Serialize;
 
 use crate::contract::PodGrant;
-use divide::{Claim, divide, evenly};
+use divide::{Claim, StagedDivision, divide};
 
 /// One pod of the pool that has a sidecar.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -352,8 +355,8 @@ impl Member {
     }
 
     /// True until it has got more than its floor, or something else than at first.
-    fn begins(&self, floor: u32) -> bool {
-        self.share <= floor && self.grant.is_none_or(|grant| grant.seq <= 1)
+    fn begins(&self) -> bool {
+        self.share <= self.floor && self.grant.is_none_or(|grant| grant.seq <= 1)
     }
 
     /// True when its load is more than its share serves: clients wait, or are about to.
@@ -416,14 +419,15 @@ impl Aim {
             .collect();
         let floors_of_running = sum(running.iter().map(|&index| shares[index]));
         let most = u64::from(whole) + floors_of_running - sum(shares.iter().copied());
-        let had: Vec<u32> = running.iter().map(|&index| members[index].share).collect();
-        let target = u64::from(target).clamp(floors_of_running, most);
-        let mut left = target - floors_of_running;
-        let mut least: Vec<u32> = running.iter().map(|&index| shares[index]).collect();
-        for (least, &index) in least.iter_mut().zip(&running) {
-            give(least, members[index].tries, &mut left);
-        }
-        let divided = evenly(target, &had, &least);
+        let of_running = |of: &dyn Fn(usize) -> u32| running.iter().map(|&index| of(index)).collect::<Vec<u32>>();
+        let mut division = StagedDivision::new(
+            u64::from(target).clamp(floors_of_running, most),
+            of_running(&|index| shares[index]),
+            &of_running(&|index| members[index].share),
+        );
+        division.level(|pod| members[running[pod]].tries);
+        division.level(|_| u32::MAX);
+        let divided = division.shares;
         for (index, share) in running.into_iter().zip(divided) {
             shares[index] = share;
         }
@@ -457,20 +461,20 @@ struct Claims {
 
 impl Claims {
     fn of(members: &[Member], most: u32) -> Self {
-        let claims_floor = |member: &Member| member.phase == PodPhase::Running || member.share > 0;
-        let mut claimants: Vec<usize> = (0..members.len()).filter(|&index| claims_floor(&members[index])).collect();
-        let wanted: Vec<u32> = claimants.iter().map(|&index| members[index].floor).collect();
-        let bound = if wanted.is_empty() { most.max(1) } else { highest_floor(wanted, most) };
-        let floors: Vec<u32> = members.iter().map(|member| member.floor.min(bound)).collect();
-        let mut left = most;
-        let fits = |&&index: &&usize| {
-            let fitting = left.checked_sub(floors[index]);
-            left = fitting.unwrap_or(left);
-            fitting.is_some()
+        // the oldest first, each as much as it may always hold
+        let full_floor = |member: &Member| match member.phase {
+            PodPhase::Running => member.floor,
+            PodPhase::Unscheduled | PodPhase::Terminating => member.floor.min(member.share),
         };
-        let fitting = claimants.iter().take_while(fits).count();
-        let waiting = claimants.split_off(fitting);
-        let waiting = waiting.iter().filter(|&&index| members[index].phase == PodPhase::Running).count();
+        let full_floors: Vec<u32> = members.iter().map(full_floor).collect();
+        let mut division = StagedDivision::new(most.into(), vec![0; members.len()], &vec![0; members.len()]);
+        division.level(|index| full_floors[index]);
+        let fitting = division.shares;
+        let cut = fitting.iter().zip(&full_floors).filter(|(fitting, full)| fitting < full);
+        let bound = cut.map(|(&fitting, _)| fitting.max(1)).min().unwrap_or(u32::MAX);
+        let floors: Vec<u32> = members.iter().map(|member| member.floor.min(bound)).collect();
+        let waits = |&(member, &fitting): &(&Member, &u32)| member.phase == PodPhase::Running && fitting == 0;
+        let waiting = members.iter().zip(&fitting).filter(waits).count();
         let is_lowered = members.iter().any(|member| member.floor > bound);
         let shortage = match to_u32(waiting) {
             0 if is_lowered => Shortage::FloorLowered { floor: bound },
@@ -478,12 +482,12 @@ impl Claims {
             waiting => Shortage::TooManyPods { waiting },
         };
 
-        let typical = Typical::of(members, &floors);
-        let mut claims = vec![Claim::default(); members.len()];
-        for index in claimants {
-            claims[index] = claim(&members[index], floors[index], &typical);
-        }
-        Self { of_each: claims, floors, shortage }
+        let typical = Typical::of(members);
+        let claim = |index: usize| match fitting[index] {
+            0 => Claim::default(),
+            floor => claim(&members[index], [floor.min(bound), full_floors[index]], &typical),
+        };
+        Self { of_each: (0..members.len()).map(claim).collect(), floors, shortage }
     }
 
     /// Server connections to leave free for pods that may appear: with the largest of the floors, one of which they will have.
@@ -492,20 +496,6 @@ impl Claims {
         let [running, unscheduled] = [PodPhase::Running, PodPhase::Unscheduled].map(count).map(to_u32);
         headroom(running, unscheduled, self.floors.iter().copied().max().unwrap_or(0))
     }
-}
-
-/// The largest number to which floors may go so that all of them fit into `most`; at least 1, and without bound where they fit as they are.
-fn highest_floor(mut floors: Vec<u32>, most: u32) -> u32 {
-    floors.sort_unstable();
-    let mut left = most;
-    for (index, &floor) in floors.iter().enumerate() {
-        let even = left / to_u32(floors.len() - index);
-        if floor > even {
-            return even.max(1);
-        }
-        left -= floor;
-    }
-    u32::MAX
 }
 
 /// What is known of the pods together, for those of which nothing is.
@@ -522,22 +512,21 @@ enum Typical {
 }
 
 impl Typical {
-    fn of(members: &[Member], floors: &[u32]) -> Self {
+    fn of(members: &[Member]) -> Self {
         let mean = |figures: &[f64]| figures.iter().sum::<f64>() / f64::from(to_u32(figures.len()).max(1));
         let known: Vec<f64> =
             members.iter().filter_map(|member| member.demand).map(|demand| demand.mean.max(0.0)).collect();
         if !known.is_empty() {
             return Self::Demand(PodDemand { mean: mean(&known), peak: mean(&known) });
         }
-        let running = || members.iter().zip(floors).filter(|(member, _)| member.phase == PodPhase::Running);
-        let begins = |&(member, &floor): &(&Member, &u32)| member.begins(floor);
-        let shares: Vec<f64> = running().filter(|pod| !begins(pod)).map(|(member, _)| member.share.into()).collect();
-        Self::Share { mean: mean(&shares).max(1.0), some_begin: running().any(|pod| begins(&pod)) }
+        let running = || members.iter().filter(|member| member.phase == PodPhase::Running);
+        let shares: Vec<f64> = running().filter(|pod| !pod.begins()).map(|pod| pod.share.into()).collect();
+        Self::Share { mean: mean(&shares).max(1.0), some_begin: running().any(Member::begins) }
     }
 }
 
-/// What a member claims.
-fn claim(member: &Member, floor: u32, typical: &Typical) -> Claim {
+/// What a member claims, of whose floor so much fits.
+fn claim(member: &Member, [floor, full_floor]: [u32; 2], typical: &Typical) -> Claim {
     let share = member.share;
     let of = |demand: PodDemand| (ceil(demand.mean), demand.need(), demand.mean);
     let (mean, peak, weight) = match (member.demand, typical) {
@@ -546,13 +535,14 @@ fn claim(member: &Member, floor: u32, typical: &Typical) -> Claim {
         (None, Typical::Demand(typical)) if share >= ceil(typical.mean) => (share, share, 0.0),
         // its load will be that of the others
         (None, Typical::Demand(typical)) => (ceil(typical.mean), ceil(typical.mean), typical.mean),
-        (None, Typical::Share { mean, .. }) if member.begins(floor) => (0, 0, *mean),
+        (None, Typical::Share { mean, .. }) if member.begins() => (0, 0, *mean),
         (None, Typical::Share { some_begin: true, .. }) => (0, 0, f64::from(share)),
         (None, Typical::Share { some_begin: false, .. }) => (share, share, f64::from(share)),
     };
     if member.phase == PodPhase::Running {
         Claim {
             floor,
+            full_floor,
             mean: mean.max(floor),
             peak: peak.max(floor),
             weight: weigh(weight),
@@ -560,9 +550,9 @@ fn claim(member: &Member, floor: u32, typical: &Typical) -> Claim {
             most: u32::MAX,
         }
     } else {
-        let floor = floor.min(share);
         Claim {
             floor,
+            full_floor,
             mean: mean.clamp(floor, share),
             peak: peak.clamp(floor, share),
             weight: 0,

@@ -1,6 +1,7 @@
 //! What `cargo test` proves with Rust alone: properties, snapshots, purity and drift.
 #![allow(missing_docs, clippy::panic)]
 
+mod allocator;
 mod analysis;
 mod chart;
 mod class;

@@ -6,7 +6,7 @@ use crate::decide::filling::{Vessel, fill};
 
 /// What all pools get in turn, each stage of all of them before the next of any. What was given stays: each stage is at least the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum AskStage {
+pub enum AskStage {
     /// One for a pool that has pods: it is not paused while others have two.
     First,
     /// One for each pod.
@@ -24,16 +24,19 @@ pub(super) enum AskStage {
 }
 
 impl AskStage {
+    /// How many there are.
     pub const COUNT: usize = 7;
+    /// All of them, in their order.
     pub const ALL: [Self; Self::COUNT] =
         [Self::First, Self::OneEach, Self::Minimum, Self::Demand, Self::Need, Self::Headroom, Self::Spare];
 }
 
 /// What a pool asks for, in server connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct PoolAsk {
+pub struct PoolAsk {
+    /// Higher ones are served first in each stage, but for the last.
     pub priority: i32,
-    /// At least 1.
+    /// Weight among pools of the same priority; at least 1.
     pub weight: u32,
     /// By [`AskStage`], each at least the one before.
     pub upto: [u32; AskStage::COUNT],
@@ -42,15 +45,23 @@ pub(super) struct PoolAsk {
 }
 
 impl PoolAsk {
-    pub fn of(&self, stage: AskStage) -> u32 {
+    /// What it asks for up to a stage.
+    pub const fn of(&self, stage: AskStage) -> u32 {
         self.upto[stage as usize]
+    }
+
+    /// Whether it asks for more than its minimum.
+    fn contends(&self) -> bool {
+        self.of(AskStage::Demand) > self.of(AskStage::Minimum)
     }
 }
 
 /// What a pool is entitled to, and why it is not more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Entitlement {
+pub struct Entitlement {
+    /// In server connections.
     pub connections: u32,
+    /// Why it is not more.
     pub limited_by: ShareLimit,
 }
 
@@ -86,7 +97,7 @@ struct Exhausted {
 /// priority. Of the spare priorities have no more than others.
 ///
 /// `asks` stand by priority, the highest first; who stands first is first among equals. The sum is `whole`, or all that is asked for.
-pub(super) fn entitled(asks: &[PoolAsk], whole: u32) -> Vec<Entitlement> {
+pub fn entitled(asks: &[PoolAsk], whole: u32) -> Vec<Entitlement> {
     let mut has = vec![0_u32; asks.len()];
     let mut left = u64::from(whole);
     let mut end: Option<Exhausted> = None;
@@ -100,21 +111,40 @@ pub(super) fn entitled(asks: &[PoolAsk], whole: u32) -> Vec<Entitlement> {
             if wanted > left && end.is_none() {
                 end = Some(Exhausted { stage, priority });
             }
-            give(&asks[from..to], &mut has[from..to], stage, &mut left);
+            if wanted <= left {
+                has[from..to].iter_mut().zip(&asks[from..to]).for_each(|(has, ask)| *has = ask.of(stage));
+                left -= wanted;
+            } else if left > 0 {
+                give(&asks[from..to], &mut has[from..to], stage, left);
+                left = 0;
+            }
             from = to;
         }
     }
-    asks.iter()
-        .zip(has)
-        .map(|(ask, connections)| Entitlement { connections, limited_by: limit(asks, ask, connections, end) })
-        .collect()
+    let mut entitlements = Vec::with_capacity(asks.len());
+    let mut above = 0;
+    for of_one in asks.chunk_by(|one, next| one.priority == next.priority) {
+        let contending = Contending { above, alike: of_one.iter().filter(|ask| ask.contends()).count() };
+        for ask in of_one {
+            let connections = has[entitlements.len()];
+            entitlements.push(Entitlement { connections, limited_by: limit(ask, connections, end, contending) });
+        }
+        above += contending.alike;
+    }
+    entitlements
 }
 
-/// Gives one stage to pools of one priority.
-fn give(asks: &[PoolAsk], has: &mut [u32], stage: AskStage, left: &mut u64) {
-    if *left == 0 {
-        return;
-    }
+/// How many pools ask for more than their minimum.
+#[derive(Clone, Copy)]
+struct Contending {
+    /// Of higher priorities.
+    above: usize,
+    /// Of the same.
+    alike: usize,
+}
+
+/// Gives what is `left` to pools of one priority: not all of them get what they ask for in this stage.
+fn give(asks: &[PoolAsk], has: &mut [u32], stage: AskStage, left: u64) {
     let vessels: Vec<Vessel> = asks
         .iter()
         .zip(&*has)
@@ -126,16 +156,13 @@ fn give(asks: &[PoolAsk], has: &mut [u32], stage: AskStage, left: &mut u64) {
             to: u64::from(ask.of(stage)),
         })
         .collect();
-    for (has, full) in has.iter_mut().zip(fill(&vessels, *left)) {
-        let full = u32::try_from(full).unwrap_or(u32::MAX);
-        *left -= u64::from(full - *has);
-        *has = full;
+    for (has, full) in has.iter_mut().zip(fill(&vessels, left)) {
+        *has = u32::try_from(full).unwrap_or(u32::MAX);
     }
 }
 
-fn limit(asks: &[PoolAsk], ask: &PoolAsk, connections: u32, end: Option<Exhausted>) -> ShareLimit {
+fn limit(ask: &PoolAsk, connections: u32, end: Option<Exhausted>, contending: Contending) -> ShareLimit {
     let lacks = |stage| connections < ask.of(stage);
-    let contends = |other: &&PoolAsk| other.of(AskStage::Demand) > other.of(AskStage::Minimum);
     match end {
         _ if ask.of(AskStage::OneEach) == 0 => ShareLimit::NoPods,
         _ if !lacks(AskStage::Demand) && ask.is_capped => ShareLimit::Maximum,
@@ -145,12 +172,8 @@ fn limit(asks: &[PoolAsk], ask: &PoolAsk, connections: u32, end: Option<Exhauste
         // others have come to an end before: nobody has got more than a minimum
         Some(end) if end.stage < AskStage::Demand => ShareLimit::Minimums,
         Some(end) if ask.priority < end.priority => ShareLimit::Priority,
-        _ if asks.iter().filter(|other| other.priority == ask.priority).filter(contends).count() > 1 => {
-            ShareLimit::Weight
-        }
-        _ if asks.iter().filter(|other| other.priority > ask.priority).any(|other| contends(&other)) => {
-            ShareLimit::Priority
-        }
+        _ if contending.alike > 1 => ShareLimit::Weight,
+        _ if contending.above > 0 => ShareLimit::Priority,
         _ => ShareLimit::Capacity,
     }
 }

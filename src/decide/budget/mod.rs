@@ -13,7 +13,8 @@
 //! what is counted for nobody: what there is, less the sum of what is counted or the sessions that the server itself counts,
 //! whichever is more. What `shares` asks of its caller, this asks too.
 //!
-//! A pool without a budget is a ledger of one pool, in which there is `maxAllowed` to divide: the same pods get the same shares.
+//! A pool without a budget is a ledger of one pool, in which there is `maxAllowed` to divide: the same pods get the same shares. Among
+//! pools as among the pods of one connections are handed out by one function (`decide/filling`), and by no other.
 //!
 //! # Who gets how much
 //! One for each pool with pods, one for each pod, then the minimums of all; then what the load asks for ([`shares::PodDemand::mean`]), what
@@ -46,13 +47,10 @@ use std::cmp::Reverse;
 
 use serde::Serialize;
 
-pub use entitlement::ShareLimit;
+pub use entitlement::{AskStage, Entitlement, PoolAsk, ShareLimit, entitled};
 pub use line::{DivideLine, DivideLineError};
 
-use self::{
-    entitlement::{AskStage, PoolAsk, entitled},
-    moves::{Standing, allot, moves},
-};
+use self::moves::{Standing, allot, moves};
 use super::shares::{self, Claimant, GrowthRoom, PodPhase, PoolNeeds, SharePlan, SharingRule, Write};
 use crate::contract::PodGrant;
 

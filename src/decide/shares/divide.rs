@@ -1,10 +1,16 @@
-//! Integers that sum up: proportional division by the method of the largest remainder, in stages.
+//! What there is, handed out among the pods of a pool in stages: each stage by [`fill`], as a server is among its pools.
 
-/// What a pod claims, each stage at least the one before.
+use std::cmp::Reverse;
+
+use crate::decide::filling::{Vessel, fill};
+
+/// What a pod claims.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Claim {
-    /// What it may always hold. 0: it gets nothing.
+    /// What it may always hold, as far as the floors of all fit. 0: it gets nothing.
     pub floor: u32,
+    /// What it could always hold if there were enough for that.
+    pub full_floor: u32,
     /// What its load needs on average.
     pub mean: u32,
     /// What its load needed at most.
@@ -17,69 +23,63 @@ pub(super) struct Claim {
     pub most: u32,
 }
 
-/// Divides `whole`: floors, means, peaks, then `headroom` is set aside, then the rest by weight.
+/// Divides `whole`: floors; means, whoever needs less than its part leaving it to the others; what serves them, in proportion to what
+/// each lacks of it; then `headroom` is set aside; the rest by weight.
 ///
-/// The floors must fit. The sum of the result is `whole` less what was set aside, if any claim has a weight.
+/// The floors must fit. The sum of the result is `whole` less what was set aside, if any claim has a weight. With more to divide nobody gets less.
 pub(super) fn divide(whole: u32, claims: &[Claim], headroom: u32) -> Vec<u32> {
-    let mut shares: Vec<u32> = claims.iter().map(|claim| claim.floor).collect();
-    let mut left = u64::from(whole).saturating_sub(shares.iter().map(|&share| u64::from(share)).sum());
-    for stage in [|claim: &Claim| claim.mean, |claim: &Claim| claim.peak] {
-        let wanted: Vec<u64> =
-            claims.iter().zip(&shares).map(|(claim, &share)| u64::from(stage(claim).saturating_sub(share))).collect();
-        let fits = wanted.iter().sum::<u64>().min(left);
-        add(&mut shares, claims, &proportional(fits, &wanted, claims));
-        left -= fits;
-    }
-    left = left.saturating_sub(u64::from(headroom));
-    let weights: Vec<u64> = claims.iter().map(|claim| if claim.most > claim.peak { claim.weight } else { 0 }).collect();
-    add(&mut shares, claims, &proportional(left, &weights, claims));
-    shares
+    let of = |of: fn(&Claim) -> u32| claims.iter().map(of).collect::<Vec<u32>>();
+    let mut division = StagedDivision::new(whole.into(), of(|claim| claim.floor), &of(|claim| claim.held));
+    division.level(|index| claims[index].full_floor);
+    division.level(|index| claims[index].mean);
+    let lacks = |claim: &Claim| claim.peak.saturating_sub(claim.mean);
+    division.add(|index| claims[index].peak, |index| lacks(&claims[index]).into());
+    division.set_aside(headroom);
+    division.add(|index| claims[index].most, |index| claims[index].weight);
+    division.shares
 }
 
-fn add(shares: &mut [u32], claims: &[Claim], more: &[u64]) {
-    for ((share, claim), &more) in shares.iter_mut().zip(claims).zip(more) {
-        *share = u32::try_from(u64::from(*share) + more).unwrap_or(u32::MAX).min(claim.most);
-    }
+/// A division under way. Of equals the one that has held more gets the next connection, then the one that stands first: it does not wander.
+pub(super) struct StagedDivision {
+    /// What each has got so far.
+    pub shares: Vec<u32>,
+    order: Vec<usize>,
+    left: u64,
 }
 
-/// Divides `whole` in proportion to `weights`; all zero: nobody gets anything.
-fn proportional(whole: u64, weights: &[u64], claims: &[Claim]) -> Vec<u64> {
-    let sum: u128 = weights.iter().map(|&weight| u128::from(weight)).sum();
-    if sum == 0 || whole == 0 {
-        return vec![0; weights.len()];
+impl StagedDivision {
+    /// Each has got its floor, which must fit.
+    pub fn new(whole: u64, floors: Vec<u32>, held: &[u32]) -> Self {
+        let left = whole.saturating_sub(floors.iter().map(|&floor| u64::from(floor)).sum());
+        let mut order: Vec<usize> = (0..floors.len()).collect();
+        order.sort_by_key(|&index| Reverse(held[index]));
+        Self { shares: floors, order, left }
     }
-    let exact = |weight: u64| u128::from(whole) * u128::from(weight);
-    let mut parts: Vec<u64> = weights.iter().map(|&weight| u64::try_from(exact(weight) / sum).unwrap_or(0)).collect();
-    let missing = whole - parts.iter().sum::<u64>();
-    let mut by_remainder: Vec<usize> = (0..weights.len()).filter(|&index| weights[index] > 0).collect();
-    by_remainder.sort_by_key(|&index| std::cmp::Reverse((exact(weights[index]) % sum, claims[index].held)));
-    for &index in by_remainder.iter().take(usize::try_from(missing).unwrap_or(usize::MAX)) {
-        parts[index] += 1;
-    }
-    parts
-}
 
-/// Divides `whole` evenly, but nobody gets less than its `least`, which must fit; what is left over goes to those that have more
-/// already, so that it does not wander.
-pub(super) fn evenly(whole: u64, held: &[u32], least: &[u32]) -> Vec<u32> {
-    let mut shares = least.to_vec();
-    let (mut even, mut left): (Vec<usize>, u64) = ((0..held.len()).collect(), whole);
-    let (each, over) = loop {
-        let count = u64::try_from(even.len()).unwrap_or(u64::MAX).max(1);
-        let each = u32::try_from(left / count).unwrap_or(u32::MAX);
-        let (fit, more): (Vec<usize>, Vec<usize>) = even.iter().partition(|&&index| least[index] <= each);
-        if more.is_empty() {
-            break (each, left % count);
+    /// To whoever has least, up to what is wanted.
+    pub fn level(&mut self, upto: impl Fn(usize) -> u32) {
+        self.fill(|index, has| Vessel { weight: 1, zero: 0, from: has, to: upto(index).into() });
+    }
+
+    /// On top of what each has, by weight, up to what is wanted.
+    fn add(&mut self, upto: impl Fn(usize) -> u32, weight: impl Fn(usize) -> u64) {
+        self.fill(|index, has| Vessel { weight: weight(index), zero: has, from: has, to: upto(index).into() });
+    }
+
+    /// Keeps back as much of what is left.
+    fn set_aside(&mut self, headroom: u32) {
+        self.left = self.left.saturating_sub(headroom.into());
+    }
+
+    fn fill(&mut self, vessel: impl Fn(usize, u64) -> Vessel) {
+        if self.left == 0 {
+            return;
         }
-        left = left.saturating_sub(more.iter().map(|&index| u64::from(least[index])).sum());
-        even = fit;
-    };
-    for &index in &even {
-        shares[index] = each;
+        let vessels: Vec<Vessel> = self.order.iter().map(|&index| vessel(index, self.shares[index].into())).collect();
+        for (&index, full) in self.order.iter().zip(fill(&vessels, self.left)) {
+            let share = u32::try_from(full).unwrap_or(u32::MAX);
+            self.left -= u64::from(share - self.shares[index]);
+            self.shares[index] = share;
+        }
     }
-    even.sort_by_key(|&index| std::cmp::Reverse(held[index]));
-    for &index in even.iter().take(usize::try_from(over).unwrap_or(0)) {
-        shares[index] = each.saturating_add(1);
-    }
-    shares
 }

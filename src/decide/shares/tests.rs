@@ -1,6 +1,6 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use proptest::prelude::*;
+use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 
 use super::*;
 
@@ -335,6 +335,267 @@ fn of_the_target_a_pod_that_is_refused_more_gets_first_what_it_tries_to_hold() {
     world.pods[1].tries = 2;
     world.tick(1, rule(12));
     assert_eq!(world.shares(), [4, 4, 4], "no more than evenly is no less either");
+}
+
+#[test]
+fn of_the_target_two_pods_that_are_refused_more_get_the_same_where_it_is_not_enough_for_both() {
+    let mut world = Quiet::new(["a", "b", "c"].map(|uid| pod(uid, None, None)));
+    for refused in [0, 2] {
+        world.pods[refused].tries = 9;
+    }
+    world.tick(1, SharingRule::Target { target: 14, max_allowed: 20 });
+    assert_eq!(world.shares(), [7, 1, 6]);
+}
+
+#[test]
+fn a_pod_with_a_long_queue_takes_nothing_from_those_that_need_less_than_their_part() {
+    let uids: Vec<String> = (0..10).map(|uid| uid.to_string()).collect();
+    let mut world = Quiet::new(uids.iter().map(|uid| pod(uid, None, Some(4.0))));
+    world.demand(0, 400.0);
+    world.tick(1, by_demand(60));
+    assert_eq!(world.shares(), [24, 4, 4, 4, 4, 4, 4, 4, 4, 4]);
+}
+
+#[test]
+fn where_what_serves_the_load_does_not_fit_each_lacks_of_it_in_proportion() {
+    // 16 and 4 by 1 are asked for on average, 24 and 4 by 3 serve that
+    let mut world = Quiet::new(
+        [("a", 16.0), ("b", 1.0), ("c", 1.0), ("d", 1.0), ("e", 1.0)].map(|(uid, demand)| pod(uid, None, Some(demand))),
+    );
+    world.tick(1, by_demand(28));
+    assert_eq!(world.shares(), [20, 2, 2, 2, 2]);
+}
+
+// ---- what pods are entitled to
+
+/// A way to divide: so much, over such claims, with room for pods that may appear.
+type Divider = fn(u32, &[Claim], u32) -> Vec<u32>;
+
+/// The rules that a way to divide breaks over these pods, whatever there is to divide. One of them runs; the floors differ, `floor` is the least.
+fn broken_rules(pods: &[Claimant], floor: u32, divide: Divider) -> BTreeSet<&'static str> {
+    let floor_of = |pod: usize| floor + [0, 1, 3][pod % 3];
+    let members: Vec<Member> =
+        oldest_first(pods).into_iter().map(|pod| Member::new(&pods[pod], floor_of(pod))).collect();
+    let claiming = members.iter().filter(|member| member.phase == PodPhase::Running || member.share > 0).count();
+    let mut broken = BTreeSet::new();
+    let mut before = vec![0; members.len()];
+    for whole in 0..=needs(pods, floor_of, u32::MAX).need + 25 {
+        let claims = Claims::of(&members, whole);
+        let headroom = claims.headroom(&members);
+        let claims = claims.of_each;
+        let has = divide(whole, &claims, headroom);
+        let each = || members.iter().zip(&claims).zip(has.iter().copied());
+        let mut rule = |rule, holds: bool| {
+            if !holds {
+                broken.insert(rule);
+            }
+        };
+        let needed: u32 = claims.iter().map(|claim| claim.peak.max(claim.full_floor)).sum();
+        let set_aside = whole.saturating_sub(needed).min(headroom);
+        rule("sums are exact", has.iter().sum::<u32>() == whole - set_aside);
+        rule("more lowers nobody", before.iter().zip(&has).all(|(before, has)| before <= has));
+        rule("floors first", each().all(|((_, claim), has)| has >= claim.floor));
+        rule(
+            "nobody has nothing by accident",
+            to_u32(claiming) > whole || each().all(|((member, _), has)| has > 0 || member.phase != PodPhase::Running),
+        );
+        rule(
+            "who ends gets no more",
+            each().all(|((member, _), has)| member.phase == PodPhase::Running || has <= member.share),
+        );
+        for (index, ((_, claim), had)) in each().enumerate() {
+            for ((_, other), has) in each().take(index) {
+                let are_equal = Claim { held: 0, ..*claim } == Claim { held: 0, ..*other };
+                rule("equal ones differ by one at most", !are_equal || has.abs_diff(had) <= 1);
+            }
+            for ((_, other), has) in each().filter(|_| had < claim.mean) {
+                rule("max-min", has <= had + 1 || has <= other.full_floor);
+            }
+        }
+        before = has;
+    }
+    broken
+}
+
+/// Ways to divide that somebody could take for right, and the rule that each of them breaks.
+mod wrong {
+    use super::*;
+
+    /// In proportion to the demand, by the largest remainder.
+    pub fn largest_remainder(whole: u32, claims: &[Claim], headroom: u32) -> Vec<u32> {
+        let mut has: Vec<u32> = claims.iter().map(|claim| claim.floor).collect();
+        let left = u64::from(whole - has.iter().sum::<u32>()).saturating_sub(headroom.into());
+        let sum: u64 = claims.iter().map(|claim| claim.weight).sum();
+        let exact = |claim: &Claim| left * claim.weight;
+        let part = |claim| u32::try_from(exact(claim).checked_div(sum).unwrap_or(0)).expect("small");
+        for (has, claim) in has.iter_mut().zip(claims) {
+            *has += part(claim);
+        }
+        let missing = left - claims.iter().map(|claim| u64::from(part(claim))).sum::<u64>();
+        let mut order: Vec<usize> = (0..claims.len()).collect();
+        order.sort_by_key(|&index| Reverse(exact(&claims[index]).checked_rem(sum)));
+        for index in order.into_iter().take(usize::try_from(missing).expect("small")) {
+            has[index] += 1;
+        }
+        has
+    }
+
+    /// The right way with other claims.
+    fn with(whole: u32, claims: &[Claim], headroom: u32, change: impl Fn(&mut Claim)) -> Vec<u32> {
+        let mut claims = claims.to_vec();
+        claims.iter_mut().for_each(change);
+        divide(whole, &claims, headroom)
+    }
+
+    pub fn without_floors(whole: u32, claims: &[Claim], headroom: u32) -> Vec<u32> {
+        with(whole, claims, headroom, |claim| (claim.floor, claim.full_floor) = (0, 0))
+    }
+
+    /// Whoever asks for more gets more.
+    pub fn without_parts(whole: u32, claims: &[Claim], headroom: u32) -> Vec<u32> {
+        with(whole, claims, headroom, |claim| (claim.mean, claim.peak) = (0, 0))
+    }
+
+    pub fn without_bounds(whole: u32, claims: &[Claim], headroom: u32) -> Vec<u32> {
+        with(whole, claims, headroom, |claim| {
+            (claim.most, claim.weight) = (u32::MAX, claim.weight.max(1_000));
+        })
+    }
+
+    /// What division leaves over goes to nobody.
+    pub fn rounded_down(whole: u32, claims: &[Claim], headroom: u32) -> Vec<u32> {
+        let odd: u32 = claims.iter().map(|claim| claim.floor).sum::<u32>().abs_diff(whole) & 1;
+        divide(whole - odd, claims, headroom)
+    }
+
+    /// The first gets it.
+    pub fn unequal(whole: u32, claims: &[Claim], headroom: u32) -> Vec<u32> {
+        let mut has = divide(whole, claims, headroom);
+        for index in 1..has.len() {
+            if has[index] > claims[index].floor {
+                has[index] -= 1;
+                has[0] += 1;
+            }
+        }
+        has
+    }
+}
+
+/// Pods in any state, as numbers: phase, share, demand, and whether their first grant is their last so far.
+fn any_pods() -> impl Strategy<Value = Vec<(u8, u32, Option<u8>, bool)>> {
+    let demand = proptest::option::weighted(0.8, prop_oneof![3 => 0..16_u8, 1 => 0..80_u8]);
+    proptest::collection::vec((0..6_u8, prop_oneof![3 => 0..4_u32, 2 => 0..15_u32], demand, any::<bool>()), 1..9)
+}
+
+fn claimants<'a>(uids: &'a [String], numbers: &[(u8, u32, Option<u8>, bool)]) -> Vec<Claimant<'a>> {
+    let pods = uids.iter().zip(numbers).enumerate();
+    pods.map(|(index, (uid, &(phase, share, demand, begins)))| Claimant {
+        phase: match phase {
+            0 if index > 0 => PodPhase::Unscheduled,
+            1 if index > 0 => PodPhase::Terminating,
+            _ => PodPhase::Running,
+        },
+        created_seconds: i64::from(demand.unwrap_or(0) % 3),
+        ..pod(uid, Some(grant(if begins { 1 } else { 2 }, share, share)), demand.map(|halves| f64::from(halves) / 2.0))
+    })
+    .collect()
+}
+
+fn uids() -> Vec<String> {
+    (0..9).map(|uid| uid.to_string()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_rule_of_the_division_holds_whatever_there_is(numbers in any_pods(), floor in 1..5_u32) {
+        prop_assert_eq!(broken_rules(&claimants(&uids(), &numbers), floor, divide), BTreeSet::new());
+    }
+
+    #[test]
+    fn a_larger_target_lowers_nobody_and_the_sum_is_exact(
+        numbers in any_pods(), tries in proptest::collection::vec(0..12_u32, 9), floor in 1..5_u32, whole in 1..60_u32,
+    ) {
+        let uids = uids();
+        let mut pods = claimants(&uids, &numbers);
+        for (pod, tries) in pods.iter_mut().zip(tries) {
+            (pod.phase, pod.tries) = (PodPhase::Running, tries);
+        }
+        let mut before = vec![0; pods.len()];
+        for target in 0..=whole {
+            let plan = step(&pods, floor, SharingRule::Target { target, max_allowed: whole });
+            prop_assert!(before.iter().zip(&plan.shares).all(|(before, share)| before <= share), "{target} of {whole}");
+            let floors: u32 = Claims::of(&pods.iter().map(|pod| Member::new(pod, floor)).collect::<Vec<_>>(), whole)
+                .of_each
+                .iter()
+                .map(|claim| claim.floor)
+                .sum();
+            prop_assert_eq!(plan.shares.iter().sum::<u32>(), target.max(floors));
+            before = plan.shares;
+        }
+    }
+
+    #[test]
+    fn where_more_becomes_to_divide_no_pod_that_has_its_part_loses_any(
+        demands in proptest::collection::vec(0..60_u8, 1..9), floor in 1..4_u32, whole in 1..80_u32, more in 1..30_u32,
+    ) {
+        let uids = uids();
+        let mut world = Quiet::new(uids.iter().zip(&demands).map(|(uid, &halves)| pod(uid, None, Some(f64::from(halves) / 2.0))));
+        world.tick(floor, by_demand(whole));
+        let before = world.shares();
+        let plan = step(&world.pods, floor, by_demand(whole + more));
+        prop_assert!(before.iter().zip(&plan.shares).all(|(before, share)| before <= share), "{before:?} {:?}", plan.shares);
+        world.tick(floor, by_demand(whole + more));
+        let after = world.shares();
+        prop_assert!(before.iter().zip(&after).all(|(before, after)| before <= after), "{before:?} {after:?}");
+    }
+
+    #[test]
+    fn pods_give_only_to_somebody_who_is_short_or_to_room_for_newcomers(
+        demands in proptest::collection::vec((0..40_u8, 0..40_u8), 1..9), floor in 1..4_u32, whole in 1..80_u32,
+    ) {
+        let uids = uids();
+        let mut world = Quiet::new(uids.iter().zip(&demands).map(|(uid, &(halves, _))| pod(uid, None, Some(f64::from(halves) / 2.0))));
+        world.tick(floor, by_demand(whole));
+        for (index, &(_, halves)) in demands.iter().enumerate() {
+            world.demand(index, f64::from(halves) / 2.0);
+        }
+        let before = world.shares();
+        let SharePlan { shares, .. } = step(&world.pods, floor, by_demand(whole));
+        let given: u32 = before.iter().zip(&shares).map(|(before, share)| before.saturating_sub(*share)).sum();
+        let got: u32 = before.iter().zip(&shares).map(|(before, share)| share.saturating_sub(*before)).sum();
+        let room = headroom(to_u32(demands.len()), 0, floor);
+        prop_assert!(given <= got + room, "{before:?} {shares:?}");
+        for ((pod, &before), &share) in world.pods.iter().zip(&before).zip(&shares) {
+            let PodDemand { mean, .. } = pod.demand.expect("known");
+            let is_pressed = mean + mean.sqrt() > f64::from(before);
+            let is_far = share >= before + 3 && share * 5 >= before * 7;
+            prop_assert!(given == 0 || share <= before || is_pressed || is_far || before < floor, "{before} to {share}: {pod:?}");
+        }
+    }
+}
+
+#[test]
+fn ways_to_divide_that_break_a_rule_are_found_by_the_rules() {
+    let mut runner = TestRunner::deterministic();
+    let mut any_problem = || (any_pods(), 1..5_u32).new_tree(&mut runner).expect("nothing is left out").current();
+    let uids = uids();
+    let problems: Vec<(Vec<Claimant>, u32)> =
+        (0..300).map(|_| any_problem()).map(|(numbers, floor)| (claimants(&uids, &numbers), floor)).collect();
+    let wrong: [(Divider, &str); 6] = [
+        (wrong::largest_remainder, "more lowers nobody"),
+        (wrong::without_floors, "floors first"),
+        (wrong::without_parts, "max-min"),
+        (wrong::without_bounds, "who ends gets no more"),
+        (wrong::rounded_down, "sums are exact"),
+        (wrong::unequal, "equal ones differ by one at most"),
+    ];
+    for (divide, rule) in wrong {
+        let found = problems.iter().filter(|(pods, floor)| broken_rules(pods, *floor, divide).contains(rule)).count();
+        assert!(found > 0, "none of {} problems shows that {rule:?} is broken", problems.len());
+    }
+    assert!(problems.iter().all(|(pods, floor)| broken_rules(pods, *floor, divide).is_empty()));
 }
 
 #[test]
@@ -693,14 +954,16 @@ proptest! {
         shares in proptest::collection::vec((0..20_u32, 0..5_i64, proptest::option::of(0.0..30.0_f64)), 1..12),
         whole in 1..60_u32,
         turn in 0..12_usize,
+        target in proptest::option::of(0..60_u32),
     ) {
+        let rule = target.map_or(by_demand(whole), |target| SharingRule::Target { target, max_allowed: whole });
         let uids: Vec<String> = (0..shares.len()).map(|uid| uid.to_string()).collect();
         let mut pods: Vec<Claimant> = uids.iter().zip(&shares).map(|(uid, &(share, created_seconds, demand))| Claimant {
             created_seconds,
             ..pod(uid, Some(grant(1, share, share)), demand)
         }).collect();
         let outcome = |pods: &[Claimant]| {
-            let plan = step(pods, 1, by_demand(whole));
+            let plan = step(pods, 1, rule);
             let writes: Vec<_> = plan.writes.iter().map(|write| (pods[write.pod].uid.to_owned(), write.grant)).collect();
             let shares: BTreeMap<_, _> = pods.iter().map(|pod| pod.uid.to_owned()).zip(plan.shares).collect();
             (writes, shares)
