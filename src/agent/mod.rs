@@ -25,7 +25,7 @@ pub mod run;
 pub(crate) mod tests {
     use crate::contract::PoolRevision;
 
-    const SETTINGS: &str = r#"{"poolMode":"Transaction","parameters":{},"health":{"validationQuery":"select 1","periodSeconds":10,"queryWaitTimeoutSeconds":30,"leakThresholdSeconds":300},"scaling":{"algorithm":"Adaptive","limitSource":"Share","objective":{"waitMilliseconds":20,"maxWaitingPercent":1.0},"targetUtilizationPercent":70,"behavior":{"scaleUp":{"stabilizationWindowSeconds":0,"selectPolicy":"Max","policies":[],"tolerance":0.0},"scaleDown":{"stabilizationWindowSeconds":0,"selectPolicy":"Max","policies":[],"tolerance":0.05}}}}"#;
+    pub(crate) const SETTINGS: &str = r#"{"poolMode":"Transaction","parameters":{},"health":{"validationQuery":"select 1","periodSeconds":10,"queryWaitTimeoutSeconds":30,"leakThresholdSeconds":300},"scaling":{"algorithm":"Adaptive","limitSource":"Share","objective":{"waitMilliseconds":20,"maxWaitingPercent":1.0},"targetUtilizationPercent":70,"behavior":{"scaleUp":{"stabilizationWindowSeconds":0,"selectPolicy":"Max","policies":[],"tolerance":0.0},"scaleDown":{"stabilizationWindowSeconds":0,"selectPolicy":"Max","policies":[],"tolerance":0.05}}}}"#;
 
     pub(crate) fn revision(number: u64) -> PoolRevision {
         serde_json::from_str(&format!(r#"{{"revision":{number},"settings":{SETTINGS}}}"#)).unwrap()

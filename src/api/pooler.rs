@@ -174,8 +174,9 @@ pub enum PgBouncerPoolMode {
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HealthSpec {
-    /// Sent to the database to see that it answers, and as the proof of a new process or of new credentials. Default: select 1. Empty: nothing is
-    /// sent, for databases where nothing may be asked; a login alone is the proof then, and status says so.
+    /// Sent to the database to see that it answers, and as the proof of a new process, of new credentials and of itself when it changes.
+    /// Default: select 1. Empty: nothing is sent, for databases where nothing may be asked; a login alone is the proof then, and
+    /// status says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub validation_query: Option<String>,

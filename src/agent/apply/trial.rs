@@ -1,4 +1,5 @@
-//! One login to the database by a PgBouncer that serves nobody: proves credentials and CA before any slot is given them.
+//! One login to the database by a PgBouncer that serves nobody: proves credentials and CA before any slot is given them, and what of a
+//! revision nothing else proves ([`crate::agent::decide::login_proof`]).
 //!
 //! It is the pooler itself that logs in, so what counts is what counts for every server connection: its SCRAM, its TLS, its name
 //! resolution, its connect query. It opens one connection at most, tries it once, and is gone before the answer is told.
@@ -14,14 +15,17 @@ use thiserror::Error;
 use tokio::{
     net::UnixStream,
     process::{Child, Command},
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep},
 };
 
 use crate::{
-    agent::apply::files::{AUTH_FILE, FileError, write_configuration},
-    contract::{ClientTlsMode, Injection, PoolerError, Settings},
+    agent::{
+        apply::files::{AUTH_FILE, FileError, write_configuration},
+        decide::upstream::{QUERY, RoleAnswer},
+    },
+    contract::{ClientTlsMode, Injection, PoolerError, Settings, UpstreamRole},
     pooler::pgbouncer::{
-        console::{ConsoleError, socket, validate},
+        console::{ConsoleError, ask, log_in, socket, validate},
         log::{classify, essence, spoken},
         render::{self, Credentials, Limits, Presented, ProcessPlace, RenderError, RenderInput},
         version::Version,
@@ -69,7 +73,7 @@ pub enum TrialError {
         /// Its code; None where it was not a refusal of the database or the pooler.
         sqlstate: Option<String>,
     },
-    /// No answer in time.
+    /// No login in time.
     #[error("no login within {} s: {said}", within.as_secs())]
     Deadline {
         /// How long was waited.
@@ -77,6 +81,17 @@ pub enum TrialError {
         /// What the pooler logged last.
         said: String,
     },
+    /// The database let it in, and did not answer in time.
+    #[error("no answer to {query:?} within {} s", within.as_millis().div_ceil(1000))]
+    NoAnswer {
+        /// What was asked.
+        query: String,
+        /// How long was waited.
+        within: Duration,
+    },
+    /// The database takes no writes, and is expected to.
+    #[error("the database takes no writes, and upstream.role is Primary")]
+    ReadOnly,
 }
 
 /// What is tried.
@@ -87,8 +102,10 @@ pub struct TrialSetup<'a> {
     pub directory: PathBuf,
     /// What is fixed for the pod.
     pub injection: &'a Injection,
-    /// What the slots run.
+    /// What the slots run, or what is to prove itself.
     pub settings: &'a Settings,
+    /// Which role of the database is expected to be found.
+    pub role: UpstreamRole,
     /// The credentials.
     pub credentials: &'a Credentials,
     /// The CA bundle.
@@ -101,6 +118,8 @@ pub struct TrialSetup<'a> {
     pub version: Option<Version>,
     /// How long it may take.
     pub within: Duration,
+    /// How long of that an answer of the database may take.
+    pub answers_within: Duration,
 }
 
 /// A login that is ready to be tried.
@@ -112,7 +131,9 @@ pub struct Login {
     database: String,
     credentials: Credentials,
     query: String,
+    role: UpstreamRole,
     within: Duration,
+    answers_within: Duration,
 }
 
 impl Login {
@@ -160,7 +181,9 @@ impl Login {
             database: injection.upstream.database.clone(),
             credentials: (*credentials).clone(),
             query: settings.health.validation_query,
+            role: plan.role,
             within: plan.within,
+            answers_within: plan.answers_within,
         })
     }
 
@@ -196,22 +219,44 @@ impl Login {
             }
             sleep(LOOK).await;
         }
-        let asked = validate(
-            self.socket.clone(),
-            self.database.clone(),
-            self.credentials.clone(),
-            self.query.clone(),
-            self.within,
-        );
-        match timeout_at(deadline, asked).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(ConsoleError::Command { source, .. })) => Err(TrialError::Refused {
-                said: source.as_db_error().map_or_else(|| source.to_string(), |error| spoken(essence(error.message()))),
-                sqlstate: source.as_db_error().map(|error| error.code().code().to_owned()),
-            }),
-            Ok(Err(ConsoleError::Deadline { .. })) | Err(_) => Err(late()),
-            Ok(Err(error)) => Err(TrialError::Refused { said: error.to_string(), sqlstate: None }),
+        let left = || deadline.saturating_duration_since(Instant::now());
+        match log_in(&self.socket, &self.database, &self.credentials, left()).await {
+            Ok(()) => {}
+            Err(ConsoleError::Deadline { .. }) => return Err(late()),
+            Err(error) => return Err(refused(&error)),
         }
+        let within = left().min(self.answers_within);
+        let answered = |error| match error {
+            ConsoleError::Deadline { command: query, deadline: within } => TrialError::NoAnswer { query, within },
+            error => refused(&error),
+        };
+        let Self { socket, database, credentials, .. } = self;
+        if !self.query.trim().is_empty() {
+            let asked =
+                validate(socket.clone(), database.clone(), credentials.clone(), self.query.clone(), within).await;
+            asked.map_err(answered)?;
+        }
+        if self.role == UpstreamRole::Primary {
+            let within = left().min(self.answers_within);
+            let asked = ask(socket.clone(), database.clone(), credentials.clone(), QUERY.to_owned(), within).await;
+            // a client that has just come has nothing that the pooler could remember for it
+            if let Some(RoleAnswer::ReadOnly(_)) = RoleAnswer::read(&asked.map_err(answered)?, false) {
+                return Err(TrialError::ReadOnly);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the database, or the pooler, said no with.
+fn refused(error: &ConsoleError) -> TrialError {
+    let ConsoleError::Command { source, .. } = error else {
+        return TrialError::Refused { said: error.to_string(), sqlstate: None };
+    };
+    let in_words = source.as_db_error();
+    TrialError::Refused {
+        said: in_words.map_or_else(|| source.to_string(), |error| spoken(essence(error.message()))),
+        sqlstate: in_words.map(|error| error.code().code().to_owned()),
     }
 }
 

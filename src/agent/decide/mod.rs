@@ -6,6 +6,7 @@ pub mod arrivals;
 pub mod busy;
 pub mod counters;
 pub mod identity;
+pub mod login_proof;
 pub mod machine;
 pub mod peaks;
 pub mod pins;

@@ -63,6 +63,8 @@ pub struct Problems {
     pub configuration: Problem,
     /// Taking over a revision.
     pub reload: Problem,
+    /// A revision that a login has to prove.
+    pub login_proof: Problem,
     /// A revision that needs a new process.
     pub switch: Problem,
     /// Somebody else who listens where clients come to.
@@ -95,10 +97,11 @@ impl Problems {
     /// Everything that is told now.
     pub fn told(&self, now: Millis) -> impl Iterator<Item = &str> {
         let Self { inputs, program, process, configuration, credentials, logins, database, reload, .. } = self;
-        let Self { listeners, switch, upstream, identity, certificate, limits, alias, reading, files, state, .. } =
-            self;
+        let Self { login_proof, listeners, switch, upstream, identity, certificate, limits, alias, .. } = self;
+        let Self { reading, files, state, .. } = self;
         let first = [inputs, program, process, configuration, credentials, logins, database, reload];
-        let then = [listeners, switch, upstream, identity, certificate, limits, alias, reading, files, state];
+        let then =
+            [login_proof, listeners, switch, upstream, identity, certificate, limits, alias, reading, files, state];
         first.into_iter().chain(then).filter_map(move |p| p.told(now))
     }
 }

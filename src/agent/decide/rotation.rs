@@ -1,4 +1,5 @@
-//! PURE: when credentials are proven, and when that is tried again. State, observation and now in; the next action out.
+//! PURE: when credentials are proven, and when that is tried again. State, observation and now in; the next action out. A revision
+//! that a login has to prove ([`super::login_proof`]) goes the same way, with a state of its own.
 //!
 //! What the Secret holds takes effect once a login with it has worked: one server connection of a process that serves nobody.
 //! It counts within the share, so the slots give up one connection before it is opened. While the database refuses what is in

@@ -2,12 +2,14 @@
 
 mod anchoring;
 mod certificate;
+mod proving;
 mod rotating;
 
 use std::path::Path;
 
 use anchoring::Handing;
 use certificate::CertificateWatch;
+pub(super) use proving::needs_login;
 pub(super) use rotating::{AWAITS_LOGINS, AWAITS_USER, OwnAccess, Rotating};
 use rotating::{ca_path, lay_down};
 

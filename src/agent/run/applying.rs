@@ -4,7 +4,7 @@ mod reconnecting;
 
 use super::{
     READING, Reporting, ServerAccess, Sidecar,
-    access::{AWAITS_LOGINS, AWAITS_USER},
+    access::{AWAITS_LOGINS, AWAITS_USER, needs_login},
     sidecar::Given,
     slots::Slots,
 };
@@ -18,8 +18,9 @@ use crate::{
         decide::{machine::Millis, retry::Retry, switch::Way, wish::Granted},
         keeper::Order,
     },
-    contract::{PoolRevision, Switching as Mode},
+    contract::{PoolRevision, Settings, Switching as Mode},
     pooler::pgbouncer::{
+        changes::is_fixed,
         limits::WantedLimits,
         render::{RenderError, Rendered},
     },
@@ -126,11 +127,26 @@ impl Applying {
 
     /// What a process is started with: what served before serves again; what is wanted beyond has to prove itself. Where nothing can,
     /// or what served does not stay up, it is simply tried.
-    pub(super) fn revision_to_start(&self, given: Given<'_>, slots: &Slots, is_faulty: bool) -> Option<PoolRevision> {
+    pub(super) fn revision_to_start(
+        &self,
+        given: Given<'_>,
+        slots: &Slots,
+        access: &ServerAccess,
+        is_faulty: bool,
+    ) -> Option<PoolRevision> {
         let wanted = &given.wish.revision;
         let promoted = wanted.as_ref().is_none_or(|wanted| wanted.settings.rollout.auto_promotion_enabled);
         let tried = promoted && is_faulty;
-        let again = self.served.clone().filter(|_| self.may_switch(given, slots) && !tried);
+        let can_be_proven = |served: &PoolRevision| {
+            self.may_switch(given, slots)
+                || wanted.as_ref().is_some_and(|wanted| {
+                    let sidecar = given.sidecar;
+                    needs_login(sidecar, Some(served), wanted)
+                        && !access.rotating.has_proven(sidecar, wanted)
+                        && !needs_restart(&served.settings, &wanted.settings)
+                })
+        };
+        let again = self.served.clone().filter(|served| !tried && can_be_proven(served));
         again.or_else(|| wanted.clone())
     }
 
@@ -268,6 +284,14 @@ impl Applying {
             }
         }
     }
+}
+
+/// Whether one revision differs from another one in what only a new process takes over.
+fn needs_restart(one: &Settings, other: &Settings) -> bool {
+    let fixed = |settings: &Settings| -> Vec<(String, String)> {
+        settings.parameters.clone().into_iter().filter(|(name, _)| is_fixed(name)).collect()
+    };
+    one.session_alias != other.session_alias || fixed(one) != fixed(other)
 }
 
 /// What a process that new clients come to is started with, beside its files. None: its program is not known.

@@ -17,6 +17,7 @@ use crate::{
         apply::slot::Slot,
         decide::{
             counters::Added,
+            login_proof::expected_role,
             machine::Millis,
             slot_name::SlotName,
             upstream::{QUERY, RoleAction, RoleAnswer, RoleSeen, RoleWatch},
@@ -24,7 +25,7 @@ use crate::{
         },
         options::RunOptions,
     },
-    contract::{OtherRole, OtherSlot, PoolRevision, ProofMode, Settings, UpstreamRole, UpstreamSeen},
+    contract::{OtherRole, OtherSlot, PoolRevision, UpstreamRole, UpstreamSeen},
     pooler::pgbouncer::{
         changes::Remembered,
         console::{ConsoleError, ask},
@@ -295,7 +296,7 @@ impl Failover {
     /// What is reported of the database; None where it is not asked.
     pub(super) fn report(&self, given: Given<'_>) -> Option<UpstreamSeen> {
         let settings = &given.wish.revision.as_ref()?.settings;
-        if expected(settings) == UpstreamRole::Any {
+        if expected_role(settings) == UpstreamRole::Any {
             return None;
         }
         let (now, period) = (given.sidecar.now(), Millis::from(settings.health.period_seconds.max(1)) * 1000);
@@ -312,7 +313,7 @@ fn observe(wish: &Wish, rotating: &Rotating, answer: Option<RoleAnswer>) -> Role
     let period = settings.map_or(1, |settings| settings.health.period_seconds.max(1));
     RoleSeen {
         // of nothing, nothing is expected
-        expected: settings.map_or(UpstreamRole::Any, expected),
+        expected: settings.map_or(UpstreamRole::Any, expected_role),
         period: Millis::from(period) * 1000,
         askable: false,
         renewable: !rotating.is_refused(),
@@ -335,14 +336,6 @@ async fn renew_connections(slots: &mut Slots) {
             }
             Err(error) => tracing::warn!(slot = slot.name().as_str(), "renewing server connections: {error}"),
         }
-    }
-}
-
-/// Which role is checked: none where the database may be asked nothing.
-fn expected(settings: &Settings) -> UpstreamRole {
-    match settings.health.proof() {
-        ProofMode::Query => settings.role,
-        ProofMode::ConnectOnly => UpstreamRole::Any,
     }
 }
 

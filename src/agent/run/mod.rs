@@ -356,7 +356,7 @@ impl Agent {
         }
         // before: it says whether what is wanted can come to this process later
         let listening = sidecar.listen().await;
-        let revision = applying.revision_to_start(given, slots, liveness.is_faulty());
+        let revision = applying.revision_to_start(given, slots, access, liveness.is_faulty());
         sizing.reserve_for(revision.as_ref(), slots);
         sizing.decide(given, slots, access, failover);
         let wanted = sizing.wanted_beside(given.wish, slots);
@@ -393,6 +393,7 @@ impl Agent {
             Some(RotationAction::Stop) => access.rotating.stop(),
             None => {}
         }
+        applying.again_if(access.rotating.prove_revision(given, slots, share, is_able).await);
         // what slots may open, or close, has changed
         if access.rotating.take_changed_bounds() {
             applying.again_at_once();
@@ -401,6 +402,7 @@ impl Agent {
             access.hand_over(given, slots, applying, report).await;
         }
         access.rotating.tell(given.wish, slots, report);
+        access.rotating.tell_login_proof(given, slots, report);
         if told != access.rotating.failure(given.wish) {
             access.rotating.tell_refusals(given.wish, report);
         }
@@ -492,12 +494,18 @@ impl Agent {
         if applying.may_switch(given, slots) {
             match switching.fits(given, slots, access, failover, &rendered).await {
                 Ok(true) => {}
-                // a second process takes it over; this one goes on with all that it has
-                Ok(false) => return applying.settle_reload(report),
+                // a second process proves it and takes it over; this one goes on with all that it has
+                Ok(false) => {
+                    access.rotating.awaits_no_proof(sidecar);
+                    return applying.settle_reload(report);
+                }
                 Err(error) => return applying.tell_reload(sidecar, report, revision.revision, &error),
             }
         } else {
             switching.look_again();
+        }
+        if !access.rotating.is_proven(sidecar, slots, &revision) {
+            return applying.settle_reload(report);
         }
         applying.take_over(sidecar, slots, access, (revision, rendered), report).await;
     }

@@ -6,7 +6,10 @@ use std::{mem::swap, net::SocketAddr};
 
 use tokio::task::JoinHandle;
 
-use super::{PING, Reporting, ServerAccess, Sidecar, failover::Failover, place, sidecar::Given, slots::Slots};
+use super::{
+    PING, Reporting, ServerAccess, Sidecar, access::needs_login, failover::Failover, place, sidecar::Given,
+    slots::Slots,
+};
 use crate::{
     agent::{
         apply::{
@@ -598,7 +601,11 @@ async fn fits_other(given: Given<'_>, slots: &mut Slots, access: &ServerAccess) 
         return false;
     }
     let rendered = access.render(given, slots.other.name(), given.wish.revision.as_ref(), LEAST);
-    let Some(Ok((_, rendered))) = rendered else { return false };
+    let Some(Ok((revision, rendered))) = rendered else { return false };
+    // new clients are led to it at once: it has to be as good as what runs
+    if needs_login(given.sidecar, slots.other.runs.as_ref(), &revision) {
+        return false;
+    }
     slots.other.needs_process(&rendered).await.is_ok_and(|names| names.is_empty())
 }
 
@@ -624,6 +631,10 @@ async fn fits_green(given: Given<'_>, slots: &mut Slots, access: &ServerAccess) 
     }
     // nothing is opened before it proves itself
     let (revision, rendered) = access.render(given, other.name(), wanted, LEAST).and_then(Result::ok)?;
+    // what it has proven is something else
+    if needs_login(given.sidecar, other.runs.as_ref(), &revision) {
+        return None;
+    }
     let names = other.needs_process(&rendered).await.ok()?;
     if !names.is_empty() || other.take_over(rendered, When::AtOnce).await.is_err() {
         return None;

@@ -7,11 +7,16 @@ use std::{
     collections::BTreeMap,
     iter,
     path::{Path, PathBuf},
+    pin::pin,
     time::Duration,
 };
 
 use thiserror::Error;
-use tokio::{net::UnixStream, task::JoinHandle, time::timeout};
+use tokio::{
+    net::UnixStream,
+    task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
+};
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use super::render::Credentials;
@@ -20,6 +25,8 @@ use crate::contract::LimitsReadBack;
 
 /// How long the answer to `PAUSE` is waited for: it is in force before it is answered.
 const PAUSE_DEADLINE: Duration = Duration::from_millis(50);
+/// How long a query that did not come back may take to be cancelled.
+const CANCEL_DEADLINE: Duration = Duration::from_millis(500);
 /// What a client may ask first, whether there is TLS: its length, and a number that is no version of the protocol. One byte is the answer.
 pub const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
@@ -379,7 +386,8 @@ impl Console {
 }
 
 /// Sends a query through a pooler to the database, as a client on its unix socket, and waits for the answer. Without a query the
-/// login is all: a pooler that has never logged in to the database lets its first client in once it has.
+/// login is all: a pooler that has never logged in to the database lets its first client in once it has. A query that does not come
+/// back is cancelled: the database would work on it, and keep its connection, long after whoever asked has gone.
 ///
 /// # Errors
 /// [`ConsoleError`]: what the pooler or the database said.
@@ -390,10 +398,38 @@ pub async fn validate(
     query: String,
     deadline: Duration,
 ) -> Result<(), ConsoleError> {
-    ask(socket, database, credentials, query, deadline).await.map(|_| ())
+    let late = |command: String| ConsoleError::Deadline { command, deadline };
+    let mut config = Config::new();
+    config.user(&credentials.username).password(&credentials.password).dbname(&database);
+    let until = Instant::now() + deadline;
+    let entered = timeout_at(until, connect(&socket, config)).await;
+    let session = entered.map_err(|_| late("login".to_owned()))??;
+    if query.trim().is_empty() {
+        return Ok(());
+    }
+    let mut answer = pin!(table(&session.client, &query));
+    if let Ok(answered) = timeout_at(until, &mut answer).await {
+        return answered.map(|_| ()).map_err(|source| ConsoleError::Command { command: query.clone(), source });
+    }
+    let withdrawn = async {
+        cancel(&session.client, &socket).await;
+        let _ = answer.await;
+    };
+    // whether it ended in time or not, there is nothing more to be done about it
+    let _ = timeout(CANCEL_DEADLINE, withdrawn).await;
+    Err(late(query.clone()))
 }
 
-/// The same, with what the database answered.
+/// Asks the pooler to have the database give up what a client has asked.
+async fn cancel(client: &Client, socket: &Path) {
+    if let Ok(stream) = UnixStream::connect(socket).await {
+        // it says nothing about whether it worked: that shows by the answer
+        let _ = client.cancel_token().cancel_query_raw(stream, NoTls).await;
+    }
+}
+
+/// Sends a query through a pooler to the database in the same way, and answers what came back. One that does not come back is left to
+/// itself: it may wait in the pooler for a server connection.
 ///
 /// # Errors
 /// [`ConsoleError`]: what the pooler or the database said.

@@ -224,6 +224,10 @@ pub const PARAMETERS: &[Parameter] = &[
     seconds("transaction_timeout", 0.0, "0"),
 ];
 
+/// Those of the list that decide whether a server connection that is opened next works, and that one which is open shows nothing of.
+pub const OF_NEW_CONNECTIONS: [&str; 5] =
+    ["query_timeout", SERVER_CHECK_DELAY, "server_connect_timeout", "tcp_user_timeout", "transaction_timeout"];
+
 fn known_names() -> String {
     PARAMETERS.iter().map(|parameter| parameter.name).collect::<Vec<_>>().join(", ")
 }

@@ -15,6 +15,7 @@ mod generator;
 mod keeper;
 #[path = "../../../benches/figures/load.rs"]
 mod load;
+mod login_proof;
 mod logins;
 mod memory;
 mod names;

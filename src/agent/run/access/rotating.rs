@@ -13,7 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
-use super::ServerAccess;
+use super::{ServerAccess, proving::LoginProof};
 use crate::{
     agent::{
         apply::{
@@ -33,7 +33,7 @@ use crate::{
         options::RunOptions,
         run::{Reporting, Sidecar, applying::Applying, place, sidecar::Given, slots::Slots},
     },
-    contract::{Injection, PoolerError, ServerTls},
+    contract::{Injection, PoolerError, ServerTls, UpstreamRole},
     fingerprint::fingerprint,
     pooler::pgbouncer::{
         console::{ConsoleError, log_in},
@@ -41,7 +41,7 @@ use crate::{
     },
 };
 
-/// Where new credentials are tried, beside the slots.
+/// Where a login is tried, beside the slots.
 const TRIAL_DIRECTORY: &str = "trial";
 /// Beginning of the name of a CA bundle in the run directory.
 const CA_FILE: &str = "server-ca-";
@@ -90,14 +90,18 @@ pub(in crate::agent::run) struct Rotating {
     again: Retry,
     /// Whether room is needed and logins work, when the slots were told last.
     bounds: (bool, Logins),
+    /// The revision that a login has to prove, if there is one.
+    pub(super) login_proof: LoginProof,
 }
 
 impl Rotating {
     /// Begins with what the slots were given last.
     pub(in crate::agent::run) fn take_up(options: &RunOptions, injection: &Injection) -> Self {
         let in_force = left(&options.run_dir, injection.upstream.tls);
+        let spread = place::spread(&options.pod_uid);
         Self {
-            machine: Rotation::new(place::spread(&options.pod_uid)),
+            machine: Rotation::new(spread),
+            login_proof: LoginProof::new(spread),
             to_hand_over: false,
             handed: Vec::new(),
             in_force,
@@ -126,12 +130,17 @@ impl Rotating {
 
     /// Server connections of the share that the slots may not open now.
     pub(in crate::agent::run) fn set_aside(&self) -> u32 {
-        self.machine.needs_room().into()
+        (self.machine.needs_room() || self.login_proof.needs_room()).into()
     }
 
     /// Server connections open beside the slots.
     pub(in crate::agent::run) fn holds(&self) -> u32 {
-        self.machine.is_trying().into()
+        (self.machine.is_trying() || self.login_proof.is_trying()).into()
+    }
+
+    /// Whether new credentials have a connection of the share, or are about to have it.
+    pub(super) fn is_trying_credentials(&self) -> bool {
+        self.machine.needs_room()
     }
 
     /// Whether a server connection that ends could not be opened again.
@@ -284,11 +293,13 @@ impl Rotating {
         share: u32,
         is_able: bool,
     ) -> Option<RotationAction> {
-        let seen = self.observe(given.wish, slots, share, is_able);
+        // one login at a time
+        let seen = self.observe(given.wish, slots, share, is_able && !self.login_proof.needs_room());
         self.machine.step(given.sidecar.now(), &seen)
     }
 
-    fn observe(&self, wish: &Wish, slots: &Slots, share: u32, is_able: bool) -> RotationSeen {
+    /// What a login that is to be tried meets in this pod.
+    pub(super) fn observe(&self, wish: &Wish, slots: &Slots, share: u32, is_able: bool) -> RotationSeen {
         let wanted = if self.wants_other(wish) {
             Some(self.version)
         } else {
@@ -337,9 +348,11 @@ impl Rotating {
         let prepared = lay_down(run_dir, &access).and_then(|()| {
             Login::prepare(&TrialSetup {
                 program,
-                directory: run_dir.join(TRIAL_DIRECTORY),
+                directory: trial_directory(run_dir),
                 injection: &sidecar.injection,
                 settings: &revision.settings,
+                // that is told apart, and says nothing of credentials
+                role: UpstreamRole::Any,
                 credentials: &access.credentials,
                 // all of it: what is in force may be verified by another CA of it
                 ca_file: place::bundle(&sidecar.injection, ca_path(run_dir, &access))
@@ -347,6 +360,7 @@ impl Rotating {
                 presented: certificate_paths(run_dir, &access),
                 resolver: sidecar.resolver.as_ref().map(|file| file.display().to_string()),
                 within: Duration::from_millis(milliseconds),
+                answers_within: Duration::from_millis(milliseconds),
                 version: sidecar.build.map(|build| build.version),
             })
         });
@@ -377,12 +391,14 @@ impl Rotating {
         self.handed.clear();
         self.again.settled();
         self.deaf_until = now + UNDER_WAY;
+        // what could not prove itself with the old ones may now
+        self.login_proof.look_again();
         true
     }
 
     /// Whether what slots may open, or close, has changed since the last call.
     pub(in crate::agent::run) fn take_changed_bounds(&mut self) -> bool {
-        let bounds = (self.machine.needs_room(), self.logins);
+        let bounds = (self.set_aside() > 0, self.logins);
         std::mem::replace(&mut self.bounds, bounds) != bounds
     }
 
@@ -585,6 +601,11 @@ fn is_of_role(error: PoolerError, words: &str, role: &str) -> bool {
 fn refuses_password(error: &ConsoleError) -> bool {
     let ConsoleError::Command { source, .. } = error else { return false };
     source.as_db_error().is_some_and(|error| error.message().contains("authentication failed"))
+}
+
+/// Where a login is tried.
+pub(super) fn trial_directory(run_dir: &Path) -> PathBuf {
+    run_dir.join(TRIAL_DIRECTORY)
 }
 
 /// Where the CA bundle stands.
