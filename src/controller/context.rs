@@ -10,7 +10,8 @@ use super::{
     look_requests::LookRequests,
     memory::Memories,
     observe::{
-        pods::PodIndex, replica_failures::ReplicaFailureLister, stores::Stores, uninjected_pods::UninjectedPodLister,
+        changed_by::Authors, pods::PodIndex, replica_failures::ReplicaFailureLister, stores::Stores,
+        uninjected_pods::UninjectedPodLister,
     },
     prove::AgentPoller,
     report::events::Events,
@@ -45,6 +46,8 @@ pub struct Context {
     pub uninjected_pods: Arc<UninjectedPodLister>,
     /// The pods that cannot be created.
     pub replica_failures: Arc<ReplicaFailureLister>,
+    /// Who changed pools.
+    pub authors: Authors,
     /// Metrics of the operator.
     pub metrics: OperatorMetrics,
 }

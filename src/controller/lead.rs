@@ -15,6 +15,7 @@ use super::{
     look_requests::LookRequests,
     memory::Memories,
     observe::{
+        changed_by::Authors,
         pods::PodIndex,
         replica_failures::ReplicaFailureLister,
         stores::Stores,
@@ -77,6 +78,7 @@ pub async fn lead(
         tick: args.tick(),
         uninjected_pods: Arc::new(UninjectedPodLister::new(client.clone())),
         replica_failures: Arc::new(ReplicaFailureLister::new(client.clone())),
+        authors: Authors::new(client.clone()),
         metrics: instruments.metrics.clone(),
     });
     {

@@ -10,7 +10,10 @@ use kube::ResourceExt;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{backoff::Backoff, gateway::GatewayMemory, judging::Judging};
+use super::{
+    backoff::Backoff, gateway::GatewayMemory, judging::Judging, observe::changed_by::AuthorAsked,
+    report::spec_changes::Untold,
+};
 use crate::{
     api::{ConnectionPool, ConnectionPoolStatus},
     decide::{
@@ -31,6 +34,10 @@ pub struct PoolMemory {
     pub uid: String,
     /// The pool at the last look.
     pub looked_at: Option<Arc<ConnectionPool>>,
+    /// Who changed it last, as far as that was asked.
+    pub author: Option<AuthorAsked>,
+    /// What changed of its spec and is not told yet: the answer to who did it is waited for.
+    pub untold: Option<Untold>,
     /// What its sizing has learned.
     pub sizer: Sizer,
     /// The target asked for last.

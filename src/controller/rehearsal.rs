@@ -16,7 +16,8 @@ use super::{
     look_requests,
     memory::{Memories, PoolMemory},
     observe::{
-        pods::PodIndex, replica_failures::ReplicaFailureLister, stores::Stores, uninjected_pods::UninjectedPodLister,
+        changed_by::Authors, pods::PodIndex, replica_failures::ReplicaFailureLister, stores::Stores,
+        uninjected_pods::UninjectedPodLister,
     },
     prove::{self, AgentPoller},
     report::{events::Events, status},
@@ -172,6 +173,7 @@ fn context(pool: &ConnectionPool, revision: &PoolRevision, client: &Client, lead
         tick: Duration::from_secs(15),
         uninjected_pods: Arc::new(UninjectedPodLister::new(client.clone())),
         replica_failures: Arc::new(ReplicaFailureLister::new(client.clone())),
+        authors: Authors::new(client.clone()),
         metrics,
     }
 }

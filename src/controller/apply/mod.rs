@@ -15,8 +15,12 @@ use tokio::time::Instant;
 
 use self::writer::WriteError;
 use super::{
-    backoff::note, context::Context, controller_revision, decide::BATCH, memory::PoolMemory,
-    observe::changed_by::changed_by,
+    backoff::note,
+    context::Context,
+    controller_revision,
+    decide::BATCH,
+    memory::PoolMemory,
+    observe::changed_by::{Author, author},
 };
 use crate::{
     api::ConnectionPool,
@@ -56,13 +60,19 @@ pub async fn carry_out(
     memory: &Arc<Mutex<PoolMemory>>,
     plan: Plan,
 ) -> CarriedOut {
-    let created = match &plan.create {
-        Some(new) => create(pool, key, context, memory, new).await,
-        None => Ok(None),
+    let changed_by = match &plan.create {
+        Some(new) if !new.is_restored => author(pool, key, context, memory),
+        _ => Author::Known(None),
     };
-    let (plan, not_created) = match created {
-        Ok(changed_by) => (plan.created_by(changed_by.as_deref()), None),
-        Err(error) => (plan.without_creation(), Some(error)),
+    let is_held = changed_by == Author::Awaited;
+    let (plan, not_created) = match (&plan.create, changed_by) {
+        // all else goes on, and the next look creates it
+        (_, Author::Awaited) => (plan.without_creation(), None),
+        (None, Author::Known(_)) => (plan, None),
+        (Some(new), Author::Known(who)) => match create(pool, key, context, memory, new, who.as_deref()).await {
+            Ok(()) => (plan.created_by(who.as_deref()), None),
+            Err(error) => (plan.without_creation(), Some(error)),
+        },
     };
     let (wrote, mut errors) = write_pods(key, context, memory, &plan).await;
     errors.splice(0..0, not_created);
@@ -74,7 +84,7 @@ pub async fn carry_out(
             Err(error) => errors.push(error),
         }
     }
-    if plan.create.is_none() && plan.prune.is_empty() && errors.is_empty() {
+    if plan.create.is_none() && !is_held && plan.prune.is_empty() && errors.is_empty() {
         // what could not be created or deleted is not asked for any more, once it was time to try
         let mut memory = memory.lock();
         if memory.failure.as_ref().is_some_and(|retry| retry.is_due(Instant::now())) {
@@ -93,14 +103,14 @@ async fn create(
     context: &Context,
     memory: &Mutex<PoolMemory>,
     new: &NewRevision,
-) -> Result<Option<String>, WriteError> {
-    let changed_by = if new.is_restored { None } else { changed_by(&context.client, pool).await };
-    let created = context.writer.create_revision(pool, new, changed_by.as_deref()).await;
+    changed_by: Option<&str>,
+) -> Result<(), WriteError> {
+    let created = context.writer.create_revision(pool, new, changed_by).await;
     let mut memory = memory.lock();
     note(&mut memory.failure, created.as_ref().err());
     memory.created.push(controller_revision::seen(&created?.into()));
     tracing::info!(pool = %key, revision = new.number, cause = new.cause, changed_by, "revision created");
-    Ok(changed_by)
+    Ok(())
 }
 
 /// Writes the most urgent pods: what makes room before what grows into it; within either, one slow answer holds up no other pod.

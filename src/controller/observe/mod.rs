@@ -7,7 +7,7 @@
 //! - [`load_queries`]: what Prometheus says of the load, and the users' own queries ([`overrides`]).
 //! - [`uninjected_count`]: what cannot be watched, and is listed from time to time: pods without a sidecar ([`uninjected_pods`]),
 //!   and pods that cannot be created ([`replica_failures`]); one list serves all pools of a namespace ([`namespace_lists`]).
-//! - [`changed_by`]: who changed a pool last, asked when the spec has changed and when that makes a revision.
+//! - [`changed_by`]: who changed a pool last, asked once for each change of the spec, beside everything else.
 
 pub mod changed_by;
 pub mod load_queries;

@@ -1,6 +1,7 @@
 //! Who changed the spec of a pool, from what to what: an event and a line of the log for every generation that the leader sees.
 //!
-//! Revisions tell of what poolers are given; this tells of bounds, modes and everything else as well.
+//! Revisions tell of what poolers are given; this tells of bounds, modes and everything else as well. Nothing waits for it: it is told in
+//! the look after the API server has said who it was, or has not in time.
 
 use std::sync::Arc;
 
@@ -9,13 +10,24 @@ use serde_json::Value;
 
 use crate::{
     api::{ConnectionPool, reasons},
-    controller::{context::Context, memory::PoolMemory, observe::changed_by::changed_by},
+    controller::{
+        context::Context,
+        memory::PoolMemory,
+        observe::changed_by::{Author, author},
+    },
     decide::{
         plan::{EventKind, EventNote},
         spec_change,
     },
     domain::PoolKey,
 };
+
+/// A change that is not told yet.
+pub struct Untold {
+    /// The pool as it was; None where nobody saw that.
+    before: Option<Arc<ConnectionPool>>,
+    change: SpecChange,
+}
 
 /// What happened to the spec since the last look.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,11 +38,41 @@ struct SpecChange {
     fields: Option<String>,
 }
 
-/// Tells of a change since the last look. Two changes between two looks are told as one.
-pub async fn tell(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context, memory: &Mutex<PoolMemory>) {
-    let before = memory.lock().looked_at.replace(pool.clone());
-    let Some(SpecChange { from, to, fields }) = change(before.as_deref(), pool) else { return };
-    let who = changed_by(&context.client, pool).await;
+/// Takes in a change since the last look, and has it asked who made it. Changes that are not told yet are told as one.
+pub fn notice(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context, memory: &Arc<Mutex<PoolMemory>>) {
+    let is_untold = {
+        let mut memory = memory.lock();
+        let before = memory.looked_at.replace(pool.clone());
+        let untold = memory.untold.take();
+        memory.untold = together(untold, before, pool);
+        memory.untold.is_some()
+    };
+    if is_untold {
+        author(pool, key, context, memory);
+    }
+}
+
+/// What is to be told now: what was to be told already, and what has changed since the last look.
+fn together(untold: Option<Untold>, before: Option<Arc<ConnectionPool>>, now: &Arc<ConnectionPool>) -> Option<Untold> {
+    let Some(Untold { before: first, change: known }) = untold else {
+        return change(before.as_deref(), now).map(|change| Untold { before, change });
+    };
+    let change = match &first {
+        _ if now.metadata.generation == Some(known.to) => known,
+        Some(first) => change(Some(first), now)?,
+        None => SpecChange { to: now.metadata.generation.unwrap_or(known.to), ..known },
+    };
+    Some(Untold { before: first, change })
+}
+
+/// Tells of a change once it is known who made it, or that nobody can say.
+pub async fn tell(pool: &Arc<ConnectionPool>, key: &PoolKey, context: &Context, memory: &Arc<Mutex<PoolMemory>>) {
+    if memory.lock().untold.is_none() {
+        return;
+    }
+    let Author::Known(who) = author(pool, key, context, memory) else { return };
+    let untold = memory.lock().untold.take();
+    let Some(SpecChange { from, to, fields }) = untold.map(|untold| untold.change) else { return };
     tracing::info!(pool = %key, from, to, changed_by = who, fields, "spec changed");
     let who = who.map(|who| format!(" by {who}")).unwrap_or_default();
     let what = fields.unwrap_or_else(|| "no operator saw what it was before".to_owned());
@@ -83,6 +125,19 @@ mod tests {
         let told = change(Some(&first), &second).expect("it changed");
         assert_eq!((told.from, told.to, told.fields.as_deref()), (1, 2, Some("scaling.maxAllowed 40 -> 60")));
         assert_eq!(change(Some(&second), &second), None);
+    }
+
+    #[test]
+    fn changes_that_come_before_the_first_is_told_are_told_as_one() {
+        let pools = [pool(1, 40, None), pool(2, 60, Some(1)), pool(3, 80, Some(2))].map(Arc::new);
+        let [first, second, third] = &pools;
+        let then = |untold, before: &Arc<ConnectionPool>, now| together(untold, Some(before.clone()), now);
+        let told = then(then(then(None, first, second), second, second), second, third).expect("it changed").change;
+        assert_eq!((told.from, told.to, told.fields.as_deref()), (1, 3, Some("scaling.maxAllowed 40 -> 80")));
+        // of what nobody saw, nobody knows more after a further change
+        let unseen = together(None, None, second);
+        let told = then(unseen, second, third).expect("it changed").change;
+        assert_eq!(told, SpecChange { from: 1, to: 3, fields: None });
     }
 
     #[test]
