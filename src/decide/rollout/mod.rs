@@ -272,6 +272,7 @@ impl<'a> Machine<'a> {
                 *begun = (*begun).max(earliest);
             }
         }
+        not_ahead(&mut memory, input.now);
         let stable = memory.stable.as_ref().and_then(|stable| known(input, stable));
         if let Some(stable) = &stable {
             memory.stable = Some(stable.clone());
@@ -882,6 +883,15 @@ fn references(input: &RolloutInput<'_>, revision: u64) -> Vec<PodReferences> {
         .collect();
     told.sort_by(|(is_other, left), (is_other_too, right)| (is_other, &left.uid).cmp(&(is_other_too, &right.uid)));
     told.into_iter().map(|(_, references)| references).take(MOST_REFERENCES).collect()
+}
+
+/// Where the clock was set back, what began "later" begins now: no pause and no deadline takes longer than it should, and then some.
+fn not_ahead(memory: &mut RolloutMemory, now: UnixSeconds) {
+    let position = &mut memory.position;
+    let promoted = memory.promoted.iter_mut().flat_map(|promoted| [&mut promoted.since, &mut promoted.counts_from]);
+    for begun in [&mut position.since].into_iter().chain(position.progressed.iter_mut()).chain(promoted) {
+        *begun = (*begun).min(now);
+    }
 }
 
 /// What a deadline counts from at the earliest where nobody watched, or nothing may fail.

@@ -166,6 +166,25 @@ fn without_steps_of_ones_own_one_pod_goes_first_and_the_rest_follow_after_the_pa
 }
 
 #[test]
+fn a_clock_that_was_set_back_makes_no_pause_and_no_deadline_longer() {
+    let mut fleet = Fleet::new(3, &DEFAULT_STEPS);
+    fleet.wanted = 7;
+    fleet.settle();
+    fleet.now -= 3600;
+    fleet.settle();
+    fleet.now += i64::from(DEFAULT_PAUSE_SECONDS);
+    assert_eq!((fleet.settle().state, fleet.told(7)), (RolloutState::Complete, 3));
+
+    let mut fleet = Fleet::new(3, &DEFAULT_STEPS);
+    (fleet.wanted, fleet.dead) = (7, vec![7]);
+    fleet.settle();
+    fleet.now -= 3600;
+    fleet.settle();
+    fleet.now += i64::from(DEADLINE_SECONDS) + 1;
+    assert_eq!((fleet.settle().state, fleet.told(6)), (RolloutState::Failed { away: 0 }, 3));
+}
+
+#[test]
 fn a_pause_without_a_duration_waits_for_somebody_however_long_that_takes() {
     let mut fleet = Fleet::new(10, &HAND);
     fleet.wanted = 7;
