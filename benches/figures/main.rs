@@ -1,5 +1,5 @@
 //! Figures of the whole product, measured on real parts: `benches/run acquisition | agent | alike | bad_green | changes |
-//! decision | endings | footprint | kills | look | memory | neighbours | overhead | reaction | rollouts | sharing | switch | tick |
+//! decision | division | endings | footprint | kills | look | memory | neighbours | overhead | reaction | rollouts | sharing | switch | tick |
 //! verdicts`.
 //!
 //! Each figure has a directory of its own: `mod.rs` measures, `report.rs` (PURE) turns the raw samples into the printed
@@ -23,6 +23,8 @@ mod clients;
 mod cluster;
 #[path = "../decision/mod.rs"]
 mod decision;
+#[path = "../division/mod.rs"]
+mod division;
 #[path = "../endings/mod.rs"]
 mod endings;
 mod fleet;
@@ -94,6 +96,8 @@ enum Figure {
     Changes(changes::Options),
     /// Time of a decision, and of a round of 1,000 pools.
     Decision(decision::Options),
+    /// Time to divide a server over 5,000 pods, beside Multigres.
+    Division(division::Options),
     /// Connections lost while pods are replaced.
     Endings(endings::Options),
     /// Memory of a sidecar in the middle of a switch.
@@ -136,6 +140,7 @@ fn main() -> ExitCode {
         Figure::BadGreen(options) => bad_green::run(&options),
         Figure::Changes(options) => changes::run(&options),
         Figure::Decision(options) => decision::run(&options),
+        Figure::Division(options) => division::run(&options),
         Figure::Endings(options) => endings::run(&options),
         Figure::Footprint(options) => footprint::run(&options),
         Figure::Kills(options) => kills::run(&options),

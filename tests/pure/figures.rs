@@ -10,6 +10,8 @@ mod bad_green;
 mod changes;
 #[path = "../../benches/decision/report.rs"]
 mod decision;
+#[path = "../../benches/division/report.rs"]
+mod division;
 #[path = "../../benches/endings/report.rs"]
 mod endings;
 #[path = "../../benches/footprint/report.rs"]
@@ -398,6 +400,22 @@ fn a_good_canary_that_goes_back_for_whatever_reason_is_a_miss_and_so_is_a_bad_on
     assert!(of(300, "not proven", 16, 0).contains("not proven included: 5.3 %, MISSED"));
     assert!(of(300, "worse", 0, 16).contains("Missed regressions at most 5 % in each kind: 5.3 %, MISSED"));
     assert_eq!(of(299, "worse", 0, 0).matches("too few rollouts").count(), 2);
+}
+
+#[test]
+fn a_division_is_as_good_as_the_worse_of_what_there_is_and_judged_only_beside_multigres() {
+    let of = |scarce: u32, ample: u32, with: bool| -> String {
+        let row = |who: &str, room: &str, time: u32| format!("{who},{room},0,{time},1000,990,0,3\n");
+        let ours = row("entitled", "scarce", scarce) + &row("entitled", "ample", ample) + &row("step", "scarce", 9000);
+        let theirs = row("multigres", "scarce", 4000) + &row("multigres", "ample", 8000);
+        let header = "who,room,round,nanoseconds,capacity,given,without,others_again\n";
+        division::report(&(header.to_owned() + &ours + if with { &theirs } else { "" })).unwrap()
+    };
+    assert_eq!(of(1000, 2000, true).matches("0.25, reached").count(), 2);
+    let missed = of(1040, 1000, true);
+    assert!(missed.contains("0.26, MISSED") && missed.contains("0.12, reached"), "{missed}");
+    assert!(missed.contains("99.00 % | 0 | 3 |"), "{missed}");
+    assert!(!of(1, 1, false).contains("reached"));
 }
 
 #[test]
