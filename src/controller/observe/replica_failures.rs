@@ -253,7 +253,7 @@ mod tests {
         assert!(found.of_pool("shop", &[]).is_some(), "whose each is is not looked for again");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn of_templates_that_are_large_fewer_are_read_at_once() {
         let limits: Arc<Mutex<Vec<usize>>> = Arc::default();
         let asked = limits.clone();
