@@ -41,6 +41,13 @@ pub struct PodGrant {
     pub paused: bool,
 }
 
+impl PodGrant {
+    /// What pods with these grants may open together, in server connections. What somebody makes up is added without an end.
+    pub fn sum_of_shares<'a>(grants: impl IntoIterator<Item = &'a Self>) -> u32 {
+        grants.into_iter().fold(0, |sum: u32, grant| sum.saturating_add(grant.share))
+    }
+}
+
 /// Where a grant stands among those of its pod: a later one takes effect, an earlier one is refused.
 ///
 /// Epochs are compared as serial numbers (RFC 1982): of two, the one that follows within half of all is the later one. So none is

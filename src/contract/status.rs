@@ -352,6 +352,14 @@ pub struct LimitsReadBack {
     pub paused: bool,
 }
 
+impl LimitsReadBack {
+    /// The limit in force, in server connections: `pool_size`, and 0 while the pooler is paused. PgBouncer opens none then and closes
+    /// each that is released, whatever `default_pool_size` says, which cannot say 0.
+    pub const fn in_force(&self) -> u32 {
+        if self.paused { 0 } else { self.pool_size }
+    }
+}
+
 /// Server connections by what they do. `held` is their sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -382,6 +390,13 @@ pub enum SlotStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_paused_pooler_has_a_limit_of_nothing_whatever_its_pool_size_says() {
+        let limits = LimitsReadBack { pool_size: 7, max_db_connections: 9, min_pool_size: 0, paused: false };
+        assert_eq!(limits.in_force(), 7);
+        assert_eq!(LimitsReadBack { paused: true, ..limits }.in_force(), 0);
+    }
 
     #[test]
     fn of_what_an_agent_says_no_more_is_kept_than_an_honest_one_says() {

@@ -102,7 +102,7 @@ impl Agent {
             metrics.set_switching(mode);
         }
         let floor = in_force.map_or(0, |granted| granted.grant.floor);
-        let limit = status.limits.map(|limits| if limits.paused { 0 } else { limits.pool_size });
+        let limit = status.limits.as_ref().map(LimitsReadBack::in_force);
         metrics.set_in_force(seq, share, floor, limit, status.revision);
         let waits_for = (slot != SlotStatus::Serving).then(|| {
             if status.message.is_empty() { "the pooler's console to answer".to_owned() } else { status.message.clone() }

@@ -131,7 +131,7 @@ impl Sizing {
     ) {
         let grant = self.grant(wish);
         let Some(revision) = &wish.revision else { return };
-        let together = slots.limits_together().map_or(self.limit, |limits| limits.pool_size);
+        let together = slots.limits_together().map_or(self.limit, |limits| limits.in_force());
         let current = together.min(grant.share);
         let decided = self.reaction.feed(&revision.settings, grant, current, reading, punctual);
         let Some(Decided { id, from, decision, line }) = decided else { return };

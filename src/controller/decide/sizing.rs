@@ -11,7 +11,7 @@ use kube::ResourceExt;
 
 use crate::{
     api::{ConnectionPool, Mode},
-    contract::UpstreamState,
+    contract::{PodGrant, UpstreamState},
     controller::{
         context::Context,
         memory::{DecidedFor, PoolMemory},
@@ -25,7 +25,9 @@ use crate::{
             Alternation, Completeness, ExpectedPod, HoldReason, Judgement, LoadFigures, LoadInput, PodFigures,
             PoolLoad, Stage,
         },
-        plan::{AgentAnswer, LoadSeen, PodFacts, SidecarSeen, SizingSeen, TargetChange, Trouble, UnixSeconds},
+        plan::{
+            AgentAnswer, LoadSeen, PodFacts, SidecarSeen, SizingSeen, TargetChange, Trouble, UnixSeconds, current_size,
+        },
         shares::PodPhase,
         sizing::{Decision, Observation, SizingSettings},
     },
@@ -273,27 +275,14 @@ fn never_shrink_in_the_dark(
 /// The target before the first decision of this process: what was recommended last, else what the pods may open.
 fn target_before(pool: &ConnectionPool, key: &PoolKey, facts: &[Arc<PodFacts>], effective: &EffectivePool) -> u32 {
     let recommended = pool.status.as_ref().and_then(|status| status.recommendation).map(|last| last.target);
-    let shares = facts.iter().filter_map(|pod| pod.grant.last_known()?.pools.get(&key.name));
-    let share = shares.fold(0, |sum: u32, grant| sum.saturating_add(grant.share));
-    effective.target_before(recommended, share)
+    let grants = facts.iter().filter_map(|pod| pod.grant_to(&key.name));
+    effective.target_before(recommended, PodGrant::sum_of_shares(grants))
 }
 
 /// What the agents of these pods said last, in their order.
 fn answers(context: &Context, key: &PoolKey, facts: &[Arc<PodFacts>]) -> Vec<AgentAnswer> {
     let answers = context.poller.answers(key);
     facts.iter().map(|pod| answers.of(&pod.uid).answer).collect()
-}
-
-/// Sum of the limits that agents read back; none while none has.
-fn current_size(answers: &[AgentAnswer]) -> Option<u32> {
-    let mut limits = answers
-        .iter()
-        .filter_map(|answer| match answer {
-            AgentAnswer::Report(report) => report.limits.map(|limits| limits.pool_size),
-            _ => None,
-        })
-        .peekable();
-    limits.peek().is_some().then(|| limits.fold(0, u32::saturating_add))
 }
 
 /// What the pods may hold together, beside their sessions, while the database refuses more to one of them.
@@ -305,8 +294,7 @@ fn refused_beyond(
 ) -> Option<u32> {
     let for_sessions = effective.settings.for_sessions();
     refused::of_pool(facts.iter().zip(answers).map(|(pod, answer)| {
-        let grant = pod.grant.last_known().and_then(|document| document.pools.get(pool));
-        let share = grant.map_or(0, |grant| grant.share);
+        let share = pod.grant_to(pool).map_or(0, |grant| grant.share);
         refused::PodCeiling::of(answer.report(), answer.server_full(now), share, for_sessions)
     }))
 }

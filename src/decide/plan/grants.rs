@@ -87,10 +87,9 @@ pub(super) fn plan(
             writes.push((index, PodGrant { paused, ..grant }, None));
         }
     }
-    let shares_now = pods.iter().filter_map(|pod| pod.grant).map(|grant| grant.share);
     Grants {
         writes,
-        share: shares_now.fold(0, u32::saturating_add),
+        share: PodGrant::sum_of_shares(pods.iter().filter_map(|pod| pod.grant.as_ref())),
         granted: plan.granted,
         shortage: plan.shortage,
         awaited: plan.awaited,
@@ -112,7 +111,7 @@ struct Standing<'a> {
 impl<'a> Standing<'a> {
     fn of(pod: &'a PodSeen, pool: &str) -> Self {
         let document = pod.grant.last_known();
-        let annotated = document.and_then(|document| document.pools.get(pool)).copied();
+        let annotated = pod.grant_to(pool).copied();
         let stamp = document.zip(annotated).map(|(document, grant)| Stamp { epoch: document.epoch, seq: grant.seq });
         let report = pod.answer.report().filter(|report| report.pool == pool);
         let seen = report.map(stamp_of).filter(|seen| seen.is_after(stamp.unwrap_or_default()));

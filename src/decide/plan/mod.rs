@@ -21,6 +21,7 @@ use std::{collections::BTreeMap, sync::Arc};
 pub use observed::{
     AgentAnswer, Annotation, BudgetSeen, FailedWrite, GatewaySeen, JudgedSeen, LoadSeen, Observed, PodFacts, PodSeen,
     PodsRefused, Poolers, ROLLOUT, RevisionSeen, Rival, SidecarSeen, SizingSeen, TargetChange, Trouble, Uninjected,
+    current_size,
 };
 pub use report::{EventKind, EventNote, PoolReport};
 pub use rollout::NewRevision;
@@ -31,7 +32,7 @@ use grants::Grants;
 
 use crate::{
     api::reasons,
-    contract::{ByPool, Document, GrantDocument, PoolRevision, RevisionDocument},
+    contract::{ByPool, Document, GrantDocument, PodGrant, PoolRevision, RevisionDocument},
     decide::{
         effective::EffectivePool,
         guard::refused,
@@ -242,10 +243,9 @@ impl Plan {
 /// A pool that cannot be put into force: what runs goes on running, and the status says why.
 fn refused(observed: &Observed, name: &str, remembered: Option<&RolloutMemory>) -> Plan {
     let proven = observed.pods.iter().filter(|pod| is_proven(pod, name)).count();
-    let shares = observed.pods.iter().filter_map(|pod| pod.grant.last_known()?.pools.get(name));
     let figures = Figures {
         target: None,
-        share: shares.fold(0, |sum: u32, grant| sum.saturating_add(grant.share)),
+        share: PodGrant::sum_of_shares(observed.pods.iter().filter_map(|pod| pod.grant_to(name))),
         proven,
         shortage: Shortage::None,
     };
@@ -272,9 +272,8 @@ fn target(observed: &Observed, effective: &EffectivePool) -> u32 {
         let recommended =
             observed.status.and_then(|status| status.recommendation).map(|recommendation| recommendation.target);
         let name = observed.pool.metadata.name.as_deref().unwrap_or_default();
-        let shares = observed.pods.iter().filter_map(|pod| pod.grant.last_known()?.pools.get(name));
-        let share = shares.fold(0, |sum: u32, grant| sum.saturating_add(grant.share));
-        effective.target_before(recommended, share)
+        let grants = observed.pods.iter().filter_map(|pod| pod.grant_to(name));
+        effective.target_before(recommended, PodGrant::sum_of_shares(grants))
     };
     let wanted = observed.sizing.map_or_else(before, |sizing| sizing.decision.size);
     wanted.clamp(effective.min_allowed, effective.max_allowed)
@@ -284,7 +283,7 @@ fn target(observed: &Observed, effective: &EffectivePool) -> u32 {
 fn refused_beyond(observed: &Observed, effective: &EffectivePool, pool: &str) -> Option<u32> {
     let for_sessions = effective.settings.for_sessions();
     refused::of_pool(observed.pods.iter().map(|pod| {
-        let share = pod.grant.last_known().and_then(|document| document.pools.get(pool)).map_or(0, |grant| grant.share);
+        let share = pod.grant_to(pool).map_or(0, |grant| grant.share);
         refused::PodCeiling::of(pod.answer.report(), pod.answer.server_full(observed.now), share, for_sessions)
     }))
 }

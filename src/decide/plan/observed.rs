@@ -4,7 +4,9 @@ use std::{ops::Deref, sync::Arc};
 
 use crate::{
     api::{ConnectionPool, ConnectionPoolStatus},
-    contract::{GrantDocument, Injection, RevisionDocument, ServerFull, Settings, StatusReport},
+    contract::{
+        GrantDocument, Injection, LimitsReadBack, PodGrant, RevisionDocument, ServerFull, Settings, StatusReport,
+    },
     decide::{
         effective::{EffectivePool, PoolRefusal},
         freeze::Frozen,
@@ -140,6 +142,13 @@ pub struct PodFacts {
     pub doubtful_granted: u32,
 }
 
+impl PodFacts {
+    /// What its annotation grants the pool of this name, or granted it when it could be read last.
+    pub fn grant_to(&self, pool: &str) -> Option<&PodGrant> {
+        self.grant.last_known()?.pools.get(pool)
+    }
+}
+
 /// A pod with a sidecar: what the API server tells of it, and everything else that is known. What is shared is not copied for a look.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodSeen {
@@ -230,6 +239,16 @@ pub enum AgentAnswer {
         /// What it said before that.
         last: Option<Arc<StatusReport>>,
     },
+}
+
+/// The size of a pool whose agents said this, in server connections: the sum of the limits that those who answer read back from their
+/// poolers. None while none has told.
+pub fn current_size<'a>(answers: impl IntoIterator<Item = &'a AgentAnswer>) -> Option<u32> {
+    let limits = answers.into_iter().filter_map(|answer| match answer {
+        AgentAnswer::Report(report) => report.limits.as_ref().map(LimitsReadBack::in_force),
+        AgentAnswer::NotAsked | AgentAnswer::Unreachable { .. } => None,
+    });
+    limits.reduce(u32::saturating_add)
 }
 
 impl AgentAnswer {

@@ -2,7 +2,7 @@
 
 use super::{
     Figures, conditions,
-    observed::{AgentAnswer, GatewaySeen, Observed, Poolers, TargetChange},
+    observed::{GatewaySeen, Observed, Poolers, TargetChange, current_size},
     progress,
     rollout::{NewRevision, Rollout},
 };
@@ -103,15 +103,7 @@ pub(super) fn report(
             age_seconds: load.age_seconds,
         })
     });
-    let limits: Vec<u32> = observed
-        .pods
-        .iter()
-        .filter_map(|pod| match &pod.answer {
-            AgentAnswer::Report(report) => report.limits.map(|limits| if limits.paused { 0 } else { limits.pool_size }),
-            _ => None,
-        })
-        .collect();
-    let current_size = (!limits.is_empty()).then(|| limits.iter().copied().fold(0, u32::saturating_add));
+    let current_size = current_size(observed.pods.iter().map(|pod| &pod.answer));
     let effective = observed.effective.ok().map(|effective| Effective {
         class: effective.class.as_ref().map(|(name, _)| name.clone()),
         class_generation: effective.class.as_ref().and_then(|(_, generation)| *generation),

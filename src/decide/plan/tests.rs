@@ -340,6 +340,34 @@ fn figures_that_pods_make_up_are_added_without_an_end() {
 }
 
 #[test]
+fn a_decision_starts_from_the_size_that_the_status_tells_and_a_paused_pooler_adds_nothing_to_it() {
+    let mut world = World::new(SHARED);
+    for _ in 0..3 {
+        world.admit();
+    }
+    let size = |world: &World| {
+        let size = current_size(world.pods.iter().map(|pod| &pod.answer));
+        assert_eq!(world.plan().report.current_size, size, "the status and the sizing tell the same");
+        size
+    };
+    assert_eq!(size(&world), None, "no agent was asked");
+    let limited = |world: &mut World, pod: usize, pool_size: u32, paused: bool| {
+        let limits = LimitsReadBack { pool_size, max_db_connections: pool_size, min_pool_size: 0, paused };
+        let pod = &mut world.pods[pod];
+        let told = StatusReport::beginning(pod.uid.to_string(), "shop".to_owned());
+        pod.answer = AgentAnswer::Report(Arc::new(StatusReport { limits: Some(limits), ..told }));
+    };
+    // PgBouncer opens nothing for a pool that is paused, whatever its size was before
+    limited(&mut world, 0, 9, true);
+    assert_eq!(size(&world), Some(0));
+    limited(&mut world, 1, 4, false);
+    assert_eq!(size(&world), Some(4));
+    let last = world.pods[1].answer.report().cloned().map(Arc::new);
+    world.pods[1].answer = AgentAnswer::Unreachable { since: NOW, error: "connection refused".to_owned(), last };
+    assert_eq!(size(&world), Some(0), "what an agent said before it fell silent is not the size now");
+}
+
+#[test]
 fn a_pool_that_works_reads_like_this() {
     let mut world = World::new(SHARED);
     for _ in 0..3 {
