@@ -3,23 +3,32 @@
 //! ```text
 //! needed = agent + keeper
 //!        + poolers x (base + TLS library, where either side speaks TLS)
-//!        + servers x (connection + packet buffer + TLS + certificates x copy of one + their bytes in PEM x 1.35)
+//!        + servers x (connection + TLS + certificates x copy of one + their bytes in PEM x 1.35 + statements x copy of one)
 //!        + clients x (connection + TLS)
+//!        + packet buffers
+//!        + statements that clients have prepared
 //! ```
 //!
 //! The figures are memory that the kernel cannot take back (anonymous pages), measured with the PgBouncer 1.24.1 and 1.26.1 of Debian on
 //! x86-64 with OpenSSL 3 and PostgreSQL 18: idle, with 1 to 100 server connections and with 500 clients, without TLS and with it, and with
-//! bundles of 1 and of 145 certificates. Of two versions the larger counts, but for the base. `tests/parts/agent/memory.rs` holds it to the
-//! real programs within 15 %.
+//! bundles of 1 and of 145 certificates; with 100 to 1,590 clients that wait, and with 20,000 to 200,000 prepared statements. Of two versions
+//! the larger counts, but for the base and clients. `tests/parts/agent/memory.rs` holds it to the real programs within 15 %.
 //!
 //! PgBouncer makes a context of OpenSSL's for each server connection and reads its CA file into it, so every connection has a copy of every
 //! certificate. The contexts of clients share what they are shown. What it has taken it keeps for the next connection: memory follows the
 //! most connections that there were, and so does the model when it is asked for the most that there may be.
 //!
-//! Not in it, and in the [`reserve`]: what the kernel has for sockets (some 4 KiB a connection), statements that clients have prepared
-//! (0.1 KiB each, and 0.2 KiB with the text for a text that is new), files in memory, and the pages of the programs themselves.
+//! A client that waits keeps its packet, and so does everybody whose packet is on its way, in a buffer of `pkt_buf` bytes; whoever rests has
+//! none. PgBouncer takes 50 buffers at once, and as many again as it has whenever these do not do, and writes to all of them: 51 clients that
+//! wait take the memory of 100, 801 that of 1,600, whatever the length of what they ask.
+//!
+//! What a client has prepared by name, in transaction mode, PgBouncer remembers until the client goes, without an end:
+//! `max_prepared_statements` bounds what each server connection has of it, and not this.
+//!
+//! Not in it, and in the [`reserve`]: what the kernel has for sockets (some 4 KiB a connection), the texts of prepared statements (one copy
+//! of each, and 0.2 KiB), files in memory, and the pages of the programs themselves.
 
-use crate::contract::{ClientTlsMode, Injection, ServerTlsMode};
+use crate::contract::{ClientTlsMode, Injection, PoolMode, ServerTlsMode, Settings};
 
 /// Bytes.
 pub type Bytes = u64;
@@ -29,14 +38,14 @@ const MIB: Bytes = 1024 * KIB;
 
 /// The two processes of the agent.
 const AGENT: Bytes = 3 * MIB;
-/// PgBouncer up to 1.24 without connections.
-const POOLER_BEFORE_1_25: Bytes = 1600 * KIB;
-/// PgBouncer without connections: from 1.25 on its tables are larger.
-const POOLER: Bytes = 8100 * KIB;
+/// PgBouncer up to 1.24 without connections and packet buffers.
+const POOLER_BEFORE_1_25: Bytes = 1400 * KIB;
+/// The same from 1.25 on: its tables are larger.
+const POOLER: Bytes = 7900 * KIB;
 /// What OpenSSL takes once.
 const TLS_LIBRARY: Bytes = 700 * KIB;
 /// A server connection in plain text.
-const SERVER: Bytes = 6 * KIB;
+const SERVER: Bytes = 4 * KIB;
 /// What TLS adds to it.
 const SERVER_TLS: Bytes = 55 * KIB;
 /// The copy of one certificate, whatever its size.
@@ -45,13 +54,25 @@ const CERTIFICATE: Bytes = 3700;
 const HUNDRED_PEM_BYTES: Bytes = 135;
 /// A root CA in PEM, with a key of RSA.
 const ROOT_PEM_BYTES: u32 = 2000;
-/// A client in plain text.
+/// A client in plain text, up to 1.24.
+const CLIENT_BEFORE_1_25: Bytes = 1280;
+/// The same from 1.25 on.
 const CLIENT: Bytes = 3 * KIB;
 /// What TLS adds to it.
 const CLIENT_TLS: Bytes = 22 * KIB;
+/// A statement that a client has prepared: 92 bytes by a short name, 105 by one of 12 characters.
+const CLIENT_STATEMENT: Bytes = 100;
+/// The same statement on one server connection.
+const SERVER_STATEMENT: Bytes = 100;
+/// Packet buffers that PgBouncer takes at first.
+const FIRST_BUFFERS: u64 = 50;
+/// What a packet buffer has beside the packet.
+const BUFFER_HEAD: Bytes = 16;
 
 /// PgBouncer's `pkt_buf` where nobody sets it.
-pub const PACKET: u32 = 4096;
+const PACKET: u32 = 4096;
+/// PgBouncer's `max_prepared_statements` where nobody sets it.
+const STATEMENTS: u32 = 200;
 /// Least that is left for what the model leaves out.
 const LEAST_RESERVE: Bytes = 4 * MIB;
 /// Part of the limit that is left for it.
@@ -77,6 +98,15 @@ pub struct Bundle {
     pub pem_bytes: u32,
 }
 
+/// How many connections hold a packet at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packets {
+    /// Every client waits or is answered, and every server connection answers.
+    OfAll,
+    /// Those of so many clients and server connections.
+    Of(u32),
+}
+
 /// What a sidecar has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SidecarLoad {
@@ -90,6 +120,12 @@ pub struct SidecarLoad {
     pub bundle: Option<Bundle>,
     /// PgBouncer's `pkt_buf`.
     pub packet_bytes: u32,
+    /// How many hold one.
+    pub packets: Packets,
+    /// Statements that all clients together have prepared.
+    pub prepared: u32,
+    /// The most of them that one server connection has, bounded by `max_prepared_statements`.
+    pub prepared_per_server: u32,
     /// Clients of all processes.
     pub clients: u32,
     /// Whether they speak TLS.
@@ -98,27 +134,44 @@ pub struct SidecarLoad {
 
 impl SidecarLoad {
     fn base(&self) -> Bytes {
-        let pooler = match self.generation {
-            Generation::Before1_25 => POOLER_BEFORE_1_25,
-            Generation::Newer => POOLER,
+        let (pooler, client) = match self.generation {
+            Generation::Before1_25 => (POOLER_BEFORE_1_25, CLIENT_BEFORE_1_25),
+            Generation::Newer => (POOLER, CLIENT),
         };
         let tls = if self.bundle.is_some() || self.client_tls { TLS_LIBRARY } else { 0 };
-        let client = if self.client_tls { CLIENT + CLIENT_TLS } else { CLIENT };
-        AGENT + Bytes::from(self.poolers) * (pooler + tls) + Bytes::from(self.clients) * client
+        let client = if self.client_tls { client + CLIENT_TLS } else { client };
+        let statements = Bytes::from(self.prepared) * CLIENT_STATEMENT;
+        AGENT + Bytes::from(self.poolers) * (pooler + tls) + Bytes::from(self.clients) * client + statements
     }
 
-    /// What one more server connection needs.
-    pub fn per_server(&self) -> Bytes {
+    /// The packet buffers of all processes, where the connections are divided among them in the way that takes the most.
+    fn buffers(&self) -> Bytes {
+        let mut left = match self.packets {
+            Packets::OfAll => u64::from(self.clients) + u64::from(self.servers),
+            Packets::Of(count) => count.into(),
+        };
+        let mut buffers = 0;
+        for _ in 0..self.poolers {
+            let taken = FIRST_BUFFERS * left.div_ceil(FIRST_BUFFERS).max(1).next_power_of_two();
+            buffers += taken;
+            // so many make one process take them
+            left = left.saturating_sub(taken / 2 + 1);
+        }
+        buffers * (Bytes::from(self.packet_bytes) + BUFFER_HEAD)
+    }
+
+    /// What one more server connection needs, without its packet buffer.
+    fn per_server(&self) -> Bytes {
         let tls = self.bundle.map_or(0, |bundle| {
             let bytes = Bytes::from(bundle.pem_bytes) * HUNDRED_PEM_BYTES / 100;
             SERVER_TLS + Bytes::from(bundle.certificates) * CERTIFICATE + bytes
         });
-        SERVER + Bytes::from(self.packet_bytes) + tls
+        SERVER + Bytes::from(self.prepared_per_server) * SERVER_STATEMENT + tls
     }
 
     /// What it needs of memory.
     pub fn needed(&self) -> Bytes {
-        self.base() + Bytes::from(self.servers) * self.per_server()
+        self.base() + self.buffers() + Bytes::from(self.servers) * self.per_server()
     }
 
     /// The limit of a container that has room for it: a multiple of 16 MiB.
@@ -130,8 +183,19 @@ impl SidecarLoad {
 
     /// How many server connections a container of this limit has room for, beside everything else of this load.
     pub fn servers_within(&self, limit: Bytes) -> u32 {
-        let room = limit.saturating_sub(reserve(limit)).saturating_sub(self.base());
-        u32::try_from(room / self.per_server()).unwrap_or(u32::MAX)
+        let room = limit.saturating_sub(reserve(limit));
+        let is_within = |servers: u32| SidecarLoad { servers, ..*self }.needed() <= room;
+        // buffers come in steps, so it is searched: no more than fit without any, and the need only grows
+        let (mut fit, mut most) = (0, u32::try_from(room / self.per_server()).unwrap_or(u32::MAX));
+        while fit < most {
+            let middle = fit + (most - fit).div_ceil(2);
+            if is_within(middle) {
+                fit = middle;
+            } else {
+                most = middle - 1;
+            }
+        }
+        fit
     }
 }
 
@@ -141,8 +205,10 @@ pub fn reserve(limit: Bytes) -> Bytes {
 }
 
 /// The most that a sidecar of such a pod may ever have to do: the whole of what the pool may open, all clients that it takes, and a change
-/// that needs a new process. One CA verifies the database: the agent sees to that where it can.
-pub fn largest(injection: &Injection, share: u32, packet_bytes: u32) -> SidecarLoad {
+/// that needs a new process. One CA verifies the database: the agent sees to that where it can. What clients prepare is bounded by nothing,
+/// and known to nobody before they have: of that only what the server connections keep counts.
+pub fn largest(injection: &Injection, share: u32, settings: &Settings) -> SidecarLoad {
+    let parameter = |name: &str| settings.parameters.get(name).map(String::as_str);
     SidecarLoad {
         poolers: 2,
         generation: Generation::Newer,
@@ -154,10 +220,26 @@ pub fn largest(injection: &Injection, share: u32, packet_bytes: u32) -> SidecarL
                 Some(Bundle { certificates: 1, pem_bytes: ROOT_PEM_BYTES })
             }
         },
-        packet_bytes,
+        packet_bytes: packet_bytes(parameter("pkt_buf")),
+        packets: Packets::OfAll,
+        prepared: 0,
+        prepared_per_server: match settings.pool_mode {
+            PoolMode::Session => 0,
+            PoolMode::Transaction => statements_per_server(parameter("max_prepared_statements")),
+        },
         clients: injection.client.max_connections,
         client_tls: injection.client.tls != ClientTlsMode::Disabled,
     }
+}
+
+/// The size of a packet buffer, by the parameter `pkt_buf` of a revision or a configuration.
+pub fn packet_bytes(parameter: Option<&str>) -> u32 {
+    parameter.and_then(|bytes| bytes.parse().ok()).unwrap_or(PACKET)
+}
+
+/// How many prepared statements a server connection may have, by the parameter `max_prepared_statements` of a revision or a configuration.
+pub fn statements_per_server(parameter: Option<&str>) -> u32 {
+    parameter.and_then(|count| count.parse().ok()).unwrap_or(STATEMENTS)
 }
 
 /// As people read it.
@@ -179,6 +261,9 @@ mod tests {
         servers: 0,
         bundle: Some(ONE),
         packet_bytes: PACKET,
+        packets: Packets::OfAll,
+        prepared: 0,
+        prepared_per_server: 0,
         clients: 1,
         client_tls: false,
     };
@@ -218,14 +303,76 @@ mod tests {
             (new, None, 1, 501, true, 21_020),
             (new, Some(ONE), 100, 501, true, 27_116),
         ] {
-            // the buffers of connections that were not at work
-            let load = SidecarLoad { generation, bundle, servers, clients, client_tls, packet_bytes: 0, ..LOAD };
-            let model = ((load.needed() - AGENT) / KIB) as f64;
-            let ratio = model / f64::from(measured);
-            // two figures of a bare process are of fractions of a MiB
-            let slack = if measured < 2000 { 0.35 } else { 0.15 };
-            assert!((ratio - 1.0).abs() <= slack, "{load:?}: {model} KiB by the model, {measured} measured");
+            let packets = Packets::Of(0);
+            is_as_measured(
+                &SidecarLoad { generation, bundle, servers, clients, client_tls, packets, ..LOAD },
+                measured,
+            );
         }
+    }
+
+    fn is_as_measured(load: &SidecarLoad, kib: u32) {
+        let model = ((load.needed() - AGENT) / KIB) as f64;
+        let ratio = model / f64::from(kib);
+        // two figures of a bare process are of fractions of a MiB
+        let slack = if kib < 2000 { 0.35 } else { 0.15 };
+        assert!((ratio - 1.0).abs() <= slack, "{load:?}: {model} KiB by the model, {kib} measured");
+    }
+
+    #[test]
+    fn clients_that_wait_and_prepare_take_what_was_measured_within_15_percent() {
+        let (old, new) = (Generation::Before1_25, Generation::Newer);
+        let plain = SidecarLoad { bundle: None, ..LOAD };
+        for (generation, packet_bytes, waiting, client_tls, measured) in [
+            (old, 4096, 500, false, 5140),
+            (old, 4096, 1000, false, 8956),
+            (old, 4096, 500, true, 17_896),
+            (old, 65_536, 500, false, 53_144),
+            (new, 4096, 100, false, 8428),
+            (new, 4096, 500, false, 12_356),
+            (new, 4096, 790, false, 12_364),
+            (new, 4096, 1000, false, 17_032),
+            (new, 4096, 1590, false, 17_064),
+            (new, 4096, 500, true, 25_008),
+            (new, 65_536, 500, false, 60_352),
+            (new, 65_536, 1000, false, 113_032),
+        ] {
+            let load = SidecarLoad { generation, packet_bytes, client_tls, clients: waiting + 4, servers: 4, ..plain };
+            is_as_measured(&SidecarLoad { packets: Packets::Of(waiting), ..load }, measured);
+        }
+        for (generation, clients, each, servers, measured) in [
+            (old, 200, 100, 4, 3692),
+            (old, 100, 200, 100, 5460),
+            (new, 200, 100, 4, 10_252),
+            (new, 100, 400, 4, 12_104),
+            (new, 1000, 200, 4, 30_684),
+            (new, 100, 200, 100, 11_972),
+        ] {
+            let (prepared, prepared_per_server) = (clients * each, each.min(STATEMENTS));
+            let load = SidecarLoad { generation, clients, servers, prepared, prepared_per_server, ..plain };
+            is_as_measured(&SidecarLoad { packets: Packets::Of(0), ..load }, measured);
+        }
+    }
+
+    #[test]
+    fn of_two_processes_the_division_of_clients_that_takes_the_most_buffers_counts() {
+        let of = |poolers, packets| {
+            SidecarLoad { poolers, packets: Packets::Of(packets), ..LOAD }.buffers() / (u64::from(PACKET) + BUFFER_HEAD)
+        };
+        assert_eq!([0, 50, 51, 100, 101, 800, 801].map(|packets| of(1, packets)), [50, 50, 100, 100, 200, 800, 1600]);
+        for packets in 0..1000 {
+            let divided = (0..=packets).map(|first| of(1, first) + of(1, packets - first)).max();
+            assert_eq!(Some(of(2, packets)), divided, "{packets}");
+        }
+    }
+
+    #[test]
+    fn admission_counts_what_server_connections_keep_of_prepared_statements_where_pgbouncer_follows_them() {
+        assert_eq!(packet_bytes(None), 4096);
+        assert_eq!(packet_bytes(Some("65536")), 65_536);
+        assert_eq!((statements_per_server(None), statements_per_server(Some("0"))), (200, 0));
+        let of = |prepared_per_server| SidecarLoad { servers: 100, prepared_per_server, ..LOAD }.needed();
+        assert_eq!(of(200) - of(0), 100 * 200 * SERVER_STATEMENT);
     }
 
     proptest! {
@@ -236,9 +383,12 @@ mod tests {
             bundle in prop::option::of((0u32..300, 0u32..500_000)),
             clients in 0u32..5000,
             client_tls in any::<bool>(),
+            packet_bytes in 1024u32..70_000,
+            prepared_per_server in 0u32..1000,
         ) {
             let bundle = bundle.map(|(certificates, pem_bytes)| Bundle { certificates, pem_bytes });
-            let load = SidecarLoad { poolers, bundle, clients, client_tls, ..LOAD };
+            let load =
+                SidecarLoad { poolers, bundle, clients, client_tls, packet_bytes, prepared_per_server, ..LOAD };
             let usable = mib * MIB - reserve(mib * MIB);
             let servers = load.servers_within(mib * MIB);
             let filled = SidecarLoad { servers, ..load };

@@ -68,8 +68,7 @@ fn bytes_of_text(container: &Container) -> usize {
 fn too_little_memory(plan: &PodPool<'_>, guaranteed: bool) -> Option<WarningText> {
     let (effective, injection) = (plan.effective, plan.injection());
     let share = effective.fixed_limit_per_pod.unwrap_or(effective.max_allowed);
-    let packet = plan.revision.settings.parameters.get("pkt_buf").and_then(|bytes| bytes.parse().ok());
-    let load = memory::largest(&injection, share, packet.unwrap_or(memory::PACKET));
+    let load = memory::largest(&injection, share, &plan.revision.settings);
     let limit = resources::memory_limit(&effective.pod.resources, guaranteed);
     let fits = load.servers_within(limit);
     (fits < share).then(|| {

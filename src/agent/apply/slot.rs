@@ -226,6 +226,8 @@ pub struct Slot {
     begin: Instant,
     differences: Differences,
     arrivals: Arrivals,
+    /// Statements that its clients had prepared, when it was asked for its clients last; 0 before.
+    pub prepared_statements: u32,
     /// Clients that ended with the process, not told yet.
     cut: u32,
     /// Since when more is held than the process may hold.
@@ -272,6 +274,7 @@ impl Slot {
             begin: Instant::now(),
             differences: Differences::default(),
             arrivals: Arrivals::default(),
+            prepared_statements: 0,
             cut: 0,
             releasing_since: None,
         };
@@ -345,6 +348,7 @@ impl Slot {
         (self.taken_up, self.logins_known) = (false, true);
         self.differences.restarted(self.microseconds());
         self.arrivals.restarted();
+        self.prepared_statements = 0;
         self.read_log();
         self.works_with(&rendered);
         self.rendered = Some(rendered);
@@ -548,12 +552,14 @@ impl Slot {
         u64::try_from(self.begin.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Clients that came since the last look.
+    /// Looks at all clients: takes in what they have prepared, and yields how many came since the last look.
     ///
     /// # Errors
     /// [`ConsoleError`].
     pub async fn read_logins(&mut self) -> Result<u64, ConsoleError> {
-        let logins = self.arrivals.clients(self.console.newest_client().await?);
+        let count = self.console.count_clients().await?;
+        self.prepared_statements = count.prepared_statements;
+        let logins = self.arrivals.clients(count.newest);
         Ok(if std::mem::replace(&mut self.logins_known, true) { logins } else { 0 })
     }
 

@@ -153,6 +153,12 @@ impl Slots {
         bounds.is_some_and(|(active, other)| active.saturating_add(other) <= share)
     }
 
+    /// Statements that the clients of all processes had prepared, when each was asked for its clients last.
+    pub(super) fn prepared_statements(&mut self) -> u32 {
+        let of = |slot: &mut Slot| if slot.is_running() { slot.prepared_statements } else { 0 };
+        of(&mut self.active).saturating_add(of(&mut self.other))
+    }
+
     /// The limits of all processes that may hold server connections.
     pub(super) fn limits_together(&self) -> Option<LimitsReadBack> {
         let active = self.active.limits?;

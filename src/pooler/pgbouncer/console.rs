@@ -275,12 +275,12 @@ impl Console {
         Ok(tables::servers(&self.run("SHOW SERVERS").await?, database)?)
     }
 
-    /// The largest socket number in `SHOW CLIENTS`.
+    /// What `SHOW CLIENTS` has of all clients together.
     ///
     /// # Errors
     /// [`ConsoleError`].
-    pub async fn newest_client(&mut self) -> Result<u64, ConsoleError> {
-        Ok(tables::newest_client(&self.run("SHOW CLIENTS").await?)?)
+    pub async fn count_clients(&mut self) -> Result<tables::ClientCount, ConsoleError> {
+        Ok(tables::count_clients(&self.run("SHOW CLIENTS").await?)?)
     }
 
     /// `SHOW CLIENTS`, those of the console left out.

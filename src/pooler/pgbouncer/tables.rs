@@ -186,6 +186,15 @@ impl Snapshot {
     }
 }
 
+/// What all clients are together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientCount {
+    /// The largest number of a socket, counted over all sockets of the process.
+    pub newest: u64,
+    /// Statements that they have prepared and PgBouncer follows.
+    pub prepared_statements: u32,
+}
+
 /// One row of `SHOW CLIENTS`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
@@ -436,14 +445,20 @@ pub fn servers(table: &Table, database: &str) -> Result<Vec<Server>, TableError>
         .collect()
 }
 
-/// Reads the largest socket number out of `SHOW CLIENTS`; 0 without clients.
+/// Reads what all clients are together out of `SHOW CLIENTS`; zeros without clients.
 ///
 /// # Errors
 /// [`TableError`].
-pub fn newest_client(table: &Table) -> Result<u64, TableError> {
+pub fn count_clients(table: &Table) -> Result<ClientCount, TableError> {
     let rows = Rows::new("SHOW CLIENTS", table);
-    rows.column("id")?;
-    table.rows.iter().try_fold(0, |newest: u64, row| Ok(newest.max(rows.number(row, "id")?)))
+    let columns = ["id", "prepared_statements"];
+    columns.into_iter().try_for_each(|column| rows.column(column).map(|_| ()))?;
+    table.rows.iter().try_fold(ClientCount::default(), |count, row| {
+        Ok(ClientCount {
+            newest: count.newest.max(rows.number(row, "id")?),
+            prepared_statements: count.prepared_statements.saturating_add(rows.number(row, "prepared_statements")?),
+        })
+    })
 }
 
 /// Reads the clients of every database out of `SHOW CLIENTS`.
@@ -565,6 +580,14 @@ shop | b | 1 | 0 | 1 | 0 | 0 | 0 | 0 | 0 | 0 | 7 | x";
     }
 
     #[test]
+    fn clients_are_counted_with_what_they_have_prepared() {
+        let clients = "id | database | prepared_statements\n7 | shop | 200\n4 | pgbouncer | 0\n12 | shop | 3";
+        assert_eq!(count_clients(&table(clients)), Ok(ClientCount { newest: 12, prepared_statements: 203 }));
+        let without = count_clients(&table("id | database\n7 | shop")).unwrap_err();
+        assert_eq!(without, TableError::MissingColumn { command: "SHOW CLIENTS", column: "prepared_statements" });
+    }
+
+    #[test]
     fn a_missing_column_is_named_even_without_rows() {
         let without = table(&POOLS.replace("sv_login", "sv_logging_in"));
         let error = pools(&without, "none").unwrap_err();
@@ -596,6 +619,7 @@ shop | b | 1 | 0 | 1 | 0 | 0 | 0 | 0 | 0 | 0 | 7 | x";
             Just("local_addr"),
             Just("local_port"),
             Just("total_xact_count"),
+            Just("prepared_statements"),
         ];
         let columns = prop::collection::vec(names.prop_map(str::to_owned), 0..12);
         let cell = prop::option::of(prop_oneof![
@@ -611,7 +635,7 @@ shop | b | 1 | 0 | 1 | 0 | 0 | 0 | 0 | 0 | 0 | 7 | x";
         #[test]
         fn reading_any_answer_never_panics(table in any_table()) {
             let _ = (pools(&table, "shop"), stats(&table, "shop"), database(&table, "shop"));
-            let _ = (config(&table), servers(&table, "shop"), newest_client(&table), clients(&table));
+            let _ = (config(&table), servers(&table, "shop"), count_clients(&table), clients(&table));
             let _ = (alias(&table, "shop"), pools_beside(&table, "shop"));
         }
     }

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use crate::{
     agent::run::{Sidecar, slots::Slots},
     contract::{ClientTlsMode, MemoryReport, ServerTlsMode},
-    decide::memory::{self, Bundle, Bytes, Generation, SidecarLoad},
+    decide::memory::{self, Bundle, Bytes, Generation, Packets, SidecarLoad},
 };
 
 /// Where a container finds its own limit: of version 2 of control groups, and of version 1.
@@ -14,6 +14,8 @@ const LIMIT_FILES: [&str; 2] = ["memory.max", "memory/memory.limit_in_bytes"];
 const NO_LIMIT: Bytes = 1 << 60;
 /// Clients are counted in steps: the limit does not move with each of them.
 const CLIENT_STEP: u32 = 50;
+/// The same for the statements that they have prepared.
+const STATEMENT_STEP: u32 = 1000;
 /// From here on another table of PgBouncer's is larger.
 const LARGER_SINCE: (u32, u32) = (1, 25);
 
@@ -89,13 +91,17 @@ fn load(sidecar: &Sidecar, slots: &mut Slots, copied: Option<Bundle>, clients: u
         ServerTlsMode::VerifyCa | ServerTlsMode::VerifyFull => copied,
     };
     let is_older = sidecar.build.is_some_and(|build| (build.version.major, build.version.minor) < LARGER_SINCE);
-    let packet = slots.active.parameter("pkt_buf").and_then(|bytes| bytes.parse().ok());
+    let prepared = slots.prepared_statements().next_multiple_of(STATEMENT_STEP);
+    let per_server = memory::statements_per_server(slots.active.parameter("max_prepared_statements"));
     SidecarLoad {
         poolers,
         generation: if is_older { Generation::Before1_25 } else { Generation::Newer },
         servers: 0,
         bundle: copied,
-        packet_bytes: packet.unwrap_or(memory::PACKET),
+        packet_bytes: memory::packet_bytes(slots.active.parameter("pkt_buf")),
+        packets: Packets::OfAll,
+        prepared,
+        prepared_per_server: per_server.min(prepared),
         clients: clients.next_multiple_of(CLIENT_STEP),
         client_tls: sidecar.injection.client.tls != ClientTlsMode::Disabled,
     }
