@@ -1,8 +1,8 @@
 //! Pods that the API server refuses to create, as ReplicaSets tell of them: one list of a namespace, for all its pools.
 //!
 //! A quota, a LimitRange or another webhook refuses a pod after ours has changed it, so nobody here hears of it, and there is no pod to
-//! ask. Its ReplicaSet has the API server's sentence in the condition `ReplicaFailure`. (A StatefulSet and a Job tell of it in
-//! events alone.)
+//! ask. Its ReplicaSet has the API server's sentence in the condition `ReplicaFailure`. A StatefulSet, a DaemonSet and a Job tell of it
+//! in events alone, which the operator may not read: where no pod is there at all, the pool says how people can.
 
 use std::{
     collections::{BTreeMap, HashMap},

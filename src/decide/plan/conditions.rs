@@ -254,7 +254,8 @@ fn injected(observed: &Observed) -> Condition {
             reasons::NO_PODS,
             format!(
                 "spec.workload.selector matches no pod in namespace {namespace}; compare it with \
-                 `kubectl -n {namespace} get pods --show-labels`, or scale the workload up"
+                 `kubectl -n {namespace} get pods --show-labels`, or scale the workload up, or the API server refuses its pods: \
+                 `kubectl -n {namespace} get events --field-selector reason=FailedCreate`"
             ),
         ),
         Some(_) => yes(INJECTED, reasons::ALL_INJECTED, format!("all {with} pods have a sidecar")),

@@ -379,6 +379,16 @@ fn a_pool_that_works_reads_like_this() {
 }
 
 #[test]
+fn a_pool_without_pods_says_how_to_see_whether_they_are_refused() {
+    let plan = World::new(SHARED).plan();
+    let injected = plan.report.conditions.iter().find(|condition| condition.type_ == INJECTED).expect("it is told");
+    assert_eq!((injected.status, injected.reason), (ConditionStatus::Unknown, reasons::NO_PODS));
+    for words in ["matches no pod in namespace ns", "kubectl -n ns get events --field-selector reason=FailedCreate"] {
+        assert!(injected.message.contains(words), "{}", injected.message);
+    }
+}
+
+#[test]
 fn a_target_that_is_only_recommended_is_told_as_that() {
     let mut world = World::new("  scaling: {fixedLimitPerPod: 4}\n  mode: Recommend\n");
     for _ in 0..3 {
