@@ -359,6 +359,47 @@ async fn a_pod_brings_no_grant_along_when_it_is_created() {
 
 #[tokio::test]
 #[ignore = "needs a Kubernetes API server: tests/run api"]
+async fn what_binds_a_pod_to_a_node_brings_no_grant_along() {
+    let cluster = Cluster::new("policy", &json!({})).await;
+    pod(&cluster).await;
+    let installed = policy(&cluster).await;
+    let pods: Api<Pod> = cluster.api();
+    let bind = |metadata: Value, dry_run: bool| {
+        let (pods, options) = (pods.clone(), PostParams { dry_run, ..PostParams::default() });
+        let mut binding = json!({
+            "apiVersion": "v1", "kind": "Binding", "metadata": metadata,
+            "target": {"apiVersion": "v1", "kind": "Node", "name": "nowhere"},
+        });
+        binding["metadata"]["name"] = json!("plain");
+        async move {
+            let binding = serde_json::to_vec(&binding).expect("JSON");
+            pods.create_subresource::<Value>("binding", "plain", &options, binding)
+                .await
+                .map_err(|error| error.to_string())
+        }
+    };
+    let grant = || json!({"annotations": {"sluice.dev/grant": "{}", "team": "a"}});
+    eventually("the policy is in force", || async { bind(grant(), true).await.err() }).await;
+    for (what, metadata) in [
+        ("a grant", grant()),
+        ("another annotation of ours", json!({"annotations": {"sluice.dev/other": "x"}})),
+        ("a label of ours", json!({"labels": {"sluice.dev/pool": "shop"}})),
+    ] {
+        let told = bind(metadata, false).await.expect_err(what);
+        assert!(told.contains("denied request") && told.contains("take them out of the Binding"), "{what}: {told}");
+    }
+    bind(json!({"annotations": {"team": "b"}}), false).await.expect("as schedulers do");
+    let bound = pods.get("plain").await.expect("it is there");
+    assert_eq!(bound.spec.and_then(|spec| spec.node_name).as_deref(), Some("nowhere"));
+    let annotations = bound.metadata.annotations.expect("that of the Binding");
+    assert_eq!(annotations.into_iter().collect::<Vec<_>>(), [("team".to_owned(), "b".to_owned())], "it is copied");
+    for object in installed {
+        object.end().await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes API server: tests/run api"]
 async fn a_template_with_a_grant_in_it_is_refused_where_it_is_written_and_one_that_is_there_can_still_be_changed() {
     let cluster = Cluster::new("policy", &json!({})).await;
     let template = |annotations: Value| {
