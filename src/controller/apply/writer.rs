@@ -16,7 +16,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::{
     api::{ConnectionPool, FIELD_MANAGER},
     contract::{Document, names},
-    controller::{controller_revision, leader::Leadership},
+    controller::{
+        controller_revision,
+        leader::{LEASE_DURATION, Leadership, RENEW_DEADLINE},
+    },
     decide::plan::{NewRevision, PodPatch},
     domain::PoolKey,
     http::{OperatorMetrics, WriteKind, WriteOutcome},
@@ -24,7 +27,9 @@ use crate::{
 };
 
 /// Longest that one write may take.
-pub const WRITE_DEADLINE: Duration = Duration::from_secs(5);
+pub const WRITE_DEADLINE: Duration = Duration::from_secs(4);
+// what a leader sends at the last moment of its term is given up before another may write
+const _: () = assert!(RENEW_DEADLINE.as_millis() + WRITE_DEADLINE.as_millis() < LEASE_DURATION.as_millis());
 /// Least time between two writes on pods: each is a kubelet's sync and a fan-out to every watcher of pods.
 const POD_WRITE_SPACING: Duration = Duration::from_millis(20);
 
