@@ -7,7 +7,7 @@
 //!             decide    PURE: what becomes of the process, which slot serves, the limit, what is told
 //!             apply     files, processes, SET and RELOAD, each read back
 //!             report    /status and /metrics: what the loop has published
-//! commands  install, drain, probe
+//! commands  install, drain, probe, clients
 //! ```
 //!
 //! PgBouncer's own language is the driver's, [`crate::pooler::pgbouncer`].
