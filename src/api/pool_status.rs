@@ -153,7 +153,7 @@ pub struct PodCounts {
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RevisionStatus {
-    /// That new pods get: the one that was promoted last.
+    /// That was promoted last, and that new pods get, unless newPods says otherwise.
     pub stable: u64,
     /// Hash of what that one says; absent before all pods have run any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -169,6 +169,10 @@ pub struct RevisionStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 64)))]
     pub failed_hashes: Vec<String>,
+    /// That new pods get instead of the stable one: the updated one, while pods take it over with their restart alone and its rollout allows
+    /// one more. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_pods: Option<u64>,
 }
 
 /// How a revision goes over the pods.

@@ -30,8 +30,8 @@ pub use revision::{
 };
 pub use status::{
     Bypass, ForeignListeners, Held, LONGEST_MARK_BYTES, LeakKinds, LimitsReadBack, MemoryReport, OtherRole, OtherSlot,
-    ProofMode, Reconnected, SessionAliasReport, SlotStatus, StatusReport, Switching, TrustReport, UpstreamSeen,
-    UpstreamState,
+    ProofMode, Reconnected, RevisionWait, SessionAliasReport, SlotStatus, StatusReport, Switching, TrustReport,
+    UpstreamSeen, UpstreamState,
 };
 pub use trouble::{Between, PoolerError, ServerFull, TroubleSeen};
 pub use understanding::{SETTINGS_LEVEL, unknown_here, unknown_to};

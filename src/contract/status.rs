@@ -35,6 +35,10 @@ pub struct StatusReport {
     pub slot: SlotStatus,
     /// Why the newest revision or grant is not in force, in a sentence; empty when it is.
     pub message: String,
+    /// What the revision that the annotation asks for waits for, where nothing is known to be wrong with it. None where it does not
+    /// wait, and from an agent that does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision_waits: Option<RevisionWait>,
     /// How a revision that needs a new process comes into force. None from an agent that knows of one way only.
     #[serde(default)]
     pub switching: Option<Switching>,
@@ -139,6 +143,7 @@ impl StatusReport {
             understands: SETTINGS_LEVEL,
             slot: SlotStatus::Starting,
             message: String::new(),
+            revision_waits: None,
             switching: None,
             other: None,
             proof: None,
@@ -310,6 +315,15 @@ pub enum Switching {
     SharedListener,
     /// With the pod's restart: the pooler takes over no sockets.
     Unsupported,
+}
+
+/// What a revision that needs a new process waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RevisionWait {
+    /// Clients of the process before the last one: both slots are taken until they have left it.
+    Drain,
+    /// The restart of the pod, or of its pooler: no second process can be started beside this one.
+    Restart,
 }
 
 /// The process beside the one that new clients come to.

@@ -77,23 +77,29 @@ pub fn seen(revision: &WatchedRevision) -> RevisionSeen {
     }
 }
 
-/// The revision that new pods of `pool` get: the one that its status calls stable; where that is gone, the newest that neither failed nor
-/// is being tried. It is asked for each new pod: nothing is copied but what may be chosen.
+/// The revision that new pods of `pool` get: the one that its status calls stable, or names for new pods; where that is gone, the newest that
+/// neither failed nor is being tried. It is asked for each new pod: nothing is copied but what may be chosen.
 pub fn for_new_pods(pool: &ConnectionPool, revisions: &[Arc<WatchedRevision>]) -> Option<PoolRevision> {
     let namespace = pool.metadata.namespace.as_deref();
     let status = pool.status.as_ref().and_then(|status| status.revision.as_ref());
     let own = revisions.iter().filter(|revision| revision.meta().namespace.as_deref() == namespace);
     let own = own.filter(|revision| is_of(revision, pool) && revision.name_any() == name(pool, revision.number));
     let mut own: Vec<&Arc<WatchedRevision>> = own.collect();
-    // the stable one before all others, then the newest
+    // the one for new pods before the stable one, that before all others, then the newest
     let stable = status.map(|status| status.stable);
-    own.sort_by_key(|revision| Reverse((Some(revision.number) == stable, revision.number)));
+    let tried = status.and_then(|status| status.new_pods.filter(|number| *number == status.updated));
+    own.sort_by_key(|revision| {
+        let number = Some(revision.number);
+        Reverse((number == tried, number == stable, revision.number))
+    });
     own.into_iter().find_map(|revision| {
         let found = PoolRevision { revision: revision.number, settings: revision.settings.clone()? };
         let RevisionId { hash, .. } = RevisionId::of(found.revision, &found.settings);
         let Some(status) = status else { return Some(found) };
         let is_meant = if found.revision == status.stable {
             status.stable_hash.as_ref().is_none_or(|stable| *stable == hash)
+        } else if Some(found.revision) == tried {
+            status.updated_hash.as_ref() == Some(&hash) && !status.failed_hashes.contains(&hash)
         } else {
             found.revision != status.updated && !status.failed_hashes.contains(&hash)
         };
@@ -150,6 +156,28 @@ mod tests {
         assert_eq!(chosen(None), Some(4));
         assert_eq!(chosen(Some(7)), Some(4), "one that is gone");
         assert_eq!(super::for_new_pods(&pool(None), &all[..1]), None);
+    }
+
+    #[test]
+    fn where_pods_take_a_revision_over_with_their_restart_alone_new_pods_get_it_as_long_as_it_is_what_was_meant() {
+        let all = [1, 2].map(|number| stored(number, "ns", "pool-uid"));
+        let hash = all[1].annotated_hash.clone().expect("it has one");
+        let chosen = |revision: serde_json::Value| {
+            let mut pool = pool(None);
+            pool.status = serde_json::from_value(json!({ "revision": revision })).expect("a status");
+            super::for_new_pods(&pool, &all).map(|revision| revision.revision)
+        };
+        assert_eq!(chosen(json!({"stable": 1, "updated": 2, "updatedHash": hash, "newPods": 2})), Some(2));
+        assert_eq!(chosen(json!({"stable": 1, "updated": 2, "updatedHash": hash})), Some(1));
+        assert_eq!(chosen(json!({"stable": 1, "updated": 2, "updatedHash": "another", "newPods": 2})), Some(1));
+        assert_eq!(
+            chosen(json!({"stable": 1, "updated": 2, "newPods": 2})),
+            Some(1),
+            "of which nobody says what it is"
+        );
+        let failed = json!({"stable": 1, "stableHash": hash, "updated": 2, "updatedHash": hash, "newPods": 2, "failedHashes": [hash]});
+        assert_eq!(chosen(failed), Some(1));
+        assert_eq!(chosen(json!({"stable": 1, "updated": 3, "updatedHash": hash, "newPods": 2})), Some(1));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::{
         decide::{machine::Millis, retry::Retry, switch::Way, wish::Granted},
         keeper::Order,
     },
-    contract::{PoolRevision, Settings, Switching as Mode},
+    contract::{PoolRevision, RevisionWait, Settings, Switching as Mode},
     pooler::pgbouncer::{
         changes::is_fixed,
         limits::WantedLimits,
@@ -38,6 +38,8 @@ pub(super) struct Applying {
     /// When limits that are on their way are looked at next.
     next_look: Millis,
     reload_again: Retry,
+    /// Whether the pooler takes the wanted revision over at its start alone.
+    needs_restart: bool,
     /// The revision that served last: what a process that ended is started with again.
     served: Option<PoolRevision>,
     /// Grant whose share is in force.
@@ -56,6 +58,7 @@ impl Applying {
             to_be_applied: true,
             next_look: 0,
             reload_again: Retry::default(),
+            needs_restart: false,
             served: stored.as_ref().map(|stored| stored.revision.clone()),
             granted: None,
             closing: None,
@@ -110,6 +113,11 @@ impl Applying {
             Way::Steer => Mode::Steer,
             Way::HandOver => Mode::SharedListener,
         }
+    }
+
+    /// What the wanted revision waits for, where the process that runs cannot take it over and no other one can be started.
+    pub(super) fn waits(&self, given: Given<'_>, slots: &Slots) -> Option<RevisionWait> {
+        (self.needs_restart && !self.may_switch(given, slots)).then_some(RevisionWait::Restart)
     }
 
     /// The grant whose share is in force.
@@ -167,8 +175,7 @@ impl Applying {
         match started {
             Ok(revision) => {
                 report.problems.configuration.is_over();
-                report.problems.reload.is_over();
-                self.reload_again.settled();
+                self.settle_reload(report);
                 slots.active.runs = Some(revision);
                 true
             }
@@ -226,11 +233,13 @@ impl Applying {
     pub(super) fn settle_reload(&mut self, report: &mut Reporting) {
         report.problems.reload.is_over();
         self.reload_again.settled();
+        self.needs_restart = false;
     }
 
     /// A revision could not be taken over.
     pub(super) fn tell_reload(&mut self, sidecar: &Sidecar, report: &mut Reporting, revision: u64, error: &SlotError) {
         let (now, text) = (sidecar.now(), error.to_string());
+        self.needs_restart = matches!(error, SlotError::RestartRequired { .. });
         match error {
             SlotError::Console(_) => report.problems.reload.may_pass(now, text),
             _ => {

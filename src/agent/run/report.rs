@@ -80,6 +80,7 @@ impl Agent {
             understands: contract::SETTINGS_LEVEL,
             slot,
             message: report.message(given.wish, sidecar.now()),
+            revision_waits: applying.waits(given, slots).or_else(|| self.switching.waits(slots)),
             switching: sidecar.program.is_some().then(|| applying.switching_mode(given, slots)),
             other: self.switching.other_slot(slots),
             proof: slots.active.runs.as_ref().map(|revision| revision.settings.health.proof()),

@@ -29,7 +29,7 @@ use crate::{
         keeper::{self, KeeperState, Listening, Order, ProcessState, SlotState},
         report::metrics::SwitchResult,
     },
-    contract::{ForeignListeners, OtherRole, OtherSlot, PodGrant},
+    contract::{ForeignListeners, OtherRole, OtherSlot, PodGrant, RevisionWait},
     pooler::pgbouncer::{
         console::{ConsoleError, validate},
         limits,
@@ -537,6 +537,13 @@ impl Switchover {
             clients,
             awaiting_promotion: matches!(slots.phase(), SwitchPhase::AwaitingPromotion { .. }),
         })
+    }
+
+    /// What the wanted revision waits for, where a process that clients still work with is in its way.
+    pub(super) fn waits(&self, slots: &Slots) -> Option<RevisionWait> {
+        let is_in_the_way = matches!(slots.phase(), SwitchPhase::Warm { .. } | SwitchPhase::Draining { .. });
+        let needs_process = matches!(self.place, Some(Placement::New { .. }));
+        (is_in_the_way && needs_process).then_some(RevisionWait::Drain)
     }
 
     /// Says what keeps the wanted revision from being in force.

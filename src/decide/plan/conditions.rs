@@ -22,7 +22,8 @@ use crate::{
         reasons,
     },
     contract::{
-        ForeignListeners, LeakKinds, PoolerError, ProofMode, Settings, UpstreamSeen, UpstreamState, names::METRICS_PORT,
+        ForeignListeners, LeakKinds, PoolerError, ProofMode, RevisionWait, Settings, UpstreamSeen, UpstreamState,
+        names::METRICS_PORT,
     },
     decide::{
         effective::EffectivePool,
@@ -284,32 +285,55 @@ fn old_pods<'a>(observed: &'a Observed) -> impl Iterator<Item = &'a PodSeen> {
     })
 }
 
-/// How many pods were created with what a new one would get.
+/// Pods that are told a revision which they take over with their restart alone.
+fn waits_for_restart(pod: &PodSeen) -> bool {
+    pod.answer.report().is_some_and(|report| report.revision_waits == Some(RevisionWait::Restart))
+}
+
+/// How many pods run what a new one would get, as far as that takes a restart.
 pub(super) fn current_pods(observed: &Observed) -> usize {
-    observed.pods.len() - old_pods(observed).count()
+    let old: Vec<&str> = old_pods(observed).map(|pod| &*pod.uid).collect();
+    observed.pods.iter().filter(|pod| !old.contains(&&*pod.uid) && !waits_for_restart(pod)).count()
 }
 
 fn pods_current(observed: &Observed) -> Condition {
     let namespace = observed.pool.metadata.namespace.as_deref().unwrap_or_default();
     let old: Vec<&PodSeen> = old_pods(observed).collect();
-    if old.is_empty() {
+    let waiting: Vec<&PodSeen> = observed.pods.iter().filter(|pod| waits_for_restart(pod)).collect();
+    if old.is_empty() && waiting.is_empty() {
         return yes(PODS_CURRENT, reasons::UP_TO_DATE, "every pod was created with what is in force now");
     }
-    let mut owners: Vec<String> = old.iter().filter_map(|pod| pod.owner.clone()).collect();
+    let restart = restart(namespace, &owners(old.iter().chain(&waiting)));
+    let pods = observed.pods.len();
+    let old = (!old.is_empty()).then(|| {
+        format!(
+            "{} of {pods} pods were created with another upstream, client side, environment, TLS, Secret, image or resources \
+             of the sidecar than are in force now, which cannot change in a running pod",
+            old.len()
+        )
+    });
+    let waiting = awaiting_restart(&waiting, pods);
+    let what: Vec<String> = old.into_iter().chain(waiting).collect();
+    no(PODS_CURRENT, reasons::RESTART_REQUIRED, format!("{}; {restart}", what.join("; ")))
+}
+
+/// What keeps these pods.
+fn owners<'a>(pods: impl Iterator<Item = &'a &'a PodSeen>) -> Vec<String> {
+    let mut owners: Vec<String> = pods.filter_map(|pod| pod.owner.clone()).collect();
     owners.sort();
     owners.dedup();
     owners.truncate(OWNERS);
-    no(
-        PODS_CURRENT,
-        reasons::RESTART_REQUIRED,
+    owners
+}
+
+/// That pods take over what they are told with their restart alone; None where there are none of these.
+fn awaiting_restart(waiting: &[&PodSeen], pods: usize) -> Option<String> {
+    (!waiting.is_empty()).then(|| {
         format!(
-            "{} of {} pods were created with another upstream, client side, environment, TLS, Secret, image or resources \
-             of the sidecar than are in force now, which cannot change in a running pod; {}",
-            old.len(),
-            observed.pods.len(),
-            restart(namespace, &owners),
-        ),
-    )
+            "{} of {pods} pods take over the revision that they are told with their restart alone (switching: Unsupported)",
+            waiting.len()
+        )
+    })
 }
 
 fn gateway_available(gateway: &GatewaySeen) -> Condition {
@@ -338,9 +362,15 @@ fn gateway_available(gateway: &GatewaySeen) -> Condition {
 
 /// A gateway's Deployment replaces its pods by itself.
 fn gateway_current(observed: &Observed) -> Condition {
-    match old_pods(observed).count() {
-        0 => yes(PODS_CURRENT, reasons::UP_TO_DATE, "every pod was created with what is in force now"),
-        old => no(
+    let waiting: Vec<&PodSeen> = observed.pods.iter().filter(|pod| waits_for_restart(pod)).collect();
+    match (old_pods(observed).count(), awaiting_restart(&waiting, observed.pods.len())) {
+        (0, None) => yes(PODS_CURRENT, reasons::UP_TO_DATE, "every pod was created with what is in force now"),
+        (0, Some(told)) => {
+            let namespace = observed.pool.metadata.namespace.as_deref().unwrap_or_default();
+            let restart = restart(namespace, &owners(waiting.iter()));
+            no(PODS_CURRENT, reasons::RESTART_REQUIRED, format!("{told}; {restart}"))
+        }
+        (old, _) => no(
             PODS_CURRENT,
             reasons::ROLLING_OUT,
             format!("{old} of {} pods were created with other values and are being replaced", observed.pods.len()),

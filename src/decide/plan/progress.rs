@@ -70,7 +70,7 @@ fn named_steps<'a>(observed: &'a Observed) -> &'a [RolloutStep] {
 fn of_course(observed: &Observed, course: &RolloutMove) -> Condition {
     let RolloutMove { members, proven, .. } = course;
     let (goal, stable) = (course.goal.number, course.stable.number);
-    let new_pods = format!("new pods get revision {stable}");
+    let new_pods = format!("new pods get revision {}", course.new_pods.unwrap_or(stable));
     let runs = format!("revision {goal} runs on {proven} of {members} pods");
     match course.state {
         RolloutState::NoPods if goal == stable => {
@@ -84,7 +84,8 @@ fn of_course(observed: &Observed, course: &RolloutMove) -> Condition {
         RolloutState::Complete => complete(observed, course),
         RolloutState::PostPromotion => post_promotion(observed, course),
         RolloutState::Rolling => {
-            yes(PROGRESSING, reasons::ROLLING_OUT, format!("{runs}{}; {new_pods}", at_step(observed, course)))
+            let (at, waits) = (at_step(observed, course), waiting(course));
+            yes(PROGRESSING, reasons::ROLLING_OUT, format!("{runs}{at}{waits}; {new_pods}"))
         }
         RolloutState::Analysing => yes(
             PROGRESSING,
@@ -110,6 +111,27 @@ fn of_course(observed: &Observed, course: &RolloutMove) -> Condition {
             ),
         ),
     }
+}
+
+/// That pods only wait, and for what.
+fn waiting(course: &RolloutMove) -> String {
+    let RolloutMove { awaiting_drain, awaiting_restart, .. } = course;
+    let mut words = String::new();
+    if *awaiting_drain > 0 {
+        let _ = write!(
+            words,
+            "; on {awaiting_drain} it waits until clients have left the process before the last one, which no deadline counts \
+             (WaitingForDrain: see Proven; spec.rollout.blueGreen.drainTimeoutSeconds closes those that are idle)"
+        );
+    }
+    if *awaiting_restart > 0 {
+        let _ = write!(
+            words,
+            "; {awaiting_restart} that were told it take it over with their restart alone, which no deadline counts (switching: \
+             Unsupported): restart the pods, see PodsCurrent"
+        );
+    }
+    words
 }
 
 /// What the analysis waits for.

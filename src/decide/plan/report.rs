@@ -122,7 +122,10 @@ pub(super) fn report(
         pods: counts(observed, figures),
         gateway: observed.gateway.as_ref().and_then(gateway),
         revision: match course {
-            Some(course) => course.memory.revision_status(course.stable.number),
+            Some(course) => {
+                let revision = course.memory.revision_status(course.stable.number);
+                revision.map(|revision| RevisionStatus { new_pods: course.new_pods, ..revision })
+            }
             None => observed.status.and_then(|status| status.revision.clone()),
         },
         rollout: match course {

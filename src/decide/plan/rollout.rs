@@ -329,6 +329,7 @@ fn as_pod<'a>(
             .report()
             .and_then(|report| report.other)
             .is_some_and(|other| other.awaiting_promotion),
+        waits: pod.answer.report().and_then(|report| report.revision_waits),
         reference_mark: match &pod.answer {
             AgentAnswer::Report(report) => {
                 report.reference_mark.as_deref().filter(|mark| mark.len() <= LONGEST_MARK_BYTES)

@@ -14,8 +14,9 @@ use crate::{
     contract::{
         Between, Bypass, ClientSide, ClientTlsMode, EPOCHS, ForeignListeners, Held, Injection, LARGEST_SEQ, LeakKinds,
         LimitsReadBack, MemoryReport, OtherRole, OtherSlot, PodGrant, PoolRevision, PoolerError, ProofMode, Reach,
-        Reconnected, SETTINGS_LEVEL, ServerFull, ServerTls, ServerTlsMode, SessionAlias, SessionAliasReport,
-        SlotStatus, Stamp, StatusReport, TroubleSeen, TrustReport, Upstream, UpstreamSeen, UpstreamState,
+        Reconnected, RevisionWait, SETTINGS_LEVEL, ServerFull, ServerTls, ServerTlsMode, SessionAlias,
+        SessionAliasReport, SlotStatus, Stamp, StatusReport, TroubleSeen, TrustReport, Upstream, UpstreamSeen,
+        UpstreamState,
     },
     decide::{
         analysis::AnalysisPhase,
@@ -2193,6 +2194,48 @@ fn what_the_analysis_waits_for_is_told_and_what_it_finds_worse_is_taken_back_wit
     assert!(message.contains(&why), "{message}");
     assert!(plan.remember_first && plan.rollouts_ended == [reasons::ANALYSIS_FAILED]);
     assert_eq!(event_notes(&plan, reasons::ANALYSIS_FAILED).len(), 1);
+}
+
+#[test]
+fn a_revision_that_only_waits_is_told_with_what_it_waits_for_and_is_not_taken_back() {
+    let mut world = rolling("progressDeadlineSeconds: 30");
+    world.carry_out(&world.plan(), |_| true);
+    let told = world.revision_numbers().iter().position(|number| *number == 2).expect("one pod is told");
+    let waits = |world: &mut World, what| {
+        let AgentAnswer::Report(report) = &mut world.pods[told].answer else { panic!("it answers") };
+        let report = Arc::make_mut(report);
+        (report.wanted_revision, report.revision_waits) = (Some(2), Some(what));
+    };
+    waits(&mut world, RevisionWait::Drain);
+    for _ in 0..3 {
+        world.now += 100;
+        let plan = world.plan();
+        let (status, reason, message) = condition(&plan, "Progressing");
+        assert_eq!((status, reason), (ConditionStatus::True, reasons::ROLLING_OUT));
+        assert!(message.contains("on 1 it waits until clients have left the process before the last one"), "{message}");
+        assert!(message.ends_with("new pods get revision 1"), "{message}");
+        let rollout = plan.report.rollout.as_ref().expect("told");
+        assert_eq!((&rollout.failure, &rollout.progressed_at), (&None, &None));
+        assert_eq!(condition(&plan, "PodsCurrent").0, ConditionStatus::True);
+        world.carry_out(&plan, |_| true);
+    }
+    waits(&mut world, RevisionWait::Restart);
+    for _ in 0..3 {
+        world.now += 100;
+        let plan = world.plan();
+        let (_, reason, message) = condition(&plan, "Progressing");
+        assert!(message.contains("1 that were told it take it over with their restart alone"), "{reason}: {message}");
+        assert!(message.ends_with("new pods get revision 2"), "{message}");
+        let (status, reason, message) = condition(&plan, "PodsCurrent");
+        assert_eq!((status, reason), (ConditionStatus::False, reasons::RESTART_REQUIRED));
+        assert!(message.starts_with("1 of 3 pods take over the revision that they are told with their"), "{message}");
+        assert!(message.ends_with("kubectl -n ns rollout restart deployment/shop"), "{message}");
+        let revision = plan.report.revision.as_ref().expect("told");
+        assert_eq!((revision.stable, revision.new_pods, plan.report.pods.current), (1, Some(2), 2));
+        world.carry_out(&plan, |_| true);
+        // whoever operates next
+        world.rollout = None;
+    }
 }
 
 impl World {

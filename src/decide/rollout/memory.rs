@@ -179,6 +179,8 @@ pub struct RolloutPosition {
     pub since: UnixSeconds,
     /// The most pods that were proven to run the revision since then.
     pub proven: usize,
+    /// Whether pods take the revision over with their restart alone.
+    pub needs_restart: bool,
     /// When it came further last: what the deadline counts from. None: from the next look on.
     pub progressed: Option<UnixSeconds>,
 }
@@ -294,7 +296,10 @@ impl RolloutMemory {
                 to: RevisionId { number: undone.to, hash: undone.to_hash.clone() },
             }),
             promoted: rollout.and_then(|rollout| rollout.post_promotion.as_ref()).map(promoted_from),
-            position: rollout.map(position_from).unwrap_or_default(),
+            position: RolloutPosition {
+                needs_restart: revision.new_pods.is_some(),
+                ..rollout.map(position_from).unwrap_or_default()
+            },
             command: rollout.and_then(|rollout| {
                 let outcome = rollout.last_command_outcome.clone().unwrap_or_default();
                 let text = rollout.last_command.clone()?;
@@ -304,7 +309,8 @@ impl RolloutMemory {
         }
     }
 
-    /// What the status says of revisions; None before there is one. `shown` is what new pods get before anything was promoted.
+    /// What the status says of revisions, but for what new pods get instead of the stable one; None before there is one. `shown` is what
+    /// they get before anything was promoted.
     pub fn revision_status(&self, shown: u64) -> Option<RevisionStatus> {
         let updated = self.updated.as_ref()?;
         Some(RevisionStatus {
@@ -313,6 +319,7 @@ impl RolloutMemory {
             updated: updated.number,
             updated_hash: Some(updated.hash.clone()).filter(|hash| !hash.is_empty()),
             failed_hashes: self.failed_hashes.clone(),
+            new_pods: None,
         })
     }
 
@@ -389,6 +396,7 @@ fn position_from(rollout: &RolloutStatus) -> RolloutPosition {
         begun: 0,
         since: rollout.step_started_at.as_ref().map_or(0, |at| at.0.as_second()),
         proven: size(rollout.proven_pods),
+        needs_restart: false,
         progressed: rollout.progressed_at.as_ref().map(|at| at.0.as_second()),
     }
 }
@@ -468,6 +476,7 @@ mod tests {
                 begun: 0,
                 since: 900,
                 proven: 1,
+                needs_restart: false,
                 progressed: Some(950),
             },
             command: Some(HandledCommand { text: "abort 7".to_owned(), refused: None }),

@@ -13,6 +13,9 @@
 //!   there is no way back and nothing to compare with: pods change a few at a time, without steps.
 //! - **Forward** at most as many pods as the step in course allows, and at most `maxUnavailable` of them in change: told and
 //!   not proven. **Back** at once: the old process is warm, and what is known to be bad is left by everybody.
+//! - A pod that **waits** (for clients that stay with the process before the last, or for its own restart) says nothing of a revision: while
+//!   nobody does more than that, no deadline counts. Where pods take a revision over with their restart alone, new pods get it, as many as
+//!   the step in course allows.
 //! - A revision that **failed** is remembered by the hash of what it says, and is not tried again until that changes, or what the pods
 //!   are given by reference (a Secret that was mended): once for each change, and not where somebody took it back.
 //! - A revision that is judged **after its promotion** is the stable one meanwhile: new pods get it. Where it is worse, the stable one
@@ -43,7 +46,7 @@ pub use steps::{
     weight_percent,
 };
 
-use crate::{decide::analysis::AnalysisPhase, domain::UnixSeconds};
+use crate::{contract::RevisionWait, decide::analysis::AnalysisPhase, domain::UnixSeconds};
 
 /// Pods of which is remembered what they were given when a revision failed.
 const MOST_REFERENCES: usize = 10;
@@ -67,6 +70,8 @@ pub struct RolloutPod<'a> {
     pub last_read_back: Option<u64>,
     /// Whether a process has proven itself in it and waits for `blueGreen.autoPromotionEnabled`.
     pub awaits_promotion: bool,
+    /// What it waits for before it can take over what it is told.
+    pub waits: Option<RevisionWait>,
     /// The mark of what it is given by reference; None while its agent does not answer, or does not tell.
     pub reference_mark: Option<&'a str>,
 }
@@ -75,6 +80,11 @@ impl RolloutPod<'_> {
     /// Whether the pod is told this revision and reads it back.
     pub fn is_proven(&self, revision: u64) -> bool {
         self.told == Some(revision) && self.reads_back == Some(revision)
+    }
+
+    /// Whether it waits for this before it can prove a revision.
+    fn waits_for(&self, what: RevisionWait, revision: u64) -> bool {
+        self.waits == Some(what) && !self.is_proven(revision)
     }
 
     /// Whether it is on its way from one revision to another, as far as anybody knows.
@@ -220,8 +230,10 @@ pub struct RolloutMove {
     pub state: RolloutState,
     /// What is rolled out, or was.
     pub goal: RevisionId,
-    /// What new pods get.
+    /// What was promoted last: new pods get it, unless they get the goal.
     pub stable: RevisionId,
+    /// The number of the goal, where new pods get that: pods take it over with their restart alone, and the step in course allows it.
+    pub new_pods: Option<u64>,
     /// Which pod (index) to tell which revision.
     pub tells: Vec<(usize, u64)>,
     /// Pods that count: those that run, and those that were told the goal.
@@ -230,6 +242,10 @@ pub struct RolloutMove {
     pub proven: usize,
     /// Pods in which a process waits for its promotion.
     pub awaiting_promotion: usize,
+    /// Pods that were told the goal and wait until clients have left the process before the last one.
+    pub awaiting_drain: usize,
+    /// Pods that were told the goal and take it over with their restart alone.
+    pub awaiting_restart: usize,
     /// What the status tells of it.
     pub figures: RolloutFigures,
     /// What happened.
@@ -243,6 +259,7 @@ pub fn step(before: &RolloutMemory, input: &RolloutInput<'_>) -> RolloutMove {
     let mut machine = Machine::new(before, input);
     machine.try_again_if_mended();
     machine.obey();
+    machine.note_restarts();
     machine.advance();
     machine.fail_if_due();
     machine.judge_promoted();
@@ -319,7 +336,7 @@ impl<'a> Machine<'a> {
         // two tries are never the same, whatever the clock says
         let begun = now.max(self.memory.position.begun + 1);
         self.memory.position =
-            RolloutPosition { step: 0, steps_hash, begun, since: now, proven: 0, progressed: Some(now) };
+            RolloutPosition { steps_hash, begun, since: now, progressed: Some(now), ..RolloutPosition::default() };
     }
 
     fn is_failed(&self) -> bool {
@@ -346,17 +363,34 @@ impl<'a> Machine<'a> {
         self.input.pods.iter().filter(move |pod| pod.told == Some(goal))
     }
 
+    /// The same, but for those that wait for their restart: nothing of the goal runs there, or has been tried.
+    fn tries(&self) -> impl Iterator<Item = &'a RolloutPod<'a>> {
+        let goal = self.goal.number;
+        self.took().filter(move |pod| !pod.waits_for(RevisionWait::Restart, goal))
+    }
+
+    /// How many pods that took the goal wait for this.
+    fn waiting(&self, what: RevisionWait) -> usize {
+        self.took().filter(|pod| pod.waits_for(what, self.goal.number)).count()
+    }
+
+    /// Whether whoever took the goal and has not proven it does nothing but wait, and the step in course waits for that.
+    fn only_waits(&self) -> bool {
+        let mut unproven = self.took().filter(|pod| !pod.is_proven(self.goal.number)).peekable();
+        unproven.peek().is_some() && unproven.all(|pod| pod.waits.is_some()) && !self.is_settled()
+    }
+
     /// How many pods may run the goal in the step in course.
     fn allowed(&self) -> usize {
         allowed_pods(self.input.steps, self.memory.position.step, self.members().count())
     }
 
-    /// Whether as many pods as the step allows are told the goal, and all of them are proven.
+    /// Whether as many pods as the step allows are told the goal, and all of them are proven, but for those that wait for their restart.
     fn is_settled(&self) -> bool {
         let goal = self.goal.number;
         self.members().next().is_some()
-            && self.took().count() >= self.allowed()
-            && self.took().all(|pod| pod.is_proven(goal))
+            && self.tries().count() >= self.allowed()
+            && self.tries().all(|pod| pod.is_proven(goal))
     }
 
     /// What is said of this try of the goal, in this phase.
@@ -542,6 +576,23 @@ impl<'a> Machine<'a> {
 
     // --- by itself
 
+    /// Remembers that pods take the goal over with their restart alone: those that tell it are gone when they have.
+    fn note_restarts(&mut self) {
+        self.memory.position.needs_restart |= self.waiting(RevisionWait::Restart) > 0;
+    }
+
+    /// Whether a new pod gets the goal: where nothing but a new pod can run it, as many as the step allows, and one after the other as
+    /// others are told.
+    fn is_for_new_pods(&self) -> bool {
+        let unproven = self.tries().filter(|pod| !pod.is_proven(self.goal.number)).count();
+        self.is_rollout()
+            && self.memory.position.needs_restart
+            && self.input.is_created
+            && !self.input.is_frozen
+            && self.tries().count() < self.allowed()
+            && unproven < self.input.max_unavailable.max(1)
+    }
+
     /// Goes on as far as what was seen allows, and promotes what all pods are proven to run.
     fn advance(&mut self) {
         let input = self.input;
@@ -668,6 +719,7 @@ impl<'a> Machine<'a> {
             || self.is_failed()
             || self.members().next().is_none()
             || self.awaiting_promotion() > 0
+            || self.only_waits()
             || self.pause().is_some();
         let position = &mut self.memory.position;
         // pods that went have to be replaced first
@@ -771,13 +823,18 @@ impl<'a> Machine<'a> {
             remember_first: self.happened.contains(&RolloutHappening::Failed),
             state,
             stable: self.stable_or_goal().clone(),
+            new_pods: self.is_for_new_pods().then_some(self.goal.number),
             tells,
             members,
             proven: self.members().filter(|pod| pod.is_proven(reported)).count(),
             awaiting_promotion: self.awaiting_promotion(),
+            awaiting_drain: self.waiting(RevisionWait::Drain),
+            awaiting_restart: self.waiting(RevisionWait::Restart),
             figures: RolloutFigures {
                 is_in_course: self.is_rollout(),
-                is_counting: matches!(state, RolloutState::Rolling | RolloutState::Analysing) && !self.input.is_frozen,
+                is_counting: matches!(state, RolloutState::Rolling | RolloutState::Analysing)
+                    && !self.input.is_frozen
+                    && !self.only_waits(),
                 set_weight: match (self.is_rollout(), self.is_failed()) {
                     (true, _) => weight_percent(self.input.steps, self.memory.position.step, members),
                     (false, true) => 0,

@@ -25,6 +25,8 @@ struct Fleet {
     /// What the pods are given by reference, in their order; of the others nothing is told.
     marks: Vec<&'static str>,
     dead: Vec<u64>,
+    /// Which pods take over nothing for now, and what they wait for.
+    waits: Vec<(usize, RevisionWait)>,
     judged: Option<RolloutJudgement>,
     /// When the try began of which that is said; None: the one in course.
     judged_try: Option<UnixSeconds>,
@@ -49,6 +51,7 @@ impl Fleet {
             is_frozen: false,
             marks: Vec::new(),
             dead: Vec::new(),
+            waits: Vec::new(),
             judged: None,
             judged_try: None,
             post_promotion: None,
@@ -82,6 +85,7 @@ impl Fleet {
                 reads_back: *runs,
                 last_read_back: *runs,
                 awaits_promotion: false,
+                waits: self.waiting(number),
                 reference_mark: self.marks.get::<usize>(number).copied(),
             })
             .collect();
@@ -112,12 +116,25 @@ impl Fleet {
         for (pod, revision) in &decided.tells {
             self.pods[*pod].0 = Some(*revision);
         }
-        for (told, runs) in &mut self.pods {
-            if told.is_some_and(|told| !self.dead.contains(&told)) {
+        for pod in 0..self.pods.len() {
+            let is_waiting = self.waiting(pod).is_some();
+            let (told, runs) = &mut self.pods[pod];
+            if told.is_some_and(|told| !self.dead.contains(&told)) && !is_waiting {
                 *runs = *told;
             }
         }
         decided
+    }
+
+    fn waiting(&self, pod: usize) -> Option<RevisionWait> {
+        self.waits.iter().find(|(waiting, _)| *waiting == pod).map(|(_, what)| *what)
+    }
+
+    /// Another pod takes the place of this one, created with what new pods get.
+    fn restart(&mut self, pod: usize) {
+        let decided = self.decide();
+        let created_with = Some(decided.new_pods.unwrap_or(decided.stable.number));
+        self.pods[pod] = (created_with, created_with);
     }
 
     /// Looks, without time passing, until there is nobody to tell and nothing happens.
@@ -250,6 +267,95 @@ fn pods_that_get_through_keep_the_deadline_away_and_pods_that_come_back_again_an
         fleet.memory = decided.memory;
     }
     assert!(fleet.memory.has_failed(&id(7)), "{:?}", fleet.memory);
+}
+
+#[test]
+fn who_only_waits_for_clients_that_stay_is_not_taken_back_however_long_that_takes() {
+    let mut fleet = Fleet::new(3, &DEFAULT_STEPS);
+    (fleet.wanted, fleet.waits) = (7, vec![(0, RevisionWait::Drain)]);
+    for _ in 0..3 {
+        let decided = fleet.settle();
+        assert_eq!((decided.state, fleet.told(7), decided.awaiting_drain), (RolloutState::Rolling, 1, 1));
+        assert!(!decided.figures.is_counting, "each look would be a write of the status");
+        assert_eq!((decided.stable, decided.new_pods), (id(6), None));
+        fleet.now += 100 * i64::from(DEADLINE_SECONDS);
+    }
+    fleet.settle();
+    let mut bad = Fleet { memory: fleet.memory.clone(), pods: fleet.pods.clone(), dead: vec![7], ..Fleet::new(3, &[]) };
+    (bad.wanted, bad.now, bad.steps) = (7, fleet.now, fleet.steps.clone());
+    fleet.waits.clear();
+    assert!(matches!(fleet.settle().state, RolloutState::Pausing { .. }), "they have left, and it goes on");
+
+    bad.now += i64::from(DEADLINE_SECONDS);
+    assert_eq!(bad.settle().state, RolloutState::Rolling, "its time begins when it waits no longer");
+    bad.now += 1;
+    assert_eq!(bad.settle().state, RolloutState::Failed { away: 0 });
+}
+
+#[test]
+fn a_pod_that_only_waits_hides_no_other_one_that_does_not_prove_itself() {
+    let mut fleet = Fleet::new(4, &[]);
+    (fleet.wanted, fleet.max_unavailable, fleet.dead) = (7, 2, vec![7]);
+    fleet.waits = vec![(0, RevisionWait::Drain)];
+    fleet.settle();
+    assert_eq!(fleet.told(7), 2);
+    fleet.now += i64::from(DEADLINE_SECONDS) + 1;
+    fleet.look();
+    assert!(fleet.memory.has_failed(&id(7)), "{:?}", fleet.memory);
+}
+
+/// Pods that take over revision 7 with their restart alone, and one that was told it.
+fn unsupported() -> Fleet {
+    let mut fleet = Fleet::new(3, &DEFAULT_STEPS);
+    (fleet.wanted, fleet.waits) = (7, (0..3).map(|pod| (pod, RevisionWait::Restart)).collect());
+    fleet.settle();
+    fleet
+}
+
+#[test]
+fn what_pods_take_over_with_their_restart_alone_comes_into_force_by_restarts_and_step_by_step() {
+    let mut fleet = unsupported();
+    for _ in 0..3 {
+        let decided = fleet.settle();
+        assert_eq!((decided.state, fleet.told(7), decided.awaiting_restart), (RolloutState::Rolling, 1, 1));
+        assert_eq!((decided.stable, decided.new_pods), (id(6), Some(7)));
+        assert!(!decided.figures.is_counting);
+        fleet.now += 100 * i64::from(DEADLINE_SECONDS);
+    }
+    fleet.settle();
+    // another one than that which was told
+    fleet.restart(1);
+    let decided = fleet.settle();
+    let until = Some(fleet.now + i64::from(DEFAULT_PAUSE_SECONDS));
+    assert_eq!((decided.state, decided.new_pods), (RolloutState::Pausing { until }, None), "one, as the step says");
+    fleet.restart(2);
+    assert_eq!(fleet.told(7), 2, "the canary, and the one that waits");
+    fleet.now += i64::from(DEFAULT_PAUSE_SECONDS);
+    assert_eq!(fleet.settle().new_pods, Some(7));
+    fleet.restart(0);
+    let decided = fleet.settle();
+    assert_eq!((decided.state, decided.awaiting_restart, fleet.told(7)), (RolloutState::Rolling, 1, 3));
+    fleet.restart(2);
+    let decided = fleet.settle();
+    assert_eq!((decided.state, decided.stable, decided.new_pods), (RolloutState::Complete, id(7), None));
+}
+
+#[test]
+fn new_pods_get_no_revision_that_failed_waits_for_nobody_or_is_frozen() {
+    let mut fleet = unsupported();
+    fleet.is_frozen = true;
+    assert_eq!(fleet.settle().new_pods, None, "nothing goes forward");
+    fleet.is_frozen = false;
+    // created with it, and it proves nothing
+    (fleet.pods[1], fleet.dead) = ((Some(7), None), vec![7]);
+    fleet.waits.retain(|(pod, _)| *pod != 1);
+    assert_eq!(fleet.settle().new_pods, None, "not before this one is proven");
+    fleet.now += i64::from(DEADLINE_SECONDS) + 1;
+    let decided = fleet.settle();
+    assert_eq!((decided.state, decided.new_pods), (RolloutState::Failed { away: 0 }, None));
+    let mut fleet = Fleet::new(3, &DEFAULT_STEPS);
+    fleet.wanted = 7;
+    assert_eq!(fleet.settle().new_pods, None);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use sluice::{
     agent::apply::last_good,
-    contract::{SlotStatus, StatusReport, Switching},
+    contract::{RevisionWait, SlotStatus, StatusReport, Switching},
 };
 use tempfile::TempDir;
 
@@ -47,6 +47,7 @@ async fn without_socket_activation_a_setting_that_needs_a_restart_is_not_in_forc
     let status = agent.until("the grant is in force", |status| status.seq == 2).await;
     assert!(told(&status.message), "{}", status.message);
     assert_eq!((status.revision, status.wanted_revision), (Some(1), Some(2)));
+    assert_eq!(status.revision_waits, Some(RevisionWait::Restart), "which is no fault of revision 2");
     let kept = last_good::load(&agent.state_dir(), "shop").unwrap().unwrap();
     assert_eq!(kept.revision.revision, 1, "what is not in force is no last good");
     // a setting that a RELOAD takes over does not bring the other one into force
@@ -58,7 +59,7 @@ async fn without_socket_activation_a_setting_that_needs_a_restart_is_not_in_forc
 
     kill_process(agent.pooler_pid().unwrap(), Signal::KILL).unwrap();
     let status = agent.until("a new process takes it over", |status| status.revision == Some(3)).await;
-    assert_eq!(status.message, "");
+    assert_eq!((status.message.as_str(), status.revision_waits), ("", None));
     until("and it is kept", async || {
         last_good::load(&agent.state_dir(), "shop").unwrap().filter(|kept| kept.revision.revision == 3)
     })

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use rustix::process::{Signal, kill_process};
-use sluice::contract::{OtherRole, ProofMode, Settings, SlotStatus, StatusReport, Switching};
+use sluice::contract::{OtherRole, ProofMode, RevisionWait, Settings, SlotStatus, StatusReport, Switching};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -93,6 +93,7 @@ async fn clients_that_stay_keep_their_process_and_a_further_revision_waits_for_t
     agent.revise(3, &packets(16_384));
     let status = agent.until("it waits", |status| status.message.contains("WaitingForDrain")).await;
     assert!(status.message.contains("1 clients of revision 1"), "{}", status.message);
+    assert_eq!(status.revision_waits, Some(RevisionWait::Drain), "which is no fault of revision 3");
     assert_eq!(value(&stays, "select 'still here'").await, "still here");
     // told to, idle clients are closed; one with a transaction is not
     let mut impatient = packets(16_384);

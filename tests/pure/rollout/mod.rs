@@ -27,6 +27,8 @@ const GOOD_WORSE_GOOD: [Quality; 3] = [Quality::Good, Quality::Worse, Quality::G
 const GOOD_WORSE: [Quality; 2] = [Quality::Good, Quality::Worse];
 const GOOD_UNPROVEN_GOOD: [Quality; 3] = [Quality::Good, Quality::Unproven, Quality::Good];
 const GOOD_DEAD_UNTIL_MENDED: [Quality; 2] = [Quality::Good, Quality::DeadUntilMended];
+const GOOD_WAITS_DEAD: [Quality; 3] = [Quality::Good, Quality::WaitsForDrain, Quality::Dead];
+const GOOD_RESTART: [Quality; 2] = [Quality::Good, Quality::WaitsForRestart];
 const GOOD_DEAD: [Quality; 2] = [Quality::Good, Quality::Dead];
 const GOOD_WORSE_LATER: [Quality; 2] = [Quality::Good, Quality::WorseLater];
 const GOOD_WORSE_LATER_GOOD: [Quality; 3] = [Quality::Good, Quality::WorseLater, Quality::Good];
@@ -117,6 +119,16 @@ fn rollout_keeps_its_promises_while_what_pods_are_given_is_mended() {
     let small_world = |qualities| Setting { pods: 2, ..world(qualities, &ONE_THEN_REST, chances) };
     holds("mended", small_world(&GOOD_DEAD_UNTIL_MENDED));
     holds("mended, and that was not it", small_world(&GOOD_DEAD));
+}
+
+#[test]
+fn rollout_keeps_its_promises_while_pods_wait_for_clients_that_stay_or_for_their_restart() {
+    let chances = Chances { changes: more(2, 1), crashes: more(1, 0), ..CALM };
+    holds("waits for clients", world(&GOOD_WAITS_DEAD, &ONE_THEN_REST, chances));
+    let chances = Chances { churn: 2, crashes: more(1, 0), ..CALM };
+    holds("waits for a restart", Setting { pods: 2, ..world(&GOOD_RESTART, &ONE_THEN_REST, chances) });
+    let chances = Chances { changes: more(2, 1), churn: more(1, 0), requests: 1, ..CALM };
+    holds("waits for a restart, with requests", Setting { pods: 2, ..world(&GOOD_RESTART, &ONE_THEN_REST, chances) });
 }
 
 #[test]
@@ -234,6 +246,14 @@ fn takes_the_word_of_the_try_before(memory: &RolloutMemory, input: &RolloutInput
     step(memory, &input)
 }
 
+fn counts_who_only_waits(memory: &RolloutMemory, input: &RolloutInput<'_>) -> RolloutMove {
+    let mut pods = input.pods.to_vec();
+    for pod in &mut pods {
+        pod.waits = None;
+    }
+    step(memory, &RolloutInput { pods: &pods, ..input.clone() })
+}
+
 fn passes_what_was_just_promoted(memory: &RolloutMemory, input: &RolloutInput<'_>) -> RolloutMove {
     step(memory, &RolloutInput { post_promotion_seconds: Some(0), ..input.clone() })
 }
@@ -286,6 +306,9 @@ fn rollout_with_a_planted_mistake_is_found() {
     let retried = Setting { pods: 2, ..small(&GOOD_WORSE, &JUDGED, Chances { requests: 2, ..CALM }) };
     let earlier = ["what was found of an earlier try decides nothing"];
     finds("takes the word of the try before", retried, takes_the_word_of_the_try_before, &earlier);
+    let waits = small(&GOOD_WAITS_DEAD, &ONE_THEN_REST, CALM);
+    let patient = ["who only waits does not fail"];
+    finds("counts who only waits", waits, counts_who_only_waits, &patient);
     finds("passes what was just promoted", good(), passes_what_was_just_promoted, &short);
     let worse = ["what is found worse after its promotion goes back at once"];
     finds("keeps what is worse later", later(), keeps_what_is_worse_later, &worse);

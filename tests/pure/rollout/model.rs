@@ -10,7 +10,8 @@ use std::{
 };
 
 use sluice::{
-    api::ConnectionPoolStatus,
+    api::{ConnectionPoolStatus, RevisionStatus},
+    contract::RevisionWait,
     decide::{
         analysis::AnalysisPhase,
         rollout::{
@@ -44,6 +45,10 @@ pub enum Quality {
     Unproven,
     /// No process of it proves itself in a pod before that is given something else by reference.
     DeadUntilMended,
+    /// It runs, and is as good as the others, once clients of a process before have left.
+    WaitsForDrain,
+    /// It is as good as the others, and runs only in a pod that was created with it.
+    WaitsForRestart,
     /// It is as good as the others on its canary, and found worse once it was promoted.
     WorseLater,
     /// It is as good as the others on its canary, and once it was promoted the analysis never knows.
@@ -100,6 +105,8 @@ struct World {
     wanted: u64,
     /// What the status of the pool remembers.
     saved: RolloutMemory,
+    /// What it says that new pods get instead of the stable one.
+    new_pods: Option<u64>,
     /// What the process remembers; none after it was killed.
     held: Option<RolloutMemory>,
     request: Option<&'static str>,
@@ -130,6 +137,13 @@ impl World {
     fn says(&self, revision: u64, phase: AnalysisPhase) -> Option<&RolloutJudgement> {
         let judged = self.judged.as_ref().filter(|judged| (judged.revision, judged.phase) == (revision, phase));
         judged.filter(|judged| !judged.is_of_earlier_try).map(|judged| &judged.judgement)
+    }
+
+    /// A pod as it is created now: the webhook gives it what the status says.
+    fn new_pod(&self) -> Pod {
+        let stable = self.saved.stable.as_ref().map_or(self.wanted, |stable| stable.number);
+        let told = self.new_pods.unwrap_or(stable);
+        Pod { told, runs: None, said: None, given: self.mended, said_given: None, is_fresh: false }
     }
 
     /// What goes into the next look.
@@ -226,7 +240,18 @@ impl Setting {
         match self.quality(pod.told) {
             Quality::Dead => false,
             Quality::DeadUntilMended => pod.given > 0,
+            Quality::WaitsForRestart => pod.runs.is_none(),
             _ => true,
+        }
+    }
+
+    /// What a pod waits for before it can run what it is told.
+    fn waits(&self, pod: &Pod) -> Option<RevisionWait> {
+        match self.quality(pod.told) {
+            _ if pod.runs == Some(pod.told) => None,
+            Quality::WaitsForDrain => Some(RevisionWait::Drain),
+            Quality::WaitsForRestart if pod.runs.is_some() => Some(RevisionWait::Restart),
+            _ => None,
         }
     }
 
@@ -242,6 +267,7 @@ impl Setting {
             pods: vec![pod; self.pods],
             wanted: 1,
             saved,
+            new_pods: None,
             held: None,
             request: None,
             is_frozen: false,
@@ -398,7 +424,13 @@ impl Search {
             (Quality::Worse, _) | (Quality::WorseLater, AnalysisPhase::PostPromotion) => Verdict::Fail,
             (Quality::Unproven, _) | (Quality::UnprovenLater, AnalysisPhase::PostPromotion) => Verdict::Inconclusive,
             (
-                Quality::Good | Quality::Dead | Quality::DeadUntilMended | Quality::WorseLater | Quality::UnprovenLater,
+                Quality::Good
+                | Quality::Dead
+                | Quality::DeadUntilMended
+                | Quality::WaitsForDrain
+                | Quality::WaitsForRestart
+                | Quality::WorseLater
+                | Quality::UnprovenLater,
                 _,
             ) => Verdict::Pass,
         };
@@ -420,6 +452,7 @@ impl Search {
                 reads_back: pod.said.filter(|_| pod.is_fresh),
                 last_read_back: pod.said,
                 awaits_promotion: false,
+                waits: self.setting.waits(pod),
                 reference_mark: pod.said_given.map(|given| MARKS[usize::from(given)]),
             })
             .collect();
@@ -465,14 +498,15 @@ impl Search {
             // the webhook gives it what the status calls stable
             Happening::Appears => {
                 next.chances.churn -= 1;
-                let told = next.saved.stable.as_ref().map_or(next.wanted, |stable| stable.number);
+                let pod = next.new_pod();
                 // what is judged after its promotion is stable by the status until that says otherwise
                 let is_judged = next.saved.judged_after_promotion().is_some();
-                if next.failed.contains(&told) && !is_judged {
+                // and so is what was for new pods
+                let is_not_known = next.new_pods.is_some() && !next.saved.has_failed(&id(pod.told));
+                if next.failed.contains(&pod.told) && !is_judged && !is_not_known {
                     return Err("no new pod gets a failed revision");
                 }
-                let given = next.mended;
-                next.pods.push(Pod { told, runs: None, said: None, given, said_given: None, is_fresh: false });
+                next.pods.push(pod);
             }
             Happening::SecondPasses => {
                 age(&mut next.saved);
@@ -511,6 +545,7 @@ impl Search {
         self.no_analysis_is_cut_short(world, &decided)?;
         what_is_found_worse_goes_back(world, before, &decided)?;
         no_earlier_try_decides(world, before, &decided)?;
+        self.who_only_waits_does_not_fail(world, &decided)?;
         let is_tried_again = decided.happened.contains(&RolloutHappening::TriedAgain);
         if is_tried_again && world.tries >= world.mended {
             return Err("what failed is tried again once for each change of what pods are given");
@@ -563,6 +598,7 @@ impl Search {
         }
         if is_saved {
             next.saved = normal(&kept(&decided));
+            next.new_pods = decided.new_pods;
         }
         next.held = survives.then(|| normal(&decided.memory));
         if !survives {
@@ -606,9 +642,26 @@ impl Search {
             }
         }
         let goal = decided.goal.number;
-        let is_unproven = |pod: &Pod| pod.told == goal && pod.runs != Some(goal);
+        let waits = |pod: &Pod| self.setting.waits(pod) == Some(RevisionWait::Restart);
+        let is_unproven = |pod: &Pod| pod.told == goal && pod.runs != Some(goal) && !waits(pod);
         if !passed.is_empty() && world.pods.iter().any(is_unproven) {
             return Err("no step is passed before its pods are proven");
+        }
+        Ok(())
+    }
+
+    /// No deadline counts while pods only wait.
+    fn who_only_waits_does_not_fail(&self, world: &World, decided: &RolloutMove) -> Result<(), &'static str> {
+        let failure = decided.memory.failure.as_ref();
+        let failure = failure.filter(|failure| failure.reason == FailureReason::ProgressDeadlineExceeded);
+        let Some(failure) = failure.filter(|_| decided.happened.contains(&RolloutHappening::Failed)) else {
+            return Ok(());
+        };
+        let goal = failure.revision.number;
+        let is_proven = |pod: &Pod| pod.is_fresh && pod.said == Some(goal);
+        let mut unproven = world.pods.iter().filter(|pod| pod.told == goal && !is_proven(pod)).peekable();
+        if unproven.peek().is_some() && unproven.all(|pod| self.setting.waits(pod).is_some()) {
+            return Err("who only waits does not fail");
         }
         Ok(())
     }
@@ -674,8 +727,13 @@ impl Search {
             if !way.insert(here) {
                 return Err("every rollout ends");
             }
+            let created = calm.new_pod();
             for pod in &mut calm.pods {
                 pod.given = calm.mended;
+                // somebody restarts what asks for it
+                if self.setting.waits(pod) == Some(RevisionWait::Restart) {
+                    *pod = created.clone();
+                }
                 if self.setting.may_run(pod) {
                     pod.runs = Some(pod.told);
                 }
@@ -702,14 +760,16 @@ impl Search {
         let all_run = |revision| world.pods.iter().all(|pod| pod.told == revision && pod.runs == Some(revision));
         let is_bad = match self.setting.quality(goal) {
             // it came through its canary
-            Quality::Good | Quality::UnprovenLater => false,
+            Quality::Good | Quality::WaitsForDrain | Quality::WaitsForRestart | Quality::UnprovenLater => false,
             // where nobody said so in time nothing was known
             Quality::WorseLater => {
                 let end = decided.memory.promoted.as_ref().and_then(|promoted| promoted.end.as_ref());
                 end.is_some_and(|end| end.outcome == PostPromotionOutcome::Passed)
             }
             Quality::DeadUntilMended => world.mended == 0,
-            Quality::Dead | Quality::Worse | Quality::Unproven => true,
+            Quality::Dead => true,
+            // who is wanted back is not judged, and people may end an analysis
+            Quality::Worse | Quality::Unproven => self.setting.chances.requests == 0,
         };
         match decided.state {
             RolloutState::Complete if !all_run(goal) => Err("who is done runs it everywhere"),
@@ -792,8 +852,9 @@ fn age(memory: &mut RolloutMemory) {
 
 /// What comes back of it from the status of the pool.
 fn kept(decided: &RolloutMove) -> RolloutMemory {
+    let revision = decided.memory.revision_status(decided.stable.number);
     RolloutMemory::from_status(Some(&ConnectionPoolStatus {
-        revision: decided.memory.revision_status(decided.stable.number),
+        revision: revision.map(|revision| RevisionStatus { new_pods: decided.new_pods, ..revision }),
         rollout: Some(decided.memory.rollout_status(decided.figures)),
         ..ConnectionPoolStatus::default()
     }))
