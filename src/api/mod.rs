@@ -37,8 +37,8 @@ pub use pool_status::{
 };
 pub use pooler::{
     BypassAction, ClientAuth, ClientSpec, ClientTlsModeSpec, ClientTlsSpec, EnvTemplate, HealthSpec, LeakAction,
-    PgBouncerPoolMode, PgBouncerSpec, ResourceAmounts, ServerTlsModeSpec, ServerTlsSpec, SessionAliasSpec,
-    SidecarReadiness, SidecarResources, SidecarSpec,
+    OutageActionSpec, PgBouncerPoolMode, PgBouncerSpec, ResourceAmounts, ServerTlsModeSpec, ServerTlsSpec,
+    SessionAliasSpec, SidecarReadiness, SidecarResources, SidecarSpec,
 };
 pub use rollout::{
     AnalysisMetric, AnalysisSpec, AnalysisStep, BlueGreen, Canary, CanaryStep, Pause, ROLLOUT_ANNOTATION, RolloutSpec,

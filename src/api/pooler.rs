@@ -199,6 +199,9 @@ pub struct HealthSpec {
     /// What is done about an application that is connected to the database past its pooler, with topology Sidecar only. Default: Report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bypass_action: Option<BypassAction>,
+    /// What becomes of clients that wait while the database is away. Default: FailFast.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outage_action: Option<OutageActionSpec>,
 }
 
 /// What is done about a leak. Default: Report: condition, metric and event tell of it.
@@ -206,6 +209,16 @@ pub struct HealthSpec {
 pub enum LeakAction {
     /// It is told: condition, metric, event.
     Report,
+}
+
+/// What becomes of clients that wait while the database is away. Default: FailFast. FailFast: once it has been away for five seconds they are
+/// told within two. Queue: they wait for `queryWaitTimeoutSeconds`, as at any other time.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+pub enum OutageActionSpec {
+    /// They are told.
+    FailFast,
+    /// They wait.
+    Queue,
 }
 
 /// What is done about an application that is connected to the database past its pooler. Default: Report. Report: `ClientsPooled` tells of

@@ -100,6 +100,8 @@ pub const ROLLOUT_UNDONE: &str = "RolloutUndone";
 pub const TAKES_WRITES: &str = "TakesWrites";
 /// `UpstreamHealthy`, `ScalingActive`: it takes no writes although a primary is expected.
 pub const UPSTREAM_READ_ONLY: &str = "UpstreamReadOnly";
+/// `UpstreamHealthy`, `ScalingActive`: it is away, by the circuit breakers of pods.
+pub const CIRCUIT_OPEN: &str = "CircuitOpen";
 /// `UpstreamHealthy`: it does not answer.
 pub const UPSTREAM_SILENT: &str = "UpstreamSilent";
 /// `UpstreamHealthy`, `LeakDetected`, `ClientsPooled`: nobody can see it.
@@ -172,7 +174,7 @@ pub const REVISION_CREATED: &str = "RevisionCreated";
 pub const SPEC_CHANGED: &str = "SpecChanged";
 
 /// Every reason of this module, for those who check a word that somebody else wrote.
-pub static ALL: [&str; 84] = [
+pub static ALL: [&str; 85] = [
     IN_FORCE,
     NO_PODS,
     VALID,
@@ -222,6 +224,7 @@ pub static ALL: [&str; 84] = [
     ROLLOUT_UNDONE,
     TAKES_WRITES,
     UPSTREAM_READ_ONLY,
+    CIRCUIT_OPEN,
     UPSTREAM_SILENT,
     NOT_OBSERVED,
     NONE_REFUSED,

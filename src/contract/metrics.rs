@@ -83,6 +83,8 @@ pub const SWITCHING: &str = "sluice_switching";
 pub const SWITCHES: &str = "sluice_switches_total";
 /// Gauge: 1 while the database takes no writes although a primary is expected, 0 while it does; absent while that is not known.
 pub const UPSTREAM_READ_ONLY: &str = "sluice_upstream_read_only";
+/// Gauge by `state` (`Closed`, `Holding`, `Open`, `HalfOpen`), 1 for that of the circuit breaker.
+pub const CIRCUIT_STATE: &str = "sluice_circuit_state";
 /// Counter: times that all server connections were renewed because the database took no writes.
 pub const UPSTREAM_RENEWALS: &str = "sluice_upstream_renewals_total";
 /// Gauge: server connections that were open when the database refused another one; absent while it refuses none.

@@ -24,14 +24,14 @@ pub use document::{ContractError, Document};
 pub use grant::{EPOCHS, GrantDocument, LARGEST_SEQ, PodGrant, Stamp, is_later_epoch};
 pub use injection::{ClientSide, ClientTlsMode, Injection, Reach, ServerTls, ServerTlsMode, Upstream};
 pub use revision::{
-    Algorithm, Behavior, HealthSettings, LimitSource, Objective, PoolMode, PoolRevision, RevisionDocument,
-    RolloutSettings, ScalingPolicy, ScalingPolicyType, ScalingRules, ScalingSettings, SelectPolicy, SessionAlias,
-    Settings, UpstreamRole,
+    Algorithm, Behavior, HealthSettings, LimitSource, Objective, OutageAction, PoolMode, PoolRevision,
+    RevisionDocument, RolloutSettings, ScalingPolicy, ScalingPolicyType, ScalingRules, ScalingSettings, SelectPolicy,
+    SessionAlias, Settings, UpstreamRole,
 };
 pub use status::{
-    Bypass, ForeignListeners, Held, LONGEST_MARK_BYTES, LeakKinds, LimitsReadBack, MemoryReport, OtherRole, OtherSlot,
-    ProofMode, Reconnected, RevisionWait, SessionAliasReport, SlotStatus, StatusReport, Switching, TrustReport,
-    UpstreamSeen, UpstreamState,
+    Bypass, CircuitReport, CircuitState, ForeignListeners, Held, LONGEST_MARK_BYTES, LeakKinds, LimitsReadBack,
+    MemoryReport, OtherRole, OtherSlot, ProofMode, Reconnected, RevisionWait, SessionAliasReport, SlotStatus,
+    StatusReport, Switching, TrustReport, UpstreamSeen, UpstreamState,
 };
 pub use trouble::{Between, PoolerError, ServerFull, TroubleSeen};
 pub use understanding::{SETTINGS_LEVEL, unknown_here, unknown_to};

@@ -126,6 +126,16 @@ pub enum UpstreamRole {
     Any,
 }
 
+/// What becomes of clients that wait while the database is away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OutageAction {
+    /// They are told within two seconds, once it has been away for some seconds.
+    #[default]
+    FailFast,
+    /// They wait as long as they may at any time.
+    Queue,
+}
+
 /// Health checks and leaks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -138,6 +148,9 @@ pub struct HealthSettings {
     pub query_wait_timeout_seconds: u32,
     /// Seconds after which a server connection counts as leaked whose client does nothing: in a transaction, or pinned.
     pub leak_threshold_seconds: u32,
+    /// What becomes of clients that wait while the database is away.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub outage_action: OutageAction,
 }
 
 impl HealthSettings {

@@ -54,6 +54,9 @@ pub struct StatusReport {
     /// Whether the database takes writes, where a primary is expected. None where it is not asked.
     #[serde(default)]
     pub upstream: Option<UpstreamSeen>,
+    /// What the circuit breaker does; None from an agent that has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit: Option<CircuitReport>,
     /// How far server connections are renewed for `reconnectedAt`; None where it was never asked for, and from an agent that does
     /// not know of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -104,6 +107,7 @@ impl StatusReport {
         let sentences = [
             Some(&mut self.message),
             self.upstream.as_mut().map(|upstream| &mut upstream.message),
+            self.circuit.as_mut().map(|circuit| &mut circuit.why),
             self.trust.as_mut().and_then(|trust| trust.whole.as_mut()),
         ];
         for text in sentences.into_iter().flatten() {
@@ -149,6 +153,7 @@ impl StatusReport {
             proof: None,
             session_alias: None,
             upstream: None,
+            circuit: None,
             reconnected: None,
             troubles: Vec::new(),
             server_full: None,
@@ -303,6 +308,46 @@ pub enum UpstreamState {
     ReadOnly,
     /// It has not answered lately, which says nothing.
     Unknown,
+}
+
+/// What the circuit breaker of a pod does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CircuitReport {
+    /// Its state.
+    pub state: CircuitState,
+    /// Seconds since the database was last seen to work; while it is closed, since it has been.
+    pub since_seconds: u64,
+    /// How the database is away, in words; empty while it is closed.
+    pub why: String,
+}
+
+/// Whether the database is away, as the circuit breaker has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum CircuitState {
+    /// It is there, or nobody knows better.
+    Closed,
+    /// It has been away for some seconds: clients wait, and sizes and revisions are held.
+    Holding,
+    /// It is away: clients are told within two seconds, and sizes and revisions are held.
+    Open,
+    /// It answers again: clients wait again, and it has to prove itself.
+    HalfOpen,
+}
+
+impl CircuitState {
+    /// Every state.
+    pub const ALL: [Self; 4] = [Self::Closed, Self::Holding, Self::Open, Self::HalfOpen];
+
+    /// The value of the label `state`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "Closed",
+            Self::Holding => "Holding",
+            Self::Open => "Open",
+            Self::HalfOpen => "HalfOpen",
+        }
+    }
 }
 
 /// How a revision that needs a new process comes into force.

@@ -7,13 +7,13 @@
 
 use serde_json::Value;
 
-use super::{RolloutSettings, Settings, StatusReport};
+use super::{OutageAction, RolloutSettings, Settings, StatusReport};
 
 /// The level of this build: the highest below.
-pub const SETTINGS_LEVEL: u32 = 1;
+pub const SETTINGS_LEVEL: u32 = 2;
 
 /// Every setting by its path in a revision, and the level of the first agents that know it. A new one gets a new level.
-const SETTINGS: [(&str, u32); 29] = [
+const SETTINGS: [(&str, u32); 30] = [
     ("poolMode", 1),
     ("role", 1),
     ("parameters", 1),
@@ -24,6 +24,7 @@ const SETTINGS: [(&str, u32); 29] = [
     ("health.periodSeconds", 1),
     ("health.queryWaitTimeoutSeconds", 1),
     ("health.leakThresholdSeconds", 1),
+    ("health.outageAction", 2),
     ("scaling.algorithm", 1),
     ("scaling.limitSource", 1),
     ("scaling.objective.waitMilliseconds", 1),
@@ -83,6 +84,7 @@ fn untold(report: &StatusReport, settings: &Settings) -> Vec<&'static str> {
         ("sessionAlias", settings.session_alias.is_some() && report.session_alias.is_none()),
         ("rollout.autoPromotionEnabled", !settings.rollout.auto_promotion_enabled && report.proof.is_none()),
         ("rollout", settings.rollout != RolloutSettings::default() && report.switching.is_none()),
+        ("health.outageAction", settings.health.outage_action != OutageAction::default() && report.circuit.is_none()),
     ];
     evidence.into_iter().filter(|(_, is_unknown)| *is_unknown).map(|(path, _)| path).collect()
 }
@@ -123,8 +125,8 @@ mod tests {
     const ALL: &str = r#"{"v":1,"pools":{"shop":{"revision":3,"settings":{"poolMode":"Session","role":"Any",
         "parameters":{"server_lifetime":"60"},"sessionAlias":{"database":"shop_session","connections":2},
         "reconnectedAt":"2026-11-28T12:00:00Z",
-        "health":{"validationQuery":"select 1","periodSeconds":10,"queryWaitTimeoutSeconds":30,"leakThresholdSeconds":300},
-        "scaling":{"algorithm":"Adaptive","limitSource":"Share","objective":{"waitMilliseconds":20,"maxWaitingPercent":1.0},
+        "health":{"validationQuery":"select 1","periodSeconds":10,"queryWaitTimeoutSeconds":30,"leakThresholdSeconds":300,
+        "outageAction":"Queue"},"scaling":{"algorithm":"Adaptive","limitSource":"Share","objective":{"waitMilliseconds":20,"maxWaitingPercent":1.0},
         "targetUtilizationPercent":70,"behavior":{
         "scaleUp":{"stabilizationWindowSeconds":0,"selectPolicy":"Max","policies":[{"type":"Percent","value":1,"periodSeconds":2}],"tolerance":0.0},
         "scaleDown":{"stabilizationWindowSeconds":0,"selectPolicy":"Max","policies":[],"tolerance":0.05}}},
@@ -165,7 +167,19 @@ mod tests {
     fn an_agent_that_does_not_tell_knows_what_it_speaks_of() {
         let settings = settings();
         assert_eq!(unknown_to(&report(SETTINGS_LEVEL), &settings), Vec::<&str>::new());
-        assert_eq!(unknown_to(&report(0), &settings), ["sessionAlias", "rollout.autoPromotionEnabled", "rollout"]);
+        assert_eq!(
+            unknown_to(&report(0), &settings),
+            ["sessionAlias", "rollout.autoPromotionEnabled", "rollout", "health.outageAction"]
+        );
+        assert_eq!(unknown_to(&report(1), &settings), ["health.outageAction"]);
+        let usual = Settings {
+            health: crate::contract::HealthSettings {
+                outage_action: OutageAction::FailFast,
+                ..settings.health.clone()
+            },
+            ..settings.clone()
+        };
+        assert_eq!(unknown_to(&report(1), &usual), Vec::<&str>::new(), "what is as it was is asked of nobody");
         let spoken = StatusReport {
             session_alias: Some(crate::contract::SessionAliasReport {
                 database: "shop_session".to_owned(),
@@ -176,6 +190,11 @@ mod tests {
             }),
             proof: Some(crate::contract::ProofMode::Query),
             switching: Some(crate::contract::Switching::Steer),
+            circuit: Some(crate::contract::CircuitReport {
+                state: crate::contract::CircuitState::Closed,
+                since_seconds: 0,
+                why: String::new(),
+            }),
             ..report(0)
         };
         assert_eq!(unknown_to(&spoken, &settings), Vec::<&str>::new());

@@ -18,6 +18,7 @@ use crate::{
     causes::with_causes,
     decide::{
         analysis::{AnalysisPhase, JudgeLine, LiveAnalysis, Measurement, Outcome, RevisionSeries, RolloutAnalysis},
+        outage::OutageSpan,
         plan::{JudgedSeen, PodFacts},
         rollout::{JudgedTry, RevisionId, RolloutJudgement, RolloutMemory},
         shares::PodPhase,
@@ -46,6 +47,8 @@ struct JudgedCourse {
     of: JudgedTry,
     stable: RevisionId,
     since: i64,
+    /// When the database was away: what was measured then says nothing.
+    outage: Option<OutageSpan>,
 }
 
 /// The analysis of a rollout in course, or of a promoted revision.
@@ -62,16 +65,16 @@ pub struct Judging {
 }
 
 impl Judging {
-    fn new(of: JudgedTry, stable: RevisionId, wanted: RolloutAnalysis) -> Self {
+    fn new(of: JudgedTry, stable: RevisionId, outage: Option<OutageSpan>, wanted: RolloutAnalysis) -> Self {
         let words = "nothing was measured yet".to_owned();
         let judgement = RolloutJudgement::Inconclusive { why: words.clone(), is_final: false };
-        let seen = JudgedSeen { of: of.clone(), judgement, words, least_seconds: None };
+        let seen = JudgedSeen { of: of.clone(), outage, judgement, words, least_seconds: None };
         Self { of, stable, wanted, live: None, failing: None, measured_at: None, seen }
     }
 
-    /// Whether it is the analysis of this.
-    fn is_of(&self, of: &JudgedTry, stable: &RevisionId, wanted: &RolloutAnalysis) -> bool {
-        (&self.of, &self.stable, &self.wanted) == (of, stable, wanted)
+    /// Whether it is the analysis of this: what was begun before the database was away begins anew, without what was measured then.
+    fn is_of(&self, of: &JudgedTry, stable: &RevisionId, wanted: &RolloutAnalysis, outage: Option<OutageSpan>) -> bool {
+        (&self.of, &self.stable, &self.wanted, self.seen.outage) == (of, stable, wanted, outage)
     }
 
     /// What is said of the revision.
@@ -91,7 +94,7 @@ impl Judging {
             if self.live.is_none() {
                 let revisions = (self.of.revision.number, self.stable.number);
                 match LiveAnalysis::begin(&self.wanted, revisions, self.of.begun as f64, series) {
-                    Ok(begun) => self.live = begun,
+                    Ok(begun) => self.live = begun.map(|live| live.without(self.seen.outage)),
                     Err(error) => self.failing = Some(error.to_string()),
                 }
                 lines.extend(self.live.as_ref().map(LiveAnalysis::first_line));
@@ -126,7 +129,7 @@ impl Judging {
             }
         };
         let least_seconds = self.live.as_ref().map(|live| whole(live.least_seconds()));
-        self.seen = JudgedSeen { of: self.of.clone(), judgement, words, least_seconds };
+        self.seen = JudgedSeen { judgement, words, least_seconds, ..self.seen.clone() };
     }
 }
 
@@ -188,12 +191,12 @@ fn course(rollout: &RolloutMemory) -> Option<JudgedCourse> {
     };
     if let Some(promoted) = rollout.judged_after_promotion() {
         let of = of(&promoted.revision, AnalysisPhase::PostPromotion)?;
-        return Some(JudgedCourse { of, stable: promoted.from.clone(), since: promoted.since });
+        return Some(JudgedCourse { of, stable: promoted.from.clone(), since: promoted.since, outage: rollout.outage });
     }
     let (stable, updated) = (rollout.stable.as_ref()?, rollout.updated.as_ref()?);
     let is_in_course = stable != updated && !rollout.has_failed(updated) && rollout.undone.is_none();
     let of = of(updated, AnalysisPhase::Canary).filter(|_| is_in_course)?;
-    Some(JudgedCourse { of, stable: stable.clone(), since: rollout.position.since })
+    Some(JudgedCourse { of, stable: stable.clone(), since: rollout.position.since, outage: rollout.outage })
 }
 
 /// The names of some pods that took this revision, and of some others.
@@ -217,7 +220,7 @@ fn names<'a>(facts: &'a [Arc<PodFacts>], pool: &str, canary: u64) -> (Vec<&'a st
 }
 
 async fn judge(context: &Context, servers: &Servers, rollout: JudgedRollout) {
-    let JudgedRollout { key, pool, course: JudgedCourse { of, stable, since }, wanted, server } = rollout;
+    let JudgedRollout { key, pool, course: JudgedCourse { of, stable, since, outage }, wanted, server } = rollout;
     let canary = &of.revision;
     let facts = context.pods.of(&key);
     let (canaries, others) = names(&facts, &key.name, canary.number);
@@ -225,9 +228,10 @@ async fn judge(context: &Context, servers: &Servers, rollout: JudgedRollout) {
     let now = Timestamp::now().as_duration().as_secs_f64();
     let (window, is_measured) = {
         let mut memory = memory.lock();
-        if !memory.judging.as_deref().is_some_and(|judging| judging.is_of(&of, &stable, &wanted)) {
+        let judging = memory.judging.as_deref();
+        if !judging.is_some_and(|judging| judging.is_of(&of, &stable, &wanted, outage)) {
             tracing::info!(pool = %key, revision = canary.number, against = stable.number, "an analysis begins");
-            memory.judging = Some(Box::new(Judging::new(of.clone(), stable.clone(), wanted.clone())));
+            memory.judging = Some(Box::new(Judging::new(of.clone(), stable.clone(), outage, wanted.clone())));
         }
         let judging = memory.judging.as_ref();
         let live = judging.and_then(|judging| judging.live.as_ref());
@@ -251,7 +255,7 @@ async fn judge(context: &Context, servers: &Servers, rollout: JudgedRollout) {
     let is_news = {
         let mut memory = memory.lock();
         let PoolMemory { judging: Some(judging), .. } = &mut *memory else { return };
-        if !judging.is_of(&of, &stable, &wanted) {
+        if !judging.is_of(&of, &stable, &wanted, outage) {
             return;
         }
         if is_measured {
@@ -360,7 +364,7 @@ mod tests {
             serde_yaml::from_str("metrics: [{name: Errors, compare: false, limitCount: 3}]").unwrap();
         let id = |number| RevisionId { number, hash: format!("h{number}") };
         let of = JudgedTry { revision: id(7), phase: AnalysisPhase::Canary, begun: 1000 };
-        Judging::new(of, id(6), RolloutAnalysis::of(&spec, AnalysisPhase::Canary).unwrap())
+        Judging::new(of, id(6), None, RolloutAnalysis::of(&spec, AnalysisPhase::Canary).unwrap())
     }
 
     /// A pod with so many errors in each of 60 s.
@@ -408,13 +412,13 @@ mod tests {
         let mut judged = judging();
         let wanted = judged.wanted.clone();
         let is_of = |judged: &Judging, rolling: &RolloutMemory| {
-            judged.is_of(&course(rolling).expect("in course").of, &id(6), &wanted)
+            judged.is_of(&course(rolling).expect("in course").of, &id(6), &wanted, None)
         };
         judged.take(Ok(&[scraped(7, 1.0), scraped(6, 0.0)]), Vec::new(), 1061.0);
         assert_eq!((is_of(&judged, &rolling), told(&judged.seen.judgement)), (true, ("Fail", true)));
         rolling.position.begun = 1060;
         assert!(!is_of(&judged, &rolling), "the same revision beside the same one, and another try");
-        let mut again = Judging::new(course(&rolling).expect("in course").of, id(6), wanted.clone());
+        let mut again = Judging::new(course(&rolling).expect("in course").of, id(6), None, wanted.clone());
         again.take(Ok(&[scraped(7, 1.0), scraped(6, 0.0)]), Vec::new(), 1061.0);
         assert_ne!(told(&again.seen.judgement).0, "Fail", "its process never went back in between: {:?}", again.seen);
     }
@@ -431,7 +435,7 @@ mod tests {
         let id = |number| RevisionId { number, hash: format!("h{number}") };
         let rolling = RolloutMemory { stable: Some(id(6)), updated: Some(id(7)), ..RolloutMemory::default() };
         let of = JudgedTry { revision: id(7), phase: AnalysisPhase::Canary, begun: 0 };
-        assert_eq!(course(&rolling), Some(JudgedCourse { of, stable: id(6), since: 0 }));
+        assert_eq!(course(&rolling), Some(JudgedCourse { of, stable: id(6), since: 0, outage: None }));
         assert_eq!(course(&RolloutMemory { updated: Some(id(6)), ..rolling.clone() }), None);
         assert_eq!(course(&RolloutMemory { stable: None, ..rolling.clone() }), None);
         assert_eq!(course(&RolloutMemory { failed_hashes: vec!["h7".to_owned()], ..rolling }), None);
@@ -448,7 +452,8 @@ mod tests {
             ..RolloutMemory::default()
         };
         let of = JudgedTry { revision: id(7), phase: AnalysisPhase::PostPromotion, begun: 900 };
-        assert_eq!(course(&through(promoted.clone())), Some(JudgedCourse { of, stable: id(6), since: 900 }));
+        let judged = JudgedCourse { of, stable: id(6), since: 900, outage: None };
+        assert_eq!(course(&through(promoted.clone())), Some(judged));
         let end = PostPromotionEnd { outcome: PostPromotionOutcome::Passed, message: String::new(), at: 990 };
         assert_eq!(course(&through(PostPromotion { end: Some(end), ..promoted })), None);
     }

@@ -10,13 +10,14 @@ use crate::{
         AlgorithmSpec, AnalysisSpec, BehaviorPolicyType, BehaviorRules, BehaviorSelectPolicy, BehaviorSpec, BlueGreen,
         BypassAction, CanaryStep, ClientSpec, ClientTlsModeSpec, ConnectionPoolClass, ConnectionPoolClassSpec,
         ConnectionPoolSpec, EnvTemplate, HealthSpec, IS_DEFAULT_CLASS_ANNOTATION, LocalReaction, MetricsSpec, Mode,
-        PgBouncerPoolMode, PgBouncerSpec, ResourceAmounts, Role, RolloutSpec, ScalingSpec, SecretKeyRef, SecretRef,
-        ServerTlsModeSpec, ServerTlsSpec, SidecarReadiness, SidecarResources, Topology, reasons,
+        OutageActionSpec, PgBouncerPoolMode, PgBouncerSpec, ResourceAmounts, Role, RolloutSpec, ScalingSpec,
+        SecretKeyRef, SecretRef, ServerTlsModeSpec, ServerTlsSpec, SidecarReadiness, SidecarResources, Topology,
+        reasons,
     },
     contract::{
-        Algorithm, Behavior, ClientTlsMode, HealthSettings, LimitSource, Objective, PoolMode, Reach, RolloutSettings,
-        ScalingPolicy, ScalingPolicyType, ScalingRules, ScalingSettings, SelectPolicy, ServerTlsMode, SessionAlias,
-        Settings, UpstreamRole, names::METRICS_PORT,
+        Algorithm, Behavior, ClientTlsMode, HealthSettings, LimitSource, Objective, OutageAction, PoolMode, Reach,
+        RolloutSettings, ScalingPolicy, ScalingPolicyType, ScalingRules, ScalingSettings, SelectPolicy, ServerTlsMode,
+        SessionAlias, Settings, UpstreamRole, names::METRICS_PORT,
     },
     decide::{
         analysis::{AnalysisPhase, RolloutAnalysis},
@@ -382,6 +383,10 @@ fn health_settings(health: &Layers<'_, HealthSpec>) -> HealthSettings {
         period_seconds: health.get(|h| h.period_seconds).unwrap_or(10),
         query_wait_timeout_seconds: health.get(|h| h.query_wait_timeout_seconds).unwrap_or(30),
         leak_threshold_seconds: health.get(|h| h.leak_threshold_seconds).unwrap_or(300),
+        outage_action: match health.get(|h| h.outage_action) {
+            None | Some(OutageActionSpec::FailFast) => OutageAction::FailFast,
+            Some(OutageActionSpec::Queue) => OutageAction::Queue,
+        },
     }
 }
 

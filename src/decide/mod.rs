@@ -12,6 +12,7 @@ pub mod freeze;
 pub mod guard;
 pub mod load;
 pub mod memory;
+pub mod outage;
 pub mod plan;
 pub mod rollout;
 pub mod shares;

@@ -15,4 +15,6 @@ pub enum Automation {
     /// The database takes no writes although a primary is expected: what the load is now says nothing about what it will be
     /// when one is there.
     UpstreamReadOnly,
+    /// The database is away, as the circuit breakers have it: what the load is now says nothing about what it will be when it is back.
+    CircuitOpen,
 }

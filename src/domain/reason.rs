@@ -17,6 +17,8 @@ pub enum Reason {
     DatabaseStalled,
     /// The database takes no writes although a primary is expected: the size is held.
     UpstreamReadOnly,
+    /// The database is away: the size is held.
+    CircuitOpen,
     /// More connections brought no more throughput: the size is capped.
     DatabaseSaturated,
     /// A recommendation within the stabilisation window was lower.
@@ -43,13 +45,14 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for metrics that want each series from the start.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Demand,
         Self::WaitingClients,
         Self::NoData,
         Self::InvalidData,
         Self::DatabaseStalled,
         Self::UpstreamReadOnly,
+        Self::CircuitOpen,
         Self::DatabaseSaturated,
         Self::ScaleUpStabilized,
         Self::ScaleDownStabilized,
@@ -72,6 +75,7 @@ impl Reason {
             Self::InvalidData => "InvalidData",
             Self::DatabaseStalled => "DatabaseStalled",
             Self::UpstreamReadOnly => "UpstreamReadOnly",
+            Self::CircuitOpen => "CircuitOpen",
             Self::DatabaseSaturated => "DatabaseSaturated",
             Self::ScaleUpStabilized => "ScaleUpStabilized",
             Self::ScaleDownStabilized => "ScaleDownStabilized",
@@ -88,7 +92,10 @@ impl Reason {
 
     /// True when the load could not be judged, so that the size was held.
     pub const fn is_hold(self) -> bool {
-        matches!(self, Self::NoData | Self::InvalidData | Self::DatabaseStalled | Self::UpstreamReadOnly)
+        matches!(
+            self,
+            Self::NoData | Self::InvalidData | Self::DatabaseStalled | Self::UpstreamReadOnly | Self::CircuitOpen
+        )
     }
 }
 

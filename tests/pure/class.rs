@@ -64,6 +64,7 @@ fn fields() -> Vec<(&'static str, Value, Value)> {
         ("health.queryWaitTimeoutSeconds", json!(33), json!(34)),
         ("health.leakThresholdSeconds", json!(301), json!(302)),
         ("health.bypassAction", json!("Ignore"), json!("Report")),
+        ("health.outageAction", json!("Queue"), json!("FailFast")),
         ("rollout.progressDeadlineSeconds", json!(700), json!(800)),
         ("rollout.revisionHistoryLimit", json!(5), json!(6)),
         ("rollout.blueGreen.autoPromotionEnabled", json!(false), json!(true)),

@@ -7,6 +7,7 @@ mod logins;
 mod recall;
 mod session_alias;
 mod takeover;
+mod waiting;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,6 +24,7 @@ use takeover::Follows;
 pub use takeover::{Taken, USER, When};
 use thiserror::Error;
 use tokio::{net::unix::pipe, sync::mpsc, task::JoinHandle};
+pub use waiting::ClientPatience;
 
 use crate::{
     agent::{
@@ -94,6 +96,16 @@ pub enum SlotError {
         step: LimitStep,
         /// What is read back.
         limits: LimitsReadBack,
+    },
+    /// It said yes, and another value is in force.
+    #[error("PgBouncer was told {name} = {value} and shows {shown}")]
+    NotSet {
+        /// The parameter.
+        name: &'static str,
+        /// What was asked.
+        value: String,
+        /// What is read back.
+        shown: String,
     },
     /// After a RELOAD, values differ from the file.
     #[error("PgBouncer did not take over {names} from the new revision; it is not in force", names = names.join(", "))]
@@ -188,6 +200,8 @@ pub struct Slot {
     rendered: Option<Rendered>,
     follows: Follows,
     recycling: Recycling,
+    /// How long its clients wait; None where that is not known.
+    patience: Option<ClientPatience>,
     /// What waits until no server connection logs in.
     quiet: Quiet,
     /// Whether the process has had a share since it started, or was taken up: before, nothing is to be opened that could be waited for.
@@ -254,6 +268,7 @@ impl Slot {
             rendered: None,
             follows: Follows::Unproven,
             recycling: Recycling::AsConfigured,
+            patience: (!runs).then_some(ClientPatience::AsConfigured),
             quiet: Quiet::default(),
             was_open: false,
             keep: Keep::No,
@@ -458,6 +473,7 @@ impl Slot {
         self.rendered = None;
         self.follows = Follows::Unproven;
         self.recycling = Recycling::AsConfigured;
+        self.patience = Some(ClientPatience::AsConfigured);
         self.quiet = Quiet::default();
         self.was_open = false;
         self.newest_login = None;

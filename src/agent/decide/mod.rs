@@ -4,6 +4,7 @@ pub mod anchor;
 pub mod applications;
 pub mod arrivals;
 pub mod busy;
+pub mod circuit;
 pub mod counters;
 pub mod identity;
 pub mod login_proof;

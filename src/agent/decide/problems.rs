@@ -75,6 +75,8 @@ pub struct Problems {
     pub certificate: Problem,
     /// Bringing the limits to the grant.
     pub limits: Problem,
+    /// How long clients wait while the database is away.
+    pub patience: Problem,
     /// A session alias that the share has no room for.
     pub alias: Problem,
     /// Reading the pooler's figures.
@@ -97,11 +99,23 @@ impl Problems {
     /// Everything that is told now.
     pub fn told(&self, now: Millis) -> impl Iterator<Item = &str> {
         let Self { inputs, program, process, configuration, credentials, logins, database, reload, .. } = self;
-        let Self { login_proof, listeners, switch, upstream, identity, certificate, limits, alias, .. } = self;
-        let Self { reading, files, state, .. } = self;
+        let Self { login_proof, listeners, switch, upstream, identity, certificate, limits, patience, .. } = self;
+        let Self { alias, reading, files, state, .. } = self;
         let first = [inputs, program, process, configuration, credentials, logins, database, reload];
-        let then =
-            [login_proof, listeners, switch, upstream, identity, certificate, limits, alias, reading, files, state];
+        let then = [
+            login_proof,
+            listeners,
+            switch,
+            upstream,
+            identity,
+            certificate,
+            limits,
+            patience,
+            alias,
+            reading,
+            files,
+            state,
+        ];
         first.into_iter().chain(then).filter_map(move |p| p.told(now))
     }
 }

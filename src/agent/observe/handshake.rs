@@ -80,15 +80,9 @@ pub fn examine(upstream: &Upstream, bundle: &[u8]) -> Result<Vec<Anchor>, Handsh
         reason: reason.to_string(),
     };
     let judge = Arc::new(Judge::new(upstream.tls.mode, bundle)?);
-    let provider = judge.provider.clone();
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| no_answer(&error))?
-        .dangerous()
-        .with_custom_certificate_verifier(judge.clone())
-        .with_no_client_auth();
+    let config = judge.clone().config().map_err(|error| no_answer(&error))?;
     let name = ServerName::try_from(host.clone()).map_err(|error| no_answer(&error))?;
-    let mut connection = ClientConnection::new(Arc::new(config), name).map_err(|error| no_answer(&error))?;
+    let mut connection = ClientConnection::new(config, name).map_err(|error| no_answer(&error))?;
 
     let mut stream = connect(upstream).map_err(|error| no_answer(&error))?;
     let mut answer = [0];
@@ -106,6 +100,15 @@ pub fn examine(upstream: &Upstream, bundle: &[u8]) -> Result<Vec<Anchor>, Handsh
         }
         _ => no_answer(&error),
     })
+}
+
+/// What a client of ours speaks TLS with that accepts what PgBouncer accepts with this mode and bundle. It shows no certificate.
+///
+/// # Errors
+/// [`HandshakeError`]: there is nothing to verify with.
+pub fn client_config(upstream: &Upstream, bundle: &[u8]) -> Result<Arc<ClientConfig>, HandshakeError> {
+    let judge = Arc::new(Judge::new(upstream.tls.mode, bundle)?);
+    judge.config().map_err(|error| HandshakeError::NoAnswer { host: upstream.host.clone(), reason: error.to_string() })
 }
 
 fn connect(upstream: &Upstream) -> std::io::Result<TcpStream> {
@@ -173,6 +176,12 @@ impl Judge {
             .map_err(|_| HandshakeError::EmptyBundle)?;
         let anchors = if checks_chain { anchors(bundle) } else { Vec::new() };
         Ok(Self { mode, provider, trusted, verifier, anchors, found: OnceLock::new() })
+    }
+
+    fn config(self: Arc<Self>) -> Result<Arc<ClientConfig>, Error> {
+        let config =
+            ClientConfig::builder_with_provider(self.provider.clone()).with_safe_default_protocol_versions()?;
+        Ok(Arc::new(config.dangerous().with_custom_certificate_verifier(self).with_no_client_auth()))
     }
 
     fn judge(

@@ -12,7 +12,7 @@ use prometheus_client::{
 use super::by_revision::ByRevision;
 use crate::{
     agent::decide::{counters::Added, slot_name::SlotName},
-    contract::{PoolerError, SessionAliasReport, Switching, UpstreamState, metrics as names},
+    contract::{CircuitState, PoolerError, SessionAliasReport, Switching, UpstreamState, metrics as names},
     pooler::pgbouncer::tables::Pools,
 };
 
@@ -139,6 +139,7 @@ pub struct Metrics {
 #[derive(Default)]
 struct Upstream {
     read_only: Family<Nothing, Gauge>,
+    circuit: Family<Label, Gauge>,
     renewals: Counter,
     refused_beyond: Family<Nothing, Gauge>,
     memory_allows: Family<Nothing, Gauge>,
@@ -151,6 +152,11 @@ impl Upstream {
             names::UPSTREAM_READ_ONLY,
             "1 while the database takes no writes although a primary is expected; absent while that is not known",
             self.read_only.clone(),
+        );
+        registry.register(
+            names::CIRCUIT_STATE,
+            "1 for the state of the circuit breaker, 0 for the others",
+            self.circuit.clone(),
         );
         registry.register(
             names::UPSTREAM_RENEWALS.trim_end_matches("_total"),
@@ -507,6 +513,13 @@ impl Metrics {
     /// Counts a restart of the pooler.
     pub fn count_restart(&self, reason: &'static str) {
         self.restarts.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// What the circuit breaker does.
+    pub fn set_circuit(&self, state: CircuitState) {
+        for that in CircuitState::ALL {
+            self.upstream.circuit.get_or_create(&[(names::STATE, that.as_str())]).set((state == that).into());
+        }
     }
 
     /// How a revision that needs a new process comes into force.

@@ -80,6 +80,11 @@ impl ServerAccess {
         self.rotating.is_refused() || slots.active.is_refused()
     }
 
+    /// All that may verify the database's certificate; nothing where there is none.
+    pub(super) fn bundle(&self, sidecar: &Sidecar) -> Vec<u8> {
+        certificate::bundle(sidecar, self.rotating.in_force()).unwrap_or_default()
+    }
+
     /// What a process is to be started with in a slot to run a revision.
     pub(super) fn render(
         &self,

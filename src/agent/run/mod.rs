@@ -15,6 +15,7 @@
 //! decide, apply    access          credentials and trust: what is in force, what is tried
 //!                  switching       how far the change to a new process is
 //!                  failover        whether the database takes writes
+//!                  circuit         whether it is away
 //!                  sizing          the limit, and what bounds it
 //!                  pinning         who holds a server connection and says nothing
 //!                  slots           the two processes, and what was read back from them
@@ -48,6 +49,7 @@
 
 mod access;
 mod applying;
+mod circuit;
 mod configuration;
 mod failover;
 mod figures;
@@ -65,6 +67,7 @@ use std::{mem::discriminant, net::IpAddr, sync::Arc, time::Duration};
 
 use access::ServerAccess;
 use applying::Applying;
+use circuit::Breaker;
 use configuration::Configuration;
 use failover::Failover;
 use figures::{Figures, Together};
@@ -91,6 +94,7 @@ use crate::{
     agent::{
         apply::{last_good, resolver, slot::Progress},
         decide::{
+            circuit::{CircuitSeen, CircuitSign},
             machine::{Millis, ProcessAction},
             problems::Problems,
             reaction::PoolerReading,
@@ -156,6 +160,7 @@ struct Agent {
     access: ServerAccess,
     switching: Switchover,
     failover: Failover,
+    breaker: Breaker,
     sizing: Sizing,
     pinning: Pinning,
     applying: Applying,
@@ -237,6 +242,7 @@ impl Agent {
             figures: Figures::new(&injection),
             switching: Switchover::default(),
             failover: Failover::new(&options),
+            breaker: Breaker::new(&options, taken_up),
             sizing: Sizing::new(place::spread(&options.pod_uid)),
             pinning: Pinning::default(),
             applying: Applying::new(stored.clone()),
@@ -280,6 +286,7 @@ impl Agent {
         let (serving, answers) = (self.liveness.is_serving(), self.liveness.is_answering());
         self.watch_upstream(now, answers).await;
         if answers {
+            self.watch_circuit(now).await;
             self.apply(now).await;
         }
         self.switching.watch_for_strangers(&self.sidecar, &mut self.report, now);
@@ -349,7 +356,8 @@ impl Agent {
 
     /// Starts the process that new clients come to.
     async fn start(&mut self, now: Millis) {
-        let Self { sidecar, configuration, slots, liveness, access, failover, sizing, applying, report, .. } = self;
+        let is_held = self.is_held();
+        let Self { sidecar, configuration, slots, liveness, access, sizing, applying, report, .. } = self;
         let given = Given::new(sidecar, configuration, now);
         if let Some(reason) = liveness.take_restart_reason() {
             report.metrics().count_restart(reason.as_str());
@@ -358,7 +366,7 @@ impl Agent {
         let listening = sidecar.listen().await;
         let revision = applying.revision_to_start(given, slots, access, liveness.is_faulty());
         sizing.reserve_for(revision.as_ref(), slots);
-        sizing.decide(given, slots, access, failover);
+        sizing.decide(given, slots, access, is_held);
         let wanted = sizing.wanted_beside(given.wish, slots);
         let Some(rendered) = access.render(given, slots.active.name(), revision.as_ref(), wanted) else { return };
         let Some(start) = applying::start_of(given, report) else { return };
@@ -413,6 +421,7 @@ impl Agent {
 
     /// Takes the next step of a change to a new process. True when what runs where has changed.
     async fn switch(&mut self, now: Millis, punctual: bool) -> bool {
+        let is_held = self.breaker.holds();
         let Self { sidecar, configuration, slots, liveness, access, switching, sizing, applying, report, .. } = self;
         if !sidecar.can_switch() {
             return false;
@@ -420,7 +429,7 @@ impl Agent {
         let given = Given::new(sidecar, configuration, now);
         let grant = sizing.grant(given.wish);
         let (phase, given_up) = (slots.phase(), slots.switch.given_up());
-        let seen = switching.observe(given, slots, access, grant, liveness.is_serving(), punctual).await;
+        let seen = switching.observe(given, slots, access, grant, (liveness.is_serving(), is_held), punctual).await;
         match slots.switch.step(sidecar.now(), &seen) {
             Some(SwitchAction::Start(_)) => {
                 let clients = sidecar.way() == Way::Steer;
@@ -457,6 +466,17 @@ impl Agent {
         }
     }
 
+    /// Follows a database that is away, before anything is taken over: a RELOAD has clients wait as the settings say.
+    async fn watch_circuit(&mut self, now: Millis) {
+        let Self { sidecar, configuration, slots, access, breaker, report, .. } = self;
+        breaker.step(Given::new(sidecar, configuration, now), slots, access, report).await;
+    }
+
+    /// Whether sizes and processes stay as they are, because the database takes no writes or is away.
+    fn is_held(&self) -> bool {
+        self.failover.is_read_only() || self.breaker.holds()
+    }
+
     /// Brings what is in force to what is wanted, as far as that may differ, or is on its way.
     async fn apply(&mut self, now: Millis) {
         if self.applying.take_due(now) {
@@ -472,11 +492,12 @@ impl Agent {
 
     /// Has the process that new clients come to take over the revision, or sees that it needs another one.
     async fn apply_revision(&mut self, now: Millis) {
+        let is_held = self.is_held();
         let Self { sidecar, configuration, slots, access, switching, failover, sizing, applying, report, .. } = self;
         let given = Given::new(sidecar, configuration, now);
         if let Some(both) = slots.limit_taken_up().await {
             sizing.goes_on_with(both);
-            sizing.decide(given, slots, access, failover);
+            sizing.decide(given, slots, access, is_held);
         }
         let wanted = sizing.wanted(given.wish);
         let revision = failover.revision_to_run(given, slots);
@@ -512,12 +533,13 @@ impl Agent {
 
     /// Brings the limits of every process to what is wanted of it.
     async fn apply_limits(&mut self, now: Millis) {
-        let Self { sidecar, configuration, slots, figures, access, switching, failover, sizing, .. } = self;
+        let is_held = self.is_held();
+        let Self { sidecar, configuration, slots, figures, access, switching, sizing, .. } = self;
         let Self { pinning, applying, report, .. } = self;
         let given = Given::new(sidecar, configuration, now);
         let Some(reserved) = slots.divide_alias(given, report).await else { return };
         sizing.reserve(reserved);
-        sizing.decide(given, slots, access, failover);
+        sizing.decide(given, slots, access, is_held);
         slots.keep(access.rotating.keep(given));
         let Some((active, other)) = switching.parts(given, slots, &access.rotating, sizing).await else { return };
         let in_force = match slots.converge_active(sidecar, active, report).await {
@@ -567,7 +589,7 @@ impl Agent {
 
     /// Takes a reading, and decides the limit on it.
     async fn observe_load(&mut self, now: Millis) {
-        let Self { sidecar, configuration, slots, figures, log, access, failover, sizing, .. } = self;
+        let Self { sidecar, configuration, slots, figures, log, access, failover, breaker, sizing, .. } = self;
         let Self { pinning, applying, report, .. } = self;
         let given = Given::new(sidecar, configuration, now);
         let now = sidecar.now();
@@ -584,6 +606,19 @@ impl Agent {
             together.longest_wait_microseconds,
         );
         let Together { pools, added, opens, logged_in, in_force_works, servers, asked_other, .. } = together;
+        let seen = CircuitSeen {
+            logged_in,
+            finished: added.transactions > 0,
+            sign: if log.take_failed_attempt() {
+                CircuitSign::AttemptFailed
+            } else if pools.clients_waiting > 0 && sizing.grant(given.wish).share > 0 {
+                CircuitSign::ClientsWait
+            } else {
+                // while it is paused nothing could come of it
+                CircuitSign::Calm
+            },
+        };
+        breaker.see(given, slots, access, seen).await;
         let added = failover.leave_out(added, pools.active);
         access.rotating.read(in_force_works);
         if logged_in {
@@ -609,7 +644,11 @@ impl Agent {
                 pools,
                 added,
                 leaked,
-                automation: if failover.is_read_only() { Automation::UpstreamReadOnly } else { Automation::Apply },
+                automation: match (failover.is_read_only(), breaker.holds()) {
+                    (_, true) => Automation::CircuitOpen,
+                    (true, false) => Automation::UpstreamReadOnly,
+                    (false, false) => Automation::Apply,
+                },
                 refused_beyond: sizing.ceiling(),
             };
             sizing.react(given.wish, slots, report, &reading, punctual);

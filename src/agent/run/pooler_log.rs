@@ -26,12 +26,14 @@ pub(super) struct PoolerLog {
     troubles: Troubles,
     /// Whether the database is reached.
     reach: Reachability,
+    /// Whether an attempt to reach it has failed since somebody asked.
+    failed_attempt: bool,
 }
 
 impl PoolerLog {
     /// Hears these from now on.
     pub(super) fn new(errors: mpsc::Receiver<Heard>) -> Self {
-        Self { errors, troubles: Troubles::default(), reach: Reachability::default() }
+        Self { errors, troubles: Troubles::default(), reach: Reachability::default(), failed_attempt: false }
     }
 
     /// Takes in what was logged since the last call, and has those know whom it concerns.
@@ -67,6 +69,9 @@ impl PoolerLog {
         heard: &Heard,
     ) {
         let Heard { from, logged: Logged { error, words, is_news } } = heard;
+        // PgBouncer itself logs no attempt that failed, but whom it tells of the last one
+        self.failed_attempt |=
+            matches!(error, PoolerError::ServerUnreachable | PoolerError::ServerNotReady | PoolerError::DnsFailed);
         match *error {
             PoolerError::ServerTlsFailed => access.verification.failed(now, words.contains(NOT_VERIFIED)),
             PoolerError::ServerLoginRefused | PoolerError::ServerWantsCertificate | PoolerError::ServerRefused
@@ -104,6 +109,11 @@ impl PoolerLog {
         self.troubles.logged(now, meaning, said);
         let logged = Logged { error: meaning, words: said.clone(), is_news: true };
         self.act_upon(slots, access, sizing, now, &Heard { from: None, logged });
+    }
+
+    /// Whether an attempt to reach the database has failed since the last call.
+    pub(super) fn take_failed_attempt(&mut self) -> bool {
+        std::mem::take(&mut self.failed_attempt)
     }
 
     /// A reading showed whether a server connection has logged in since the one before.

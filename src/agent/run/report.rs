@@ -86,6 +86,7 @@ impl Agent {
             proof: slots.active.runs.as_ref().map(|revision| revision.settings.health.proof()),
             session_alias: slots.alias_report(),
             upstream: self.failover.report(given),
+            circuit: Some(self.breaker.report(sidecar.now())),
             reconnected: applying.reconnected(slots),
             troubles: log.told(sidecar.now()),
             server_full: sizing.server_full(log),
@@ -99,6 +100,9 @@ impl Agent {
         let metrics = report.metrics();
         metrics.set_bypass(status.bypass.as_ref().map(|bypass| bypass.connections));
         metrics.set_upstream(status.upstream.as_ref().map(|upstream| upstream.state));
+        if let Some(circuit) = &status.circuit {
+            metrics.set_circuit(circuit.state);
+        }
         if let Some(mode) = status.switching {
             metrics.set_switching(mode);
         }

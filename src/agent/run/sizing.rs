@@ -2,7 +2,7 @@
 
 mod memory;
 
-use super::{PoolerLog, Reporting, ServerAccess, failover::Failover, sidecar::Given, slots::Slots};
+use super::{PoolerLog, Reporting, ServerAccess, sidecar::Given, slots::Slots};
 use crate::{
     agent::decide::{
         reaction::{Decided, PoolerReading, Reaction},
@@ -98,11 +98,11 @@ impl Sizing {
         self.reaction.goes_on_with(limit);
     }
 
-    /// Decides the limit, within all that bounds it.
-    pub(super) fn decide(&mut self, given: Given<'_>, slots: &mut Slots, access: &ServerAccess, failover: &Failover) {
+    /// Decides the limit, within all that bounds it. `is_held`: it stays, because the database takes no writes or is away.
+    pub(super) fn decide(&mut self, given: Given<'_>, slots: &mut Slots, access: &ServerAccess, is_held: bool) {
         let grant = self.grant(given.wish);
         let source = given.wish.revision.as_ref().map_or(LimitSource::Share, |r| r.settings.scaling.limit_source);
-        self.limit = if failover.is_read_only() && self.limit > 0 {
+        self.limit = if is_held && self.limit > 0 {
             // only a smaller share counts
             self.limit.clamp(grant.floor.min(grant.share), grant.share)
         } else {

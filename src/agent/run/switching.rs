@@ -159,14 +159,14 @@ impl Switchover {
         );
     }
 
-    /// Looks at the other slot, and at how far it is.
+    /// Looks at the other slot, and at how far it is. While the database is away (`is_held`) no switch begins.
     pub(super) async fn observe(
         &mut self,
         given: Given<'_>,
         slots: &mut Slots,
         access: &ServerAccess,
         grant: PodGrant,
-        serving: bool,
+        (serving, is_held): (bool, bool),
         punctual: bool,
     ) -> SlotsSeen {
         let Given { sidecar, wish, now, .. } = given;
@@ -183,7 +183,8 @@ impl Switchover {
         let rollout = wish.revision.as_ref().map(|revision| revision.settings.rollout).unwrap_or_default();
         let milliseconds = |seconds: u32| Millis::from(seconds) * 1000;
         // one proof at a time, and none of a process while nothing can log in
-        let held = access.rotating.set_aside() > 0 || access.rotating.is_refused() || self.strangers.is_some();
+        let held =
+            is_held || access.rotating.set_aside() > 0 || access.rotating.is_refused() || self.strangers.is_some();
         let waits = slots.phase() == SwitchPhase::Steady && held;
         let place = self.place.filter(|_| !waits);
         let wanted = match (place, slots.phase()) {

@@ -25,6 +25,7 @@ use crate::{
             Alternation, Completeness, ExpectedPod, HoldReason, Judgement, LoadFigures, LoadInput, PodFigures,
             PoolLoad, Stage,
         },
+        outage,
         plan::{
             AgentAnswer, LoadSeen, PodFacts, SidecarSeen, SizingSeen, TargetChange, Trouble, UnixSeconds, current_size,
         },
@@ -239,6 +240,9 @@ fn observation<'a>(
             (Some(_), _) => Automation::Paused,
             (None, Mode::Recommend) => Automation::Recommend,
             (None, Mode::Apply) if is_read_only(&answers) => Automation::UpstreamReadOnly,
+            (None, Mode::Apply) if outage::is_everywhere(answers.iter().map(AgentAnswer::heard)) => {
+                Automation::CircuitOpen
+            }
             (None, Mode::Apply) => Automation::Apply,
         },
         refused_beyond: refused_beyond(&answers, facts, (&key.name, effective), now.as_second()),

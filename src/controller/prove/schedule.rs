@@ -20,7 +20,10 @@ use super::{
 };
 use crate::{
     contract::{StatusReport, UpstreamState, names::METRICS_PORT},
-    decide::plan::{AgentAnswer, PodFacts, SidecarSeen},
+    decide::{
+        outage,
+        plan::{AgentAnswer, PodFacts, SidecarSeen},
+    },
     domain::PoolKey,
 };
 
@@ -376,8 +379,9 @@ fn complains(heard: &LastAnswer) -> bool {
     // old connections have transactions to finish
     let renews = report.reconnected.as_ref().is_some_and(|told| told.remaining.is_some_and(|count| count > 0));
     let is_primary = upstream.is_none_or(|state| state == UpstreamState::Primary);
+    let is_away = outage::of_pod(report).is_some();
     let is_held_back = report.memory.is_some_and(|memory| memory.holds_back);
-    troubled || leaks || renews || is_held_back || !report.message.is_empty() || !is_primary
+    troubled || leaks || renews || is_away || is_held_back || !report.message.is_empty() || !is_primary
 }
 
 /// The sweep, spread so that pods which started together are not asked together for ever.
@@ -437,7 +441,11 @@ fn essence(heard: &LastAnswer) -> Option<impl PartialEq + '_> {
             &report.reconnected,
             proof,
             room,
-            (&report.bypass, &report.reference_mark),
+            (
+                &report.bypass,
+                &report.reference_mark,
+                report.circuit.as_ref().map(|circuit| (circuit.state, &circuit.why)),
+            ),
         )
     })
 }

@@ -14,6 +14,7 @@ use super::{
     Analysis, AnalysisError, AnalysisSettings, JudgeLine, Look, Measurement, PodInterval, RolloutAnalysis,
     RolloutVerdict, SampledFigure, Track, spec::least_seconds,
 };
+use crate::decide::outage::OutageSpan;
 
 /// A scrape is in Prometheus after this many seconds.
 const ARRIVES_SECONDS: f64 = 1.0;
@@ -87,6 +88,8 @@ pub struct LiveAnalysis {
     stable: u64,
     /// What pods did with the canary until then is left out, in Unix seconds: it is an earlier try's, or was judged before its promotion.
     counts_from: f64,
+    /// What was done while the database was away is left out.
+    outage: Option<OutageSpan>,
     interval_seconds: f64,
     analysis: Analysis,
     settings: AnalysisSettings,
@@ -120,6 +123,7 @@ impl LiveAnalysis {
         Ok(Some(Self {
             canary,
             stable,
+            outage: None,
             counts_from: since,
             interval_seconds,
             analysis,
@@ -129,6 +133,12 @@ impl LiveAnalysis {
             measured: Vec::new(),
             verdict,
         }))
+    }
+
+    /// Without what was done while the database was away.
+    #[must_use]
+    pub fn without(self, outage: Option<OutageSpan>) -> Self {
+        Self { outage, ..self }
     }
 
     /// The line of `sluice judge` that begins this analysis.
@@ -223,6 +233,10 @@ impl LiveAnalysis {
             if track == Track::Canary && end <= self.counts_from {
                 continue;
             }
+            let is_of_outage = |before: &RevisionScrape| {
+                self.outage.is_some_and(|outage| outage.overlaps(before.at_seconds, scrape.at_seconds))
+            };
+            let before = before.filter(|before| !is_of_outage(before));
             let done = before.and_then(|before| between(pod, track, &before, scrape));
             // a pod that changed in between is what it was last: the other process is no more of interest
             let known = newest.entry(pod).or_insert((f64::NEG_INFINITY, None));
@@ -439,6 +453,28 @@ mod tests {
         );
         let (verdict, _) = judged(spec, &run_before(1.0, 2.0));
         assert_eq!(verdict.reason, VerdictReason::SlowerThanStable, "{}", verdict.message);
+    }
+
+    #[test]
+    fn what_was_done_while_the_database_was_away_counts_for_nobody() {
+        // errors of the canary alone, between seconds 80 and 90
+        let mut series = fleet(1.0, 0.0);
+        let errors = RevisionFigure::Errors as usize;
+        for scrape in series.iter_mut().filter(|series| series.revision == 7).flat_map(|series| &mut series.scrapes) {
+            let failed = (scrape.at_seconds - BEGIN - 80.0).clamp(0.0, 10.0) * 40.0;
+            let SampledFigure::Value(count) = scrape.figures[errors] else { panic!("it is counted") };
+            scrape.figures[errors] = SampledFigure::Value(count + failed);
+        }
+        let spec = wanted("metrics: [{name: Errors}]");
+        let verdict = |outage| {
+            let live = LiveAnalysis::begin(&spec, (7, 6), BEGIN, &series).expect("settings").expect("scraped");
+            let mut live = live.without(outage);
+            live.take(&series, BEGIN + 121.0);
+            live.verdict().verdict
+        };
+        assert_eq!(verdict(None), Outcome::Fail);
+        let outage = OutageSpan { from: 1_763_700_080, until: 1_763_700_090 };
+        assert_eq!(verdict(Some(outage)), Outcome::Inconclusive, "too little is left");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::domain::{Automation, Reason};
 /// Holds `current`, whatever is wanted.
 pub fn check(automation: Automation, wish: u32, current: u32) -> Option<Limit> {
     let (reason, why) = match automation {
-        Automation::Apply | Automation::UpstreamReadOnly => return None,
+        Automation::Apply | Automation::UpstreamReadOnly | Automation::CircuitOpen => return None,
         Automation::Recommend => (Reason::RecommendOnly, "mode is Recommend"),
         Automation::Paused => (Reason::Paused, "paused"),
     };

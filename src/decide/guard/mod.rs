@@ -3,6 +3,7 @@
 //! | guard | holds or changes | reasons |
 //! |---|---|---|
 //! | [`upstream`] | a database that takes no writes: the size is held | `UpstreamReadOnly` |
+//! | [`circuit`] | a database that is away: the size is held | `CircuitOpen` |
 //! | [`signal`] | no sample, a stale one, figures that cannot be: the size is held, never shrunk | `NoData`, `InvalidData` |
 //! | [`stalled`] | nothing finishes: the size is held | `DatabaseStalled` |
 //! | [`knee`] | a saturated database gets no more connections | `DatabaseSaturated` |
@@ -15,6 +16,7 @@
 
 pub mod automation;
 pub mod bounds;
+pub mod circuit;
 pub mod knee;
 pub mod rates;
 pub mod refused;

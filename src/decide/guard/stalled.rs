@@ -1,4 +1,5 @@
-//! A database that finishes nothing says nothing about demand. The circuit breaker owns what follows.
+//! A database that finishes nothing says nothing about demand. Whether it is away is for the circuit breakers of the pods to say: see
+//! [`circuit`](super::circuit).
 
 use super::Limit;
 use crate::domain::{Reading, Reason};

@@ -22,11 +22,12 @@ use crate::{
         reasons,
     },
     contract::{
-        ForeignListeners, LeakKinds, PoolerError, ProofMode, RevisionWait, Settings, UpstreamSeen, UpstreamState,
-        names::METRICS_PORT,
+        ForeignListeners, LeakKinds, OutageAction, PoolerError, ProofMode, RevisionWait, Settings, UpstreamSeen,
+        UpstreamState, names::METRICS_PORT,
     },
     decide::{
         effective::EffectivePool,
+        outage,
         shares::{PodPhase, Shortage},
     },
     domain::Reason,
@@ -691,6 +692,9 @@ fn upstream_healthy(observed: &Observed) -> Condition {
             ),
         );
     }
+    if let Some(condition) = circuit_open(observed) {
+        return condition;
+    }
     if let Some(condition) = troubles::server_full(observed).or_else(|| troubles::server(observed)) {
         return condition;
     }
@@ -731,6 +735,33 @@ fn upstream_healthy(observed: &Observed) -> Condition {
             ),
         ),
     }
+}
+
+/// The database is away, and clients were told.
+fn circuit_open(observed: &Observed) -> Option<Condition> {
+    let all = troubles::reports(observed);
+    let mut open = all.clone().filter_map(|(pod, report)| Some((pod, outage::is_told(report)?))).peekable();
+    let (pod, circuit) = open.peek().map(|(pod, circuit)| (*pod, *circuit))?;
+    let (pods, all) = (open.count(), all.count());
+    let action = observed.effective.map(|effective| effective.settings.health.outage_action);
+    let clients = match action {
+        Ok(OutageAction::Queue) => "clients wait for it, because spec.health.outageAction is Queue",
+        Ok(OutageAction::FailFast) | Err(_) => "clients are told within two seconds instead of waiting for it",
+    };
+    let sizes = if outage::is_everywhere(observed.pods.iter().map(|pod| pod.answer.heard())) {
+        "sizes and rollouts stand still until it is back, and go on by themselves"
+    } else {
+        "rollouts stand still until it is back; the other pods follow their load"
+    };
+    Some(no(
+        UPSTREAM_HEALTHY,
+        reasons::CIRCUIT_OPEN,
+        format!(
+            "on {pods} of {all} pods, {} among them, the database is away ({}): {clients}; {sizes}; see the server, spec.upstream.host \
+             and port, and what stands between",
+            pod.name, circuit.why
+        ),
+    ))
 }
 
 /// Server connections held past the threshold by clients that do nothing, as Prometheus has them; None where nobody can tell.

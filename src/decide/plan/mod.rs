@@ -36,10 +36,13 @@ use crate::{
     decide::{
         effective::EffectivePool,
         guard::refused,
-        rollout::RolloutMemory,
+        rollout::{RolloutMemory, RolloutMove},
         shares::{Move, Shortage},
     },
 };
+
+/// Pods that are asked often while a revision is judged.
+const WITNESSES: usize = 3;
 
 /// Everything to do and to tell.
 #[derive(Clone, Debug, PartialEq)]
@@ -130,7 +133,10 @@ pub fn plan(observed: &Observed, remembered: Option<&RolloutMemory>, cannot_rend
         awaited[*index] = true;
     }
     let may_know_of_leaks = conditions::may_know_of_leaks(observed);
-    let is_open = |index: usize, pod: &PodSeen| awaited[index] || !proven[index] || may_know_of_leaks(pod);
+    let witnesses = rollout.course.as_ref().map_or_else(Vec::new, |course| witnesses(observed, name, course));
+    let is_open = |index: usize, pod: &PodSeen| {
+        awaited[index] || !proven[index] || may_know_of_leaks(pod) || witnesses.contains(&index)
+    };
     let pods = observed.pods.iter().enumerate();
     let open = pods.filter(|(index, pod)| is_open(*index, pod)).map(|(_, pod)| pod.uid.clone()).collect();
     let figures = Figures {
@@ -160,6 +166,18 @@ pub fn plan(observed: &Observed, remembered: Option<&RolloutMemory>, cannot_rend
         rollout: rollout.course.map(|course| course.memory).or_else(|| remembered.cloned()),
     };
     if may_create { plan } else { plan.without_creation() }
+}
+
+/// Some pods that run what is judged, which are asked often: whether the database is away is to be known before it is judged by that.
+fn witnesses(observed: &Observed, name: &str, course: &RolloutMove) -> Vec<usize> {
+    if !course.figures.is_in_course && course.memory.judged_after_promotion().is_none() {
+        return Vec::new();
+    }
+    let runs = |pod: &PodSeen| {
+        let told = pod.revision.last_known().and_then(|document| document.pools.get(name));
+        told.is_some_and(|told| told.revision == course.goal.number)
+    };
+    (0..observed.pods.len()).filter(|index| runs(&observed.pods[*index])).take(WITNESSES).collect()
 }
 
 /// The writes on pods, most urgent first, as many as are wanted now.

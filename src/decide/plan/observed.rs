@@ -11,6 +11,7 @@ use crate::{
         effective::{EffectivePool, PoolRefusal},
         freeze::Frozen,
         guard::refused::FORGOTTEN_SECONDS,
+        outage::OutageSpan,
         rollout::{JudgedTry, RolloutJudgement},
         shares::{self, PodDemand, PodPhase},
         sizing::Decision,
@@ -260,6 +261,14 @@ impl AgentAnswer {
         }
     }
 
+    /// What it says now; None where it does not answer.
+    pub fn heard(&self) -> Option<&StatusReport> {
+        match self {
+            Self::Report(report) => Some(report),
+            Self::NotAsked | Self::Unreachable { .. } => None,
+        }
+    }
+
     /// What the database refused the pod, by an agent that answers. Of one that does not it counts for as long as the agent itself
     /// would remember: its node may be gone, and nobody would ever say that the database lets in more.
     pub fn server_full(&self, now: UnixSeconds) -> Option<&ServerFull> {
@@ -326,6 +335,8 @@ pub struct SizingSeen {
 pub struct JudgedSeen {
     /// Which analysis it is.
     pub of: JudgedTry,
+    /// The time that it leaves out, because the database was away; none where it never was.
+    pub outage: Option<OutageSpan>,
     /// What it says.
     pub judgement: RolloutJudgement,
     /// What is lacking while it cannot tell, in words that change only when that does: metrics and reasons.

@@ -43,6 +43,10 @@ pub(super) fn progressing(observed: &Observed, rollout: &Rollout) -> Condition {
         condition.message +=
             "; it waits, because the database does not serve the other pods either: see UpstreamHealthy";
     }
+    if rollout.is_outage && (course.figures.is_in_course || course.memory.judged_after_promotion().is_some()) {
+        condition.message += "; CircuitOpen: it waits, because the database is away; what was measured meanwhile does not count, and \
+                              none of it is held against the revision: see UpstreamHealthy";
+    }
     if let Some(HandledCommand { text, refused: Some(why) }) = &course.memory.command {
         let _ = write!(condition.message, "; the request {text:?} was refused: {why}");
     }

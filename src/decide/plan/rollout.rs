@@ -19,6 +19,7 @@ use crate::{
     decide::{
         analysis::RolloutAnalysis,
         effective::RolloutStrategy,
+        outage,
         rollout::{self, RevisionId, RolloutInput, RolloutMemory, RolloutMove, RolloutPod, settings_hash},
         shares::PodPhase,
     },
@@ -61,6 +62,8 @@ pub(super) struct Rollout {
     pub doubted: Vec<String>,
     /// Whether it stands still because the database serves not even those that change nothing.
     pub is_held: bool,
+    /// Whether it stands still because the database is away, as the circuit breakers have it.
+    pub is_outage: bool,
 }
 
 /// What bounds a rollout.
@@ -173,6 +176,9 @@ pub(super) fn plan(
     let revisions: Vec<RevisionId> = history.known.values().map(|(id, _)| id.clone()).collect();
     let strategy = pace.strategy;
     let is_held = database_fails(observed, name, &memory);
+    let away_since = outage::began(observed.pods.iter().filter_map(|pod| pod.answer.heard()), observed.now);
+    // what was measured while it was away says nothing
+    let judged = observed.judged.filter(|judged| judged.outage == memory.outage);
     let course = rollout::step(
         &memory,
         &RolloutInput {
@@ -185,6 +191,7 @@ pub(super) fn plan(
             max_unavailable: as_usize(strategy.max_unavailable),
             progress_deadline_seconds: strategy.progress_deadline_seconds,
             is_frozen: pace.frozen || is_held,
+            away_since,
             command: observed
                 .pool
                 .metadata
@@ -193,7 +200,7 @@ pub(super) fn plan(
                 .and_then(|all| all.get(ROLLOUT_ANNOTATION))
                 .map(String::as_str),
             post_promotion_seconds: strategy.post_promotion.as_ref().map(RolloutAnalysis::planned_exposure_seconds),
-            judged: observed.judged.map(|judged| (judged.of.clone(), judged.judgement.clone())),
+            judged: judged.map(|judged| (judged.of.clone(), judged.judgement.clone())),
         },
     );
     let writes = writes(observed, name, &history, &members, &course);
@@ -222,6 +229,7 @@ pub(super) fn plan(
         course: Some(course),
         doubted: history.doubted,
         is_held,
+        is_outage: away_since.is_some(),
     }
 }
 

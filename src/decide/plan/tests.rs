@@ -12,11 +12,11 @@ use crate::{
         reasons,
     },
     contract::{
-        Between, Bypass, ClientSide, ClientTlsMode, EPOCHS, ForeignListeners, Held, Injection, LARGEST_SEQ, LeakKinds,
-        LimitsReadBack, MemoryReport, OtherRole, OtherSlot, PodGrant, PoolRevision, PoolerError, ProofMode, Reach,
-        Reconnected, RevisionWait, SETTINGS_LEVEL, ServerFull, ServerTls, ServerTlsMode, SessionAlias,
-        SessionAliasReport, SlotStatus, Stamp, StatusReport, TroubleSeen, TrustReport, Upstream, UpstreamSeen,
-        UpstreamState,
+        Between, Bypass, CircuitReport, CircuitState, ClientSide, ClientTlsMode, EPOCHS, ForeignListeners, Held,
+        Injection, LARGEST_SEQ, LeakKinds, LimitsReadBack, MemoryReport, OtherRole, OtherSlot, PodGrant, PoolRevision,
+        PoolerError, ProofMode, Reach, Reconnected, RevisionWait, SETTINGS_LEVEL, ServerFull, ServerTls, ServerTlsMode,
+        SessionAlias, SessionAliasReport, SlotStatus, Stamp, StatusReport, TroubleSeen, TrustReport, Upstream,
+        UpstreamSeen, UpstreamState,
     },
     decide::{
         analysis::AnalysisPhase,
@@ -603,6 +603,48 @@ fn a_database_that_takes_no_writes_or_answers_nobody_is_told_first_and_one_that_
     assert_eq!([ready.status, upstream.status], [ConditionStatus::False; 2]);
     assert!(upstream.message.contains("1 of 3 pods, shop-2 among them") && upstream.message.contains("in recovery"));
     assert_eq!(events, [(EventKind::Warning, "UpstreamReadOnly".to_owned())]);
+}
+
+/// What the breakers of the first pods say.
+fn circuits(world: &mut World, states: &[CircuitState], since_seconds: u64) {
+    for (pod, state) in world.pods.iter_mut().zip(states) {
+        let AgentAnswer::Report(report) = &mut pod.answer else { panic!("it was asked") };
+        let why = if *state == CircuitState::Closed { "" } else { "10.0.0.7:5432: Connection refused" };
+        let circuit = CircuitReport { state: *state, since_seconds, why: why.to_owned() };
+        Arc::make_mut(report).circuit = Some(circuit);
+    }
+}
+
+#[test]
+fn a_database_that_is_away_is_told_once_with_how_many_pods_find_it_so_and_is_over_when_they_do_not() {
+    use CircuitState::{Closed, HalfOpen, Holding, Open};
+    let mut world = World::new(SHARED);
+    for _ in 0..3 {
+        world.admit();
+    }
+    world.sizing = Some(sized(11, Reason::Demand));
+    world.settle();
+    let told = |world: &mut World, states: [CircuitState; 3]| {
+        circuits(world, &states, 7);
+        let plan = world.plan();
+        let (_, reason, message) = condition(&plan, "UpstreamHealthy");
+        let ready = condition(&plan, "Ready").1;
+        let events: Vec<_> = plan.events.iter().filter(|event| event.action == "UpstreamHealthy").cloned().collect();
+        world.status.conditions = merge(&[], plan.report.conditions, None, k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
+        (ready, reason, message, events.len())
+    };
+    assert_eq!(told(&mut world, [Closed; 3]).0, reasons::IN_FORCE);
+    assert_eq!(told(&mut world, [Holding; 3]).0, reasons::IN_FORCE, "it may be a switchover");
+    let (ready, reason, message, events) = told(&mut world, [Open, Open, Closed]);
+    assert_eq!(([ready, reason], events), ([reasons::CIRCUIT_OPEN; 2], 1));
+    for words in ["on 2 of 3 pods, shop-0 among them", "Connection refused", "sizes and rollouts stand still"] {
+        assert!(message.contains(words), "{words}: {message}");
+    }
+    assert_eq!(told(&mut world, [Open, Open, Closed]).3, 0, "once");
+    let (_, reason, message, _) = told(&mut world, [HalfOpen, Closed, Closed]);
+    assert!(reason == reasons::CIRCUIT_OPEN && message.contains("the other pods follow their load"), "{message}");
+    let (ready, _, _, events) = told(&mut world, [Closed; 3]);
+    assert_eq!((ready, events), (reasons::IN_FORCE, 0), "nobody was asked whether it takes writes, which is no event");
 }
 
 #[test]
@@ -1687,6 +1729,68 @@ fn a_database_that_fails_everybody_is_held_against_no_revision() {
 }
 
 #[test]
+fn a_database_that_is_away_is_held_against_no_revision_whoever_finds_it_so() {
+    use CircuitState::{Closed, Holding, Open};
+    for states in [[Open, Open, Open], [Open, Closed, Closed], [Closed, Closed, Holding]] {
+        let mut world = rolling("progressDeadlineSeconds: 30");
+        for away_seconds in [31, 62, 93] {
+            world.now += 31;
+            circuits(&mut world, &states, away_seconds);
+            let plan = world.plan();
+            let (_, reason, message) = condition(&plan, "Progressing");
+            assert!(reason == reasons::ROLLING_OUT && message.contains("CircuitOpen"), "{reason}: {message}");
+            assert!(plan.patches.is_empty());
+            world.carry_out(&plan, |_| true);
+        }
+        let outage = world.rollout.as_ref().and_then(|rollout| rollout.outage).expect("it was seen");
+        assert_eq!(outage.until - outage.from, 93);
+        circuits(&mut world, &[Closed; 3], 0);
+        world.now += 30;
+        assert_eq!(condition(&world.plan(), "Progressing").1, reasons::ROLLING_OUT, "its time begins anew");
+        world.now += 1;
+        assert_eq!(condition(&world.plan(), "Progressing").1, reasons::PROGRESS_DEADLINE_EXCEEDED);
+    }
+}
+
+#[test]
+fn some_pods_that_run_what_is_rolled_out_are_asked_often_whether_the_database_is_away() {
+    let mut world = rolling("canary: {steps: [{setWeight: 40}, {pause: {}}]}");
+    world.settle();
+    let took = world.pods.iter().zip(world.revision_numbers()).filter(|(_, number)| *number == 2);
+    let took: Vec<_> = took.map(|(pod, _)| pod.uid.clone()).collect();
+    assert_eq!(took.len(), 2);
+    assert_eq!(world.plan().open, took);
+}
+
+#[test]
+fn a_judgement_that_rests_on_a_time_without_the_database_counts_for_nothing() {
+    let mut world = rolling("analysis: {metrics: [{name: Errors}]}");
+    world.carry_out(&world.plan(), |_| true);
+    for pod in 0..world.pods.len() {
+        world.obey(pod);
+    }
+    let phase = AnalysisPhase::Canary;
+    let rollout = world.plan().rollout.expect("remembered");
+    let revision = rollout.updated.clone().expect("rolled out");
+    let begun = rollout.try_begun(phase).expect("tried");
+    let judged = |outage| JudgedSeen {
+        of: JudgedTry { revision: revision.clone(), phase, begun },
+        outage,
+        judgement: RolloutJudgement::Fail { why: "Errors".to_owned() },
+        words: String::new(),
+        least_seconds: None,
+    };
+    circuits(&mut world, &[CircuitState::Open; 3], 9);
+    world.carry_out(&world.plan(), |_| true);
+    circuits(&mut world, &[CircuitState::Closed; 3], 0);
+    world.judged = Some(judged(None));
+    let plan = world.plan();
+    assert!(!plan.remember_first, "{:?}", condition(&plan, "Progressing"));
+    world.judged = Some(judged(world.rollout.as_ref().and_then(|rollout| rollout.outage)));
+    assert_eq!(condition(&world.plan(), "Progressing").1, reasons::ANALYSIS_FAILED, "what was measured since counts");
+}
+
+#[test]
 fn a_pool_of_one_pod_is_told_to_have_no_canary() {
     let mut world = World::new(SHARED);
     world.admit();
@@ -2178,6 +2282,7 @@ fn what_the_analysis_waits_for_is_told_and_what_it_finds_worse_is_taken_back_wit
     let begun = world.rollout.as_ref().and_then(|rollout| rollout.try_begun(phase)).expect("tried");
     let seen = |least| JudgedSeen {
         of: JudgedTry { revision: revision.clone(), phase, begun },
+        outage: None,
         judgement: held.clone(),
         words: words.clone(),
         least_seconds: Some(least),
@@ -2299,7 +2404,8 @@ impl World {
         let (revision, begun) =
             (rollout.stable.clone().expect("promoted"), rollout.try_begun(phase).expect("promoted"));
         let of = JudgedTry { revision, phase, begun };
-        self.judged = Some(JudgedSeen { of, judgement, words: words.to_owned(), least_seconds: None });
+        let words = words.to_owned();
+        self.judged = Some(JudgedSeen { of, outage: None, judgement, words, least_seconds: None });
     }
 }
 

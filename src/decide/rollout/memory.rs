@@ -8,7 +8,7 @@ use crate::{
         RolloutStatus, UndoneStatus, reasons,
     },
     contract::Settings,
-    decide::analysis::AnalysisPhase,
+    decide::{analysis::AnalysisPhase, outage::OutageSpan},
     domain::UnixSeconds,
     fingerprint::fingerprint,
 };
@@ -213,6 +213,8 @@ pub struct RolloutMemory {
     pub position: RolloutPosition,
     /// The request that was seen last.
     pub command: Option<HandledCommand>,
+    /// When the database was away last. It is not written down.
+    pub outage: Option<OutageSpan>,
     /// Whether it was read from the status and nothing was decided since: nobody watched for a while, and no time counts as without
     /// progress in which nobody could make any.
     pub is_recalled: bool,
@@ -305,6 +307,7 @@ impl RolloutMemory {
                 let text = rollout.last_command.clone()?;
                 Some(HandledCommand { text, refused: (outcome != COMMAND_DONE).then_some(outcome) })
             }),
+            outage: None,
             is_recalled: true,
         }
     }
@@ -480,6 +483,7 @@ mod tests {
                 progressed: Some(950),
             },
             command: Some(HandledCommand { text: "abort 7".to_owned(), refused: None }),
+            outage: None,
             is_recalled: true,
         };
         let figures = RolloutFigures { is_in_course: true, is_counting: true, ..RolloutFigures::default() };

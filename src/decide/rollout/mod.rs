@@ -46,7 +46,11 @@ pub use steps::{
     weight_percent,
 };
 
-use crate::{contract::RevisionWait, decide::analysis::AnalysisPhase, domain::UnixSeconds};
+use crate::{
+    contract::RevisionWait,
+    decide::{analysis::AnalysisPhase, outage::OutageSpan},
+    domain::UnixSeconds,
+};
 
 /// Pods of which is remembered what they were given when a revision failed.
 const MOST_REFERENCES: usize = 10;
@@ -144,6 +148,9 @@ pub struct RolloutInput<'a> {
     pub progress_deadline_seconds: u32,
     /// Whether automation is frozen: nothing goes forward, and nothing fails by itself.
     pub is_frozen: bool,
+    /// Since when the database is away, while it is: nothing goes forward and nothing fails by itself, and what was measured meanwhile says
+    /// nothing.
+    pub away_since: Option<UnixSeconds>,
     /// The annotation `sluice.dev/rollout` of the pool.
     pub command: Option<&'a str>,
     /// Seconds that a revision is judged for after its promotion at least, unless it is found worse; None: it is not.
@@ -151,6 +158,13 @@ pub struct RolloutInput<'a> {
     /// What the analysis says, and which one: of another revision than that in course, in another phase, or of an earlier try it says
     /// nothing. None: nobody judges.
     pub judged: Option<(JudgedTry, RolloutJudgement)>,
+}
+
+impl RolloutInput<'_> {
+    /// Whether nothing goes forward, and nothing fails by itself.
+    fn stands_still(&self) -> bool {
+        self.is_frozen || self.away_since.is_some()
+    }
 }
 
 /// Where a rollout is.
@@ -283,6 +297,9 @@ impl<'a> Machine<'a> {
         if memory.updated.is_none() {
             memory.stable = most_told(input);
         }
+        if let Some(since) = input.away_since {
+            memory.outage = Some(OutageSpan::with(memory.outage, since, input.now));
+        }
         if std::mem::take(&mut memory.is_recalled) {
             let earliest = earliest_begin(input);
             for begun in memory.position.progressed.iter_mut().chain(memory.promoted.iter_mut().map(counted)) {
@@ -407,7 +424,7 @@ impl<'a> Machine<'a> {
     /// given something else: where one still is given the same, that would be what it is tried with.
     fn try_again_if_mended(&mut self) {
         let input = self.input;
-        if input.is_frozen || !self.is_failed() {
+        if input.stands_still() || !self.is_failed() {
             return;
         }
         let goal = self.goal.clone();
@@ -588,7 +605,7 @@ impl<'a> Machine<'a> {
         self.is_rollout()
             && self.memory.position.needs_restart
             && self.input.is_created
-            && !self.input.is_frozen
+            && !self.input.stands_still()
             && self.tries().count() < self.allowed()
             && unproven < self.input.max_unavailable.max(1)
     }
@@ -596,7 +613,7 @@ impl<'a> Machine<'a> {
     /// Goes on as far as what was seen allows, and promotes what all pods are proven to run.
     fn advance(&mut self) {
         let input = self.input;
-        if self.is_rollout() && !input.is_frozen && input.is_created {
+        if self.is_rollout() && !input.stands_still() && input.is_created {
             while let Some(step) = input.steps.get(self.memory.position.step) {
                 let waited = input.now - self.memory.position.since;
                 let is_done = self.is_settled()
@@ -633,7 +650,7 @@ impl<'a> Machine<'a> {
     fn judge_promoted(&mut self) {
         let input = self.input;
         let Some(promoted) = self.memory.promoted.as_mut().filter(|promoted| promoted.end.is_none()) else { return };
-        if input.is_frozen {
+        if input.stands_still() {
             // nothing fails by itself, and no time counts in which nothing may
             promoted.counts_from = promoted.counts_from.max(earliest_begin(input));
             return;
@@ -713,7 +730,7 @@ impl<'a> Machine<'a> {
         let input = self.input;
         let (proven, took) = (self.took().filter(|pod| pod.is_proven(self.goal.number)).count(), self.took().count());
         // who waits for somebody is not stuck
-        let may_wait = input.is_frozen
+        let may_wait = input.stands_still()
             || !input.is_created
             || self.is_everywhere()
             || self.is_failed()
@@ -727,7 +744,7 @@ impl<'a> Machine<'a> {
         if may_wait || proven > position.proven || position.progressed.is_none() {
             (position.proven, position.progressed) = (proven, Some(input.now));
         }
-        if input.is_frozen || !self.is_rollout() {
+        if input.stands_still() || !self.is_rollout() {
             return;
         }
         if let Some(RolloutJudgement::Fail { why }) = self.judgement(AnalysisPhase::Canary) {
@@ -833,7 +850,7 @@ impl<'a> Machine<'a> {
             figures: RolloutFigures {
                 is_in_course: self.is_rollout(),
                 is_counting: matches!(state, RolloutState::Rolling | RolloutState::Analysing)
-                    && !self.input.is_frozen
+                    && !self.input.stands_still()
                     && !self.only_waits(),
                 set_weight: match (self.is_rollout(), self.is_failed()) {
                     (true, _) => weight_percent(self.input.steps, self.memory.position.step, members),
@@ -843,7 +860,7 @@ impl<'a> Machine<'a> {
                 actual_weight: percent_of(self.took().count(), members),
                 updated_pods: self.took().count(),
             },
-            look_again_seconds: look_again.filter(|_| !self.input.is_frozen),
+            look_again_seconds: look_again.filter(|_| !self.input.stands_still()),
             goal: self.goal,
             happened: self.happened,
             memory: self.memory,
@@ -862,7 +879,7 @@ impl<'a> Machine<'a> {
             RolloutState::AwaitingPromotion
         } else if let Some(pause) = self.pause() {
             pause
-        } else if self.is_late() && !self.input.is_frozen {
+        } else if self.is_late() && !self.input.stands_still() {
             RolloutState::Stuck
         } else if self.is_rollout() && self.is_settled() {
             match self.input.steps.get(self.memory.position.step) {
@@ -878,7 +895,7 @@ impl<'a> Machine<'a> {
     fn back(&self) -> Vec<(usize, u64)> {
         let stable = self.stable_or_goal().number;
         let failed = self.is_failed().then_some(self.goal.number);
-        let may_change = |pod: &RolloutPod| !self.input.is_frozen || pod.told.is_none() || pod.told == failed;
+        let may_change = |pod: &RolloutPod| !self.input.stands_still() || pod.told.is_none() || pod.told == failed;
         let pods = self.input.pods.iter().enumerate();
         let others = pods.filter(|(_, pod)| pod.told != Some(stable) && may_change(pod));
         others.map(|(index, _)| (index, stable)).collect()
@@ -893,7 +910,7 @@ impl<'a> Machine<'a> {
         for (index, pod) in input.pods.iter().enumerate() {
             match pod.told {
                 None => tells.push((index, stable)),
-                Some(told) if told == goal || input.is_frozen => {}
+                Some(told) if told == goal || input.stands_still() => {}
                 // nothing runs there: there is nothing to lose, nor to prove
                 Some(told) if !pod.is_running => tells.extend((told != stable).then_some((index, stable))),
                 Some(told) => others.push((index, pod, told == stable)),

@@ -22,6 +22,7 @@ struct Fleet {
     max_unavailable: usize,
     command: Option<&'static str>,
     is_frozen: bool,
+    away_since: Option<UnixSeconds>,
     /// What the pods are given by reference, in their order; of the others nothing is told.
     marks: Vec<&'static str>,
     dead: Vec<u64>,
@@ -49,6 +50,7 @@ impl Fleet {
             max_unavailable: 1,
             command: None,
             is_frozen: false,
+            away_since: None,
             marks: Vec::new(),
             dead: Vec::new(),
             waits: Vec::new(),
@@ -101,6 +103,7 @@ impl Fleet {
                 max_unavailable: self.max_unavailable,
                 progress_deadline_seconds: DEADLINE_SECONDS,
                 is_frozen: self.is_frozen,
+                away_since: self.away_since,
                 command: self.command,
                 post_promotion_seconds: self.post_promotion,
                 judged: self.judged(),
@@ -602,6 +605,31 @@ fn while_the_spec_is_paused_nothing_goes_forward_and_nothing_fails_by_itself() {
 }
 
 #[test]
+fn while_the_database_is_away_nothing_goes_forward_and_nothing_is_held_against_a_revision() {
+    let mut fleet = Fleet::new(3, &[RolloutStep::OnePod, RolloutStep::Analysis]);
+    fleet.wanted = 7;
+    fleet.settle();
+    assert_eq!((fleet.look().state, fleet.memory.outage), (RolloutState::Analysing, None));
+    let began = fleet.now;
+    fleet.away_since = Some(began);
+    fleet.judged = Some(RolloutJudgement::Fail { why: "errors".to_owned() });
+    for _ in 0..10 {
+        fleet.now += i64::from(DEADLINE_SECONDS);
+        fleet.settle();
+        assert_eq!((fleet.told(7), fleet.memory.failure.is_none()), (1, true));
+    }
+    let outage = fleet.memory.outage.expect("it was seen");
+    assert_eq!((outage.from, outage.until), (began, fleet.now));
+    (fleet.away_since, fleet.judged) = (None, None);
+    fleet.now += i64::from(DEADLINE_SECONDS);
+    assert_eq!(fleet.settle().state, RolloutState::Analysing, "its time begins anew");
+    assert_eq!(fleet.memory.outage, Some(outage), "what was measured then says nothing");
+    fleet.judged = Some(RolloutJudgement::Pass);
+    fleet.settle();
+    assert_eq!(fleet.told(7), 3);
+}
+
+#[test]
 fn a_judgement_of_another_revision_says_nothing_and_one_of_this_takes_it_back() {
     let mut fleet = Fleet::new(3, &[RolloutStep::OnePod, RolloutStep::Analysis]);
     fleet.wanted = 7;
@@ -616,6 +644,7 @@ fn a_judgement_of_another_revision_says_nothing_and_one_of_this_takes_it_back() 
         max_unavailable: 1,
         progress_deadline_seconds: 60,
         is_frozen: false,
+        away_since: None,
         command: None,
         post_promotion_seconds: None,
         judged,

@@ -268,7 +268,7 @@ impl Sizer {
         let now = self.tick(observation);
         // a recommendation that nobody carries out builds on the one before
         let target = match observation.automation {
-            Automation::Apply | Automation::UpstreamReadOnly => observation.target,
+            Automation::Apply | Automation::UpstreamReadOnly | Automation::CircuitOpen => observation.target,
             Automation::Recommend | Automation::Paused => self.recommended.unwrap_or(observation.target),
         };
         self.confirm(settings, target);
@@ -283,6 +283,7 @@ impl Sizer {
         let signal = still_seconds.map_or(signal, |seconds| SignalState::Still { seconds });
 
         let held = guard::upstream::check(observation.automation, target)
+            .or_else(|| guard::circuit::check(observation.automation, target))
             .or_else(|| guard::signal::check(signal, target))
             .or_else(|| guard::stalled::check(slow.as_ref(), target));
         let (wish, mut draft) = if let Some(limit) = held {

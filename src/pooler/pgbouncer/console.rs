@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     iter,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     pin::pin,
     time::Duration,
@@ -329,6 +330,16 @@ impl Console {
             paused: tables::database(&databases, database)?.paused,
         };
         Ok((limits, tables::alias(&databases, database)?))
+    }
+
+    /// The addresses that PgBouncer has found for a name, by `SHOW DNS_HOSTS`; None where it has not looked.
+    ///
+    /// # Errors
+    /// [`ConsoleError`].
+    pub async fn addresses_of_name(&mut self, name: &str) -> Result<Option<Vec<IpAddr>>, ConsoleError> {
+        let found = tables::addresses_of_name(&self.run("SHOW DNS_HOSTS").await?, name)?;
+        let read = |text: &String| text.parse::<SocketAddr>().map(|socket| socket.ip()).or_else(|_| text.parse()).ok();
+        Ok(found.map(|found| found.iter().filter_map(read).collect()))
     }
 
     /// `SET` of a number. Says nothing about whether it took effect: read back.

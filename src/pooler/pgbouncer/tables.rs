@@ -491,6 +491,19 @@ pub fn clients(table: &Table) -> Result<Vec<Client>, TableError> {
         .collect()
 }
 
+/// Reads the addresses that a name has out of `SHOW DNS_HOSTS`, as PgBouncer prints them: as sockets, whose port is 0. None where nobody
+/// has asked for it.
+///
+/// # Errors
+/// [`TableError`].
+pub fn addresses_of_name(table: &Table, name: &str) -> Result<Option<Vec<String>>, TableError> {
+    let rows = Rows::new("SHOW DNS_HOSTS", table);
+    let addresses = rows.column("addrs")?;
+    let row = rows.of_database("hostname", name)?.next();
+    let read = |row| Rows::text(row, addresses).split(',').map(str::trim).filter(|text| !text.is_empty());
+    Ok(row.map(|row| read(row).map(str::to_owned).collect()))
+}
+
 /// Reads how many clients are just logging in out of `SHOW LISTS`.
 ///
 /// # Errors
@@ -542,6 +555,14 @@ shop | b | 1 | 0 | 1 | 0 | 0 | 0 | 0 | 0 | 0 | 7 | x";
         assert_eq!((read.clients_active, read.clients_waiting, read.active), (10, 2, 4));
         assert_eq!(read.held(), 4 + 1 + 1 + 1 + 1);
         assert_eq!(read.longest_wait_microseconds, 1_000_500);
+    }
+
+    #[test]
+    fn a_name_has_the_addresses_that_pgbouncer_prints_none_where_it_found_none_and_nobody_knows_where_nobody_asked() {
+        let hosts = "hostname | ttl | addrs\ndb.shop | 5 | 192.0.2.7:0,[2001:db8::7]:0\ngone.shop | 0 | NULL";
+        let of = |name| addresses_of_name(&table(hosts), name).unwrap();
+        let found = ["192.0.2.7:0", "[2001:db8::7]:0"].map(str::to_owned).to_vec();
+        assert_eq!((of("db.shop"), of("gone.shop"), of("other")), (Some(found), Some(Vec::new()), None));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use sluice::contract::{Settings, SlotStatus};
 
 use super::{
     load::Clients,
+    outage::{SERVED_WITHIN, closed, is_told, opened, patience, patient, served},
     rig::{Account, Agent, Postgres, until},
     switch::{packets, switched, target},
     value,
@@ -207,4 +208,40 @@ async fn in_the_middle_of_a_switch_a_black_hole_leaves_clients_where_they_are_an
     drop(stays);
     switched(&agent, 2).await;
     assert_eq!(value(&agent.client().await, "select 1").await, "1");
+}
+
+#[tokio::test]
+#[ignore = "needs PgBouncer and PostgreSQL: tests/run parts"]
+async fn in_a_black_hole_clients_are_told_within_two_seconds_once_it_is_known_and_are_served_again_when_it_ends() {
+    if !has_own_network(
+        "in_a_black_hole_clients_are_told_within_two_seconds_once_it_is_known_and_are_served_again_when_it_ends",
+    ) {
+        return;
+    }
+    let far = FarNetwork::open().await;
+    let (postgres, account) = far.postgres().await;
+    let agent = agent(&postgres, &account, &patient(packets(4096))).await;
+    assert_eq!(value(&agent.client().await, "select 1").await, "1");
+    let pooler = agent.pooler_pid();
+    let mut clients = Clients::new();
+    clients.stay(&target(&agent), None, Duration::from_millis(5));
+    clients.churn(&target(&agent), 8, 20);
+    far.pull();
+    let begin = Instant::now();
+    let why = opened(&agent).await;
+    println!("open after {:.1} s: {why}", begin.elapsed().as_secs_f64());
+    assert!(why.contains(FAR) && begin.elapsed() < Duration::from_secs(15), "{why}");
+    for _ in 0..5 {
+        let (told, within) = is_told(&agent).await;
+        println!("told after {:.1} s: {told}", within.as_secs_f64());
+        assert!(within <= Duration::from_secs(2), "{told} after {within:?}");
+    }
+    far.plug();
+    let after = served(&agent).await;
+    println!("served after {:.1} s", after.as_secs_f64());
+    assert!(after <= SERVED_WITHIN);
+    closed(&agent).await;
+    until("clients wait as they may", async || (patience(&agent, "a").await == "120").then_some(())).await;
+    assert_eq!(agent.pooler_pid(), pooler);
+    drop(clients.stop().await);
 }

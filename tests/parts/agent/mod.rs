@@ -19,6 +19,7 @@ mod login_proof;
 mod logins;
 mod memory;
 mod names;
+mod outage;
 mod pins;
 mod queue;
 mod reconnect;

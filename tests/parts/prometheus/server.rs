@@ -19,7 +19,7 @@ use sluice::{
         decide::{counters::Added, slot_name::SlotName},
         report::{metrics::Metrics, server::OPENMETRICS},
     },
-    contract::{PoolerError, Switching, UpstreamState},
+    contract::{CircuitState, PoolerError, Switching, UpstreamState},
     pooler::pgbouncer::tables::Pools,
     signals::{PrometheusServer, ServerConfiguration},
 };
@@ -160,6 +160,7 @@ fn rendered(pool: &str, figures: &Figures) -> String {
     metrics.set_refused([("credentials", "NotProven")].into_iter());
     metrics.set_switching(Switching::Steer);
     metrics.set_upstream(Some(UpstreamState::Primary));
+    metrics.set_circuit(CircuitState::Closed);
     metrics.set_refused_beyond(Some(3));
     metrics.set_pinned(Some(0));
     metrics.set_bypass(Some(0));

@@ -466,6 +466,7 @@ impl Search {
             max_unavailable: self.setting.max_unavailable,
             progress_deadline_seconds: DEADLINE_SECONDS,
             is_frozen: world.is_frozen,
+            away_since: None,
             command: world.request,
             post_promotion_seconds: self.setting.post_promotion_seconds,
             judged: world.judged.clone().map(|Judged { revision, phase, judgement, is_of_earlier_try }| {

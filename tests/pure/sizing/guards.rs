@@ -52,20 +52,25 @@ fn the_cap_is_lifted_once_the_database_has_recovered() {
 }
 
 #[test]
-fn while_the_database_takes_no_writes_the_size_is_held_whatever_the_load_and_moves_again_afterwards() {
-    for algorithm in [Algorithm::Adaptive, Algorithm::TargetUtilization, Algorithm::LoadFactor] {
+fn while_the_database_takes_no_writes_or_is_away_the_size_is_held_whatever_the_load_and_moves_again_afterwards() {
+    let held_by =
+        [(Automation::UpstreamReadOnly, Reason::UpstreamReadOnly), (Automation::CircuitOpen, Reason::CircuitOpen)];
+    for (algorithm, (automation, reason)) in [Algorithm::Adaptive, Algorithm::TargetUtilization, Algorithm::LoadFactor]
+        .into_iter()
+        .flat_map(|algorithm| held_by.map(|held_by| (algorithm, held_by)))
+    {
         let mut story = Story::new(algorithm);
         story.run(1800.0, load(200.0, 0.1));
         let before = story.size;
-        story.automation = Automation::UpstreamReadOnly;
+        story.automation = automation;
         for other in [load(0.0, 0.1), Load { waiting: 300.0, ..load(800.0, 0.1) }, load(5000.0, 0.001)] {
             let held = story.run(600.0, other);
             assert_eq!((held.size, held.recommendation.target), (before, before), "{}", held.message);
-            assert_eq!(held.reason, Reason::UpstreamReadOnly);
+            assert_eq!(held.reason, reason);
         }
         story.automation = Automation::Apply;
         let after = story.run(900.0, load(700.0, 0.1));
-        assert!(after.reason != Reason::UpstreamReadOnly && after.size >= before, "{algorithm:?}: {}", after.message);
+        assert!(after.reason != reason && after.size >= before, "{algorithm:?}: {}", after.message);
     }
 }
 

@@ -179,6 +179,7 @@ impl Slot {
         self.works_with(&rendered);
         let parameters = self.rendered.insert(rendered).parameters.clone();
         self.recycling = Recycling::AsConfigured;
+        self.patience = None;
         self.limits = None;
         let done = self.console.reload().await;
         self.quiet.is_over();

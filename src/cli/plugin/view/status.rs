@@ -18,7 +18,7 @@ use crate::{
         Document, GrantDocument, OtherRole, OtherSlot, PodGrant, RevisionDocument, SlotStatus, Stamp, StatusReport,
         names, unknown_to,
     },
-    decide::freeze::Frozen,
+    decide::{freeze::Frozen, outage},
     inject::injection_of,
 };
 
@@ -390,6 +390,9 @@ fn state(pod: &Pod, wanted: Option<u64>, grant: Option<(PodGrant, Stamp)>, agent
         Some(AgentSays::Nothing(why)) => return why.clone(),
         Some(AgentSays::Report(report)) => report,
     };
+    if let Some(circuit) = outage::of_pod(report) {
+        return format!("circuit {}: the database is away ({})", circuit.state.as_str(), circuit.why);
+    }
     if !report.message.is_empty() {
         return report.message.clone();
     }

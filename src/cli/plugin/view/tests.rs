@@ -44,8 +44,8 @@ use super::{
 use crate::{
     api::crds,
     contract::{
-        ApplicationClients, ClientState, ClientsReport, Held, LimitsReadBack, LongestClient, OtherRole, OtherSlot,
-        PoolRevision, RevisionDocument, SlotStatus, StatusReport,
+        ApplicationClients, CircuitReport, CircuitState, ClientState, ClientsReport, Held, LimitsReadBack,
+        LongestClient, OtherRole, OtherSlot, PoolRevision, RevisionDocument, SlotStatus, StatusReport,
     },
     decide::{
         allowed::PoolAllowList,
@@ -284,6 +284,20 @@ fn status_is_a_tree_of_revisions_and_pods_with_what_is_wanted_granted_set_and_re
     let tree = PoolTree::new(TreeInput { document: &shop, pods: Ok(&pods), agents: &agents, not_read: Vec::new() });
     insta::assert_snapshot!("status", tree.text(&shop, now()));
     insta::assert_snapshot!("status_json", serde_json::to_string_pretty(&tree.revisions).expect("JSON"));
+}
+
+#[test]
+fn status_says_of_a_pod_that_its_database_is_away() {
+    let shop = document(shop());
+    let grant = json!({"seq": 9, "share": 20, "granted": 20, "floor": 1});
+    let pods = [pod("shop-a", "a", 8, &grant)];
+    let circuit =
+        CircuitReport { state: CircuitState::Open, since_seconds: 9, why: "10.0.0.7:5432: refused".to_owned() };
+    let away = StatusReport { circuit: Some(circuit), ..report("a", 8, 9, 20, 5) };
+    let agents = BTreeMap::from([("shop-a".to_owned(), says(away))]);
+    let tree = PoolTree::new(TreeInput { document: &shop, pods: Ok(&pods), agents: &agents, not_read: Vec::new() });
+    let text = tree.text(&shop, now());
+    assert!(text.contains("circuit Open: the database is away (10.0.0.7:5432: refused)"), "{text}");
 }
 
 #[test]

@@ -106,6 +106,7 @@ const fn meaning(reason: Reason) -> &'static str {
         Reason::InvalidData => "figures that cannot be, so it is held",
         Reason::DatabaseStalled => "nothing finishes while clients wait, so it is held",
         Reason::UpstreamReadOnly => "the database takes no writes, so it is held",
+        Reason::CircuitOpen => "the database is away, so it is held",
         Reason::DatabaseSaturated => "more connections brought no more throughput",
         Reason::ScaleUpStabilized => "a lower recommendation within the window of behavior.scaleUp counts",
         Reason::ScaleDownStabilized => "a higher recommendation within the window of behavior.scaleDown counts",
