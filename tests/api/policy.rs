@@ -372,10 +372,8 @@ async fn what_binds_a_pod_to_a_node_brings_no_grant_along() {
         });
         binding["metadata"]["name"] = json!("plain");
         async move {
-            let binding = serde_json::to_vec(&binding).expect("JSON");
-            pods.create_subresource::<Value>("binding", "plain", &options, binding)
-                .await
-                .map_err(|error| error.to_string())
+            let bound = pods.create_subresource::<Value, Value>("binding", "plain", &options, &binding);
+            bound.await.map_err(|error| error.to_string())
         }
     };
     let grant = || json!({"annotations": {"sluice.dev/grant": "{}", "team": "a"}});
