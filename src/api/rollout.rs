@@ -123,23 +123,6 @@ impl Pause {
     }
 }
 
-/// A rule that a field is a condition, as far as a regular expression can tell. Where in it something is wrong, the controller tells, for
-/// parentheses too: an expression for the message would cost the API server more than it allows.
-macro_rules! is_condition {
-    ($field:literal) => {
-        Rule::new(concat!(
-            "!has(self.",
-            $field,
-            ") || self.",
-            $field,
-            ".matches(r'^([!( ]*(result *([[] *0 *[]])?|[-+0-9.eE]+) *(<=|>=|==|!=|<|>) *(result *([[] *0 *[]])?|[-+0-9.eE]+)[) ]*(&&|[|][|]))*",
-            "[!( ]*(result *([[] *0 *[]])?|[-+0-9.eE]+) *(<=|>=|==|!=|<|>) *(result *([[] *0 *[]])?|[-+0-9.eE]+)[) ]*$')"
-        ))
-        .message("no condition; write comparisons of result with numbers, joined by &&, ||, ! and parentheses, such as result < 0.05")
-        .field_path(concat!(".", $field))
-    };
-}
-
 /// Waits for the analysis of `rollout.analysis`.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
 pub struct AnalysisStep {}
@@ -177,9 +160,7 @@ pub struct AnalysisSpec {
     validation = Rule::new("has(self.query) || self.name in ['TransactionTime', 'WaitTime', 'Errors', 'LongestWait', 'LoginFailures', 'ClientsCut']").message("unknown metric: known are TransactionTime, WaitTime, Errors, LongestWait, LoginFailures, ClientsCut; one of your own has a query").field_path(".name"),
     validation = Rule::new("!has(self.query) || !(self.name in ['TransactionTime', 'WaitTime', 'Errors', 'LongestWait', 'LoginFailures', 'ClientsCut'])").message("a metric that Sluice measures has no query; give your own another name").field_path(".query"),
     validation = Rule::new("has(self.query) == (has(self.successCondition) || has(self.failureCondition))").message("a metric of your own has a query and a successCondition, a failureCondition or both; one that Sluice measures has neither"),
-    validation = Rule::new("!has(self.query) || !(has(self.compare) || has(self.limitMilliseconds) || has(self.limitCount))").message("compare, limitMilliseconds and limitCount are for metrics that Sluice measures; one of your own has conditions"),
-    validation = is_condition!("successCondition"),
-    validation = is_condition!("failureCondition")
+    validation = Rule::new("!has(self.query) || !(has(self.compare) || has(self.limitMilliseconds) || has(self.limitCount))").message("compare, limitMilliseconds and limitCount are for metrics that Sluice measures; one of your own has conditions")
 )]
 pub struct AnalysisMetric {
     /// TransactionTime, WaitTime, Errors, LongestWait, LoginFailures, ClientsCut, or a name of your own.
@@ -203,13 +184,13 @@ pub struct AnalysisMetric {
     #[schemars(length(min = 1, max = 2048))]
     pub query: Option<String>,
     /// A measurement for which this holds is a success: `result < 0.05`. Comparisons of `result` with numbers, joined by `&&`, `||`, `!` and
-    /// parentheses.
+    /// parentheses. Where in it something is wrong, `Accepted` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(length(min = 1, max = 256), regex(pattern = "^[ -~]*$"))]
     pub success_condition: Option<String>,
     /// A measurement for which this holds is a failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(length(min = 1, max = 256), regex(pattern = "^[ -~]*$"))]
     pub failure_condition: Option<String>,
     /// Failed measurements that are allowed: LongestWait and metrics of your own. Default: 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]

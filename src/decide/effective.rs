@@ -829,6 +829,23 @@ mod tests {
         assert!(message.contains("steps[1] (from the pool)") && message.contains("never end"), "{message}");
         let message = refused("mode: Apply", Some(&class("{rollout: {analysis: {metrics: [{name: errors}]}}}")));
         assert!(message.contains("(errors): unknown metric") && message.ends_with("(from its class)"), "{message}");
+        // the API server bounds length and characters alone: the position is the operator's to tell
+        let of = |condition: &str| {
+            refused(
+                &format!(
+                    "rollout: {{analysis: {{metrics: [{{name: mine, query: up, failureCondition: '{condition}'}}]}}}}"
+                ),
+                None,
+            )
+        };
+        for (condition, words) in [
+            ("result < 1 and result > 2", "(mine): failureCondition: at character 12: expected && or || or the end"),
+            ("result << 1", "(mine): failureCondition: at character 9: expected result or a number"),
+            ("(result < 1", "(mine): failureCondition: at character 12: expected )"),
+        ] {
+            let message = of(condition);
+            assert!(message.contains(words), "{message}");
+        }
     }
 
     #[test]

@@ -291,13 +291,13 @@ async fn a_pool_that_makes_no_sense_is_refused_with_the_field_and_what_is_wrong(
         ),
         case(
             "spec.rollout.analysis",
-            json!({"metrics": [{"name": "mine", "query": "up", "successCondition": "result << 1"}]}),
-            &["spec.rollout.analysis.metrics[0].successCondition", "no condition; write comparisons of result"],
+            json!({"metrics": [{"name": "mine", "query": "up", "successCondition": "result \u{2264} 1"}]}),
+            &["spec.rollout.analysis.metrics[0].successCondition", "should match"],
         ),
         case(
             "spec.rollout.analysis",
-            json!({"metrics": [{"name": "mine", "query": "up", "failureCondition": "result < 1 and result > 2"}]}),
-            &["spec.rollout.analysis.metrics[0].failureCondition", "no condition; write comparisons of result"],
+            json!({"metrics": [{"name": "mine", "query": "up", "failureCondition": "result < 1".repeat(30)}]}),
+            &["spec.rollout.analysis.metrics[0].failureCondition", "may not be more than 256"],
         ),
         // a deadline that is over before anybody can know
         case(
