@@ -357,6 +357,7 @@ mod tests {
             analysis::{RevisionFigure, RevisionScrape, SampledFigure},
             rollout::{PostPromotion, PostPromotionEnd, PostPromotionOutcome},
         },
+        signals::ServerConfiguration,
     };
 
     fn judging() -> Judging {
@@ -402,6 +403,51 @@ mod tests {
         judged.failing = Some(dead.clone());
         judged.take(Err(&dead), Vec::new(), 1062.0);
         assert_eq!(told(&judged.seen.judgement), ("Fail", true));
+    }
+
+    #[tokio::test]
+    async fn a_query_of_ones_own_is_asked_in_namespaces_that_the_server_allows_and_nowhere_else() {
+        let asked = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let seen = asked.clone();
+        let answer = move |axum::extract::RawQuery(query): axum::extract::RawQuery| {
+            let query = query.unwrap_or_default();
+            let is_own = query.contains("my_own_metric");
+            seen.lock().push(query);
+            async move {
+                let result = if is_own {
+                    r#""vector","result":[{"metric":{},"value":[1,"0.5"]}]"#
+                } else {
+                    r#""matrix","result":[]"#
+                };
+                format!(r#"{{"status":"success","data":{{"resultType":{result}}}}}"#)
+            }
+        };
+        let router = axum::Router::new().route("/api/v1/query", axum::routing::get(answer));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let configuration = ServerConfiguration {
+            allowed_namespaces: ["shop".to_owned()].into(),
+            ..ServerConfiguration::new(format!("http://{address}/"))
+        };
+        let server = PrometheusServer::new("default", configuration);
+        let queries = [("mine".to_owned(), "my_own_metric".to_owned())];
+        let ask_of = async |namespace: &str| {
+            let key = PoolKey::new(namespace, "shop");
+            ask(&server, &key, (&["shop-7"], 60.0), ("spec.rollout.analysis", &queries), 1000.0).await
+        };
+        let (read, measured) = ask_of("shop").await;
+        assert_eq!((read.map(|series| series.len()), measured.map(|measured| measured.len())), (Ok(0), Ok(1)));
+        asked.lock().clear();
+        let (read, measured) = ask_of("other").await;
+        assert!(read.is_ok(), "what Sluice measures itself goes on: {read:?}");
+        let why = measured.expect_err("refused");
+        assert!(
+            why.starts_with("pools of namespace other may not use queries of their own on Prometheus \"default\""),
+            "{why}"
+        );
+        assert!(why.contains("spec.rollout.analysis.metrics") && why.contains("allowedNamespaces"), "{why}");
+        assert!(asked.lock().iter().all(|query| !query.contains("my_own_metric")), "it was not sent");
     }
 
     #[test]

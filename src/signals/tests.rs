@@ -419,6 +419,49 @@ async fn an_override_is_one_finite_number_or_an_error_that_names_it() {
 }
 
 #[tokio::test]
+async fn what_a_query_of_an_analysis_yields_is_taken_as_it_is_so_that_one_finite_number_alone_is_a_measurement() {
+    const VECTOR: &str = r#"{"status":"success","data":{"resultType":"vector","result":["#;
+    let (scripted, address) = serve(|query| {
+        let partial = r#","warnings":["results may be partial: a store did not answer"]"#;
+        let truncated = r#","warnings":["results truncated due to limit"]"#;
+        let two = r#""vector","result":[{"metric":{"pod":"shop-a","instance":"10.0.0.1:9"},"value":[1,"4"]},{"metric":{},"value":[1,"5"]}]"#;
+        let (result, beside) = match query {
+            "scalar" => (r#""scalar","result":[1,"3.5"]"#, ""),
+            "one" => (r#""vector","result":[{"metric":{"pod":"shop-a"},"value":[1,"-4"]}]"#, ""),
+            "two" => (two, ""),
+            "three" => (two, truncated),
+            "none" => (r#""vector","result":[]"#, ""),
+            "nan" => (r#""vector","result":[{"metric":{},"value":[1,"NaN"]}]"#, ""),
+            "infinite" => (r#""scalar","result":[1,"+Inf"]"#, ""),
+            "histogram" => (r#""vector","result":[{"metric":{},"histogram":[1,{"count":"1","sum":"2"}]}]"#, ""),
+            "partial" => (r#""vector","result":[{"metric":{},"value":[1,"4"]}]"#, partial),
+            "range" => (r#""matrix","result":[{"metric":{},"values":[[1,"4"]]}]"#, ""),
+            "large" => return endless(200, VECTOR),
+            _ => return json(400, r#"{"status":"error","errorType":"bad_data","error":"1:3: parse error"}"#),
+        };
+        json(200, format!(r#"{{"status":"success","data":{{"resultType":{result}}}{beside}}}"#))
+    })
+    .await;
+    let server = server(address);
+    let pool = PoolKey::new("shop", "shop");
+    let mut shown = Vec::new();
+    for query in
+        ["scalar", "one", "two", "three", "none", "nan", "infinite", "histogram", "partial", "range", "large", "wrong"]
+    {
+        let answer = server.measure(1000.0, &pool, "mine", query).await;
+        shown.push(match answer {
+            Ok(measurement) => {
+                let series = measurement.series.iter().map(|series| format!("{:?} {:?}", series.labels, series.value));
+                format!("{query}: {} [{}]", measurement.name, series.collect::<Vec<_>>().join(", "))
+            }
+            Err(error) => format!("{query}: {error}"),
+        });
+    }
+    insta::assert_snapshot!(shown.join("\n"));
+    assert_eq!(scripted.seen.lock().unwrap().len(), 12, "each is asked once");
+}
+
+#[tokio::test]
 async fn the_own_queries_of_a_pool_end_together_in_time_however_slow_each_is() {
     let (scripted, address) =
         serve(|_| json(200, Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>()))).await;
