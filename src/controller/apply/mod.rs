@@ -3,8 +3,10 @@
 //!
 //! - [`writer`]: the one place that writes, paced and with deadlines.
 //! - [`gateway_objects`]: the objects of a pool's gateway.
+//! - `pod_change`: what a write changes on a pod, for the log.
 
 pub mod gateway_objects;
+mod pod_change;
 pub mod writer;
 
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use self::writer::WriteError;
+use self::{pod_change::PodChange, writer::WriteError};
 use super::{
     backoff::note,
     context::Context,
@@ -120,12 +122,16 @@ async fn write_pods(
     memory: &Mutex<PoolMemory>,
     plan: &Plan,
 ) -> (Wrote, Vec<WriteError>) {
-    let decision = plan.report.change.as_ref().map(|change| change.id.as_str()).unwrap_or_default();
+    let facts = context.pods.of(key);
+    let decided = (plan.report.change.as_ref(), plan.report.conditions.as_slice());
     let batch = &plan.patches[..plan.patches.len().min(BATCH)];
     let (mut is_answered, mut errors) = (false, Vec::new());
     for step in batch.chunk_by(|one, next| one.makes_room() == next.makes_room()) {
+        let facts = &facts;
         let outcomes = stream::iter(step).map(|patch| async move {
-            let outcome = write_pod(key, context, patch, decision).await;
+            let before = facts.iter().find(|pod| pod.uid == patch.uid);
+            let change = PodChange::of(patch, before.map(Arc::as_ref), &key.name, decided);
+            let outcome = write_pod(key, context, patch, &change).await;
             (patch, outcome)
         });
         let outcomes: Vec<(&PodPatch, Result<(), WriteError>)> =
@@ -149,7 +155,7 @@ async fn write_pods(
 }
 
 /// Writes one pod. Its answer goes into the index at once, and so does the doubt where there is none.
-async fn write_pod(key: &PoolKey, context: &Context, patch: &PodPatch, decision: &str) -> Result<(), WriteError> {
+async fn write_pod(key: &PoolKey, context: &Context, patch: &PodPatch, change: &PodChange) -> Result<(), WriteError> {
     let written = context.writer.pod(key, patch).await;
     // what its agent has said was said before; written or not, it is asked again
     if patch.revision.is_some() {
@@ -169,13 +175,10 @@ async fn write_pod(key: &PoolKey, context: &Context, patch: &PodPatch, decision:
             return Err(error);
         }
     };
-    let grant = patch.grant.as_ref().and_then(|grant| grant.pools.get(&key.name));
+    let PodChange { from_share, share, from_granted, granted, seq, from_revision, revision, decision, why } = change;
     tracing::info!(
-        pool = %key, pod = patch.name, decision,
-        move_ = ?patch.move_, share = grant.map(|grant| grant.share), granted = grant.map(|grant| grant.granted),
-        seq = grant.map(|grant| grant.seq),
-        revision = patch.revision.as_ref().and_then(|document| document.pools.get(&key.name)).map(|pool| pool.revision),
-        "pod written"
+        pool = %key, pod = patch.name, move_ = ?patch.move_, from_share, share, from_granted, granted, seq, from_revision, revision, decision,
+        why, "pod written"
     );
     context.pods.answered(&pod);
     Ok(())
