@@ -86,6 +86,116 @@ fn the_plugin_knows_every_reason_that_the_operator_sets_and_the_guide_explains_i
     assert!(missing.is_empty(), "docs/operations.md does not explain {missing:?}");
 }
 
+/// The words in CamelCase that stand between backticks.
+fn quoted(text: &str) -> BTreeSet<String> {
+    let words = text.split('`').skip(1).step_by(2);
+    let is_word = |word: &&str| {
+        let mut letters = word.chars();
+        letters.next().is_some_and(|c| c.is_ascii_uppercase())
+            && word.len() > 1
+            && letters.all(|c| c.is_ascii_alphanumeric())
+    };
+    words.filter(is_word).map(str::to_owned).collect()
+}
+
+/// The variants of an enum, by their names in the source.
+fn variants(file: &str, name: &str) -> BTreeSet<String> {
+    let source = text(file);
+    let body = source.split(&format!("pub enum {name} {{")).nth(1).expect("the enum").split("\n}").next();
+    let lines = body.expect("a body").lines().map(str::trim).filter(|line| !line.starts_with("//"));
+    lines.filter_map(|line| line.strip_suffix(',')).map(str::to_owned).collect()
+}
+
+/// The part of a guide below a heading.
+fn section<'a>(guide: &'a str, heading: &str) -> &'a str {
+    let begin = guide.find(heading).unwrap_or_else(|| panic!("no {heading}"));
+    let rest = &guide[begin + heading.len()..];
+    rest.find("\n## ").map_or(rest, |end| &rest[..end])
+}
+
+#[test]
+fn the_guides_name_no_condition_and_no_reason_that_the_code_does_not_have() {
+    let known = set(vocabulary::reasons());
+    let types = set(conditions::ALL);
+    let guide = text("docs/operations.md");
+    let section = section(&guide, "## Conditions and reasons");
+    let rows = section.lines().filter(|line| line.starts_with('|')).skip(2);
+    let mut counted = 0;
+    for row in rows {
+        let cells: Vec<&str> = row.split('|').collect();
+        let [_, of, reasons, ..] = cells.as_slice() else { panic!("{row}") };
+        for type_ in quoted(of) {
+            assert!(types.contains(&type_), "docs/operations.md: no condition is called {type_}");
+        }
+        for reason in quoted(reasons) {
+            counted += 1;
+            assert!(known.contains(&reason), "docs/operations.md: no code says {reason}: {row}");
+        }
+    }
+    assert!(counted > 80, "the reasons were not found: {counted}");
+    let rollouts = text("docs/rollouts.md");
+    for (file, line) in
+        guide.lines().map(|line| ("operations", line)).chain(rollouts.lines().map(|line| ("rollouts", line)))
+    {
+        if !line.starts_with("Events: ") {
+            continue;
+        }
+        for word in quoted(line).difference(&set(["Unknown"])) {
+            assert!(known.contains(word) || types.contains(word), "docs/{file}.md: no event is called {word}");
+        }
+    }
+    // `Proven=False/NotApplied`, wherever it stands
+    for entry in fs::read_dir(root().join("docs")).expect("guides") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_none_or(|extension| extension != "md") {
+            continue;
+        }
+        let guide = fs::read_to_string(&path).expect("a guide");
+        for status in ["=True/", "=False/", "=Unknown/"] {
+            for (at, _) in guide.match_indices(status) {
+                let letters = |c: &char| c.is_ascii_alphanumeric();
+                let type_: String = guide[..at].chars().rev().take_while(letters).collect();
+                let type_: String = type_.chars().rev().collect();
+                let reason: String = guide[at + status.len()..].chars().take_while(letters).collect();
+                let said = format!("{}: {type_}{status}{reason}", path.display());
+                // what a HorizontalPodAutoscaler says of itself is Kubernetes' word
+                if reason == "ScalingDisabled" && path.ends_with("gateway.md") {
+                    continue;
+                }
+                assert!(types.contains(&type_), "{said}: no such condition");
+                assert!(known.contains(&reason), "{said}: no such reason");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_verdicts_outcomes_and_metrics_say_stands_in_the_guides_and_the_guides_say_nothing_else() {
+    let analysis = text("docs/analysis.md");
+    let table = analysis.split("| reason | answer | means |").nth(1).expect("the table");
+    let table: String = table.lines().skip(1).take_while(|line| line.starts_with('|')).collect::<Vec<_>>().join("\n");
+    let told: BTreeSet<String> =
+        table.lines().flat_map(|row| quoted(row.split('|').nth(1).unwrap_or_default())).collect();
+    assert_eq!(variants("src/decide/analysis/verdict.rs", "VerdictReason"), told, "docs/analysis.md");
+
+    let rollouts = text("docs/rollouts.md");
+    let outcome = rollouts.split("`outcome` is ").nth(1).expect("outcomes").split("is gone)").next();
+    let outcomes = variants("src/decide/rollout/memory.rs", "PostPromotionOutcome");
+    assert_eq!(outcomes, quoted(outcome.expect("outcomes")), "docs/rollouts.md");
+
+    let row = |guide: &str, metric: &str| {
+        let row = guide.lines().find(|line| line.contains(metric)).unwrap_or_else(|| panic!("no {metric}")).to_owned();
+        row.split(metric).nth(1).unwrap_or_default().to_owned()
+    };
+    let operator = text("docs/operator.md");
+    let written = quoted_after("=> \"", &["src/controller/reconcile.rs"]);
+    assert_eq!(written, quoted(&row(&operator, "reconcile_errors_total{reason}`")), "docs/operator.md");
+    let known = set(reasons::ALL);
+    for reason in quoted(&row(&operator, "rollouts_total{reason}`")) {
+        assert!(known.contains(&reason), "docs/operator.md: no rollout ends by {reason}");
+    }
+}
+
 /// The headings of a guide, as links name them.
 fn anchors(guide: &str) -> BTreeSet<String> {
     let headings = guide.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
