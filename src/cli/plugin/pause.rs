@@ -34,8 +34,12 @@ pub struct PauseArgs {
 /// # Errors
 /// [`PluginError`].
 pub async fn run(args: PauseArgs, options: &ClusterOptions) -> Result<Conclusion, PluginError> {
-    let cluster = ClusterAccess::connect(options).await?;
-    switch(&PauseChange::Pause, &args.pools, (args.write, args.output), &cluster).await
+    pause(args, &ClusterAccess::connect(options).await?).await
+}
+
+/// What `pause` and `rollout pause` do.
+pub(super) async fn pause(args: PauseArgs, cluster: &ClusterAccess) -> Result<Conclusion, PluginError> {
+    switch(&PauseChange::Pause, &args.pools, (args.write, args.output), cluster).await
 }
 
 /// Switches the automation of pools, of all that are named or of none: each is read before the first is changed.

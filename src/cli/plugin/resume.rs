@@ -27,6 +27,10 @@ pub struct ResumeArgs {
 /// # Errors
 /// [`PluginError`].
 pub async fn run(args: ResumeArgs, options: &ClusterOptions) -> Result<Conclusion, PluginError> {
-    let cluster = ClusterAccess::connect(options).await?;
-    switch(&PauseChange::Resume, &args.pools, (args.write, args.output), &cluster).await
+    resume(args, &ClusterAccess::connect(options).await?).await
+}
+
+/// What `resume` and `rollout resume` do.
+pub(super) async fn resume(args: ResumeArgs, cluster: &ClusterAccess) -> Result<Conclusion, PluginError> {
+    switch(&PauseChange::Resume, &args.pools, (args.write, args.output), cluster).await
 }

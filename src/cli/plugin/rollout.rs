@@ -11,6 +11,8 @@ use super::{
     error::{Conclusion, PluginError},
     follow::{FollowedNext, FollowedPools},
     options::{ClusterOptions, OutputFormat, OutputOptions, duration},
+    pause::{self, PauseArgs},
+    resume::{self, ResumeArgs},
     rollout_request::{self, PromoteArgs, RequestArgs, UndoArgs},
     screen::{Screen, tell},
     view::{
@@ -41,6 +43,10 @@ enum RolloutSubcommand {
     Retry(RequestArgs),
     /// Go back to an earlier revision, until the spec changes.
     Undo(UndoArgs),
+    /// Stop the rollout of pools where it is, and the rest of their automation with it: what `kubectl sluice pause` does.
+    Pause(PauseArgs),
+    /// Let the rollout of pools go on, and the rest of their automation with it: what `kubectl sluice resume` does.
+    Resume(ResumeArgs),
 }
 
 /// Arguments of `rollout status`.
@@ -85,6 +91,8 @@ pub async fn run(args: RolloutArgs, options: &ClusterOptions) -> Result<Conclusi
         RolloutSubcommand::Undo(args) => rollout_request::undo(args, &cluster).await,
     }
 }
+        RolloutSubcommand::Pause(args) => pause::pause(args, &cluster).await,
+        RolloutSubcommand::Resume(args) => resume::resume(args, &cluster).await,
 
 async fn status(args: RolloutStatusArgs, cluster: &ClusterAccess) -> Result<Conclusion, PluginError> {
     let RolloutStatusArgs { pool, watch, timeout } = args;
@@ -154,4 +162,51 @@ pub(super) async fn revisions(
     let what = format!("list ControllerRevisions in {namespace}");
     let revisions: Vec<ControllerRevision> = cluster.list(&what, &cluster.of(&namespace), params).await?;
     Ok(history(document, &revisions))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Rollout {
+        #[command(flatten)]
+        args: RolloutArgs,
+    }
+
+    #[derive(Debug, Parser)]
+    struct Pause {
+        #[command(flatten)]
+        args: PauseArgs,
+    }
+
+    #[derive(Debug, Parser)]
+    struct Resume {
+        #[command(flatten)]
+        args: ResumeArgs,
+    }
+
+    #[test]
+    fn rollout_pause_and_resume_take_what_pause_and_resume_take() {
+        let words = ["shop", "cart", "--yes", "--dry-run=server", "-o", "json"];
+        let of = |verbs: &[&'static str]| {
+            ["kubectl-sluice"].into_iter().chain(verbs.to_owned()).chain(words).collect::<Vec<_>>()
+        };
+        match Rollout::try_parse_from(of(&["pause"])).expect("understood").args.verb {
+            RolloutSubcommand::Pause(args) => {
+                let pause = Pause::try_parse_from(of(&[])).expect("understood").args;
+                assert_eq!(format!("{args:?}"), format!("{pause:?}"));
+            }
+            other => panic!("{other:?}"),
+        }
+        match Rollout::try_parse_from(of(&["resume"])).expect("understood").args.verb {
+            RolloutSubcommand::Resume(args) => {
+                let resume = Resume::try_parse_from(of(&[])).expect("understood").args;
+                assert_eq!(format!("{args:?}"), format!("{resume:?}"));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }

@@ -51,8 +51,17 @@ const fn right(verb: &'static str, group: &'static str, resource: &'static str, 
 const READERS: &[&str] =
     &["get", "status", "top", "why", "wait", "pause", "freeze", "resume", "recommend", "rollout", "report", "check"];
 const WATCHERS: &[&str] = &["get --watch", "status --watch", "wait", "rollout"];
-const WRITERS: &[&str] =
-    &["pause", "freeze", "resume", "rollout promote", "rollout abort", "rollout retry", "rollout undo"];
+const WRITERS: &[&str] = &[
+    "pause",
+    "freeze",
+    "resume",
+    "rollout promote",
+    "rollout abort",
+    "rollout retry",
+    "rollout undo",
+    "rollout pause",
+    "rollout resume",
+];
 const CHECK: &[&str] = &["check"];
 const EXEC: &[&str] = &["top --clients"];
 
