@@ -56,6 +56,10 @@ pub struct ConnectionPoolStatus {
     /// Term of the operator that wrote this, as grants carry it: terms are counted from here where the Lease is lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<u64>,
+    /// Version of the operator that wrote this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub operator_version: Option<String>,
     /// Ready, Accepted, Injected, PodsCurrent, Proven, ScalingActive, AbleToScale, ScalingLimited, and others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]

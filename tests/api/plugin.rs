@@ -433,7 +433,7 @@ async fn why_shows_the_events_of_this_very_pool() {
         assert!(why.contains(words), "{words}: {why}");
     }
     let document = plugin.run(&["why", "shop", "-n", namespace, "-o", "json"]).await.json();
-    assert_eq!(document["status"]["lastDecision"]["id"], "d-1");
+    assert_eq!((&document["decision"]["id"], &document["limits"]["maxAllowed"]), (&json!("d-1"), &json!(100)));
     let advice = plugin.run(&["recommend", "shop", "-n", namespace]).await.ended(0);
     assert!(advice.contains("nothing to do: sizes follow the load"), "{advice}");
     end(&cluster).await;

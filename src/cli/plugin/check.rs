@@ -36,15 +36,16 @@ use super::{
     view::{
         NotRead,
         check::{
-            CheckReport, Finding, FindingLevel, autoscalers, definitions,
+            CheckReport, Finding, FindingLevel, autoscalers, capacity, definitions,
             definitions::DefinitionSeen,
             kubernetes, operator, policies, pools,
             rights::{self, Right, RightScope, RightSeen},
+            sidecars,
             webhook::{self, Admission, WebhookPlace},
         },
     },
 };
-use crate::api::crds;
+use crate::{api::crds, contract::names::POOL_LABEL};
 
 /// Where the operator is looked for unless its webhook says where it is.
 const OPERATOR_NAMESPACE: &str = "sluice-system";
@@ -138,7 +139,7 @@ impl Look<'_> {
 
     /// What an installation consists of.
     async fn installed(&self, report: &mut CheckReport) {
-        report.add("Definitions", definitions::findings(&self.definitions().await));
+        report.add("Definitions", definitions::findings(&self.definitions().await, Timestamp::now()));
         let found = self.all::<MutatingWebhookConfiguration>("MutatingWebhookConfigurations").await;
         let configurations = found.map(|mut found| {
             found.retain(|configuration| webhook::is_ours(configuration, self.operator_namespace));
@@ -190,8 +191,12 @@ impl Look<'_> {
         );
         let autoscalers = self.autoscalers().await;
         report.add("VerticalPodAutoscalers", autoscalers::findings(autoscalers.as_ref().map(Option::as_deref)));
+        let agent_image = deployment.and_then(|deployment| operator::flag(deployment, "agent-image"));
+        let pods = self.injected_pods().await;
+        report.add("Sidecars", sidecars::findings(pods.as_deref(), agent_image.as_deref()));
         let pools_seen = pools.as_ref().map(|list| (list.pools.as_slice(), list.unreadable.as_slice()));
         report.add("Pools", pools::findings(pools_seen, now));
+        report.add("Capacity", capacity::findings(pools.as_ref().map(|list| list.pools.as_slice()), now));
         let used: Vec<Right> = rights::USED.iter().map(|used| used.right.clone()).collect();
         report.add("Your rights", rights::of_yours(&self.may_i(&used, &names).await));
     }
@@ -257,6 +262,20 @@ impl Look<'_> {
         }
     }
 
+    /// The pods of pools, of all namespaces, or of the one that is meant where those cannot be listed.
+    async fn injected_pods(&self) -> Result<Vec<Pod>, NotRead> {
+        let params = || ListParams::default().labels(POOL_LABEL);
+        let all: Api<Pod> = Api::all(self.cluster.client().clone());
+        match self.cluster.list("list pods", &all, params()).await {
+            Err(PluginError::NotAllowed { .. }) => {
+                let namespace = self.cluster.namespace();
+                let what = format!("list pods in {namespace}");
+                beside(self.cluster.list(&what, &self.cluster.of(namespace), params()).await)
+            }
+            found => beside(found),
+        }
+    }
+
     /// Creates a pod of a pool for trial, which the API server forgets at once.
     async fn try_a_pod(&self, pools: Result<&PoolList, &NotRead>) -> Result<Admission, NotRead> {
         let pools = pools.map_err(Clone::clone)?;
@@ -265,9 +284,11 @@ impl Look<'_> {
         candidates.sort_by_key(|pool| pool.key().namespace != own);
         let trial = candidates.into_iter().find_map(|pool| Some((pool, webhook::trial_pod(pool)?)));
         let Some((pool, pod)) = trial else {
-            return Err(NotRead(
-                "no pod was created for trial: there is no accepted pool with labels alone in its selector".to_owned(),
-            ));
+            return Err(NotRead {
+                words: "no pod was created for trial: there is no accepted pool with labels alone in its selector"
+                    .to_owned(),
+                todo: "create a pool, or try a pod of yours: kubectl create --dry-run=server",
+            });
         };
         let namespace = pool.key().namespace;
         let params = PostParams { dry_run: true, ..PostParams::default() };
@@ -276,8 +297,8 @@ impl Look<'_> {
         match created {
             Ok(created) => Ok(webhook::admission(&created)),
             Err(error) => {
-                let words = error.to_string();
-                webhook::refusal(&words).ok_or(NotRead(words))
+                let (words, todo) = (error.to_string(), error.todo());
+                webhook::refusal(&words).ok_or(NotRead { words, todo })
             }
         }
     }
@@ -328,7 +349,10 @@ impl Look<'_> {
     async fn rights_of_operator(&self, deployment: Option<&Deployment>, names: &OwnNames) -> Vec<Finding> {
         let pod = deployment.and_then(|deployment| deployment.spec.as_ref()?.template.spec.as_ref());
         let Some(account) = pod.and_then(|pod| pod.service_account_name.as_deref()) else {
-            return vec![Finding::not_read(&NotRead("the operator's service account is not known".to_owned()))];
+            return vec![Finding::not_read(&NotRead {
+                words: "the operator's service account is not known".to_owned(),
+                todo: "see the line of its Deployment; --operator-namespace says where to look for it",
+            })];
         };
         let reviews: Api<SubjectAccessReview> = Api::all(self.cluster.client().clone());
         let namespace = &names.namespace;

@@ -260,7 +260,7 @@ pub fn document(object: &DynamicObject) -> Result<PoolDocument, UnreadablePool> 
 
 /// What could not be read and is not needed for an answer: said beside it.
 pub fn beside<T>(outcome: Result<T, PluginError>) -> Result<T, NotRead> {
-    outcome.map_err(|error| NotRead(error.to_string()))
+    outcome.map_err(|error| NotRead { words: error.to_string(), todo: error.todo() })
 }
 
 /// The configuration that the flags name.

@@ -170,6 +170,22 @@ impl PluginError {
         }
     }
 
+    /// What to do where something was not read for it.
+    pub const fn todo(&self) -> &'static str {
+        match self {
+            Self::NotAllowed { .. } => {
+                "ask for the right, or let somebody run it who has it: docs/kubectl-sluice.md#rights"
+            }
+            Self::Deadline { .. } => "allow more with --request-timeout, or look at the API server",
+            Self::Unreachable { .. } | Self::Client { .. } | Self::Configuration { .. } => {
+                "see that the API server can be reached from here: kubectl cluster-info"
+            }
+            Self::NoKinds { .. } => "see which versions the API server serves: kubectl api-resources",
+            Self::Unreadable(_) => "use the plugin of the operator's version",
+            _ => "do what the API server says, and look again",
+        }
+    }
+
     /// The exit code: that nothing was changed is an answer, everything else is none.
     pub fn conclusion(&self) -> Conclusion {
         match self {

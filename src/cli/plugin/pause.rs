@@ -7,7 +7,7 @@ use super::{
     cluster::ClusterAccess,
     error::{Conclusion, PluginError},
     options::{ClusterOptions, OutputOptions, WriteOptions},
-    screen::{Screen, agree, tell},
+    screen::{Screen, agree, tell, tell_skew},
     view::{
         document::PoolDocument,
         switch::{PauseChange, is_unmoved},
@@ -53,7 +53,9 @@ pub(super) async fn switch(
     let screen = Screen::of_stdout();
     let mut documents = Vec::new();
     for name in names {
-        documents.push(cluster.pool(name).await.map_err(PluginError::of_change)?);
+        let document = cluster.pool(name).await.map_err(PluginError::of_change)?;
+        tell_skew(&document);
+        documents.push(document);
     }
     let due: Vec<&PoolDocument> = documents.iter().filter(|document| !change.is_done(document, now)).collect();
     for document in &due {

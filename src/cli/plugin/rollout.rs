@@ -14,7 +14,7 @@ use super::{
     pause::{self, PauseArgs},
     resume::{self, ResumeArgs},
     rollout_request::{self, PromoteArgs, RequestArgs, UndoArgs},
-    screen::{Screen, tell},
+    screen::{Screen, tell, tell_skew},
     view::{
         document::PoolDocument,
         rollout::{RevisionEntry, RolloutStanding, history, table},
@@ -61,6 +61,8 @@ pub struct RolloutStatusArgs {
     /// How long to go on: 30s, 5m, 1h; 0 for ever.
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = duration)]
     timeout: Duration,
+    #[command(flatten)]
+    output: OutputOptions,
 }
 
 /// Arguments of `rollout history`.
@@ -89,35 +91,46 @@ pub async fn run(args: RolloutArgs, options: &ClusterOptions) -> Result<Conclusi
         RolloutSubcommand::Abort(args) => rollout_request::abort(args, &cluster).await,
         RolloutSubcommand::Retry(args) => rollout_request::retry(args, &cluster).await,
         RolloutSubcommand::Undo(args) => rollout_request::undo(args, &cluster).await,
-    }
-}
         RolloutSubcommand::Pause(args) => pause::pause(args, &cluster).await,
         RolloutSubcommand::Resume(args) => resume::resume(args, &cluster).await,
+    }
+}
 
 async fn status(args: RolloutStatusArgs, cluster: &ClusterAccess) -> Result<Conclusion, PluginError> {
-    let RolloutStatusArgs { pool, watch, timeout } = args;
+    let RolloutStatusArgs { pool, watch, timeout, output } = args;
     let mut document = cluster.pool(&pool).await?;
+    tell_skew(&document);
     let screen = Screen::of_stdout();
     let mut followed = FollowedPools::new(cluster, &PoolScope::default(), Some(&pool), timeout);
     let mut said = String::new();
+    // a document is printed once, when there is nothing more to come; lines before it would be no document
+    let end = |document: &PoolDocument, conclusion| -> Result<Conclusion, PluginError> {
+        if let Some(format) = output.document() {
+            let now = Timestamp::now();
+            screen.document(format, &RolloutStanding::of(document, now).answer(document, now))?;
+        }
+        Ok(conclusion)
+    };
     loop {
         let standing = RolloutStanding::of(&document, Timestamp::now());
         // ages move all the time, and are no news
         let news = RolloutStanding::of(&document, Timestamp::UNIX_EPOCH).words().to_owned();
         if news != said {
-            screen.print(&format!("{}\n", standing.words()))?;
+            if output.document().is_none() {
+                screen.print(&format!("{}\n", standing.words()))?;
+            }
             said = news;
         }
         match standing {
-            RolloutStanding::Complete(_) => return Ok(Conclusion::Yes),
-            RolloutStanding::Stuck(_) => return Ok(Conclusion::No),
-            RolloutStanding::UnderWay(_) if !watch => return Ok(Conclusion::No),
+            RolloutStanding::Complete(_) => return end(&document, Conclusion::Yes),
+            RolloutStanding::Stuck(_) => return end(&document, Conclusion::No),
+            RolloutStanding::UnderWay(_) if !watch => return end(&document, Conclusion::No),
             RolloutStanding::UnderWay(_) => {}
         }
         match followed.next_of_one().await? {
             FollowedNext::TimeOver => {
                 tell(&format!("not within {timeout:?}"));
-                return Ok(Conclusion::No);
+                return end(&document, Conclusion::No);
             }
             FollowedNext::Pool(pool) => document = *pool,
             FollowedNext::Deleted => {
@@ -131,6 +144,7 @@ async fn status(args: RolloutStatusArgs, cluster: &ClusterAccess) -> Result<Conc
 async fn tell_history(args: RolloutHistoryArgs, cluster: &ClusterAccess) -> Result<Conclusion, PluginError> {
     let RolloutHistoryArgs { pool, revision, output } = args;
     let document = cluster.pool(&pool).await?;
+    tell_skew(&document);
     let entries = revisions(cluster, &document).await?;
     let screen = Screen::of_stdout();
     if let Some(number) = revision {

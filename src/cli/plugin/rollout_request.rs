@@ -12,7 +12,7 @@ use super::{
     options::{OutputOptions, WriteOptions, duration},
     pause::MOST_TRIES,
     rollout::revisions,
-    screen::{Screen, agree, tell},
+    screen::{Screen, agree, tell, tell_skew},
     view::{
         document::PoolDocument,
         rollout_request::{RequestOutcome, RolloutRequest, is_unmoved},
@@ -118,6 +118,7 @@ impl Asked {
         let Self { pool, options: RequestOptions { wait, timeout, write, output }, .. } = &self;
         let is_dry_run = write.dry_run.is_some();
         let document = cluster.pool(pool).await.map_err(PluginError::of_change)?;
+        tell_skew(&document);
         let request = self.request(cluster, &document).await?;
         let (request, asked) = if let Some(open) = request.open(&document) {
             (open, document)

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 
-use super::{error::PluginError, options::OutputFormat};
+use super::{error::PluginError, options::OutputFormat, view::document::PoolDocument};
 
 /// Rows of a terminal that does not tell.
 const ROWS: usize = 24;
@@ -82,6 +82,13 @@ fn shortened(text: &str, rows: usize) -> String {
 /// Says something beside the answer. Where nobody listens any more, the answer still counts.
 pub fn tell(words: &str) {
     let _ = writeln!(io::stderr(), "{words}");
+}
+
+/// Says beside the answer that plugin and operator are of different versions, where they are.
+pub fn tell_skew(document: &PoolDocument) {
+    if let Some(words) = document.skew() {
+        tell(&words);
+    }
 }
 
 /// Asks whether to go on; only where somebody can answer.

@@ -12,7 +12,7 @@ use super::{
     cluster::ClusterAccess,
     error::{Conclusion, PluginError},
     options::{ClusterOptions, OutputOptions, WatchOptions},
-    screen::{Screen, tell},
+    screen::{Screen, tell, tell_skew},
     view::{
         document::PoolDocument,
         top::{CountedLoad, PodWork, PoolClients, PoolWork, text, work},
@@ -57,6 +57,7 @@ pub async fn run(args: TopArgs, options: &ClusterOptions) -> Result<Conclusion, 
     watch.check(output)?;
     let cluster = ClusterAccess::connect(options).await?;
     let document = cluster.pool(&pool).await?;
+    tell_skew(&document);
     let end = (watch.watch && !watch.timeout.is_zero()).then(|| Instant::now() + watch.timeout);
     let screen = Screen::of_stdout();
     let mut before = look(&cluster, &document).await?;

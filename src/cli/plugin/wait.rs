@@ -9,10 +9,14 @@ use super::{
     cluster::{ClusterAccess, PoolScope},
     error::{Conclusion, PluginError},
     follow::{FollowedNext, FollowedPools},
-    options::{ClusterOptions, duration},
-    screen::{Screen, tell},
-    view::wait::Awaited,
+    options::{ClusterOptions, OutputOptions, duration},
+    screen::{Screen, tell, tell_skew},
+    view::{
+        document::PoolDocument,
+        wait::{Awaited, WaitAnswer},
+    },
 };
+use crate::domain::PoolKey;
 
 /// Arguments of `wait`.
 #[derive(Args, Debug)]
@@ -26,6 +30,8 @@ pub struct WaitArgs {
     /// How long to wait: 30s, 5m, 1h; 0: look once.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     timeout: Duration,
+    #[command(flatten)]
+    output: OutputOptions,
 }
 
 /// Runs the verb.
@@ -33,12 +39,24 @@ pub struct WaitArgs {
 /// # Errors
 /// [`PluginError`].
 pub async fn run(args: WaitArgs, options: &ClusterOptions) -> Result<Conclusion, PluginError> {
-    let WaitArgs { pool, awaited, timeout } = args;
+    let WaitArgs { pool, awaited, timeout, output } = args;
     let cluster = ClusterAccess::connect(options).await?;
     let screen = Screen::of_stdout();
     let mut document = match cluster.pool(&pool).await {
         Err(PluginError::NotFound { .. }) if awaited == Awaited::Deletion => None,
         found => Some(found?),
+    };
+    document.iter().for_each(tell_skew);
+    let end = |document: Option<&PoolDocument>, standing: &str| match output.document() {
+        Some(format) => {
+            let key = PoolKey::new(cluster.namespace().to_owned(), pool.clone());
+            screen.document(format, &WaitAnswer::of(&awaited, key, document, standing))
+        }
+        None if awaited.is_met(document) => screen.print(&format!("{standing}\n")),
+        None => {
+            tell(standing);
+            Ok(())
+        }
     };
     let mut said = String::new();
     let mut followed = FollowedPools::new(&cluster, &PoolScope::default(), Some(&pool), timeout);
@@ -49,15 +67,15 @@ pub async fn run(args: WaitArgs, options: &ClusterOptions) -> Result<Conclusion,
             |document| awaited.standing(document, now),
         );
         if awaited.is_met(document.as_ref()) {
-            screen.print(&format!("{standing}\n"))?;
+            end(document.as_ref(), &standing)?;
             return Ok(Conclusion::Yes);
         }
         if document.is_none() {
-            tell(&format!("{standing}; waited in vain for {}", awaited.words()));
+            end(None, &format!("{standing}; waited in vain for {}", awaited.words()))?;
             return Ok(Conclusion::No);
         }
         if timeout.is_zero() {
-            tell(&format!("{standing}\nit is not {}", awaited.words()));
+            end(document.as_ref(), &format!("{standing}\nit is not {}", awaited.words()))?;
             return Ok(Conclusion::No);
         }
         // ages move all the time, and are no news
@@ -69,10 +87,10 @@ pub async fn run(args: WaitArgs, options: &ClusterOptions) -> Result<Conclusion,
         }
         match followed.next_of_one().await? {
             FollowedNext::TimeOver => {
-                tell(&format!("not within {timeout:?}: {}", awaited.words()));
+                end(document.as_ref(), &format!("not within {timeout:?}: {}", awaited.words()))?;
                 return Ok(Conclusion::No);
             }
-            FollowedNext::Pool(pool) => document = Some(*pool),
+            FollowedNext::Pool(found) => document = Some(*found),
             FollowedNext::Deleted => document = None,
         }
     }

@@ -3,7 +3,6 @@
 use clap::Args;
 use k8s_openapi::{api::core::v1::Event, jiff::Timestamp};
 use kube::api::ListParams;
-use serde_json::json;
 
 use super::{
     cluster::{ClusterAccess, beside},
@@ -34,13 +33,10 @@ pub async fn run(args: WhyArgs, options: &ClusterOptions) -> Result<Conclusion, 
     let (events, revisions) = futures::join!(events(&cluster, &document), revisions(&cluster, &document));
     let settings = beside(revisions).map(|revisions| in_force(&revisions));
     let screen = Screen::of_stdout();
-    let text = why::text(&document, settings.as_ref().map(Option::as_ref), events.as_deref(), Timestamp::now());
+    let (settings, events, now) = (settings.as_ref().map(Option::as_ref), events.as_deref(), Timestamp::now());
     match args.output.document() {
-        Some(format) => {
-            let status = &document.raw["status"];
-            screen.document(format, &json!({"namespace": document.key().namespace, "name": document.name(), "text": text, "status": status}))?;
-        }
-        None => screen.print(&text)?,
+        Some(format) => screen.document(format, &why::WhyAnswer::of(&document, settings, events, now))?,
+        None => screen.print(&why::text(&document, settings, events, now))?,
     }
     Ok(Conclusion::Yes)
 }

@@ -52,6 +52,7 @@ pub fn status(
         capabilities: report.capabilities,
         gateway: report.gateway,
         epoch: None,
+        operator_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         conditions: conditions::merge(old, report.conditions, pool.metadata.generation, now),
     }
 }

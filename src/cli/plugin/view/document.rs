@@ -3,7 +3,7 @@
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use serde_json::Value;
 
-use super::{time::age, vocabulary};
+use super::{time::age, version, vocabulary};
 use crate::{
     api::{ConnectionPool, ConnectionPoolStatus, conditions},
     domain::PoolKey,
@@ -90,18 +90,22 @@ impl PoolDocument {
         format!("-n {}", self.key().namespace)
     }
 
-    /// That this build does not understand all of it; none where it does.
+    /// That this plugin and the operator are of different versions, by what this build does not understand and by what the operator says of
+    /// itself; none where all of it is understood, and it says the same version or none.
     pub fn skew(&self) -> Option<String> {
         let (named, more) = self.unknown.split_at(self.unknown.len().min(MOST_NAMED));
         let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
-        (!named.is_empty()).then(|| {
-            format!(
+        if !named.is_empty() {
+            return Some(format!(
                 "{}: this plugin {} does not know {}{more}: the operator is newer, so use the plugin of its version",
                 self.key(),
                 env!("CARGO_PKG_VERSION"),
                 named.join(", ")
-            )
-        })
+            ));
+        }
+        let operator = self.pool.status.as_ref()?.operator_version.as_deref()?;
+        let (words, todo) = version::skew(operator)?;
+        Some(format!("{}: {words}: {todo}", self.key()))
     }
 
     /// Conditions and reasons that are in no vocabulary of this build.

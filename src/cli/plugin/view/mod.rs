@@ -6,6 +6,7 @@ pub mod completion;
 pub mod document;
 pub mod exposition;
 pub mod get;
+pub mod in_course;
 pub mod recommend;
 pub mod report;
 pub mod rollout;
@@ -17,10 +18,16 @@ pub mod table;
 mod tests;
 pub mod time;
 pub mod top;
+pub mod version;
 pub mod vocabulary;
 pub mod wait;
 pub mod why;
 
-/// Something that could not be read, in a sentence for whoever asked: rights that are missing, an API server that is slow.
+/// Something that could not be read: rights that are missing, an API server that is slow.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NotRead(pub String);
+pub struct NotRead {
+    /// What, and why, in a sentence for whoever asked.
+    pub words: String,
+    /// What to do about it.
+    pub todo: &'static str,
+}

@@ -55,7 +55,7 @@ impl PoolAdvice {
 }
 
 /// What all pods together may open: in mode Recommend the fixed limits, which are their shares; else maxAllowed.
-fn may_open(document: &PoolDocument) -> Option<u32> {
+pub fn may_open(document: &PoolDocument) -> Option<u32> {
     let status = document.status();
     match document.pool.spec.mode {
         Mode::Recommend => status.share,

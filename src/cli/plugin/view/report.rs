@@ -62,7 +62,7 @@ pub struct BundleInput<'a> {
 pub fn bundle(input: &BundleInput<'_>) -> BTreeMap<&'static str, String> {
     let BundleInput { document, revisions, events, pods, agents, samples, now, .. } = input;
     let mut not_read = input.not_read.clone();
-    let mut read = |missing: Option<&&NotRead>| not_read.extend(missing.map(|missing| missing.0.clone()));
+    let mut read = |missing: Option<&&NotRead>| not_read.extend(missing.map(|missing| missing.words.clone()));
     read(revisions.as_ref().err());
     read(events.as_ref().err());
     read(pods.as_ref().err());

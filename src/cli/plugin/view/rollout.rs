@@ -6,11 +6,12 @@ use serde_json::Value;
 
 use super::{
     document::{PoolDocument, said},
+    in_course::{NextCommand, RolloutInCourse},
     table::{TextTable, cell},
     time::age,
 };
 use crate::{
-    api::{ConnectionPoolStatus, PostPromotionStatus, conditions, reasons},
+    api::{ConnectionPoolStatus, PostPromotionStatus, RevisionStatus, RolloutStatus, conditions, reasons},
     contract::{
         Settings,
         names::{CAUSE_ANNOTATION, CHANGED_BY_ANNOTATION},
@@ -58,12 +59,57 @@ impl RolloutStanding {
         }
     }
 
+    /// The same as a document.
+    pub fn answer(&self, document: &PoolDocument, now: Timestamp) -> RolloutAnswer {
+        let (key, status) = (document.key(), document.status());
+        let progressing = document.condition(conditions::PROGRESSING);
+        RolloutAnswer {
+            namespace: key.namespace,
+            name: key.name,
+            standing: match self {
+                Self::Complete(_) => "Complete",
+                Self::UnderWay(_) => "UnderWay",
+                Self::Stuck(_) => "Stuck",
+            },
+            words: self.words().to_owned(),
+            reason: progressing.map(|progressing| progressing.reason.clone()),
+            since: progressing.map(|progressing| progressing.last_transition_time.0),
+            revision: status.revision,
+            rollout: status.rollout,
+            next: RolloutInCourse::of(document, now).map(|rollout| rollout.next).unwrap_or_default(),
+        }
+    }
+
     /// The same in words.
     pub fn words(&self) -> &str {
         match self {
             Self::Complete(words) | Self::UnderWay(words) | Self::Stuck(words) => words,
         }
     }
+}
+
+/// How far a rollout has come: what `rollout status -o json` says.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutAnswer {
+    /// Namespace of the pool.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// `Complete`, `UnderWay` or `Stuck`.
+    pub standing: &'static str,
+    /// In a sentence.
+    pub words: String,
+    /// Reason of `Progressing`; none before there is one.
+    pub reason: Option<String>,
+    /// Since when `Progressing` has its status.
+    pub since: Option<Timestamp>,
+    /// Revisions, as the operator wrote them last.
+    pub revision: Option<RevisionStatus>,
+    /// Step, weights, failure and requests, as the operator wrote them last.
+    pub rollout: Option<RolloutStatus>,
+    /// What somebody may do about it.
+    pub next: Vec<NextCommand>,
 }
 
 /// A revision in the history of a pool.

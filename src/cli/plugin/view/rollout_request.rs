@@ -311,7 +311,7 @@ impl Standing {
         if self.is_in_course {
             return Ok(*stable);
         }
-        let revisions = revisions.map_err(|NotRead(words)| {
+        let revisions = revisions.map_err(|NotRead { words, .. }| {
             format!("{key}: which revision was before {updated} is not known: {words}; name it: kubectl sluice rollout undo POOL NUMBER")
         })?;
         let before = revisions

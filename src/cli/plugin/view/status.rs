@@ -9,6 +9,7 @@ use super::{
     NotRead,
     document::{PoolDocument, said},
     get::mode,
+    in_course::RolloutInCourse,
     table::{ABSENT, TextTable, cell},
     time::{age, span},
 };
@@ -127,7 +128,7 @@ impl PoolTree {
         let key = document.key();
         let status = document.status();
         let pods_are_known = pods.is_ok();
-        let pods = pods.unwrap_or_else(|NotRead(words)| {
+        let pods = pods.unwrap_or_else(|NotRead { words, .. }| {
             not_read.push(words.clone());
             &[]
         });
@@ -163,7 +164,7 @@ impl PoolTree {
 
     /// The tree as text.
     pub fn text(&self, document: &PoolDocument, now: Timestamp) -> String {
-        let mut parts = vec![heading(document, now), self.table(document, now).text(), self.conditions(now)];
+        let mut parts = vec![heading(document, now), self.table(document, now).text(), self.conditions(document, now)];
         let without = self.status.pods.map_or(0, |pods| pods.matched.saturating_sub(pods.injected));
         if without > 0 {
             parts.push(format!("{without} more pods that the selector matches have no sidecar: see Injected\n"));
@@ -196,12 +197,16 @@ impl PoolTree {
         table
     }
 
-    /// The conditions: those that are not as they should be with their message, the others by name.
-    fn conditions(&self, now: Timestamp) -> String {
+    /// The conditions: a rollout that is not through and those that are not as they should be with their message, the others by name.
+    fn conditions(&self, document: &PoolDocument, now: Timestamp) -> String {
         let good = |type_: &str| if GOOD_WHEN_FALSE.contains(&type_) { "False" } else { "True" };
+        let in_course = RolloutInCourse::of(document, now);
         let (mut bad, mut unknown, mut calm) = (Vec::new(), Vec::new(), Vec::new());
+        bad.extend(in_course.iter().map(|rollout| rollout.lines().join("\n") + "\n"));
         // that it is ready, or why not, is said first of all
-        for condition in self.status.conditions.iter().filter(|condition| condition.type_ != conditions::READY) {
+        let is_said =
+            |type_: &str| type_ == conditions::READY || (type_ == conditions::PROGRESSING && in_course.is_some());
+        for condition in self.status.conditions.iter().filter(|condition| !is_said(&condition.type_)) {
             match condition.status.as_str() {
                 "Unknown" => unknown.push(format!("{} ({})", condition.type_, condition.reason)),
                 status if status == good(&condition.type_) => calm.push(format!("{}={status}", condition.type_)),

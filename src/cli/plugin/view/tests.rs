@@ -21,15 +21,17 @@ use serde_json::{Value, json};
 use super::{
     NotRead,
     check::{
-        CheckReport, FindingLevel, autoscalers, definitions,
+        CheckReport, FindingLevel, autoscalers, capacity, definitions,
         definitions::DefinitionSeen,
         kubernetes, operator, policies, pools,
         rights::{self, RightSeen},
+        sidecars,
         webhook::{self, Admission},
     },
     completion::{self, Offer},
     document::{PoolDocument, UnreadablePool},
     get::{Columns, notes},
+    in_course::RolloutInCourse,
     recommend::{self, PoolAdvice},
     report::{self, BundleInput},
     rollout::{self, RolloutStanding},
@@ -38,7 +40,7 @@ use super::{
     switch::{self, PauseChange, freeze},
     top::{self, CountedLoad},
     vocabulary,
-    wait::Awaited,
+    wait::{Awaited, WaitAnswer},
     why,
 };
 use crate::{
@@ -54,6 +56,10 @@ use crate::{
     },
     inject::{InjectionSettings, PodPool, inject},
 };
+
+fn not_allowed(words: &str) -> NotRead {
+    NotRead { words: words.to_owned(), todo: "ask for the right" }
+}
 
 fn now() -> Timestamp {
     "2026-11-28T12:00:00Z".parse().expect("a time")
@@ -303,7 +309,7 @@ fn status_says_of_a_pod_that_its_database_is_away() {
 #[test]
 fn status_without_rights_says_what_it_does_not_show() {
     let shop = document(shop());
-    let not_read = NotRead("not allowed to list pods in shop: User \"eve\" cannot list resource \"pods\"".to_owned());
+    let not_read = not_allowed("not allowed to list pods in shop: User \"eve\" cannot list resource \"pods\"");
     let tree = PoolTree::new(TreeInput {
         document: &shop,
         pods: Err(&not_read),
@@ -335,8 +341,8 @@ fn why_says_what_was_decided_from_what_within_what_and_what_would_change_it() {
     let shop = document(shop());
     let settings = effective(&shop.pool.spec, None).expect("accepted").settings;
     insta::assert_snapshot!("why", why::text(&shop, Ok(Some(&settings)), Ok(&events), now()));
-    let not_read = NotRead("not allowed to list events in shop: no".to_owned());
-    let no_rules = NotRead("not allowed to list ControllerRevisions in shop: no".to_owned());
+    let not_read = not_allowed("not allowed to list events in shop: no");
+    let no_rules = not_allowed("not allowed to list ControllerRevisions in shop: no");
     insta::assert_snapshot!("why_without_load", why::text(&document(cart()), Err(&no_rules), Err(&not_read), now()));
     insta::assert_snapshot!("why_of_a_fresh_pool", why::text(&document(fresh()), Ok(None), Ok(&[]), now()));
 }
@@ -481,7 +487,8 @@ fn freeze_says_until_when_why_and_by_whom_and_resume_takes_it_away() {
             .contains("frozen until 2026-11-29T12:00:00Z by the annotation sluice.dev/freeze: the sale")
     );
     let text = why::text(&frozen, Ok(None), Ok(&[]), now());
-    assert!(text.contains("kubectl sluice resume shop -n shop: frozen until 2026-11-29T12:00:00Z"), "{text}");
+    assert!(text.contains("an end of the freeze: frozen until 2026-11-29T12:00:00Z"), "{text}");
+    assert!(text.contains("\n  kubectl sluice resume shop -n shop\n"), "{text}");
     for (until, reason, said) in [
         (now(), "the sale", "is over"),
         (in_a_day, "  ", "say why"),
@@ -584,6 +591,94 @@ fn promoted() -> Value {
     rolling(json!({"stable": 8}), json!({"currentStepIndex": null, "postPromotion": judged}))
 }
 
+/// The pool in a rollout, with a condition `Progressing`.
+fn progressing(mut raw: Value, status: &str, reason: &str, message: &str) -> PoolDocument {
+    raw["status"]["conditions"][7] = condition("Progressing", status, reason, message);
+    document(raw)
+}
+
+#[test]
+fn a_rollout_that_is_not_through_is_told_by_status_and_why_with_what_somebody_may_do_about_it() {
+    let course = || rolling(json!({}), json!({}));
+    let failed = || rolling(json!({"failedHashes": ["hash-8"]}), json!({"currentStepIndex": null}));
+    let undone = json!({"spec": 9, "specHash": "9", "to": 8, "toHash": "8"});
+    let undone = rolling(json!({"stable": 8}), json!({"currentStepIndex": null, "undone": undone}));
+    let mut paused = course();
+    paused["spec"]["paused"] = json!(true);
+    let mut said = Vec::new();
+    for pool in [
+        progressing(course(), "Unknown", "RolloutPaused", "revision 8 has proven itself on 1 of 3 pods"),
+        progressing(course(), "True", "Analysing", "its metrics are judged: not decided so far"),
+        progressing(course(), "True", "RollingOut", "revision 8 runs on 1 of 3 pods"),
+        progressing(paused, "True", "RollingOut", "revision 8 runs on 1 of 3 pods"),
+        progressing(course(), "Unknown", "BlueGreenPause", "revision 8 has proven itself in 1 of 3 pods"),
+        progressing(promoted(), "True", "PostPromotionAnalysing", "revision 8 runs on all 3 pods and was promoted"),
+        progressing(failed(), "False", "AnalysisFailed", "revision 8 is worse on shop-a"),
+        progressing(failed(), "False", "RolloutAborted", "somebody took revision 8 back"),
+        progressing(shop(), "False", "ProgressDeadlineExceeded", "there is nothing to go back to"),
+        progressing(undone, "True", "RolloutUndone", "revision 8 runs on all 3 pods because somebody wants it"),
+    ] {
+        let lines = RolloutInCourse::of(&pool, now()).expect("it is not through").lines();
+        let agents = BTreeMap::new();
+        let tree = PoolTree::new(TreeInput { document: &pool, pods: Ok(&[]), agents: &agents, not_read: Vec::new() });
+        let (status, why) = (tree.text(&pool, now()), why::text(&pool, Ok(None), Ok(&[]), now()));
+        for line in &lines {
+            assert!(
+                status.contains(&format!("{line}\n")) && why.contains(&format!("  {line}\n")),
+                "{line}: {status}{why}"
+            );
+        }
+        assert_eq!(status.matches("Progressing").count(), 1, "{status}");
+        said.push(lines.join("\n"));
+    }
+    insta::assert_snapshot!("rollout_in_course", said.join("\n"));
+    let through = progressing(shop(), "True", "RolloutComplete", "revision 8 runs on all 3 pods");
+    assert_eq!(RolloutInCourse::of(&through, now()), None);
+    let refused = progressing(shop(), "Unknown", "NotAccepted", "see Accepted");
+    assert_eq!(RolloutInCourse::of(&refused, now()), None);
+    assert_eq!(RolloutInCourse::of(&document(fresh()), now()), None);
+}
+
+#[test]
+fn rollout_status_wait_and_why_have_documents_with_fields() {
+    let pool = progressing(rolling(json!({}), json!({})), "Unknown", "RolloutPaused", "it waits");
+    let answer = RolloutStanding::of(&pool, now()).answer(&pool, now());
+    insta::assert_json_snapshot!("rollout_status_json", answer);
+    let awaited = Awaited::parse("condition=Ready").expect("understood");
+    let met = WaitAnswer::of(&awaited, pool.key(), Some(&pool), &awaited.standing(&pool, now()));
+    let gone = WaitAnswer::of(&awaited, pool.key(), None, "shop/shop does not exist");
+    assert!(met.is_met && !gone.is_met);
+    insta::assert_json_snapshot!("wait_json", [met, gone]);
+    let settings = effective(&pool.pool.spec, None).expect("accepted").settings;
+    let events = [event("TargetChanged", "2026-11-28T11:59:44.000000Z", "target 15 -> 12 (Demand)")];
+    let mut at_its_bound = pool.raw.clone();
+    at_its_bound["status"]["conditions"][4] = condition("ScalingLimited", "True", "MaxSize", "limited");
+    let at_its_bound = document(at_its_bound);
+    let why = why::WhyAnswer::of(&at_its_bound, Ok(Some(&settings)), Ok(&events), now());
+    insta::assert_json_snapshot!("why_json", why);
+    let not_read = not_allowed("not allowed to list events in shop: no");
+    let blind = why::WhyAnswer::of(&document(cart()), Err(&not_read), Err(&not_read), now());
+    assert_eq!(blind.not_read.len(), 2);
+    assert!(blind.inputs.load.is_none() && blind.events.is_empty());
+}
+
+#[test]
+fn a_plugin_of_another_version_than_the_operator_says_so_whichever_is_newer() {
+    let of = |version: &str| {
+        let mut raw = shop();
+        raw["status"]["operatorVersion"] = json!(version);
+        document(raw).skew()
+    };
+    assert_eq!(of(env!("CARGO_PKG_VERSION")), None);
+    let older = of("0.0.1").expect("skew");
+    assert!(
+        older.starts_with("shop/shop: this plugin") && older.contains("is newer than the operator 0.0.1"),
+        "{older}"
+    );
+    let newer = of("99.0.0").expect("skew");
+    assert!(newer.contains("is older than the operator 99.0.0: it may not know what the operator says"), "{newer}");
+}
+
 /// What would be asked, or why not.
 fn asked(verb: RolloutVerb, to: Option<u64>, raw: Value) -> Result<RolloutRequest, String> {
     let document = document(raw);
@@ -684,7 +779,7 @@ fn what_cannot_be_asked_of_a_rollout_is_refused_with_what_to_do() {
     assert!(rollout::table(&entries, now()).text().contains("failed"), "the history says so");
     let undo = |to| RolloutRequest::of(RolloutVerb::Undo, to, &bad, Ok(&entries), (None, now())).expect_err("failed");
     said.extend([undo(Some(6)), undo(None)]);
-    let not_read = NotRead("not allowed to list ControllerRevisions in shop: no".to_owned());
+    let not_read = not_allowed("not allowed to list ControllerRevisions in shop: no");
     let blind = |to| RolloutRequest::of(RolloutVerb::Undo, to, &bad, Err(&not_read), (None, now()));
     said.push(blind(None).expect_err("not known"));
     assert_eq!(blind(Some(3)).map(|request| request.text), Ok("undo 3 2026-11-28T12:00:00.000Z".to_owned()));
@@ -804,7 +899,7 @@ fn a_report_has_what_is_known_of_a_pool_and_nothing_that_may_hold_a_secret() {
     );
     assert!(files["agents.yaml"].contains("notRead: its agent does not answer"), "{}", files["agents.yaml"]);
 
-    let not_read = NotRead("not allowed to list pods in shop: no".to_owned());
+    let not_read = not_allowed("not allowed to list pods in shop: no");
     let blind = BundleInput {
         pods: Err(&not_read),
         events: Err(&not_read),
@@ -914,7 +1009,8 @@ fn deployment(version: &str, ready: i32) -> Deployment {
         "metadata": {"name": "sluice", "namespace": "sluice-system", "labels": {"app.kubernetes.io/version": version}},
         "spec": {"replicas": 2, "selector": {}, "template": {"spec": {"serviceAccountName": "sluice", "containers": [
             {"name": "operator", "args": ["operator", "--lease-name=sluice-operator", "--gateways=enabled"]}]}}},
-        "status": {"readyReplicas": ready},
+        "status": {"readyReplicas": ready, "conditions": [{"type": "Available", "status": if ready == 2 { "True" } else { "False" },
+            "reason": "MinimumReplicasUnavailable", "lastTransitionTime": "2026-11-28T11:55:00Z"}]},
     }))
 }
 
@@ -963,7 +1059,7 @@ fn check_of_an_installation_that_is_as_it_should_be_says_so_part_by_part() {
     );
     let mut report = CheckReport::default();
     report.add("Kubernetes", kubernetes::findings(Ok(&version), Ok(true)));
-    report.add("Definitions", definitions::findings(&[established(POOLS, |_| {})]));
+    report.add("Definitions", definitions::findings(&[established(POOLS, |_| {})], now()));
     let plugin = env!("CARGO_PKG_VERSION");
     let held = lease("sluice-7d4b9c6f5-x2x9z", "2026-11-28T11:59:58.000000Z");
     report.add("Operator", operator::findings(Ok(&[deployment(plugin, 2)]), Ok(Some(&held)), now()));
@@ -975,10 +1071,13 @@ fn check_of_an_installation_that_is_as_it_should_be_says_so_part_by_part() {
     let (all, bound) = policies(&["s", "s-creation", "s-templates", "s-revisions", "s-gateway"], &["Deny"]);
     report.add("Policies", policies::findings("s", true, Ok(&all), Ok(&bound)));
     report.add("VerticalPodAutoscalers", autoscalers::findings(Ok(None)));
+    let pod = self::pod("shop-a", "a", 8, &json!({"seq": 9, "share": 20, "granted": 20, "floor": 1}));
+    report.add("Sidecars", sidecars::findings(Ok(&[pod]), Some("sluice")));
     report.add("Pools", pools::findings(Ok((&[document(shop())], &[])), now()));
+    report.add("Capacity", capacity::findings(Ok(&[document(shop())]), now()));
     let used: Vec<rights::Right> = rights::USED.iter().map(|used| used.right.clone()).collect();
     report.add("Your rights", rights::of_yours(&seen(&used, |_| Ok(true))));
-    assert_eq!(report.worst(), FindingLevel::Ok);
+    assert_eq!(report.worst(), FindingLevel::Note, "what the server carries nobody knows");
     insta::assert_snapshot!("check", report.text().replace(plugin, "VERSION"));
     insta::assert_snapshot!(
         "check_json",
@@ -988,7 +1087,7 @@ fn check_of_an_installation_that_is_as_it_should_be_says_so_part_by_part() {
 
 #[test]
 fn every_line_of_check_that_is_not_as_it_should_be_says_what_to_do() {
-    let not_read = NotRead("not allowed to list Deployments in sluice-system: no".to_owned());
+    let not_read = not_allowed("not allowed to list Deployments in sluice-system: no");
     let mut report = CheckReport::default();
     let old = object(
         json!({"major": "1", "minor": "28+", "gitVersion": "v1.28.3-eks", "buildDate": "", "compiler": "", "gitCommit": "",
@@ -1007,8 +1106,12 @@ fn every_line_of_check_that_is_not_as_it_should_be_says_what_to_do() {
     let unserved = established(POOLS, |crd| crd["status"] = json!({}));
     let missing = DefinitionSeen { name: POOLS.to_owned(), found: Ok(None) };
     let unknown = DefinitionSeen { name: POOLS.to_owned(), found: Err(not_read.clone()) };
-    report
-        .add("Definitions", definitions::findings(&[lacks, newer, other, unserved, missing.clone(), unknown.clone()]));
+    let rejected = established(POOLS, |crd| {
+        crd["status"] = json!({"conditions": [{"type": "Established", "status": "False", "reason": "NotAccepted", "message": "",
+            "lastTransitionTime": "2026-11-28T11:50:00Z"}]});
+    });
+    let seen_definitions = [lacks, newer, other, unserved, rejected, missing.clone(), unknown.clone()];
+    report.add("Definitions", definitions::findings(&seen_definitions, now()));
     let kept = established(POOLS, |crd| {
         crd["metadata"]["annotations"] =
             json!({"meta.helm.sh/release-name": "old", "meta.helm.sh/release-namespace": "ns"});
@@ -1056,12 +1159,36 @@ fn every_line_of_check_that_is_not_as_it_should_be_says_what_to_do() {
     report.add("VerticalPodAutoscalers", autoscalers::findings(Ok(Some(&calm))));
     let unreadable =
         UnreadablePool { key: document(shop()).key(), words: "ConnectionPool shop/shop is not understood".to_owned() };
-    report.add("Pools", pools::findings(Ok((&[shop(), cart(), fresh()].map(document), &[unreadable])), now()));
+    let mut full = cart();
+    full["status"]["pods"]["reporting"] = json!(1);
+    full["status"]["conditions"].as_array_mut().expect("a list").push(condition(
+        "UpstreamHealthy",
+        "False",
+        "TooManyServerConnections",
+        "too many connections for role \"shop\"",
+    ));
+    let pools = [shop(), full, fresh()].map(document);
+    let elsewhere = {
+        let mut elsewhere = shop();
+        elsewhere["spec"]["upstream"]["host"] = json!("another");
+        document(elsewhere)
+    };
+    let mut pods = ["a", "b"].map(|name| {
+        self::pod(&format!("shop-{name}"), name, 8, &json!({"seq": 9, "share": 20, "granted": 20, "floor": 1}))
+    });
+    let spec = pods[1].spec.as_mut().expect("a spec");
+    for container in spec.init_containers.iter_mut().flatten() {
+        container.image = container.image.as_ref().map(|image| format!("{image}:0.0.9"));
+    }
+    report.add("Sidecars", sidecars::findings(Ok(&pods), Some("sluice")));
+    report.add("Sidecars", sidecars::findings(Err(&not_read), None));
+    report.add("Pools", pools::findings(Ok((&pools, &[unreadable])), now()));
+    report.add("Capacity", capacity::findings(Ok(&[&pools[..], &[elsewhere]].concat()), now()));
     let used: Vec<rights::Right> = rights::USED.iter().map(|used| used.right.clone()).collect();
     report.add("Your rights", rights::of_yours(&seen(&used, |at| if at % 3 == 2 { Ok(false) } else { Ok(true) })));
     assert_eq!(report.worst(), FindingLevel::Failed);
     let told = report.sections.iter().flat_map(|section| &section.findings);
-    for finding in told.filter(|finding| ![FindingLevel::Ok, FindingLevel::NotRead].contains(&finding.level)) {
+    for finding in told.filter(|finding| finding.level != FindingLevel::Ok) {
         assert!(finding.todo.as_ref().is_some_and(|todo| todo.len() > 10), "{finding:?}");
     }
     insta::assert_snapshot!("check_failures", report.text().replace(env!("CARGO_PKG_VERSION"), "VERSION"));

@@ -2,10 +2,13 @@
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 
+use serde::Serialize;
+
 use super::{
     document::{PoolDocument, said},
     vocabulary,
 };
+use crate::domain::PoolKey;
 
 /// What is waited for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +24,38 @@ pub enum Awaited {
     Reason(&'static str),
     /// The pool is gone.
     Deletion,
+}
+
+/// How it ended: what `wait -o json` says.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WaitAnswer {
+    /// Namespace of the pool.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// What was waited for, in words.
+    pub awaited: String,
+    /// Whether it is so.
+    pub is_met: bool,
+    /// In a sentence.
+    pub words: String,
+    /// The condition that it is about; none where there is none, and of a deletion.
+    pub condition: Option<Condition>,
+}
+
+impl WaitAnswer {
+    /// How it ended for a pool; `document` is none where there is no such pool.
+    pub fn of(awaited: &Awaited, key: PoolKey, document: Option<&PoolDocument>, words: &str) -> Self {
+        Self {
+            namespace: key.namespace,
+            name: key.name,
+            awaited: awaited.words(),
+            is_met: awaited.is_met(document),
+            words: words.to_owned(),
+            condition: document.and_then(|document| awaited.evidence(document)).cloned(),
+        }
+    }
 }
 
 /// Statuses of a condition.

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+use k8s_openapi::{
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+        CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+    },
+    jiff::Timestamp,
 };
 
 use super::Finding;
 use crate::{
     api::{VERSION, crds},
-    cli::plugin::view::NotRead,
+    cli::plugin::view::{NotRead, time::age},
 };
 
 /// Fields that are named where two schemas differ.
@@ -28,8 +31,8 @@ pub struct DefinitionSeen {
 }
 
 /// What was found of the definitions of an installation.
-pub fn findings(definitions: &[DefinitionSeen]) -> Vec<Finding> {
-    definitions.iter().map(finding).collect()
+pub fn findings(definitions: &[DefinitionSeen], now: Timestamp) -> Vec<Finding> {
+    definitions.iter().map(|definition| finding(definition, now)).collect()
 }
 
 /// What was found before the installation: definitions stay when Sluice is uninstalled.
@@ -52,7 +55,7 @@ pub fn findings_before(definitions: &[DefinitionSeen]) -> Vec<Finding> {
     definitions.iter().map(finding).collect()
 }
 
-fn finding(definition: &DefinitionSeen) -> Finding {
+fn finding(definition: &DefinitionSeen, now: Timestamp) -> Finding {
     let name = &definition.name;
     let found = match &definition.found {
         Err(not_read) => return Finding::not_read(not_read),
@@ -72,9 +75,15 @@ fn finding(definition: &DefinitionSeen) -> Finding {
         );
     };
     let conditions = found.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let mut conditions = conditions.into_iter().flatten();
-    if !version.served || !conditions.any(|condition| condition.type_ == "Established" && condition.status == "True") {
-        return Finding::failed(format!("{name} is not served"), format!("see kubectl describe crd {name}"));
+    let established = conditions.into_iter().flatten().find(|condition| condition.type_ == "Established");
+    if !version.served || established.is_none_or(|established| established.status != "True") {
+        let why = established.map_or_else(String::new, |established| {
+            let reason = established.reason.as_deref().unwrap_or_default();
+            let since = established.last_transition_time.as_ref();
+            let since = since.map_or_else(String::new, |since| format!(" for {}", age(since.0, now)));
+            format!(" (Established={}/{reason}{since})", established.status)
+        });
+        return Finding::failed(format!("{name} is not served{why}"), format!("see kubectl describe crd {name}"));
     }
     let known = crds().into_iter().find(|crd| crd.metadata.name.as_ref() == Some(name));
     let known = known.as_ref().and_then(|crd| crd.spec.versions.first()?.schema.as_ref());

@@ -1,12 +1,14 @@
 //! `check`: what was found of an installation, part by part, each line with what to do about it.
 
 pub mod autoscalers;
+pub mod capacity;
 pub mod definitions;
 pub mod kubernetes;
 pub mod operator;
 pub mod policies;
 pub mod pools;
 pub mod rights;
+pub mod sidecars;
 pub mod webhook;
 
 use serde::Serialize;
@@ -81,8 +83,8 @@ impl Finding {
     }
 
     /// Something that could not be looked at.
-    pub fn not_read(NotRead(words): &NotRead) -> Self {
-        Self { level: FindingLevel::NotRead, words: words.clone(), todo: None }
+    pub fn not_read(NotRead { words, todo }: &NotRead) -> Self {
+        Self { level: FindingLevel::NotRead, words: words.clone(), todo: Some((*todo).to_owned()) }
     }
 
     fn text(&self) -> String {

@@ -1,14 +1,19 @@
 //! The operator: whether it runs, leads, and is of this plugin's version.
 
-use std::cmp::Ordering;
-
 use k8s_openapi::{
-    api::{apps::v1::Deployment, coordination::v1::Lease},
+    api::{
+        apps::v1::{Deployment, DeploymentCondition},
+        coordination::v1::Lease,
+    },
     jiff::Timestamp,
 };
 
 use super::Finding;
-use crate::cli::plugin::view::{NotRead, time::span};
+use crate::cli::plugin::view::{
+    NotRead,
+    time::{age, span},
+    version::skew,
+};
 
 /// A leader renews every two seconds; clocks may differ by half a minute.
 const SILENT_SECONDS: i64 = 60;
@@ -28,7 +33,7 @@ pub fn findings(
             "install the chart, or name its namespace with --operator-namespace: docs/operations.md#install",
         )],
         Ok(deployments) => {
-            deployments.iter().flat_map(|deployment| [replicas(deployment), version(deployment)]).collect()
+            deployments.iter().flat_map(|deployment| [replicas(deployment, now), version(deployment)]).collect()
         }
     };
     findings.push(match lease {
@@ -51,7 +56,28 @@ fn place(deployment: &Deployment) -> (&str, &str) {
     (metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
 }
 
-fn replicas(deployment: &Deployment) -> Finding {
+/// Why a Deployment has too few replicas, and for how long: ` (Available=False/MinimumReplicasUnavailable for 5m)`.
+fn why_not(deployment: &Deployment, now: Timestamp) -> String {
+    let conditions = deployment.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let told = |condition: &&DeploymentCondition| match condition.type_.as_str() {
+        "ReplicaFailure" => condition.status == "True",
+        _ => condition.status == "False",
+    };
+    let told: Vec<String> = conditions
+        .into_iter()
+        .flatten()
+        .filter(told)
+        .map(|condition| {
+            let reason = condition.reason.as_deref().unwrap_or_default();
+            let since = condition.last_transition_time.as_ref();
+            let since = since.map_or_else(String::new, |since| format!(" for {}", age(since.0, now)));
+            format!("{}={}/{reason}{since}", condition.type_, condition.status)
+        })
+        .collect();
+    if told.is_empty() { String::new() } else { format!(" ({})", told.join(", ")) }
+}
+
+fn replicas(deployment: &Deployment, now: Timestamp) -> Finding {
     let (namespace, name) = place(deployment);
     let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let ready = deployment.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
@@ -60,41 +86,24 @@ fn replicas(deployment: &Deployment) -> Finding {
         "see why: kubectl -n {namespace} describe deployment {name}; docs/operations.md#when-something-is-wrong"
     );
     match ready {
-        0 => Finding::failed(words, todo),
-        ready if ready < wanted => Finding::warning(words, todo),
+        0 => Finding::failed(words + &why_not(deployment, now), todo),
+        ready if ready < wanted => Finding::warning(words + &why_not(deployment, now), todo),
         _ => Finding::ok(words),
     }
 }
 
 fn version(deployment: &Deployment) -> Finding {
     let (namespace, name) = place(deployment);
-    let plugin = env!("CARGO_PKG_VERSION");
     let Some(operator) = deployment.metadata.labels.as_ref().and_then(|labels| labels.get(VERSION_LABEL)) else {
         return Finding::note(
             format!("{namespace}/{name} does not say its version: it has no label {VERSION_LABEL}"),
             "compare it by its image",
         );
     };
-    match order(plugin, operator) {
-        Ordering::Equal => Finding::ok(format!("the operator is {operator}, as this plugin")),
-        Ordering::Greater => Finding::warning(
-            format!("this plugin {plugin} is newer than the operator {operator}"),
-            "it may show nothing where the operator says nothing yet: use the plugin of its version, or upgrade the release",
-        ),
-        Ordering::Less => Finding::warning(
-            format!("this plugin {plugin} is older than the operator {operator}"),
-            "it may not know what the operator says: use the plugin of its version",
-        ),
+    match skew(operator) {
+        None => Finding::ok(format!("the operator is {operator}, as this plugin")),
+        Some((words, todo)) => Finding::warning(words, todo),
     }
-}
-
-/// Which of two versions is the later one, number by number.
-fn order(one: &str, other: &str) -> Ordering {
-    let numbers = |version: &str| -> Vec<u64> {
-        let core = version.trim_start_matches('v').split(['-', '+']).next().unwrap_or_default();
-        core.split('.').map(|number| number.parse().unwrap_or(0)).collect()
-    };
-    numbers(one).cmp(&numbers(other)).then_with(|| if one == other { Ordering::Equal } else { one.cmp(other) })
 }
 
 fn leads(lease: Option<&Lease>, now: Timestamp) -> Finding {
@@ -108,18 +117,5 @@ fn leads(lease: Option<&Lease>, now: Timestamp) -> Finding {
         Some(ago) if ago <= SILENT_SECONDS => Finding::ok(format!("{holder} leads")),
         Some(ago) => Finding::failed(format!("{holder} held the Lease and has not renewed it for {}", span(ago)), todo),
         None => Finding::failed(format!("{holder} holds the Lease and has never renewed it"), todo),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_are_compared_by_their_numbers() {
-        assert_eq!(order("0.10.0", "0.9.1"), Ordering::Greater);
-        assert_eq!(order("0.1.0", "v0.1.0-rc1"), order("0.1.0", "v0.1.0-rc1"));
-        assert_eq!(order("0.1.0", "0.2.0"), Ordering::Less);
-        assert_eq!(order("0.1.0", "0.1.0"), Ordering::Equal);
     }
 }

@@ -27,7 +27,10 @@ pub fn findings(
         (Err(not_read), _) | (_, Err(not_read)) => return vec![Finding::not_read(not_read)],
     };
     if stem.is_empty() {
-        return vec![Finding::not_read(&NotRead("no release was found whose policies could be looked for".to_owned()))];
+        return vec![Finding::not_read(&NotRead {
+            words: "no release was found whose policies could be looked for".to_owned(),
+            todo: "install the chart: docs/operations.md#install",
+        })];
     }
     let wanted = POLICIES.into_iter().chain(has_gateways.then_some(GATEWAY_POLICY));
     wanted.map(|(suffix, what)| finding(&format!("{stem}{suffix}"), what, policies, bindings)).collect()

@@ -4,7 +4,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::Finding;
 use crate::{
-    api::{conditions, reasons},
+    api::{PodCounts, conditions, reasons},
     cli::plugin::view::{
         NotRead,
         document::{PoolDocument, UnreadablePool, said},
@@ -30,7 +30,31 @@ pub fn findings(pools: Result<(&[PoolDocument], &[UnreadablePool]), &NotRead>, n
     }
     findings.push(of(pools, conditions::READY, "are ready", now));
     findings.push(of(pools, conditions::SCALING_ACTIVE, "have a load that Prometheus knows", now));
+    findings.push(scraped(pools));
     findings
+}
+
+/// Whether Prometheus really has every agent, as the operator counted them last: a pool has a load as long as half of its pods report.
+fn scraped(pools: &[PoolDocument]) -> Finding {
+    let counts: Vec<(&PoolDocument, PodCounts)> =
+        pools.iter().filter_map(|pool| Some((pool, pool.pool.status.as_ref()?.pods?))).collect();
+    let sum = |of: fn(&PodCounts) -> u32| counts.iter().map(|(_, pods)| of(pods)).fold(0, u32::saturating_add);
+    let (reporting, injected) = (sum(|pods| pods.reporting), sum(|pods| pods.injected));
+    let words = format!("{reporting} of {injected} agents are seen in Prometheus");
+    let lacking: Vec<String> = counts
+        .iter()
+        .filter(|(_, pods)| pods.reporting < pods.injected)
+        .map(|(pool, pods)| format!("{} ({} of {})", pool.key(), pods.reporting, pods.injected))
+        .collect();
+    if lacking.is_empty() {
+        return Finding::ok(words);
+    }
+    let (named, more) = lacking.split_at(lacking.len().min(MOST_NAMED));
+    let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+    Finding::warning(
+        format!("{words}: not all of {}{more}", named.join(", ")),
+        "see which targets Prometheus has and why a scrape fails; it must keep ports of init containers: docs/operations.md#prometheus",
+    )
 }
 
 /// Whether a condition holds for all pools. A workload without pods has no load, and nothing is wrong with that.

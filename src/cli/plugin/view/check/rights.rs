@@ -75,7 +75,7 @@ pub static USED: [UsedRight; 20] = [
     ),
     used(right("watch", GROUP, "connectionpools", RightScope::Pools), WATCHERS, "nothing can be waited for"),
     used(right("patch", GROUP, "connectionpools", RightScope::Pools), WRITERS, "none of them works"),
-    used(right("list", "", "pods", RightScope::Pools), &["status", "top", "report"], "no pods are shown"),
+    used(right("list", "", "pods", RightScope::Pools), &["status", "top", "report", "check"], "no pods are shown"),
     used(
         right("get", "", "pods/proxy", RightScope::Pools),
         &["status", "top", "report"],

@@ -178,7 +178,10 @@ fn trusted(configuration: &MutatingWebhookConfiguration, now: Timestamp) -> Find
     };
     let left = end.duration_since(now);
     if left.is_negative() || left.is_zero() {
-        return Finding::failed(format!("the certificate of {name} has ended: pods that opted in are refused"), logs);
+        return Finding::failed(
+            format!("the certificate of {name} ended {} ago: pods that opted in are refused", span(-left.as_secs())),
+            logs,
+        );
     }
     let words = format!("the certificate of {name} holds for {}", span(left.as_secs()));
     if left < ENDS_SOON { Finding::warning(words + " and was not renewed", logs) } else { Finding::ok(words) }
