@@ -63,7 +63,7 @@ async fn a_failing_query_is_held_and_a_good_one_taken_over(agent: Agent, postgre
     assert_eq!(value(&stays, "select 'the same connection'").await, "the same connection");
     assert_eq!(agent.pooler_pid(), blue, "none needs a new process");
     assert_eq!(clients.stop().await.failures(), BTreeMap::new());
-    assert_eq!(agent.metric("sluice_clients_cut_total{").unwrap_or(0.0), 0.0);
+    assert!(agent.metric("sluice_clients_cut_total{").is_none_or(|cut| cut < 1.0), "{}", agent.metrics());
 }
 
 #[tokio::test]
