@@ -305,7 +305,7 @@ mod tests {
         ] {
             let packets = Packets::Of(0);
             is_as_measured(
-                &SidecarLoad { generation, bundle, servers, clients, client_tls, packets, ..LOAD },
+                &SidecarLoad { generation, servers, bundle, packets, clients, client_tls, ..LOAD },
                 measured,
             );
         }
@@ -349,7 +349,7 @@ mod tests {
             (new, 100, 200, 100, 11_972),
         ] {
             let (prepared, prepared_per_server) = (clients * each, each.min(STATEMENTS));
-            let load = SidecarLoad { generation, clients, servers, prepared, prepared_per_server, ..plain };
+            let load = SidecarLoad { generation, servers, prepared, prepared_per_server, clients, ..plain };
             is_as_measured(&SidecarLoad { packets: Packets::Of(0), ..load }, measured);
         }
     }
@@ -388,7 +388,7 @@ mod tests {
         ) {
             let bundle = bundle.map(|(certificates, pem_bytes)| Bundle { certificates, pem_bytes });
             let load =
-                SidecarLoad { poolers, bundle, clients, client_tls, packet_bytes, prepared_per_server, ..LOAD };
+                SidecarLoad { poolers, bundle, packet_bytes, prepared_per_server, clients, client_tls, ..LOAD };
             let usable = mib * MIB - reserve(mib * MIB);
             let servers = load.servers_within(mib * MIB);
             let filled = SidecarLoad { servers, ..load };
