@@ -154,15 +154,15 @@ fn the_guides_name_no_condition_and_no_reason_that_the_code_does_not_have() {
         for status in ["=True/", "=False/", "=Unknown/"] {
             for (at, _) in guide.match_indices(status) {
                 let letters = |c: &char| c.is_ascii_alphanumeric();
-                let type_: String = guide[..at].chars().rev().take_while(letters).collect();
-                let type_: String = type_.chars().rev().collect();
+                let condition: String = guide[..at].chars().rev().take_while(letters).collect();
+                let condition: String = condition.chars().rev().collect();
                 let reason: String = guide[at + status.len()..].chars().take_while(letters).collect();
-                let said = format!("{}: {type_}{status}{reason}", path.display());
+                let said = format!("{}: {condition}{status}{reason}", path.display());
                 // what a HorizontalPodAutoscaler says of itself is Kubernetes' word
                 if reason == "ScalingDisabled" && path.ends_with("gateway.md") {
                     continue;
                 }
-                assert!(types.contains(&type_), "{said}: no such condition");
+                assert!(types.contains(&condition), "{said}: no such condition");
                 assert!(known.contains(&reason), "{said}: no such reason");
             }
         }

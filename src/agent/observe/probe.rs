@@ -4,6 +4,7 @@
 //! connections and none of the role's, so it needs no place in the share, and can be asked while the pool is full.
 
 use std::{
+    error::Error,
     io,
     net::{IpAddr, SocketAddr},
     time::Duration,
@@ -116,7 +117,7 @@ impl DatabaseProbe {
         };
         match TlsConnector::from(config).connect(name, stream).await {
             Ok(mut stream) => self.knock(&mut stream).await,
-            Err(error) if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
+            Err(error) if error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>) => {
                 Ok(ProbeFinding::Answered)
             }
             Err(error) => without_a_word(error),

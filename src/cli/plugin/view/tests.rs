@@ -606,7 +606,7 @@ fn a_rollout_that_is_not_through_is_told_by_status_and_why_with_what_somebody_ma
     let mut paused = course();
     paused["spec"]["paused"] = json!(true);
     let mut said = Vec::new();
-    for pool in [
+    for pool in vec![
         progressing(course(), "Unknown", "RolloutPaused", "revision 8 has proven itself on 1 of 3 pods"),
         progressing(course(), "True", "Analysing", "its metrics are judged: not decided so far"),
         progressing(course(), "True", "RollingOut", "revision 8 runs on 1 of 3 pods"),
@@ -1085,6 +1085,17 @@ fn check_of_an_installation_that_is_as_it_should_be_says_so_part_by_part() {
     );
 }
 
+/// Two pods of the shop, of which the second was injected by another version.
+fn pods_of_two_versions() -> [Pod; 2] {
+    let mut pods = ["a", "b"]
+        .map(|name| pod(&format!("shop-{name}"), name, 8, &json!({"seq": 9, "share": 20, "granted": 20, "floor": 1})));
+    let spec = pods[1].spec.as_mut().expect("a spec");
+    for container in spec.init_containers.iter_mut().flatten() {
+        container.image = container.image.as_ref().map(|image| format!("{image}:0.0.9"));
+    }
+    pods
+}
+
 #[test]
 fn every_line_of_check_that_is_not_as_it_should_be_says_what_to_do() {
     let not_read = not_allowed("not allowed to list Deployments in sluice-system: no");
@@ -1173,13 +1184,7 @@ fn every_line_of_check_that_is_not_as_it_should_be_says_what_to_do() {
         elsewhere["spec"]["upstream"]["host"] = json!("another");
         document(elsewhere)
     };
-    let mut pods = ["a", "b"].map(|name| {
-        self::pod(&format!("shop-{name}"), name, 8, &json!({"seq": 9, "share": 20, "granted": 20, "floor": 1}))
-    });
-    let spec = pods[1].spec.as_mut().expect("a spec");
-    for container in spec.init_containers.iter_mut().flatten() {
-        container.image = container.image.as_ref().map(|image| format!("{image}:0.0.9"));
-    }
+    let pods = pods_of_two_versions();
     report.add("Sidecars", sidecars::findings(Ok(&pods), Some("sluice")));
     report.add("Sidecars", sidecars::findings(Err(&not_read), None));
     report.add("Pools", pools::findings(Ok((&pools, &[unreadable])), now()));
