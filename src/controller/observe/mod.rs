@@ -4,7 +4,8 @@
 //! - [`stores`]: what the watches have delivered, and the watches themselves ([`watch`]).
 //! - [`surroundings`]: what belongs to a pool in the stores.
 //! - [`pods`]: the injected pods, by pool.
-//! - [`load_queries`]: what Prometheus says of the load, and the users' own queries ([`overrides`]).
+//! - [`load_queries`]: what Prometheus says of the load, and the users' own queries ([`overrides`]), which
+//!   [`query_breakers`] keep from holding up others.
 //! - [`uninjected_count`]: what cannot be watched, and is listed from time to time: pods without a sidecar ([`uninjected_pods`]),
 //!   and pods that cannot be created ([`replica_failures`]); one list serves all pools of a namespace ([`namespace_lists`]).
 //! - [`changed_by`]: who changed a pool last, asked once for each change of the spec, beside everything else.
@@ -14,6 +15,7 @@ pub mod load_queries;
 mod namespace_lists;
 pub mod overrides;
 pub mod pods;
+mod query_breakers;
 pub mod replica_failures;
 pub mod stores;
 mod surroundings;
