@@ -21,9 +21,12 @@ use crate::{
 
 /// Sets of series of one pod that are kept: of two jobs of two replicas, before and after the configuration that scrapes them was
 /// changed. A pod that has more exports labels that change.
-const MOST_SETS: usize = 8;
+pub(super) const MOST_SETS: usize = 8;
 /// Longest labels of a set that are kept, all of them together, in bytes.
 const LARGEST_LABELS: usize = 4096;
+/// Scrapes of one pod that are kept of what it did with the revisions of a rollout: half an hour with one every second, by two jobs of
+/// two replicas.
+pub(super) const MOST_SCRAPES: usize = 8192;
 /// Longest text of a series that is shown.
 const SHOWN_CHARACTERS: usize = 64;
 
@@ -55,6 +58,8 @@ pub enum SeriesRefusal {
     ForeignPool,
     /// A pod has more sets of series than are kept, or longer labels. It is left out of this reading.
     TooManySets,
+    /// A pod has more scrapes of the revisions of a rollout than are kept. It is left out of its analysis.
+    TooManyScrapes,
     /// A pod has some series and lacks others that are needed. It is left out of this reading.
     Incomplete,
 }
@@ -86,6 +91,13 @@ impl fmt::Display for RefusedSeries {
                      them in the scrape configuration (examples/prometheus)"
                 )
             }
+            SeriesRefusal::TooManyScrapes => {
+                write!(
+                    f,
+                    "pod {pod:?}, pool {pool}, has more than {MOST_SCRAPES} scrapes of {metric} and its like; the pod is left out. \
+                     What else is on its port? Let its scrape configuration be one of examples/prometheus"
+                )
+            }
             SeriesRefusal::Incomplete => {
                 let old = if *metric == BUSY_SECONDS {
                     ": its agent is older than the operator; restart the pod"
@@ -99,9 +111,17 @@ impl fmt::Display for RefusedSeries {
     }
 }
 
+impl RefusedSeries {
+    /// The first of its kind. Of the texts no more is kept than is shown.
+    pub(super) fn first(refusal: SeriesRefusal, pool: PoolKey, pod: &str, metric: &'static str, value: &str) -> Self {
+        let [pod, value] = [pod, value].map(|text| text.chars().take(SHOWN_CHARACTERS).collect());
+        Self { refusal, pool, pod, metric, value, count: 1 }
+    }
+}
+
 /// Series of one target.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Target {
+pub(super) struct Target {
     /// As Prometheus knows it.
     namespace: String,
     job: String,
@@ -111,7 +131,7 @@ struct Target {
 
 impl Target {
     /// What identifies it beside its pod; none where that is more than is kept.
-    fn of(labels: &Labels) -> Option<Self> {
+    pub fn of(labels: &Labels) -> Option<Self> {
         let bytes = labels.namespace.len() + labels.job.len() + labels.instance.len() + labels.others.len();
         (bytes <= LARGEST_LABELS).then(|| Self {
             namespace: labels.namespace.clone().into_owned(),
@@ -122,7 +142,7 @@ impl Target {
     }
 
     /// Whether a series of the same pod with these labels is of this target.
-    fn has(&self, labels: &Labels) -> bool {
+    pub fn has(&self, labels: &Labels) -> bool {
         self.instance == labels.instance
             && self.job == labels.job
             && self.others == labels.others
@@ -245,7 +265,7 @@ impl Take for Collector {
     type Taken = Collected;
 
     fn take(&mut self, series: &Series) {
-        let Series { metric: labels, value: Some(value) } = series else { return };
+        let Series { metric: labels, value: Some(value), .. } = series else { return };
         let Some(figure) = Figure::of(labels) else { return };
         if self.find(labels, figure).is_none() {
             return;
@@ -309,8 +329,7 @@ impl Collected {
             entry.and_modify(|problem| problem.count = problem.count.saturating_add(1));
             return;
         }
-        let [pod, value] = [pod, value].map(|text| text.chars().take(SHOWN_CHARACTERS).collect());
-        let problem = RefusedSeries { refusal, pool, pod, metric, value, count: 1 };
+        let problem = RefusedSeries::first(refusal, pool, pod, metric, value);
         self.problems_by_pool.entry(problem.pool.clone()).or_insert_with(|| problem.clone());
         entry.and_modify(|problem| problem.count = problem.count.saturating_add(1)).or_insert(problem);
     }

@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf};
 
 use thiserror::Error;
 
-use super::PoolKey;
+use super::{PoolKey, RefusedSeries};
 use crate::api;
 
 /// What was asked.
@@ -170,6 +170,21 @@ pub enum ReadFailure {
         /// The limit in bytes.
         limit: usize,
     },
+    /// More of the pods of a rollout than is read at once.
+    #[error(
+        "in {window_seconds} s its pods have more than {} MiB, or {scrapes} scrapes, of sluice_revision_*; {}", limit >> 20,
+        Blamed(refused.as_deref())
+    )]
+    TooLargeRollout {
+        /// Of how many seconds it was asked.
+        window_seconds: u32,
+        /// The limit in bytes.
+        limit: usize,
+        /// The limit in scrapes, each of one pod.
+        scrapes: usize,
+        /// The pod that was left out by then, if one was.
+        refused: Option<Box<RefusedSeries>>,
+    },
     /// A larger answer than one number has.
     #[error("the answer has more than {limit} bytes, needed is one number; aggregate it, for example with sum(...)")]
     LargerThanANumber {
@@ -239,9 +254,10 @@ impl ReadFailure {
             Self::Deadline { .. } | Self::TooLarge { .. } | Self::LargerThanANumber { .. } => Some(Fault::Late),
             // what a server gives up by itself: Prometheus says 503, others 422
             Self::Status { status: 422 | 503, message } if message.contains("time") => Some(Fault::Late),
-            Self::Status { status: 200 | 400 | 422, .. } | Self::SeveralSeries | Self::ResultType { .. } => {
-                Some(Fault::Query)
-            }
+            Self::Status { status: 200 | 400 | 422, .. }
+            | Self::SeveralSeries
+            | Self::ResultType { .. }
+            | Self::TooLargeRollout { .. } => Some(Fault::Query),
             _ => Some(Fault::Server),
         }
     }
@@ -259,6 +275,18 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         next = cause.source();
     }
     if texts.is_empty() { "the exchange failed".to_owned() } else { texts.join(": ") }
+}
+
+/// Who sends too much.
+struct Blamed<'a>(Option<&'a RefusedSeries>);
+
+impl fmt::Display for Blamed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(refused) => write!(f, "{refused}"),
+            None => f.write_str("it is asked for half as long"),
+        }
+    }
 }
 
 struct StatusText(u16);

@@ -30,6 +30,12 @@ pub(super) trait Take: Send + 'static {
     /// Takes in one series.
     fn take(&mut self, series: &Series);
 
+    /// Takes notice of a series that is larger than is kept, of which this is the beginning. False where the answer is refused for it;
+    /// else the rest of it is passed over.
+    fn pass_over(&mut self, _begun: &[u8]) -> bool {
+        false
+    }
+
     /// What it has kept, once all have come.
     fn taken(self) -> Self::Taken;
 }
@@ -136,7 +142,12 @@ fn take_apart<T: Take>(
         bytes += piece.len();
         splitter.push(&piece, |bytes| Series::first_of(bytes, |series| take.take(series)))?;
         if splitter.kept() > largest_kept {
-            return Err(ReadFailure::BesideSeries { limit: largest_kept });
+            if splitter.begun().is_some_and(|begun| take.pass_over(begun)) {
+                splitter.pass_over();
+            }
+            if splitter.kept() > largest_kept {
+                return Err(ReadFailure::BesideSeries { limit: largest_kept });
+            }
         }
     }
     Ok(ArrivedResponse { kept: take.taken(), rest: splitter.rest(), bytes })

@@ -38,6 +38,7 @@
 //! - What cannot be (NaN, infinite, negative) is refused, pod by pod.
 //! - A pod speaks for the pool that it is of, by the [`Roster`], and for no other; of what belongs to no pod of it nothing is kept. Of
 //!   one pod a few sets of series are kept, and one that has more is left out: what a pod exports costs no other anything.
+//! - Of the pods of a rollout it is the same, with a bound on scrapes beside: of one pod, and of all that are asked for.
 //! - An answer with warnings is partial, and not used at all; notes about the query are none.
 
 mod collect;
@@ -64,6 +65,7 @@ pub use prometheus::{OverrideQuery, PrometheusServer, Servers};
 pub use query::QUERIES_PER_READ;
 #[cfg(feature = "operator")]
 pub(crate) use response::partial;
+pub use revisions::{RevisionReadings, RolloutPods};
 pub use roster::Roster;
 pub use trust::client as trusting_client;
 

@@ -18,20 +18,20 @@ use tokio::{
 
 use super::{
     PoolKey, Readings,
-    collect::Collector,
+    collect::{Collector, RefusedSeries},
     configuration::{self, ConfigurationError, ServerConfiguration},
     error::{ReadError, ReadFailure, ReadSubject},
     intake::{ArrivedResponse, Body, Intake, Receive, Take},
     query::{self, QUERIES_PER_READ},
     response::{Labels, QueryResponse, ResponseData, ResponseStatus, Series},
-    revisions,
+    revisions::{CollectedRevisions, MOST_SCRAPES_OF_ALL, RevisionCollector, RevisionReadings, RolloutPods},
     roster::Roster,
     trust,
 };
 use crate::{
     api,
     contract::metrics,
-    decide::analysis::{MeasuredSeries, Measurement, RevisionSeries},
+    decide::analysis::{MeasuredSeries, Measurement},
 };
 
 /// Times that a query is sent again because a connection that was kept has been closed meanwhile.
@@ -49,6 +49,11 @@ const LARGEST_KEPT: usize = 64 << 10;
 const LARGEST_NUMBER: usize = 4 << 10;
 /// Series that such a query may yield: the second says that there are too many.
 const MOST_SERIES: u32 = 2;
+/// Largest answer about the pods of a rollout, in bytes: 60 pods that four targets are scraped of every 15 s for half an hour take 9 MB.
+/// It is taken in series by series: this bounds what it costs to read it, not what is kept.
+const LARGEST_ROLLOUT: usize = 16 << 20;
+/// Largest series of such an answer, in bytes: half an hour with two scrapes a second takes 130 KB.
+const LARGEST_RANGE: usize = 256 << 10;
 /// Largest file with a secret, in bytes.
 const LARGEST_SECRET: u64 = 1 << 20;
 
@@ -188,51 +193,61 @@ impl PrometheusServer {
         read
     }
 
-    /// What these pods of a pool did with each revision in the last seconds, scrape by scrape, as of `now_seconds` (Unix time).
+    /// What these pods of a pool did with two revisions in the last seconds, scrape by scrape, as of `now_seconds` (Unix time). Of a pod that
+    /// exports more than is kept there is nothing, and it is named.
     ///
     /// # Errors
-    /// [`ReadError`].
+    /// [`ReadError`]; with [`ReadFailure::TooLargeRollout`] it may be asked for less.
     pub async fn read_revisions(
         &self,
         now_seconds: f64,
         window_seconds: u32,
-        pool: &PoolKey,
-        pods: &[&str],
-    ) -> Result<Vec<RevisionSeries>, ReadError> {
-        let asked = ReadSubject::Rollout { pool: pool.clone() };
+        asked: RolloutPods<'_>,
+    ) -> Result<RevisionReadings, ReadError> {
+        let subject = ReadSubject::Rollout { pool: asked.pool.clone() };
         let session = self.session(now_seconds, self.deadline_of_all()).await?;
-        let query = revisions::query(pool, pods, window_seconds);
-        let question = Question { client: &session.clients.other, query: &query, most_series: None };
-        let mut body = Body { bytes: Vec::new(), limit: self.configuration.max_response_bytes };
-        session.ask(question, &asked, &mut body).await?;
-        let series = match data(&body.bytes) {
-            Ok((_, Some(partial))) => Err(partial),
-            Ok((ResponseData::Matrix(series), None)) => Ok(revisions::together(&series, pool, pods)),
-            Ok((other, None)) => Err(ReadFailure::ResultType { found: other.type_name(), needed: "matrix" }),
-            Err(failure) => Err(failure),
+        let mut intake = Intake::new(LARGEST_RANGE, RevisionCollector::of(asked));
+        let query = asked.query(window_seconds);
+        let question = Question { largest: LARGEST_ROLLOUT, ..Question::of(&session.clients.other, &query) };
+        let too_large = |refused: Option<RefusedSeries>| {
+            let (limit, scrapes) = (LARGEST_ROLLOUT, MOST_SCRAPES_OF_ALL);
+            ReadFailure::TooLargeRollout { window_seconds, limit, scrapes, refused: refused.map(Box::new) }
         };
-        series.map_err(|failure| session.failed(asked, failure))
+        match session.ask(question, &subject, &mut intake).await {
+            Ok(()) => {}
+            Err(error) if matches!(*error.failure, ReadFailure::TooLarge { limit: LARGEST_ROLLOUT }) => {
+                // who is left out by then is most of it
+                let refused = intake.finish().await.ok().and_then(|arrived| arrived.kept.readings.refused);
+                return Err(session.failed(subject, too_large(refused)));
+            }
+            Err(error) => return Err(error),
+        }
+        let read = intake.finish().await.and_then(|arrived| {
+            is_whole(&arrived.rest, "matrix")?;
+            let CollectedRevisions { readings, is_too_much } = arrived.kept;
+            if is_too_much { Err(too_large(readings.refused)) } else { Ok(readings) }
+        });
+        read.map_err(|failure| session.failed(subject, failure))
     }
 
-    /// What a query of the user's own returns for a metric of an analysis: whatever series there are, for one alone is a measurement.
+    /// What queries of the user's own return for metrics of an analysis of this pool, each with the name of its metric, one after the other;
+    /// all of them within twice the time of one query. Whatever series there are, for one alone is a measurement.
     ///
     /// # Errors
-    /// [`ReadError`].
+    /// [`ReadError`] of the first that fails; those after it are not asked.
     pub async fn measure(
         &self,
         now_seconds: f64,
         pool: &PoolKey,
-        metric: &str,
-        query: &str,
-    ) -> Result<Measurement, ReadError> {
-        let (pool, name, text) = (pool.clone(), metric.to_owned(), query.to_owned());
-        let asked = ReadSubject::Measurement { pool, metric: name.as_str().into(), query: text.into() };
-        let session = self.session(now_seconds, self.deadline_of_all()).await?;
-        let question = Question { client: &session.clients.other, query, most_series: Some(MOST_SERIES) };
-        let mut body = Body { bytes: Vec::new(), limit: LARGEST_NUMBER };
-        session.ask(question, &asked, &mut body).await?;
-        let series = measured(&body.bytes).map_err(|failure| session.failed(asked, failure))?;
-        Ok(Measurement { name, series })
+        queries: &[(String, String)],
+    ) -> Result<Vec<Measurement>, ReadError> {
+        let deadline = self.deadline_of_all();
+        let mut measured = Vec::with_capacity(queries.len());
+        for (metric, query) in queries {
+            let session = self.session(now_seconds, deadline).await?;
+            measured.push(session.measure(pool, metric, query).await?);
+        }
+        Ok(measured)
     }
 
     fn deadline_of_all(&self) -> Instant {
@@ -348,6 +363,15 @@ struct Question<'a> {
     query: &'a str,
     /// Series that the server shall send at most, where it knows how to.
     most_series: Option<u32>,
+    /// Largest answer that is read, in bytes, where that is less than of any.
+    largest: usize,
+}
+
+impl<'a> Question<'a> {
+    /// Of whatever size the server's answers may have.
+    const fn of(client: &'a Client, query: &'a str) -> Self {
+        Self { client, query, most_series: None, largest: usize::MAX }
+    }
 }
 
 /// One tick's dealings with a server.
@@ -369,10 +393,10 @@ impl Session<'_> {
         take: T,
     ) -> Result<ArrivedResponse<T::Taken>, ReadError> {
         let mut intake = Intake::new(LARGEST_KEPT, take);
-        let question = Question { client, query, most_series: None };
+        let question = Question::of(client, query);
         self.ask(question, &asked, &mut intake).await?;
         let taken = intake.finish().await;
-        let whole = taken.and_then(|taken| is_vector(&taken.rest).map(|()| taken));
+        let whole = taken.and_then(|taken| is_whole(&taken.rest, "vector").map(|()| taken));
         whole.map_err(|failure| self.failed(asked, failure))
     }
 
@@ -401,7 +425,7 @@ impl Session<'_> {
     }
 
     async fn send(&self, question: Question<'_>) -> Result<reqwest::Response, prometheus_http_query::Error> {
-        let Question { client, query, most_series } = question;
+        let Question { client, query, most_series, .. } = question;
         let timeout = self.server.configuration.timeout().as_millis();
         let mut request = client
             .query(query)
@@ -419,7 +443,7 @@ impl Session<'_> {
     }
 
     async fn exchange(&self, question: Question<'_>, receive: &mut impl Receive) -> Result<(), ReadFailure> {
-        let limit = self.server.configuration.max_response_bytes;
+        let limit = self.server.configuration.max_response_bytes.min(question.largest);
         let failed = |source| ReadFailure::Connection { source };
         let mut attempts = 0;
         let mut response = loop {
@@ -476,10 +500,20 @@ impl Session<'_> {
     async fn read_override(&self, wanted: &OverrideQuery) -> Result<f64, ReadError> {
         let OverrideQuery { pool, signal, query } = wanted;
         let asked = ReadSubject::Override { pool: pool.clone(), signal: *signal, query: query.clone() };
-        let question = Question { client: &self.clients.other, query, most_series: Some(MOST_SERIES) };
+        let question = Question { most_series: Some(MOST_SERIES), ..Question::of(&self.clients.other, query) };
         let mut body = Body { bytes: Vec::new(), limit: LARGEST_NUMBER };
         self.ask(question, &asked, &mut body).await?;
         one_number(&body.bytes).map_err(|failure| self.failed(asked, failure))
+    }
+
+    async fn measure(&self, pool: &PoolKey, metric: &str, query: &str) -> Result<Measurement, ReadError> {
+        let (pool, name, text) = (pool.clone(), metric.to_owned(), query.to_owned());
+        let asked = ReadSubject::Measurement { pool, metric: name.as_str().into(), query: text.into() };
+        let question = Question { most_series: Some(MOST_SERIES), ..Question::of(&self.clients.other, query) };
+        let mut body = Body { bytes: Vec::new(), limit: LARGEST_NUMBER };
+        self.ask(question, &asked, &mut body).await?;
+        let series = measured(&body.bytes).map_err(|failure| self.failed(asked, failure))?;
+        Ok(Measurement { name, series })
     }
 }
 
@@ -493,7 +527,7 @@ impl Take for Quantiles {
     type Taken = HashMap<PoolKey, f64>;
 
     fn take(&mut self, series: &Series) {
-        let Series { metric: Labels { pool_namespace, pool, namespace, .. }, value: Some(value) } = series else {
+        let Series { metric: Labels { pool_namespace, pool, namespace, .. }, value: Some(value), .. } = series else {
             return;
         };
         let key = PoolKey::new(&**pool_namespace, &**pool);
@@ -524,12 +558,12 @@ fn data(body: &[u8]) -> Result<(ResponseData<'_>, Option<ReadFailure>), ReadFail
     }
 }
 
-/// Whether the answer to one of Sluice's own queries, whose series have been taken out, is one.
-fn is_vector(rest: &[u8]) -> Result<(), ReadFailure> {
+/// Whether the answer to one of Sluice's own queries, whose series have been taken out, is one of this type.
+fn is_whole(rest: &[u8], needed: &'static str) -> Result<(), ReadFailure> {
     match data(rest)? {
         (_, Some(partial)) => Err(partial),
-        (ResponseData::Vector(_), None) => Ok(()),
-        (other, None) => Err(ReadFailure::ResultType { found: other.type_name(), needed: "vector" }),
+        (data, None) if data.type_name() == needed => Ok(()),
+        (other, None) => Err(ReadFailure::ResultType { found: other.type_name(), needed }),
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) enum ResponseStatus {
 pub(super) enum ResponseData<'a> {
     Vector(Vec<Series<'a>>),
     Scalar(#[serde(borrow)] Point<'a>),
-    Matrix(#[serde(borrow)] Vec<RangeSeries<'a>>),
+    Matrix(IgnoredAny),
     String(IgnoredAny),
 }
 
@@ -72,23 +72,16 @@ impl ResponseData<'_> {
     }
 }
 
-/// One element of a matrix. An element without `values` is a native histogram.
-#[derive(Debug, Deserialize)]
-pub(super) struct RangeSeries<'a> {
-    #[serde(borrow)]
-    pub metric: Labels<'a>,
-    /// Time in Unix seconds and value as text, in the order of time.
-    #[serde(default, borrow)]
-    pub values: Vec<(f64, &'a str)>,
-}
-
-/// One element of a vector. An element without `value` is a native histogram.
+/// One element of a vector, which has a value, or of a matrix, which has values. One that has neither is a native histogram.
 #[derive(Debug, Deserialize)]
 pub(super) struct Series<'a> {
     #[serde(borrow)]
     pub metric: Labels<'a>,
     #[serde(default, borrow)]
     pub value: Option<Point<'a>>,
+    /// Time in Unix seconds and value as text, in the order of time.
+    #[serde(default, borrow)]
+    pub values: Vec<(f64, &'a str)>,
 }
 
 impl Series<'_> {
@@ -100,6 +93,17 @@ impl Series<'_> {
             None => return Err(serde::de::Error::custom("a series is missing")),
         }
         Ok(elements.byte_offset())
+    }
+}
+
+/// What a series begins with, before its labels.
+const BEFORE_LABELS: &[u8] = b"{\"metric\":";
+
+impl<'a> Labels<'a> {
+    /// The labels of a series of which these bytes are the beginning; none where they are not there as a whole.
+    pub fn of_begun(series: &'a [u8]) -> Option<Self> {
+        let labels = series.strip_prefix(BEFORE_LABELS)?;
+        serde_json::Deserializer::from_slice(labels).into_iter().next()?.ok()
     }
 }
 
@@ -227,6 +231,8 @@ pub(super) struct Splitter {
     part: Part,
     /// The beginning of an element that goes on in the next piece.
     begun: Vec<u8>,
+    /// That one is passed over.
+    is_passed_over: bool,
     rest: Vec<u8>,
 }
 
@@ -249,9 +255,11 @@ impl Splitter {
                 },
                 Quotes::Outside => {
                     if self.ends_an_element(byte) {
-                        self.begun.extend_from_slice(&piece[done..=at]);
+                        if !std::mem::take(&mut self.is_passed_over) {
+                            self.begun.extend_from_slice(&piece[done..=at]);
+                            each(&self.begun)?;
+                        }
                         done = at + 1;
-                        each(&self.begun)?;
                         self.begun.clear();
                     } else if self.is_left_out(byte) {
                         self.rest.extend_from_slice(&piece[done..at]);
@@ -274,8 +282,11 @@ impl Splitter {
             }
             at += 1;
         }
-        let kept = if self.part == Part::Element { &mut self.begun } else { &mut self.rest };
-        kept.extend_from_slice(&piece[done..]);
+        match self.part {
+            Part::Element if self.is_passed_over => {}
+            Part::Element => self.begun.extend_from_slice(&piece[done..]),
+            _ => self.rest.extend_from_slice(&piece[done..]),
+        }
         Ok(())
     }
 
@@ -319,6 +330,17 @@ impl Splitter {
             _ if self.part == Part::AfterElement => self.part = Part::Result,
             _ => {}
         }
+    }
+
+    /// The beginning of an element that goes on in the next piece; none where there is no such.
+    pub fn begun(&self) -> Option<&[u8]> {
+        (!self.begun.is_empty()).then_some(&self.begun)
+    }
+
+    /// Passes over the rest of the element that has begun, and forgets what has come of it.
+    pub fn pass_over(&mut self) {
+        self.begun = Vec::new();
+        self.is_passed_over = true;
     }
 
     /// Bytes that are kept: those around the elements, and of an element that has not ended.

@@ -448,9 +448,10 @@ async fn what_a_query_of_an_analysis_yields_is_taken_as_it_is_so_that_one_finite
     for query in
         ["scalar", "one", "two", "three", "none", "nan", "infinite", "histogram", "partial", "range", "large", "wrong"]
     {
-        let answer = server.measure(1000.0, &pool, "mine", query).await;
+        let answer = server.measure(1000.0, &pool, &[("mine".to_owned(), query.to_owned())]).await;
         shown.push(match answer {
-            Ok(measurement) => {
+            Ok(measured) => {
+                let [measurement] = measured.as_slice() else { panic!("{measured:?}") };
                 let series = measurement.series.iter().map(|series| format!("{:?} {:?}", series.labels, series.value));
                 format!("{query}: {} [{}]", measurement.name, series.collect::<Vec<_>>().join(", "))
             }
@@ -488,6 +489,88 @@ async fn the_wait_of_a_pool_is_what_pods_of_its_namespace_say_and_of_others_noth
     .await;
     let quantiles = server(address).wait_p95_seconds(1000.0, &roster(&["a"])).await.unwrap();
     assert_eq!(quantiles, std::collections::HashMap::from([(PoolKey::new("shop", "shop"), 0.25)]));
+}
+
+#[tokio::test]
+async fn the_queries_of_an_analysis_end_together_in_time_however_slow_each_is() {
+    let (scripted, address) = serve(|_| {
+        let number = r#"{"status":"success","data":{"resultType":"scalar","result":[1,"2"]}}"#;
+        let late = futures::stream::once(async move {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            Ok::<_, std::io::Error>(number)
+        });
+        json(200, Body::from_stream(late))
+    })
+    .await;
+    let queries = vec![("own".to_owned(), "slow".to_owned()); 8];
+    let error = server(address).measure(1000.0, &PoolKey::new("shop", "shop"), &queries).await.unwrap_err();
+    assert!(matches!(*error.failure, ReadFailure::Deadline { seconds: 2.0 }), "{error}");
+    assert!(scripted.seen.lock().unwrap().len() <= 3, "those that follow are not asked");
+}
+
+/// A series of what a pod of the pool `shop` did with revision 7, with these labels beside.
+fn of_revision(pod: &str, more: &str, values: &str) -> String {
+    format!(
+        r#"{{"metric":{{"__name__":"sluice_revision_errors_total","pool_namespace":"shop","pool":"shop","pod":"{pod}","revision":"7","slot":"b"{more}}},"values":[{values}]}}"#
+    )
+}
+
+const MATRIX: &str = r#"{"status":"success","data":{"resultType":"matrix","result":["#;
+
+/// What is read of the pods `a`, `b` and `forger`.
+async fn revisions_of(address: SocketAddr) -> Result<RevisionReadings, ReadError> {
+    let pool = PoolKey::new("shop", "shop");
+    let asked = RolloutPods { pool: &pool, pods: &["a", "b", "forger"], revisions: [7, 6] };
+    let configuration =
+        ServerConfiguration { timeout_seconds: 30, ..ServerConfiguration::new(format!("http://{address}/")) };
+    PrometheusServer::new("default", configuration).read_revisions(1000.0, 600, asked).await
+}
+
+#[tokio::test]
+async fn of_a_rollout_a_pod_that_exports_thousands_of_series_or_points_is_left_out_by_name_and_no_other() {
+    let two = r#"[1,"4"],[2,"5"]"#;
+    let many: Vec<String> =
+        (0..5000).map(|number| of_revision("forger", &format!(r#","x":"{number}""#), two)).collect();
+    // more than one series that is kept has room for, and it comes in many pieces
+    let points: Vec<String> = (0..50_000).map(|at| format!(r#"[{at},"4"]"#)).collect();
+    let long = of_revision("forger", "", &points.join(","));
+    let foreign = of_revision("a", r#","namespace":"evil""#, &points.join(","));
+    for forged in [many.join(","), long] {
+        let series = [of_revision("a", "", two), foreign.clone(), forged, of_revision("b", "", two)].join(",");
+        let (_, address) = serve(move |_| json(200, format!("{MATRIX}{series}]}}}}"))).await;
+        let readings = revisions_of(address).await.unwrap();
+        let pods: Vec<_> = readings.series.iter().map(|series| (series.pod.as_str(), series.scrapes.len())).collect();
+        assert_eq!(pods, [("a", 2), ("b", 2)]);
+        let refused = readings.refused.unwrap();
+        assert_eq!((refused.pod.as_str(), refused.count), ("forger", 1), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_about_a_rollout_without_end_is_given_up_and_says_which_pod_is_to_blame() {
+    let sent = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counter = sent.clone();
+    let (_, address) = serve(move |_| {
+        let counter = counter.clone();
+        let series = (0..100).map(|number| of_revision("forger", &format!(r#","x":"{number}""#), r#"[1,"4"]"#) + ",");
+        let series: String = series.collect();
+        let pieces = std::iter::once(MATRIX.to_owned()).chain(std::iter::repeat(series)).map(move |piece| {
+            counter.fetch_add(piece.len(), std::sync::atomic::Ordering::Relaxed);
+            Ok::<_, std::io::Error>(piece)
+        });
+        json(200, Body::from_stream(futures::stream::iter(pieces)))
+    })
+    .await;
+    let error = revisions_of(address).await.unwrap_err();
+    assert_eq!(error.failure.fault(), Some(Fault::Query));
+    assert_eq!(
+        error.to_string(),
+        "Prometheus \"default\", pool shop/shop, the pods of its rollout: in 600 s its pods have more than 16 MiB, or 65536 \
+         scrapes, of sluice_revision_*; pod \"forger\", pool shop/shop, has more than 8 sets of sluice_revision_errors_total, or \
+         labels of more than 4096 bytes; the pod is left out. Which of its labels change, or what else is on its port? Limit them \
+         in the scrape configuration (examples/prometheus)"
+    );
+    assert!(sent.load(std::sync::atomic::Ordering::Relaxed) < 48 << 20, "{sent:?}: the connection holds some");
 }
 
 fn authorization(scripted: &Scripted) -> String {

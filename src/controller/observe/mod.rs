@@ -4,12 +4,14 @@
 //! - [`stores`]: what the watches have delivered, and the watches themselves ([`watch`]).
 //! - [`surroundings`]: what belongs to a pool in the stores.
 //! - [`pods`]: the injected pods, by pool.
-//! - [`load_queries`]: what Prometheus says of the load, and the users' own queries ([`overrides`]), which
-//!   [`query_breakers`] keep from holding up others.
+//! - [`load_queries`]: what Prometheus says of the load, and the users' own queries ([`overrides`]).
+//! - [`analysis_queries`]: what Prometheus says of rollouts in course. Both keep those who ask for too much from holding up others by
+//!   [`query_breakers`].
 //! - [`uninjected_count`]: what cannot be watched, and is listed from time to time: pods without a sidecar ([`uninjected_pods`]),
 //!   and pods that cannot be created ([`replica_failures`]); one list serves all pools of a namespace ([`namespace_lists`]).
 //! - [`changed_by`]: who changed a pool last, asked once for each change of the spec, beside everything else.
 
+pub mod analysis_queries;
 pub mod changed_by;
 pub mod load_queries;
 mod namespace_lists;
@@ -32,7 +34,6 @@ use self::surroundings::Surroundings;
 use super::{
     context::Context,
     gateway,
-    judging::Judging,
     memory::PoolMemory,
     prove::{AgentAnswers, HeardAnswer},
 };
@@ -92,7 +93,7 @@ impl PoolSnapshot {
             revisions: &surroundings.revisions,
             taken_numbers: &surroundings.taken_numbers,
             sizing: memory.sizing.as_ref(),
-            judged: memory.judging.as_deref().map(Judging::seen),
+            judged: memory.judging.as_ref().map(|judging| judging.seen()),
             failure: failure.as_ref(),
             most_writes,
         }

@@ -12,7 +12,7 @@ use sluice::{
     agent::report::server::OPENMETRICS,
     api,
     contract::metrics,
-    signals::{OverrideQuery, PrometheusServer, ReadFailure, SeriesRefusal, ServerConfiguration},
+    signals::{OverrideQuery, PrometheusServer, ReadFailure, RolloutPods, SeriesRefusal, ServerConfiguration},
 };
 
 use super::{Agents, DEADLINE, Prometheus, now_seconds, read, read_until, server::Agent, shop};
@@ -41,9 +41,13 @@ fn forged(series: u32) -> String {
 }
 
 async fn serve_forged(series: u32) -> SocketAddr {
+    serve_page(forged(series)).await
+}
+
+async fn serve_page(page: String) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let page = axum::body::Bytes::from(forged(series));
+    let page = axum::body::Bytes::from(page);
     let page = move || std::future::ready(([("content-type", OPENMETRICS)], page.clone()));
     let router = Router::new().route("/metrics", get(page));
     tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -127,4 +131,41 @@ async fn a_query_that_asks_for_everything_is_told_as_that_and_costs_a_few_kiloby
         matches!(*error.failure, ReadFailure::SeveralSeries | ReadFailure::LargerThanANumber { limit: 4096 }),
         "{error}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Prometheus: tests/run parts"]
+async fn a_pod_that_forges_series_of_a_revision_within_the_shipped_limits_is_left_out_of_its_rollout_and_no_other_is() {
+    const NAME: &str = metrics::REVISION_TRANSACTIONS;
+    let agents = [Agent::start("shop-1").await, Agent::start("shop-2").await];
+    let mut page = format!("# TYPE {} counter\n", NAME.trim_end_matches("_total"));
+    for number in 0..400 {
+        let labels = format!("pool_namespace=\"shop\",pool=\"shop\",revision=\"7\",slot=\"a\",x=\"{number}\"");
+        let _ = writeln!(page, "{NAME}{{{labels}}} {number}");
+    }
+    page.push_str("# EOF\n");
+    let forger = serve_page(page).await;
+    let all = Agents::of(&agents).and_pod("sluice-agents", "shop-3", forger).limited_as_shipped();
+    let prometheus = Prometheus::start(&all).await;
+    let (server, pool) = (prometheus.server(), shop());
+    let asked = RolloutPods { pool: &pool, pods: &["shop-1", "shop-2", "shop-3"], revisions: [7, 6] };
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let readings = server.read_revisions(now_seconds(), 600, asked).await.unwrap();
+        let scrapes = |pod: &str| {
+            let of_pod = readings.series.iter().filter(|series| series.pod == pod);
+            of_pod.map(|series| series.scrapes.len()).max()
+        };
+        let is_read = |pod: &str| scrapes(pod).is_some_and(|scrapes| scrapes > 2);
+        if let Some(refused) = &readings.refused
+            && is_read("shop-1")
+            && is_read("shop-2")
+        {
+            assert_eq!((refused.refusal, refused.pod.as_str()), (SeriesRefusal::TooManySets, "shop-3"), "{refused}");
+            assert_eq!(scrapes("shop-3"), None);
+            return;
+        }
+        assert!(Instant::now() < deadline, "{readings:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
