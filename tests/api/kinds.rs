@@ -327,8 +327,8 @@ async fn a_pool_that_makes_no_sense_is_refused_with_the_field_and_what_is_wrong(
         ),
         case(
             "spec.rollout.postPromotionAnalysis",
-            json!({"metrics": [{"name": "mine", "query": "up", "failureCondition": "result = 1"}]}),
-            &["spec.rollout.postPromotionAnalysis.metrics[0].failureCondition", "no condition"],
+            json!({"metrics": [{"name": "mine", "query": "up", "failureCondition": "result \u{2265} 1"}]}),
+            &["spec.rollout.postPromotionAnalysis.metrics[0].failureCondition", "should match"],
         ),
         case(
             "spec.rollout.canary.steps",
