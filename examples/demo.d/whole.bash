@@ -76,11 +76,41 @@ story() {
   orders 8
   in_lab kubectl apply -f examples/leak > /dev/null
   watch_for 60 leak
+
+  before_change=$(date +%s)
+  phase change "Three pods, and a change that gives each query 300 ms, which one order in twenty passes"
+  in_lab kubectl delete -f examples/leak --wait=false > /dev/null
+  scale 3
+  orders 16
+  in_lab kubectl -n shop rollout status deployment/shop --timeout=2m > /dev/null
+  watch_for 30 change
+  bad_change
+}
+
+# bad_change: the configuration of the poolers becomes worse; it is judged on one pod, and goes back by itself.
+bad_change() {
+  local until=$((SECONDS + 180)) said='' now
+  in_lab kubectl -n shop patch connectionpool shop --type=merge --patch '{"spec": {
+    "pgbouncer": {"parameters": {"query_timeout": "0.3"}},
+    "rollout": {"analysis": {"metrics": [{"name": "Errors"}, {"name": "TransactionTime"}]}}}}'
+  while [ $SECONDS -lt $until ]; do
+    now=$(in_lab kubectl -n shop get connectionpool shop \
+      -o 'jsonpath={range .status.conditions[?(@.type=="Progressing")]}{.reason}: {.message}{end}')
+    [ "$now" = "$said" ] || say "    $now"
+    said=$now
+    case $now in AnalysisFailed:* | AnalysisInconclusive:*) break ;; esac
+    row change
+    sleep 2
+  done
+  watch_for 15 back
 }
 
 last_words() {
   headline "kubectl describe connectionpool shop"
   in_lab kubectl -n shop describe connectionpool shop
+  headline "kubectl sluice rollout history shop"
+  ln -sf "$SLUICE_CACHE/images/sluice-$($lab image-tag)/sluice" "$out/kubectl-sluice"
+  in_lab "$out/kubectl-sluice" rollout history shop -n shop
 }
 
 save_logs() {
