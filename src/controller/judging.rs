@@ -60,7 +60,6 @@ struct JudgedCourse {
 
 /// The analysis of a rollout in course, or of a promoted revision.
 pub struct Judging {
-    of: JudgedTry,
     stable: RevisionId,
     wanted: RolloutAnalysis,
     /// None while no pod was scraped twice.
@@ -79,14 +78,14 @@ impl Judging {
     fn new(of: JudgedTry, stable: RevisionId, outage: Option<OutageSpan>, wanted: RolloutAnalysis) -> Self {
         let words = "nothing was measured yet".to_owned();
         let judgement = RolloutJudgement::Inconclusive { why: words.clone(), is_final: false };
-        let seen = JudgedSeen { of: of.clone(), outage, judgement, words, least_seconds: None };
+        let seen = JudgedSeen { of, outage, judgement, words, least_seconds: None };
         let (failing, refused, longest_window) = (None, None, LONGEST_WINDOW_SECONDS);
-        Self { of, stable, wanted, live: None, failing, refused, longest_window, measured_at: None, seen }
+        Self { stable, wanted, live: None, failing, refused, longest_window, measured_at: None, seen }
     }
 
     /// Whether it is the analysis of this: what was begun before the database was away begins anew, without what was measured then.
     fn is_of(&self, of: &JudgedTry, stable: &RevisionId, wanted: &RolloutAnalysis, outage: Option<OutageSpan>) -> bool {
-        (&self.of, &self.stable, &self.wanted, self.seen.outage) == (of, stable, wanted, outage)
+        (&self.seen.of, &self.stable, &self.wanted, self.seen.outage) == (of, stable, wanted, outage)
     }
 
     /// What is said of the revision.
@@ -105,8 +104,9 @@ impl Judging {
         if let Ok(RevisionReadings { series, refused }) = read {
             self.refused = refused.as_ref().map(ToString::to_string);
             if self.live.is_none() {
-                let revisions = (self.of.revision.number, self.stable.number);
-                match LiveAnalysis::begin(&self.wanted, revisions, self.of.begun as f64, series) {
+                let JudgedTry { revision, begun, .. } = &self.seen.of;
+                let revisions = (revision.number, self.stable.number);
+                match LiveAnalysis::begin(&self.wanted, revisions, *begun as f64, series) {
                     Ok(begun) => self.live = begun.map(|live| live.without(self.seen.outage)),
                     Err(error) => self.failing = Some(error.to_string()),
                 }

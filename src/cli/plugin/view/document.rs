@@ -3,14 +3,11 @@
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use serde_json::Value;
 
-use super::{time::age, version, vocabulary};
+use super::{named::named, time::age, version, vocabulary};
 use crate::{
     api::{ConnectionPool, ConnectionPoolStatus, conditions},
     domain::PoolKey,
 };
-
-/// Fields and words that are named where this build does not understand some.
-const MOST_NAMED: usize = 5;
 
 /// A pool as it was read.
 #[derive(Clone, Debug)]
@@ -93,14 +90,12 @@ impl PoolDocument {
     /// That this plugin and the operator are of different versions, by what this build does not understand and by what the operator says of
     /// itself; none where all of it is understood, and it says the same version or none.
     pub fn skew(&self) -> Option<String> {
-        let (named, more) = self.unknown.split_at(self.unknown.len().min(MOST_NAMED));
-        let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
-        if !named.is_empty() {
+        if !self.unknown.is_empty() {
             return Some(format!(
-                "{}: this plugin {} does not know {}{more}: the operator is newer, so use the plugin of its version",
+                "{}: this plugin {} does not know {}: the operator is newer, so use the plugin of its version",
                 self.key(),
                 env!("CARGO_PKG_VERSION"),
-                named.join(", ")
+                named(&self.unknown)
             ));
         }
         let operator = self.pool.status.as_ref()?.operator_version.as_deref()?;

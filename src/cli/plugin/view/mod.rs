@@ -7,6 +7,7 @@ pub mod document;
 pub mod exposition;
 pub mod get;
 pub mod in_course;
+pub mod named;
 pub mod recommend;
 pub mod report;
 pub mod rollout;

@@ -8,11 +8,9 @@ use crate::{
     cli::plugin::view::{
         NotRead,
         document::{PoolDocument, UnreadablePool, said},
+        named::named,
     },
 };
-
-/// Pools that are named.
-const MOST_NAMED: usize = 5;
 
 /// What was found of the pools.
 pub fn findings(pools: Result<(&[PoolDocument], &[UnreadablePool]), &NotRead>, now: Timestamp) -> Vec<Finding> {
@@ -49,10 +47,8 @@ fn scraped(pools: &[PoolDocument]) -> Finding {
     if lacking.is_empty() {
         return Finding::ok(words);
     }
-    let (named, more) = lacking.split_at(lacking.len().min(MOST_NAMED));
-    let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
     Finding::warning(
-        format!("{words}: not all of {}{more}", named.join(", ")),
+        format!("{words}: not all of {}", named(&lacking)),
         "see which targets Prometheus has and why a scrape fails; it must keep ports of init containers: docs/operations.md#prometheus",
     )
 }
@@ -70,10 +66,8 @@ fn of(pools: &[PoolDocument], type_: &str, what: &str, now: Timestamp) -> Findin
     if troubled.is_empty() {
         return Finding::ok(words);
     }
-    let (named, more) = troubled.split_at(troubled.len().min(MOST_NAMED));
-    let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
     Finding::warning(
-        format!("{words}: not {}{more}", named.join(", ")),
+        format!("{words}: not {}", named(&troubled)),
         "kubectl sluice why POOL -n NAMESPACE; docs/operations.md#conditions-and-reasons",
     )
 }

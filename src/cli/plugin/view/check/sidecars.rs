@@ -6,13 +6,13 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::Finding;
 use crate::{
-    cli::plugin::view::NotRead,
+    cli::plugin::view::{
+        NotRead,
+        named::{MOST_NAMED, named},
+    },
     contract::names::{BINARY_CONTAINER, SIDECAR_CONTAINER},
     inject::injection_of,
 };
-
-/// Images, and pods, that are named.
-const MOST_NAMED: usize = 5;
 
 /// What was found of the pods with a sidecar. `agent` is the image from which the operator gives pods their agent; none where that is not
 /// known.
@@ -42,14 +42,12 @@ fn agents(pods: &[&Pod], wanted: Option<&str>) -> Finding {
     if others.is_empty() {
         return Finding::ok(words + ", as the operator gives them");
     }
-    let (named, more) = others.split_at(others.len().min(MOST_NAMED));
-    let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
     Finding::note(
         format!(
-            "{words}; {} of {} pods have another agent than the operator gives now ({wanted}): {}{more}",
+            "{words}; {} of {} pods have another agent than the operator gives now ({wanted}): {}",
             others.len(),
             pods.len(),
-            named.join(", ")
+            named(&others)
         ),
         "restart their workloads when it suits you: kubectl rollout restart; Proven=False/AgentOutdated says where one lacks what it has to know",
     )
@@ -64,12 +62,12 @@ fn counted(pods: &[&Pod], container: &str) -> String {
     let mut counts: Vec<(&str, usize)> = counts.into_iter().collect();
     counts.sort_by_key(|(_, pods)| std::cmp::Reverse(*pods));
     let more = counts.len().saturating_sub(MOST_NAMED);
-    let mut named: Vec<String> =
+    let mut images: Vec<String> =
         counts.iter().take(MOST_NAMED).map(|(image, pods)| format!("{image} in {pods} pods")).collect();
     if more > 0 {
-        named.push(format!("{more} further images"));
+        images.push(format!("{more} further images"));
     }
-    named.join(", ")
+    images.join(", ")
 }
 
 /// The image of a container, native sidecar or not.
